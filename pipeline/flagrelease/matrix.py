@@ -1,0 +1,223 @@
+"""matrix.yaml: the chips, models, benchmarks and profiles that are to be released."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from flagrelease import strict
+from flagrelease.errors import ConfigError, did_you_mean
+
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+Stack = Literal["native", "flagos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The accelerator as its vendor names it. `query` prints the driver; `visible` selects devices by index."""
+
+    name: str
+    code: str
+    query: str
+    visible: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Versions of the FlagOS parts in the image; `none` where the chip has no such part."""
+
+    flagscale: str
+    flaggems: str
+    flagtree: str = "none"
+    flagcx: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What `docker run` needs on this chip. The same fields start the container and print its command line."""
+
+    network: Literal["bridge", "host"] = "bridge"
+    ipc: str = ""
+    uts: str = ""
+    pid: str = ""
+    privileged: bool = False
+    gpus: str = ""
+    runtime: str = ""
+    shm: str = ""
+    devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    security: tuple[str, ...] = ()
+    ulimits: Mapping[str, int] = _NONE
+    env: Mapping[str, str] = _NONE
+    mounts: tuple[str, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """An accelerator as a release target. `reasons` say why a component is `none`, for the card."""
+
+    vendor: str
+    device: Device
+    base: str
+    components: Components
+    container: Container = field(default_factory=Container)
+    hosts: tuple[str, ...] = ("local",)
+    reasons: Mapping[str, str] = _NONE
+    profile: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine."""
+
+    name: str
+    engine: Literal["vllm", "sglang", "llama_cpp"]
+    port: int = 8000
+    max_model_len: int = 4096
+    concurrency: int = 8
+    ready_seconds: float = 1800.0
+    args: Mapping[str, Any] = _NONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    max_tokens: int = 1024
+    thinking: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Whose native evaluation a cell is compared with; `same` is the cell's own chip."""
+
+    chip: str
+    stack: Stack = "native"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Open weights as a release source. `notes` are facts about the weights that the card must say."""
+
+    title: str
+    source: str
+    upstream: str
+    license: str
+    serve: Serve
+    sampling: Sampling = field(default_factory=Sampling)
+    baseline: Baseline | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _SOURCE.fullmatch(self.source):
+            raise ValueError(f"source {self.source!r} is none of pypi://, file://, modelscope://, hf://")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A question set and how it is asked.
+
+    `total` is the size of the whole benchmark where `data` holds only a part of it; such a score is shown
+    as partial. `margin` is the largest loss, as a fraction of 1, that still counts as equivalent.
+    """
+
+    title: str
+    task: str
+    data: str
+    license: str
+    shots: int = 0
+    repeats: int = 1
+    margin: float = 0.05
+    total: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """How much of a benchmark a profile asks: the first `limit` questions of a fixed shuffle, or all."""
+
+    limit: int | None = None
+    repeats: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    benchmarks: Mapping[str, Share]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    baseline: Baseline
+    stack: Stack = "flagos"
+    profile: str = "full"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    chip: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """All of matrix.yaml, checked: every name that is referred to is defined."""
+
+    version: int
+    registry: str
+    defaults: Defaults
+    chips: Mapping[str, Chip]
+    models: Mapping[str, Model]
+    benchmarks: Mapping[str, Benchmark]
+    profiles: Mapping[str, Profile]
+    exclude: tuple[Exclusion, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.version != 1:
+            raise ValueError(f"version {self.version} is not known; this program reads version 1")
+        for kind in ("chips", "models", "benchmarks", "profiles"):
+            names: Mapping[str, object] = getattr(self, kind)
+            if not names:
+                raise ValueError(f"{kind} is empty")
+            for name in names:
+                if not _NAME.fullmatch(name) or len(name) > 63:
+                    raise ValueError(f"{kind}.{name}: a name has lower-case letters, digits and single . _ -")
+        self._check_references()
+
+    def _check_references(self) -> None:
+        def known(name: str, names: Mapping[str, object], where: str) -> None:
+            if name not in names:
+                raise ValueError(f"{where} is {name!r}; {did_you_mean(name, names)}")
+
+        known(self.defaults.profile, self.profiles, "defaults.profile")
+        for name, profile in self.profiles.items():
+            for benchmark in profile.benchmarks:
+                known(benchmark, self.benchmarks, f"a benchmark of profiles.{name}")
+        for name, chip in self.chips.items():
+            if chip.profile is not None:
+                known(chip.profile, self.profiles, f"chips.{name}.profile")
+        baselines = {"defaults": self.defaults.baseline}
+        baselines |= {f"models.{name}": model.baseline for name, model in self.models.items() if model.baseline}
+        for where, baseline in baselines.items():
+            if baseline.chip != "same":
+                known(baseline.chip, self.chips, f"{where}.baseline.chip")
+
+
+def load(path: Path) -> Matrix:
+    """Read and check matrix.yaml. Raises ConfigError with file and line."""
+    return strict.load(path, Matrix)
+
+
+def check_name(name: str, names: Mapping[str, object], kind: str) -> None:
+    """Raise ConfigError with the closest known name where `name` is not one of `names`."""
+    if name not in names:
+        raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))

@@ -1,0 +1,206 @@
+"""Strict YAML into frozen dataclasses: every error has a file, a line and a suggestion.
+
+YAML's conveniences are where release matrices go wrong (`no` is a boolean, `3.10` is 3.1, a repeated key
+silently wins), so a scalar has the type that its field declares or it is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from flagrelease.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+_MAX_BYTES = 1 << 20
+_MAX_DEPTH = 20
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def load(path: Path, cls: type[T]) -> T:
+    """Read `path` as a `cls`. Raises ConfigError naming file and line."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", hint="`flagrelease init` writes a first one") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", why=error.strerror or str(error)) from None
+    return loads(raw, cls, str(path))
+
+
+def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
+    """Read YAML bytes as a `cls`; `name` is what errors call the file."""
+    if len(raw) > _MAX_BYTES:
+        raise ConfigError(f"{name} has {len(raw)} bytes", why=f"more than {_MAX_BYTES} is no matrix")
+    try:
+        text = raw.decode("utf-8-sig")
+        root = _compose(text, name)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8", why=str(error)) from None
+    if root is None:
+        raise ConfigError(f"{name} is empty")
+    return typing.cast(T, _decode(root, cls, name, ""))
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                raise _error(name, event.start_mark.line, "aliases are not allowed", "write the value out")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _MAX_DEPTH:
+                    raise _error(name, event.start_mark.line, f"nested more than {_MAX_DEPTH} deep", "")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise _error(name, event.start_mark.line, f"tag {tag!r} is not allowed", "remove it")
+        return yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line if error.problem_mark else 0
+        raise _error(name, line, error.problem or "not valid YAML", "") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{name} is not valid YAML", why=str(error).splitlines()[0]) from None
+
+
+def _error(name: str, line: int, what: str, hint: str) -> ConfigError:
+    return ConfigError(f"{name}:{line + 1}: {what}", hint=hint)
+
+
+def _decode(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_dataclass(node, kind, name, where)
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(node, kind, name, where)
+    if origin is tuple:
+        return _decode_tuple(node, typing.get_args(kind)[0], name, where)
+    if origin in (dict, Mapping):
+        return _decode_mapping(node, typing.get_args(kind)[1], name, where)
+    if origin is typing.Literal:
+        return _decode_choice(node, typing.get_args(kind), name, where)
+    if kind is Any:
+        return _decode_any(node, name, where)
+    return _decode_scalar(node, kind, name, where)
+
+
+def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, key_node, value in _entries(node, name, where):
+        if key not in fields:
+            raise _error(name, key_node.start_mark.line, f"unknown key {_at(where, key)!r}", did_you_mean(key, fields))
+        values[key] = _decode(value, hints[key], name, _at(where, key))
+    for key, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and key not in values:
+            raise _error(name, node.start_mark.line, f"{where or 'the file'} lacks {key!r}", "")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise _error(name, node.start_mark.line, f"{where}: {error}", "") from None
+
+
+def _entries(node: yaml.Node, name: str, where: str) -> list[tuple[str, yaml.Node, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _error(name, node.start_mark.line, f"{where or 'the file'} must be a mapping", "")
+    seen: dict[str, int] = {}
+    entries = []
+    for key_node, value in node.value:
+        line = key_node.start_mark.line
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _error(name, line, f"a key of {where or 'the file'} is not a name", "")
+        key = str(key_node.value)
+        if key in seen:
+            raise _error(name, line, f"{_at(where, key)!r} is given twice", f"the first is on line {seen[key] + 1}")
+        seen[key] = line
+        entries.append((key, key_node, value))
+    return entries
+
+
+def _decode_union(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null" and len(options) < len(
+        typing.get_args(kind)
+    ):
+        return None
+    failure: ConfigError | None = None
+    for option in options:
+        try:
+            return _decode(node, option, name, where)
+        except ConfigError as error:
+            failure = failure or error
+    assert failure is not None  # noqa: S101  a union has at least one option
+    raise failure
+
+
+def _decode_tuple(node: yaml.Node, item: Any, name: str, where: str) -> tuple[Any, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise _error(name, node.start_mark.line, f"{where} must be a list", "write [a, b]")
+    return tuple(_decode(child, item, name, f"{where}[{index}]") for index, child in enumerate(node.value))
+
+
+def _decode_mapping(node: yaml.Node, item: Any, name: str, where: str) -> Mapping[str, Any]:
+    entries = _entries(node, name, where)
+    return types.MappingProxyType({key: _decode(value, item, name, _at(where, key)) for key, _, value in entries})
+
+
+def _decode_choice(node: yaml.Node, choices: tuple[str, ...], name: str, where: str) -> str:
+    value = str(_decode_scalar(node, str, name, where))
+    if value not in choices:
+        raise _error(name, node.start_mark.line, f"{where} is {value!r}", did_you_mean(value, choices))
+    return value
+
+
+def _decode_any(node: yaml.Node, name: str, where: str) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _decode_mapping(node, Any, name, where)
+    if isinstance(node, yaml.SequenceNode):
+        return _decode_tuple(node, Any, name, where)
+    for kind in (bool, int, float, str):
+        try:
+            return _decode_scalar(node, kind, name, where)
+        except ConfigError:
+            continue
+    raise _error(name, node.start_mark.line, f"{where} is {node.value!r}", "quote it if it is text")
+
+
+def _decode_scalar(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
+    line = node.start_mark.line
+    if not isinstance(node, yaml.ScalarNode):
+        raise _error(name, line, f"{where} must be {_spoken(kind)}", "")
+    text = str(node.value)
+    quoted = node.style in ("'", '"', "|", ">")
+    if kind is str:
+        if not quoted and node.tag != "tag:yaml.org,2002:str":
+            raise _error(name, line, f"{where} is {text!r}, which YAML does not read as text", f'write "{text}"')
+        return text
+    if not quoted:
+        if kind is bool and text in ("true", "false"):
+            return text == "true"
+        if kind is int and _INTEGER.fullmatch(text):
+            return int(text)
+        if kind is float and _NUMBER.fullmatch(text):
+            return float(text)
+    raise _error(name, line, f"{where} is {text!r} and must be {_spoken(kind)}", "")
+
+
+def _spoken(kind: Any) -> str:
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, str(kind))
+
+
+def _at(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
