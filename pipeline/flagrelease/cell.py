@@ -1,0 +1,125 @@
+"""Cells: one chip × model pair each, their selection, and the fingerprints of their stages. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
+from flagrelease.matrix import Baseline, Chip, Matrix, Model, Profile, Stack, check_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A chip × model pair with everything of the matrix that concerns it."""
+
+    chip_name: str
+    model_name: str
+    chip: Chip
+    model: Model
+    stack: Stack
+    baseline: Baseline
+    profile_name: str
+    profile: Profile
+    excluded: str = ""
+
+    @property
+    def id(self) -> str:
+        """`CHIP/MODEL`: what users type, read and grep for."""
+        return f"{self.chip_name}/{self.model_name}"
+
+    @property
+    def slug(self) -> str:
+        """The id where a slash cannot stand: container names, lock files."""
+        return f"{self.chip_name}--{self.model_name}"
+
+    @property
+    def own_baseline(self) -> bool:
+        """Whether the baseline is evaluated on this very chip."""
+        return self.baseline.chip == self.chip_name
+
+
+def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
+    """All cells of the matrix in its order, the excluded ones with their reason."""
+    if profile is not None:
+        check_name(profile, matrix.profiles, "profile")
+    return tuple(
+        _cell(matrix, chip_name, model_name, profile) for chip_name in matrix.chips for model_name in matrix.models
+    )
+
+
+def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) -> Cell:
+    chip, model = matrix.chips[chip_name], matrix.models[model_name]
+    baseline = model.baseline or matrix.defaults.baseline
+    if baseline.chip == "same":
+        baseline = Baseline(chip=chip_name, stack=baseline.stack)
+    excluded = next(
+        (
+            rule.reason
+            for rule in matrix.exclude
+            if fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
+        ),
+        "",
+    )
+    profile_name = profile or chip.profile or matrix.defaults.profile
+    return Cell(
+        chip_name=chip_name,
+        model_name=model_name,
+        chip=chip,
+        model=model,
+        stack=matrix.defaults.stack,
+        baseline=baseline,
+        profile_name=profile_name,
+        profile=matrix.profiles[profile_name],
+        excluded=excluded,
+    )
+
+
+def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str], models: Sequence[str]) -> list[Cell]:
+    """The cells that match every kind of filter given; without any filter, all.
+
+    `patterns` are cell ids or globs of them. Raises ConfigError for a name that matches no cell (did you
+    mean), NothingSelected where nothing is left, with the reason where exclusions took the last one.
+    """
+    chosen = list(cells)
+    for texts, kind, text_of in (
+        (patterns, "cell", lambda cell: cell.id),
+        (chips, "chip", lambda cell: cell.chip_name),
+        (models, "model", lambda cell: cell.model_name),
+    ):
+        known = {text_of(cell) for cell in cells}
+        for text in texts:
+            if not fnmatch.filter(known, text):
+                if any(sign in text for sign in "*?["):
+                    raise NothingSelected(f"no {kind} matches {text!r}", hint=did_you_mean(text, known))
+                raise ConfigError(f"unknown {kind} {text!r}", hint=did_you_mean(text, known))
+        if texts:
+            chosen = [cell for cell in chosen if any(fnmatch.fnmatchcase(text_of(cell), text) for text in texts)]
+    if not chosen:
+        raise NothingSelected("no cell matches all of the filters", hint="`flagrelease plan` lists all cells")
+    if all(cell.excluded for cell in chosen):
+        lines = [f"{cell.id}: {cell.excluded}" for cell in chosen]
+        raise NothingSelected(
+            "every cell that was selected is excluded" if len(chosen) > 1 else f"{chosen[0].id} is excluded",
+            why=chosen[0].excluded if len(chosen) == 1 else "",
+            hint="remove the rule under `exclude` in matrix.yaml to release it",
+            detail="\n".join(lines) if len(chosen) > 1 else "",
+        )
+    return chosen
+
+
+def fingerprint(parts: Mapping[str, Any]) -> str:
+    """The sha256 (hex) of `parts` in canonical form. Two equal fingerprints mean equal inputs."""
+    canonical = msgspec.json.encode(parts, order="deterministic", enc_hook=_plain)
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of a key")

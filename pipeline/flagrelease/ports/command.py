@@ -1,0 +1,112 @@
+"""The one door for subprocesses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.redact import redact
+
+_TERMINATE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program did: its exit code and everything it printed (stdout and stderr, redacted)."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Command(Protocol):
+    """Runs programs. Injected where a test must not run one."""
+
+    def __call__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        seconds: float,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        hint: str = "",
+    ) -> Completed: ...
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    seconds: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = True,
+    hint: str = "",
+) -> Completed:
+    """Run `argv` (never a shell string) in a process group of its own, for at most `seconds`.
+
+    `env` is laid over the current environment. On a deadline or an interrupt the whole group is ended.
+    Raises CommandFailed (with the last lines printed) for a non-zero exit when `check`, or on the deadline;
+    EnvironmentFault where the program is not installed.
+    """
+    words = [str(word) for word in argv]
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise EnvironmentFault(f"{words[0]} is not installed", hint=hint or f"install {words[0]}") from None
+    try:
+        stdout, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        raise CommandFailed(f"`{_shown(words)}` took longer than {seconds:.0f} s", hint=hint) from None
+    except BaseException:
+        _end(process)
+        raise
+    completed = Completed(process.returncode, redact(stdout), redact(stderr))
+    if check and completed.code != 0:
+        tail = (completed.stderr or completed.stdout).strip().splitlines()
+        raise CommandFailed(
+            f"`{_shown(words)}` ended with {completed.code}",
+            why=tail[-1] if tail else "it printed nothing",
+            hint=hint,
+            detail="\n".join(tail[-40:]),
+        )
+    return completed
+
+
+def _shown(words: Sequence[str]) -> str:
+    text = redact(shlex.join(words))
+    return text if len(text) <= 160 else text[:157] + "…"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        try:
+            process.wait(_TERMINATE_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    # Pipes may be held by a grandchild that left the group; do not wait for it.
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

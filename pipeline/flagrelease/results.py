@@ -1,0 +1,155 @@
+"""What each stage gives: frozen, serialisable, and all that a later stage may know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flagrelease.evidence import Evidence
+from flagrelease.lock import LockedFile
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Verified model files. `folder` is relative to the workspace's weights folder; `bytes_moved` went over the wire."""
+
+    folder: str
+    source: str
+    revision: str
+    digest: str
+    files: tuple[LockedFile, ...]
+    bytes_moved: int
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A pushed image. `repository@digest` is what every later stage pulls.
+
+    `versions` are the versions found inside the image; `remarks` say what in it is not upstream's own.
+    """
+
+    repository: str
+    digest: str
+    image_id: str
+    base: str
+    base_id: str
+    size: int
+    pushed_bytes: int
+    labels: Mapping[str, str]
+    versions: Mapping[str, str]
+    remarks: tuple[str, ...]
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        return f"{self.repository}@{self.digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that smoke looked at. `detail` says what was seen."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoke:
+    """A started image that answered as it must. `docker_run` is the command line that started it, as the card
+    shows it; `environment` names the host's OS, Docker and driver versions as the card's table does."""
+
+    ready_seconds: float
+    checks: tuple[Check, ...]
+    docker_run: tuple[str, ...]
+    commands: Mapping[str, str]
+    environment: Mapping[str, str]
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkScore:
+    """One benchmark of the comparison. Scores and differences are fractions of 1.
+
+    `difference` is candidate − baseline with its 90 % interval; `partial` says what share of the benchmark
+    was asked when it was not all of it; `metric` is the spelling on the card.
+    """
+
+    benchmark: str
+    metric: str
+    n: int
+    repeats: int
+    baseline: float | None
+    candidate: float
+    difference: float | None
+    interval90: tuple[float, float] | None
+    margin: float
+    p_regression: float | None
+    flips: tuple[int, int] | None
+    errors: int
+    truncated: int
+    partial: str
+    data_sha256: str
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger."""
+
+    verdict: Verdict
+    reason: str
+    benchmarks: tuple[BenchmarkScore, ...]
+    baseline_name: str
+    baseline_key: str
+    sampling: Mapping[str, Any]
+    questions_asked: int
+    inference_seconds: float
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The rendered card. `readme` and `images` are evidence; `lint` lists what was checked on it."""
+
+    readme: Evidence
+    images: tuple[Evidence, ...]
+    lint: tuple[str, ...]
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Where the release is: tags by name, all of the one digest, and the local release folder."""
+
+    digest: str
+    tags: tuple[str, ...]
+    folder: str
+    record: Evidence
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a stage cost. `seconds` is all of it; `outside` of them went to download, build, push, serving start
+    and inference, so that the difference is our own overhead. `moved` counts bytes over the network."""
+
+    seconds: float
+    outside: float = 0.0
+    moved: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A finished stage in the ledger's words."""
+
+    stage: str
+    key: str
+    result: Any
+    spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))

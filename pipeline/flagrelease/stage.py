@@ -1,0 +1,130 @@
+"""What a stage is: a pure key, a run, a frozen result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flagrelease.cell import Cell, fingerprint
+from flagrelease.evidence import EvidenceStore
+from flagrelease.lock import Lock
+from flagrelease.matrix import Matrix
+from flagrelease.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flagrelease.ports.clock import Clock
+    from flagrelease.ports.command import Command
+    from flagrelease.ports.docker import Docker
+    from flagrelease.ports.hub import Hubs
+    from flagrelease.ports.progress import Progress
+    from flagrelease.ports.registry import Registry
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The inputs of a cell's stages, all of them known before anything runs.
+
+    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data.
+    """
+
+    cell: Cell
+    matrix: Matrix
+    lock: Lock
+    registry: str
+    templates: Path
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The outside world."""
+
+    clock: Clock
+    command: Command
+    docker: Docker
+    registry: Registry
+    hubs: Hubs
+
+
+@dataclass
+class Meter:
+    """Adds up what a stage waits for: seconds spent outside our own code, and bytes moved."""
+
+    clock: Clock
+    outside: float = 0.0
+    moved: int = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in this block is download, build, push, serving start or inference, not our overhead."""
+        start = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            self.outside += self.clock.monotonic() - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a stage may use while it runs. `upstream` holds the results of the stages that it reads;
+    `baselines` finds and keeps baseline evaluations that cells share."""
+
+    run_id: str
+    workspace: Workspace
+    evidence: EvidenceStore
+    ports: Ports
+    progress: Progress
+    meter: Meter
+    upstream: Mapping[str, Any] = field(default_factory=dict)
+    finished: Mapping[str, Any] = field(default_factory=dict)
+    recall: Callable[[str], Any | None] = lambda _key: None
+    remember: Callable[[str, Any], None] = lambda _key, _value: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a release.
+
+    `inputs` is pure and gives everything of the job that the result depends on; with `reads` (the stages
+    whose results it uses) and `code` (its own source files and templates) it makes the key.
+    `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap.
+    """
+
+    name: str
+    doing: str
+    result: type[Any]
+    inputs: Callable[[Job], Mapping[str, Any]]
+    run: Callable[[Job, Context], Any]
+    reads: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    skip: Callable[[Job], str] = lambda _job: ""
+    intact: Callable[[Any, Context], str] = lambda _result, _context: ""
+
+    def code_version(self, templates: Path) -> str:
+        """The sha256 of the sources that this stage's result depends on, so that mended code runs again."""
+        digest = hashlib.sha256()
+        for path in [PACKAGE / name for name in self.code] + [templates / name for name in self.templates]:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()
+
+
+def keys(job: Job, stages: tuple[Stage, ...]) -> dict[str, str]:
+    """The key of every stage of the job's cell, in order."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        found[stage.name] = fingerprint(
+            {
+                "stage": stage.name,
+                "code": stage.code_version(job.templates),
+                "inputs": stage.inputs(job),
+                "reads": {name: found[name] for name in stage.reads},
+            }
+        )
+    return found
