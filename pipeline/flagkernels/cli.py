@@ -1,0 +1,72 @@
+"""`python -m flagkernels STEP …`: one registry of steps; a step is a module with `add_arguments` and `main`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from flagkernels.errors import KernelsError
+
+__all__ = ["STEPS", "main"]
+
+STEPS: dict[str, tuple[str, str]] = {
+    "trace": ("flagkernels.trace", "the operators and shapes of a model, from its config.json alone"),
+    "qualify": ("flagkernels.qualify", "each operator alone in a process of its own, against float64"),
+    "bench": ("flagkernels.bench", "each operator and shape class against the native kernel and the chip's limits"),
+    "select": ("flagkernels.select", "the operators to ship: coverage, or express by operator and shape class"),
+    "attribute": ("flagkernels.attribute", "find the operators that made the answers worse"),
+}
+
+
+class Step(Protocol):
+    """What a subcommand's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def main(self, args: argparse.Namespace) -> int: ...
+
+
+def _load(name: str) -> Step:
+    return cast(Step, importlib.import_module(STEPS[name][0]))
+
+
+def _overview() -> argparse.ArgumentParser:
+    steps = "\n".join(f"  {name:<10} {text}" for name, (_, text) in STEPS.items())
+    return argparse.ArgumentParser(
+        prog="python -m flagkernels",
+        usage="python -m flagkernels STEP [options]",
+        description=f"{__import__('flagkernels').__doc__}\nsteps:\n{steps}\n\n`STEP --help` tells the options of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Only the step that was asked for is imported, so that `--help` needs no torch. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    overview = _overview()
+    if not words or words[0] in {"-h", "--help"}:
+        overview.print_help()
+        return 0 if words else 2
+    overview.add_argument("step", choices=sorted(STEPS), metavar="STEP")
+    name = overview.parse_args(words[:1]).step
+    try:
+        step = _load(name)
+        parser = argparse.ArgumentParser(prog=f"python -m flagkernels {name}", description=STEPS[name][1])
+        step.add_arguments(parser)
+        return step.main(parser.parse_args(words[1:]))
+    except KernelsError as error:
+        print(f"flagkernels {name}: {error}", file=sys.stderr)  # noqa: T201 -- the command line's own voice
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        print(  # noqa: T201
+            f"flagkernels {name}: {missing} is not installed\n"
+            "  next: run in the chip's base image, or `pip install 'flagrelease[kernels]'`",
+            file=sys.stderr,
+        )
+        return 6
+    except KeyboardInterrupt:
+        print(f"flagkernels {name}: interrupted; what is finished is kept, run again to go on", file=sys.stderr)  # noqa: T201
+        return 130

@@ -1,0 +1,57 @@
+"""What can stop a step on the chip, one exit code each (the numbers are flagrelease's).
+
+KernelsError          1   unexpected; also the base of all below
+├── UsageError        2   the command line or an input file is wrong
+├── NothingToDo       3   no operator is left to work on
+├── Refused           4   a verdict: what was asked for does not hold
+└── ChipFault         6   the machine lacks something: torch, Triton, FlagGems, memory, disk, the chip itself
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ChipFault", "KernelsError", "NothingToDo", "Refused", "UsageError", "did_you_mean"]
+
+
+class KernelsError(Exception):
+    """Base of all errors that a user is meant to read: what failed, why, what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.hint:
+            lines.append(f"  next: {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(KernelsError):
+    exit_code = 2
+
+
+class NothingToDo(KernelsError):
+    exit_code = 3
+
+
+class Refused(KernelsError):
+    exit_code = 4
+
+
+class ChipFault(KernelsError):
+    exit_code = 6
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'mul', 'mul_'?`, or an empty string where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"did you mean {', '.join(repr(name) for name in near)}?" if near else ""
