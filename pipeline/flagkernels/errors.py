@@ -1,16 +1,16 @@
-"""Everything that can stop flagkernels, with the exit codes of the host side.
+"""What can stop a step on the chip, one exit code each (the numbers are flagrelease's).
 
-KernelsError            1   unexpected; also the base of all below
-├── InputError          2   an argument, a config or a name that cannot be used
-│   └── BudgetTooSmall  2   the time given does not suffice for one candidate
-└── EnvironmentFault    6   this machine lacks something
-    ├── BundleMismatch  6   the bundle was made for another chip, driver, Triton or FlagGems
-    ├── BundleCorrupt   6   a file of the bundle is missing or is not what was bundled
-    ├── DatabaseCorrupt 6   truncated, or no SQLite database at all
-    ├── DatabaseLocked  6   another process holds it longer than the busy timeout
-    └── NoSpace         6   the disk is full
-
-`str(error)` says what failed, `why` why, `hint` what to do next.
+KernelsError              1   unexpected; also the base of all below
+├── UsageError            2   the command line or an input file is wrong
+│   └── BudgetTooSmall    2   the time given does not suffice for one candidate
+├── NothingToDo           3   no operator is left to work on
+├── Refused               4   a verdict: what was asked for does not hold
+└── ChipFault             6   the machine lacks something: torch, Triton, FlagGems, memory, disk, the chip itself
+    ├── BundleMismatch    6   the bundle was made for another chip, driver, Triton or FlagGems
+    ├── BundleCorrupt     6   a file of the bundle is missing, or is not what was bundled
+    ├── DatabaseCorrupt   6   truncated, or no SQLite database at all
+    ├── DatabaseLocked    6   another process holds it for longer than the busy timeout
+    └── NoSpace           6   the disk is full
 """
 
 from __future__ import annotations
@@ -22,60 +22,79 @@ __all__ = [
     "BudgetTooSmall",
     "BundleCorrupt",
     "BundleMismatch",
+    "ChipFault",
     "DatabaseCorrupt",
     "DatabaseLocked",
-    "EnvironmentFault",
-    "InputError",
     "KernelsError",
     "NoSpace",
+    "NothingToDo",
+    "Refused",
+    "UsageError",
     "did_you_mean",
 ]
 
 
 class KernelsError(Exception):
+    """Base of all errors that a user is meant to read: what failed, why, what to do next."""
+
     exit_code = 1
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(what)
-        self.what, self.why, self.hint = what, why, hint
+        self.what = what
+        self.why = why
+        self.hint = hint
 
     def __str__(self) -> str:
-        return "\n  ".join(part for part in (self.what, self.why, self.hint and f"next: {self.hint}") if part)
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.hint:
+            lines.append(f"  next: {self.hint}")
+        return "\n".join(lines)
 
 
-class InputError(KernelsError):
+class UsageError(KernelsError):
     exit_code = 2
 
 
-class BudgetTooSmall(InputError):
+class BudgetTooSmall(UsageError):
     pass
 
 
-class EnvironmentFault(KernelsError):
+class NothingToDo(KernelsError):
+    exit_code = 3
+
+
+class Refused(KernelsError):
+    exit_code = 4
+
+
+class ChipFault(KernelsError):
     exit_code = 6
 
 
-class BundleMismatch(EnvironmentFault):
+class BundleMismatch(ChipFault):
     pass
 
 
-class BundleCorrupt(EnvironmentFault):
+class BundleCorrupt(ChipFault):
     pass
 
 
-class DatabaseCorrupt(EnvironmentFault):
+class DatabaseCorrupt(ChipFault):
     pass
 
 
-class DatabaseLocked(EnvironmentFault):
+class DatabaseLocked(ChipFault):
     pass
 
 
-class NoSpace(EnvironmentFault):
+class NoSpace(ChipFault):
     pass
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known names, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"did you mean {' or '.join(near)}?" if near else ""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'mul', 'mul_'?`, or an empty string where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"did you mean {', '.join(repr(name) for name in near)}?" if near else ""
