@@ -1,0 +1,224 @@
+"""Verdicts: pure functions from evidence to PASS, FAIL or INCONCLUSIVE. Unknown is never a pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from flagrelease.errors import ComparisonRefused, did_you_mean
+
+if TYPE_CHECKING:
+    from flagrelease.samples import Sample
+    from flagrelease.stats.pairing import PairedBenchmark, SideCount
+
+__all__ = ["BenchmarkVerdict", "Comparison", "Verdict", "compare", "worst_verdict"]
+
+ALPHA = 0.05
+POWER = 0.80
+
+
+class Verdict(StrEnum):
+    PASS = "PASS"  # noqa: S105
+    INCONCLUSIVE = "INCONCLUSIVE"
+    FAIL = "FAIL"
+
+
+_BADNESS = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
+
+
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
+    """FAIL before INCONCLUSIVE before PASS. Nothing judged is INCONCLUSIVE."""
+    return max(verdicts, key=_BADNESS.index, default=Verdict.INCONCLUSIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkVerdict:
+    """One benchmark, judged. Scores, difference (candidate − baseline), interval and margin are fractions.
+
+    `gained` and `lost` name the questions (SUBSET/ID) whose majority answer changed. `more_answers` is what it
+    would take on each side to decide an INCONCLUSIVE result with 80 % power if there is no difference.
+    """
+
+    benchmark: str
+    n: int
+    baseline: SideCount
+    candidate: SideCount
+    difference: float
+    interval90: tuple[float, float]
+    margin: float
+    p_regression: float
+    verdict: Verdict
+    reason: str
+    remarks: tuple[str, ...] = ()
+    gained: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    more_answers: int | None = None
+
+    @property
+    def repeats(self) -> int:
+        return self.candidate.repeats
+
+    @property
+    def baseline_score(self) -> float:
+        return self.baseline.score
+
+    @property
+    def candidate_score(self) -> float:
+        return self.candidate.score
+
+    @property
+    def equivalent(self) -> bool:
+        return -self.margin < self.interval90[0] and self.interval90[1] < self.margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All benchmarks of a cell, judged; the verdict is the worst of them."""
+
+    verdict: Verdict
+    benchmarks: Mapping[str, BenchmarkVerdict]
+
+    @property
+    def reason(self) -> str:
+        decisive = [one for one in self.benchmarks.values() if one.verdict is self.verdict]
+        return "; ".join(f"{one.benchmark}: {one.reason}" for one in decisive)
+
+
+def compare(
+    baseline: Sequence[Sample],
+    candidate: Sequence[Sample],
+    *,
+    margins: Mapping[str, float],
+    clusters: Mapping[str, Mapping[str, str]] | None = None,
+    alpha: float = ALPHA,
+) -> Comparison:
+    """Judge the candidate's answers against the baseline's, benchmark by benchmark, paired by question.
+
+    `margins` holds the tolerated loss of each benchmark. `clusters` maps, for a benchmark, question ids to the
+    story they share; without it `Sample.cluster` is used. PASS: the lower bound of the 1 − 2α interval is above
+    −margin. FAIL: a regression that is significant at α after Holm over the benchmarks and an interval below
+    zero that is not inside the margin, or an interval wholly below −margin. Otherwise INCONCLUSIVE.
+
+    Raises ComparisonRefused for what must not be compared: no answers, other benchmarks, questions or prompts,
+    missing or doubled answers, a side on which everything failed, a margin that is missing or not in (0, 1].
+    """
+    # numpy and scipy: not when this module is imported, since `--help` has to answer at once.
+    from flagrelease.stats.paired import holm, regression_p
+    from flagrelease.stats.pairing import pair
+
+    paired = pair(baseline, candidate, clusters=clusters or {})
+    for name in paired:
+        _check_margin(name, margins)
+    p_values = {name: regression_p(one.pairs) for name, one in paired.items()}
+    significant = holm(p_values, alpha=alpha)
+    judged = {
+        name: _judge(name, one, margins[name], p_values[name], significant=significant[name], alpha=alpha)
+        for name, one in paired.items()
+    }
+    return Comparison(verdict=worst_verdict(one.verdict for one in judged.values()), benchmarks=judged)
+
+
+def _check_margin(name: str, margins: Mapping[str, float]) -> None:
+    if name not in margins:
+        raise ComparisonRefused(f"no margin for {name}", hint=did_you_mean(name, margins))
+    if not 0 < margins[name] <= 1:
+        raise ComparisonRefused(
+            f"the margin of {name} is {margins[name]!r}", hint="a margin is a fraction in (0, 1]: 0.05 is five points"
+        )
+
+
+def _judge(
+    name: str, one: PairedBenchmark, margin: float, p_value: float, *, significant: bool, alpha: float
+) -> BenchmarkVerdict:
+    from flagrelease.stats.paired import difference, interval
+
+    d = difference(one.pairs)
+    bounds = interval(one.pairs, alpha=alpha)
+    answers = one.candidate.answers
+    more = None
+    if bounds.low > -margin:
+        verdict, reason = Verdict.PASS, _pass_reason(bounds.high, margin)
+    elif bounds.high < -margin:
+        verdict, reason = Verdict.FAIL, f"the loss is larger than the margin of {_points(margin)}"
+    elif significant and bounds.high < 0:
+        verdict = Verdict.FAIL
+        reason = f"a significant loss (p = {p_value:.2g}) that may be larger than the margin of {_points(margin)}"
+    else:
+        more = _more_answers(answers, bounds.half_width, margin, alpha)
+        verdict, reason = Verdict.INCONCLUSIVE, _open_reason(one, bounds.low, margin, more)
+    gained, lost = _flips(one)
+    return BenchmarkVerdict(
+        benchmark=name,
+        n=one.pairs.n,
+        baseline=one.baseline,
+        candidate=one.candidate,
+        difference=d,
+        interval90=(bounds.low, bounds.high),
+        margin=margin,
+        p_regression=p_value,
+        verdict=verdict,
+        reason=reason,
+        remarks=_remarks(one, bounds.low, bounds.high, margin, significant=significant),
+        gained=gained,
+        lost=lost,
+        more_answers=more,
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.3g} points"
+
+
+def _pass_reason(high: float, margin: float) -> str:
+    if high < margin:
+        return f"equivalent: the difference is within ±{_points(margin)}"
+    return f"not worse by {_points(margin)} or more"
+
+
+def _more_answers(answers: int, half_width: float, margin: float, alpha: float) -> int:
+    """Answers that one side still lacks for the lower bound to clear −margin with 80 % power at no difference.
+
+    The half width shrinks as 1/√answers; the power asks for z_{1−α} + z_{power} standard errors in a margin.
+    """
+    from statistics import NormalDist
+
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - alpha)
+    needed = answers * (half_width * (1 + normal.inv_cdf(POWER) / z) / margin) ** 2
+    return max(math.ceil(needed) - answers, 1)
+
+
+def _open_reason(one: PairedBenchmark, low: float, margin: float, more: int) -> str:
+    n, repeats = one.pairs.n, one.candidate.repeats
+    total = repeats + math.ceil(more / n)
+    return (
+        f"the loss may be as large as {_points(-low)}, beyond the margin of {_points(margin)}; "
+        f"if there is none, {more} more answers on each side would decide it "
+        f"({total} repeats of the {n} questions, or as many new questions)"
+    )
+
+
+def _flips(one: PairedBenchmark) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    before, after = one.pairs.baseline.mean >= 0.5, one.pairs.candidate.mean >= 0.5
+    gained = tuple(one.questions[row] for row in (after & ~before).nonzero()[0])
+    lost = tuple(one.questions[row] for row in (before & ~after).nonzero()[0])
+    return gained, lost
+
+
+def _remarks(one: PairedBenchmark, low: float, high: float, margin: float, *, significant: bool) -> tuple[str, ...]:
+    remarks = []
+    for side, count in (("baseline", one.baseline), ("candidate", one.candidate)):
+        if count.errors:
+            remarks.append(f"{count.errors} of {count.answers} answers of the {side} failed and count as wrong")
+        if count.truncated:
+            remarks.append(f"{count.truncated} of {count.answers} answers of the {side} were truncated")
+    if low > 0 and high > margin:
+        remarks.append("a gain this large usually means a broken baseline")
+    if significant and low > -margin:
+        remarks.append("a significant loss, inside the margin")
+    if one.baseline.repeats != one.candidate.repeats:
+        remarks.append(f"{one.baseline.repeats} repeats of the baseline, {one.candidate.repeats} of the candidate")
+    return tuple(remarks)
