@@ -107,7 +107,8 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Open weights as a release source. `notes` are facts about the weights that the card must say."""
+    """Open weights as a release source. `notes` are facts about the weights that the card must say;
+    `languages` are ISO 639-1 codes, for the card's front matter."""
 
     title: str
     source: str
@@ -117,6 +118,7 @@ class Model:
     sampling: Sampling = field(default_factory=Sampling)
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _SOURCE.fullmatch(self.source):

@@ -55,6 +55,11 @@ class Workspace:
         """What is published to the local release folder: releases/CHIP/MODEL/TAG."""
         return self.root / "releases"
 
+    @property
+    def drafts(self) -> Path:
+        """Cards of cells that the gates kept from being published: drafts/CHIP/MODEL."""
+        return self.root / "drafts"
+
     def scratch(self, cell: str, stage: str) -> Path:
         """A folder for a stage's unfinished work. It survives a kill, so that the next run resumes there."""
         path = self.root / "work" / cell / stage
