@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from flagrelease import strict
@@ -14,7 +13,6 @@ from flagrelease.errors import ConfigError, did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 Stack = Literal["native", "flagos"]
 
@@ -55,8 +53,8 @@ class Container:
     groups: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     security: tuple[str, ...] = ()
-    ulimits: Mapping[str, int] = _NONE
-    env: Mapping[str, str] = _NONE
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[str, ...] = ()
     tmpfs: tuple[str, ...] = ()
 
@@ -71,7 +69,7 @@ class Chip:
     components: Components
     container: Container = field(default_factory=Container)
     hosts: tuple[str, ...] = ("local",)
-    reasons: Mapping[str, str] = _NONE
+    reasons: Mapping[str, str] = field(default_factory=dict)
     profile: str | None = None
 
 
@@ -85,7 +83,7 @@ class Serve:
     max_model_len: int = 4096
     concurrency: int = 8
     ready_seconds: float = 1800.0
-    args: Mapping[str, Any] = _NONE
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
