@@ -1,0 +1,178 @@
+"""A transformers model from its config.json alone: on the meta device (no memory), or with random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flagkernels.errors import UsageError, did_you_mean
+
+__all__ = ["Architecture", "build", "fuse_projections", "read_config", "static_sizes"]
+
+# Projections that serving engines compute as one matrix product (vLLM: QKVParallelLinear, MergedColumnParallelLinear).
+FUSED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),
+    ("w1", "w3"),
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A transformers config and the digest of the file that it came from."""
+
+    config: Any
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return str(self.config.model_type)
+
+
+def read_config(path: Path) -> Architecture:
+    """Raises UsageError for a file that is no model's config.json, and for an architecture transformers does not know."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    try:
+        data = path.read_bytes()
+        found = json.loads(data)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=str(error), hint="give the model's config.json") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON", why=str(error), hint="give the model's config.json") from error
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    if not isinstance(kind, str):
+        raise UsageError(f"{path} is no model's config.json", why="it has no model_type", hint="give the model's own")
+    if kind not in CONFIG_MAPPING:
+        near = did_you_mean(kind, CONFIG_MAPPING)
+        raise UsageError(
+            f"this transformers does not know the architecture {kind!r}", why=near, hint="install a newer transformers"
+        )
+    values = {key: value for key, value in found.items() if key != "model_type"}
+    try:
+        config = AutoConfig.for_model(kind, **values)
+    except Exception as error:  # transformers validates with exceptions of many kinds
+        raise UsageError(f"transformers refuses {path}", why=str(error), hint="compare it with the model's own") from error
+    config = getattr(config, "text_config", None) or config
+    return Architecture(config, hashlib.sha256(data).hexdigest())
+
+
+def dtype_of(config: Any) -> torch.dtype:
+    """The dtype that the weights are stored in; bfloat16 where the config does not say."""
+    named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    found = getattr(torch, named, None) if isinstance(named, str) else named
+    return found if isinstance(found, torch.dtype) else torch.bfloat16
+
+
+def build(
+    architecture: Architecture, device: str, *, layers: int | None = None, dtype: torch.dtype | None = None, seed: int = 0
+) -> nn.Module:
+    """The model in eval mode with random weights (none on `meta`); `layers` cuts it short."""
+    from transformers import AutoModelForCausalLM
+
+    config = type(architecture.config).from_dict(architecture.config.to_dict())
+    if layers is not None:
+        _cut(config, layers)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.manual_seed(seed)
+    try:
+        with torch.device(device), contextlib.ExitStack() as stack:
+            if device != "meta":
+                stack.enter_context(_cheap_init())
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype or dtype_of(config)).eval()
+    except ValueError as error:
+        raise UsageError(
+            f"{architecture.name} is no causal language model", why=str(error).splitlines()[0], hint="serve another"
+        ) from error
+    if device != "meta":
+        _randomise(model)
+    return model
+
+
+@contextlib.contextmanager
+def _cheap_init() -> Any:
+    """transformers' own initialisation is slow for billions of weights; `_randomise` does it once, on the device."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield
+
+
+def _cut(config: Any, layers: int) -> None:
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:layers]
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module) -> None:
+    """Weights of the usual spread: σ = 0.02, norms near one (Gemma's norms add one, so near zero is as good)."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            parameter.normal_(0.0, 0.02).add_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.normal_(0.0, 0.02)
+
+
+def static_sizes(model: nn.Module) -> frozenset[int]:
+    """The sizes that the model fixes, whatever the request: those of its weights and the dimensions in its config."""
+    weights = (*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name.endswith("weight")))
+    sizes = {size for weight in weights for size in weight.shape}
+    config: Any = model.config
+    for name in ("head_dim", "num_attention_heads", "num_key_value_heads", "hidden_size", "num_experts_per_tok"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            sizes.add(value)
+    return frozenset(sizes)
+
+
+class _Shared:
+    """One fused projection and the parts that read slices of its result."""
+
+    def __init__(self, parts: list[nn.Linear]) -> None:
+        self.widths = [part.out_features for part in parts]
+        with torch.no_grad():
+            self.weight = torch.cat([part.weight for part in parts])
+            self.bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
+        self.result: tuple[torch.Tensor, ...] = ()
+
+    def first(self, x: torch.Tensor) -> torch.Tensor:
+        self.result = nn.functional.linear(x, self.weight, self.bias).split(self.widths, dim=-1)
+        return self.result[0]
+
+
+class _Part(nn.Module):
+    def __init__(self, shared: _Shared, index: int) -> None:
+        super().__init__()
+        self.shared, self.index = shared, index
+        self.register_buffer("weight", shared.weight, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shared.first(x) if self.index == 0 else self.shared.result[self.index]
+
+
+def fuse_projections(model: nn.Module) -> int:
+    """Replaces sibling projections by one matrix product each, as serving engines do. Returns how many were fused.
+
+    The parts of one group read the same input in every transformers model: that is what makes engines fuse them."""
+    fused = 0
+    for parent in list(model.modules()):
+        for names in FUSED:
+            parts = [getattr(parent, name, None) for name in names]
+            linear = [part for part in parts if type(part) is nn.Linear]
+            if len(linear) != len(names) or len({part.in_features for part in linear}) != 1:
+                continue
+            shared = _Shared(linear)
+            for index, name in enumerate(names):
+                setattr(parent, name, _Part(shared, index))
+            fused += 1
+    return fused

@@ -1,0 +1,238 @@
+"""What there is to tune: kernel launches seen at FlagGems' tuner objects, and the rules by which candidates drop out.
+
+A launch is recorded with stand-ins for its tensors, so that thousands of them cost no device memory and a process
+without a device context can compile from them. All decisions here are pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "HOPELESS",
+    "Compilation",
+    "Launch",
+    "Stand",
+    "compilations",
+    "finalists",
+    "hopeless",
+    "nearest",
+    "stand_in",
+    "survivors",
+]
+
+HOPELESS = 3.0
+"""A candidate this many times slower than the best one at a neighbouring key is not launched at all."""
+SCREENED = 1.12
+"""One launch under a flushed cache repeats within a few per cent, so what is this much slower is out."""
+CLOSE = 1.03
+"""After the first round of replays, what is further than this from the best is out."""
+MOST_FINALISTS = 16
+
+Key = tuple[bool | int | float | str, ...]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A tensor's outside: all that Triton specialises on and that hooks and grids ask for, without its memory."""
+
+    dtype: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    pointer: int
+    device: Any = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def data_ptr(self) -> int:
+        return self.pointer
+
+    def stride(self, axis: int | None = None) -> Any:
+        return self.strides if axis is None else self.strides[axis]
+
+    def size(self, axis: int | None = None) -> Any:
+        return self.shape if axis is None else self.shape[axis]
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def element_size(self) -> int:
+        return int(self.dtype.itemsize)
+
+    def is_contiguous(self) -> bool:
+        dense = 1
+        for length, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if length > 1 and stride != dense:
+                return False
+            dense *= max(length, 1)
+        return True
+
+
+def stand_in(value: Any) -> Any:
+    """`value` with every tensor, also inside a tensor descriptor, replaced by a Stand of the same alignment."""
+    if hasattr(value, "data_ptr") and not isinstance(value, Stand):
+        # Triton specialises on divisibility by 16; the low bits are all that is kept of the address.
+        pointer = 1 << 20 | value.data_ptr() % 256
+        return Stand(value.dtype, tuple(value.shape), tuple(value.stride()), pointer, str(value.device))
+    if type(value).__name__ == "TensorDescriptor":
+        shape, strides, block = list(value.shape), list(value.strides), list(value.block_shape)
+        return type(value)(stand_in(value.base), shape, strides, block, value.padding)
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One launch of one kernel. `tuner` is FlagGems' LibTuner, Triton's Autotuner, or None for a kernel of one form."""
+
+    fn: Any
+    """What `run` is called on below the tuner: a Triton JITFunction, or Heuristics around one."""
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    configs: tuple[Any, ...]
+    """The candidates, pruned as the tuner prunes; (None,) without a tuner."""
+    tuner: Any = None
+    key: Key = ()
+    elements: int = 0
+    """Tensor elements of the call that made it: the largest call speaks for all that share its key."""
+
+    @property
+    def name(self) -> str:
+        return str(kernel_of(self.fn).__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Compilation:
+    """One candidate of one launch, and the signature by which equal ones are found."""
+
+    launch: Launch
+    config: Any
+    signature: str
+    weight: float = field(default=0.0)
+
+
+def kernel_of(fn: Any) -> Any:
+    """The JITFunction at the end of a chain of tuners and heuristics."""
+    while not hasattr(fn, "cache_key"):
+        fn = fn.fn
+    return fn
+
+
+def compilations(launches: Sequence[Launch], configs: Callable[[Launch], Sequence[Any]]) -> list[Compilation]:
+    """Each distinct compilation once, the heaviest first so that no long one is left for the end."""
+    found: dict[str, Compilation] = {}
+    for launch in launches:
+        for config in configs(launch):
+            signature = signature_of(launch, config)
+            if signature not in found:
+                found[signature] = Compilation(launch, config, signature, _weight(config))
+    return sorted(found.values(), key=lambda one: -one.weight)
+
+
+def _weight(config: Any) -> float:
+    if config is None:
+        return 0.0
+    sizes = [value for value in config.kwargs.values() if isinstance(value, int) and value > 0]
+    return float(math.prod(sizes)) * config.num_stages
+
+
+def signature_of(launch: Launch, config: Any) -> str:
+    """What Triton compiles anew for: types, alignments, constants, heuristics' results and the candidate itself.
+
+    It may tell apart what Triton would not (a wasted compilation), but not the reverse for any argument kind that
+    FlagGems passes; a miss there costs one serial compilation later, never a wrong kernel."""
+    kernel = kernel_of(launch.fn)
+    constants = set(kernel.constexprs)
+    parts = [launch.name, str(kernel.cache_key), str(config)]
+    parts += [_specialised(arg, index in constants) for index, arg in enumerate(launch.args)]
+    positions = {name: index for index, name in enumerate(kernel.arg_names)}
+    for name, value in sorted(launch.kwargs.items()):
+        if name not in ("grid", "warmup"):
+            parts.append(f"{name}={_specialised(value, positions.get(name, -1) in constants or name not in positions)}")
+    fn = launch.fn
+    known = {**dict(zip(kernel.arg_names, launch.args, strict=False)), **launch.kwargs, **_kwargs(config)}
+    while not hasattr(fn, "cache_key"):
+        for name, heuristic in getattr(fn, "values", {}).items():
+            known[name] = heuristic(known)
+            parts.append(f"{name}={known[name]!r}")
+        fn = fn.fn
+    return "|".join(parts)
+
+
+def _kwargs(config: Any) -> dict[str, Any]:
+    return {} if config is None else dict(config.all_kwargs())
+
+
+def _specialised(value: Any, constant: bool) -> str:
+    if constant:
+        return repr(value)
+    if type(value).__name__ == "TensorDescriptor":
+        return f"descriptor:{value.base.dtype}:{len(value.shape)}"
+    if hasattr(value, "data_ptr"):
+        return f"{value.dtype}:{value.data_ptr() % 16 == 0}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"{type(value).__name__}" if isinstance(value, float) else repr(value)
+    if value == 1:
+        return "one"
+    return f"int{32 if -(2**31) <= value < 2**31 else 64}:{value % 16 == 0}"
+
+
+def nearest(key: Key, others: Sequence[Key]) -> Key | None:
+    """The key that differs least, by doublings summed over the numbers, among those whose other parts are equal."""
+
+    def distance(other: Key) -> float:
+        if len(other) != len(key):
+            return math.inf
+        total = 0.0
+        for ours, theirs in zip(key, other, strict=True):
+            if _positive(ours) and _positive(theirs):
+                total += abs(math.log2(float(ours) / float(theirs)))
+            elif ours != theirs:
+                return math.inf
+        return total
+
+    best = min(others, key=distance, default=None)
+    return best if best is not None and distance(best) < math.inf else None
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def hopeless(key: Key, measured: Mapping[Key, Mapping[str, float]]) -> set[str]:
+    """Candidates (by their text) that the nearest measured key, at most one doubling away, rules out."""
+    near = nearest(key, list(measured))
+    if near is None or _doublings(key, near) > 1.0 + 1e-9:
+        return set()
+    times = measured[near]
+    finite = [time for time in times.values() if math.isfinite(time)]
+    if not finite:
+        return set()
+    return {config for config, time in times.items() if time > HOPELESS * min(finite)}
+
+
+def _doublings(one: Key, other: Key) -> float:
+    pairs = zip(one, other, strict=True)
+    return sum(abs(math.log2(float(a) / float(b))) for a, b in pairs if _positive(a) and _positive(b))
+
+
+def finalists(screened: Mapping[str, float]) -> list[str]:
+    """Who is worth replaying, the best first."""
+    finite = {config: time for config, time in screened.items() if math.isfinite(time)}
+    if not finite:
+        return []
+    limit = min(finite.values()) * SCREENED
+    return sorted((config for config in finite if finite[config] <= limit), key=finite.__getitem__)[:MOST_FINALISTS]
+
+
+def survivors(medians: Mapping[str, float]) -> list[str]:
+    """Who is worth a second round of replays."""
+    limit = min(medians.values()) * CLOSE
+    return sorted((config for config in medians if medians[config] <= limit), key=medians.__getitem__)

@@ -1,0 +1,329 @@
+"""trace: which aten operators a model calls, with which shapes, strides, dtypes, how often; from config.json alone.
+
+The model runs on the meta device under a dispatch mode. Composite operators (`linear`, `matmul`, `rms_norm`) reach the
+mode whole, since `inference_mode` keeps the autograd keys out: one that FlagGems registers is recorded as it is, as the
+dispatcher would stop there; any other one is decomposed, so that `mm` and `bmm` are seen. Attention is recorded as one
+operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that nobody makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flagkernels import architecture, catalogue
+from flagkernels.architecture import Architecture
+from flagkernels.calls import Call, overload_of, shape_class, spec_of
+from flagkernels.catalogue import Catalogue
+from flagkernels.errors import NothingToDo, UsageError
+from flagkernels.files import read_json, write_json
+from flagkernels.progress import Progress
+
+__all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
+
+FORMAT = 1
+CACHE_LAYERS = 2  # layers of the random-weight fallback, where the meta device cannot follow the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One forward pass: `prefill` of batch × length new tokens, or `decode` of one token each after `length` tokens."""
+
+    phase: str
+    batch: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.phase}:{self.batch}x{self.length}"
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """A call, the operator that FlagGems would run it with, and how often each point makes it."""
+
+    operator: str
+    call: Call
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """`native_only` counts, over all points, the calls that FlagGems has no operator for."""
+
+    model: str
+    config_sha256: str
+    view: str
+    dtype: str
+    versions: dict[str, str]
+    points: tuple[Point, ...]
+    static: frozenset[int]
+    calls: tuple[TracedCall, ...]
+    native_only: dict[str, int]
+    layers: int
+    device: str
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        return tuple(sorted({traced.operator for traced in self.calls}))
+
+    def classes(self, operator: str) -> dict[str, list[TracedCall]]:
+        """The calls of one operator by shape class."""
+        found: dict[str, list[TracedCall]] = defaultdict(list)
+        for traced in self.calls:
+            if traced.operator == operator:
+                found[shape_class(traced.call, self.static)].append(traced)
+        return dict(found)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "config_sha256": self.config_sha256,
+            "view": self.view,
+            "dtype": self.dtype,
+            "layers": self.layers,
+            "device": self.device,
+            "versions": self.versions,
+            "points": [{"phase": p.phase, "batch": p.batch, "length": p.length} for p in self.points],
+            "static": sorted(self.static),
+            "calls": [{"operator": t.operator, **t.call.to_json(), "counts": list(t.counts)} for t in self.calls],
+            "native_only": self.native_only,
+        }
+
+
+def read(path: Path) -> Trace:
+    """Raises UsageError for a file that `trace` did not write."""
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UsageError(f"{path} is no trace of this flagkernels", hint="write it with `flagkernels trace`")
+    try:
+        return Trace(
+            model=data["model"],
+            config_sha256=data["config_sha256"],
+            view=data["view"],
+            dtype=data["dtype"],
+            layers=data["layers"],
+            device=data["device"],
+            versions=data["versions"],
+            points=tuple(Point(**point) for point in data["points"]),
+            static=frozenset(data["static"]),
+            calls=tuple(TracedCall(c["operator"], Call.from_json(c), tuple(c["counts"])) for c in data["calls"]),
+            native_only=data["native_only"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged", why=repr(error), hint="write it again with `flagkernels trace`") from error
+
+
+class Recorder(TorchDispatchMode):
+    """Counts every call that the catalogue has an operator for."""
+
+    def __init__(self, known: Catalogue) -> None:
+        super().__init__()
+        self.known = known
+        self.calls: Counter[Call] = Counter()
+        self.native_only: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        overload = overload_of(func) if func.namespace == "aten" else func._schema.name
+        if self.known.operator(overload) is not None:
+            self.calls[_call(overload, args, kwargs)] += 1
+            return func(*args, **kwargs)
+        if func is torch.ops.aten.scaled_dot_product_attention.default:
+            self.native_only[overload] += 1
+            query, _, value = args[:3]
+            return query.new_zeros((*query.shape[:-1], value.shape[-1]))
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        self.native_only[overload] += 1
+        return func(*args, **kwargs)
+
+
+def _call(overload: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    return Call(
+        overload, tuple(spec_of(a) for a in args), tuple((n, spec_of(a)) for n, a in kwargs.items() if a is not None)
+    )
+
+
+def grid(*, max_len: int, max_batch: int, max_tokens: int) -> tuple[Point, ...]:
+    """The points that a serve config allows, a factor of four apart, with the ends.
+
+    Prefill: one request of each length, and as many short ones as `max_tokens` holds. Decode: each batch after half and
+    after all of `max_len`. Raises UsageError for limits below one.
+    """
+    if min(max_len, max_batch, max_tokens) < 1:
+        raise UsageError("a serve limit is below one", hint="--max-len, --max-batch and --max-tokens are positive")
+    lengths = _ladder(min(max_len, max_tokens), start=16)
+    batches = _ladder(max_batch)
+    points = [Point(phase="prefill", batch=1, length=length) for length in lengths]
+    full = max(min(max_batch, max_tokens // lengths[0]), 1)
+    points += [Point(phase="prefill", batch=full, length=min(max_len, max_tokens // full))]
+    points += [
+        Point(phase="decode", batch=b, length=n) for b in batches for n in sorted({max(max_len // 2, 1), max_len - 1 or 1})
+    ]
+    return tuple(dict.fromkeys(points))
+
+
+def _ladder(top: int, start: int = 1) -> list[int]:
+    steps = []
+    while start < top:
+        steps.append(start)
+        start *= 4
+    return [*steps, top]
+
+
+def parse_points(text: str) -> tuple[Point, ...]:
+    """`prefill:1x512,decode:32x2048`. Raises UsageError."""
+    points = []
+    for word in text.split(","):
+        phase, _, sizes = word.strip().partition(":")
+        batch, _, length = sizes.partition("x")
+        if phase not in {"prefill", "decode"} or not (batch.isdecimal() and length.isdecimal()):
+            raise UsageError(f"{word!r} is no point", hint="write PHASE:BATCHxLENGTH, e.g. decode:32x2048")
+        if min(int(batch), int(length)) < 1:
+            raise UsageError(f"{word!r} has a size of zero", hint="batch and length start at one")
+        points.append(Point(phase=phase, batch=int(batch), length=int(length)))
+    return tuple(points)
+
+
+def trace(
+    arch: Architecture,
+    points: Sequence[Point],
+    known: Catalogue,
+    *,
+    view: str = "engine",
+    layers: int | None = None,
+    progress: Progress | None = None,
+) -> Trace:
+    """Runs every point on the meta device; on the CPU with random weights and two layers where meta cannot.
+
+    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse and
+    computes logits of the last position only. Raises NothingToDo where no call has an operator.
+    """
+    device = "meta"
+    try:
+        model, recorders = _run(arch, points, known, view, layers, device, progress)
+    except (NotImplementedError, RuntimeError) as error:
+        if not _meta_cannot(error):
+            raise
+        device, layers = "cpu", min(layers or CACHE_LAYERS, CACHE_LAYERS)
+        model, recorders = _run(arch, points, known, view, layers, device, progress)
+    found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(points))
+    native_only: Counter[str] = Counter()
+    for index, recorder in enumerate(recorders):
+        native_only += recorder.native_only
+        for call, count in recorder.calls.items():
+            found[call][index] = count
+    if not found:
+        raise NothingToDo(f"{arch.name} calls no operator of FlagGems {known.version}", hint="serve it natively")
+    calls = [TracedCall(known.overloads[call.overload], call, tuple(counts)) for call, counts in found.items()]
+    config: Any = model.config
+    return Trace(
+        model=arch.name,
+        config_sha256=arch.sha256,
+        view=view,
+        dtype=str(architecture.dtype_of(config)).removeprefix("torch."),
+        layers=config.num_hidden_layers,
+        device=device,
+        versions=_versions(known),
+        points=tuple(points),
+        static=architecture.static_sizes(model),
+        calls=tuple(sorted(calls, key=lambda t: (t.operator, t.call.overload, t.call.nbytes))),
+        native_only=dict(sorted(native_only.items())),
+    )
+
+
+def _versions(known: Catalogue) -> dict[str, str]:
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "flag_gems": known.version}
+
+
+def _meta_cannot(error: Exception) -> bool:
+    """Operators whose result depends on values have no meta kernel, and items of meta tensors cannot be read."""
+    return isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()
+
+
+def _run(
+    arch: Architecture,
+    points: Sequence[Point],
+    known: Catalogue,
+    view: str,
+    layers: int | None,
+    device: str,
+    progress: Progress | None,
+) -> tuple[nn.Module, list[Recorder]]:
+    model = architecture.build(arch, device, layers=layers)
+    if view == "engine":
+        architecture.fuse_projections(model)
+    recorders = []
+    for point in points:
+        if progress:
+            progress.doing(str(point))
+        recorders.append(_forward(model, point, known, device, last_only=view == "engine"))
+        if progress:
+            progress.step(f"{point}: {sum(recorders[-1].calls.values())} calls")
+    return model, recorders
+
+
+def _forward(model: nn.Module, point: Point, known: Catalogue, device: str, *, last_only: bool) -> Recorder:
+    """One point; a decode step is recorded after an unrecorded prefill of its cache."""
+    recorder = Recorder(known)
+    extra: dict[str, Any] = {"use_cache": True} | ({"logits_to_keep": 1} if last_only else {})
+    ids = torch.zeros((point.batch, point.length), dtype=torch.long, device=device)
+    with torch.inference_mode():
+        if point.phase == "prefill":
+            with recorder:
+                model(input_ids=ids, **extra)
+        else:
+            with _Unrecorded():
+                cache = model(input_ids=ids, **extra).past_key_values
+            with recorder:
+                model(input_ids=ids[:, :1], past_key_values=cache, **extra)
+    return recorder
+
+
+class _Unrecorded(Recorder):
+    """The same decompositions, so that attention over a long prefix stays one cheap call."""
+
+    def __init__(self) -> None:
+        super().__init__(Catalogue("", {}))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="the model's config.json")
+    parser.add_argument("--out", type=Path, required=True, help="trace.json")
+    parser.add_argument("--catalogue", type=Path, help="FlagGems wheel or source; default: the installed flag_gems")
+    parser.add_argument("--view", choices=("engine", "module"), default="engine", help="fused projections, or as written")
+    parser.add_argument("--layers", type=int, help="cut the model to its first layers (counts are cut as well)")
+    parser.add_argument("--max-len", type=int, default=4096, help="longest context that is served")
+    parser.add_argument("--max-batch", type=int, default=32, help="most requests in one step (vLLM max_num_seqs)")
+    parser.add_argument("--max-tokens", type=int, default=8192, help="most tokens in one step (max_num_batched_tokens)")
+    parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
+
+
+def main(args: argparse.Namespace) -> int:
+    points: Iterable[Point] = (
+        parse_points(args.points)
+        if args.points
+        else grid(max_len=args.max_len, max_batch=args.max_batch, max_tokens=args.max_tokens)
+    )
+    arch = architecture.read_config(args.config)
+    known = catalogue.load(args.catalogue)
+    with Progress("trace", total=len(tuple(points))) as progress:
+        found = trace(arch, tuple(points), known, view=args.view, layers=args.layers, progress=progress)
+    write_json(args.out, found.to_json())
+    return 0

@@ -1,0 +1,95 @@
+"""Timing kernels alone on the chip: flushed cache, one launch to screen, CUDA graph replays to decide."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+__all__ = ["ChipTimer", "Timer"]
+
+FLUSH_BYTES = 256 << 20  # several times the last-level cache of any chip in the matrix (triton.testing uses the same)
+INFINITE = (math.inf, math.inf, math.inf)
+
+Launcher = Callable[[], object]
+
+
+class Timer(Protocol):
+    """Milliseconds on the chip. A launcher that cannot run on this chip times as infinity."""
+
+    def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
+        """One launch of each; `fresh` ones are launched once before, since a first launch loads the binary."""
+        ...
+
+    def replay(self, launchers: Sequence[Launcher], rounds: int) -> list[list[float]]:
+        """`rounds` launches of each, taking turns, so that a drifting clock does not favour one."""
+        ...
+
+
+def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
+    """p50, p20, p80, in the order of FlagGems' benchmark table."""
+    if len(times) < 2:
+        return (times[0],) * 3 if times else INFINITE
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return (statistics.median(times), fifths[0], fifths[3])
+
+
+class ChipTimer:
+    """`torch.cuda`, or another vendor's module of the same form (torch.musa, torch.npu …)."""
+
+    def __init__(self, module: Any, device: str) -> None:
+        import torch
+
+        self.module = module
+        self.buffer = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+        self.graphs = hasattr(module, "CUDAGraph") and hasattr(module, "graph")
+
+    def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
+        pairs: list[tuple[Any, Any] | None] = []
+        for launcher, first in zip(launchers, fresh, strict=True):
+            try:
+                if first:
+                    launcher()
+                pairs.append(self._timed(launcher))
+            except Exception as error:
+                if not cannot_run(error):
+                    raise
+                pairs.append(None)
+        self.module.synchronize()
+        return [math.inf if pair is None else float(pair[0].elapsed_time(pair[1])) for pair in pairs]
+
+    def replay(self, launchers: Sequence[Launcher], rounds: int) -> list[list[float]]:
+        captured = [self._captured(launcher) for launcher in launchers]
+        pairs: list[list[tuple[Any, Any]]] = [[] for _ in captured]
+        for _ in range(rounds):
+            for launcher, into in zip(captured, pairs, strict=True):
+                into.append(self._timed(launcher))
+        self.module.synchronize()
+        return [[float(start.elapsed_time(end)) for start, end in into] for into in pairs]
+
+    def _timed(self, launcher: Launcher) -> tuple[Any, Any]:
+        start, end = (self.module.Event(enable_timing=True) for _ in range(2))
+        # The flush also keeps the chip busy while Python prepares the launch: no gap is timed.
+        self.buffer.zero_()
+        self.buffer.zero_()
+        start.record()
+        launcher()
+        end.record()
+        return start, end
+
+    def _captured(self, launcher: Launcher) -> Launcher:
+        if not self.graphs:
+            return launcher
+        launcher()
+        self.module.synchronize()
+        graph = self.module.CUDAGraph()
+        with self.module.graph(graph):
+            launcher()
+        replay: Launcher = graph.replay
+        return replay
+
+
+def cannot_run(error: BaseException) -> bool:
+    """Triton's ways to say that this candidate does not fit this chip; anything else is a fault of the process."""
+    return type(error).__name__ in {"OutOfResources", "CompileTimeAssertionFailure", "PTXASError", "CompilationError"}
