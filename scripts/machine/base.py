@@ -1,0 +1,137 @@
+"""The base image of the chip `cpu`: pulled where its name says from where, otherwise made from Debian's packages."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import engine
+from host import CACHE, Done, SetupError, apt_install, apt_refresh, as_root, locked, output, run
+
+NAME = os.environ.get("FLAGRELEASE_BASE", "flagrelease-base:bookworm")
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "curl", "libgomp1", "libstdc++6", "python3", "python3-venv")
+# What a container has no use for. Licence texts (*/copyright) stay: the image is published.
+LEFT_OUT = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
+KEPT = "/usr/share/doc/*/copyright"
+
+
+def ensure() -> Done:
+    """Have the base image in the engine."""
+    if found := engine.has_image(NAME):
+        return _done("present", found)
+    with locked("base"):
+        if found := engine.has_image(NAME):
+            return _done("present", found)
+        state = "pulled" if _pull() else _make()
+        found = engine.has_image(NAME)
+    if found is None:
+        raise SetupError(f"{NAME} is not there although it was {state}", "`docker images` shows what is there")
+    return _done(state, found)
+
+
+def _done(state: str, image: tuple[str, int]) -> Done:
+    identity, size = image
+    return Done(state, f"{NAME}, {size / 1e6:.0f} MB, {identity[:19]}")
+
+
+def _pull() -> bool:
+    first, slash, _ = NAME.partition("/")
+    if not slash or not ("." in first or ":" in first or first == "localhost"):
+        return False  # names no registry: nothing to pull from
+    return subprocess.run(["docker", "pull", "--quiet", NAME], capture_output=True, check=False).returncode == 0
+
+
+def _make() -> str:
+    if shutil.which("mmdebstrap") is None:
+        apt_install("mmdebstrap")
+    with locked("apt"):
+        apt_refresh()
+    # The archive that this machine uses itself, a mirror included.
+    archive = output(
+        ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {SUITE}"]
+    ).splitlines()
+    if not archive:
+        raise SetupError(
+            f"apt on this machine has no source for Debian {SUITE}",
+            "use Debian 12, or make the image on such a machine (`make base`), `docker save` it and load it here",
+        )
+    tar, epoch = CACHE / "base.tar", _epoch()
+    rules = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT] + [f"--dpkgopt=path-include={KEPT}"]
+    hooks = [
+        # The published image names no mirror of ours; caches and logs would make every build differ.
+        'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/* "$1"/var/cache/*',
+        'rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/var/log/*.log',
+        'rm -f "$1"/var/log/apt/* "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/machine-id',
+    ]
+    run(
+        "base",
+        as_root(
+            [
+                "env",
+                # Only a clamp for the times that the build itself makes; files keep their packages' dates.
+                f"SOURCE_DATE_EPOCH={epoch}",
+                "mmdebstrap",
+                "--mode=root",
+                "--variant=apt",
+                f"--include={','.join(PACKAGES)}",
+                *_host_configuration(),
+                *rules,
+                *[f"--customize-hook={hook}" for hook in hooks],
+                SUITE,
+                str(tar),
+                archive[0],
+            ]
+        ),
+        todo="check the network and /etc/apt/sources.list*, then repeat",
+    )
+    archive_file = CACHE / "base-image.tar"
+    _as_image(tar, archive_file, epoch)
+    run("base", ["docker", "load", "--input", str(archive_file)], todo="see the log")
+    tar.unlink()
+    archive_file.unlink()
+    return "made"
+
+
+def _as_image(layer: Path, image: Path, epoch: int) -> None:
+    """Wrap one layer as `docker load` takes it. Unlike `docker import` this puts no clock into the image's id."""
+    with layer.open("rb") as stream:
+        diff_id = hashlib.file_digest(stream, "sha256").hexdigest()
+    created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    config = {
+        "architecture": output(["dpkg", "--print-architecture"]),
+        "os": "linux",
+        "created": created,
+        "config": {"Cmd": ["/bin/bash"], "Env": ["PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin", "LANG=C.UTF-8"]},
+        "history": [{"created": created, "created_by": f"mmdebstrap {SUITE} {' '.join(PACKAGES)}"}],
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]
+    with tarfile.open(image, "w") as out:
+        out.add(layer, "layer.tar")
+        for name, content in (("config.json", config), ("manifest.json", manifest)):
+            data = json.dumps(content, sort_keys=True).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            out.addfile(entry, io.BytesIO(data))
+
+
+def _epoch() -> int:
+    """The date of the newest release file that apt read: it changes when the archive does, not when the clock does."""
+    dates = [int(f.stat().st_mtime) for f in Path("/var/lib/apt/lists").glob("*Release")]
+    return max(dates, default=0)
+
+
+def _host_configuration() -> list[str]:
+    """apt's proxies and certificates of this machine, which mmdebstrap does not read by itself."""
+    wanted = ("Acquire::http", "Acquire::https", "Acquire::Check", "Acquire::Retries")
+    return [
+        f"--aptopt={line.rstrip(';')}"
+        for line in output(["apt-config", "dump"]).splitlines()
+        if line.startswith(wanted) and not line.endswith('"";')
+    ]

@@ -1,0 +1,107 @@
+"""The virtual environment .venv: exactly what the hash-locked lists say, installed by uv, which pip fetches by hash."""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from host import ROOT, Done, SetupError, apt_install, locked, output, run
+
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin/python"
+STAMP = VENV / "installed.sha256"
+BUILD, RUNTIME, DEV, KERNELS = (
+    ROOT / name
+    for name in ("requirements-build.lock", "requirements.lock", "requirements-dev.lock", "requirements-kernels.lock")
+)
+TODO = "check the network and pip's configuration (`python3 -m pip config list`), then repeat"
+
+
+def ensure() -> Done:
+    """Make .venv hold what the locks say."""
+    wanted = _fingerprint()
+    if _installed() == wanted:
+        return Done("present", _describe())
+    with locked("venv"):
+        fresh = not PYTHON.exists()
+        if fresh:
+            _create()
+        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(BUILD)]
+        run("venv", pip, todo=TODO)
+        # Leave the torch that `kernels` brought alone: uv does not look where pip found it.
+        locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has("torch") else [])]
+        _uv("sync", "--require-hashes", *map(str, locks))
+        _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        STAMP.write_text(wanted)
+    return Done("made" if fresh else "updated", _describe())
+
+
+def kernels() -> Done:
+    """Add torch for the tests of flagkernels, where pip can have its CPU build; never the CUDA one."""
+    if _has("torch") and _has("transformers"):
+        return Done("present", f"torch {_version('torch')}")
+    with locked("venv"):
+        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", str(KERNELS)]
+        try:
+            run("kernels", pip, todo=TODO)
+        except SetupError:
+            return Done("skipped", "pip finds no CPU build; tests that need it are skipped (requirements-kernels.in)")
+    return Done("installed", f"torch {_version('torch')}")
+
+
+def _create() -> None:
+    if not output([sys.executable, "-c", "import venv, ensurepip; print('both')"]):
+        if sys.prefix != "/usr":
+            raise SetupError(f"{sys.executable} has no venv module", "choose another with `make PYTHON=…`")
+        apt_install("python3-venv")
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    run("venv", [sys.executable, "-m", "venv", str(VENV)], todo="see the log")
+
+
+def _uv(verb: str, *arguments: str) -> None:
+    run("venv", [str(VENV / "bin/uv"), "pip", verb, *arguments], env=_as_pip_is_configured(), todo=TODO)
+
+
+def _as_pip_is_configured() -> Mapping[str, str]:
+    """uv reads none of pip's settings: hand on the index and the certificates that a company's machine sets there."""
+    settings = {}
+    for entry in output([str(PYTHON), "-m", "pip", "config", "list"]).splitlines():
+        key, _, value = entry.partition("=")
+        settings[key.rpartition(".")[2]] = value.strip("'\"")
+    env = {"VIRTUAL_ENV": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
+    for ours, theirs in (("index-url", "UV_DEFAULT_INDEX"), ("cert", "SSL_CERT_FILE"), ("proxy", "ALL_PROXY")):
+        if ours in settings and theirs not in os.environ:
+            env[theirs] = settings[ours]
+    return env
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256(str(ROOT).encode())
+    for path in (BUILD, RUNTIME, DEV, KERNELS, ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _installed() -> str:
+    return STAMP.read_text() if PYTHON.exists() and STAMP.exists() else ""
+
+
+def _packages() -> Path:
+    return next(VENV.glob("lib/python3.*/site-packages"), VENV)
+
+
+def _has(package: str) -> bool:
+    return bool(_version(package))
+
+
+def _version(package: str) -> str:
+    found = next(_packages().glob(f"{package}-*.dist-info"), None)
+    return found.name.removeprefix(f"{package}-").removesuffix(".dist-info") if found else ""
+
+
+def _describe() -> str:
+    number = len(list(_packages().glob("*.dist-info")))
+    return f".venv, Python {_packages().parent.name.removeprefix('python')}, {number} packages"
