@@ -94,6 +94,9 @@ def compile_all(
     """All that finished before `deadline` (time.monotonic), in the order of finishing.
 
     `width`: processes at once, by default the cores this process may use."""
+    if not jobs:
+        return []
+    _prepare(target)
     width = min(width or len(os.sched_getaffinity(0)), len(jobs))
     results: list[Compiled] = []
     waiting = list(range(len(jobs)))[::-1]
@@ -120,6 +123,15 @@ def compile_all(
         for child in children:
             child.end()
     return results
+
+
+def _prepare(target: Any) -> None:
+    """What every child would else work out for itself: hashes of Triton's own files and the assembler's version."""
+    from triton.compiler.compiler import make_backend
+    from triton.runtime.cache import triton_key
+
+    triton_key()
+    make_backend(target).hash()
 
 
 class _Child:
