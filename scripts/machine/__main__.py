@@ -1,95 +1,10 @@
-"""Makes a machine ready for flagrelease: `python3 scripts/machine up|engine|registry|base|down`.
+"""Makes a machine ready for flagrelease; see steps.py."""
 
-Each thing gives one line. What is there already is never done a second time.
-"""
-
-import argparse
 import sys
-import threading
-import time
-from collections.abc import Callable
 
-import base
-import engine
-import environment
-import registry
-from host import Done, SetupError, relative, stop_daemon
+if sys.version_info < (3, 11):  # noqa: UP036  the one module that an older Python gets to read
+    sys.exit(f"flagrelease needs Python 3.11 or newer, and this is {sys.version.split()[0]}: make PYTHON=python3.11 …")
 
-STEPS: dict[str, tuple[str, Callable[[], Done]]] = {
-    "venv": ("virtual environment", environment.ensure),  # from the hash-locked lists
-    "kernels": ("torch", environment.kernels),  # only for the tests of flagkernels
-    "engine": ("docker engine", engine.ensure),  # a running one is used as it is
-    "registry": ("registry", registry.ensure),  # on 127.0.0.1, without a password
-    "base": ("base image", base.ensure),  # what the chip `cpu` builds on
-}
-UP = ("venv", "engine", "registry", "base")
+from steps import main
 
-
-def line(name: str, state: str, detail: str) -> str:
-    """One aligned line of the report."""
-    return f"{name:<20} {state:<10} {detail}".rstrip()
-
-
-def perform(name: str, step: Callable[[], Done]) -> None:
-    """Run one step; on a terminal its line shows the seconds while it works."""
-    begin = time.monotonic()
-    over = threading.Event()
-
-    def tick() -> None:
-        while not over.wait(0.2):
-            if (seconds := time.monotonic() - begin) > 0.5:
-                sys.stdout.write(f"\r{line(name, 'working', f'{seconds:.0f} s')}")
-                sys.stdout.flush()
-
-    ticker = threading.Thread(target=tick, daemon=True)
-    if sys.stdout.isatty():
-        ticker.start()
-    try:
-        done = step()
-    finally:
-        over.set()
-        if sys.stdout.isatty():
-            ticker.join()
-            sys.stdout.write("\r\x1b[K")
-    seconds = time.monotonic() - begin
-    took = f"  ({seconds:.0f} s)" if seconds >= 1 else ""
-    print(line(name, done.state, done.detail + took), flush=True)
-
-
-def fail(name: str, error: SetupError) -> None:
-    """What failed, why, and what to do next, with the end of the log."""
-    print(line(name, "FAILED", error.why), file=sys.stderr)
-    if error.log and error.log.exists():
-        for text in error.log.read_text(errors="replace").splitlines()[-15:]:
-            print(f"  | {text}", file=sys.stderr)
-        print(f"  whole log: {relative(error.log)}", file=sys.stderr)
-    print(f"  next: {error.todo}", file=sys.stderr)
-
-
-def down() -> Done:
-    """Stop what this checkout started, and nothing else."""
-    stopped = [name for name in (registry.DAEMON, engine.DAEMON) if stop_daemon(name)]
-    return Done("stopped", " and ".join(stopped)) if stopped else Done("nothing", "this checkout started no daemon")
-
-
-def main() -> int:
-    """Returns 0, or 6 (environment) as flagrelease itself would."""
-    parser = argparse.ArgumentParser(prog="machine", description=__doc__)
-    parser.add_argument("verbs", nargs="+", choices=[*STEPS, "up", "down"], metavar="up|down|" + "|".join(STEPS))
-    name = "machine"
-    try:
-        for verb in parser.parse_args().verbs:
-            for step in UP if verb == "up" else (verb,):
-                name, action = ("daemons", down) if step == "down" else STEPS[step]
-                perform(name, action)
-    except SetupError as error:
-        fail(name, error)
-        return 6
-    except KeyboardInterrupt:
-        print(line(name, "cancelled", "run it again; it goes on from here"), file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

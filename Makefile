@@ -1,0 +1,51 @@
+# Each target says in a line what it does; `make` lists them. Needs git, make and python3 (3.11 or newer).
+PYTHON ?= python3
+MACHINE := @$(PYTHON) scripts/machine
+REGISTRY := $(if $(FLAGRELEASE_REGISTRY_PORT),--registry localhost:$(FLAGRELEASE_REGISTRY_PORT)/flagrelease)
+# More arguments for flagrelease or pytest: make release ARGS="--engine inline", make test ARGS="-k gates"
+ARGS ?=
+
+.PHONY: help release test test-slow check setup base down lock-deps newcomer clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+release: ## release a real model for the chip cpu; sets up what is missing first
+	$(MACHINE) up
+	@.venv/bin/flagrelease run --chip cpu --model smollm2-135m $(REGISTRY) $(ARGS)
+
+test: ## run ruff, mypy and the tests; sets up what is missing first
+	$(MACHINE) test
+	@$(MAKE) --no-print-directory check
+	@.venv/bin/pytest $(ARGS)
+
+test-slow: ## run the proofs that take too long for `make test`
+	$(MACHINE) test
+	@.venv/bin/pytest -m slow $(ARGS)
+
+check: ## run ruff and mypy --strict
+	$(MACHINE) venv
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy --no-error-summary
+	@.venv/bin/mypy --no-error-summary scripts/machine
+	@echo "ruff and mypy        passed"
+
+setup: ## make the virtual environment, Docker Engine, registry and base image ready
+	$(MACHINE) up
+
+base: ## make the base image of the chip cpu
+	$(MACHINE) engine base
+
+down: ## stop the daemons that this checkout started, and nothing else
+	$(MACHINE) down
+
+lock-deps: ## resolve the dependencies anew and write the hash-locked lists
+	$(MACHINE) venv
+	@scripts/lock-deps
+
+newcomer: ## prove `make release` and `make test` in a bare Debian 12 with git, make and python3 only
+	@$(PYTHON) scripts/newcomer
+
+clean: down ## remove the virtual environment, caches and logs; releases in .flagrelease stay
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
