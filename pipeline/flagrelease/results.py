@@ -24,6 +24,10 @@ class Weights:
     bytes_moved: int
     evidence: tuple[Evidence, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        return f"{len(self.files)} file{'s' * (len(self.files) != 1)}, {self.digest[:19]}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
@@ -48,6 +52,10 @@ class Image:
     def reference(self) -> str:
         return f"{self.repository}@{self.digest}"
 
+    @property
+    def summary(self) -> str:
+        return f"{self.digest[:19]}, {self.size / 1e6:.0f} MB"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -70,6 +78,10 @@ class Smoke:
     commands: Mapping[str, str]
     environment: Mapping[str, str]
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return f"{len(self.checks)} checks, ready in {self.ready_seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +125,10 @@ class Accuracy:
     inference_seconds: float
     evidence: tuple[Evidence, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        return f"{self.verdict}: {self.reason}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -122,6 +138,10 @@ class Card:
     images: tuple[Evidence, ...]
     lint: tuple[str, ...]
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return f"{len(self.lint)} checks, {len(self.images)} picture{'s' * (len(self.images) != 1)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +153,10 @@ class Publish:
     folder: str
     record: Evidence
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(self.tags)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,15 @@ class Ports:
     hubs: Hubs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Where `intact` may look for an earlier result. `plan` stays offline and gives no registry."""
+
+    workspace: Workspace
+    evidence: EvidenceStore
+    registry: Registry | None = None
+
+
 @dataclass
 class Meter:
     """Adds up what a stage waits for: seconds spent outside our own code, and bytes moved."""
@@ -93,6 +102,7 @@ class Stage:
 
     `inputs` is pure and gives everything of the job that the result depends on; with `reads` (the stages
     whose results it uses) and `code` (its own source files and templates) it makes the key.
+    A stage `on_chip` holds the chip's host while it runs.
     `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap.
     """
 
@@ -104,8 +114,9 @@ class Stage:
     reads: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    on_chip: bool = False
     skip: Callable[[Job], str] = lambda _job: ""
-    intact: Callable[[Any, Context], str] = lambda _result, _context: ""
+    intact: Callable[[Any, Look], str] = lambda _result, _look: ""
 
     def code_version(self, templates: Path) -> str:
         """The sha256 of the sources that this stage's result depends on, so that mended code runs again."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.redact import redact
 
 _TERMINATE_SECONDS = 5.0
+_running: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run(
         )
     except FileNotFoundError:
         raise EnvironmentFault(f"{words[0]} is not installed", hint=hint or f"install {words[0]}") from None
+    _running.add(process)
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -80,6 +83,8 @@ def run(
     except BaseException:
         _end(process)
         raise
+    finally:
+        _running.discard(process)
     completed = Completed(process.returncode, redact(stdout), redact(stderr))
     if check and completed.code != 0:
         tail = (completed.stderr or completed.stdout).strip().splitlines()
@@ -90,6 +95,53 @@ def run(
             detail="\n".join(tail[-40:]),
         )
     return completed
+
+
+def end_all() -> None:
+    """End every program that `run` waits for, so that the threads which wait come back."""
+    for process in list(_running):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+@contextmanager
+def service(
+    argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside us for the length of the block; everything that it prints goes to `log`.
+
+    It is ended on every way out, and by the kernel when we are killed (Linux parent-death signal).
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [str(word) for word in argv],
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  runs only async-signal-safe code
+        )
+    try:
+        yield process
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TERMINATE_SECONDS)
+                break
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    if hasattr(_LIBC, "prctl"):
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _shown(words: Sequence[str]) -> str:

@@ -1,0 +1,114 @@
+"""Puts the parts together for a verb: matrix, lock, workspace, ledger and the real ports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagrelease import lock as locks
+from flagrelease import matrix as matrices
+from flagrelease.cell import Cell, expand
+from flagrelease.evidence import EvidenceStore
+from flagrelease.ledger import Entry, Ledger
+from flagrelease.lock import Lock
+from flagrelease.matrix import Matrix
+from flagrelease.plan import CellPlan, Choice, plan_cell
+from flagrelease.ports.clock import SystemClock
+from flagrelease.runner import Past
+from flagrelease.stage import Job, Look, Stage
+from flagrelease.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flagrelease.ports.registry import Registry
+    from flagrelease.stage import Ports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every verb can be told: where the matrix and the workspace are, and what overrides the matrix."""
+
+    matrix: Path = Path("matrix.yaml")
+    workspace: Path | None = None
+    registry: str | None = None
+    profile: str | None = None
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A matrix with its lock, and the history of its workspace."""
+
+    matrix: Matrix
+    lock: Lock
+    lock_path: Path
+    cells: tuple[Cell, ...]
+    workspace: Workspace
+    ledger: Ledger
+    evidence: EvidenceStore
+    registry: str
+    templates: Path
+    data_dir: Path | None
+
+    def job(self, cell: Cell) -> Job:
+        return Job(
+            cell=cell,
+            matrix=self.matrix,
+            lock=self.lock,
+            registry=self.registry,
+            templates=self.templates,
+            data_dir=self.data_dir,
+        )
+
+    def plan(
+        self, cells: Sequence[Cell], stages: tuple[Stage, ...], wanted: Choice, registry: Registry | None = None
+    ) -> list[CellPlan]:
+        """What would run. Without `registry` nothing outside this machine is asked."""
+        past = Past(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
+        return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
+
+    def latest(self, cell: Cell, stages: Sequence[Stage]) -> Mapping[str, Entry]:
+        """The newest ledger entry of each stage of a cell, whatever its state."""
+        found = {stage.name: self.ledger.last(cell.id, stage.name) for stage in stages}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def project(options: Options) -> Project:
+    """Load everything that `options` point to. Raises ConfigError."""
+    matrix = matrices.load(options.matrix)
+    folder = options.matrix.resolve().parent
+    workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
+    templates = folder / "templates"
+    if not templates.is_dir():
+        templates = Path(__file__).resolve().parent.parent.parent / "templates"
+    lock_path = options.matrix.with_suffix(".lock")
+    return Project(
+        matrix=matrix,
+        lock=locks.load(lock_path),
+        lock_path=lock_path,
+        cells=expand(matrix, profile=options.profile),
+        workspace=workspace,
+        ledger=Ledger(workspace.ledger),
+        evidence=EvidenceStore(workspace.evidence),
+        registry=(options.registry or matrix.registry).rstrip("/"),
+        templates=templates,
+        data_dir=options.data_dir,
+    )
+
+
+def real_ports(registry: str) -> Ports:
+    """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
+    from flagrelease.ports import command
+    from flagrelease.ports.docker import EngineDocker
+    from flagrelease.ports.hub import RealHubs
+    from flagrelease.ports.registry import HttpRegistry
+    from flagrelease.stage import Ports
+
+    return Ports(
+        clock=SystemClock(),
+        command=command.run,
+        docker=EngineDocker(),
+        registry=HttpRegistry(registry),
+        hubs=RealHubs(),
+    )

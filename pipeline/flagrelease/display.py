@@ -1,0 +1,249 @@
+"""What a person sees while a run works: a table that updates, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from flagrelease.ports.progress import Count, Progress
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from flagrelease.runner import Outcome
+
+_PLAIN_EVERY_SECONDS = 10.0
+MARKS = {
+    "done": "✓",
+    "reused": "=",
+    "skipped": "–",
+    "failed": "✗",
+    "blocked": "·",
+    "interrupted": "!",
+    "running": "▸",
+    "waiting": " ",
+}
+_COLOURS = {"done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
+
+
+class Board(Protocol):
+    """Where a run is shown."""
+
+    def __enter__(self) -> Board: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        """A line about the run as a whole."""
+        ...
+
+    def begin(self, cell: str, stage: str, doing: str) -> None: ...
+
+    def progress(self, cell: str, stage: str) -> Progress: ...
+
+    def settle(self, outcome: Outcome) -> None: ...
+
+
+@dataclass
+class _Row:
+    state: str = "waiting"
+    started: float | None = None
+    seconds: float = 0.0
+    text: str = ""
+    count: Count | None = None
+    rate_since: float = 0.0
+    rate_from: int = 0
+
+    def begin(self, doing: str) -> None:
+        self.state, self.started, self.text, self.count = "running", time.monotonic(), doing, None
+
+    def update(self, text: str, count: Count | None) -> None:
+        if count is not None and (self.count is None or self.count.unit != count.unit or count.done < self.count.done):
+            self.rate_since, self.rate_from = time.monotonic(), count.done
+        self.text, self.count = text, count
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started if self.state == "running" and self.started else self.seconds
+
+    def shown(self) -> str:
+        """The text with its count, rate and the time left."""
+        count = self.count
+        if count is None or self.state != "running":
+            return self.text
+        parts = [f"{amount(count.done, count.unit)}" + (f" of {amount(count.total, count.unit)}" if count.total else "")]
+        since = time.monotonic() - self.rate_since
+        moved = count.done - self.rate_from
+        if since > 0.5 and moved > 0:
+            rate = moved / since
+            parts.append(f"{amount(rate, count.unit)}/s")
+            if count.total and count.total > count.done:
+                parts.append(f"{spell((count.total - count.done) / rate)} left")
+        return f"{self.text}  {', '.join(parts)}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A count for people: bytes with a prefix, other units as they are."""
+    if unit != "B":
+        return f"{value:.1f} {unit}" if isinstance(value, float) and value < 10 else f"{value:.0f} {unit}"
+    for prefix in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {prefix}" if prefix == "B" else f"{value:.1f} {prefix}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def spell(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+@dataclass
+class _Line:
+    """Progress into one row of a board."""
+
+    board: PlainBoard | LiveBoard
+    cell: str
+    stage: str
+
+    def doing(self, text: str, count: Count | None = None) -> None:
+        self.board.update(self.cell, self.stage, text, count)
+
+    def note(self, text: str) -> None:
+        self.board.say(f"{self.cell}  {self.stage}  {text}")
+
+
+@dataclass
+class PlainBoard:
+    """One line when something starts, ends or stays the same for ten seconds. For logs and pipes."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    _rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
+    _last: dict[tuple[str, str], float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> PlainBoard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._print(text)
+
+    def begin(self, cell: str, stage: str, doing: str) -> None:
+        with self._lock:
+            self._rows.setdefault((cell, stage), _Row()).begin(doing)
+            self._last[cell, stage] = time.monotonic()
+            self._print(f"{cell}  {stage:<9} {doing}")
+
+    def progress(self, cell: str, stage: str) -> Progress:
+        return _Line(self, cell, stage)
+
+    def update(self, cell: str, stage: str, text: str, count: Count | None) -> None:
+        with self._lock:
+            row = self._rows.setdefault((cell, stage), _Row())
+            row.update(text, count)
+            if time.monotonic() - self._last.get((cell, stage), 0.0) >= _PLAIN_EVERY_SECONDS:
+                self._last[cell, stage] = time.monotonic()
+                self._print(f"{cell}  {stage:<9} {row.shown()}")
+
+    def settle(self, outcome: Outcome) -> None:
+        with self._lock:
+            mark = MARKS[outcome.status]
+            took = f"  {spell(outcome.spent.seconds)}" if outcome.status == "done" else ""
+            self._print(f"{outcome.cell}  {outcome.stage:<9} {mark} {outcome.status}{took}  {outcome.reason}")
+
+    def _print(self, text: str) -> None:
+        # The reader of a closed pipe must not kill a release.
+        with suppress(BrokenPipeError):
+            print(text, file=self.stream, flush=True)  # noqa: T201
+
+
+class LiveBoard:
+    """A table in place: the stages of a single cell, or one line a cell."""
+
+    def __init__(self, cells: Sequence[str], stages: Sequence[str]) -> None:
+        from rich.console import Console
+
+        self._cells, self._stages = list(cells), list(stages)
+        self._rows = {(cell, stage): _Row() for cell in cells for stage in stages}
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+
+    def __enter__(self) -> LiveBoard:
+        from rich.live import Live
+
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=5, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False, highlight=False)
+
+    def begin(self, cell: str, stage: str, doing: str) -> None:
+        self._rows[cell, stage].begin(doing)
+
+    def progress(self, cell: str, stage: str) -> Progress:
+        return _Line(self, cell, stage)
+
+    def update(self, cell: str, stage: str, text: str, count: Count | None) -> None:
+        self._rows[cell, stage].update(text, count)
+
+    def settle(self, outcome: Outcome) -> None:
+        row = self._rows[outcome.cell, outcome.stage]
+        row.state, row.seconds, row.text = outcome.status, outcome.spent.seconds, outcome.reason
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        single = len(self._cells) == 1
+        table = Table(box=None, pad_edge=False, expand=True, title=self._cells[0] if single else None)
+        table.title_justify = "left"
+        for heading in ("stage" if single else "cell", "state"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("now", ratio=1, no_wrap=True, overflow="ellipsis")
+        for label, row in self._shown_rows(single):
+            time_text = spell(row.elapsed()) if row.state in ("running", "done", "failed") else ""
+            state = Text(f"{MARKS[row.state]} {row.state if row.state != 'waiting' else ''}")
+            state.stylize(_COLOURS.get(row.state, "dim"))
+            table.add_row(label, state, time_text, Text(row.shown(), style="" if row.state == "running" else "dim"))
+        return table
+
+    def _shown_rows(self, single: bool) -> list[tuple[str, _Row]]:
+        if single:
+            return [(stage, self._rows[self._cells[0], stage]) for stage in self._stages]
+        shown = []
+        for cell in self._cells:
+            rows = [(stage, self._rows[cell, stage]) for stage in self._stages]
+            stage, row = next(
+                ((s, r) for s, r in rows if r.state in ("running", "failed", "interrupted")),
+                next(((s, r) for s, r in reversed(rows) if r.state != "waiting"), rows[0]),
+            )
+            shown.append((f"{cell}  {stage}", row))
+        return shown
+
+
+def board(cells: Sequence[str], stages: Sequence[str]) -> PlainBoard | LiveBoard:
+    """The board that suits where stderr goes."""
+    return LiveBoard(cells, stages) if sys.stderr.isatty() else PlainBoard()

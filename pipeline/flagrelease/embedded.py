@@ -1,0 +1,112 @@
+"""The Prefect server that a run brings along when `PREFECT_API_URL` names none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagrelease import hold
+from flagrelease.errors import Busy, EnvironmentFault
+from flagrelease.ports.command import service
+
+_BOOT_SECONDS = 120.0
+_HOMES = 16
+_HINT = "`--engine inline` runs the same plan without Prefect"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Prefect API and the environment that the client must be imported with. `ready` waits until it answers."""
+
+    url: str
+    environment: Mapping[str, str]
+    ready: Callable[[], None]
+
+
+@contextmanager
+def server(root: Path, run_id: str) -> Iterator[Server]:
+    """The server that `PREFECT_API_URL` names, or one of our own with its home under `root`.
+
+    Our own is started at once and answers later, so that importing the client can go on meanwhile. It ends
+    with the block, or with this process. Raises EnvironmentFault where it does not come up.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    with ExitStack() as stack:
+        home = _free_home(root, run_id, stack)
+        common = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        }
+        if given:
+            yield Server(given, common, lambda: _wait(given, 10.0, lambda: None, f"check PREFECT_API_URL, or {_HINT}"))
+            return
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}/api"
+        common |= {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
+        log = home / "server.log"
+        process = stack.enter_context(
+            service(
+                [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+                + ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"],
+                env={**common, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+                log=log,
+            )
+        )
+
+        def died() -> None:
+            if process.poll() is not None:
+                tail = log.read_text(errors="replace").strip().splitlines()
+                raise EnvironmentFault(
+                    f"the embedded Prefect server ended with {process.returncode}",
+                    why=tail[-1] if tail else "it said nothing",
+                    hint=_HINT,
+                    detail="\n".join(tail[-20:]),
+                )
+
+        yield Server(url, {**common, "PREFECT_API_URL": url}, lambda: _wait(url, _BOOT_SECONDS, died, _HINT))
+
+
+def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
+    """A home that no other run uses: SQLite does not like two servers on one file."""
+    for number in range(_HOMES):
+        try:
+            stack.enter_context(hold.hold(root / f"{number}.lock", "the Prefect home", run_id))
+        except Busy:
+            continue
+        home = root / str(number)
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+    raise EnvironmentFault(f"all {_HOMES} Prefect homes under {root} are in use", hint=_HINT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(url: str, seconds: float, died: Callable[[], None], hint: str) -> None:
+    # Loopback must not go through a proxy that the environment names.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + seconds
+    problem = "no answer"
+    while time.monotonic() < deadline:
+        died()
+        try:
+            with opener.open(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError) as error:
+            problem = str(getattr(error, "reason", error))
+        time.sleep(0.05)
+    raise EnvironmentFault(f"the Prefect server at {url} did not answer in {seconds:.0f} s", why=problem, hint=hint)

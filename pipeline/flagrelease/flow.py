@@ -1,0 +1,79 @@
+"""The Prefect flow: one task a stage of each cell. The only file that imports Prefect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+from prefect import allow_failure, flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed, Failed
+from prefect.task_runners import PrefectFuture, ThreadPoolTaskRunner
+
+from flagrelease.engine import by_host
+from flagrelease.runner import CellRun, Outcome
+
+
+class PrefectEngine:
+    """Runs a session as one Prefect flow run, which is red exactly when a cell is."""
+
+    def execute(self, runs: Sequence[CellRun]) -> None:
+        by_id = {run.cell.id: run for run in runs}
+        groups = by_host(runs)
+
+        @task(task_run_name="{cell}:{stage}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+        def stage_task(cell: str, stage: str) -> State[None]:
+            run = by_id[cell]
+            outcome = run.advance(next(one for one in run.session.stages if one.name == stage))
+            return _state(outcome)
+
+        @flow(
+            name="flagrelease",
+            flow_run_name=runs[0].session.run_id,
+            task_runner=ThreadPoolTaskRunner(max_workers=len(groups)),
+            persist_result=False,
+            retries=0,
+        )
+        def release(cells: list[str]) -> State[None]:
+            for group in groups.values():
+                # One thread a host: a host's cells form one chain, and a red stage does not break it.
+                before: list[PrefectFuture[State[None]]] = []
+                for run in group:
+                    for stage in run.session.stages:
+                        future = stage_task.submit(
+                            run.cell.id, stage.name, wait_for=[allow_failure(one) for one in before]
+                        )
+                        before = [future]
+                for future in before:
+                    future.wait()
+            _show(runs)
+            red = [run.cell.id for run in runs if any(outcome.red for outcome in run.outcomes)]
+            if red:
+                return Failed(message=f"red: {', '.join(red)}")
+            return Completed(message=f"{len(cells)} cells")
+
+        # The heartbeat costs a second a flow run, and its setting can be switched off in no other way.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            release(list(by_id), return_state=True)
+
+
+def _state(outcome: Outcome) -> State[None]:
+    if outcome.red:
+        return Failed(message=outcome.reason, name=outcome.status.capitalize())
+    return Completed(message=outcome.reason, name=outcome.status.capitalize())
+
+
+def _show(runs: Sequence[CellRun]) -> None:
+    """Put the table where Prefect shows it. A failure to do so is no failure of a cell."""
+    rows = [
+        {"cell": o.cell, "stage": o.stage, "state": o.status, "seconds": round(o.spent.seconds, 1), "reason": o.reason}
+        for run in runs
+        for o in run.outcomes
+    ]
+    with suppress(Exception):
+        key = re.sub("[^a-z0-9]+", "-", runs[0].cell.id) if len(runs) == 1 else "matrix"
+        create_table_artifact(key=key, table=rows)

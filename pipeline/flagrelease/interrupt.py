@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM: stop the work in every thread, and let it clean up."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PATIENCE_SECONDS = 10.0
+
+
+class StopRequested(BaseException):
+    """Raised in a working thread. Not an Exception, so that no retry swallows it."""
+
+
+class Workers:
+    """The threads that do stages now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: set[int] = set()
+        self.stopping = threading.Event()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The current thread may be stopped inside this block. Raises StopRequested if stopping has begun."""
+        ident = threading.get_ident()
+        if self.stopping.is_set():
+            raise StopRequested
+        with self._lock:
+            self._threads.add(ident)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads.discard(ident)
+
+    def stop(self) -> None:
+        """Raise StopRequested in every working thread, once each."""
+        self.stopping.set()
+        with self._lock:
+            for ident in self._threads:
+                # The only way that CPython has to stop a thread at its next bytecode, wherever it is.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(StopRequested))
+            self._threads.clear()
+
+
+def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[], None]) -> T | None:
+    """Run `work` in a thread; on SIGINT or SIGTERM stop the workers and wait for them.
+
+    `unblock` ends what threads may be blocked on (containers, child processes). Returns what `work`
+    returned, or nothing where it did not end within its patience after a signal.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="engine", daemon=True)
+    previous = {number: signal.signal(number, _handler(workers)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        thread.start()
+        while thread.is_alive() and not workers.stopping.wait(0.05):
+            pass
+        if workers.stopping.is_set():
+            unblock()
+            thread.join(_PATIENCE_SECONDS)
+        else:
+            thread.join()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if errors and not isinstance(errors[0], StopRequested):
+        raise errors[0]
+    return results[0] if results else None
+
+
+def _handler(workers: Workers) -> Callable[[int, FrameType | None], None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        workers.stop()
+
+    return handle

@@ -1,0 +1,149 @@
+"""What would run, and why. Pure: what is on disk is asked through `Known`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from flagrelease.cell import Cell
+from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
+from flagrelease.ledger import Entry
+from flagrelease.stage import Job, Stage, keys
+
+_NOT_ONLY = "not in --only"
+
+Action = Literal["run", "reuse", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of one cell: what will be done with it, and why."""
+
+    stage: str
+    action: Action
+    reason: str
+    key: str = ""
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    cell: Cell
+    steps: tuple[Step, ...]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of this cell would run."""
+        return all(step.action != "run" for step in self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the user asked for beyond the cells: `only` these stages, `force` these to run again."""
+
+    only: frozenset[str] = frozenset()
+    force: frozenset[str] = frozenset()
+
+
+class Known(Protocol):
+    """What earlier runs left."""
+
+    def done(self, cell: str, stage: str, key: str) -> Entry | None: ...
+
+    def last(self, cell: str, stage: str) -> Entry | None: ...
+
+    def lost(self, stage: Stage, entry: Entry) -> str:
+        """Why the entry's result cannot be used any more, in a few words; empty when it can."""
+        ...
+
+
+def choice(stages: Sequence[Stage], only: Collection[str], force: Collection[str]) -> Choice:
+    """Check stage names that a user typed. Raises ConfigError (did you mean)."""
+    names = [stage.name for stage in stages]
+    for name in (*only, *force):
+        if name not in names:
+            raise ConfigError(f"unknown stage {name!r}", hint=did_you_mean(name, names))
+    return Choice(only=frozenset(only), force=frozenset(force))
+
+
+def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice) -> CellPlan:
+    """The steps of one cell, in order. Raises ConfigError where the cell is not locked."""
+    if job.cell.excluded:
+        reason = f"excluded: {job.cell.excluded}"
+        return CellPlan(cell=job.cell, steps=tuple(Step(stage=s.name, action="skip", reason=reason) for s in stages))
+    try:
+        stage_keys = keys(job, stages)
+    except FlagreleaseError as error:
+        error.what = f"{job.cell.id}: {error.what}"
+        raise
+    steps: dict[str, Step] = {}
+    for stage in stages:
+        steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)
+    return CellPlan(cell=job.cell, steps=tuple(steps.values()))
+
+
+def decide(
+    job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice
+) -> Step:
+    """One step, given those before it."""
+
+    def step(action: Action, reason: str, entry: Entry | None = None) -> Step:
+        return Step(stage=stage.name, action=action, reason=reason, key=key, entry=entry)
+
+    if skipped := stage.skip(job):
+        return step("skip", skipped)
+    entry = known.done(job.cell.id, stage.name, key)
+    if wanted.only and stage.name not in wanted.only:
+        if entry is not None and not _stale(stage, entry, before):
+            return step("reuse", "not in --only; an earlier result is kept", entry)
+        return step("skip", _NOT_ONLY)
+    absent = [name for name in stage.reads if before[name].reason == _NOT_ONLY]
+    if absent:
+        raise ConfigError(
+            f"{job.cell.id}: {stage.name} reads {absent[0]}, which has no result yet",
+            hint=f"run without --only, or add --only {absent[0]}",
+        )
+    if stage.name in wanted.force:
+        return step("run", "forced")
+    running = [name for name in stage.reads if before[name].action == "run"]
+    if running:
+        return step("run", f"{' and '.join(running)} will run")
+    if entry is None:
+        return step("run", _why_no_entry(known.last(job.cell.id, stage.name), key))
+    if stale := _stale(stage, entry, before):
+        return step("run", stale)
+    if lost := known.lost(stage, entry):
+        return step("run", lost)
+    return step("reuse", f"unchanged since {entry.at[:16].replace('T', ' ')}", entry)
+
+
+def _stale(stage: Stage, entry: Entry, before: Mapping[str, Step]) -> str:
+    for name in stage.reads:
+        read = before[name].entry
+        if read is not None and entry.reads.get(name) != read.result_digest:
+            return f"{name} has a newer result"
+    return ""
+
+
+def _why_no_entry(last: Entry | None, key: str) -> str:
+    if last is None:
+        return "never run"
+    if last.key != key:
+        return "its inputs have changed"
+    if last.state == "failed":
+        return f"failed before: {last.error.what}" if last.error else "failed before"
+    return "was interrupted"
+
+
+def as_json(plans: Sequence[CellPlan]) -> dict[str, Any]:
+    """The form of `plan --json`."""
+    return {
+        "cells": [
+            {
+                "cell": plan.cell.id,
+                "stages": [{"stage": s.stage, "action": s.action, "reason": s.reason} for s in plan.steps],
+            }
+            for plan in plans
+        ]
+    }

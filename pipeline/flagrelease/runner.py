@@ -1,0 +1,263 @@
+"""Runs the stages of one cell, one after another, and keeps the ledger. Knows no engine."""
+
+from __future__ import annotations
+
+import traceback
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from flagrelease import hold
+from flagrelease.cell import Cell
+from flagrelease.display import Board
+from flagrelease.errors import FlagreleaseError, Interrupted
+from flagrelease.evidence import EvidenceStore
+from flagrelease.interrupt import StopRequested, Workers
+from flagrelease.ledger import Entry, Failure, Ledger, evidence_of, process_id
+from flagrelease.plan import Choice, Step, decide
+from flagrelease.redact import redact
+from flagrelease.results import Done, Spent
+from flagrelease.stage import Context, Job, Look, Meter, Ports, Stage, keys
+from flagrelease.workspace import Workspace
+
+Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one stage of one cell ended."""
+
+    cell: str
+    stage: str
+    status: Status
+    reason: str
+    spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
+    error: Failure | None = None
+
+    @property
+    def red(self) -> bool:
+        return self.status in ("failed", "blocked", "interrupted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One invocation of `run`: what all of its cells share."""
+
+    run_id: str
+    workspace: Workspace
+    ledger: Ledger
+    evidence: EvidenceStore
+    ports: Ports
+    stages: tuple[Stage, ...]
+    choice: Choice
+    board: Board
+    workers: Workers
+
+
+def new_run_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+class Past:
+    """What earlier runs left, as plan.Known."""
+
+    def __init__(self, ledger: Ledger, look: Look) -> None:
+        self._ledger = ledger
+        self._look = look
+
+    def done(self, cell: str, stage: str, key: str) -> Entry | None:
+        return self._ledger.last_done(cell, stage, key)
+
+    def last(self, cell: str, stage: str) -> Entry | None:
+        return self._ledger.last(cell, stage)
+
+    def lost(self, stage: Stage, entry: Entry) -> str:
+        try:
+            result = msgspec.convert(entry.result, stage.result)
+        except msgspec.ValidationError:
+            return "its result was written by another version"
+        missing = self._look.evidence.missing(evidence_of(result))
+        if missing:
+            return f"its evidence {missing[0].name} is missing"
+        return stage.intact(result, self._look)
+
+
+class CellRun:
+    """A cell on its way through the stages. Used by one thread at a time."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self.session = session
+        self.job = job
+        self.outcomes: list[Outcome] = []
+        self._keys = keys(job, session.stages)
+        self._steps: dict[str, Step] = {}
+        self._done: dict[str, Done] = {}
+        look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
+        self._past = Past(session.ledger, look)
+
+    @property
+    def cell(self) -> Cell:
+        return self.job.cell
+
+    @property
+    def _clock(self) -> Any:
+        return self.session.ports.clock
+
+    def advance(self, stage: Stage) -> Outcome:
+        """Do the next stage: run it, reuse it, skip it, or say that an earlier one keeps it from running."""
+        red = next((outcome for outcome in self.outcomes if outcome.red), None)
+        if red is not None:
+            outcome = Outcome(cell=self.cell.id, stage=stage.name, status="blocked", reason=f"{red.stage} {red.status}")
+        else:
+            try:
+                with self.session.workers.working():
+                    outcome = self._advance(stage)
+            except StopRequested:
+                outcome = self._stopped(stage)
+        self.outcomes.append(outcome)
+        self.session.board.settle(outcome)
+        return outcome
+
+    def _advance(self, stage: Stage) -> Outcome:
+        try:
+            step = decide(self.job, stage, self._keys[stage.name], self._steps, self._past, self.session.choice)
+        except FlagreleaseError as error:
+            return self._failed(stage, error, Spent(seconds=0.0))
+        self._steps[stage.name] = step
+        if step.action == "skip":
+            return Outcome(cell=self.cell.id, stage=stage.name, status="skipped", reason=step.reason)
+        if step.action == "reuse" and step.entry is not None:
+            self._keep(stage, step.entry)
+            return Outcome(cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason)
+        return self._run(stage, step)
+
+    def _run(self, stage: Stage, step: Step) -> Outcome:
+        meter = Meter(self._clock)
+        start = self._clock.monotonic()
+
+        def spent() -> Spent:
+            return Spent(seconds=self._clock.monotonic() - start, outside=meter.outside, moved=meter.moved)
+
+        self.session.board.begin(self.cell.id, stage.name, stage.doing)
+        try:
+            with ExitStack() as stack:
+                if stage.on_chip:
+                    self._hold_host(stack, stage)
+                self._append(stage, "running")
+                result = stage.run(self.job, self._context(stage, meter))
+        except StopRequested:
+            self._append(stage, "interrupted", spent=spent())
+            return self._stopped(stage)
+        except FlagreleaseError as error:
+            return self._failed(stage, error, spent())
+        except Exception as error:
+            wrapped = FlagreleaseError(
+                f"{stage.name} failed unexpectedly",
+                why=f"{type(error).__name__}: {error}",
+                hint="this is a defect of flagrelease; please report it with the text below",
+                detail=traceback.format_exc(),
+            )
+            return self._failed(stage, wrapped, spent())
+        entry = self._append(stage, "done", result=msgspec.to_builtins(result), spent=spent())
+        self._steps[stage.name] = Step(
+            stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry
+        )
+        self._keep(stage, entry)
+        return Outcome(
+            cell=self.cell.id, stage=stage.name, status="done", reason=result.summary, spent=entry.spent or spent()
+        )
+
+    def _hold_host(self, stack: ExitStack, stage: Stage) -> None:
+        host = self.cell.chip.hosts[0]
+        path = self.session.workspace.locks / f"host-{host.replace('/', '_').replace(':', '_')}.lock"
+        progress = self.session.board.progress(self.cell.id, stage.name)
+        stack.enter_context(
+            hold.wait_for(
+                path,
+                self.session.run_id,
+                lambda holder: progress.doing(f"waiting for host {host}, {holder}"),
+                self._clock.sleep,
+            )
+        )
+
+    def _context(self, stage: Stage, meter: Meter) -> Context:
+        session = self.session
+        return Context(
+            run_id=session.run_id,
+            workspace=session.workspace,
+            evidence=session.evidence,
+            ports=session.ports,
+            progress=session.board.progress(self.cell.id, stage.name),
+            meter=meter,
+            upstream={name: self._done[name].result for name in stage.reads if name in self._done},
+            finished=dict(self._done),
+            recall=self._recall,
+            remember=self._remember,
+        )
+
+    def _recall(self, key: str) -> Any | None:
+        """The newest baseline evaluation with this key, of whatever cell."""
+        entries = reversed(self.session.ledger.entries())
+        found = next((e for e in entries if e.stage == "baseline" and e.state == "done" and e.key == key), None)
+        return found.result if found else None
+
+    def _remember(self, key: str, value: Any) -> None:
+        self._write("baseline", "done", key=key, result=msgspec.to_builtins(value))
+
+    def _keep(self, stage: Stage, entry: Entry) -> None:
+        result = msgspec.convert(entry.result, stage.result)
+        self._done[stage.name] = Done(
+            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0)
+        )
+
+    def _append(self, stage: Stage, state: Any, **more: Any) -> Entry:
+        reads = {name: self._steps[name].entry for name in stage.reads}
+        digests = {name: entry.result_digest for name, entry in reads.items() if entry is not None}
+        return self._write(stage.name, state, key=self._keys[stage.name], reads=digests, **more)
+
+    def _write(self, stage: str, state: Any, *, key: str, reads: Mapping[str, str] | None = None, **more: Any) -> Entry:
+        entry = Entry(
+            at=self._clock.now().isoformat(timespec="seconds"),
+            run=self.session.run_id,
+            cell=self.cell.id,
+            stage=stage,
+            state=state,
+            key=key,
+            process=process_id(),
+            reads=reads or {},
+            **more,
+        )
+        self.session.ledger.append(entry)
+        return entry
+
+    def _failed(self, stage: Stage, error: FlagreleaseError, spent: Spent) -> Outcome:
+        failure = Failure(
+            kind=type(error).__name__,
+            code=error.exit_code,
+            what=redact(error.what),
+            why=redact(error.why),
+            hint=redact(error.hint),
+            detail=redact(error.detail),
+        )
+        with suppress(FlagreleaseError):  # a full disk must not hide the error that it caused
+            self._append(stage, "failed", spent=spent, error=failure)
+        return Outcome(
+            cell=self.cell.id,
+            stage=stage.name,
+            status="failed",
+            reason=f"{failure.what}: {failure.why}" if failure.why else failure.what,
+            spent=spent,
+            error=failure,
+        )
+
+    def _stopped(self, stage: Stage) -> Outcome:
+        stopped = Interrupted("interrupted", hint="run again: finished stages are kept")
+        failure = Failure(kind="Interrupted", code=stopped.exit_code, what=stopped.what, hint=stopped.hint)
+        return Outcome(
+            cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure
+        )
+
