@@ -63,11 +63,10 @@ def _make() -> str:
         apt_install("mmdebstrap")
     with locked("apt"):
         apt_refresh()
-    # The archive that this machine uses itself, a mirror included.
-    archive = output(
-        ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages", f"Codename: {SUITE}"]
-    ).splitlines()
-    if not archive:
+    # The archives that this machine uses itself: a mirror is honoured, security updates are in.
+    targets = output(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
+    sources = sorted({f"deb {line}" for line in targets.splitlines() if f" {SUITE}" in line and line.endswith(" main")})
+    if not sources:
         raise SetupError(
             f"apt on this machine has no source for Debian {SUITE}",
             "use Debian 12, or make the image on such a machine (`make base`), `docker save` it and load it here",
@@ -96,16 +95,16 @@ def _make() -> str:
                 *[f"--customize-hook={hook}" for hook in hooks],
                 SUITE,
                 str(tar),
-                archive[0],
+                *sources,
             ]
         ),
         todo="check the network and /etc/apt/sources.list*, then repeat",
     )
-    archive_file = CACHE / "base-image.tar"
-    _as_image(tar, archive_file, epoch)
-    run("base", ["docker", "load", "--input", str(archive_file)], todo="see the log")
+    image = CACHE / "base-image.tar"
+    _as_image(tar, image, epoch)
+    run("base", ["docker", "load", "--input", str(image)], todo="see the log")
     tar.unlink()
-    archive_file.unlink()
+    image.unlink()
     return "made"
 
 
@@ -118,7 +117,10 @@ def _as_image(layer: Path, image: Path, epoch: int) -> None:
         "architecture": output(["dpkg", "--print-architecture"]),
         "os": "linux",
         "created": created,
-        "config": {"Cmd": ["/bin/bash"], "Env": ["PATH=/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin", "LANG=C.UTF-8"]},
+        "config": {
+            "Cmd": ["/bin/bash"],
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
+        },
         "history": [{"created": created, "created_by": f"mmdebstrap {SUITE} {' '.join(PACKAGES)}"}],
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
     }
