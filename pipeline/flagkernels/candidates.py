@@ -220,7 +220,7 @@ def hopeless(key: Key, measured: Mapping[Key, Mapping[str, float]]) -> set[str]:
 
 def _doublings(one: Key, other: Key) -> float:
     pairs = zip(one, other, strict=True)
-    return sum(abs(math.log2(float(a) / float(b))) for a, b in pairs if _positive(a) and _positive(b))
+    return math.fsum(abs(math.log2(float(a) / float(b))) for a, b in pairs if _positive(a) and _positive(b))
 
 
 def finalists(screened: Mapping[str, float]) -> list[str]:

@@ -16,6 +16,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "trace": ("flagkernels.trace", "the operators and shapes of a model, from its config.json alone"),
     "qualify": ("flagkernels.qualify", "each operator alone in a process of its own, against float64"),
     "bench": ("flagkernels.bench", "each operator and shape class against the native kernel and the chip's limits"),
+    "tune": ("flagkernels.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
     "select": ("flagkernels.select", "the operators to ship: coverage, or express by operator and shape class"),
     "attribute": ("flagkernels.attribute", "find the operators that made the answers worse"),
 }

@@ -1,0 +1,76 @@
+"""The installed FlagGems, as tuning and activation see it. Only here is flag_gems imported, which needs its chip."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flagkernels.errors import ChipFault, UsageError, did_you_mean
+
+__all__ = ["FlagGems", "device_module", "load"]
+
+
+class FlagGems:
+    """FlagGems' operators, tuner and database. Implements tune_capture.Library and activate.OperatorLibrary."""
+
+    def __init__(self, package: Any, libentry: Any) -> None:
+        self.package = package
+        self.tuner_class = libentry.LibTuner
+        self.entry_class = libentry.LibEntry
+        self.model = libentry.libcache.model
+        self.device = str(package.device)
+        self.vendor = str(package.vendor_name)
+        entries = [entry for entry in package._FULL_CONFIG if len(entry) < 3 or entry[2]()]
+        self.functions: dict[str, Callable[..., Any]] = {entry[0]: entry[1] for entry in entries}
+
+    def function(self, overload: str) -> Callable[..., Any]:
+        found = self.functions.get(overload)
+        if found is None:
+            raise UsageError(
+                f"FlagGems {self.package.__version__} has no operator {overload!r}",
+                hint=did_you_mean(overload, self.functions) or "see `python -m flagkernels trace` for those in use",
+            )
+        return found
+
+    def target(self) -> Any:
+        from triton.runtime.driver import driver
+
+        return driver.active.get_current_target()
+
+    def shared_memory(self) -> int:
+        from triton.runtime.driver import driver
+
+        device = driver.active.get_current_device()
+        return int(driver.active.utils.get_device_properties(device)["max_shared_mem"])
+
+    def names(self) -> frozenset[str]:
+        """What an operator list may name: functions, as FlagGems' own lists do."""
+        return frozenset(function.__name__ for function in self.functions.values())
+
+    def enable(self, operators: Sequence[str]) -> list[str]:
+        """Registers these and no others; returns the aten keys that are in effect."""
+        self.package.only_enable(include=list(operators))
+        return sorted(self.package.all_registered_keys())
+
+
+def load() -> FlagGems:
+    """Raises ChipFault where FlagGems cannot be imported: it needs its chip and a Triton backend for it."""
+    try:
+        package = importlib.import_module("flag_gems")
+        # `flag_gems.utils.libentry` is the decorator of that name; the module is behind it.
+        libentry = importlib.import_module("flag_gems.utils.libentry")
+    except Exception as error:
+        raise ChipFault(
+            "FlagGems cannot be used here",
+            why=f"{type(error).__name__}: {error}",
+            hint="run in the chip's base image with the chip visible; without a Triton backend, serve natively",
+        ) from error
+    return FlagGems(package, libentry)
+
+
+def device_module(device: str) -> Any:
+    """torch.cuda, torch.musa, torch.npu …"""
+    import torch
+
+    return getattr(torch, device)

@@ -1,0 +1,255 @@
+"""tune: find the fastest candidate of every kernel a model uses, before anybody waits for it.
+
+Compiles in parallel ahead of time, times alone on the chip, and stores the choice where FlagGems looks for it. Goes on
+where a killed run stopped. A candidate that brings the chip's context down costs that candidate: the work is done by a
+process that this one starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
+from flagkernels.files import append_line, read_json, write_json
+from flagkernels.progress import Progress
+
+__all__ = ["Layout", "add_arguments", "main", "parse_budget"]
+
+CHIP_LOST = 70
+"""Exit code of a worker whose device context broke."""
+MOST_RESTARTS = 20
+
+
+class Layout:
+    """Where a tuning run keeps what."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.flaggems = out / "flaggems"
+        self.triton = out / "triton-cache"
+        self.journal = out / "tune.jsonl"
+        self.report = out / "tune.json"
+
+    @property
+    def database(self) -> Path:
+        """FlagGems names it after device and Triton. Raises UsageError where there is not exactly one."""
+        found = sorted((self.flaggems / "config_cache").glob("TunedConfig_*.db"))
+        if len(found) != 1:
+            raise UsageError(
+                f"{self.flaggems / 'config_cache'} holds {len(found)} tuned databases instead of one",
+                hint="tune into a folder of its own for each chip and Triton",
+            )
+        return found[0]
+
+    def environment(self) -> dict[str, str]:
+        places = {"FLAGGEMS_CACHE_DIR": str(self.flaggems.resolve()), "TRITON_CACHE_DIR": str(self.triton.resolve())}
+        others = {name: value for name, value in os.environ.items() if name != "FLAGGEMS_DB_URL"}
+        return {**others, **places}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trace", type=Path, required=True, help="trace.json of the model")
+    parser.add_argument("--out", type=Path, required=True, help="folder for database, kernels and report")
+    parser.add_argument("--operators", help="only these, separated by commas; default: all in the trace")
+    parser.add_argument("--budget", default="none", help="stop in time with the best so far: 90s, 10m, 2h")
+    parser.add_argument("--width", type=int, help="compilers at once; default: one a core")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.worker:
+        return _worker(args)
+    budget = parse_budget(args.budget)
+    if args.width is not None and args.width < 1:
+        raise UsageError("--width is below one", hint="leave it out for one compiler a core")
+    layout = Layout(args.out)
+    for folder in (layout.flaggems, layout.triton):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(args.out):
+        return _supervise(args, layout, time.time() + budget)
+
+
+def parse_budget(text: str) -> float:
+    """Seconds; infinity for `none`. Raises UsageError."""
+    if text == "none":
+        return float("inf")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None or float(match.group(1)) <= 0:
+        raise UsageError(f"{text!r} is no time", hint="write 90s, 10m or 2h")
+    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with (out / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatabaseLocked(
+                f"another run tunes into {out}", why="its lock is held", hint="wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def _supervise(args: argparse.Namespace, layout: Layout, deadline: float) -> int:
+    argv = [sys.executable, "-m", "flagkernels", "tune", "--worker", "--deadline", repr(deadline)]
+    for name in ("trace", "out", "operators", "width"):
+        if (value := getattr(args, name)) is not None:
+            argv += [f"--{name}", str(value)]
+    for _ in range(MOST_RESTARTS):
+        code = _run(argv, layout.environment())
+        if code >= 0 and code != CHIP_LOST:
+            return code
+        append_line(layout.journal, {"event": "restart", "table": "", "key": "", "code": code})
+    raise ChipFault(
+        f"the tuning process died {MOST_RESTARTS} times",
+        why=f"the last time with code {code}; {layout.journal} tells at which candidates",
+        hint="qualify the operators first: one that crashes at every candidate is not to be tuned",
+    )
+
+
+def _run(argv: Sequence[str], environment: dict[str, str]) -> int:
+    process = subprocess.Popen(argv, env=environment)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait(timeout=30)
+        raise
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from flagkernels import database, flaggems
+    from flagkernels.tune_session import Journal, Session
+    from flagkernels.tune_time import ChipTimer
+
+    library = flaggems.load()
+    database.harden(library.model)
+    module = flaggems.device_module(library.device)
+    layout = Layout(args.out)
+    if (path := Path(str(library.model.engine.url.database))).exists():
+        database.check_database(path)
+    operations = _operations(args, library)
+    session = Session(
+        library=library,
+        timer=ChipTimer(module, library.device),
+        journal=Journal(layout.journal),
+        deadline=time.monotonic() + args.deadline - time.time(),
+        width=args.width,
+        say=_Display(),
+    )
+    try:
+        report = session.run(operations)
+    except Exception as error:
+        if _lost(module):
+            sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; starting anew\n")
+            os._exit(CHIP_LOST)
+        raise
+    write_json(layout.report, _merged(layout.report, report.to_json()))
+    sys.stderr.write(
+        f"tune: {len(report.tuned)} keys tuned, {report.reused} kept, {report.compiled} kernels compiled in "
+        f"{report.seconds['all']:.1f} s; {report.tuning_events} tuning events are left\n"
+    )
+    return 0
+
+
+def _merged(path: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Keys that an earlier run tuned stay in the report."""
+    before = read_json(path) if path.exists() else {}
+    ours = {(row["kernel"], repr(list(row["key"]))) for row in report["tuned"]}
+    kept = [row for row in before.get("tuned", ()) if (row["kernel"], repr(list(row["key"]))) not in ours]
+    return {**report, "tuned": [*kept, *report["tuned"]]}
+
+
+def _lost(module: Any) -> bool:
+    try:
+        module.synchronize()
+    except Exception:
+        return True
+    return False
+
+
+class _Display:
+    """One progress line a phase: compiled candidates, timed kernels, verified calls."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.progress: Progress | None = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase != self.phase or self.progress is None:
+            self.phase, self.progress = phase, Progress(f"tune: {phase}", total=total)
+        self.progress.done = done
+        self.progress.doing({"compile": "candidates", "time": "keys", "verify": "calls"}.get(phase, ""))
+        if done == total:
+            self.progress.__exit__()
+
+
+def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
+    from flagkernels import trace
+
+    found = trace.read(args.trace)
+    wanted = set(args.operators.split(",")) if args.operators else set(found.operators)
+    for name in sorted(wanted - set(found.operators)):
+        from flagkernels.errors import did_you_mean
+
+        raise UsageError(
+            f"{found.model} calls no operator {name!r}",
+            hint=did_you_mean(name, found.operators) or f"it calls {', '.join(found.operators)}",
+        )
+    operations = [operation_of(t.call, t.operator, library) for t in found.calls if t.operator in wanted]
+    if not operations:
+        raise NothingToDo("nothing to tune", why=f"{args.trace} has no call of {', '.join(sorted(wanted))}")
+    return operations
+
+
+def operation_of(call: Any, operator: str, library: Any) -> Any:
+    """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
+    import torch
+
+    from flagkernels.calls import TensorSpec, Token, torch_dtype
+    from flagkernels.cases import Case
+    from flagkernels.inputs import Arena, make
+    from flagkernels.tune_session import Operation
+
+    device = torch.device(library.device)
+
+    def blank() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def value(item: Any) -> Any:
+            match item:
+                case TensorSpec():
+                    flat = torch.empty(item.extent, dtype=torch_dtype(item.dtype), device=device)
+                    return flat.as_strided(item.shape, item.stride)
+                case Token(kind="device"):
+                    return device
+                case Token(name=name):
+                    return getattr(torch, name)
+                case tuple():
+                    return [value(one) for one in item]
+            return item
+
+        return tuple(value(one) for one in call.args), {name: value(one) for name, one in call.kwargs}
+
+    def real() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return make(Case(call=call, kind="real", regime="spread"), Arena(device), seed=0)
+
+    shapes = " ".join("×".join(map(str, spec.shape)) for spec in call.tensors)
+    return Operation(
+        name=f"{call.overload} {shapes}",
+        operator=operator,
+        elements=sum(spec.numel for spec in call.tensors),
+        function=library.function(call.overload),
+        blank=blank,
+        real=real,
+    )
