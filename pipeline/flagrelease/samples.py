@@ -9,21 +9,33 @@ from __future__ import annotations
 import errno
 import gc
 import json
-import json.scanner
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any
+
+import msgspec
 
 from flagrelease.errors import ComparisonRefused
 
-__all__ = ["SAMPLES", "Key", "Sample", "SampleWriter", "dump", "read_samples", "write_samples"]
+__all__ = [
+    "CONDITIONS",
+    "SAMPLES",
+    "Conditions",
+    "Key",
+    "Sample",
+    "SampleWriter",
+    "dump",
+    "read_conditions",
+    "read_samples",
+    "write_samples",
+]
 
 SAMPLES = "samples.jsonl"
+CONDITIONS = "conditions.json"
 
 Key = tuple[str, str, str, int]
 
@@ -58,64 +70,43 @@ class Sample:
         return f"{self.subset}/{self.question_id.partition('#')[0]}"
 
 
-_FIELDS = frozenset(Sample.__dataclass_fields__)
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What has to be equal on two sides before their answers are compared; kept beside them in conditions.json.
+
+    `model` names the weights with their revision, `data` the sha256 of each benchmark's questions, `sampling`
+    the parameters that each benchmark was asked with. The prompts themselves are in the answers.
+    """
+
+    model: str
+    data: Mapping[str, str]
+    sampling: Mapping[str, Mapping[str, Any]]
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sample as it is read. All fields are required; NaN and infinity are not JSON."""
+
+    benchmark: Annotated[str, msgspec.Meta(min_length=1)]
+    subset: str
+    question_id: Annotated[str, msgspec.Meta(min_length=1)]
+    prompt_sha256: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
+    repeat: _Count
+    correct: bool | Annotated[float, msgspec.Meta(ge=0, le=1)]
+    answer: str | None
+    finish_reason: str | None
+    completion_tokens: _Count | None
+    latency_s: Annotated[float, msgspec.Meta(ge=0)] | None
+    error: str | None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
 _HEX = frozenset("0123456789abcdef")
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _is_name(value: Any) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_digest(value: Any) -> bool:
-    return type(value) is str and len(value) == 64 and _HEX.issuperset(value)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_score(value: Any) -> bool:
-    return type(value) is bool or (type(value) in (int, float) and 0 <= value <= 1)
-
-
-def _is_text_or_null(value: Any) -> bool:
-    return value is None or type(value) is str
-
-
-def _is_count_or_null(value: Any) -> bool:
-    return value is None or (type(value) is int and value >= 0)
-
-
-def _is_seconds_or_null(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and 0 <= value < math.inf)
-
-
-_CHECKS = (
-    ("benchmark", _is_name, "a name"),
-    ("subset", _is_text, "text"),
-    ("question_id", _is_name, "a name"),
-    ("prompt_sha256", _is_digest, "64 hexadecimal digits"),
-    ("repeat", _is_count, "a whole number from 0"),
-    ("correct", _is_score, "true, false or a number in [0, 1]"),
-    ("answer", _is_text_or_null, "text or null"),
-    ("finish_reason", _is_text_or_null, "text or null"),
-    ("completion_tokens", _is_count_or_null, "a whole number from 0, or null"),
-    ("latency_s", _is_seconds_or_null, "a finite number of seconds, or null"),
-    ("error", _is_text_or_null, "text or null"),
-)
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that can be scored")
-
-
-_scan: Callable[[str, int], tuple[Any, int]] = cast(Any, json.scanner.make_scanner)(
-    json.JSONDecoder(parse_constant=_constant)
-)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -146,12 +137,7 @@ def _parse(path: Path, text: str) -> Iterator[Sample]:
     # Not splitlines(): U+2028 and its kin are legal inside a JSON string.
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
-            record, end = _scan(line, 0)
-            if end != len(line):
-                raise ValueError("more than one JSON value on the line")
-            sample = _sample(record)
-        except StopIteration:
-            raise ComparisonRefused(f"{path}:{number}: not JSON", why="the line is empty or cut") from None
+            sample = _sample(line)
         except ValueError as error:
             raise ComparisonRefused(f"{path}:{number}: not a valid answer", why=str(error)) from None
         seen.add(sample.key)
@@ -164,19 +150,26 @@ def _parse(path: Path, text: str) -> Iterator[Sample]:
         yield sample
 
 
-def _sample(record: Any) -> Sample:
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    if record.keys() != _FIELDS:
-        if missing := sorted(_FIELDS - record.keys()):
-            raise ValueError(f"without {', '.join(missing)}")
-        raise ValueError(f"unknown field {', '.join(sorted(record.keys() - _FIELDS))}")
-    for name, holds, wanted in _CHECKS:
-        if not holds(record[name]):
-            raise ValueError(f"{name} has to be {wanted}, not {record[name]!r}")
-    if record["error"] is not None and record["correct"]:
-        raise ValueError(f"scored {record['correct']!r} although it failed with {record['error']!r}")
-    return Sample(**record)
+def _sample(line: str) -> Sample:
+    """Raises ValueError, as msgspec's errors are."""
+    one = _decode(line)
+    if not _HEX.issuperset(one.prompt_sha256):
+        raise ValueError(f"prompt_sha256 has to be 64 hexadecimal digits, not {one.prompt_sha256!r}")
+    if one.error is not None and one.correct:
+        raise ValueError(f"scored {one.correct!r} although it failed with {one.error!r}")
+    return Sample(
+        benchmark=one.benchmark,
+        subset=one.subset,
+        question_id=one.question_id,
+        prompt_sha256=one.prompt_sha256,
+        repeat=one.repeat,
+        correct=one.correct,
+        answer=one.answer,
+        finish_reason=one.finish_reason,
+        completion_tokens=one.completion_tokens,
+        latency_s=one.latency_s,
+        error=one.error,
+    )
 
 
 @contextmanager
@@ -193,9 +186,9 @@ def _collector_paused() -> Iterator[None]:
 
 def dump(sample: Sample) -> str:
     """The line of a sample, with its line end. Raises ValueError for what `read_samples` would refuse."""
-    record = asdict(sample)
-    _sample(record)
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    line = json.dumps(asdict(sample), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    _sample(line)
+    return line + "\n"
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -204,6 +197,17 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
         file.writelines(map(dump, samples))
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_conditions(path: Path) -> Conditions | None:
+    """The conditions written beside a file of answers; None when there are none. Raises ComparisonRefused."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Conditions(**content)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise ComparisonRefused(f"{path} is damaged", why=str(error)) from None
 
 
 class SampleWriter:

@@ -1,0 +1,202 @@
+"""`flagrelease compare A B`: judge two sets of answers without running anything."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flagrelease.errors import ComparisonRefused, ConfigError
+from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare
+from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
+
+__all__ = ["ANY", "Answers", "compare_main", "default_margin", "load", "parse_margins", "render_json", "render_table"]
+
+ANY = "*"  # the margin of all benchmarks that have none of their own
+
+EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 4, Verdict.INCONCLUSIVE: 5}
+
+# By the start of a benchmark's name, the longest first. What a benchmark of this size can decide at its usual repeats.
+_MARGINS = {"mmlu": 0.01, "livebench": 0.03, "musr": 0.03, "gpqa": 0.05, "aime": 0.05}
+_OTHER_MARGIN = 0.03
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One side: where its answers are, and under which conditions they were given, when that was written down."""
+
+    path: Path
+    samples: Sequence[Sample]
+    conditions: Conditions | None
+
+
+def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) -> tuple[str, int]:
+    """The text to print and the exit code: 0 PASS, 4 FAIL, 5 INCONCLUSIVE. Raises ComparisonRefused.
+
+    A is the baseline. `margins` may hold a margin for a benchmark and one for all others under "*".
+    """
+    # Hundreds of thousands of answers and no cycle among them; the process ends right after.
+    gc.disable()
+    try:
+        baseline, candidate = load(a), load(b)
+        _require_same_conditions(baseline, candidate)
+        names = dict.fromkeys(sample.benchmark for sample in baseline.samples)
+        _require_known(margins, names)
+        chosen = {name: margins.get(name, margins.get(ANY, default_margin(name))) for name in names}
+        result = compare(baseline.samples, candidate.samples, margins=chosen)
+    finally:
+        gc.enable()
+    text = render_json(result) if as_json else render_table(result, unknown_conditions=_unrecorded(baseline, candidate))
+    return text, EXIT_CODES[result.verdict]
+
+
+def default_margin(benchmark: str) -> float:
+    """The tolerated loss of a benchmark for which nobody said one."""
+    return next((margin for start, margin in _MARGINS.items() if benchmark.lower().startswith(start)), _OTHER_MARGIN)
+
+
+def parse_margins(values: Iterable[str]) -> dict[str, float]:
+    """Margins from the command line: `0.03` for all, `mmlu=0.01` for one. Raises ConfigError."""
+    margins: dict[str, float] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        try:
+            margins[name or ANY] = float(number)
+        except ValueError:
+            raise ConfigError(f"--margin {value}", why="not a number", hint="0.03, or mmlu=0.01 for one") from None
+    return margins
+
+
+def load(path: Path) -> Answers:
+    """The answers behind a samples.jsonl, a folder that holds one, or a release record with its evidence."""
+    if path.is_dir():
+        for inside in (path / SAMPLES, path / "evidence" / SAMPLES):
+            if inside.is_file():
+                return _answers(inside)
+        if (path / "release.json").is_file():
+            return _answers(_in_record(path / "release.json"))
+        raise ComparisonRefused(f"no answers in {path}", why=f"neither {SAMPLES} nor release.json is there")
+    if not path.exists():
+        raise ComparisonRefused(f"{path} does not exist", hint=f"give a {SAMPLES}, its folder or a release.json")
+    return _answers(_in_record(path) if path.suffix == ".json" else path)
+
+
+def _answers(path: Path) -> Answers:
+    return Answers(path, read_samples(path), read_conditions(path.parent / CONDITIONS))
+
+
+def _in_record(record: Path) -> Path:
+    """The samples file that a record names, in the evidence folder beside it."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
+    folder = record.parent / "evidence"
+    named = [one for one in _evidence(content) if str(one["name"]).split("/")[-1] == SAMPLES]
+    for one in named:
+        name, sha256 = str(one["name"]), str(one["sha256"])
+        for candidate in (folder / sha256[:2] / sha256, folder / sha256, folder / name):
+            # The name comes from a file that anybody may have written: it must not lead out of the folder.
+            if candidate.is_file() and candidate.resolve().is_relative_to(folder.resolve()):
+                return candidate
+    if named:
+        raise ComparisonRefused(f"{record} names answers that are not there", why=f"looked in {folder}")
+    if (folder / SAMPLES).is_file():
+        return folder / SAMPLES
+    raise ComparisonRefused(f"{record} names no {SAMPLES}", hint="was its accuracy stage run?")
+
+
+def _evidence(content: Any) -> Iterable[dict[str, Any]]:
+    """All {name, sha256} objects anywhere in a record."""
+    if isinstance(content, dict):
+        if "name" in content and "sha256" in content:
+            yield content
+        content = list(content.values())
+    if isinstance(content, list):
+        for one in content:
+            yield from _evidence(one)
+
+
+def _require_same_conditions(baseline: Answers, candidate: Answers) -> None:
+    a, b = baseline.conditions, candidate.conditions
+    if a is None or b is None:
+        return
+    for what in ("model", "data", "sampling"):
+        mine, other = getattr(a, what), getattr(b, what)
+        if mine != other:
+            raise ComparisonRefused(
+                f"the two sides differ in their {what}",
+                why=f"{mine} in {baseline.path.parent}, {other} in {candidate.path.parent}",
+                hint="evaluate both sides under the same conditions",
+            )
+
+
+def _unrecorded(*sides: Answers) -> tuple[Path, ...]:
+    return tuple(side.path for side in sides if side.conditions is None)
+
+
+def _require_known(margins: Mapping[str, float], names: Iterable[str]) -> None:
+    if unknown := sorted(margins.keys() - set(names) - {ANY}):
+        raise ComparisonRefused(
+            f"a margin for {unknown[0]}, which nobody answered", hint=f"answered: {', '.join(names)}"
+        )
+
+
+def render_json(result: Comparison) -> str:
+    benchmarks = {
+        name: {
+            "n": one.n,
+            "repeats": one.repeats,
+            "difference": one.difference,
+            "interval90": list(one.interval90),
+            "margin": one.margin,
+            "p_regression": one.p_regression,
+            "verdict": str(one.verdict),
+            "reason": one.reason,
+        }
+        for name, one in result.benchmarks.items()
+    }
+    return json.dumps({"verdict": str(result.verdict), "benchmarks": benchmarks}, indent=2, allow_nan=False)
+
+
+def render_table(result: Comparison, *, unknown_conditions: Sequence[Path] = ()) -> str:
+    """An aligned table of what was found, then the reasons and remarks, then the verdict."""
+    head = (
+        "benchmark",
+        "n",
+        "repeats",
+        "baseline",
+        "candidate",
+        "difference",
+        "90 % interval",
+        "margin",
+        "p",
+        "verdict",
+    )
+    rows = [head, *(_row(one) for one in result.benchmarks.values())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in ((row[0].ljust(widths[0]), *row[1:]) for row in rows)]
+    lines.append("")
+    for one in result.benchmarks.values():
+        lines += [f"{one.benchmark}: {text}" for text in (one.reason, *one.remarks)]
+    lines += [f"{path}: data and sampling are taken on trust, {CONDITIONS} is missing" for path in unknown_conditions]
+    return "\n".join((*lines, "", str(result.verdict)))
+
+
+def _row(one: BenchmarkVerdict) -> tuple[str, ...]:
+    low, high = one.interval90
+    return (
+        one.benchmark,
+        str(one.n),
+        str(one.repeats),
+        f"{one.baseline_score:.3f}",
+        f"{one.candidate_score:.3f}",
+        f"{one.difference:+.3f}",
+        f"{low:+.3f} {high:+.3f}",
+        f"{one.margin:.3f}",
+        f"{one.p_regression:.3f}",
+        str(one.verdict),
+    )
