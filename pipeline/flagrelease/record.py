@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from flagrelease import usage
 from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
@@ -95,7 +96,7 @@ class Record:
     @property
     def model_dir(self) -> str:
         """Where users keep the weights, on the host and in the container."""
-        return f"/nfs/models/{self.model.title}"
+        return usage.model_dir(self.model)
 
     @property
     def tag(self) -> str:

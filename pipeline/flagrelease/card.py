@@ -1,0 +1,193 @@
+"""The card: a release record through templates/card.md.j2. Pure but for reading the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flagrelease import charts, usage
+from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
+from flagrelease.record import COMPONENTS, Record
+from flagrelease.results import BenchmarkScore
+
+TEMPLATE = "card.md.j2"
+LICENCES: Mapping[str, tuple[str, str]] = {
+    "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
+    "mit": ("MIT License", "https://opensource.org/license/mit"),
+    "bsd-3-clause": ("BSD 3-Clause License", "https://opensource.org/license/bsd-3-clause"),
+    "cc-by-4.0": ("Creative Commons Attribution 4.0", "https://creativecommons.org/licenses/by/4.0/"),
+    "gpl-3.0": ("GNU General Public License 3.0", "https://www.gnu.org/licenses/gpl-3.0.html"),
+}
+
+
+def render(record: Record, templates: Path) -> str:
+    """The card as Markdown. Every value of the record is data in it, never markup."""
+    page = environment(templates).get_template(TEMPLATE).render(view(record))
+    return page.rstrip("\n") + "\n"
+
+
+def view(record: Record) -> dict[str, Any]:
+    """What the template shows, each a finished piece of Markdown or a plain value that gets escaped."""
+    model, smoke = record.model, record.smoke
+    commands = dict(smoke.commands)
+    return {
+        "record": record,
+        "front_matter": front_matter(_front_matter(record)),
+        "upstream": _link(model.upstream, upstream_url(record)),
+        "tag": record.tag,
+        "chart": Markdown(charts.SCORES),
+        "chart_text": "Scores and differences of the table below, with their 90 % intervals",
+        "scores": _scores(record),
+        "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
+        "inference_time": _duration(record.accuracy.inference_seconds),
+        "environment": table(("Item", "Version"), _environment(record)),
+        "download": fenced(commands.pop("download", usage.download(model, record.weights.revision)), "bash"),
+        "verify": fenced(commands.pop("verify", usage.verify(model, record.weights.files)), "bash"),
+        "pull": fenced(commands.pop("pull", usage.pull(record.image.reference)), "bash"),
+        "run": fenced(usage.docker_run(smoke.docker_run), "bash"),
+        "executed": ", ".join(smoke.commands),
+        "serve_command": f"flagscale serve {model.serve.name}",
+        "ready": _duration(smoke.ready_seconds),
+        "wait": fenced(commands.pop("wait", usage.wait(model.serve.port)), "bash"),
+        "chat": fenced(commands.pop("chat", usage.chat(model)), "bash"),
+        "python": fenced(commands.pop("python", usage.python(model)), "python"),
+        "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
+        "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
+        "flaggems_reason": record.chip.reasons.get("flaggems", "").rstrip("."),
+        "provenance": table(("Item", "Value"), _provenance(record)),
+        "stages": _stages(record),
+        "licence": _licence(record),
+    }
+
+
+def upstream_url(record: Record) -> str:
+    """Where the model lives: on ModelScope when its weights come from there, else on Hugging Face."""
+    host = "https://modelscope.cn/models" if record.model.source.startswith("modelscope:") else "https://huggingface.co"
+    return f"{host}/{record.model.upstream}"
+
+
+def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
+    """The numbers of one line of the evaluation table, exactly as they are printed."""
+    interval = "–" if row.interval90 is None else f"[{signed(row.interval90[0])}, {signed(row.interval90[1])}]"
+    return (
+        "–" if row.baseline is None else f"{row.baseline:.3f}",
+        f"{row.candidate:.3f}",
+        f"{row.n:,}",
+        str(row.repeats),
+        "–" if row.difference is None else signed(row.difference),
+        interval,
+        f"{row.margin:.3f}",
+        row.verdict,
+    )
+
+
+def signed(value: float) -> str:
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "−")
+
+
+def _front_matter(record: Record) -> dict[str, Any]:
+    model, used = record.model, record.chip.components
+    known = model.license in LICENCES
+    fields: dict[str, Any] = {"license": model.license if known else "other"}
+    if not known:
+        fields |= {"license_name": model.license, "license_link": upstream_url(record)}
+    fields["base_model"] = [model.upstream]
+    if model.languages:
+        fields["language"] = list(model.languages)
+    parts = [part for part in COMPONENTS if getattr(used, part) != "none"]
+    tags = ["flagos", "flagrelease", record.chip.vendor, *parts, model.serve.engine]
+    return fields | {
+        "pipeline_tag": "text-generation",
+        "tasks": ["text-generation"],
+        "tags": list(dict.fromkeys(tags)),
+    }
+
+
+def _scores(record: Record) -> Markdown:
+    header = (
+        "Metric",
+        f"{record.model.title}, {record.accuracy.baseline_name}",
+        record.name,
+        "Questions",
+        "Repeats",
+        "Difference",
+        "90 % interval",
+        "Margin",
+        "Verdict",
+    )
+    rows = [(code(row.metric), *(Markdown(cell) for cell in score_cells(row))) for row in record.accuracy.benchmarks]
+    return table(header, rows)
+
+
+def _environment(record: Record) -> list[tuple[object, object]]:
+    rows: dict[str, str] = {"Accelerator": record.chip.device.name, **record.smoke.environment}
+    for part, title in COMPONENTS.items():
+        version = getattr(record.chip.components, part)
+        rows[title] = "not applied" if version == "none" else version
+    named = {title.lower() for title in rows} | {"flag-scale", "flag_scale"}
+    rows |= {name: version for name, version in record.image.versions.items() if name.lower() not in named}
+    return list(rows.items())
+
+
+def _anythingllm(record: Record) -> list[tuple[object, object]]:
+    return [
+        ("Base URL", code(f"http://localhost:{record.model.serve.port}/v1")),
+        ("API key", code("EMPTY")),
+        ("Chat model name", code(record.model.title)),
+        ("Token context window", code(record.model.serve.max_model_len)),
+        ("Max tokens", code(record.model.sampling.max_tokens)),
+    ]
+
+
+def _provenance(record: Record) -> list[tuple[object, object]]:
+    rows: list[tuple[object, object]] = [
+        ("Cell", code(record.cell)),
+        ("Image", code(record.image.reference)),
+        ("Release tag", code(record.tag)),
+        ("Image size", _bytes(record.image.size)),
+        ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
+        ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
+        ("Weights digest", code(record.weights.digest)),
+        ("Baseline", Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")),
+        ("Evaluation profile", code(record.profile_name)),
+    ]
+    return rows
+
+
+def _stages(record: Record) -> Markdown:
+    rows = [(cost.stage, f"{cost.seconds:.1f} s", _bytes(cost.moved)) for cost in record.stages]
+    return table(("Stage", "Time", "Bytes moved"), rows)
+
+
+def _licence(record: Record) -> Markdown:
+    known = LICENCES.get(record.model.license)
+    if known:
+        return Markdown(f"the {_link(*known)}")
+    return Markdown(
+        f"{code(record.model.license)}, whose text is at {_link(record.model.upstream, upstream_url(record))}"
+    )
+
+
+def _link(text: str, url: str) -> Markdown:
+    """A link to an https address; what cannot stand in an address is percent-encoded."""
+    from urllib.parse import quote
+
+    return Markdown(f"[{escape(text)}]({quote(url, safe=':/._-~%+@')})")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _bytes(size: int) -> str:
+    amount = float(size)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"

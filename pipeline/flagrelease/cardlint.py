@@ -1,0 +1,369 @@
+"""Checks of a rendered card against its record, after the defects that published cards had. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from flagrelease import usage
+from flagrelease.card import score_cells
+from flagrelease.errors import GateFailed
+from flagrelease.record import Record, dumps
+from flagrelease.redact import redact
+
+HEADINGS = (
+    "Introduction",
+    "Evaluation Results",
+    "Benchmark Result",
+    "User Guide",
+    "Environment Setup",
+    "Operation Steps",
+    "Service Invocation",
+    "AnythingLLM Integration Guide",
+    "Technical Overview",
+    "Contributing",
+    "License",
+)
+_LANGUAGES = frozenset({"bash", "python", "json", "yaml", "text"})
+_FENCE = re.compile(r"(`{3,})(\S*)\s*")
+_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_LINK = re.compile(r"(?<!\\)\[(?:[^\]\\]|\\.)*\]\(([^)]*)\)")
+_HTML = re.compile(r"(?<!\\)<[A-Za-z/!?]")
+_FILLER = re.compile(
+    r"\b(TODO|TBD|FIXME|XXX|N/A|lorem ipsum|coming soon)\b|\bEvaluating\b|<[a-z]+_[a-z_]+>|\{\{|\}\}|\{%|%\}",
+    re.IGNORECASE,
+)
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
+_EMPTY_CELLS = frozenset({"", "-", "–", "None", "nan", "NaN", "null", "inf", "undefined"})
+_MACHINE = re.compile(r"(?<![\w.])/(root|home|tmp|work|Users|var/tmp)/")
+_DELIMITER = re.compile(r":?-{3,}:?")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, and on which line of the card (from 1)."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced code block; `line` is that of its first fence."""
+
+    line: int
+    language: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its first line, and its cells without the delimiter row."""
+
+    line: int
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A card, taken apart."""
+
+    text: str
+    record: Record
+    images: Mapping[str, bytes]
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @cached_property
+    def body_starts(self) -> int:
+        """Index of the first line after the front matter; 0 when there is none."""
+        if self.lines[:1] != ["---"]:
+            return 0
+        return next((at + 1 for at, line in enumerate(self.lines[1:], 1) if line == "---"), 0)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        return [block for block in self._fences if block.language != "\0open"]
+
+    @cached_property
+    def unclosed(self) -> list[Block]:
+        return [block for block in self._fences if block.language == "\0open"]
+
+    @cached_property
+    def prose(self) -> list[tuple[int, str]]:
+        """(line number, text) outside code blocks and front matter; code spans are blanked out."""
+        return [(number, _SPAN.sub("`code`", line)) for number, line in self.plain]
+
+    @cached_property
+    def plain(self) -> list[tuple[int, str]]:
+        """(line number, text) outside code blocks and front matter."""
+        inside = {
+            number
+            for block in self._fences
+            for number in range(block.line, block.line + block.body.count("\n") + (3 if block.body else 2))
+        }
+        return [
+            (number, line)
+            for number, line in enumerate(self.lines, 1)
+            if number > self.body_starts and number not in inside
+        ]
+
+    @cached_property
+    def headings(self) -> list[tuple[int, int, str]]:
+        """(line number, level, text)."""
+        found = [(number, re.match(r"(#{1,6}) (.*)", line)) for number, line in self.plain]
+        return [(number, len(match[1]), match[2].strip()) for number, match in found if match]
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        found: list[Table] = []
+        rows: list[tuple[str, ...]] = []
+        start = 0
+        for number, line in [*self.plain, (0, "")]:
+            if line.startswith("|"):
+                start = start if rows else number
+                rows.append(_cells(line))
+            elif rows:
+                found.append(Table(start, tuple(rows)))
+                rows = []
+        return found
+
+    @cached_property
+    def _fences(self) -> list[Block]:
+        found: list[Block] = []
+        opened: tuple[int, str, str] | None = None
+        body: list[str] = []
+        for number, line in enumerate(self.lines[self.body_starts :], self.body_starts + 1):
+            if opened is None:
+                match = _FENCE.fullmatch(line)
+                if match:
+                    opened, body = (number, match[1], match[2]), []
+            elif re.fullmatch(opened[1] + r"`*\s*", line):
+                found.append(Block(opened[0], opened[2], "\n".join(body)))
+                opened = None
+            else:
+                body.append(line)
+        if opened is not None:
+            found.append(Block(opened[0], "\0open", "\n".join(body)))
+        return found
+
+
+def lint(text: str, record: Record, images: Mapping[str, bytes]) -> list[Finding]:
+    """Everything that is wrong with the card `text`, by line. `images` are the files beside it by name."""
+    page = Page(text, record, images)
+    return sorted(
+        {finding for check in CHECKS.values() for finding in check(page)}, key=lambda one: (one.line, one.text)
+    )
+
+
+def check(text: str, record: Record, images: Mapping[str, bytes], where: str) -> tuple[str, ...]:
+    """The names of the checks that the card passed. Raises GateFailed with all findings; `where` is the file."""
+    findings = lint(text, record, images)
+    if findings:
+        raise GateFailed(
+            f"the card of {record.cell} has {len(findings)} defect{'s' if len(findings) > 1 else ''}",
+            why=f"line {findings[0].line}: {findings[0].text}",
+            hint="mend templates/card.md.j2 or the entry in matrix.yaml that the text comes from, and run again",
+            detail="\n".join(f"{where}:{one.line}: {one.text}" for one in findings),
+        )
+    return tuple(CHECKS)
+
+
+def _front_matter(page: Page) -> Iterator[Finding]:
+    import yaml
+
+    if not page.body_starts:
+        yield Finding(1, "no front matter between two lines of ---")
+        return
+    try:
+        fields = yaml.safe_load("\n".join(page.lines[1 : page.body_starts - 1]))
+    except yaml.YAMLError as error:
+        yield Finding(1, f"the front matter is not YAML: {str(error).splitlines()[0]}")
+        return
+    if not isinstance(fields, dict):
+        yield Finding(1, "the front matter is not a mapping")
+        return
+    yield from (Finding(1, f"front matter: {text}") for text in _fields(fields, page.record))
+
+
+def _fields(fields: dict[str, object], record: Record) -> Iterator[str]:
+    if fields.get("license") == "other":
+        if fields.get("license_name") != record.model.license or not fields.get("license_link"):
+            yield "license `other` needs license_name and license_link"
+    elif fields.get("license") != record.model.license:
+        yield f"license is {fields.get('license')!r}, the record has {record.model.license!r}"
+    if fields.get("base_model") != [record.model.upstream] or not re.fullmatch(
+        r"[\w.-]+/[\w.-]+", record.model.upstream
+    ):
+        yield f"base_model is {fields.get('base_model')!r}; hubs need [ORGANISATION/NAME]"
+    if fields.get("pipeline_tag") != "text-generation":
+        yield "pipeline_tag is not text-generation"
+    languages = fields.get("language", [])
+    if not isinstance(languages, list) or not all(re.fullmatch(r"[a-z]{2,3}", str(one)) for one in languages):
+        yield "language is not a list of ISO 639 codes"
+    tags = fields.get("tags")
+    if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) and tag for tag in tags):
+        yield "tags is not a list of words"
+
+
+def _structure(page: Page) -> Iterator[Finding]:
+    titles = [text for _, level, text in page.headings if level == 1]
+    if len(titles) != 1:
+        yield Finding(1, f"{len(titles)} titles of level 1 instead of one")
+    present = {text for _, _, text in page.headings}
+    yield from (Finding(1, f"section {name!r} is missing") for name in HEADINGS if name not in present)
+    previous = 1
+    for number, level, text in page.headings:
+        if level > previous + 1:
+            yield Finding(number, f"heading {text!r} skips a level")
+        previous = level
+
+
+def _code(page: Page) -> Iterator[Finding]:
+    yield from (Finding(block.line, "code block is never closed") for block in page.unclosed)
+    for block in page.blocks:
+        if block.language not in _LANGUAGES:
+            yield Finding(block.line, f"code block has language {block.language!r}, not one of {sorted(_LANGUAGES)}")
+        if not block.body.strip():
+            yield Finding(block.line, "code block is empty")
+        if block.language == "bash":
+            yield from _bash(block)
+        elif block.language == "python":
+            try:
+                compile(block.body, "card", "exec")
+            except SyntaxError as error:
+                yield Finding(block.line + (error.lineno or 0), f"not Python: {error.msg}")
+
+
+def _bash(block: Block) -> Iterator[Finding]:
+    if re.search(r"(?m)^(import \w+|from \w+ import )", block.body):
+        yield Finding(block.line, "Python in a block that says bash")
+    try:
+        shlex.split(block.body)
+    except ValueError as error:
+        yield Finding(block.line, f"not a shell command: {error}")
+    for at, line in enumerate(block.body.splitlines(), 1):
+        if re.search(r"\\\s+$", line):
+            yield Finding(block.line + at, "space after the backslash that continues the line")
+
+
+def _tables(page: Page) -> Iterator[Finding]:
+    for table in page.tables:
+        if len(table.rows) < 3 or not all(_DELIMITER.fullmatch(cell) for cell in table.rows[1]):
+            yield Finding(table.line, "a table needs a header, a delimiter row and at least one line")
+            continue
+        for at, row in enumerate(table.rows):
+            if len(row) != len(table.rows[0]):
+                yield Finding(table.line + at, f"{len(row)} cells in a table of {len(table.rows[0])} columns")
+            if page.record.verdict == "PASS" or at == 0:
+                yield from (Finding(table.line + at, f"cell {cell!r} is empty") for cell in row if cell in _EMPTY_CELLS)
+
+
+def _scores(page: Page) -> Iterator[Finding]:
+    expected = [(f"`{row.metric}`", *score_cells(row)) for row in page.record.accuracy.benchmarks]
+    table = next((one for one in page.tables if one.rows[0][:1] == ("Metric",)), None)
+    if table is None:
+        yield Finding(1, "no evaluation table")
+        return
+    for at, (shown, wanted) in enumerate(zip(table.rows[2:], expected, strict=False), 2):
+        if shown != wanted:
+            yield Finding(table.line + at, f"the record has {' | '.join(wanted)}")
+    if len(table.rows) - 2 != len(expected):
+        yield Finding(table.line, f"{len(table.rows) - 2} benchmarks shown, {len(expected)} in the record")
+    for at, row in enumerate(page.record.accuracy.benchmarks, 2):
+        if row.candidate == 0 or row.baseline == 0:
+            yield Finding(table.line + at, f"a score of 0 for {row.metric} is a failed evaluation, not a result")
+        if not re.fullmatch(r"[^_\s]+_\d+fewshot_@avg\d+", row.metric):
+            yield Finding(table.line + at, f"metric {row.metric!r} is not spelled NAME_<n>fewshot_@avg<k>")
+
+
+def _references(page: Page) -> Iterator[Finding]:
+    known = set(_SHA256.findall(dumps(page.record).decode()))
+    image = page.record.image
+    for number, line in enumerate(page.lines, 1):
+        yield from (
+            Finding(number, f"digest {digest[:12]}… is not in the record")
+            for digest in _SHA256.findall(line)
+            if digest not in known
+        )
+        for reference in re.findall(r"[\w./:-]+@sha256:[0-9a-f]*", line):
+            if reference != image.reference:
+                yield Finding(number, f"image reference {reference} is not {image.reference}")
+        for tag in re.findall(r"tree_[\w.-]+", line):
+            if tag != page.record.tag:
+                yield Finding(number, f"tag {tag} is not {page.record.tag}")
+
+
+def _paths(page: Page) -> Iterator[Finding]:
+    folder = page.record.model_dir
+    source = page.record.model.source
+    mounted = usage.mounts(page.record.smoke.docker_run)
+    if mounted.get(folder) != folder:
+        yield Finding(
+            1, f"docker run mounts {mounted.get(folder, 'nothing')} at {folder}, where the weights are downloaded"
+        )
+    for block in page.blocks:
+        for at, line in enumerate(block.body.splitlines(), 1):
+            for path in re.findall(r"(?<![\w.])/nfs/[^\s:'\";]*", line):
+                if path != folder and not path.startswith(f"{folder}/") and path not in source:
+                    yield Finding(block.line + at, f"path {path} is not under {folder}")
+            if _MACHINE.search(line):
+                yield Finding(block.line + at, "a path of the machine that made the release")
+    started = [block for block in page.blocks if block.body.startswith("docker run")]
+    if len(started) != 1:
+        yield Finding(1, f"{len(started)} docker run commands instead of one")
+    for block in started:
+        if tuple(shlex.split(block.body.replace("\\\n", " "))) != page.record.smoke.docker_run:
+            yield Finding(block.line, "docker run is not the command that started the evaluated service")
+
+
+def _links(page: Page) -> Iterator[Finding]:
+    for number, line in page.prose:
+        for target in _LINK.findall(line):
+            if target in page.images or re.fullmatch(r"https://[\w.-]+(/[\w./~%+@:-]*)?", target):
+                continue
+            yield Finding(number, f"link to {target!r}: neither https nor a file of the release")
+        if _HTML.search(line):
+            yield Finding(number, "raw HTML")
+        if len(re.findall(r"(?<!\\)\*\*", line)) % 2:
+            yield Finding(number, "** is opened and not closed")
+    for name, data in page.images.items():
+        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+            yield Finding(1, f"{name} is not a PNG image")
+        if f"]({name})" not in page.text:
+            yield Finding(1, f"{name} is not shown")
+
+
+def _wording(page: Page) -> Iterator[Finding]:
+    for number, line in page.prose:
+        match = _FILLER.search(line)
+        if match:
+            yield Finding(number, f"placeholder {match.group()!r}")
+        if _CHINESE.search(line):
+            yield Finding(number, "text that is not English")
+    for number, line in enumerate(page.lines, 1):
+        if redact(line) != line:
+            yield Finding(number, "a secret")
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|")))
+
+
+CHECKS: Mapping[str, Callable[[Page], Iterator[Finding]]] = {
+    "front matter": _front_matter,
+    "sections": _structure,
+    "code blocks": _code,
+    "tables": _tables,
+    "scores equal the record": _scores,
+    "digests and tags equal the record": _references,
+    "one path from download to service": _paths,
+    "links and images": _links,
+    "wording": _wording,
+}
