@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""llama-server: serve a GGUF model over HTTP by llama.cpp's own server, which the package xllamacpp carries.
+
+FlagScale starts a program of this name for its engine `llama_cpp` and does not ship it. This one takes the
+options that FlagScale passes on; it is not llama.cpp's own command line.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # lives in the image
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="llama-server", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder that holds one")
+    parser.add_argument("--alias", required=True, help="the name that clients ask for")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--ctx-size", type=int, default=4096, help="tokens of one request and of all at once")
+    parser.add_argument("--parallel", type=int, default=1, help="requests at once")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--log-verbosity", type=int, default=1)
+    return parser.parse_args()
+
+
+def gguf(path: Path) -> Path:
+    """The model file at `path`. Of a split model the first part, which names the others."""
+    if path.is_file():
+        return path
+    found = sorted(path.rglob("*.gguf")) if path.is_dir() else []
+    if not found:
+        sys.exit(f"llama-server: no GGUF file at {path}; is the model folder mounted?")
+    return found[0]
+
+
+def main() -> int:
+    wanted = options()
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(gguf(wanted.model))
+    parameters.model_alias = {wanted.alias}
+    parameters.hostnames = [wanted.host]
+    parameters.port = wanted.port
+    parameters.n_ctx = wanted.ctx_size
+    parameters.n_parallel = wanted.parallel
+    parameters.kv_unified = True  # else each of the parallel requests gets only its share of ctx-size
+    parameters.cpuparams.n_threads = wanted.threads
+    parameters.cpuparams_batch.n_threads = wanted.threads
+    parameters.verbosity = wanted.log_verbosity
+    parameters.endpoint_metrics = True
+    parameters.use_jinja = True
+    ended = threading.Event()
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    server = xllamacpp.Server(parameters)
+    sys.stderr.write(f"llama-server: {wanted.alias} at {server.listening_address}\n")
+    ended.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Docker Engine, through docker-py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from flagrelease.container import ContainerRun
+from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
+from flagrelease.ports.credentials import credentials
+from flagrelease.ports.docker_errors import stream_error, translated
+from flagrelease.redact import redact
+
+RUN_LABEL = "flagrelease.run"
+CELL_LABEL = "flagrelease.cell"
+
+_QUIET_SECONDS = 900
+"""How long the engine may say nothing: one layer of a vendor's image takes minutes to be written."""
+
+Moved = Callable[[int, int], None]
+"""Told how many bytes of how many went over the wire."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineVersion:
+    version: str
+    api: str
+    os: str
+    kernel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalImage:
+    """An image that this engine has. `size` is unpacked bytes."""
+
+    id: str
+    size: int
+    labels: Mapping[str, str]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What a push sent: the manifest's digest and the bytes that the registry did not have."""
+
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A container that is not running any more."""
+
+    code: int
+    out_of_memory: bool
+    error: str
+
+
+class Running(Protocol):
+    """A container that was started."""
+
+    @property
+    def id(self) -> str: ...
+    def port(self, inside: int) -> int:
+        """The host's port that `inside` is published on."""
+        ...
+
+    def ended(self) -> Ended | None:
+        """Nothing while it runs."""
+        ...
+
+    def logs(self, lines: int) -> str: ...
+    def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        """Run a program inside; its exit code and output."""
+        ...
+
+    def inspect(self) -> Mapping[str, Any]: ...
+    def stop(self) -> None:
+        """Stop and remove it. Fine when it is gone."""
+        ...
+
+
+class Docker(Protocol):
+    def version(self) -> EngineVersion: ...
+    def image(self, reference: str) -> LocalImage | None: ...
+    def build(self, context: IO[bytes], *, tag: str, args: Mapping[str, str], line: Callable[[str], None]) -> str: ...
+    def push(self, repository: str, tag: str, moved: Moved) -> Pushed: ...
+    def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage: ...
+    def untag(self, reference: str) -> None: ...
+    def start(self, run: ContainerRun) -> Running: ...
+    def output(self, image: str, argv: Sequence[str]) -> str: ...
+    def reap(self, cell: str) -> int: ...
+
+
+class Engine:
+    """The real engine. Every error it can give comes out as one of ours."""
+
+    def __init__(self, base_url: str | None = None) -> None:
+        self._base_url = base_url
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            import docker
+
+            with translated("reaching Docker Engine"):
+                if self._base_url is None:
+                    self._made = docker.from_env(timeout=_QUIET_SECONDS)
+                else:
+                    self._made = docker.DockerClient(base_url=self._base_url, timeout=_QUIET_SECONDS)
+        return self._made
+
+    def version(self) -> EngineVersion:
+        """Raises DockerUnavailable."""
+        with translated("reaching Docker Engine"):
+            found, info = self._client.version(), self._client.info()
+        return EngineVersion(
+            version=found["Version"], api=found["ApiVersion"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
+        )
+
+    def image(self, reference: str) -> LocalImage | None:
+        """The image of that name, id or digest, or nothing."""
+        import docker
+
+        with translated(f"looking for image {reference}"):
+            try:
+                attributes = self._client.api.inspect_image(reference)
+            except docker.errors.ImageNotFound:
+                return None
+        return LocalImage(
+            id=attributes["Id"],
+            size=attributes["Size"],
+            labels=attributes["Config"].get("Labels") or {},
+            digests=tuple(attributes.get("RepoDigests") or ()),
+        )
+
+    def build(self, context: IO[bytes], *, tag: str, args: Mapping[str, str], line: Callable[[str], None]) -> str:
+        """Build the tar `context` without network; the image's id. `line` gets each step as it starts.
+
+        Raises EnvironmentFault with the last lines of output where a step fails, NoSpace.
+        """
+        printed: list[str] = []
+        identity = ""
+        with translated("building the image"):
+            stream = self._client.api.build(
+                fileobj=context, custom_context=True, tag=tag, buildargs=dict(args), network_mode="none", rm=True,
+                forcerm=True, decode=True,
+            )  # fmt: skip
+            for message in stream:
+                if "error" in message:
+                    raise stream_error("building the image", message, "\n".join(printed[-200:]))
+                if text := message.get("stream", "").rstrip():
+                    printed += text.splitlines()
+                    if text.startswith("Step "):
+                        line(text.splitlines()[0])
+                identity = message.get("aux", {}).get("ID", identity)
+        if not identity:
+            raise EnvironmentFault(
+                "the build ended without an image", why=printed[-1] if printed else "", detail="\n".join(printed[-200:])
+            )
+        return identity
+
+    def push(self, repository: str, tag: str, moved: Moved) -> Pushed:
+        """Push and give the digest that the engine computed. An error inside the stream is an error.
+
+        Raises RegistryDenied (401, 403), RegistryUnavailable (retriable), UpstreamRefused.
+        """
+        digest = ""
+        doing = f"pushing {repository}"
+        sent = _Layers(moved, "Pushing")
+        with translated(doing):
+            stream = self._client.api.push(
+                repository, tag=tag, stream=True, decode=True, auth_config=_auth(repository) or {}
+            )
+            for message in stream:
+                if "error" in message:
+                    raise stream_error(doing, message)
+                sent.take(message)
+                digest = (message.get("aux") or {}).get("Digest", digest)
+        if not digest:
+            raise RegistryUnavailable(f"{doing} ended without a digest", why="neither an error nor a result came")
+        return Pushed(digest=digest, bytes=sent.total())
+
+    def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage:
+        """Pull by digest. Raises as `push` does."""
+        reference = f"{repository}@{digest}"
+        doing = f"pulling {reference}"
+        received = _Layers(moved, "Downloading")
+        with translated(doing):
+            stream = self._client.api.pull(
+                repository, tag=digest, stream=True, decode=True, auth_config=_auth(repository) or {}
+            )
+            for message in stream:
+                if "error" in message:
+                    raise stream_error(doing, message)
+                received.take(message)
+        found = self.image(reference)
+        if found is None:
+            raise RegistryUnavailable(f"{doing} ended without an image")
+        return found
+
+    def untag(self, reference: str) -> None:
+        """Forget a name; layers stay as long as another name holds them."""
+        with suppress(FlagreleaseError), translated(f"removing {reference}"):
+            self._client.api.remove_image(reference, noprune=True)
+
+    def start(self, run: ContainerRun) -> Running:
+        """Create and start. What was created is removed again when it cannot be started.
+
+        Raises PortInUse, EnvironmentFault (a device or runtime that the host lacks), DockerUnavailable.
+        """
+        doing = f"starting {run.placement.name or run.image}"
+        with translated(doing):
+            container = self._client.containers.create(**run.sdk())
+            try:
+                container.start()
+            except BaseException:
+                container.remove(force=True, v=True)
+                raise
+        return Started(container)
+
+    def output(self, image: str, argv: Sequence[str]) -> str:
+        """What a program in the image prints, in a container that is removed afterwards."""
+        with translated(f"running {argv[0]} in {image}"):
+            raw: bytes = self._client.containers.run(
+                image, entrypoint=[argv[0]], command=list(argv[1:]), remove=True, network_mode="none"
+            )
+        return raw.decode(errors="replace")
+
+    def reap(self, cell: str) -> int:
+        """Remove what killed runs of this cell left behind; the caller holds the cell. How many there were."""
+        with translated("looking for leftover containers"):
+            label = f"{CELL_LABEL}={cell}"
+            left = self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+            for container in left:
+                _remove(container)
+        return len(left)
+
+
+class Started:
+    """A container of the real engine."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    @property
+    def id(self) -> str:
+        return str(self._container.id)
+
+    def port(self, inside: int) -> int:
+        for _ in range(50):
+            bound = self.inspect()["NetworkSettings"]["Ports"].get(f"{inside}/tcp")
+            if bound:
+                return int(bound[0]["HostPort"])
+            if self.ended():
+                break
+            time.sleep(0.05)
+        raise EnvironmentFault(f"port {inside} of the container is not published", why="the engine reports no port")
+
+    def ended(self) -> Ended | None:
+        state = self.inspect().get("State", {"Running": False})
+        if state["Running"]:
+            return None
+        return Ended(
+            code=state.get("ExitCode", -1),
+            out_of_memory=state.get("OOMKilled", False),
+            error=state.get("Error", "") or ("" if "ExitCode" in state else "the container is gone"),
+        )
+
+    def logs(self, lines: int) -> str:
+        with suppress(FlagreleaseError), translated("reading the container's log"):
+            raw: bytes = self._container.logs(tail=lines)
+            return redact(raw.decode(errors="replace"))
+        return ""
+
+    def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        # `timeout` is in coreutils and in busybox; an exec that hangs cannot be ended from outside.
+        with translated(f"running {argv[0]} in the container"):
+            result = self._container.exec_run(["timeout", str(max(1, round(seconds))), *argv])
+        printed: bytes = result.output
+        return int(result.exit_code), redact(printed.decode(errors="replace"))
+
+    def inspect(self) -> Mapping[str, Any]:
+        """The engine's description; empty when the container is gone."""
+        import docker
+
+        with translated("inspecting the container"):
+            try:
+                found: Mapping[str, Any] = self._container.client.api.inspect_container(self._container.id)
+            except docker.errors.NotFound:
+                return {}
+        return found
+
+    def stop(self) -> None:
+        with translated("stopping the container"):
+            _remove(self._container)
+
+
+def _remove(container: Any) -> None:
+    import docker
+
+    with suppress(docker.errors.NotFound):
+        with suppress(docker.errors.APIError):
+            container.stop(timeout=10)
+        container.remove(force=True, v=True)
+
+
+class _Layers:
+    """Adds up the bytes of the layers in a push or pull stream."""
+
+    def __init__(self, moved: Moved, status: str) -> None:
+        self._moved = moved
+        self._status = status
+        self._done: dict[str, int] = {}
+        self._size: dict[str, int] = {}
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        detail = message.get("progressDetail") or {}
+        if message.get("status") != self._status or "current" not in detail:
+            return
+        layer = message["id"]
+        # The estimate of a layer's size is exceeded by its tar headers; what was moved is moved.
+        self._done[layer] = max(self._done.get(layer, 0), detail["current"])
+        self._size[layer] = max(detail.get("total") or 0, self._done[layer])
+        self._moved(self.total(), sum(self._size.values()))
+
+    def total(self) -> int:
+        return sum(self._done.values())
+
+
+def _auth(repository: str) -> dict[str, str] | None:
+    known = credentials(repository.partition("/")[0])
+    return {"username": known.user, "password": known.password} if known else None

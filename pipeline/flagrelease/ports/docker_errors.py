@@ -1,0 +1,99 @@
+"""What Docker Engine, docker-py and the socket between them report, as our own errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flagrelease.errors import (
+    DockerUnavailable,
+    EnvironmentFault,
+    FlagreleaseError,
+    NoSpace,
+    PortInUse,
+    RegistryDenied,
+    RegistryUnavailable,
+    UpstreamRefused,
+)
+from flagrelease.redact import redact
+
+_DENIED = ("unauthorized", "authentication required", "denied", "no basic auth credentials", "forbidden")
+_BROKEN = (
+    "connection refused",
+    "connection reset",
+    "broken pipe",
+    "eof",
+    "timeout",
+    "no such host",
+    "received unexpected http status: 5",
+    "500 internal",
+    "502 bad",
+    "503 service",
+    "504 gateway",
+    "toomanyrequests",
+    "too many requests",
+)
+
+
+def stream_error(doing: str, message: Mapping[str, Any], detail: str = "") -> FlagreleaseError:
+    text = str((message.get("errorDetail") or {}).get("message") or message["error"]).strip()
+    return _classified(doing, text, detail)
+
+
+def _classified(doing: str, text: str, detail: str = "") -> FlagreleaseError:
+    """An engine's message in our words; the engine has no codes for these."""
+    low, text = text.lower(), redact(text)
+    if "no space left" in low or "disk quota" in low:
+        return NoSpace(f"no space left while {doing}", why=text, hint="`docker system df` shows what takes the space")
+    if "port is already allocated" in low or "address already in use" in low:
+        return PortInUse(f"a port is in use while {doing}", why=text, hint="stop what listens there, or run again")
+    if doing.startswith(("pushing", "pulling")):
+        if any(sign in low for sign in _DENIED):
+            return RegistryDenied(
+                f"the registry refused {doing}",
+                why=text,
+                hint="set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`",
+            )
+        if any(sign in low for sign in _BROKEN):
+            return RegistryUnavailable(
+                f"the registry failed while {doing}", why=text, hint="is it up? `flagrelease doctor` looks"
+            )
+        return UpstreamRefused(f"the registry refused {doing}", why=text)
+    return EnvironmentFault(f"{doing} failed", why=text.splitlines()[-1] if text else "", detail=detail or text)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what docker-py, requests and the socket raise into our errors."""
+    import docker
+    import requests
+
+    try:
+        yield
+    except docker.errors.ContainerError as error:
+        stderr = error.stderr or b""
+        printed = (stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr).strip()
+        raise EnvironmentFault(
+            f"{doing} ended with {error.exit_status}", why=printed.splitlines()[-1] if printed else "", detail=printed
+        ) from None
+    except docker.errors.APIError as error:
+        raise _classified(doing, str(error.explanation or error)) from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise _unavailable(doing, error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _unavailable(doing, error) from error
+    except json.JSONDecodeError as error:
+        raise _unavailable(doing, error) from error
+
+
+def _unavailable(doing: str, error: Exception) -> DockerUnavailable:
+    return DockerUnavailable(
+        f"Docker Engine does not answer while {doing}",
+        why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
+        hint="start it (`make engine`, or `systemctl start docker`) and run again: what was finished is kept",
+    )

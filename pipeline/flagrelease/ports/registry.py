@@ -1,0 +1,315 @@
+"""A container registry, by the OCI distribution protocol (v1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
+from flagrelease.ports.clock import Clock, SystemClock
+from flagrelease.ports.credentials import Credentials, credentials
+from flagrelease.redact import redact
+
+if TYPE_CHECKING:
+    import httpx
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MOVABLE = ("latest",)
+"""Tags that may be moved to another digest."""
+
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_RETRIED = (408, 429, 500, 502, 503, 504)
+_PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A manifest as the registry holds it. `digest` is of `body`, checked."""
+
+    digest: str
+    media_type: str
+    body: bytes
+
+
+class Registry(Protocol):
+    """`repository` is HOST/NAME; a reference is a tag or `sha256:…`."""
+
+    def digest(self, repository: str, reference: str) -> str | None:
+        """What the reference stands for; nothing where the registry has no such thing."""
+        ...
+
+    def manifest(self, repository: str, reference: str) -> Manifest: ...
+    def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
+    def blob_exists(self, repository: str, digest: str) -> bool: ...
+    def blob(self, repository: str, digest: str) -> bytes: ...
+    def upload(self, repository: str, data: bytes) -> str: ...
+    def tag(self, repository: str, digest: str, tag: str) -> None: ...
+    def check_push(self, repository: str) -> None: ...
+
+
+class OciRegistry:
+    """The real client: basic and bearer authentication, http on loopback, retries within a budget.
+
+    408, 429, 5xx and lost connections are retried for at most `patience` seconds in all, as long as
+    Retry-After says or with growing pauses; 401 and 403 never. Raises RegistryUnavailable, RegistryDenied,
+    UpstreamRefused.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        patience: float = 60.0,
+        known: Callable[[str], Credentials | None] = credentials,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._patience = patience
+        self._known = known
+        self._tokens: dict[tuple[str, str], str] = {}
+        self._clients: dict[bool, httpx.Client] = {}
+
+    def digest(self, repository: str, reference: str) -> str | None:
+        answer = self._call("HEAD", repository, f"manifests/{reference}", accept=MANIFEST_TYPES, missing=True)
+        if answer.status_code == 404:
+            return None
+        found = answer.headers.get("Docker-Content-Digest", "")
+        # The header may be absent by the specification; then the body tells.
+        return found or self.manifest(repository, reference).digest
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        answer = self._call("GET", repository, f"manifests/{reference}", accept=MANIFEST_TYPES)
+        body = answer.content
+        digest = _sha256(body)
+        promised = reference if reference.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", digest)
+        if digest != promised:
+            raise UpstreamRefused(
+                f"{repository} sent another manifest than {promised}", why=f"its bytes are {digest}", hint=_TAMPERED
+            )
+        return Manifest(digest=digest, media_type=answer.headers.get("Content-Type", MANIFEST_TYPES[0]), body=body)
+
+    def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
+        """Store a manifest under a tag or its digest; its digest, as the registry confirmed it."""
+        answer = self._call(
+            "PUT", repository, f"manifests/{reference}", content=body, headers={"Content-Type": media_type}
+        )
+        digest = _sha256(body)
+        confirmed = answer.headers.get("Docker-Content-Digest", digest)
+        if confirmed != digest:
+            raise UpstreamRefused(
+                f"{repository} stored another manifest than was sent", why=f"{confirmed}, not {digest}", hint=_TAMPERED
+            )
+        return digest
+
+    def blob_exists(self, repository: str, digest: str) -> bool:
+        return self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200
+
+    def blob(self, repository: str, digest: str) -> bytes:
+        """A blob's bytes, checked against its digest."""
+        body = self._call("GET", repository, f"blobs/{digest}").content
+        if _sha256(body) != digest:
+            raise UpstreamRefused(f"{repository} sent other bytes than {digest}", hint=_TAMPERED)
+        return body
+
+    def upload(self, repository: str, data: bytes) -> str:
+        """Store a blob, unless the registry has it; its digest."""
+        digest = _sha256(data)
+        if self.blob_exists(repository, digest):
+            return digest
+        place = self._upload_place(repository)
+        joint = "&" if "?" in place else "?"
+        self._call(
+            "PUT",
+            repository,
+            f"{place}{joint}digest={digest}",
+            content=data,
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return digest
+
+    def tag(self, repository: str, digest: str, tag: str) -> None:
+        """Name a digest. Doing it again is nothing; a tag that names another digest is never moved, except `latest`.
+
+        Raises UpstreamRefused where the tag is taken.
+        """
+        if not _TAG.fullmatch(tag):
+            raise UpstreamRefused(f"{tag!r} is no valid tag", why="see the OCI distribution specification")
+        taken = self.digest(repository, tag)
+        if taken == digest:
+            return
+        if taken is not None and tag not in MOVABLE:
+            raise UpstreamRefused(
+                f"{repository}:{tag} is taken",
+                why=f"it names {taken}, not {digest}",
+                hint="a published tag is never moved: release under a new tag, or find out who pushed this one",
+            )
+        manifest = self.manifest(repository, digest)
+        self.put_manifest(repository, tag, manifest.body, manifest.media_type)
+
+    def check_push(self, repository: str) -> None:
+        """Whether we may push, found out by opening an upload and cancelling it."""
+        place = self._upload_place(repository)
+        # Not every registry can cancel; an upload that was only opened costs it nothing.
+        self._call("DELETE", repository, place, missing=True)
+
+    def _upload_place(self, repository: str) -> str:
+        answer = self._call("POST", repository, "blobs/uploads/")
+        place: str = answer.headers.get("Location", "")
+        if not place:
+            raise UpstreamRefused(f"{repository} opened an upload without saying where", why="no Location header")
+        return place
+
+    def _client(self, host: str) -> httpx.Client:
+        loopback = _is_loopback(host)
+        if loopback not in self._clients:
+            import httpx
+
+            # A proxy of the environment must not be asked for what is on this machine.
+            timeout = httpx.Timeout(30.0, read=120.0)
+            self._clients[loopback] = httpx.Client(timeout=timeout, trust_env=not loopback, follow_redirects=True)
+        return self._clients[loopback]
+
+    def _call(
+        self,
+        method: str,
+        repository: str,
+        path: str,
+        *,
+        accept: tuple[str, ...] = (),
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        missing: bool = False,
+    ) -> httpx.Response:
+        host, _, name = repository.partition("/")
+        url = path if "://" in path else _origin(host) + (path if path.startswith("/") else f"/v2/{name}/{path}")
+        sent = {**(headers or {}), **({"Accept": ", ".join(accept)} if accept else {})}
+        deadline = self._clock.monotonic() + self._patience
+        pause = 0.5
+        while True:
+            answer, trouble = self._try(method, host, url, sent, content)
+            if answer is not None and answer.status_code not in _RETRIED:
+                return _accepted(answer, repository, missing=missing)
+            wait = _retry_after(answer) if answer is not None else None
+            wait = wait if wait is not None else pause * random.uniform(0.75, 1.25)
+            if self._clock.monotonic() + wait > deadline:
+                raise _unavailable(repository, answer, trouble)
+            self._clock.sleep(wait)
+            pause = min(pause * 2, 15.0)
+
+    def _try(
+        self, method: str, host: str, url: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[httpx.Response | None, str]:
+        import httpx
+
+        client = self._client(host)
+        try:
+            answer = client.request(method, url, headers=self._authorised(host, url, headers), content=content or None)
+            if answer.status_code == 401 and self._authenticate(client, host, url, answer):
+                answer = client.request(
+                    method, url, headers=self._authorised(host, url, headers), content=content or None
+                )
+        except httpx.TransportError as error:
+            return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return answer, ""
+
+    def _authorised(self, host: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        token = self._tokens.get((host, _scope(url)))
+        return {**headers, **({"Authorization": token} if token else {})}
+
+    def _authenticate(self, client: httpx.Client, host: str, url: str, answer: httpx.Response) -> bool:
+        """Get what the challenge asks for. False where we have nothing (more) to say."""
+        import httpx
+
+        scheme, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
+        known = self._known(host)
+        key = (host, _scope(url))
+        if scheme.lower() == "basic" and known and key not in self._tokens:
+            basic = httpx.BasicAuth(known.user, known.password)
+            self._tokens[key] = next(basic.auth_flow(httpx.Request("GET", url))).headers["Authorization"]
+            return True
+        if scheme.lower() != "bearer":
+            return False
+        challenge = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if "realm" not in challenge:
+            return False
+        asked = {name: challenge[name] for name in ("service", "scope") if name in challenge}
+        granted = client.get(
+            challenge["realm"], params=asked, auth=httpx.BasicAuth(known.user, known.password) if known else None
+        )
+        if granted.status_code != 200:
+            return False
+        document: dict[str, Any] = granted.json()
+        token = document.get("token") or document.get("access_token")
+        # A token that expired is replaced; one that was just granted and refused is a refusal.
+        if not token or self._tokens.get(key) == f"Bearer {token}":
+            return False
+        self._tokens[key] = f"Bearer {token}"
+        return True
+
+
+_TAMPERED = "something between here and the registry changes what it carries; do not publish from it"
+
+
+def _accepted(answer: httpx.Response, repository: str, *, missing: bool) -> httpx.Response:
+    """The answer where it is a success (or a 404 that may be). Raises RegistryDenied, UpstreamRefused."""
+    if answer.status_code < 400 or (missing and answer.status_code in (404, 405)):
+        return answer
+    why = f"HTTP {answer.status_code}{_reported(answer)}"
+    if answer.status_code in (401, 403):
+        raise RegistryDenied(f"the registry does not let us use {repository}", why=why, hint=_PUSH_HINT)
+    raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why)
+
+
+def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -> FlagreleaseError:
+    host = repository.partition("/")[0]
+    if answer is None:
+        return RegistryUnavailable(
+            f"no registry answers at {host}",
+            why=trouble,
+            hint="start it (`make registry`), or choose --registry HOST/NAME",
+        )
+    why = f"HTTP {answer.status_code}{_reported(answer)}"
+    return RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")
+
+
+def _reported(answer: httpx.Response) -> str:
+    """The registry's own words, where it used the protocol's error document."""
+    try:
+        first = json.loads(answer.content)["errors"][0]
+        return f", {first.get('code', '')}: {redact(str(first.get('message', '')))[:200]}"
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return ""
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds that the registry asks us to wait; dates are not understood and give nothing."""
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None
+
+
+def _origin(host: str) -> str:
+    return f"{'http' if _is_loopback(host) else 'https'}://{host}"
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rpartition(":")[0] or host
+    return name in ("localhost", "[::1]") or name.startswith("127.")
+
+
+def _scope(url: str) -> str:
+    """Tokens are for one repository."""
+    found = re.search(r"/v2/(.+?)/(?:manifests|blobs|referrers|tags)/", url)
+    return found.group(1) if found else ""
+
+
+def _sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

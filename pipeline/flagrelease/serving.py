@@ -1,0 +1,185 @@
+"""Serves a pushed image for as long as a block lasts, and tells the three ways in which it can fail apart."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from flagrelease import container, results
+from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
+from flagrelease.matrix import Stack
+from flagrelease.ports.docker import CELL_LABEL, RUN_LABEL, Ended, Running
+from flagrelease.ports.progress import Count
+from flagrelease.ports.server import Client, NoAnswer
+from flagrelease.stage import Context, Job
+
+LOG_LINES = 200
+_POLL = 0.1
+_FULL_POLL_AFTER = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model that answers. `base_url` ends with /v1; `model` is the name to ask for."""
+
+    base_url: str
+    model: str
+    ready_seconds: float
+    run: container.ContainerRun
+    running: Running = field(repr=False)
+
+    def check(self) -> None:
+        """Raise DiedLater, with the last log lines, where the container is not running any more."""
+        ended = self.running.ended()
+        if ended is not None:
+            raise DiedLater(
+                "the server ended while it was in use",
+                why=_cause(ended),
+                hint="the last lines of its log are below",
+                detail=self.running.logs(LOG_LINES),
+            )
+
+    def log(self) -> str:
+        return self.running.logs(LOG_LINES)
+
+
+@contextmanager
+def served(
+    job: Job, context: Context, *, image: results.Image, weights: results.Weights, stack: Stack
+) -> Iterator[Served]:
+    """Pull the image by digest, start it with the chip's flags, wait until it answers; stop and remove it afterwards.
+
+    Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
+    PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
+    """
+    docker = context.ports.docker
+    with context.meter.waiting():
+        docker.reap(job.cell.id)
+        _pull(context, image)
+    run = _placed(job, context, image, weights, stack)
+    context.progress.doing(f"starting {stack}")
+    with context.meter.waiting():
+        start = context.ports.clock.monotonic()
+        running = docker.start(run)
+    try:
+        with context.meter.waiting():
+            one = _wait(job, context, run, running, start)
+        try:
+            yield one
+        except FlagreleaseError:
+            one.check()  # the likelier cause of whatever went wrong in the block
+            raise
+    except SmokeFailed as error:
+        if error.detail:
+            context.evidence.put(f"server-{stack}.log", error.detail.encode())
+        raise
+    finally:
+        with context.meter.waiting():
+            running.stop()
+
+
+def _pull(context: Context, image: results.Image) -> None:
+    if context.ports.docker.image(image.reference) is not None:
+        return
+    before = context.meter.moved
+
+    def moved(done: int, total: int) -> None:
+        context.meter.moved = before + done
+        context.progress.doing("pulling", Count(done, total, "B"))
+
+    context.ports.docker.pull(image.repository, image.digest, moved)
+
+
+def _placed(
+    job: Job, context: Context, image: results.Image, weights: results.Weights, stack: Stack
+) -> container.ContainerRun:
+    cell = job.cell
+    placement = container.Placement(
+        name=f"flagrelease-{cell.slug}-{stack}-{context.run_id}",
+        # With a bridge the engine picks the port when it starts, so nobody can take it in between.
+        port=_free_port(job) if cell.chip.container.network == "host" else None,
+        address="127.0.0.1",
+        labels={RUN_LABEL: context.run_id, CELL_LABEL: cell.id},
+    )
+    folder = context.workspace.weights.resolve() / weights.folder
+    return container.for_serving(cell.chip, cell.model, image.reference, str(folder), stack, placement)
+
+
+def _free_port(job: Job) -> int:
+    """The model's own port where it is free, as on the card; else any."""
+    for wanted in (job.cell.model.serve.port, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind(("0.0.0.0", wanted))  # noqa: S104 - the port must be free on every address
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise PortInUse("no port is free on this machine", hint="`ss -ltn` shows what listens")
+
+
+def _wait(job: Job, context: Context, run: container.ContainerRun, running: Running, start: float) -> Served:
+    """Watch the process, the endpoint and the deadline until one of them decides."""
+    clock = context.ports.clock
+    cell = job.cell
+    deadline = start + cell.model.serve.ready_seconds
+    host_port: int | None = run.placement.port if run.flags.network == "host" else None
+    trouble = "it has not answered once"
+    while True:
+        ended = running.ended()
+        if ended is not None:
+            raise _died_early(cell.id, ended, running.logs(LOG_LINES))
+        now = clock.monotonic()
+        if now > deadline:
+            raise NeverReady(
+                f"the server of {cell.id} did not answer within {cell.model.serve.ready_seconds:.0f} s",
+                why=trouble,
+                hint="the last lines of its log are below; serve.ready_seconds in matrix.yaml is the deadline",
+                detail=running.logs(LOG_LINES),
+            )
+        context.progress.doing(f"waiting for the server, {now - start:.0f} s: {_last_line(running)}")
+        try:
+            if host_port is None:
+                host_port = running.port(container.PORT)
+            base_url = f"http://127.0.0.1:{host_port}/v1"
+            with Client(base_url, seconds=min(30.0, max(1.0, deadline - now))) as client:
+                names = client.models()
+                if cell.model.title in names:
+                    client.chat(cell.model.title, "Hello", max_tokens=1, temperature=0)
+                    return Served(
+                        base_url=base_url,
+                        model=cell.model.title,
+                        ready_seconds=clock.monotonic() - start,
+                        run=run,
+                        running=running,
+                    )
+                trouble = f"it serves {', '.join(names) or 'nothing'}"
+        except NoAnswer as error:
+            trouble = str(error)
+        except FlagreleaseError as error:
+            trouble = error.line()
+        clock.sleep(_POLL if now - start < _FULL_POLL_AFTER else 1.0)
+
+
+def _died_early(cell: str, ended: Ended, log: str) -> FlagreleaseError:
+    if "address already in use" in log.lower():
+        return PortInUse(f"the port that {cell} was to listen on is taken", why="it was free a moment ago", detail=log)
+    return DiedBeforeReady(
+        f"the server of {cell} ended before it answered",
+        why=_cause(ended),
+        hint="the last lines of its log are below",
+        detail=log,
+    )
+
+
+def _last_line(running: Running) -> str:
+    lines = running.logs(1).strip().splitlines()
+    return lines[-1][:60] if lines else "no output yet"
+
+
+def _cause(ended: Ended) -> str:
+    if ended.out_of_memory:
+        return "it was killed because memory ran out"
+    return ended.error or f"its process ended with {ended.code}"
