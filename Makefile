@@ -28,7 +28,7 @@ check: ## run ruff and mypy --strict
 	$(MACHINE) venv
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy --no-error-summary
-	@.venv/bin/mypy --no-error-summary scripts/machine
+	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py
 	@echo "ruff and mypy        passed"
 
 setup: ## make the virtual environment, Docker Engine, registry and base image ready
@@ -45,7 +45,7 @@ lock-deps: ## resolve the dependencies anew and write the hash-locked lists
 	@scripts/lock-deps
 
 newcomer: ## prove `make release` and `make test` in a bare Debian 12 with git, make and python3 only
-	@$(PYTHON) scripts/newcomer
+	@$(PYTHON) scripts/newcomer.py
 
 clean: down ## remove the virtual environment, caches and logs; releases in .flagrelease stay
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

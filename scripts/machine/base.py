@@ -4,9 +4,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import engine
@@ -136,8 +138,9 @@ def _as_image(layer: Path, image: Path, epoch: int) -> None:
 
 def _epoch() -> int:
     """The date of the newest release file that apt read: it changes when the archive does, not when the clock does."""
-    dates = [int(f.stat().st_mtime) for f in Path("/var/lib/apt/lists").glob("*Release")]
-    return max(dates, default=0)
+    texts = (path.read_text(errors="replace") for path in Path("/var/lib/apt/lists").glob(f"*{SUITE}*Release"))
+    dates = (re.search(r"^Date: (.*)$", text, re.MULTILINE) for text in texts)
+    return max((int(parsedate_to_datetime(date[1]).timestamp()) for date in dates if date), default=0)
 
 
 def _host_configuration() -> list[str]:
