@@ -61,12 +61,14 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """An accelerator as a release target. `reasons` say why a component is `none`, for the card."""
+    """An accelerator as a release target. `reasons` say why a component is `none`, for the card;
+    `python` is the version that the base image has."""
 
     vendor: str
     device: Device
     base: str
     components: Components
+    python: str = "3.11"
     container: Container = field(default_factory=Container)
     hosts: tuple[str, ...] = ("local",)
     reasons: Mapping[str, str] = field(default_factory=dict)
