@@ -1,0 +1,273 @@
+"""Where weights and data come from. Whatever the source, bytes count only after their sha256 was checked on disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from flagrelease.errors import ConfigError, Corrupt, HubRefused
+from flagrelease.lock import LockedFile, LockedModel
+from flagrelease.ports.clock import Clock
+from flagrelease.ports.command import Command
+from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
+from flagrelease.ports.hub.folder import Folder
+from flagrelease.ports.hub.huggingface import HuggingFace
+from flagrelease.ports.hub.listing import Listing, Source, check_names, set_digest
+from flagrelease.ports.hub.modelscope import ModelScope
+from flagrelease.ports.hub.pypi import PyPI, Wheel
+from flagrelease.ports.hub.watch import Watch
+from flagrelease.ports.progress import Progress
+from flagrelease.workspace import telling_space
+
+if TYPE_CHECKING:
+    from flagrelease.stage import Meter
+
+__all__ = ["Hub", "Hubs", "Listing", "Source", "check_names", "set_digest"]
+
+T = TypeVar("T")
+
+_WORKERS = 8
+_LOOK_SECONDS = 0.2
+
+
+class Getter(Protocol):
+    """Something that files can be had from."""
+
+    @property
+    def name(self) -> str: ...
+
+    def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
+        """Leave the bytes of `file` somewhere below `staging` and say where. Resumes an earlier attempt unless
+        `fresh`. Raises HubRefused, HubUnavailable, Corrupt."""
+        ...
+
+
+class Hub(Getter, Protocol):
+    """One source at one revision."""
+
+    def listing(self, scratch: Path, watch: Watch) -> Listing:
+        """What it holds now. Raises HubRefused, HubUnavailable."""
+        ...
+
+
+class Hubs:
+    """All sources. `data_dir` is the operator's folder that data:// means."""
+
+    def __init__(self, command: Command, clock: Clock, data_dir: Path | None = None) -> None:
+        self._command = command
+        self._clock = clock
+        self._data_dir = data_dir
+
+    def resolve(self, source: str, progress: Progress) -> Listing:
+        """What `source` holds now, with the sha256 of every file, for matrix.lock. Files without one in the hub's
+        listing are fetched and hashed: trusted on first use, and named in `unverified`.
+        Raises ConfigError, HubRefused, HubUnavailable, EnvironmentFault."""
+        parsed = Source.parse(source)
+        with tempfile.TemporaryDirectory(prefix="flagrelease-lock-") as folder:
+            scratch = Path(folder)
+            watch = Watch(f"listing {source}", None, progress, self._clock)
+            hub = self._open(parsed, "", scratch)
+            listing = self._aside(lambda: hub.listing(scratch, watch), watch)
+            check_names([file.path for file in listing.files], source)
+            unknown = [file for file in listing.files if not file.sha256]
+            if unknown:
+                need_space(scratch, max(file.size for file in unknown), f"hashing files of {source}")
+                pinned = self._open(parsed, listing.revision, scratch)
+                hashed = self._aside(lambda: [_trusted(pinned, file, scratch, watch) for file in unknown], watch)
+                seen = {file.path: file for file in hashed}
+                files = tuple(seen.get(file.path, file) for file in listing.files)
+                listing = replace(listing, files=files, unverified=tuple(sorted(seen)))
+        return replace(listing, source=source)
+
+    def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
+        """Fetch those files of `locked` that `into` lacks, each verified before it gets its name there, and return
+        the bytes that went over the wire. Unfinished files stay beside, in `into`.partial, and are resumed.
+        Raises Corrupt (the bad bytes are kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
+        check_names([file.path for file in locked.files], locked.source)
+        missing = [file for file in locked.files if not (into / file.path).is_file()]
+        return self._deliver(locked.source, locked.revision, missing, locked.archive, into, progress, meter)
+
+    def file(
+        self,
+        source: str,
+        locked: LockedFile,
+        archive: LockedFile | None,
+        into: Path,
+        progress: Progress,
+        meter: Meter,
+    ) -> Path:
+        """The one file `locked` of `source` in the folder `into`, fetched where it is not there as locked.
+        Raises as `fetch` does."""
+        check_names([locked.path], source)
+        path = into / locked.path
+        if path.is_file() and sha256_of(path) == (locked.size, locked.sha256):
+            return path
+        revision = Source.parse(source).revision
+        self._deliver(source, revision, [locked], archive, into, progress, meter)
+        return path
+
+    def _deliver(
+        self,
+        source: str,
+        revision: str,
+        files: Sequence[LockedFile],
+        archive: LockedFile | None,
+        into: Path,
+        progress: Progress,
+        meter: Meter,
+    ) -> int:
+        if not files:
+            return 0
+        partial = into.with_name(f"{into.name}.partial")
+        bad = into.with_name(f"{into.name}.quarantine")
+        parsed = Source.parse(source)
+        check_names([parsed.remote(file) for file in files], source)
+        size = sum(file.size for file in files)
+        need_space(into, size + (archive.size if archive else 0) - _bytes_in(partial), source)
+        if archive:
+            watch = Watch(f"fetching {archive.path}", archive.size, progress, self._clock)
+        else:
+            watch = Watch(f"fetching {_counted(files)}", size, progress, self._clock)
+        try:
+            with telling_space(f"fetching {source}"), meter.waiting():
+                hub = self._open(parsed, revision, partial)
+                if archive:
+                    wheel = partial / "archive" / archive.path
+                    if not wheel.exists():
+                        self._all(hub, [archive], partial / "incoming", wheel.parent, bad, watch)
+                    unpacking = Watch(f"unpacking {_counted(files)}", size, progress, self._clock)
+                    self._all(Wheel(parsed, wheel), files, partial / "members", into, bad, unpacking)
+                else:
+                    self._all(hub, files, partial / "incoming", into, bad, watch)
+        except Corrupt:
+            self._blame_a_move(parsed, revision, files)
+            raise
+        finally:
+            meter.moved += watch.moved
+        shutil.rmtree(partial, ignore_errors=True)
+        return watch.moved
+
+    def _all(
+        self, hub: Getter, files: Sequence[LockedFile], staging: Path, into: Path, bad: Path, watch: Watch
+    ) -> None:
+        """Fetch in parallel, largest first. The first error ends the others; what they have is kept."""
+        with self._pool(watch) as pool:
+            ordered = sorted(files, key=lambda file: -file.size)
+            futures = {pool.submit(_one, hub, file, staging, into, bad, watch) for file in ordered}
+            while futures:
+                done, futures = wait(futures, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
+                watch.show()
+                for future in done:
+                    future.result()
+
+    def _aside(self, work: Callable[[], T], watch: Watch) -> T:
+        """Run `work` in a thread, so that the line is kept fresh and an interrupt is noticed."""
+        with self._pool(watch) as pool:
+            future = pool.submit(work)
+            while not wait([future], timeout=_LOOK_SECONDS).done:
+                watch.show()
+            return future.result()
+
+    @contextmanager
+    def _pool(self, watch: Watch) -> Iterator[ThreadPoolExecutor]:
+        pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="fetch")
+        try:
+            yield pool
+        except BaseException:
+            watch.cancelled.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _open(self, source: Source, revision: str, scratch: Path) -> Hub:
+        match source.scheme:
+            case "pypi":
+                return PyPI(source, self._command)
+            case "file":
+                return Folder(Path(source.name), f"file://{source.name}")
+            case "data":
+                if self._data_dir is None:
+                    raise ConfigError(f"data://{source.name} needs a data folder", hint="give --data-dir DIR")
+                check_names([source.name], f"data://{source.name}")
+                return Folder(self._data_dir / source.name, f"data://{source.name}")
+            case "modelscope":
+                return ModelScope(source, revision, scratch / "client")
+            case _:
+                return HuggingFace(source, revision)
+
+    def _blame_a_move(self, source: Source, revision: str, files: Sequence[LockedFile]) -> None:
+        """Say so where the bytes are not damaged: the source itself holds other files now than when it was locked."""
+        if source.scheme == "pypi":
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            watch = Watch("", None, _Quiet(), self._clock)
+            try:
+                listing = self._open(source, revision, Path(folder)).listing(Path(folder), watch)
+            except Exception:  # the corruption is the news, not what kept us from asking again
+                return
+        now = {file.path: file for file in listing.files}
+        for file in files:
+            there = now.get(file.path)
+            if there is None or (there.sha256 and there.sha256 != file.sha256):
+                state = "gone" if there is None else "another file"
+                raise HubRefused(
+                    f"{source.name} moved since it was locked",
+                    why=f"{file.path} is {state}" + (f" at revision {revision}" if revision else ""),
+                    hint="run `flagrelease lock` and look at what it changes",
+                )
+
+
+class _Quiet:
+    def doing(self, text: str, count: object = None) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def _one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Path, watch: Watch) -> None:
+    for fresh in (False, True):
+        try:
+            coming = hub.get(file, staging, watch, fresh=fresh)
+        except Corrupt as error:
+            if fresh:
+                raise
+            watch.note(f"{error.line()}; fetching it again")
+            continue
+        size, sha256 = sha256_of(coming)
+        if (size, sha256) == (file.size, file.sha256):
+            land(coming, into / file.path)
+            return
+        if not fresh:
+            watch.note(f"{file.path} of {hub.name} arrived damaged; fetching it again")
+            coming.unlink()
+            watch.found(-size)
+            continue
+        kept = quarantine(coming, bad, file.path, sha256)
+        raise Corrupt(
+            f"{file.path} of {hub.name} arrived damaged twice",
+            why=f"{size} bytes with sha256 {sha256[:12]}…, locked are {file.size} with {file.sha256[:12]}…",
+            hint=f"nothing uses it; it is kept as {kept}. Check the network, then run again; "
+            "or the source moved: `flagrelease lock` shows",
+        )
+
+
+def _trusted(hub: Hub, file: LockedFile, scratch: Path, watch: Watch) -> LockedFile:
+    path = hub.get(file, scratch / "trusted", watch, fresh=False)
+    size, sha256 = sha256_of(path)
+    path.unlink()
+    return LockedFile(path=file.path, size=size, sha256=sha256)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _counted(files: Sequence[LockedFile]) -> str:
+    return files[0].path if len(files) == 1 else f"{len(files)} files"

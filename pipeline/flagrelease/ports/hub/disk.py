@@ -1,0 +1,60 @@
+"""Files on this machine: hashed, landed whole, and given up when they are bad."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from flagrelease.errors import NoSpace
+from flagrelease.workspace import sync_folder, telling_space
+
+BLOCK = 1 << 20
+_SPARE_BYTES = 64 << 20
+
+
+def sha256_of(path: Path) -> tuple[int, str]:
+    """Size and sha256 (hex) of the bytes that are on disk now."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def land(coming: Path, target: Path) -> None:
+    """Give a verified file its final name, so that it survives a power loss."""
+    with telling_space(f"writing {target.name}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        coming.chmod(0o644)
+        handle = os.open(coming, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        coming.replace(target)
+        sync_folder(target.parent)
+
+
+def quarantine(bad: Path, folder: Path, name: str, sha256: str) -> Path:
+    """Move a file that must not be used out of the way, and say where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{name.replace('/', '__')[-200:]}.{sha256[:12]}"
+    bad.replace(kept)
+    return kept
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Raise NoSpace before anything is written where `needed` bytes will not fit."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed + _SPARE_BYTES > free:
+        raise NoSpace(
+            f"no space for {what}",
+            why=f"{(needed + _SPARE_BYTES) / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free under {folder}",
+            hint="free some space, or choose --workspace DIR on a larger disk",
+        )

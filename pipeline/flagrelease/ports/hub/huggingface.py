@@ -1,0 +1,165 @@
+"""hf://: the Hugging Face hub over its plain HTTP API. HF_ENDPOINT and HF_TOKEN are the hub's own variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flagrelease.errors import Corrupt, HubRefused, HubUnavailable
+from flagrelease.lock import LockedFile
+from flagrelease.ports.hub.disk import BLOCK
+from flagrelease.ports.hub.listing import Listing, Source, check_names, is_commit
+from flagrelease.ports.hub.watch import Watch
+
+if TYPE_CHECKING:
+    import httpx
+
+_ENDPOINT = "https://huggingface.co"
+_IDLE_SECONDS = 60.0
+_ATTEMPTS = 5  # in a row without a byte gained
+_LONGEST_WAIT = 120.0
+
+
+class HuggingFace:
+    """One repository at one revision."""
+
+    def __init__(self, source: Source, revision: str) -> None:
+        self._source = source
+        self._revision = revision or source.revision or "main"
+        self._endpoint = os.environ.get("HF_ENDPOINT", _ENDPOINT).rstrip("/")
+        kind = "datasets" if source.dataset else "models"
+        self._api = f"{self._endpoint}/api/{kind}/{source.name}/revision/{quote(self._revision, safe='')}"
+        self._files = f"{self._endpoint}/{'datasets/' if source.dataset else ''}{source.name}/resolve"
+        self.name = f"hf://{'datasets/' if source.dataset else ''}{source.name}@{self._revision}"
+
+    def listing(self, scratch: Path, watch: Watch) -> Listing:  # noqa: ARG002  nothing is fetched
+        """The files at the commit that the revision names now. Raises HubRefused, HubUnavailable."""
+        failures = 0
+        while True:
+            try:
+                with self._telling(), self._client() as client:
+                    answer = client.get(self._api, params={"blobs": "true"})
+                    self._check(answer, self.name)
+                    return self._listing(answer.json())
+            except HubUnavailable as error:
+                failures += 1
+                self._wait(error, failures, watch)
+
+    def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
+        """Leave the file below `staging`; resumes what is there unless `fresh`. Raises HubRefused, HubUnavailable,
+        and Corrupt where the hub sends more or less than it lists."""
+        path = self._source.remote(file)
+        target = staging / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if fresh or (target.exists() and target.stat().st_size > file.size):
+            target.unlink(missing_ok=True)
+        have = target.stat().st_size if target.exists() else 0
+        watch.found(have)
+        failures = 0
+        while have < file.size or not target.exists():
+            try:
+                self._append(path, target, have, file.size, watch)
+            except HubUnavailable as error:
+                gained = (target.stat().st_size if target.exists() else 0) - have
+                failures = 0 if gained > 0 else failures + 1
+                self._wait(error, failures, watch)
+            have = target.stat().st_size if target.exists() else 0
+        return target
+
+    def _append(self, path: str, target: Path, have: int, size: int, watch: Watch) -> None:
+        url = f"{self._files}/{quote(self._revision, safe='')}/{quote(path)}"
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with self._telling(), self._client() as client, client.stream("GET", url, headers=headers) as answer:
+            if answer.status_code == 416:
+                raise Corrupt(f"{path} of {self.name} is shorter than listed", why=f"it ends before byte {have}")
+            self._check(answer, f"{path} of {self.name}")
+            resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            if have and not resumed:
+                watch.found(-have)
+                have = 0
+            with target.open("ab" if have else "wb") as out:
+                for block in answer.iter_bytes(BLOCK):
+                    have += len(block)
+                    if have > size:
+                        raise Corrupt(f"{path} of {self.name} is longer than listed", why=f"more than {size} bytes")
+                    out.write(block)
+                    watch.arrived(len(block))
+        if have < size:
+            raise HubUnavailable(f"{path} of {self.name} ended early", why=f"{have} of {size} bytes")
+
+    def _listing(self, answer: Any) -> Listing:
+        try:
+            commit = str(answer["sha"])
+            files = [
+                LockedFile(path=one["rfilename"], size=int(one["size"]), sha256=_sha256(one))
+                for one in answer["siblings"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise HubRefused(
+                f"{self._endpoint} does not answer as a hub does", why=f"{type(error).__name__}: {error}"
+            ) from error
+        if not is_commit(commit):
+            raise HubRefused(f"{self.name} names no commit", why=f"its sha is {commit!r}")
+        check_names((file.path for file in files), self.name)
+        return Listing(source="", revision=commit, files=self._source.within(files))
+
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        token = os.environ.get("HF_TOKEN")
+        headers = {"User-Agent": "flagrelease"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        return httpx.Client(headers=headers, timeout=_IDLE_SECONDS, follow_redirects=True)
+
+    def _check(self, answer: httpx.Response, what: str) -> None:
+        status = answer.status_code
+        why = f"HTTP {status} from {self._endpoint}"
+        if status in (401, 403):
+            raise HubRefused(f"{what} is denied", why=why, hint="set HF_TOKEN; accept the model's terms on its page")
+        if status == 404:
+            raise HubRefused(f"{what} is not there", why=why, hint="check its name and revision")
+        if status == 429 or status >= 500:
+            raise _Later(f"{what} cannot be had now", why=why, after=answer.headers.get("Retry-After", ""))
+        if status >= 400:
+            raise HubRefused(f"{what} is refused", why=why)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except (httpx.TransportError, httpx.TooManyRedirects) as error:
+            raise HubUnavailable(
+                f"{self.name} cannot be had now",
+                why=f"{self._endpoint}: {error or type(error).__name__}",
+                hint="run again: what has arrived is kept; HF_ENDPOINT names another site",
+            ) from error
+        except ValueError as error:
+            raise HubRefused(f"{self._endpoint} does not answer as a hub does", why=str(error)[:200]) from error
+
+    def _wait(self, error: HubUnavailable, failures: int, watch: Watch) -> None:
+        if failures >= _ATTEMPTS:
+            raise error
+        seconds = getattr(error, "after", None)
+        seconds = min(2.0**failures, _LONGEST_WAIT) if seconds is None else seconds
+        if seconds > _LONGEST_WAIT:
+            raise error
+        watch.note(f"{error.line()}; trying again in {seconds:.0f} s")
+        watch.pause(seconds)
+
+
+def _sha256(entry: dict[str, Any]) -> str:
+    """Only files in large-file storage have one."""
+    return str((entry.get("lfs") or {}).get("sha256") or "")
+
+
+class _Later(HubUnavailable):
+    """`after` is the hub's Retry-After in seconds, where it gives one."""
+
+    def __init__(self, what: str, *, why: str, after: str) -> None:
+        super().__init__(what, why=why, hint="run again later: what has arrived is kept")
+        self.after = float(after) if after.replace(".", "", 1).isdigit() else None

