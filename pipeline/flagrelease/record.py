@@ -60,11 +60,13 @@ class Pins:
 class Record:
     """One release of one cell.
 
-    `differences` are whole sentences about what is not upstream's own. `further` holds the results of stages
+    `rendered_by` is the sha256 (hex) of the template and code that make the card, so that a mended card is a new
+    release. `differences` are whole sentences about what is not upstream's own. `further` holds the results of stages
     that have no field of their own, by stage name. `chip.hosts` is empty: a record is public.
     """
 
     version: int = VERSION
+    rendered_by: str
     cell: str
     chip_name: str
     model_name: str
@@ -116,7 +118,7 @@ class Record:
         return tag
 
 
-def build(job: Job, finished: Mapping[str, Done]) -> Record:
+def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
     """The record of the job's cell. Raises FlagreleaseError when a stage that it needs has not finished."""
     missing = [name for name in _OWN if name not in finished]
     if missing:
@@ -127,6 +129,7 @@ def build(job: Job, finished: Mapping[str, Done]) -> Record:
         )
     cell, weights, image = job.cell, finished["weights"].result, finished["image"].result
     return Record(
+        rendered_by=rendered_by,
         cell=cell.id,
         chip_name=cell.chip_name,
         model_name=cell.model_name,

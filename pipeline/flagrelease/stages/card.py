@@ -1,0 +1,68 @@
+"""card: the release record, its chart, and the model card that is rendered from them and linted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease import card, cardlint, charts, record, results
+from flagrelease.redact import redact
+from flagrelease.stage import Context, Job, Stage
+from flagrelease.workspace import write_atomic
+
+README = "README.md"
+RECORD = "release.json"
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    cell = job.cell
+    return {
+        "cell": cell.id,
+        "chip": {name: getattr(cell.chip, name) for name in ("vendor", "device", "components", "reasons", "container")},
+        "model": cell.model,
+        "stack": cell.stack,
+        "baseline": cell.baseline,
+        "profile": [cell.profile_name, cell.profile],
+    }
+
+
+def run(job: Job, context: Context) -> results.Card:
+    """Raises GateFailed with every defect that the lint finds; the defective card stays in the scratch folder."""
+    context.progress.doing("writing the release record")
+    release = record.build(job, context.finished, STAGE.code_version(job.templates))
+    # What the record says, the card says: secrets are taken out before either is made.
+    release = record.loads(redact(record.dumps(release).decode()).encode())
+    context.progress.doing("drawing the scores")
+    images = {charts.SCORES: charts.scores(release)}
+    context.progress.doing("rendering the card")
+    text = card.render(release, job.templates)
+    draft = context.workspace.scratch(job.cell.slug, "card") / README
+    write_atomic(draft, text.encode())
+    passed = cardlint.check(text, release, images, str(draft))
+    draft.unlink(missing_ok=True)
+    return results.Card(
+        readme=context.evidence.put(README, text.encode()),
+        images=tuple(context.evidence.put(name, data) for name, data in images.items()),
+        lint=passed,
+        evidence=(context.evidence.put(RECORD, record.dumps(release)),),
+    )
+
+
+STAGE = Stage(
+    name="card",
+    doing="writing the card",
+    result=results.Card,
+    inputs=inputs,
+    run=run,
+    reads=("weights", "image", "smoke", "accuracy"),
+    code=(
+        "stages/card.py",
+        "card.py",
+        "cardlint.py",
+        "charts.py",
+        "markdown.py",
+        "record.py",
+        "usage.py",
+    ),
+    templates=(card.TEMPLATE,),
+)
