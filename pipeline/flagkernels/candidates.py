@@ -140,7 +140,7 @@ def _weight(config: Any) -> float:
     if config is None:
         return 0.0
     sizes = [value for value in config.kwargs.values() if isinstance(value, int) and value > 0]
-    return float(math.prod(sizes)) * config.num_stages
+    return float(math.prod(sizes) * int(config.num_stages))
 
 
 def signature_of(launch: Launch, config: Any) -> str:

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -77,6 +78,8 @@ class SystemProbe:
     def compat(self, vendor: str) -> Compat:
         """Raises ChipFault when the vendor's tool, Triton or FlagGems is missing."""
         device, driver = self._device(vendor)
+        if vendor == "cpu":  # FlagGems has no backend for it; a bundle can still carry a vendor's own operators
+            return Compat(vendor=vendor, device=device, driver=driver, triton="none", flaggems="none", source="none")
         return Compat(
             vendor=vendor,
             device=device,
@@ -87,6 +90,10 @@ class SystemProbe:
         )
 
     def _device(self, vendor: str) -> tuple[str, str]:
+        if vendor == "nvidia" and (told := _nvidia_proc(Path("/proc/driver/nvidia"))):
+            return told
+        if vendor == "cpu":
+            return platform.machine(), "none"
         tool = TOOLS.get(vendor)
         if tool is None:
             raise ChipFault(
@@ -113,6 +120,18 @@ class SystemProbe:
     def _triton(self) -> str:
         # FlagTree replaces the triton package; its local label decides which kernels fit.
         return _distribution("triton", "triton", "flagtree")
+
+
+def _nvidia_proc(root: Path) -> tuple[str, str] | None:
+    """The same two answers as nvidia-smi's, without the second that it takes in each of many workers."""
+    try:
+        version = (root / "version").read_text()
+        model = next(iter(sorted((root / "gpus").iterdir()))) / "information"
+        device = re.search(r"^Model:\s*(.+)$", model.read_text(), re.MULTILINE)
+    except (OSError, StopIteration):
+        return None
+    driver = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", version)
+    return (device.group(1).strip(), driver.group(1)) if device and driver else None
 
 
 def _distribution(name: str, package: str, *others: str) -> str:

@@ -17,7 +17,17 @@ from typing import Any, Protocol
 from flagkernels.digest import no_space
 from flagkernels.errors import ChipFault, DatabaseCorrupt, DatabaseLocked
 
-__all__ = ["BUSY_TIMEOUT_S", "Model", "check_database", "compact", "harden", "url", "write_benchmarks", "write_config"]
+__all__ = [
+    "BUSY_TIMEOUT_S",
+    "Model",
+    "check_database",
+    "check_database_file",
+    "compact",
+    "harden",
+    "url",
+    "write_benchmarks",
+    "write_config",
+]
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -129,20 +139,30 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
 
 
 def check_database(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> list[str]:
-    """The names of its tables. Raises DatabaseCorrupt when it is missing, empty, truncated or no database,
+    """The names of its tables, after a check under a write lock. Raises DatabaseCorrupt when it is missing, empty, truncated or no database,
     DatabaseLocked when another process holds it for longer than `timeout_s`."""
+    return _check(path, "rw", timeout_s)
+
+
+def check_database_file(path: Path) -> list[str]:
+    """The same for a file that nobody writes and that may lie on a read-only file system."""
+    return _check(path, "ro&immutable=1", 0.0)
+
+
+def _check(path: Path, mode: str, timeout_s: float) -> list[str]:
     if not path.is_file() or path.stat().st_size == 0:
         raise DatabaseCorrupt(
             f"{path} is {'empty' if path.is_file() else 'missing'}",
             why="a tuned database has at least one table",
             hint="run `python -m flagkernels tune` again: it goes on where it stopped",
         )
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=timeout_s)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)) as connection:
+            if mode == "rw":
+                connection.execute("BEGIN IMMEDIATE")
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
             names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-            connection.rollback()
     except sqlite3.Error as error:
         raise explain(error, path) or ChipFault(f"{path} cannot be read", why=str(error)) from error
     if verdict != "ok":

@@ -1,9 +1,9 @@
 """Compiling candidates ahead of time: one forked process a core, none of which ever touches the chip.
 
 Triton compiles on the CPU alone, but one after another under Python's interpreter lock, and asks the driver only for
-the target and the current device. A forked child gets those two answers from a stand-in, calls the kernel's own `warmup`
-path, and so leaves in TRITON_CACHE_DIR exactly what a real launch will look for. A child that crashes or hangs
-costs one candidate.
+the target and the current device. A forked child gets those two answers from a stand-in, calls the kernel's own `run`
+with `warmup=True`, and so leaves in TRITON_CACHE_DIR exactly what a real launch will look for. A child that crashes or
+hangs costs one candidate.
 """
 
 from __future__ import annotations

@@ -1,0 +1,336 @@
+"""activate: put a bundle into effect in this process, and leave on disk what is in effect.
+
+Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
+bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder: operators,
+whether each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flagkernels import bundle as bundles
+from flagkernels import compat
+from flagkernels.bundle import Bundle, Operators
+from flagkernels.errors import ChipFault, UsageError
+from flagkernels.overlay import prepare
+
+__all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
+
+DEFAULT_BUNDLE = Path("/etc/flagos/kernels")
+BUNDLE = "FLAGKERNELS_BUNDLE"
+EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
+"""Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
+SOURCE = "FLAGKERNELS_SOURCE"
+"""Environment variable: `flag_gems`, or MODULE:ATTRIBUTE with a vendor's own operators (operators.open_source)."""
+WRITE_EVERY_S = 0.5
+
+_state: Status | None = None
+
+
+def find_bundle() -> Path | None:
+    """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none.
+
+    Raises UsageError when the variable names no folder."""
+    if named := os.environ.get(BUNDLE):
+        if not Path(named).is_dir():
+            raise UsageError(f"{BUNDLE}={named} is no folder", hint="name a bundle, or unset it")
+        return Path(named)
+    return DEFAULT_BUNDLE if (DEFAULT_BUNDLE / "compat.json").is_file() else None
+
+
+def effective_folder() -> Path:
+    named = os.environ.get(EFFECTIVE)
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"flagkernels-{os.getuid()}/effective"
+
+
+@dataclass
+class Status:
+    """What is in effect in this process; written whenever it changes."""
+
+    path: Path
+    bundle: str
+    operators: tuple[str, ...]
+    keys: tuple[str, ...]
+    native: Mapping[str, tuple[str, ...]]
+    accepted: tuple[str, ...] = ()
+    called: set[str] = field(default_factory=set)
+    tuning_events: int = 0
+    tuned: set[str] = field(default_factory=set)
+    compilations: int = 0
+    compiled: set[str] = field(default_factory=set)
+    pid: int = field(default_factory=os.getpid)
+    library: Any = None
+    """torch's Library, whose kernels go when it does."""
+    written: float = 0.0
+
+    def write(self, *, soon: bool = False) -> None:
+        """`soon`: at most twice a second, for events that come in thousands; the rest is written at exit."""
+        if soon and time.monotonic() - self.written < WRITE_EVERY_S:
+            return
+        self.written = time.monotonic()
+        if self.pid != os.getpid():  # a forked worker counts for itself
+            self.pid = os.getpid()
+            self.called, self.tuned, self.compiled = set(), set(), set()
+            self.tuning_events = self.compilations = 0
+            self.path = self.path.with_name(f"{self.pid}.json")
+        value = {name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "pid")}
+        value |= {
+            "tuning_events": self.tuning_events,
+            "compilations": self.compilations,
+            "called": sorted(self.called),
+            "tuned": sorted(self.tuned),
+            "compiled": sorted(self.compiled)[:100],
+            "program": " ".join(sys.argv)[:200],
+        }
+        # Not synced: it describes a process, and is gone with the machine.
+        temporary = self.path.with_name(f".{self.path.name}.{self.pid}")
+        temporary.write_text(json.dumps(value, ensure_ascii=False))
+        temporary.replace(self.path)
+
+    def call(self, operator: str) -> None:
+        if operator not in self.called:
+            self.called.add(operator)
+            self.write()
+
+    def tuning(self, kernel: str) -> None:
+        fresh = kernel not in self.tuned
+        self.tuning_events += 1
+        self.tuned.add(kernel)
+        self.write(soon=not fresh)
+
+    def compilation(self, kernel: str) -> None:
+        self.compilations += 1
+        self.compiled.add(kernel)
+        self.write(soon=True)
+
+
+def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> Status | None:
+    """Once a process; None where there is no bundle. Call it before anything else imports flag_gems or triton.
+
+    Raises BundleMismatch, BundleCorrupt, DatabaseCorrupt, UsageError for an unknown operator, ChipFault."""
+    global _state
+    if _state is not None:
+        return _state
+    path = path or find_bundle()
+    if path is None:
+        return None
+    bundle = bundles.load(path, verify=False)
+    accepted = compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
+    if "flag_gems" in sys.modules:
+        raise ChipFault(
+            "flag_gems was imported before the bundle was activated",
+            why="it opens its database on import, which was then not the bundle's",
+            hint="activate first: through vLLM's plugin, or `python -m flagkernels run -- ENGINE`",
+        )
+    overlay = prepare(bundle)
+    os.environ.update(overlay.environment)
+    from flagkernels.operators import open_source
+
+    source = open_source(os.environ.get(SOURCE, "flag_gems"))
+    folder = effective_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    status = Status(
+        path=folder / f"{os.getpid()}.json",
+        bundle=bundle.content,
+        operators=bundle.operators.include,
+        keys=(),
+        native=bundle.operators.native,
+        accepted=tuple(accepted),
+    )
+    _count_events(status)
+    status.keys = _register(source, bundle.operators, status)
+    status.write()
+    _at_exit(status)
+    _state = status
+    return status
+
+
+def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]:
+    """Replaces aten's kernels for the rest of the process; the aten keys."""
+    import torch
+
+    from flagkernels.operators import dispatch_key, native_kernel, quiet_override
+
+    dispatch = dispatch_key(torch.device(_device_of(source)))
+    status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    keys: list[str] = []
+    for operator in chosen.include:
+        classes = frozenset(chosen.native.get(operator, ()))
+        for key, implementation in source.implementations(operator).items():
+            native = native_kernel(key, dispatch) if classes else None
+            if classes and native is None:
+                raise ChipFault(
+                    f"{operator} cannot fall through to the vendor's kernel of aten::{key}",
+                    why="torch.library.get_kernel, in torch 2.9 and later, finds none",
+                    hint="use a newer torch, or select with --policy coverage",
+                )
+            replacement, options = _replacement(operator, key, implementation, native, classes, chosen.static, status)
+            quiet_override(status.library, key, replacement, dispatch, **options)
+            keys.append(key)
+    return tuple(sorted(keys))
+
+
+def _replacement(
+    operator: str,
+    key: str,
+    implementation: Callable[..., Any],
+    native: Callable[..., Any] | None,
+    classes: frozenset[str],
+    static: tuple[int, ...],
+    status: Status,
+) -> tuple[Callable[..., Any], dict[str, bool]]:
+    if native is None:
+
+        def always(*args: Any, **kwargs: Any) -> Any:
+            status.call(operator)
+            return implementation(*args, **kwargs)
+
+        return always, {}
+
+    falls = _shape_rule(key, classes, frozenset(static))
+
+    def by_shape(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if falls(args, kwargs):
+            return native(keyset, *args, **kwargs)
+        status.call(operator)
+        return implementation(*args, **kwargs)
+
+    return by_shape, {"with_keyset": True}
+
+
+def _shape_rule(key: str, classes: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
+    """Whether a call's shape class stays native; remembered by shapes, strides and dtypes, as decode repeats them."""
+    import torch
+
+    from flagkernels.calls import Call, shape_class, spec_of
+
+    known: dict[Any, bool] = {}
+
+    def falls(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        values = (*args, *kwargs.values()) if kwargs else args
+        name = tuple((v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else type(v) for v in values)
+        found = known.get(name)
+        if found is None:
+            call = Call(key, tuple(map(spec_of, args)), tuple((n, spec_of(v)) for n, v in kwargs.items()))
+            found = known[name] = shape_class(call, static) in classes
+        return found
+
+    return falls
+
+
+def _device_of(source: Any) -> str:
+    gems = getattr(source, "gems", None)
+    return str(gems.device) if gems is not None else "cpu"
+
+
+def _count_events(status: Status) -> None:
+    """Candidates timed, by FlagGems' tuner or Triton's own, and kernels compiled; nothing where there is no Triton."""
+    try:
+        from triton import knobs
+        from triton.runtime.autotuner import Autotuner
+    except ImportError:
+        return
+    original = Autotuner._bench
+
+    def bench(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+        status.tuning(str(tuner.base_fn.__name__))
+        return original(tuner, *args, **kwargs)
+
+    Autotuner._bench = bench
+    before = knobs.compilation.listener
+
+    def listener(**event: Any) -> None:
+        if not event.get("cache_hit"):
+            status.compilation(str(event["metadata"].get("name", "?")))
+        if before is not None:
+            before(**event)
+
+    knobs.compilation.listener = listener
+
+
+def _at_exit(status: Status) -> None:
+    atexit.register(status.write)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effective:
+    """All processes together. Operators are in effect only where every process has them."""
+
+    processes: tuple[int, ...]
+    bundles: tuple[str, ...]
+    operators: tuple[str, ...]
+    partial: tuple[str, ...]
+    """Operators that some process has and another has not."""
+    called: tuple[str, ...]
+    tuning_events: int
+    tuned: tuple[str, ...]
+    compilations: int
+
+
+def effective(folder: Path) -> Effective:
+    """Raises UsageError when no process has written there: then nothing is in effect."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else ():
+        try:
+            rows.append(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file} cannot be read", why=str(error), hint="restart the engine") from error
+    if not rows:
+        raise UsageError(
+            f"no process reported operators in {folder}",
+            why="the bundle was not activated in any",
+            hint="start the engine by `python -m flagkernels run -- …`, or install flagkernels beside vLLM",
+        )
+    sets = [set(row["operators"]) for row in rows]
+    everywhere, anywhere = set.intersection(*sets), set.union(*sets)
+    return Effective(
+        processes=tuple(row["pid"] for row in rows),
+        bundles=tuple(sorted({row["bundle"] for row in rows})),
+        operators=tuple(sorted(everywhere)),
+        partial=tuple(sorted(anywhere - everywhere)),
+        called=tuple(sorted({name for row in rows for name in row["called"]})),
+        tuning_events=sum(row["tuning_events"] for row in rows),
+        tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
+        compilations=sum(row["compilations"] for row in rows),
+    )
+
+
+def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
+    """The bundle, whole and made for this machine; opens no device context. Raises what `activate` raises."""
+    bundle = bundles.load(path)
+    compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
+    if os.environ.get(SOURCE, "flag_gems") == "flag_gems":
+        from flagkernels import catalogue
+
+        catalogue.load().require(bundle.operators.include)
+    return bundle
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, help=f"default: ${BUNDLE}, else {DEFAULT_BUNDLE}")
+    parser.add_argument("--effective", type=Path, help="instead of checking: print what is in effect, from this folder")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Says whether the bundle fits, or what is in effect."""
+    if args.effective:
+        print(json.dumps(asdict(effective(args.effective)), indent=1))  # noqa: T201 -- the result
+        return 0
+    path = args.bundle or find_bundle()
+    if path is None:
+        raise UsageError("there is no bundle", why=f"neither ${BUNDLE} nor {DEFAULT_BUNDLE}", hint="name it: --bundle")
+    bundle = check(path)
+    told = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
+    print(json.dumps(told))  # noqa: T201 -- the result
+    return 0

@@ -1,0 +1,110 @@
+"""Where engines call in: vLLM's general plugin, and `python -m flagkernels run -- ENGINE …` for every other one.
+
+vLLM loads its general plugins in every process that it starts. For other engines `run` puts a folder with a
+sitecustomize.py on PYTHONPATH, which children inherit; there nothing happens until torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.abc
+import importlib.machinery
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flagkernels import activate as activation
+from flagkernels.errors import KernelsError, UsageError
+
+__all__ = ["add_arguments", "main", "on_torch", "register"]
+
+STARTUP = Path(__file__).parent / "startup"
+
+
+def register() -> None:
+    """The entry point `vllm.general_plugins`: in effect as soon as the chip is used in this process."""
+    if activation.find_bundle() is not None:
+        _when_chip_is_used()
+
+
+def on_torch() -> None:
+    """Called at interpreter start under `run`: waits for torch, then for the chip."""
+    if "torch" in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _TorchFinder())
+
+
+def _when_chip_is_used() -> None:
+    """At once, or with torch.cuda's own initialisation: importing flag_gems opens a device context, and a process that
+    has one can no longer fork the workers that need their own."""
+    import torch
+
+    if os.environ.get(activation.SOURCE, "flag_gems") != "flag_gems" or torch.version.cuda is None:
+        _activate()
+    else:
+        # Runs at once where the chip is in use already.
+        torch.cuda._lazy_call(_activate)  # type: ignore[no-untyped-call]
+
+
+def _activate() -> None:
+    try:
+        activation.activate()
+    except KernelsError as error:
+        # An engine must not serve with other operators than its release says: SystemExit passes `except Exception`.
+        sys.stderr.write(f"flagkernels: {error}\n")
+        raise SystemExit(error.exit_code) from error
+
+
+class _TorchFinder(importlib.abc.MetaPathFinder):
+    """Lets the others find torch, and acts after it is executed."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            register()
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
+    parser.add_argument("--effective", type=Path, help="folder for what is in effect, one file a process")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine and its arguments")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Replaces this process by the engine: signals and exit code are the engine's own."""
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        raise UsageError("no engine to run", hint="python -m flagkernels run -- vllm serve MODEL")
+    program = shutil.which(command[0])
+    if program is None:
+        raise UsageError(f"{command[0]} is not on PATH", hint="give the engine's path")
+    path = args.bundle or activation.find_bundle()
+    if path is None:
+        raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")
+    activation.check(path)
+    environment = {**os.environ, activation.BUNDLE: str(path.resolve())}
+    if args.effective:
+        environment[activation.EFFECTIVE] = str(args.effective.resolve())
+    places = [str(STARTUP), str(STARTUP.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(places)
+    sys.stdout.flush()
+    os.execve(program, command, environment)  # noqa: S606 -- no shell: the engine takes this process over
