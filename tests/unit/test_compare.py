@@ -1,0 +1,157 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from answer_sets import answers, drawn, flipped
+from flagrelease.compare import compare_main, default_margin, load, parse_margins
+from flagrelease.errors import ComparisonRefused, ConfigError
+from flagrelease.samples import Conditions, Sample, write_samples
+
+
+def stored(folder: Path, samples: list[Sample], conditions: Conditions | None = None) -> Path:
+    folder.mkdir(parents=True)
+    write_samples(folder / "samples.jsonl", samples)
+    if conditions:
+        (folder / "conditions.json").write_text(conditions.dump(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, Path]:
+    a, b = flipped(30, 21, 22, 7, "aime")
+    c, d = flipped(14042, 9815, 9815, 2000, "mmlu")
+    return stored(tmp_path / "a", a + c), stored(tmp_path / "b", b + d)
+
+
+def test_json_has_exactly_the_agreed_keys(sides: tuple[Path, Path]) -> None:
+    text, code = compare_main(*sides, {}, True)
+    result = json.loads(text)
+    assert (result.keys(), code) == ({"verdict", "benchmarks"}, 5)
+    assert result["verdict"] == "INCONCLUSIVE"
+    assert list(result["benchmarks"]) == ["aime", "mmlu"]
+    for one in result["benchmarks"].values():
+        keys = ["n", "repeats", "difference", "interval90", "margin", "p_regression", "verdict", "reason"]
+        assert list(one) == keys
+        assert one["interval90"][0] < one["difference"] < one["interval90"][1]
+    assert result["benchmarks"]["mmlu"]["verdict"] == "PASS"
+
+
+def test_the_table_is_aligned_and_explains_itself(sides: tuple[Path, Path]) -> None:
+    text, _ = compare_main(*sides, {}, False)
+    head, aime, mmlu, *rest = text.splitlines()
+    assert len(head) == len(aime) == len(mmlu)
+    assert aime.split()[:6] == ["aime", "30", "1", "0.700", "0.733", "+0.033"]
+    assert aime.endswith("INCONCLUSIVE")
+    assert mmlu.endswith("PASS")
+    assert any("more answers on each side would decide it" in line for line in rest)
+    assert rest[-1] == "INCONCLUSIVE"
+
+
+def test_margins_for_one_and_for_all_decide(sides: tuple[Path, Path]) -> None:
+    assert compare_main(*sides, parse_margins(["0.5"]), True)[1] == 0
+    assert compare_main(*sides, parse_margins(["0.001", "aime=0.5"]), True)[1] == 5
+    assert json.loads(compare_main(*sides, {"mmlu": 0.02}, True)[0])["benchmarks"]["aime"]["margin"] == 0.05
+    with pytest.raises(ComparisonRefused, match="a margin for gpqa"):
+        compare_main(*sides, {"gpqa": 0.1}, True)
+    with pytest.raises(ConfigError, match="--margin mmlu=much"):
+        parse_margins(["mmlu=much"])
+
+
+def test_a_loss_ends_with_the_code_of_a_failed_gate(tmp_path: Path) -> None:
+    a, b = flipped(500, 400, 300, 120, "mmlu")
+    assert compare_main(stored(tmp_path / "a", a), stored(tmp_path / "b", b), {}, True)[1] == 4
+
+
+def test_a_side_is_a_file_a_folder_or_a_record(tmp_path: Path) -> None:
+    samples = answers([[True], [False]])
+    folder = stored(tmp_path / "a", samples)
+    assert load(folder).samples == load(folder / "samples.jsonl").samples == samples
+
+    data = (folder / "samples.jsonl").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    release = tmp_path / "release"
+    kept = release / "evidence" / sha256[:2] / sha256
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(data)
+    evidence = [{"name": "report.json", "sha256": "0" * 64, "size": 1}, {"name": "samples.jsonl", "sha256": sha256}]
+    (release / "release.json").write_text(json.dumps({"version": 1, "accuracy": {"evidence": evidence}}))
+    assert load(release).samples == load(release / "release.json").samples == samples
+
+
+def test_a_record_cannot_point_outside_its_evidence(tmp_path: Path) -> None:
+    stored(tmp_path / "elsewhere", answers([[True]]))
+    release = tmp_path / "release"
+    (release / "evidence").mkdir(parents=True)
+    evidence = [{"name": "../../elsewhere/samples.jsonl", "sha256": "0" * 64}]
+    (release / "release.json").write_text(json.dumps({"evidence": evidence}))
+    with pytest.raises(ComparisonRefused, match="answers that are not there"):
+        load(release)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [("{", "not a release record"), ('{"version": 1}', "names no samples"), (None, "no answers in")],
+)
+def test_a_folder_without_answers_is_told(tmp_path: Path, content: str | None, what: str) -> None:
+    if content is not None:
+        (tmp_path / "release.json").write_text(content)
+    with pytest.raises(ComparisonRefused, match=what):
+        load(tmp_path)
+    with pytest.raises(ComparisonRefused, match="does not exist"):
+        load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (Conditions(model="other", data={"mmlu": "1"}, sampling={}), "model"),
+        (Conditions(model="m", data={"mmlu": "2"}, sampling={}), "data"),
+        (Conditions(model="m", data={"mmlu": "1"}, sampling={"mmlu": {"temperature": 1.0}}), "sampling"),
+    ],
+)
+def test_other_conditions_are_refused(tmp_path: Path, other: Conditions, what: str) -> None:
+    same = Conditions(model="m", data={"mmlu": "1"}, sampling={})
+    samples = answers([[True], [False], [True]])
+    a, b = stored(tmp_path / "a", samples, same), stored(tmp_path / "b", samples, other)
+    with pytest.raises(ComparisonRefused, match=f"differ in their {what}"):
+        compare_main(a, b, {}, False)
+    c = stored(tmp_path / "c", samples, same)
+    assert "on trust" not in compare_main(a, c, {"mmlu": 0.9}, False)[0]
+    assert "on trust" in compare_main(a, stored(tmp_path / "d", samples), {"mmlu": 0.9}, False)[0]
+
+
+def test_default_margins_go_by_the_name() -> None:
+    assert [default_margin(name) for name in ("mmlu_pro", "MMLU", "aime24", "gpqa_diamond", "ifeval")] == [
+        0.01,
+        0.01,
+        0.05,
+        0.05,
+        0.03,
+    ]
+
+
+def test_large_files_are_compared_in_seconds(tmp_path: Path) -> None:
+    """14,042 × 8 answers on each side. Processor time, so that a busy machine does not decide."""
+    p = np.random.default_rng(1).beta(0.9, 0.2, 14042)
+    a = stored(tmp_path / "a", answers(drawn(1, p, 8)))
+    b = stored(tmp_path / "b", answers(drawn(2, p, 8)))
+    code = "import sys, time; from pathlib import Path; from flagrelease.compare import compare_main;"
+    code += "compare_main(Path(sys.argv[1]), Path(sys.argv[2]), {}, True); print(time.process_time())"
+    started = time.monotonic()
+    command = [sys.executable, "-c", code, str(a), str(b)]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)
+    assert float(result.stdout) < 3.0, f"{time.monotonic() - started:.1f} s on the clock"
+
+
+def test_the_module_stays_light() -> None:
+    """`flagrelease --help` and `plan` may import these; numpy comes when something is judged."""
+    code = "import sys, flagrelease.compare, flagrelease.gates; assert not {'numpy', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -1,0 +1,191 @@
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from answer_sets import answers, drawn, flipped
+from flagrelease.errors import ComparisonRefused
+from flagrelease.gates import BenchmarkVerdict, Verdict, compare, worst_verdict
+from flagrelease.samples import Sample
+
+MMLU = {"mmlu": 0.05}
+
+
+def judged(a: list[Sample], b: list[Sample], margin: float = 0.05) -> BenchmarkVerdict:
+    return compare(a, b, margins={a[0].benchmark: margin}).benchmarks[a[0].benchmark]
+
+
+# The table of the published card: scores on both sides, questions, margin, verdict. A fifth of the answers differ.
+SEED = [
+    ("aime", 30, 0.700, 0.733, 0.05, Verdict.INCONCLUSIVE),
+    ("gpqa", 1192, 0.507, 0.503, 0.05, Verdict.PASS),
+    ("gpqa_diamond", 198, 0.507, 0.503, 0.05, Verdict.INCONCLUSIVE),
+    ("livebench", 910, 0.502, 0.488, 0.03, Verdict.INCONCLUSIVE),
+    ("mmlu", 14042, 0.699, 0.699, 0.01, Verdict.PASS),
+    ("musr", 756, 0.602, 0.607, 0.03, Verdict.PASS),
+]
+
+
+@pytest.mark.parametrize(("name", "n", "before", "after", "margin", "verdict"), SEED)
+def test_the_card_s_table(name: str, n: int, before: float, after: float, margin: float, verdict: Verdict) -> None:
+    right, then = round(n * before), round(n * after)
+    one = judged(*flipped(n, right, then, n // 5 + (n // 5 - right - then) % 2, name), margin)
+    assert (round(one.baseline_score, 3), one.n, one.repeats) == (round(right / n, 3), n, 1)
+    assert one.difference == pytest.approx((then - right) / n)
+    assert one.interval90[0] < one.difference < one.interval90[1]
+    assert one.verdict is verdict
+    assert (one.more_answers is not None) == (verdict is Verdict.INCONCLUSIVE)
+
+
+def test_aime_says_how_many_more_answers_would_decide_it() -> None:
+    one = judged(*flipped(30, 21, 22, 7, "aime"))
+    assert one.verdict is Verdict.INCONCLUSIVE
+    assert one.more_answers is not None
+    assert 300 < one.more_answers < 1200  # nK ≈ 600 at p(1−p) = 0.12, by hand
+    assert f"{one.more_answers} more answers on each side would decide it" in one.reason
+    # With as many repeats as it asks for, identical sides pass as often as it promises.
+    repeats = 1 + -(-one.more_answers // 30)
+    p = np.random.default_rng(0).beta(0.6, 0.4, 30)
+    passed = [
+        judged(answers(drawn(2 * i, p, repeats)), answers(drawn(2 * i + 1, p, repeats))).verdict is Verdict.PASS
+        for i in range(40)
+    ]
+    assert sum(passed) >= 24  # 80 % of 40, less 2.5 standard deviations
+
+
+def test_equal_answers_pass_and_a_bad_release_fails() -> None:
+    p = np.random.default_rng(1).beta(0.8, 0.5, 198)
+    a, b = answers(drawn(1, p, 8)), answers(drawn(2, p, 8))
+    same, worse = judged(a, b), judged(a, answers(drawn(3, np.clip(p - 0.1, 0, 1), 8)))
+    assert same.verdict is Verdict.PASS
+    assert same.equivalent
+    assert worse.verdict is Verdict.FAIL
+    assert worse.p_regression < 0.001
+    assert worse.lost
+    assert all(name.startswith("law/q") for name in worse.lost)
+
+
+def test_a_significant_loss_inside_the_margin_passes_and_is_remarked() -> None:
+    a, b = flipped(14042, 10000, 9950, 400, "mmlu")
+    one = judged(a, b, 0.01)
+    assert one.p_regression < 0.01
+    assert one.verdict is Verdict.PASS
+    assert "a significant loss, inside the margin" in one.remarks
+
+
+def test_a_large_gain_passes_and_is_remarked() -> None:
+    one = judged(*flipped(500, 200, 300, 120, "mmlu"))
+    assert one.verdict is Verdict.PASS
+    assert not one.equivalent
+    assert any("broken baseline" in remark for remark in one.remarks)
+
+
+def test_holm_keeps_one_of_many_from_failing_by_chance() -> None:
+    a, b, margins = [], [], {}
+    for number in range(6):
+        name = f"b{number}"
+        x, y = flipped(100, 60, 52 if number == 0 else 60, 20, name)
+        a, b, margins[name] = a + x, b + y, 0.02
+    result = compare(a, b, margins=margins)
+    assert 0.01 < result.benchmarks["b0"].p_regression < 0.05
+    assert result.benchmarks["b0"].verdict is Verdict.INCONCLUSIVE
+    alone = compare(*flipped(100, 60, 52, 20, "b0"), margins=margins)
+    assert alone.benchmarks["b0"].verdict is Verdict.FAIL
+
+
+def test_the_cell_is_as_good_as_its_worst_benchmark() -> None:
+    assert worst_verdict([Verdict.PASS, Verdict.INCONCLUSIVE]) is Verdict.INCONCLUSIVE
+    assert worst_verdict([Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]) is Verdict.FAIL
+    assert worst_verdict([Verdict.PASS]) is Verdict.PASS
+    assert worst_verdict([]) is Verdict.INCONCLUSIVE
+
+
+def test_failed_and_truncated_answers_are_told() -> None:
+    a, b = flipped(100, 60, 60, 4, "mmlu")
+    b = [
+        dataclasses.replace(one, correct=False, error="timeout", finish_reason=None)
+        if i % 10 == 0
+        else dataclasses.replace(one, finish_reason="length" if i % 2 else "stop")
+        for i, one in enumerate(b)
+    ]
+    one = judged(a, b)
+    assert (one.candidate.errors, one.candidate.truncated, one.baseline.errors) == (10, 50, 0)
+    assert "10 of 100 answers of the candidate failed and count as wrong" in one.remarks
+    assert "50 of 100 answers of the candidate were truncated" in one.remarks
+    assert one.candidate_score < one.baseline_score
+
+
+def test_clusters_from_question_ids_or_by_name_widen_the_interval() -> None:
+    p = np.random.default_rng(5).random(64) < 0.6
+    q = np.random.default_rng(6).random(64) < 0.6
+    a, b = [[bool(x)] for x in np.repeat(p, 4)], [[bool(x)] for x in np.repeat(q, 4)]
+    flat = judged(answers(a), answers(b))
+    storied = judged(answers(a, story=4), answers(b, story=4))
+    named = compare(
+        answers(a), answers(b), margins=MMLU, clusters={"mmlu": {f"q{i}": f"story {i // 4}" for i in range(256)}}
+    ).benchmarks["mmlu"]
+    assert storied.interval90 == pytest.approx(named.interval90)
+    assert storied.interval90[1] - storied.interval90[0] > 1.7 * (flat.interval90[1] - flat.interval90[0])
+
+
+GOOD = answers([[True, False], [True, True], [False, True]])
+
+
+def _other_prompt(one: Sample) -> Sample:
+    return dataclasses.replace(one, prompt_sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "what"),
+    [
+        (GOOD, [], "the candidate has no answers"),
+        ([], GOOD, "the baseline has no answers"),
+        (GOOD, GOOD[:-1], "the candidate is incomplete in mmlu"),
+        (GOOD, GOOD[:4], "different questions of mmlu"),
+        (GOOD[2:], GOOD, "different questions of mmlu"),
+        (GOOD, [*GOOD, GOOD[0]], "the candidate answered mmlu/law/q0 twice"),
+        (GOOD, [*GOOD[1:], dataclasses.replace(GOOD[0], repeat=7)], "the candidate is incomplete in mmlu"),
+        (GOOD, [*GOOD[:2], *map(_other_prompt, GOOD[2:4]), *GOOD[4:]], "with different prompts"),
+        (GOOD, [*GOOD[:3], _other_prompt(GOOD[3]), *GOOD[4:]], "two different prompts"),
+        (GOOD, [dataclasses.replace(one, benchmark="gpqa") for one in GOOD], "has no answers to mmlu"),
+        (
+            GOOD,
+            [dataclasses.replace(one, correct=False, error="HTTP 500") for one in GOOD],
+            "all 6 answers of the candidate",
+        ),
+    ],
+)
+def test_what_must_not_be_compared_is_refused(a: list[Sample], b: list[Sample], what: str) -> None:
+    with pytest.raises(ComparisonRefused, match=what) as refused:
+        compare(a, b, margins={"mmlu": 0.05, "gpqa": 0.05})
+    assert refused.value.exit_code == 2
+    assert refused.value.hint or "twice" in what
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, 1.5, float("nan")])
+def test_a_margin_is_a_fraction(margin: float) -> None:
+    with pytest.raises(ComparisonRefused, match="margin of mmlu"):
+        compare(GOOD, GOOD, margins={"mmlu": margin})
+
+
+def test_a_missing_margin_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ComparisonRefused, match="no margin for mmlu") as refused:
+        compare(GOOD, GOOD, margins={"mmlu5": 0.05})
+    assert "mmlu5" in refused.value.hint
+
+
+@given(st.randoms(use_true_random=False), st.integers(2, 12), st.integers(1, 3))
+def test_order_says_nothing(shuffler: random.Random, n: int, k: int) -> None:
+    a = [[shuffler.random() < 0.6 for _ in range(k)] for _ in range(n)]
+    b = [[shuffler.random() < 0.6 for _ in range(k)] for _ in range(n)]
+    one, two = answers(a), answers(b)
+    mixed, also = one.copy(), two.copy()
+    shuffler.shuffle(mixed)
+    shuffler.shuffle(also)
+    here, there = judged(one, two), judged(mixed, also)
+    assert here.verdict is there.verdict
+    assert here.interval90 == pytest.approx(there.interval90)
+    assert sorted(here.lost) == sorted(there.lost)
