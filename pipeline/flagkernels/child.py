@@ -1,0 +1,122 @@
+"""The child process: one operator, case by case, each result sent before the next case begins.
+
+It imports the operators, touches the chip, and may die: by a signal, by a device fault, by its parent's hand. What it
+has sent by then stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from flagkernels.cases import Case
+from flagkernels.judge import CaseResult, Dropped, judge
+from flagkernels.operators import open_source
+
+__all__ = ["Job", "classify", "run"]
+
+# Torch and the vendors' runtimes word a broken device in their own ways; after any of these the process is lost.
+DEVICE_FAULTS = (
+    "cuda error",
+    "cuda driver error",
+    "illegal memory access",
+    "device-side assert",
+    "misaligned address",
+    "unspecified launch failure",
+    "error [cuda]",
+    "hip error",
+    "musa error",
+    "acl error",
+    "acceleratorerror",
+)
+REFUSALS = ("not support", "unsupported", "not implemented", "no kernel", "out of resource", "compilation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One operator's work: plain values, since it travels to another process. memory in bytes, of the host."""
+
+    operator: str
+    source: str
+    device: str
+    cases: tuple[dict[str, Any], ...]
+    repeats: int
+    seed: int
+    memory: int
+    device_fraction: float | None
+    configs: int | None
+    log: str
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """The verdict that an exception stands for, and its reason in one line."""
+    text = f"{type(error).__name__}: {error}".strip()
+    line = next((part for part in text.splitlines() if part.strip()), text)[:300]
+    low = text.lower()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in low or "out of memory" in low:
+        return "out-of-memory", line
+    if any(word in low for word in DEVICE_FAULTS):
+        return "crash", line
+    if isinstance(error, NotImplementedError | AssertionError) or any(word in low for word in REFUSALS):
+        return "unsupported", line
+    return "crash", line
+
+
+def run(job: Job, pipe: Connection) -> None:
+    """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and at last {"end": …}."""
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+    def send(message: dict[str, Any]) -> None:
+        pipe.send_bytes(json.dumps(message).encode())
+
+    device = torch.device(job.device)
+    torch.set_num_threads(1)
+    try:
+        _limit(job, device)
+        implementations = open_source(job.source, configs=job.configs).implementations(job.operator)
+        if device.type != "cpu":
+            torch.get_device_module(device).set_device(device.index or 0)
+            torch.ones(1, device=device)
+        send({"ready": True})
+    except BaseException as error:
+        verdict, reason = classify(error)
+        send({"end": verdict, "reason": reason})
+        return
+    for index, data in enumerate(job.cases):
+        case = Case.from_json(data)
+        send({"start": str(case)})
+        began = time.monotonic()
+        try:
+            result = judge(case, implementations, device, repeats=job.repeats, seed=job.seed + index)
+        except Dropped as error:
+            send({"dropped": str(case), "reason": str(error)[:200]})
+            continue
+        except BaseException as error:
+            verdict, reason = classify(error)
+            send({"result": CaseResult(case=str(case), verdict=verdict, reason=reason).to_json()})
+            if verdict != "unsupported":
+                break
+            continue
+        send({"result": {**result.to_json(), "seconds": round(time.monotonic() - began, 3)}})
+    send({"end": "done"})
+    pipe.close()
+    os._exit(0)  # a broken device makes the interpreter's own exit hang or abort
+
+
+def _limit(job: Job, device: torch.device) -> None:
+    """On the CPU the kernel refuses what is too much. A chip's runtime reserves address space by the terabyte, so there
+    the allocator is limited, and the parent watches the host memory."""
+    if device.type == "cpu":
+        with open("/proc/self/statm") as stream:  # noqa: PTH123
+            present = int(stream.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (present + job.memory, resource.RLIM_INFINITY))
+    elif job.device_fraction is not None and hasattr(torch.get_device_module(device), "set_per_process_memory_fraction"):
+        torch.get_device_module(device).set_per_process_memory_fraction(job.device_fraction, device.index or 0)

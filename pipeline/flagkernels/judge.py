@@ -1,0 +1,387 @@
+"""One case, judged: the operator's results against float64, its memory manners, and whether it repeats itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from flagkernels import tolerance
+from flagkernels.calls import base_name, resolve
+from flagkernels.cases import Case
+from flagkernels.inputs import Arena, guarded_allocations, make, poison_allocator
+from flagkernels.operators import Implementation, active
+
+__all__ = ["CaseResult", "judge"]
+
+ENOUGH = 1000  # elements from which the regression slope is trusted
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """`error` is the largest |result − exact| over its bound, so at most one is correct; `native` is the same for the
+    vendor's kernel. `relative` is ‖result − exact‖/‖exact‖; `gain` the regression slope minus one."""
+
+    case: str
+    verdict: str
+    reason: str = ""
+    error: float | None = None
+    native: float | None = None
+    relative: float | None = None
+    gain: float | None = None
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value not in (None, "")}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    error: float
+    relative: float | None
+    gain: float | None
+    reason: str
+
+
+class Dropped(Exception):  # noqa: N818 -- no error: the native operator refuses this case, so it is none
+    """The case does not exist for this operator."""
+
+
+def judge(
+    case: Case, implementations: Mapping[str, Implementation], device: torch.device, *, repeats: int, seed: int
+) -> CaseResult:
+    """Runs the operator once in guarded memory and `repeats − 1` times plainly.
+
+    Raises Dropped where the native operator refuses the case, and whatever the operator under test raises."""
+    arena = Arena(device)
+    args, kwargs = make(case, arena, seed)
+    target = resolve(case.call.overload)
+    try:
+        native = _results(target, args, kwargs)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        if _is_memory(error):
+            raise
+        raise Dropped(str(error)) from error
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return _random(case, target, args, kwargs, implementations, native, device)
+    exact, limits = _exact(case, target, args, kwargs, [n.dtype for n in native if isinstance(n, torch.Tensor)])
+
+    def once(run_args: Any, run_kwargs: Any, allocations: Any) -> list[Any]:
+        with active(implementations, device, lambda: arena.busy) as calls, allocations:
+            results = _results(target, run_args, run_kwargs, clone=False)
+            _sync(device)
+        called.append(calls[case.call.overload])
+        return [_detach(result) for result in results]
+
+    called: list[int] = []
+    inside = _clone(args, arena), _clone(kwargs, arena)
+    runs = [once(*inside, guarded_allocations(arena))]
+    damage = arena.violations() or _changed_inputs(target, (args, kwargs), inside)
+    # Without guards the same write would spoil memory of others: one run is evidence enough.
+    for _ in range(0 if damage else repeats - 1):
+        poison_allocator(tuple(r for r in runs[0] if isinstance(r, torch.Tensor)), device)
+        again = Arena(device)  # the same strides: another layout may be summed in another order
+        runs.append(once(_clone(args, again), _clone(kwargs, again), contextlib.nullcontext()))
+    if not all(called):
+        return CaseResult(case=str(case), verdict="unsupported", reason="the dispatcher never called it")
+    compare = _Comparer(case, args, exact, limits)
+    found = [compare(run, native) for run in runs]
+    worst = max(found, key=lambda f: (bool(f.reason), f.error))
+    verdict, reason = _verdict(damage, found, runs)
+    return CaseResult(
+        case=str(case),
+        verdict=verdict,
+        reason=reason,
+        error=_finite(worst.error),
+        native=_finite(compare(native, native).error),
+        relative=worst.relative,
+        gain=worst.gain,
+    )
+
+
+def _verdict(damage: list[str], found: Sequence[Comparison], runs: Sequence[Sequence[Any]]) -> tuple[str, str]:
+    if damage:
+        return "wrong", "; ".join(damage)
+    wrong = [index for index, comparison in enumerate(found) if comparison.reason]
+    if wrong and len(wrong) < len(runs):
+        which = ", ".join(str(index + 1) for index in wrong)
+        return "nondeterministic", f"wrong in run {which} of {len(runs)} on the same input: {found[wrong[0]].reason}"
+    if wrong:
+        return "wrong", found[0].reason
+    if any(not _same(runs[0], run) for run in runs[1:]):
+        return "nondeterministic", f"{len(runs)} runs on the same input differ in their bits; all are within the bound"
+    return "correct", ""
+
+
+def _results(
+    target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, clone: bool = True
+) -> list[Any]:
+    """What the call returns or, for a call that works in place, the arguments that it changed."""
+    written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if clone and written:
+        args, kwargs = _clone(args), _clone(kwargs)
+    returned = target(*args, **kwargs)
+    if written:
+        names = [a.name for a in target._schema.arguments]
+        return [kwargs[name] if name in kwargs else args[names.index(name)] for name in written]
+    return list(returned) if isinstance(returned, list | tuple) else [returned]
+
+
+def _clone(value: Any, arena: Arena | None = None) -> Any:
+    if isinstance(value, torch.Tensor):
+        if arena is None or value.device.type != arena.device.type:
+            return value.clone()
+        copy = arena.take(tuple(value.shape), value.stride(), value.dtype)
+        index = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())
+        copy[index].copy_(value[index])
+        return copy
+    if isinstance(value, dict):
+        return {name: _clone(item, arena) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_clone(item, arena) for item in value)
+    return value
+
+
+def _detach(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+    """Arguments that the schema does not let the operator write, and that it wrote."""
+    found = []
+    for position, argument in enumerate(target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            continue
+        pair = [
+            kwargs.get(argument.name, args[position] if position < len(args) else None) for args, kwargs in (before, after)
+        ]
+        if isinstance(pair[0], torch.Tensor) and not _equal(pair[0], pair[1]):
+            found.append(f"changed its argument {argument.name}")
+    return found
+
+
+def _exact(
+    case: Case, target: torch._ops.OpOverload, args: Any, kwargs: Any, dtypes: Sequence[torch.dtype]
+) -> tuple[list[list[Any]], list[torch.Tensor]]:
+    """The float64 results and their bounds. A list of alternatives: inputs as they are and, for subnormal ones, flushed
+    to zero, which kernels may do (IEEE 754 leaves it to the platform; CUDA calls it -ftz)."""
+    if base_name(case.call.overload) == "_grouped_mm":
+        run: Callable[..., list[Any]] = _grouped
+    else:
+
+        def run(*a: Any, **k: Any) -> list[Any]:
+            return _results(target, a, k)
+
+    wide_args, wide_kwargs = _widen(args), _widen(kwargs)
+    try:
+        reference = run(*wide_args, **wide_kwargs)
+    except (RuntimeError, NotImplementedError) as error:
+        if _is_memory(error):
+            raise
+        wide_args, wide_kwargs = _move(wide_args, "cpu"), _move(wide_kwargs, "cpu")  # chips without float64
+        reference = run(*wide_args, **wide_kwargs)
+    tensors = [r for r in reference if isinstance(r, torch.Tensor)]
+    limits = tolerance.bound(
+        case.call.overload,
+        lambda *a, **k: [r for r in run(*a, **k) if isinstance(r, torch.Tensor)],
+        wide_args,
+        wide_kwargs,
+        tensors,
+        dtypes,
+    )
+    alternatives = [reference]
+    if case.regime == "subnormal":
+        alternatives.append(run(*tolerance.map_floats(wide_args, _flush(args)), **wide_kwargs))
+    return alternatives, limits
+
+
+def _flush(args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    dtypes = [a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+    smallest = max((torch.finfo(dtype).smallest_normal for dtype in dtypes), default=0.0)
+    return lambda x: torch.where(x.abs() < smallest, torch.zeros_like(x), x)
+
+
+def _grouped(x: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any) -> list[torch.Tensor]:
+    """aten::_grouped_mm has no float64 kernel: one matrix product a group, rows between the offsets."""
+    ends = [0, *offs.tolist()]
+    rows = [x[start:end] @ weights[group] for group, (start, end) in enumerate(zip(ends, ends[1:], strict=False))]
+    return [torch.cat(rows)]
+
+
+def _widen(value: Any) -> Any:
+    return tolerance.map_floats(value, lambda x: x.double())
+
+
+def _move(value: Any, device: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, torch.device):
+        return torch.device(device)
+    if isinstance(value, dict):
+        return {name: _move(item, device) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_move(item, device) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class _Comparer:
+    """Compares results with each alternative reference and keeps the nearest, element by element."""
+
+    case: Case
+    args: tuple[Any, ...]
+    exact: list[list[Any]]
+    limits: list[torch.Tensor]
+
+    def __call__(self, results: Sequence[Any], native: Sequence[Any]) -> Comparison:
+        name = base_name(self.case.call.overload)
+        errors: list[Comparison] = []
+        number = 0
+        for index, (got, plain) in enumerate(zip(results, native, strict=True)):
+            reference = [alternative[index] for alternative in self.exact]
+            if not isinstance(plain, torch.Tensor):
+                errors.append(Comparison(0.0, None, None, "" if got == plain else f"result {got}, native {plain}"))
+                continue
+            limit = self.limits[number]
+            number += 1
+            if not isinstance(got, torch.Tensor) or got.shape != plain.shape or got.dtype != plain.dtype:
+                errors.append(Comparison(math.inf, None, None, f"result {_form(got)}, native {_form(plain)}"))
+            elif name in tolerance.INDICES and not plain.dtype.is_floating_point:
+                errors.append(self._indices(got, plain, results))
+            else:
+                errors.append(_compare(got, plain, reference, limit, self.case))
+        return max(errors, key=lambda e: (bool(e.reason), e.error), default=Comparison(0.0, None, None, ""))
+
+    def _indices(self, got: torch.Tensor, plain: torch.Tensor, results: Sequence[Any]) -> Comparison:
+        """Ties may be broken in any order: what counts is the value that an index points at."""
+        source = self.args[0]
+        named = [a for a in self.args[1:] if isinstance(a, int) and not isinstance(a, bool)]
+        dim = {"topk": named[1] if len(named) > 1 else -1, "sort": named[0] if named else -1}.get(
+            base_name(self.case.call.overload), named[0] if named else None
+        )
+        flat = source.flatten() if dim is None or not source.dim() else source
+        axis = 0 if flat.dim() <= 1 else int(dim or 0)
+        if not source.dim() or plain.numel() == 0:
+            return Comparison(0.0, None, None, "" if _equal(got, plain) else "index of a scalar")
+        if bool((got < 0).any()) or bool((got >= flat.shape[axis]).any()):
+            return Comparison(math.inf, None, None, "an index is out of range")
+
+        def picked(index: torch.Tensor) -> torch.Tensor:
+            if index.dim() < flat.dim():
+                index = index.unsqueeze(axis)
+            return flat.gather(axis, index.reshape(-1) if flat.dim() == 1 else index)
+
+        same = _equal(picked(got), picked(plain))
+        return Comparison(0.0 if same else math.inf, None, None, "" if same else "an index points at another value")
+
+
+def _compare(
+    got: torch.Tensor, plain: torch.Tensor, references: Sequence[torch.Tensor], limit: torch.Tensor, case: Case
+) -> Comparison:
+    where = limit.device
+    got, plain = got.to(where), plain.to(where)
+    if not got.dtype.is_floating_point:
+        same = torch.equal(got, references[0].to(got.dtype))
+        return Comparison(0.0 if same else math.inf, None, None, "" if same else "integers differ")
+    value = got.double()
+    ratio = torch.full_like(value, math.inf)
+    for reference in references:
+        # Rounded as the dtype rounds: overflow to infinity is part of the format.
+        target = reference.double().to(got.dtype).double() if reference.is_floating_point() else reference.double()
+        same = (value == target) | (value.isnan() & target.isnan())
+        distance = torch.where(same, 0.0, (value - reference.double()).abs())
+        ratio = torch.minimum(ratio, torch.where(distance == 0, 0.0, distance / limit).nan_to_num(nan=math.inf))
+    # Where the vendor's kernel leaves the range as well, the operator is not asked to be better.
+    excused = ~plain.isfinite() & ~got.isfinite() | (references[0].double().abs() > torch.finfo(got.dtype).max / 2)
+    ratio = torch.where(excused, 0.0, ratio)
+    error = float(ratio.max()) if ratio.numel() else 0.0
+    gain, relative = _regression(value, references[0].double(), case)
+    if error > 1:
+        return Comparison(error, relative, gain, _describe(ratio, value, references[0]))
+    if gain is not None and abs(gain) > tolerance.gain_limit(got.dtype):
+        return Comparison(error, relative, gain, f"systematically {gain:+.2%} off")
+    return Comparison(error, relative, gain, "")
+
+
+def _regression(value: torch.Tensor, reference: torch.Tensor, case: Case) -> tuple[float | None, float | None]:
+    if case.regime != "spread" or value.numel() == 0:
+        return None, None
+    energy = float((reference * reference).sum())
+    if not math.isfinite(energy) or energy == 0:
+        return None, None
+    relative = math.sqrt(float(((value - reference) ** 2).sum()) / energy)
+    effective = energy**2 / max(float((reference**4).sum()), 1e-300)
+    gain = float((value * reference).sum()) / energy - 1 if effective >= ENOUGH else None
+    return (gain if gain is None or math.isfinite(gain) else None), (relative if math.isfinite(relative) else None)
+
+
+def _describe(ratio: torch.Tensor, value: torch.Tensor, reference: torch.Tensor) -> str:
+    bad = ratio > 1
+    first = [int(i) for i in bad.nonzero()[0]] if value.dim() else []
+    at = tuple(first)
+    lost = int((value.isnan() & ~reference.isnan()).sum())
+    text = f"{int(bad.sum())} of {value.numel()} elements out of bound, first at {first}: "
+    text += f"{float(value[at]):.6g} for {float(reference[at]):.6g}"
+    return text + (f"; {lost} are NaN" if lost else "")
+
+
+def _random(
+    case: Case,
+    target: torch._ops.OpOverload,
+    args: Any,
+    kwargs: Any,
+    implementations: Mapping[str, Implementation],
+    native: list[Any],
+    device: torch.device,
+) -> CaseResult:
+    """Operators that draw numbers: same distribution as the native one, by the two-sample Kolmogorov–Smirnov statistic
+    at a level of 10⁻⁶ (critical value √(ln(2·10⁶)/2)·√(2/n): Smirnov's asymptotic formula)."""
+    with active(implementations, device):
+        got = _results(target, args, kwargs)
+        _sync(device)
+    for mine, plain in zip(got, native, strict=True):
+        if mine.shape != plain.shape or mine.dtype != plain.dtype:
+            return CaseResult(case=str(case), verdict="wrong", reason=f"result {_form(mine)}, native {_form(plain)}")
+        a, b = mine.double().flatten().sort().values, plain.double().flatten().sort().values
+        if a.numel() < ENOUGH:
+            continue
+        both = torch.cat([a, b])
+        steps = [torch.searchsorted(x, both, right=True) / x.numel() for x in (a, b)]
+        distance = float((steps[0] - steps[1]).abs().max())
+        limit = math.sqrt(math.log(2e6) / 2) * math.sqrt(2 / a.numel())
+        if distance > limit:
+            reason = f"another distribution than the native one: KS {distance:.4f}, limit {limit:.4f}"
+            return CaseResult(case=str(case), verdict="wrong", reason=reason, error=distance / limit)
+    return CaseResult(case=str(case), verdict="correct")
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(_equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool((a == b).logical_or_((a != a) & (b != b)).all())
+
+
+def _form(value: Any) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _sync(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()

@@ -1,0 +1,264 @@
+"""qualify: each operator alone in a process of its own, with the model's shapes and the ones beside them.
+
+Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file that
+is on the disk before the next operator is counted; a second run does what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flagkernels import catalogue, isolate, trace
+from flagkernels.cases import Case, cases_for, digest
+from flagkernels.child import Job
+from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
+from flagkernels.files import append_line, read_lines
+from flagkernels.isolate import Outcome
+from flagkernels.progress import Progress
+from flagkernels.trace import Trace
+
+__all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "main", "qualify", "read_rows", "width_for"]
+
+# Worst last: an operator's verdict is the worst of its cases.
+VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
+METHOD = 1  # raised when a verdict could change: bounds, cases, values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """memory: bytes of the host for each operator; width: processes at once."""
+
+    seconds: float = 180.0
+    memory: int = 8 << 30
+    width: int = 1
+    repeats: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """`error` is the worst error over its bound, `native` the vendor kernel's own worst."""
+
+    key: str
+    operator: str
+    verdict: str
+    reason: str
+    at: str
+    cases: int
+    passed: int
+    dropped: int
+    error: float | None
+    native: float | None
+    relative: float | None
+    seconds: float
+    peak_mib: int
+    results: tuple[dict[str, Any], ...]
+    log_tail: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        figures = f"  error {self.error:.2f} of its bound (native {self.native or 0:.2f})" if self.error is not None else ""
+        why = f"  {self.reason} at {self.at}" if self.verdict != "correct" else ""
+        return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
+
+
+def row_of(outcome: Outcome, key: str) -> Row:
+    """One row from what the process sent and how it ended."""
+    results = outcome.results
+    verdict, reason, at = "correct", "", ""
+    for result in results:
+        if VERDICTS.index(result["verdict"]) > VERDICTS.index(verdict):
+            verdict, reason, at = result["verdict"], result.get("reason", ""), result["case"]
+    if outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
+        verdict, reason, at = outcome.ended, outcome.reason, outcome.at
+    if not results and verdict == "correct":
+        verdict, reason, at = "unsupported", "the native operator refuses every case", outcome.at
+    return Row(
+        key=key,
+        operator=outcome.job.operator,
+        verdict=verdict,
+        reason=reason,
+        at=at,
+        cases=len(outcome.job.cases) - outcome.dropped,
+        passed=sum(result["verdict"] == "correct" for result in results),
+        dropped=outcome.dropped,
+        error=_worst(results, "error"),
+        native=_worst(results, "native"),
+        relative=_worst(results, "relative"),
+        seconds=outcome.seconds,
+        peak_mib=outcome.peak_bytes >> 20,
+        results=results,
+        log_tail="" if verdict == "correct" else outcome.log_tail,
+    )
+
+
+def _worst(results: Iterable[dict[str, Any]], name: str) -> float | None:
+    return max((result[name] for result in results if name in result), default=None)
+
+
+def key_of(operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int) -> str:
+    """Same key, same verdict: what a second run may skip."""
+    parts = [METHOD, operator, digest(cases), source, device, versions, repeats]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Rows by key; the last one counts."""
+    rows = {}
+    for data in read_lines(path):
+        try:
+            row = Row(**{**data, "results": tuple(data["results"])})
+        except (KeyError, TypeError):
+            continue
+        rows[row.key] = row
+    return rows
+
+
+def width_for(found: Trace, device: str, *, cores: int | None = None, free: int | None = None) -> int:
+    """Processes at once: at most one a core, and as many as the chip's memory holds.
+
+    Each needs its context and about ten times its largest arguments (float64 copies of inputs, result and bounds)."""
+    cores = cores or len(os.sched_getaffinity(0))
+    if device == "cpu":
+        return max(cores, 1)
+    free = free if free is not None else _free_memory(device)
+    largest = max((case.call.nbytes for op in found.operators for case in cases_for(found, op)), default=0)
+    return max(1, min(cores, int(free * 0.9) // ((2 << 30) + 10 * largest)))
+
+
+def _free_memory(device: str) -> int:
+    """Asked in a child: this process must not touch the chip."""
+    with isolate.context().Pool(1) as pool:
+        return pool.apply(_ask_free_memory, (device,))
+
+
+def _ask_free_memory(device: str) -> int:
+    import torch
+
+    try:
+        return int(torch.get_device_module(torch.device(device)).mem_get_info()[0])
+    except (RuntimeError, AttributeError, AssertionError):
+        return 0
+
+
+def qualify(
+    found: Trace,
+    operators: Sequence[str],
+    out: Path,
+    *,
+    source: str = "flag_gems",
+    device: str = "cuda",
+    limits: Limits | None = None,
+    real: int = 8,
+    seed: int = 0,
+    configs: int | None = 2,
+    chip: dict[str, str] | None = None,
+) -> list[Row]:
+    """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`."""
+    limits = limits or Limits()
+    present = read_rows(out)
+    versions = {**found.versions, **(chip or {})}
+    jobs, keys = [], {}
+    with tempfile.TemporaryDirectory() as logs:
+        for operator in operators:
+            cases = cases_for(found, operator, real=real)
+            key = key_of(
+                operator, cases, source=source, device=device, versions=versions, repeats=limits.repeats
+            )
+            keys[operator] = key
+            if key in present:
+                continue
+            jobs.append(
+                Job(
+                    operator=operator,
+                    source=source,
+                    device=device,
+                    cases=tuple(case.to_json() for case in cases),
+                    repeats=limits.repeats,
+                    seed=seed,
+                    memory=limits.memory,
+                    device_fraction=0.95 / limits.width if device != "cpu" else None,
+                    configs=configs,
+                    log=str(Path(logs) / f"{operator}.log"),
+                )
+            )
+        with Progress("qualify", total=len(jobs)) as progress:
+
+            def finished(outcome: Outcome) -> None:
+                row = row_of(outcome, keys[outcome.job.operator])
+                append_line(out, row.to_json())
+                present[row.key] = row
+                progress.step(str(row))
+
+            isolate.run_all(
+                jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing
+            )
+    return [present[keys[operator]] for operator in operators]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
+    parser.add_argument("--out", type=Path, required=True, help="verdicts, a JSONL file; a second run does what is missing")
+    parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
+    parser.add_argument("--source", default="flag_gems", help="flag_gems, or MODULE:ATTRIBUTE of other operators")
+    parser.add_argument("--operators", help="comma-separated; default: all that the trace names")
+    parser.add_argument("--seconds", type=float, default=180.0, help="time limit of one operator")
+    parser.add_argument("--memory", type=int, default=8192, help="host memory of one operator, MiB")
+    parser.add_argument("--width", type=int, help="processes at once; default: what the chip's memory and the cores allow")
+    parser.add_argument("--repeats", type=int, default=3, help="runs on the same input")
+    parser.add_argument("--real", type=int, default=8, help="real shapes of each overload")
+    parser.add_argument("--configs", type=int, default=2, help="LibTuner candidates that are compared; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def choose(found: Trace, names: str | None) -> tuple[str, ...]:
+    """The operators that the command line asks for, each of them in the trace. Raises UsageError, NothingToDo."""
+    if names is None:
+        if not found.operators:
+            raise NothingToDo("the trace names no operator", hint="serve this model natively")
+        return found.operators
+    wanted = tuple(name.strip() for name in names.split(",") if name.strip())
+    for name in wanted:
+        if name not in found.operators:
+            near = did_you_mean(name, found.operators)
+            raise UsageError(f"the trace has no operator {name!r}", hint=near or f"it has {', '.join(found.operators)}")
+    if not wanted:
+        raise UsageError("--operators names none", hint="leave it out for all")
+    return wanted
+
+
+def main(args: argparse.Namespace) -> int:
+    found = trace.read(args.trace)
+    operators = choose(found, args.operators)
+    if args.source == "flag_gems":
+        catalogue.load()  # says at once, with the remedy, that FlagGems is missing
+    if args.device != "cpu" and not isinstance(free := _free_memory(args.device), bool) and free == 0:
+        raise ChipFault(f"no device {args.device!r} answers here", hint="run on the chip, or --device cpu")
+    limits = Limits(
+        seconds=args.seconds,
+        memory=args.memory << 20,
+        width=args.width or width_for(found, args.device),
+        repeats=args.repeats,
+    )
+    rows = qualify(
+        found,
+        operators,
+        args.out,
+        source=args.source,
+        device=args.device,
+        limits=limits,
+        real=args.real,
+        seed=args.seed,
+        configs=args.configs or None,
+    )
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))  # noqa: T201
+    return 0

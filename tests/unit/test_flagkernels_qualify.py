@@ -1,0 +1,170 @@
+"""Planted operators on CPU tensors: every fault is found, in a process of its own, and none ends the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the chip side needs torch")
+
+from flagkernels import qualify as step  # noqa: E402
+from flagkernels.calls import Call, TensorSpec  # noqa: E402
+from flagkernels.cases import cases_for  # noqa: E402
+from flagkernels.errors import UsageError  # noqa: E402
+from flagkernels.files import write_json  # noqa: E402
+from flagkernels.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
+from flagkernels.trace import Point, Trace, TracedCall  # noqa: E402
+
+
+def spec(*shape: int, dtype: str = "bfloat16") -> TensorSpec:
+    stride = [1]
+    for size in reversed(shape[1:]):
+        stride.append(stride[-1] * size)
+    return TensorSpec(tuple(shape), tuple(reversed(stride)), dtype)
+
+
+def trace_of(*calls: tuple[str, Call]) -> Trace:
+    return Trace(
+        model="planted",
+        config_sha256="0" * 64,
+        view="module",
+        dtype="bfloat16",
+        versions={"torch": torch.__version__},
+        points=(Point(phase="decode", batch=1, length=8),),
+        static=frozenset({96}),
+        calls=tuple(TracedCall(operator, call, (1,)) for operator, call in calls),
+        native_only={},
+        layers=1,
+        device="meta",
+    )
+
+
+ADDS = trace_of(
+    ("add", Call("add.Tensor", (spec(8, 96), spec(8, 96)))),
+    ("add", Call("add.Tensor", (spec(32, 96), spec(32, 96)))),
+)
+
+
+def verdict(tmp_path: Path, fault: str, *, operator: str = "add", found: Trace = ADDS, **limits: float) -> step.Row:
+    chosen = Limits(**{"seconds": 60.0, "memory": 2 << 30, **limits})  # type: ignore[arg-type]
+    (row,) = qualify(
+        found, [operator], tmp_path / "rows.jsonl", source=f"flagkernels_faults:{fault}", device="cpu", limits=chosen
+    )
+    return row
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "says"),
+    [
+        ("RIGHT", "correct", ""),
+        ("ONE_PERCENT", "wrong", "out of bound"),
+        ("NAN_PAST_EDGE", "wrong", "are NaN"),
+        ("OUT_OF_BOUNDS", "wrong", "16 bytes written past the end"),
+        ("THIRD_TIME", "nondeterministic", "wrong in run 3 of 3"),
+        ("ABORTS", "crash", "SIGABRT"),
+        ("GREEDY", "out-of-memory", "allocate memory"),
+        ("REFUSES", "unsupported", "no kernel for this dtype"),
+        ("WRITES_INPUT", "wrong", "changed its argument self"),
+    ],
+)
+def test_each_fault_is_named(tmp_path: Path, fault: str, expected: str, says: str) -> None:
+    row = verdict(tmp_path, fault)
+    assert (row.verdict, says in row.reason) == (expected, True), row
+    assert read_rows(tmp_path / "rows.jsonl")[row.key] == row
+
+
+def test_a_hang_is_ended_at_its_limit(tmp_path: Path) -> None:
+    began = time.monotonic()
+    row = verdict(tmp_path, "NEVER_RETURNS", seconds=4.0)
+    assert row.verdict == "hang"
+    assert "no answer within 4 s" in row.reason
+    assert time.monotonic() - began < 20
+
+
+def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
+    """The bounds must not be so tight that the vendor's own kernels fail them, at any size or regime."""
+    column = TensorSpec((96, 160), (1, 96), "bfloat16")
+    found = trace_of(
+        ("mm", Call("mm", (spec(32, 96), column))),
+        ("mean_dim", Call("mean.dim", (spec(32, 96, dtype="float32"), (-1,), True))),
+        ("softmax", Call("_softmax", (spec(4, 96), -1, False))),
+        ("silu", Call("silu", (spec(32, 96),))),
+        ("rsqrt", Call("rsqrt", (spec(32, 1, dtype="float32"),))),
+        ("pow_tensor_scalar", Call("pow.Tensor_Scalar", (spec(32, 96, dtype="float32"), 2))),
+        ("sin", Call("sin", (spec(1, 32, 96, dtype="float32"),))),
+        ("cat", Call("cat", ((spec(4, 96), spec(4, 96)), -1))),
+        ("embedding", Call("embedding", (spec(500, 96), spec(2, 8, dtype="int64")))),
+        ("topk", Call("topk", (spec(4, 96), 8))),
+        ("argmax", Call("argmax", (spec(4, 96), -1))),
+        ("arange", Call("arange", (500,))),
+        ("cumsum", Call("cumsum", (spec(4, 96), -1))),
+        ("index_put_", Call("index_put_", (spec(96), (spec(96, dtype="int64"),), spec(96)))),
+    )
+    rows = qualify(
+        found,
+        list(found.operators),
+        tmp_path / "rows.jsonl",
+        source="flagkernels_native:OPERATORS",
+        device="cpu",
+        limits=Limits(seconds=60, memory=2 << 30, width=2),
+    )
+    assert {row.operator: (row.verdict, row.reason, row.at) for row in rows if row.verdict != "correct"} == {}
+    assert all(row.cases for row in rows)
+
+
+def test_off_grid_cases_break_no_agreement_between_arguments() -> None:
+    found = trace_of(("mm", Call("mm", (spec(32, 96), TensorSpec((96, 160), (1, 96), "bfloat16")))))
+    cases = cases_for(found, "mm")
+    assert {case.kind for case in cases} == {"real", "odd", "one", "edge", "strided"}
+    for case in cases:
+        left, right = case.call.tensors
+        assert left.shape[1] == right.shape[0]
+    edge = next(case for case in cases if case.kind == "edge")
+    assert edge.call.tensors[0].shape == (33, 97)
+    assert not next(case for case in cases if case.kind == "strided").call.tensors[0].contiguous
+
+
+def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
+    first = verdict(tmp_path, "RIGHT")
+    size = (tmp_path / "rows.jsonl").stat().st_size
+    assert verdict(tmp_path, "RIGHT") == first
+    assert (tmp_path / "rows.jsonl").stat().st_size == size
+    assert verdict(tmp_path, "RIGHT", repeats=2).key != first.key
+
+
+def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
+    """SIGKILL while the second operator hangs: the first row is there, and a second run starts with the second."""
+    calls = {op: Call(f"{op}.Tensor", (spec(8, 96), spec(8, 96))) for op in ("add", "mul")}
+    write_json(tmp_path / "trace.json", trace_of(*calls.items()).to_json())
+    command = [sys.executable, "-m", "flagkernels", "qualify", "--trace", str(tmp_path / "trace.json"), "--device", "cpu"]
+    command += ["--source", "flagkernels_faults:ADD_RIGHT_MUL_HANGS", "--out", str(tmp_path / "rows.jsonl"), "--width", "1"]
+    paths = [str(Path(__file__).parents[2] / "pipeline"), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not read_rows(tmp_path / "rows.jsonl") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert [row.operator for row in read_rows(tmp_path / "rows.jsonl").values()] == ["add"]
+    again = subprocess.run([*command, "--seconds", "3"], env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "[1/1] mul" in again.stderr
+    assert "1 correct, 1 hang" in again.stdout
+
+
+def test_a_name_that_does_not_exist_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean 'add'"):
+        step.choose(ADDS, "ad")
+
+
+def test_the_width_follows_memory_and_cores() -> None:
+    assert width_for(ADDS, "cpu", cores=6) == 6
+    assert width_for(ADDS, "cuda", cores=64, free=80 << 30) == 35
+    assert width_for(ADDS, "cuda", cores=16, free=80 << 30) == 16
+    assert width_for(ADDS, "cuda", cores=16, free=1 << 30) == 1
