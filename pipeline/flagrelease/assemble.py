@@ -97,18 +97,25 @@ def project(options: Options) -> Project:
     )
 
 
-def real_ports(registry: str) -> Ports:
+def real_ports() -> Ports:
     """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
     from flagrelease.ports import command
-    from flagrelease.ports.docker import EngineDocker
+    from flagrelease.ports.docker import Engine
     from flagrelease.ports.hub import RealHubs
-    from flagrelease.ports.registry import HttpRegistry
+    from flagrelease.ports.registry import OciRegistry
     from flagrelease.stage import Ports
 
     return Ports(
         clock=SystemClock(),
         command=command.run,
-        docker=EngineDocker(),
-        registry=HttpRegistry(registry),
+        docker=Engine(),
+        registry=OciRegistry(),
         hubs=RealHubs(),
     )
+
+
+def impatient_registry() -> Registry:
+    """A registry client for checks before a run: what does not answer within seconds is down."""
+    from flagrelease.ports.registry import OciRegistry
+
+    return OciRegistry(patience=3.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,12 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
     mean), NothingSelected where nothing is left, with the reason where exclusions took the last one.
     """
     chosen = list(cells)
-    for texts, kind, text_of in (
+    filters: tuple[tuple[Sequence[str], str, Callable[[Cell], str]], ...] = (
         (patterns, "cell", lambda cell: cell.id),
         (chips, "chip", lambda cell: cell.chip_name),
         (models, "model", lambda cell: cell.model_name),
-    ):
+    )
+    for texts, kind, text_of in filters:
         known = {text_of(cell) for cell in cells}
         for text in texts:
             if not fnmatch.filter(known, text):

@@ -76,7 +76,8 @@ class _Row:
         count = self.count
         if count is None or self.state != "running":
             return self.text
-        parts = [f"{amount(count.done, count.unit)}" + (f" of {amount(count.total, count.unit)}" if count.total else "")]
+        of = f" of {amount(count.total, count.unit)}" if count.total else ""
+        parts = [amount(count.done, count.unit) + of]
         since = time.monotonic() - self.rate_since
         moved = count.done - self.rate_from
         if since > 0.5 and moved > 0:
@@ -171,7 +172,7 @@ class PlainBoard:
     def _print(self, text: str) -> None:
         # The reader of a closed pipe must not kill a release.
         with suppress(BrokenPipeError):
-            print(text, file=self.stream, flush=True)  # noqa: T201
+            print(text, file=self.stream, flush=True)
 
 
 class LiveBoard:

@@ -19,6 +19,8 @@ from flagrelease.ports.command import service
 
 _BOOT_SECONDS = 120.0
 _HOMES = 16
+_UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app")
+_SERVER_ONLY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 _HINT = "`--engine inline` runs the same plan without Prefect"
 
 
@@ -56,9 +58,8 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
         log = home / "server.log"
         process = stack.enter_context(
             service(
-                [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-                + ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"],
-                env={**common, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+                [*_UVICORN, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"],
+                env={**common, **_SERVER_ONLY},
                 log=log,
             )
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.errors import Corrupt
-from flagrelease.workspace import sync_folder, telling_space, write_atomic
+from flagrelease.workspace import sync_folder, telling_space, unfinished, write_atomic
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class EvidenceStore:
             target = self.path(evidence)
             with telling_space(f"keeping {name}"):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new.")
+                handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=unfinished())
                 os.close(handle)
                 try:
                     shutil.copyfile(source, temporary)

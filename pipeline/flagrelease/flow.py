@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from prefect import allow_failure, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
-from prefect.task_runners import PrefectFuture, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flagrelease.engine import by_host
 from flagrelease.runner import CellRun, Outcome
@@ -31,10 +33,12 @@ class PrefectEngine:
             outcome = run.advance(next(one for one in run.session.stages if one.name == stage))
             return _state(outcome)
 
+        threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(groups))
+
         @flow(
             name="flagrelease",
             flow_run_name=runs[0].session.run_id,
-            task_runner=ThreadPoolTaskRunner(max_workers=len(groups)),
+            task_runner=threads,  # type: ignore[arg-type]  # its futures are PrefectFutures; the stub is invariant
             persist_result=False,
             retries=0,
         )
@@ -44,10 +48,8 @@ class PrefectEngine:
                 before: list[PrefectFuture[State[None]]] = []
                 for run in group:
                     for stage in run.session.stages:
-                        future = stage_task.submit(
-                            run.cell.id, stage.name, wait_for=[allow_failure(one) for one in before]
-                        )
-                        before = [future]
+                        waits = [allow_failure(one) for one in before]
+                        before = [stage_task.submit(run.cell.id, stage.name, wait_for=waits)]  # type: ignore[call-overload]
                 for future in before:
                     future.wait()
             _show(runs)

@@ -29,13 +29,17 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
+    """The steps of one cell. `blocked` says why it cannot be planned at all: something is not locked."""
+
     cell: Cell
     steps: tuple[Step, ...]
+    blocked: str = ""
+    hint: str = ""
 
     @property
     def idle(self) -> bool:
         """Whether nothing of this cell would run."""
-        return all(step.action != "run" for step in self.steps)
+        return not self.blocked and all(step.action != "run" for step in self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +72,15 @@ def choice(stages: Sequence[Stage], only: Collection[str], force: Collection[str
 
 
 def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice) -> CellPlan:
-    """The steps of one cell, in order. Raises ConfigError where the cell is not locked."""
+    """The steps of one cell, in order."""
     if job.cell.excluded:
         reason = f"excluded: {job.cell.excluded}"
         return CellPlan(cell=job.cell, steps=tuple(Step(stage=s.name, action="skip", reason=reason) for s in stages))
     try:
         stage_keys = keys(job, stages)
     except FlagreleaseError as error:
-        error.what = f"{job.cell.id}: {error.what}"
-        raise
+        skipped = tuple(Step(stage=s.name, action="skip", reason=f"blocked: {error.line()}") for s in stages)
+        return CellPlan(cell=job.cell, steps=skipped, blocked=error.line(), hint=error.hint)
     steps: dict[str, Step] = {}
     for stage in stages:
         steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)

@@ -14,7 +14,7 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Verified model files. `folder` is relative to the workspace's weights folder; `bytes_moved` went over the wire."""
+    """Verified model files. `folder` is relative to the workspace's weights folder; `bytes_moved` were fetched."""
 
     folder: str
     source: str

@@ -122,6 +122,20 @@ class CellRun:
         self.session.board.settle(outcome)
         return outcome
 
+    def image_digest(self) -> str:
+        """The digest of the cell's image, once there is one."""
+        done = self._done.get("image")
+        return str(done.result.digest) if done else ""
+
+    def abandon(self) -> None:
+        """After a stop: say in the ledger that what still counts as running was interrupted."""
+        for stage in self.session.stages:
+            last = self.session.ledger.last(self.cell.id, stage.name)
+            if last is not None and last.state == "running" and last.run == self.session.run_id:
+                self._write(stage.name, "interrupted", key=last.key, reads=last.reads)
+            if stage.name not in [outcome.stage for outcome in self.outcomes]:
+                self.outcomes.append(self._stopped(stage))
+
     def _advance(self, stage: Stage) -> Outcome:
         try:
             step = decide(self.job, stage, self._keys[stage.name], self._steps, self._past, self.session.choice)

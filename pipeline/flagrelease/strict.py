@@ -57,25 +57,32 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
             if isinstance(event, yaml.AliasEvent):
-                raise _error(name, event.start_mark.line, "aliases are not allowed", "write the value out")
+                raise _error(name, event.start_mark, "aliases are not allowed", "write the value out")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > _MAX_DEPTH:
-                    raise _error(name, event.start_mark.line, f"nested more than {_MAX_DEPTH} deep", "")
+                    raise _error(name, event.start_mark, f"nested more than {_MAX_DEPTH} deep", "")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             tag = getattr(event, "tag", None)
             if tag is not None:
-                raise _error(name, event.start_mark.line, f"tag {tag!r} is not allowed", "remove it")
+                raise _error(name, event.start_mark, f"tag {tag!r} is not allowed", "remove it")
         return yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line if error.problem_mark else 0
-        raise _error(name, line, error.problem or "not valid YAML", "") from None
+        raise _error(name, error.problem_mark, error.problem or "not valid YAML", "") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{name} is not valid YAML", why=str(error).splitlines()[0]) from None
 
 
-def _error(name: str, line: int, what: str, hint: str) -> ConfigError:
+class _Place(typing.Protocol):
+    """Either of PyYAML's marks, of the C parser and of the Python one."""
+
+    @property
+    def line(self) -> int: ...
+
+
+def _error(name: str, place: _Place | None, what: str, hint: str) -> ConfigError:
+    line = place.line if place else 0
     return ConfigError(f"{name}:{line + 1}: {what}", hint=hint)
 
 
@@ -102,31 +109,30 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
     values: dict[str, Any] = {}
     for key, key_node, value in _entries(node, name, where):
         if key not in fields:
-            raise _error(name, key_node.start_mark.line, f"unknown key {_at(where, key)!r}", did_you_mean(key, fields))
+            raise _error(name, key_node.start_mark, f"unknown key {_at(where, key)!r}", did_you_mean(key, fields))
         values[key] = _decode(value, hints[key], name, _at(where, key))
     for key, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and key not in values:
-            raise _error(name, node.start_mark.line, f"{where or 'the file'} lacks {key!r}", "")
+            raise _error(name, node.start_mark, f"{where or 'the file'} lacks {key!r}", "")
     try:
         return kind(**values)
     except ValueError as error:
-        raise _error(name, node.start_mark.line, f"{where}: {error}", "") from None
+        raise _error(name, node.start_mark, f"{where}: {error}", "") from None
 
 
 def _entries(node: yaml.Node, name: str, where: str) -> list[tuple[str, yaml.Node, yaml.Node]]:
     if not isinstance(node, yaml.MappingNode):
-        raise _error(name, node.start_mark.line, f"{where or 'the file'} must be a mapping", "")
+        raise _error(name, node.start_mark, f"{where or 'the file'} must be a mapping", "")
     seen: dict[str, int] = {}
-    entries = []
+    entries: list[tuple[str, yaml.Node, yaml.Node]] = []
     for key_node, value in node.value:
-        line = key_node.start_mark.line
         if not isinstance(key_node, yaml.ScalarNode):
-            raise _error(name, line, f"a key of {where or 'the file'} is not a name", "")
+            raise _error(name, key_node.start_mark, f"a key of {where or 'the file'} is not a name", "")
         key = str(key_node.value)
         if key in seen:
-            raise _error(name, line, f"{_at(where, key)!r} is given twice", f"the first is on line {seen[key] + 1}")
-        seen[key] = line
+            raise _error(name, key_node.start_mark, f"{_at(where, key)!r} is given twice", f"first on line {seen[key]}")
+        seen[key] = key_node.start_mark.line + 1
         entries.append((key, key_node, value))
     return entries
 
@@ -149,7 +155,7 @@ def _decode_union(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
 
 def _decode_tuple(node: yaml.Node, item: Any, name: str, where: str) -> tuple[Any, ...]:
     if not isinstance(node, yaml.SequenceNode):
-        raise _error(name, node.start_mark.line, f"{where} must be a list", "write [a, b]")
+        raise _error(name, node.start_mark, f"{where} must be a list", "write [a, b]")
     return tuple(_decode(child, item, name, f"{where}[{index}]") for index, child in enumerate(node.value))
 
 
@@ -161,7 +167,7 @@ def _decode_mapping(node: yaml.Node, item: Any, name: str, where: str) -> Mappin
 def _decode_choice(node: yaml.Node, choices: tuple[str, ...], name: str, where: str) -> str:
     value = str(_decode_scalar(node, str, name, where))
     if value not in choices:
-        raise _error(name, node.start_mark.line, f"{where} is {value!r}", did_you_mean(value, choices))
+        raise _error(name, node.start_mark, f"{where} is {value!r}", did_you_mean(value, choices))
     return value
 
 
@@ -175,18 +181,17 @@ def _decode_any(node: yaml.Node, name: str, where: str) -> Any:
             return _decode_scalar(node, kind, name, where)
         except ConfigError:
             continue
-    raise _error(name, node.start_mark.line, f"{where} is {node.value!r}", "quote it if it is text")
+    raise _error(name, node.start_mark, f"{where} is {node.value!r}", "quote it if it is text")
 
 
 def _decode_scalar(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
-    line = node.start_mark.line
     if not isinstance(node, yaml.ScalarNode):
-        raise _error(name, line, f"{where} must be {_spoken(kind)}", "")
+        raise _error(name, node.start_mark, f"{where} must be {_spoken(kind)}", "")
     text = str(node.value)
     quoted = node.style in ("'", '"', "|", ">")
     if kind is str:
         if not quoted and node.tag != "tag:yaml.org,2002:str":
-            raise _error(name, line, f"{where} is {text!r}, which YAML does not read as text", f'write "{text}"')
+            raise _error(name, node.start_mark, f"{where} is {text!r}, which is not text to YAML", f'write "{text}"')
         return text
     if not quoted:
         if kind is bool and text in ("true", "false"):
@@ -195,7 +200,7 @@ def _decode_scalar(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
             return int(text)
         if kind is float and _NUMBER.fullmatch(text):
             return float(text)
-    raise _error(name, line, f"{where} is {text!r} and must be {_spoken(kind)}", "")
+    raise _error(name, node.start_mark, f"{where} is {text!r} and must be {_spoken(kind)}", "")
 
 
 def _spoken(kind: Any) -> str:

@@ -12,6 +12,20 @@ from pathlib import Path
 
 from flagrelease.errors import EnvironmentFault, NoSpace
 
+TEMPORARY = ".unfinished."
+"""How the name of a file or folder begins that is not yet whole; the writer's PID follows."""
+
+
+def unfinished() -> str:
+    """The beginning of a temporary name of this process."""
+    return f"{TEMPORARY}{os.getpid()}."
+
+
+def abandoned(path: Path) -> bool:
+    """Whether `path` is a temporary whose writer is dead."""
+    pid = path.name.removeprefix(TEMPORARY).split(".")[0]
+    return path.name.startswith(TEMPORARY) and pid.isdigit() and not Path(f"/proc/{pid}").exists()
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -90,7 +104,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`: a reader sees the old file or the new one. Raises NoSpace."""
     with telling_space(f"writing {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished())
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)

@@ -122,7 +122,7 @@ def service(
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  runs only async-signal-safe code
+            preexec_fn=_die_with_parent,
         )
     try:
         yield process

@@ -1,0 +1,148 @@
+"""The command line: verbs, flags, exit codes. Each verb lives in verbs/ and is imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flagrelease import __version__
+from flagrelease.assemble import Options
+from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
+from flagrelease.redact import redact
+
+_EXIT_CODES = """\
+exit codes:
+  0    done
+  1    unexpected: a defect of flagrelease
+  2    usage or configuration
+  3    nothing selected
+  4    a gate failed
+  5    inconclusive: the evidence does not decide
+  6    environment: docker, registry, disk, chip
+  7    upstream: a hub or registry refused
+  75   busy: another run holds the cell
+  130  interrupted
+"""
+
+VERBS = (
+    ("run", "release cells: all, or those that are named"),
+    ("plan", "show what `run` would do, and why"),
+    ("status", "show where every cell stands"),
+    ("explain", "say why a cell is as it is"),
+    ("compare", "compare two answer sets, without running anything"),
+    ("card", "print a cell's model card"),
+    ("lock", "pin everything that can move; show the difference"),
+    ("doctor", "check this machine; say what to do"),
+    ("init", "write a first matrix.yaml"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        hint = f"`{self.prog} --help` lists what there is"
+        if "invalid choice: " in message:
+            word = message.split("invalid choice: ")[1].split("'")[1]
+            names = [name for name, _ in VERBS]
+            raise ConfigError(f"unknown verb {word!r}", hint=did_you_mean(word, names))
+        if "unrecognized arguments: " in message:
+            flag = message.split("unrecognized arguments: ")[1].split()[0]
+            raise ConfigError(message, hint=did_you_mean(flag, self._option_string_actions))
+        raise ConfigError(message, hint=hint)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(
+        prog="flagrelease",
+        description="Turns a chip × model matrix into published, provably equivalent LLM serving images.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"flagrelease {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    made = {name: verbs.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in VERBS}
+    for name, verb in made.items():
+        if name not in ("init", "compare"):
+            _common(verb)
+        if name != "init":
+            verb.add_argument("--json", action="store_true", help="print JSON on stdout")
+    for name in ("run", "plan", "status", "lock"):
+        _selection(made[name])
+    for name in ("run", "plan"):
+        _choice(made[name])
+    made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
+    made["run"].add_argument(
+        "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", "prefect")
+    )
+    for name in ("explain", "card"):
+        made[name].add_argument("cell", metavar="CHIP/MODEL")
+    made["card"].add_argument("-o", "--output", type=Path, metavar="DIR", help="write README.md and pictures there")
+    made["compare"].add_argument("baseline", metavar="A", type=Path, help="samples.jsonl, its folder, or release.json")
+    made["compare"].add_argument("candidate", metavar="B", type=Path)
+    made["compare"].add_argument(
+        "--margin", action="append", default=[], metavar="[BENCHMARK=]FRACTION", help="largest loss that still passes"
+    )
+    made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE")
+    return top
+
+
+def _common(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE")
+    verb.add_argument("--workspace", type=Path, metavar="DIR", help="default: .flagrelease beside the matrix")
+    verb.add_argument("--registry", metavar="HOST/PREFIX", default=os.environ.get("FLAGRELEASE_REGISTRY"))
+    verb.add_argument("--data-dir", type=Path, metavar="DIR", help="benchmark data of your own")
+
+
+def _selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("cells", nargs="*", metavar="CHIP/MODEL", help="cells or globs of them; none: all")
+    verb.add_argument("--chip", action="append", default=[], metavar="GLOB")
+    verb.add_argument("--model", action="append", default=[], metavar="GLOB")
+    verb.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
+
+
+def _choice(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--only", action="append", default=[], metavar="STAGE", help="run this stage only; repeatable")
+    verb.add_argument("--force", action="append", default=[], metavar="STAGE", help="run this stage again; repeatable")
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        matrix=arguments.matrix,
+        workspace=arguments.workspace,
+        registry=arguments.registry,
+        profile=getattr(arguments, "profile", None),
+        data_dir=arguments.data_dir,
+    )
+
+
+def show_error(error: FlagreleaseError) -> None:
+    """What failed and why on one line, what to do on the next."""
+    print(f"flagrelease: {redact(error.line())}", file=sys.stderr)
+    if error.detail:
+        for line in redact(error.detail).splitlines():
+            print(f"    {line}", file=sys.stderr)
+    if error.hint:
+        print(f"  → {redact(error.hint)}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code; nothing else in flagrelease decides one."""
+    try:
+        arguments = parser().parse_args(argv)
+        verb = importlib.import_module(f"flagrelease.verbs.{arguments.verb}")
+        return int(verb.main(arguments))
+    except FlagreleaseError as error:
+        show_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        show_error(Interrupted("interrupted", hint="run again: finished stages are kept"))
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader went away (`flagrelease plan | head`); that is not a failure.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -1,0 +1,157 @@
+"""How a run ended: a table of stages for each cell, one of cells, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flagrelease.cell import Cell
+from flagrelease.display import MARKS, amount, spell
+from flagrelease.errors import FlagreleaseError
+from flagrelease.ledger import Failure, Ledger
+from flagrelease.plan import CellPlan
+from flagrelease.results import Spent
+from flagrelease.runner import CellRun, Outcome
+from flagrelease.tables import aligned
+
+_TOTAL = "total"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """The end of one cell. `stage` is where it stopped, or the last one; `digest` names its image."""
+
+    cell: str
+    state: str
+    stage: str
+    reason: str
+    code: int
+    seconds: float
+    digest: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    failure: Failure | None = None
+
+
+def finished(run: CellRun, seconds: float) -> CellResult:
+    """The result of a cell that went through its stages."""
+    red = next((outcome for outcome in run.outcomes if outcome.red), None)
+    last = red or run.outcomes[-1]
+    done = [outcome for outcome in run.outcomes if outcome.status in ("done", "reused")]
+    return CellResult(
+        cell=run.cell.id,
+        state="released" if red is None and done and done[-1].stage == "publish" else "red" if red else "partial",
+        stage=last.stage,
+        reason=last.reason,
+        code=red.error.code if red and red.error else 1 if red else 0,
+        seconds=seconds,
+        digest=run.image_digest(),
+        outcomes=tuple(run.outcomes),
+        failure=red.error if red else None,
+    )
+
+
+def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
+    """The result of a cell of which nothing had to run."""
+    reused = [step for step in plan.steps if step.action == "reuse"]
+    image = ledger.last_done(plan.cell.id, "image")
+    since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
+    return CellResult(
+        cell=plan.cell.id,
+        state="unchanged",
+        stage=reused[-1].stage if reused else "",
+        reason=f"nothing to do: {len(reused)} stages unchanged since {since}" if reused else "nothing was selected",
+        code=0,
+        seconds=0.0,
+        digest=image.result.get("digest", "") if image and reused else "",
+    )
+
+
+def refused(cell: Cell, error: FlagreleaseError) -> CellResult:
+    """The result of a cell that could not be started."""
+    failure = Failure(
+        kind=type(error).__name__, code=error.exit_code, what=error.what, why=error.why, hint=error.hint
+    )
+    state = "busy" if error.exit_code == 75 else "blocked"
+    return CellResult(
+        cell=cell.id, state=state, stage="", reason=error.why or error.what, code=error.exit_code, seconds=0.0,
+        failure=failure,
+    )  # fmt: skip
+
+
+def as_error(result: CellResult) -> FlagreleaseError:
+    """The cell's failure as an error, to be shown as any other."""
+    failure = result.failure
+    if failure is None:
+        return FlagreleaseError(f"{result.cell}: {result.reason}")
+    where = f"{result.cell} {result.stage}".strip()
+    hint = failure.hint or f"`flagrelease explain {result.cell}` shows all there is"
+    return FlagreleaseError(f"{where}: {failure.what}", why=failure.why, hint=hint, detail=failure.detail)
+
+
+def text(results: Sequence[CellResult], excluded: Sequence[Cell]) -> str:
+    """The tables at the end of `run`."""
+    parts = [_stages(result) for result in results if result.outcomes]
+    rows = [
+        [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[:19], r.reason] for r in results
+    ]
+    rows += [[cell.id, "excluded", "", "", "", cell.excluded] for cell in excluded]
+    parts.append(aligned(["cell", "state", "stage", "time", "digest", "reason"], rows, right=[3]))
+    return "\n\n".join(parts)
+
+
+def _stages(result: CellResult) -> str:
+    rows = []
+    for outcome in result.outcomes:
+        ran = outcome.spent.seconds > 0
+        rows.append(
+            [
+                outcome.stage,
+                f"{MARKS[outcome.status]} {outcome.status}",
+                spell(outcome.spent.seconds) if ran else "",
+                amount(outcome.spent.moved, "B") if outcome.spent.moved else "",
+                outcome.reason,
+            ]
+        )
+    total = _sum([outcome.spent for outcome in result.outcomes])
+    rows.append([_TOTAL, "", spell(result.seconds), amount(total.moved, "B") if total.moved else "", ""])
+    return aligned([result.cell, "state", "time", "moved", "result"], rows, right=[2, 3])
+
+
+def _sum(spent: Sequence[Spent]) -> Spent:
+    return Spent(
+        seconds=sum(one.seconds for one in spent),
+        outside=sum(one.outside for one in spent),
+        moved=sum(one.moved for one in spent),
+    )
+
+
+def as_json(results: Sequence[CellResult], excluded: Sequence[Cell], code: int) -> dict[str, Any]:
+    """The form of `run --json`."""
+    return {
+        "exit_code": code,
+        "cells": [
+            {
+                "cell": result.cell,
+                "state": result.state,
+                "stage": result.stage,
+                "reason": result.reason,
+                "exit_code": result.code,
+                "seconds": round(result.seconds, 3),
+                "digest": result.digest,
+                "stages": [
+                    {
+                        "stage": o.stage,
+                        "state": o.status,
+                        "reason": o.reason,
+                        "seconds": round(o.spent.seconds, 3),
+                        "outside_seconds": round(o.spent.outside, 3),
+                        "bytes_moved": o.spent.moved,
+                    }
+                    for o in result.outcomes
+                ],
+            }
+            for result in results
+        ],
+        "excluded": [{"cell": cell.id, "reason": cell.excluded} for cell in excluded],
+    }

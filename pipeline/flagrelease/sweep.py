@@ -1,0 +1,22 @@
+"""Takes away what killed runs left: containers and half-written files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from flagrelease.cell import Cell
+from flagrelease.stage import Ports
+from flagrelease.workspace import TEMPORARY, Workspace, abandoned
+
+
+def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None:
+    """Remove containers of these cells, which the caller holds, and temporary files of dead processes."""
+    for cell in cells:
+        ports.docker.reap(cell.id)
+    for path in [*workspace.root.glob(f"{TEMPORARY}*"), *workspace.root.glob(f"*/**/{TEMPORARY}*")]:
+        if abandoned(path):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

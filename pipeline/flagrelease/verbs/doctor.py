@@ -1,0 +1,148 @@
+"""`flagrelease doctor`: is this machine fit for a release, and if not, what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flagrelease import cli
+from flagrelease.assemble import Project, impatient_registry, project, real_ports
+from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.stage import Ports
+from flagrelease.tables import aligned
+
+_DISK_BYTES = 10_000_000_000
+_MEMORY_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `hint` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str
+    hint: str = ""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    ports = real_ports()
+    findings = [_asked(name, look) for name, look in _looks(everything, ports)]
+    failing = [finding for finding in findings if not finding.ok]
+    if arguments.json:
+        print(json.dumps({"ok": not failing, "findings": [asdict(one) for one in findings]}, indent=2))
+    else:
+        print(aligned(["", "what", "found"], [["✓" if f.ok else "✗", f.name, f.found] for f in findings]))
+        for finding in failing:
+            print(f"{finding.name}\n  → {finding.hint}")
+    return EnvironmentFault.exit_code if failing else 0
+
+
+def _looks(everything: Project, ports: Ports) -> list[tuple[str, Callable[[], Finding]]]:
+    return [
+        ("docker engine", lambda: _docker(ports)),
+        ("registry", lambda: _registry(everything)),
+        ("base images", lambda: _bases(everything, ports)),
+        ("disk", lambda: _disk(everything)),
+        ("memory", _memory),
+        ("ports", lambda: _ports(everything)),
+        ("credentials", lambda: _credentials(everything)),
+        ("matrix.lock", lambda: _lock(everything)),
+    ]
+
+
+def _asked(name: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except FlagreleaseError as error:
+        return Finding(name, False, error.line(), error.hint or "see `flagrelease doctor --help`")
+
+
+def _docker(ports: Ports) -> Finding:
+    version = ports.docker.version()
+    return Finding("docker engine", True, f"{version.version} (API {version.api}) on {version.os}")
+
+
+def _registry(everything: Project) -> Finding:
+    impatient_registry().check_push(f"{everything.registry}/preflight")
+    return Finding("registry", True, f"{everything.registry} answers")
+
+
+def _bases(everything: Project, ports: Ports) -> Finding:
+    chips = everything.matrix.chips
+    here = [name for name, chip in chips.items() if ports.docker.image(chip.base) is not None]
+    # A name without a registry cannot be pulled; it is made on this machine.
+    absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in here]
+    if absent:
+        return Finding("base images", False, f"{absent[0]} is not here", "`make base` makes it")
+    return Finding("base images", True, f"here: {', '.join(here) or 'none'}; others are pulled when they are needed")
+
+
+def _disk(everything: Project) -> Finding:
+    folder = everything.workspace.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    hint = "free some space, or choose --workspace DIR on another disk"
+    return Finding("disk", free >= _DISK_BYTES, f"{free / 1e9:.0f} GB free for the workspace", hint)
+
+
+def _memory() -> Finding:
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    hint = f"a CPU cell needs {_MEMORY_BYTES / 1e9:.0f} GB: end other programs"
+    return Finding("memory", available >= _MEMORY_BYTES, f"{available / 1e9:.1f} GB available", hint)
+
+
+def _ports(everything: Project) -> Finding:
+    """Chips with host networking serve on their model's own port; bridged ones on any free one."""
+    wanted = {
+        model.serve.port
+        for model in everything.matrix.models.values()
+        for chip in everything.matrix.chips.values()
+        if chip.container.network == "host"
+    }
+    taken = [port for port in sorted(wanted) if _taken(port)]
+    listed = ", ".join(map(str, taken or sorted(wanted)))
+    if taken:
+        return Finding("ports", False, f"{listed} in use", "end what listens there: `ss -ltnp` names it")
+    return Finding("ports", True, f"{listed} free" if listed else "none is fixed")
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
+def _credentials(everything: Project) -> Finding:
+    local = everything.registry.split(":")[0].split("/")[0] in ("localhost", "127.0.0.1")
+    names = ["FLAGRELEASE_REGISTRY_USER", "FLAGRELEASE_REGISTRY_PASSWORD"]
+    given = all(os.environ.get(name) for name in names)
+    docker_config = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "config.json"
+    if given:
+        return Finding("credentials", True, "the registry's are in the environment")
+    if local:
+        return Finding("credentials", True, "none needed for a registry on this machine")
+    if docker_config.exists():
+        return Finding("credentials", True, f"docker's own are used ({docker_config})")
+    return Finding("credentials", False, "none for the registry", f"set {' and '.join(names)}, or `docker login`")
+
+
+def _lock(everything: Project) -> Finding:
+    unlocked = [name for name in everything.matrix.models if name not in everything.lock.models]
+    if len(unlocked) == len(everything.matrix.models):
+        return Finding("matrix.lock", False, "no model is pinned", "run `flagrelease lock`")
+    rest = f"; not pinned: {', '.join(unlocked)}" if unlocked else ""
+    return Finding("matrix.lock", True, f"{len(everything.lock.models)} models pinned{rest}")

@@ -1,0 +1,58 @@
+"""`flagrelease explain CELL`: why a cell is as it is, with everything that its evidence says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import msgspec
+
+from flagrelease import cli
+from flagrelease.assemble import Project, project
+from flagrelease.cell import Cell, select
+from flagrelease.display import amount, spell
+from flagrelease.ledger import Entry, evidence_of
+from flagrelease.stage import Stage
+from flagrelease.stages import STAGES
+from flagrelease.verbs.status import standing
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    cell = select(everything.cells, [arguments.cell], [], [])[0]
+    latest = everything.latest(cell, STAGES)
+    if arguments.json:
+        entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
+        print(json.dumps({"cell": cell.id, "stages": entries}, indent=2, ensure_ascii=False))
+        return 0
+    now = standing(cell, latest)
+    print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
+    for stage in STAGES:
+        print()
+        print("\n".join(_stage(everything, cell, stage, latest.get(stage.name))))
+    return 0
+
+
+def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -> list[str]:
+    if entry is None:
+        skipped = stage.skip(everything.job(cell))
+        return [f"{stage.name}: skipped, {skipped}" if skipped else f"{stage.name}: never run"]
+    cost = f" in {spell(entry.spent.seconds)}" if entry.spent else ""
+    if entry.spent and entry.spent.moved:
+        cost += f", {amount(entry.spent.moved, 'B')} moved"
+    lines = [f"{stage.name}: {entry.state}{cost}, {entry.at}, run {entry.run}", f"  key       {entry.key}"]
+    if entry.error is not None:
+        lines += [f"  what      {entry.error.what}", f"  exit code {entry.error.code} ({entry.error.kind})"]
+        lines += [f"  why       {entry.error.why}"] if entry.error.why else []
+        lines += [f"  next      {entry.error.hint}"] if entry.error.hint else []
+        lines += [f"  | {line}" for line in entry.error.detail.splitlines()]
+    if entry.state == "done":
+        result = msgspec.convert(entry.result, stage.result)
+        lines.append(f"  result    {result.summary}")
+        for check in getattr(result, "checks", ()):
+            lines.append(f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}")
+        for score in getattr(result, "benchmarks", ()):
+            lines.append(f"  {score.verdict} {score.metric}: {score.reason}")
+        for kept in evidence_of(result):
+            lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
+    return lines

@@ -1,0 +1,31 @@
+"""`flagrelease lock`: pin everything that can move, and show the difference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from flagrelease import cli, locking
+from flagrelease import lock as locks
+from flagrelease.assemble import project, real_ports
+from flagrelease.cell import select
+from flagrelease.display import PlainBoard
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    cells = [
+        cell for cell in select(everything.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
+    ]
+    progress = PlainBoard().progress("lock", "")
+    new = locking.relock(everything.matrix, everything.lock, real_ports(), cells, progress)
+    changed = locks.changes(everything.lock, new)
+    if changed:
+        locks.save(everything.lock_path, new)
+    if arguments.json:
+        print(json.dumps({"changes": list(changed), "unresolved": dict(new.unresolved)}, indent=2, ensure_ascii=False))
+        return 0
+    print("\n".join(changed) if changed else f"{everything.lock_path.name} is up to date")
+    for name, why in new.unresolved.items():
+        print(f"! {name} could not be pinned: {why}")
+    return 0

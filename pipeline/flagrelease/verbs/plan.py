@@ -1,0 +1,38 @@
+"""`flagrelease plan`: what would run, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from flagrelease import cli
+from flagrelease.assemble import project
+from flagrelease.cell import select
+from flagrelease.plan import CellPlan, as_json, choice
+from flagrelease.stages import STAGES
+from flagrelease.tables import aligned
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    wanted = choice(STAGES, arguments.only, arguments.force)
+    plans = everything.plan(cells, STAGES, wanted)
+    print(json.dumps(as_json(plans), indent=2, ensure_ascii=False) if arguments.json else table(plans))
+    return 0
+
+
+def table(plans: Sequence[CellPlan]) -> str:
+    """One row a stage; a cell of which nothing can run is one row."""
+    rows = []
+    for plan in plans:
+        if plan.cell.excluded:
+            rows.append([plan.cell.id, "", "skip", f"excluded: {plan.cell.excluded}"])
+            continue
+        if plan.blocked:
+            rows.append([plan.cell.id, "", "blocked", plan.blocked])
+            continue
+        for number, step in enumerate(plan.steps):
+            rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
+    return aligned(["cell", "stage", "action", "reason"], rows)

@@ -1,0 +1,143 @@
+"""`flagrelease run`: release cells."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from flagrelease import cli, engine, hold, summary, sweep
+from flagrelease.assemble import Project, project, real_ports
+from flagrelease.cell import Cell, select
+from flagrelease.display import Board, PlainBoard, board
+from flagrelease.errors import Busy, ConfigError, worst
+from flagrelease.interrupt import Workers, run_stoppable
+from flagrelease.plan import CellPlan, Choice, choice
+from flagrelease.preflight import preflight
+from flagrelease.runner import CellRun, Session, new_run_id
+from flagrelease.stage import Ports
+from flagrelease.stages import STAGES
+from flagrelease.summary import CellResult
+from flagrelease.verbs import plan as plan_verb
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return plan_verb.main(arguments)
+    everything = project(cli.options(arguments))
+    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    wanted = choice(STAGES, arguments.only, arguments.force)
+    ports = real_ports()
+    plans = [plan for plan in everything.plan(cells, STAGES, wanted, ports.registry) if not plan.cell.excluded]
+    if len(plans) == 1 and plans[0].blocked:
+        raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
+    results = [_blocked(plan) for plan in plans if plan.blocked]
+    ready = [plan for plan in plans if not plan.blocked]
+    if all(plan.idle for plan in ready):
+        results += [summary.unchanged(plan, everything.ledger) for plan in ready]
+    else:
+        results += _release(everything, ready, wanted, ports, arguments)
+    excluded = [cell for cell in cells if cell.excluded]
+    return _finish(results, excluded, arguments.json)
+
+
+def _release(
+    everything: Project, plans: Sequence[CellPlan], wanted: Choice, ports: Ports, arguments: argparse.Namespace
+) -> list[CellResult]:
+    """Run what must run. Cells that another run holds are busy; the others go on."""
+    run_id = new_run_id()
+    workers = Workers()
+    results: list[CellResult] = []
+    with ExitStack() as stack:
+        free = []
+        for plan in plans:
+            try:
+                path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
+                stack.enter_context(hold.hold(path, plan.cell.id, run_id))
+                free.append(plan)
+            except Busy as error:
+                results.append(summary.refused(plan.cell, error))
+        if not free:
+            return results
+        preflight(free, everything, ports)
+        sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
+        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in STAGES])
+        session = _session(everything, wanted, ports, run_id, shown, workers)
+        runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
+        start = time.monotonic()
+        with shown:
+            _execute(runs, arguments.engine, everything, run_id, shown, workers, _unblock(runs, ports))
+        return results + [summary.finished(run, time.monotonic() - start) for run in runs]
+
+
+def _session(
+    everything: Project, wanted: Choice, ports: Ports, run_id: str, shown: Board, workers: Workers
+) -> Session:
+    return Session(
+        run_id=run_id,
+        workspace=everything.workspace,
+        ledger=everything.ledger,
+        evidence=everything.evidence,
+        ports=ports,
+        stages=STAGES,
+        choice=wanted,
+        board=shown,
+        workers=workers,
+    )
+
+
+def _execute(
+    runs: Sequence[CellRun],
+    engine_name: str,
+    everything: Project,
+    run_id: str,
+    shown: Board,
+    workers: Workers,
+    unblock: Callable[[], None],
+) -> None:
+    def work() -> bool:
+        if engine_name == "prefect":
+            shown.say("starting Prefect (`--engine inline` does without)")
+        with engine.opened(engine_name, everything.workspace.prefect, run_id) as chosen:
+            chosen.execute(runs)
+        return True
+
+    finished = run_stoppable(work, workers, unblock)
+    if workers.stopping.is_set():
+        for run in runs:
+            run.abandon()
+        if not finished:
+            sweep.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
+
+
+def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
+    from flagrelease.ports import command
+
+    def unblock() -> None:
+        command.end_all()
+        for run in runs:
+            ports.docker.reap(run.cell.id)
+
+    return unblock
+
+
+def _blocked(plan: CellPlan) -> CellResult:
+    return summary.refused(plan.cell, ConfigError(plan.blocked, hint=plan.hint))
+
+
+def _finish(results: Sequence[CellResult], excluded: Sequence[Cell], as_json: bool) -> int:
+    code = worst(result.code for result in results)
+    if as_json:
+        print(json.dumps(summary.as_json(results, excluded, code), indent=2, ensure_ascii=False))
+    else:
+        print(summary.text(results, excluded))
+        for result in results:
+            if result.failure is not None and result.code:
+                cli.show_error(summary.as_error(result))
+    sys.stdout.flush()
+    return code
+
+

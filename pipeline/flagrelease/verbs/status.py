@@ -1,0 +1,63 @@
+"""`flagrelease status`: where every cell stands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from flagrelease import cli
+from flagrelease.assemble import project
+from flagrelease.cell import Cell, select
+from flagrelease.ledger import Entry, process_lives
+from flagrelease.stages import STAGES
+from flagrelease.tables import aligned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One cell in a line. `at` is when its newest attempt was written (UTC)."""
+
+    cell: str
+    state: str
+    stage: str = ""
+    at: str = ""
+    digest: str = ""
+    reason: str = ""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    standings = [standing(cell, everything.latest(cell, STAGES)) for cell in cells]
+    if arguments.json:
+        print(json.dumps({"cells": [asdict(one) for one in standings]}, indent=2, ensure_ascii=False))
+    else:
+        rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[:19], s.reason] for s in standings]
+        print(aligned(["cell", "state", "stage", "last attempt", "digest", "reason"], rows))
+        if everything.ledger.damaged:
+            print(f"\n{everything.ledger.damaged} damaged lines of {everything.ledger.path} were passed over")
+    return 0
+
+
+def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
+    """A cell's state from the newest entry of each of its stages. Pure but for looking whether a run lives."""
+    if cell.excluded:
+        return Standing(cell=cell.id, state="excluded", reason=cell.excluded)
+    if not latest:
+        return Standing(cell=cell.id, state="new", reason="never run")
+    image = latest.get("image")
+    digest = image.result["digest"] if image is not None and image.state == "done" else ""
+    newest = max(latest.values(), key=lambda entry: entry.at)
+    for stage in STAGES:
+        entry = latest.get(stage.name)
+        if entry is None or entry.state == "done":
+            continue
+        state = {"failed": "red", "interrupted": "interrupted", "running": "interrupted"}[entry.state]
+        reason = entry.error.what if entry.error else "stopped before it ended; run again"
+        if entry.state == "running" and process_lives(entry.process):
+            state, reason = "running", f"run {entry.run}"
+        return Standing(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
+    state = "released" if "publish" in latest else "partial"
+    return Standing(cell=cell.id, state=state, stage=newest.stage, at=newest.at, digest=digest)

@@ -1,0 +1,91 @@
+"""matrix.yaml is read strictly: each mistake is one line with file, line number and a suggestion."""
+
+from pathlib import Path
+
+import pytest
+from flagrelease import matrix, strict
+from flagrelease.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+version: 1
+registry: localhost:5000/x
+defaults: {baseline: {chip: cpu}, profile: quick}
+chips:
+  cpu:
+    vendor: cpu
+    device: {name: CPU, code: cpu, query: lscpu}
+    base: "base:1"
+    components: {flagscale: "0.8", flaggems: none}
+models:
+  tiny:
+    title: Tiny
+    source: file:///tmp/tiny
+    upstream: me/tiny
+    license: mit
+    serve: {name: tiny, engine: llama_cpp}
+benchmarks:
+  sums: {title: Sums, task: integer, data: data://sums.jsonl, license: MIT}
+profiles:
+  quick: {benchmarks: {sums: {limit: 3}}}
+"""
+
+
+def read(text: str) -> matrix.Matrix:
+    return strict.loads(text.encode(), matrix.Matrix)
+
+
+def test_the_shipped_matrix_loads() -> None:
+    loaded = matrix.load(ROOT / "matrix.yaml")
+    assert {"cpu", "nvidia-h100", "metax"} <= set(loaded.chips)
+    assert {"smollm2-135m", "qwen3-8b"} <= set(loaded.models)
+
+
+def test_a_good_one() -> None:
+    loaded = read(GOOD)
+    assert loaded.chips["cpu"].components.flagscale == "0.8"
+    assert loaded.profiles["quick"].benchmarks["sums"].limit == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("license: mit", "licence: mit", "matrix.yaml:15: unknown key 'models.tiny.licence'|did you mean 'license'?"),
+        ("    vendor: cpu\n", "    vendor: cpu\n    vendor: cpu\n", "matrix.yaml:7: 'chips.cpu.vendor' is given twice"),
+        ('flagscale: "0.8"', "flagscale: 0.8", "matrix.yaml:9: chips.cpu.components.flagscale is '0.8', which is not"),
+        ("vendor: cpu", "vendor: no", "matrix.yaml:6: chips.cpu.vendor is 'no', which is not text"),
+        ("limit: 3", "limit: three", "matrix.yaml:20: profiles.quick.benchmarks.sums.limit is 'three' and must be"),
+        ("limit: 3", "limit: 012", "is '012' and must be a whole number"),
+        ("engine: llama_cpp", "engine: lama_cpp", "did you mean 'llama_cpp'?"),
+        ("version: 1", "version: 2", "version 2 is not known"),
+        ("chip: cpu}", "chip: cpv}", "did you mean 'cpu'?"),
+        ("profile: quick", "profile: quik", "did you mean 'quick'?"),
+        ("source: file:///tmp/tiny", "source: ftp://x", "is none of pypi://"),
+        ("  cpu:\n", "  CPU:\n", "chips.CPU: a name has lower-case letters"),
+        ("registry: localhost:5000/x", "registry: &a localhost\nx: *a", "aliases are not allowed"),
+        ("registry: localhost:5000/x", "registry: !!python/name:os.system x", "tag"),
+        ("registry: localhost:5000/x", "registry: [", "matrix.yaml:"),
+        ("registry: localhost:5000/x", "\tregistry: x", "matrix.yaml:2"),
+        ("  quick: {benchmarks: {sums: {limit: 3}}}", "", "profiles must be a mapping"),
+    ],
+)
+def test_mistakes(old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        read(GOOD.replace(old, new, 1))
+    said = f"{caught.value.line()}|{caught.value.hint}"
+    for part in expected.split("|"):
+        assert part in said
+
+
+def test_bombs_end_at_once() -> None:
+    bomb = "a: &a [x,x]\n" + "\n".join(f"b{n}: &b{n} [*a,*a]" for n in range(9))
+    for raw in (bomb, "[" * 2000, "a: " * 5000, "x" * (1 << 21), "", "\0", "\ud800" if False else "a: \x07"):
+        with pytest.raises(ConfigError):
+            strict.loads(raw.encode(), matrix.Matrix)
+
+
+def test_an_absent_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist") as caught:
+        matrix.load(tmp_path / "matrix.yaml")
+    assert "flagrelease init" in caught.value.hint
