@@ -1,8 +1,8 @@
 """activate: put a bundle into effect in this process, and leave on disk what is in effect.
 
 Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
-bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder: operators,
-whether each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
+bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder: operators, whether
+each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
 
 
 def check_database(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> list[str]:
-    """The names of its tables, after a check under a write lock. Raises DatabaseCorrupt when it is missing, empty, truncated or no database,
-    DatabaseLocked when another process holds it for longer than `timeout_s`."""
+    """The names of its tables, after a check under a write lock. Raises DatabaseCorrupt when it is missing, empty,
+    truncated or no database, DatabaseLocked when another process holds it for longer than `timeout_s`."""
     return _check(path, "rw", timeout_s)
 
 

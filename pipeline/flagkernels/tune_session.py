@@ -418,8 +418,8 @@ class Session:
         return seen, events
 
 
-class _Unsettled(Exception):  # noqa: N818 -- leaves an operator before its launch; never seen outside
-    """The budget ended, or no candidate runs: FlagGems must not start to tune by itself."""
+class _Unsettled(Exception):
+    """Leaves an operator before its launch, never seen outside: the budget ended, or no candidate runs: FlagGems must not start to tune by itself."""
 
 
 def _shells(operations: Sequence[Operation]) -> list[tuple[str, int, Callable[[], object]]]:
