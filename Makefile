@@ -26,7 +26,7 @@ test-slow: ## run the proofs that take too long for `make test`
 
 check: ## run ruff and mypy --strict
 	$(MACHINE) venv
-	@.venv/bin/ruff check .
+	@.venv/bin/ruff check --quiet --output-format concise .
 	@.venv/bin/mypy --no-error-summary
 	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py
 	@echo "ruff and mypy        passed"

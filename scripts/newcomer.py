@@ -105,6 +105,7 @@ def hand_on(path: Path, root: Path) -> None:
 
 def configure(root: Path) -> None:
     """Hand on where packages come from and which certificates are trusted: apt, pip, name servers, CA."""
+    (root / "etc/apt/sources.list").unlink(missing_ok=True)
     for place in APT:
         hand_on(Path("/etc/apt") / place, root)
     acquire = [line for line in sh("apt-config", "dump").splitlines() if line.startswith("Acquire::")]

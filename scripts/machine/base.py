@@ -80,6 +80,8 @@ def _make() -> str:
         'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/* "$1"/var/cache/*',
         'rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/var/log/*.log',
         'rm -f "$1"/var/log/apt/* "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/machine-id',
+        # The one byte code that differs from build to build; Debian's own helpers, which are of no use in a container.
+        'rm -rf "$1"/usr/share/python3/debpython/__pycache__',
     ]
     run(
         "base",
