@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,15 +25,24 @@ class LockedFile:
     sha256: str
 
 
+def set_digest(files: Iterable[LockedFile]) -> str:
+    """`sha256:` of the lines `SHA256  PATH\\n`, sorted by path: what `sha256sum` prints of the sorted files, hashed."""
+    lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LockedModel:
-    """A model source at one revision. `archive` is the distribution that a pypi:// member is taken from."""
+    """A model source at one revision. `archive` is the distribution that a pypi:// member is taken from;
+    `digest` is `set_digest` of the files; `unverified` names files for which the hub lists no sha256, so that
+    theirs is that of the first download."""
 
     source: str
     revision: str
     files: tuple[LockedFile, ...]
     digest: str
     archive: LockedFile | None = None
+    unverified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,7 @@ class LockedData:
     rows: int
     file: LockedFile
     archive: LockedFile | None = None
+    revision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from flagrelease.errors import ConfigError, Corrupt, HubRefused
+from flagrelease.errors import Corrupt, HubRefused
 from flagrelease.lock import LockedFile, LockedModel
-from flagrelease.ports.clock import Clock
-from flagrelease.ports.command import Command
+from flagrelease.ports.clock import Clock, SystemClock
+from flagrelease.ports.command import Command, run
 from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.hub.huggingface import HuggingFace
-from flagrelease.ports.hub.listing import Listing, Source, check_names, set_digest
+from flagrelease.ports.hub.listing import Listing, Source, check_names
 from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
@@ -28,7 +28,7 @@ from flagrelease.workspace import telling_space
 if TYPE_CHECKING:
     from flagrelease.stage import Meter
 
-__all__ = ["Hub", "Hubs", "Listing", "Source", "check_names", "set_digest"]
+__all__ = ["Hub", "Hubs", "Listing", "RealHubs", "Source", "check_names"]
 
 T = TypeVar("T")
 
@@ -56,18 +56,44 @@ class Hub(Getter, Protocol):
         ...
 
 
-class Hubs:
-    """All sources. `data_dir` is the operator's folder that data:// means."""
-
-    def __init__(self, command: Command, clock: Clock, data_dir: Path | None = None) -> None:
-        self._command = command
-        self._clock = clock
-        self._data_dir = data_dir
+class Hubs(Protocol):
+    """All sources."""
 
     def resolve(self, source: str, progress: Progress) -> Listing:
         """What `source` holds now, with the sha256 of every file, for matrix.lock. Files without one in the hub's
         listing are fetched and hashed: trusted on first use, and named in `unverified`.
         Raises ConfigError, HubRefused, HubUnavailable, EnvironmentFault."""
+        ...
+
+    def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
+        """Fetch those files of `locked` that `into` lacks, each verified before it gets its name there, and return
+        the bytes that went over the wire. Unfinished files stay beside, in `into`.partial, and are resumed.
+        Raises Corrupt (the bad bytes are kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
+        ...
+
+    def file(
+        self,
+        source: str,
+        locked: LockedFile,
+        archive: LockedFile | None,
+        into: Path,
+        progress: Progress,
+        meter: Meter,
+        revision: str = "",
+    ) -> Path:
+        """The one file `locked` of `source` in the folder `into`, fetched where it is not there as locked.
+        Raises as `fetch` does."""
+        ...
+
+
+class RealHubs:
+    """The real clients."""
+
+    def __init__(self, *, command: Command = run, clock: Clock | None = None) -> None:
+        self._command = command
+        self._clock = clock or SystemClock()
+
+    def resolve(self, source: str, progress: Progress) -> Listing:
         parsed = Source.parse(source)
         with tempfile.TemporaryDirectory(prefix="flagrelease-lock-") as folder:
             scratch = Path(folder)
@@ -86,9 +112,6 @@ class Hubs:
         return replace(listing, source=source)
 
     def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
-        """Fetch those files of `locked` that `into` lacks, each verified before it gets its name there, and return
-        the bytes that went over the wire. Unfinished files stay beside, in `into`.partial, and are resumed.
-        Raises Corrupt (the bad bytes are kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
         check_names([file.path for file in locked.files], locked.source)
         missing = [file for file in locked.files if not (into / file.path).is_file()]
         return self._deliver(locked.source, locked.revision, missing, locked.archive, into, progress, meter)
@@ -101,14 +124,12 @@ class Hubs:
         into: Path,
         progress: Progress,
         meter: Meter,
+        revision: str = "",
     ) -> Path:
-        """The one file `locked` of `source` in the folder `into`, fetched where it is not there as locked.
-        Raises as `fetch` does."""
         check_names([locked.path], source)
         path = into / locked.path
         if path.is_file() and sha256_of(path) == (locked.size, locked.sha256):
             return path
-        revision = Source.parse(source).revision
         self._deliver(source, revision, [locked], archive, into, progress, meter)
         return path
 
@@ -142,7 +163,11 @@ class Hubs:
                     if not wheel.exists():
                         self._all(hub, [archive], partial / "incoming", wheel.parent, bad, watch)
                     unpacking = Watch(f"unpacking {_counted(files)}", size, progress, self._clock)
-                    self._all(Wheel(parsed, wheel), files, partial / "members", into, bad, unpacking)
+                    try:
+                        self._all(Wheel(parsed, wheel), files, partial / "members", into, bad, unpacking)
+                    except Corrupt:
+                        wheel.unlink()  # it was right when it came, and may not be now
+                        raise
                 else:
                     self._all(hub, files, partial / "incoming", into, bad, watch)
         except Corrupt:
@@ -191,11 +216,6 @@ class Hubs:
                 return PyPI(source, self._command)
             case "file":
                 return Folder(Path(source.name), f"file://{source.name}")
-            case "data":
-                if self._data_dir is None:
-                    raise ConfigError(f"data://{source.name} needs a data folder", hint="give --data-dir DIR")
-                check_names([source.name], f"data://{source.name}")
-                return Folder(self._data_dir / source.name, f"data://{source.name}")
             case "modelscope":
                 return ModelScope(source, revision, scratch / "client")
             case _:

@@ -1,4 +1,4 @@
-"""file:// and data://: files that are on this machine already. They are copied, so that nobody changes them later."""
+"""file://: files that are on this machine already. They are copied, so that nobody changes them later."""
 
 from __future__ import annotations
 

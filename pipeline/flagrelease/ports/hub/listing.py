@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from flagrelease.errors import ConfigError, HubRefused
-from flagrelease.lock import LockedFile
+from flagrelease.lock import LockedFile, set_digest
 
 MOST_FILES = 10_000
 _LONGEST_NAME = 255
@@ -20,7 +19,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FORMS = {
     "pypi": ("pypi://DIST==VERSION/MEMBER", re.compile(r"(?P<name>[\w.-]+)==(?P<revision>[\w.!+-]+)/(?P<member>.+)")),
     "file": ("file:///FOLDER-OR-FILE", re.compile(r"(?P<name>/.+)")),
-    "data": ("data://FILE", re.compile(r"(?P<name>[^/].*)")),
     "modelscope": (
         "modelscope://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
         re.compile(
@@ -97,12 +95,6 @@ class Listing:
     @property
     def digest(self) -> str:
         return set_digest(self.files)
-
-
-def set_digest(files: Iterable[LockedFile]) -> str:
-    """`sha256:` of the lines `SHA256  PATH\\n`, sorted by path: what `sha256sum` prints of the sorted files, hashed."""
-    lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def is_commit(revision: str) -> bool:

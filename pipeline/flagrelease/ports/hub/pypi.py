@@ -210,12 +210,13 @@ def _watched(folder: Path, watch: Watch) -> Iterator[None]:
 
 
 def _largest_below(folder: Path) -> int:
-    """pip copies a finished wheel once more, so the largest file is what has arrived."""
+    """pip copies a finished wheel once more, so the largest one is what has arrived."""
     largest = 0
     for base, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # pip has just moved it
-                largest = max(largest, (Path(base) / name).stat().st_size)
+            if name.endswith(".whl"):
+                with suppress(OSError):  # pip has just moved it
+                    largest = max(largest, (Path(base) / name).stat().st_size)
     return largest
 
 

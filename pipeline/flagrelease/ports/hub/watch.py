@@ -9,6 +9,7 @@ from flagrelease.ports.clock import Clock
 from flagrelease.ports.progress import Count, Progress
 
 _WINDOW_SECONDS = 10.0
+_SLOWEST = 1000.0  # bytes a second; below, a time left is no forecast
 
 
 class Cancelled(BaseException):
@@ -71,7 +72,7 @@ class Watch:
 
 def speed(rate: float, done: int, total: int | None) -> str:
     """`, 12.3 MB/s, 0:42 left`; empty where nothing moves."""
-    if rate < 1:
+    if rate < _SLOWEST:
         return ""
     text = f", {rate / 1e6:.1f} MB/s"
     if total is not None and total > done:
