@@ -1,0 +1,87 @@
+"""Grading in a process of its own, for graders that may take forever: symbolic algebra on a model's inventions.
+
+The process ends with its pipe, so nothing is left behind when this one is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+
+from flagrelease.evaluation.question import Grade, Question, Reply, Task
+
+__all__ = ["GradingFailedError", "Referee"]
+
+
+class GradingFailedError(Exception):
+    """The grader did not decide in time, or fell over."""
+
+
+class Referee:
+    """One grading process, started at the first question, started again after one that took too long."""
+
+    def __init__(self, task: Task, *, seconds: float = 30.0) -> None:
+        self._task = task
+        self._seconds = seconds
+        self._turn = asyncio.Lock()
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Referee:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    async def grade(self, question: Question, reply: Reply) -> Grade:
+        """The task's own grade. Raises GradingFailedError."""
+        async with self._turn:
+            return await asyncio.to_thread(self._grade, question, reply)
+
+    def _grade(self, question: Question, reply: Reply) -> Grade:
+        if self._pipe is None:
+            self._begin()
+        assert self._pipe is not None  # noqa: S101  _begin has made it
+        try:
+            self._pipe.send((question, reply))
+            if self._pipe.poll(self._seconds):
+                answer: Grade | Exception = self._pipe.recv()
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+        except (EOFError, OSError) as error:
+            self._end()
+            raise GradingFailedError(f"the grader's process ended: {error}") from None
+        self._end()
+        raise GradingFailedError(f"the grader did not decide within {self._seconds:.0f} s")
+
+    def _begin(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._task), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _end(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(5)
+        self._pipe = self._process = None
+
+
+def _serve(pipe: Connection, task: Task) -> None:
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            question, reply = pipe.recv()
+            try:
+                pipe.send(task.grade(question, reply))
+            except Exception as error:
+                pipe.send(error)

@@ -1,0 +1,106 @@
+"""A benchmark as a cell is asked it: which questions, how often, with which parameters. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flagrelease.cell import fingerprint
+from flagrelease.errors import ConfigError
+from flagrelease.evaluation.data import DataSet
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import concurrency, sampling_of
+from flagrelease.evaluation.tasks import task_named
+from flagrelease.matrix import Benchmark, Model, Share
+from flagrelease.ports.harness import Ask, Evaluation
+
+__all__ = ["Sheet", "asks", "choose", "draw_up", "metric_name"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """What is asked of a benchmark. `total` is the size of the whole benchmark, `data_sha256` its data's digest."""
+
+    benchmark: str
+    metric: str
+    evaluation: Evaluation
+    questions: tuple[Question, ...]
+    repeats: int
+    total: int
+    margin: float
+    data_sha256: str
+
+    @property
+    def partial(self) -> str:
+        """`200 of 14042 questions`, or nothing where all of them are asked."""
+        n = len(self.questions)
+        return f"{n} of {self.total} questions" if n < self.total else ""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Everything besides the server that the answers depend on."""
+        prompts = sorted((one.subset, one.id, one.prompt_sha256) for one in self.questions)
+        return {
+            "benchmark": self.benchmark,
+            "task": self.evaluation.task.name,
+            "data": self.data_sha256,
+            "prompts": fingerprint({"prompts": prompts}),
+            "parameters": self.evaluation.parameters,
+            "thinking": self.evaluation.thinking,
+            "repeats": self.repeats,
+        }
+
+
+def draw_up(name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model) -> Sheet:
+    """The sheet of one benchmark. Raises ConfigError for an unknown task or data that the task cannot read."""
+    task = task_named(benchmark.task, name)
+    everything = task.read(data, benchmark.shots)
+    questions = choose(name, everything, share.limit)
+    if not questions:
+        raise ConfigError(f"benchmark {name} has no questions", why=f"{benchmark.data} holds none that can be asked")
+    repeats = share.repeats or benchmark.repeats
+    parameters = sampling_of(task, model.sampling, model.serve.engine)
+    if parameters["temperature"] == 0 and model.serve.engine == "llama_cpp":
+        repeats = 1  # deterministic there: asked again, it is the same answer, not another sample
+    return Sheet(
+        benchmark=name,
+        metric=metric_name(benchmark, repeats),
+        evaluation=Evaluation(
+            benchmark=name,
+            task=task,
+            asks=asks(questions, range(repeats)),
+            parameters=parameters,
+            concurrency=concurrency(parameters, model.serve.engine, model.serve.concurrency),
+            thinking=model.sampling.thinking and task.scoring == "text",
+        ),
+        questions=questions,
+        repeats=repeats,
+        total=max(benchmark.total or 0, len(everything)),
+        margin=benchmark.margin,
+        data_sha256=data.digest,
+    )
+
+
+def metric_name(benchmark: Benchmark, repeats: int) -> str:
+    """The one spelling of a score: `MMLU_5fewshot_@avg1`."""
+    return f"{benchmark.title}_{benchmark.shots}fewshot_@avg{repeats}"
+
+
+def choose(benchmark: str, questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:
+    """The first `limit` questions of a shuffle that the benchmark's name fixes, or all of them.
+
+    The order is that of a hash, so it depends neither on the order of the data nor on a library's generator.
+    """
+
+    def place(question: Question) -> bytes:
+        return hashlib.sha256(f"{benchmark}\0{question.subset}\0{question.id}".encode()).digest()
+
+    ordered = sorted(questions, key=place)
+    return tuple(ordered if limit is None else ordered[:limit])
+
+
+def asks(questions: Sequence[Question], repeats: Iterable[int]) -> tuple[Ask, ...]:
+    """Every question once before any of them twice, so that a run that is cut short has something of each."""
+    return tuple(Ask(question, repeat) for repeat in repeats for question in questions)

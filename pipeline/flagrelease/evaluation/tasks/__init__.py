@@ -1,0 +1,26 @@
+"""The kinds of benchmarks that can be asked, by the name that matrix.yaml uses."""
+
+from __future__ import annotations
+
+from flagrelease.errors import ConfigError, did_you_mean
+from flagrelease.evaluation.question import Task
+from flagrelease.evaluation.tasks import choices, numbers
+
+__all__ = ["TASKS", "task_named"]
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        choices.LETTER,  # multiple-choice: MMLU, scored by the first letter's log-probability
+        choices.REASONED,  # multiple-choice-cot: GPQA, MuSR, MMLU-Pro, ARC, reasoned and then answered
+        numbers.INTEGER,  # integer: AIME, GSM8K
+        numbers.MATH,  # math: MATH-500
+    )
+}
+
+
+def task_named(name: str, benchmark: str) -> Task:
+    """The task `name`. Raises ConfigError with the closest known name."""
+    if name not in TASKS:
+        raise ConfigError(f"benchmark {benchmark} has the unknown task {name!r}", hint=did_you_mean(name, TASKS))
+    return TASKS[name]

@@ -1,0 +1,80 @@
+"""Questions whose answer is a number or a formula: AIME, GSM8K, MATH-500."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from flagrelease.errors import ConfigError
+from flagrelease.evaluation.algebra import equal
+from flagrelease.evaluation.data import DataSet, Row
+from flagrelease.evaluation.question import Grade, Question, Reply, Task, stable_id
+from flagrelease.evaluation.text import boxed, integer, marked
+
+__all__ = ["INTEGER", "MATH"]
+
+_PROMPT = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+_TEXT = ("problem", "question", "Question", "Problem")
+_ANSWER = ("answer", "Answer", "solution")
+
+
+def _field(row: Row, names: Sequence[str]) -> str:
+    for name in names:
+        if row.get(name) is not None:
+            return str(row[name])
+    raise ValueError(f"none of {', '.join(names)}")
+
+
+def _read(data: DataSet, shots: int) -> list[tuple[Row, str, str]]:
+    """(row, question, answer) of every row."""
+    if shots:
+        raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
+    found = []
+    for file in data.files:
+        for number, row in enumerate(file.rows(), start=1):
+            try:
+                found.append((row, _field(row, _TEXT), _field(row, _ANSWER)))
+            except ValueError as error:
+                raise ConfigError(f"{file.name}, row {number}: not a question with an answer", why=str(error)) from None
+    return found
+
+
+def _question(row: Row, text: str, reference: object, subset: str = "all") -> Question:
+    return Question(
+        subset=subset,
+        id=str(row.get("unique_id") or stable_id(text)),
+        messages=({"role": "user", "content": _PROMPT.format(question=text)},),
+        reference=reference,
+    )
+
+
+def read_integer(data: DataSet, shots: int) -> list[Question]:
+    """Answers such as `025`, `336^\\circ` or GSM8K's `… #### 1,234`."""
+    questions = []
+    for row, text, answer in _read(data, shots):
+        whole = re.search(r"-?\d+", answer.rpartition("####")[2].replace(",", ""))
+        if whole is None:
+            raise ConfigError(f"benchmark {data.benchmark}: the answer {answer[:40]!r} is no whole number")
+        questions.append(_question(row, text, int(whole[0])))
+    return questions
+
+
+def grade_integer(question: Question, reply: Reply) -> Grade:
+    answer = integer(reply.text)
+    return Grade(answer == question.reference, None if answer is None else str(answer))
+
+
+def read_math(data: DataSet, shots: int) -> list[Question]:
+    return [
+        _question(row, text, answer, str(row.get("subject") or "all").replace(" ", "_"))
+        for row, text, answer in _read(data, shots)
+    ]
+
+
+def grade_math(question: Question, reply: Reply) -> Grade:
+    answer = boxed(reply.text) or marked(reply.text)
+    return Grade(answer is not None and equal(answer, question.reference), answer)
+
+
+INTEGER = Task(name="integer", read=read_integer, grade=grade_integer)
+MATH = Task(name="math", read=read_math, grade=grade_math, slow=True)
