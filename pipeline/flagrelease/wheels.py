@@ -91,7 +91,7 @@ def _compile(requirements: Sequence[str], python: str, command: Command, *option
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder, "requirements.in")
         asked.write_text("".join(f"{line}\n" for line in requirements))
-        argv = [
+        argv: list[str | Path] = [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes"),
             *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
             *("--python-version", python, "--python-platform", "x86_64-" + MANYLINUX.removesuffix("_x86_64")),
@@ -141,7 +141,7 @@ def _fetch(locked: LockedWheels, work: Path, command: Command) -> None:
     asked = work / "requirements.txt"
     asked.write_text("".join(f"{line}\n" for line in locked.requirements))
     tags = [MANYLINUX, "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64"]
-    argv = [
+    argv: list[str | Path] = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--no-build-isolation"),
         *("--dest", work, "--requirement", asked, "--implementation", "cp", "--python-version", python),
         *(word for tag in tags for word in ("--platform", tag)),
@@ -164,7 +164,7 @@ def _build(work: Path, command: Command) -> None:
     for source in sorted([*work.glob("*.tar.gz"), *work.glob("*.zip")]):
         with tempfile.TemporaryDirectory(dir=work) as made:
             # Built with our own setuptools, which is locked; an isolated build would fetch whatever is newest.
-            argv = [
+            argv: list[str | Path] = [
                 *(
                     sys.executable,
                     "-m",
@@ -228,6 +228,10 @@ def _package(text: str) -> str:
     """The normalised name that a requirement or a file name starts with."""
     found = re.match(r"[A-Za-z0-9._-]*?(?=-[0-9]|[ =<>!~;\[]|$)", text)
     return re.sub(r"[-_.]+", "-", found.group(0) if found else text).lower()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _sha256(path: Path) -> str:

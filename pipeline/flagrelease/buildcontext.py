@@ -1,0 +1,176 @@
+"""What the builder is given: the rendered Dockerfile and all that it copies, as one deterministic tar."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from flagrelease import container, serveconfig, wheels
+from flagrelease.cell import Cell
+from flagrelease.stage import Job
+
+MANIFEST = "/etc/flagos/manifest.json"
+FLAGOS_SERVE = "/opt/flagos/bin/flagos-serve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything about an image that is known before it is built. `files` are by path in the context, with mode."""
+
+    files: Mapping[str, tuple[bytes, int]]
+    labels: Mapping[str, str]
+    remarks: tuple[str, ...]
+    house: wheels.Wheelhouse
+
+    @property
+    def manifest(self) -> bytes:
+        return self.files["config/manifest.json"][0]
+
+
+def draw(job: Job, house: wheels.Wheelhouse, base: str, base_id: str) -> Plan:
+    """Render the templates and list the files."""
+    cell = job.cell
+    labels, remarks = _labels(job, base), _remarks(cell, house)
+    files = {
+        "Dockerfile": (_render(job, "Dockerfile.j2", **_dockerfile_view(cell, labels)), 0o644),
+        "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell)), 0o644),
+        "config/manifest.json": (_manifest(job, house, base, base_id, remarks), 0o644),
+        **{f"programs{path}": (program, 0o755) for path, program in programs(cell).items()},
+    }
+    return Plan(files=files, labels=labels, remarks=remarks, house=house)
+
+
+def programs(cell: Cell) -> dict[str, bytes]:
+    """Our own programs, by path in the image."""
+    found = {FLAGOS_SERVE: _inside("flagos_serve.py")}
+    if cell.model.serve.engine == "llama_cpp":
+        found[serveconfig.LLAMA_SERVER] = _inside("llama_server.py")
+    return found
+
+
+def write(plan: Plan, target: IO[bytes]) -> None:
+    """Write the context as a tar: sorted, no owner, no dates, so that equal contents are equal bytes."""
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(plan.files):
+            data, mode = plan.files[name]
+            tar.addfile(_entry(name, len(data), mode), io.BytesIO(data))
+        for wheel in plan.house.wheels:
+            folder = "tools" if wheel.name == "pip" else "wheels"
+            path = plan.house.folder / wheel.file
+            with path.open("rb") as stream:
+                tar.addfile(_entry(f"{folder}/{wheel.file}", path.stat().st_size, 0o644), stream)
+
+
+def _entry(name: str, size: int, mode: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = size, mode, int(wheels.EPOCH)
+    return entry
+
+
+def _render(job: Job, template: str, /, **view: Any) -> bytes:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(job.templates),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - values become JSON strings, not HTML
+        keep_trailing_newline=True,
+    )
+    # Plain JSON: the built-in filter also escapes < > & ' for HTML, which YAML and Docker would show as they are.
+    environment.filters["tojson"] = lambda value: msgspec.json.encode(value).decode()
+    return environment.get_template(template).render(view).encode()
+
+
+def _dockerfile_view(cell: Cell, labels: Mapping[str, str]) -> dict[str, Any]:
+    test = f"import sys; v = '%d.%d' % sys.version_info[:2]; v == '{cell.chip.python}' or sys.exit("
+    said = f"'the base image has Python ' + v + ', matrix.yaml says {cell.chip.python}')"
+    return {
+        "title": cell.model.title,
+        "chip_name": cell.chip_name,
+        "epoch": wheels.EPOCH,
+        "port": container.PORT,
+        "python_check": f'python3 -c "{test}{said}"',
+        "labels": labels,
+    }
+
+
+def _serve_view(cell: Cell) -> dict[str, Any]:
+    return {
+        "title": cell.model.title,
+        "chip_name": cell.chip_name,
+        "vendor": cell.chip.vendor,
+        "flagscale": cell.chip.components.flagscale,
+        "name": cell.model.serve.name,
+        "engine": cell.model.serve.engine,
+        "home": serveconfig.HOME,
+        "env": serveconfig.env(cell, "flagos"),
+        "arguments": serveconfig.common(cell),
+        "specific": serveconfig.specific(cell),
+    }
+
+
+def _labels(job: Job, base: str) -> dict[str, str]:
+    cell, parts = job.cell, job.cell.chip.components
+    title = f"{cell.model.title} on {cell.chip.device.name}"
+    return {
+        "org.opencontainers.image.title": title,
+        "org.opencontainers.image.description": f"{title}, served by FlagOS",
+        "org.opencontainers.image.base.name": base,
+        "io.flagos.chip": cell.chip_name,
+        "io.flagos.vendor": cell.chip.vendor,
+        "io.flagos.model": cell.model.title,
+        "io.flagos.model.license": cell.model.license,
+        "io.flagos.weights.digest": job.lock.models[cell.model_name].digest,
+        "io.flagos.engine": cell.model.serve.engine,
+        "io.flagos.stack": cell.stack,
+        "io.flagos.flagscale": parts.flagscale,
+        "io.flagos.flaggems": parts.flaggems,
+        "io.flagos.flagtree": parts.flagtree,
+        "io.flagos.flagcx": parts.flagcx,
+    }
+
+
+def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
+    """What in the image is not upstream's own, in whole sentences."""
+    remarks = [
+        "FlagScale is installed without most of the packages that its metadata requires; serving needs none of them."
+    ]
+    if cell.model.serve.engine == "llama_cpp":
+        remarks.append(
+            "The program that FlagScale starts as `llama-server` is not llama.cpp's own: FlagScale does not ship one, "
+            "and this one starts the llama.cpp server inside the Python package xllamacpp."
+        )
+    built = [wheel for wheel in house.installed if wheel.built_from]
+    if built:
+        names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in built)
+        remarks.append(f"Built from source by us, since no wheel is published: {names}.")
+    return tuple(remarks)
+
+
+def _manifest(job: Job, house: wheels.Wheelhouse, base: str, base_id: str, remarks: tuple[str, ...]) -> bytes:
+    cell, weights = job.cell, job.lock.models[job.cell.model_name]
+    own = {path: wheels.sha256_of(data) for path, data in programs(cell).items()}
+    document = {
+        "version": 1,
+        "cell": cell.id,
+        "model": {"title": cell.model.title, "license": cell.model.license, "upstream": cell.model.upstream},
+        "weights": {"source": weights.source, "revision": weights.revision, "digest": weights.digest},
+        "base": {"name": base, "id": base_id},
+        "components": msgspec.to_builtins(cell.chip.components),
+        "packages": [msgspec.to_builtins(wheel) for wheel in house.installed],
+        "programs": own,
+        "remarks": list(remarks),
+        "serve": serveconfig.for_entrypoint(cell),
+    }
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
+
+
+def _inside(name: str) -> bytes:
+    return Path(str(resources.files("flagrelease.inside") / name)).read_bytes()

@@ -1,0 +1,89 @@
+"""What an engine is told: through FlagScale's serve.yaml, and on its own command line for the native stack. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease import container
+from flagrelease.cell import Cell
+
+HOME = "/var/lib/flagos"
+"""FlagScale's experiment folder in the container: scripts, logs and process ids."""
+
+LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama-server"
+"""Where FlagScale 0.8.0 looks for the engine `llama_cpp`, which it does not ship."""
+
+# FlagScale renames vLLM's option names to llama.cpp's; the native command line needs the same.
+_LLAMA_NAMES = {"served_model_name": "alias", "max_model_len": "ctx_size", "max_num_seqs": "parallel"}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"llama_cpp": {"threads": 2}}
+
+
+def common(cell: Cell) -> dict[str, Any]:
+    """Engine arguments in vLLM's names, which FlagScale translates for other engines. `port` is given at start."""
+    serve = cell.model.serve
+    arguments: dict[str, Any] = {
+        "model": container.model_path(cell.model),
+        "served_model_name": cell.model.title,
+        "host": "0.0.0.0",  # noqa: S104 - inside the container
+        "port": container.PORT,
+        "max_model_len": serve.max_model_len,
+        "max_num_seqs": serve.concurrency,
+    }
+    return arguments if specific(cell) else {**arguments, **serve.args}
+
+
+def specific(cell: Cell) -> dict[str, Any]:
+    """Engine arguments in the engine's own names, where it has other names than vLLM's."""
+    if cell.model.serve.engine != "llama_cpp":
+        return {}
+    return {**_DEFAULTS["llama_cpp"], **cell.model.serve.args}
+
+
+def native(cell: Cell) -> list[str]:
+    """The command line that starts the engine alone, without its port."""
+    arguments = common(cell)
+    del arguments["port"]
+    model = arguments.pop("model")
+    match cell.model.serve.engine:
+        case "llama_cpp":
+            renamed = {_LLAMA_NAMES.get(name, name): value for name, value in arguments.items()}
+            return [LLAMA_SERVER, "--model", model, *_options(renamed | specific(cell))]
+        case "vllm":
+            return ["vllm", "serve", model, *_options(arguments)]
+        case "sglang":
+            names = {"max_model_len": "context_length", "max_num_seqs": "max_running_requests"}
+            renamed = {names.get(name, name): value for name, value in arguments.items()}
+            return ["python", "-m", "sglang.launch_server", "--model-path", model, *_options(renamed)]
+
+
+def env(cell: Cell, stack: str) -> dict[str, str]:
+    """Environment of the engine. Only `flagos` switches FlagGems on, and only where the chip has it."""
+    variables = {"HF_HUB_OFFLINE": "1"}
+    if cell.chip.components.flaggems != "none":
+        variables["USE_FLAGGEMS"] = "1" if stack == "flagos" else "0"
+    return variables
+
+
+def for_entrypoint(cell: Cell) -> dict[str, Any]:
+    """The part of the manifest that the image's entry point reads."""
+    return {
+        "name": cell.model.serve.name,
+        "logs": f"{HOME}/serve_logs",
+        "native": native(cell),
+        "env": {stack: env(cell, stack) for stack in ("flagos", "native")},
+    }
+
+
+def _options(arguments: Mapping[str, Any]) -> list[str]:
+    """As FlagScale writes them: `_` becomes `-`, true is the bare option, false is left out, lists are spread."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] if value else []
+        elif isinstance(value, list | tuple):
+            words += [option, *map(str, value)]
+        else:
+            words += [option, str(value)]
+    return words

@@ -1,0 +1,216 @@
+"""image: build without network, push by digest, read the digest back from the registry."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease import buildcontext, results, wheels
+from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
+from flagrelease.lock import LockedChip
+from flagrelease.ports.docker import LocalImage
+from flagrelease.ports.progress import Count
+from flagrelease.stage import Context, Job, Look, Stage
+from flagrelease.workspace import telling_space
+
+_PUSH_SECONDS = 600.0
+_FIRST_PAUSE = 1.0
+
+# What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
+_SHOWN = ("flag-scale", "flag-gems", "flagtree", "vllm", "sglang", "torch", "triton", "xllamacpp")
+
+_VERSIONS = """
+import importlib.metadata as metadata, json, platform, re
+found = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
+try:
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+except OSError:
+    system = platform.platform()
+print(json.dumps({"packages": found, "python": platform.python_version(), "system": system}))
+"""
+
+
+def repository(job: Job) -> str:
+    """HOST/PREFIX/MODEL-CHIP."""
+    return f"{job.registry}/{job.cell.model_name}-{job.cell.chip_name}"
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    cell = job.cell
+    return {
+        "repository": repository(job),
+        "chip": cell.chip_name,
+        "base": _locked_base(job),
+        "python": cell.chip.python,
+        "components": cell.chip.components,
+        "device": cell.chip.device,
+        "vendor": cell.chip.vendor,
+        "wheels": job.lock.wheels.get(wheels.name(cell)),
+        "weights": job.lock.models.get(cell.model_name),
+        "title": cell.model.title,
+        "license": cell.model.license,
+        "upstream": cell.model.upstream,
+        "serve": cell.model.serve,
+        "stack": cell.stack,
+    }
+
+
+def run(job: Job, context: Context) -> results.Image:
+    """Raises RegistryDenied before anything is built where we may not push; else what its parts raise."""
+    job.lock.require("wheels", wheels.name(job.cell))
+    job.lock.require("models", job.cell.model_name)
+    context.progress.doing("asking the registry")
+    with context.meter.waiting():
+        context.ports.registry.check_push(repository(job))
+    base, found = _base(job, context)
+    context.progress.doing("gathering Python packages")
+    with context.meter.waiting():
+        house = wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
+    plan = buildcontext.draw(job, house, base, found.id)
+    image_id = _build(job, context, plan, base)
+    versions = _versions(context, plan, image_id)
+    tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
+    digest, pushed = _push(job, context, image_id, tag)
+    built = context.ports.docker.image(image_id)
+    return results.Image(
+        repository=repository(job),
+        digest=digest,
+        image_id=image_id,
+        base=base,
+        base_id=found.id,
+        size=built.size if built else 0,
+        pushed_bytes=pushed,
+        labels=plan.labels,
+        versions=versions,
+        remarks=plan.remarks,
+        evidence=(
+            context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
+            context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
+            context.evidence.put("manifest.json", plan.manifest),
+        ),
+    )
+
+
+def intact(result: results.Image, look: Look) -> str:
+    """An image that is gone from the registry has to be pushed again. Without a registry nothing is asked."""
+    if look.registry is None:
+        return ""
+    return "" if look.registry.digest(result.repository, result.digest) else "the registry does not have it any more"
+
+
+def _locked_base(job: Job) -> LockedChip:
+    return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
+
+
+def _base(job: Job, context: Context) -> tuple[str, LocalImage]:
+    """The base image, pulled where it has a digest. Raises EnvironmentFault where a local one is missing."""
+    locked = _locked_base(job)
+    docker = context.ports.docker
+    if not locked.digest:
+        found = docker.image(locked.base)
+        if found is None:
+            raise EnvironmentFault(
+                f"the base image {locked.base} is not here", why=locked.why, hint="`make base` makes it"
+            )
+        return locked.base, found
+    name, _, tag = locked.base.rpartition(":")
+    name = name if name and "/" not in tag else locked.base
+    reference = f"{name}@{locked.digest}"
+    found = docker.image(reference)
+    if found is None:
+        with context.meter.waiting():
+            found = docker.pull(name, locked.digest, _counted(context, "pulling the base"))
+    return reference, found
+
+
+def _build(job: Job, context: Context, plan: buildcontext.Plan, base: str) -> str:
+    context.progress.doing("packing the build context")
+    with telling_space("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
+        buildcontext.write(plan, packed)
+        packed.seek(0)
+        with context.meter.waiting():
+            return context.ports.docker.build(
+                packed,
+                tag=f"{repository(job)}:building",
+                args={"BASE": base},
+                line=lambda text: context.progress.doing(text[:70]),
+            )
+
+
+def _scratch(job: Job, context: Context) -> str:
+    return str(context.workspace.scratch(job.cell.slug, "image"))
+
+
+def _versions(context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, str]:
+    """The versions found inside. Raises UpstreamRefused where a package is not what the manifest says."""
+    context.progress.doing("looking inside")
+    with context.meter.waiting():
+        printed = context.ports.docker.output(image_id, ["python3", "-c", _VERSIONS])
+    inside = json.loads(printed.strip().splitlines()[-1])
+    found: dict[str, str] = inside["packages"]
+    promised = {wheel.name: wheel.version for wheel in plan.house.installed}
+    # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
+    lost = [name for name in promised if name not in found]
+    if lost:
+        raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
+    shown = {name: found[name] for name in _SHOWN if name in found}
+    return {"Base system": inside["system"], "Python": inside["python"], **shown}
+
+
+def _push(job: Job, context: Context, image_id: str, tag: str) -> tuple[str, int]:
+    """Push under a tag made from the image's own id, which therefore can never come to name another image."""
+    docker, clock = context.ports.docker, context.ports.clock
+    where = repository(job)
+    docker.tag(image_id, where, tag)
+    deadline, pause = clock.monotonic() + _PUSH_SECONDS, _FIRST_PAUSE
+    while True:
+        try:
+            with context.meter.waiting():
+                pushed = docker.push(where, tag, _counted(context, "pushing"))
+                confirmed = context.ports.registry.digest(where, pushed.digest)
+            break
+        except FlagreleaseError as error:
+            # Layers that arrived stay there, so a repetition sends the rest only.
+            if not error.retriable or clock.monotonic() + pause > deadline:
+                raise
+            context.progress.note(f"{error.line()}; trying again in {pause:.0f} s")
+            clock.sleep(pause)
+            pause = min(2 * pause, 60.0)
+    if confirmed != pushed.digest:
+        raise UpstreamRefused(
+            f"the registry does not have what was pushed to {where}",
+            why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
+            hint="something between here and the registry changes manifests; do not publish from it",
+        )
+    return pushed.digest, pushed.bytes
+
+
+def _counted(context: Context, doing: str) -> Any:
+    before = context.meter.moved
+
+    def moved(done: int, total: int) -> None:
+        context.meter.moved = before + done
+        context.progress.doing(doing, Count(done, total, "B"))
+
+    return moved
+
+
+STAGE = Stage(
+    name="image",
+    doing="building the image",
+    result=results.Image,
+    inputs=inputs,
+    run=run,
+    intact=intact,
+    code=(
+        "stages/image.py",
+        "buildcontext.py",
+        "serveconfig.py",
+        "wheels.py",
+        "inside/flagos_serve.py",
+        "inside/llama_server.py",
+    ),
+    templates=("Dockerfile.j2", "serve.yaml.j2"),
+)
