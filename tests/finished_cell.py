@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.cell import expand
+from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.evidence import Evidence
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.matrix import (
@@ -157,25 +158,15 @@ def image(**changes: Any) -> Image:
 
 
 def smoke(reference: str) -> Smoke:
-    target = "/nfs/models/SmolLM2-135M-Instruct"
+    whole = matrix()
+    served = whole.models["smollm2-135m"]
     return Smoke(
         ready_seconds=2.1,
         checks=(
             Check(name="chat", passed=True, detail="24 tokens, stop", seconds=0.4),
             Check(name="streaming", passed=True, detail="24 events, [DONE]", seconds=0.4),
         ),
-        docker_run=(
-            "docker",
-            "run",
-            "--detach",
-            "--name",
-            "smollm2",
-            "--publish",
-            "8000:8000",
-            "--volume",
-            f"{target}:{target}:ro",
-            reference,
-        ),
+        docker_run=for_serving(whole.chips["cpu"], served, reference, model_path(served), "flagos", Placement()).argv(),
         commands={},
         environment={
             "Operating system": "Debian GNU/Linux 12 (bookworm)",

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import usage
 from flagrelease.cell import Cell
+from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
@@ -98,7 +98,7 @@ class Record:
     @property
     def model_dir(self) -> str:
         """Where users keep the weights, on the host and in the container."""
-        return usage.model_dir(self.model)
+        return model_path(self.model)
 
     @property
     def tag(self) -> str:

