@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from flagrelease import wheels
 from flagrelease.cell import Cell, expand
-from flagrelease.errors import FlagreleaseError, HubRefused
+from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.matrix import Matrix
 from flagrelease.ports.hub import Hubs
@@ -65,7 +65,9 @@ class _Trying:
         try:
             self._results[name] = work()
         except FlagreleaseError as error:
-            self.unresolved[name] = " ".join(error.line().split())
+            # A command line names paths of this machine, which have no place in a file that is committed.
+            reason = error.why if isinstance(error, CommandFailed) else error.line()
+            self.unresolved[name] = " ".join(reason.split())
 
     def found(self, kind: type[T]) -> dict[str, T]:
         """The results of one kind, by their name within it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,8 +161,11 @@ def _told(error: Exception, what: str, endpoint: str) -> BaseException | None:
 
 
 def _reason(error: Exception) -> str:
+    """One line: the HTTP status with the hub's own message, or the innermost cause of a lost connection."""
     status = getattr(error, "status_code", None)
     text = (str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0]
+    text = text.rpartition("Caused by ")[2]
+    text = re.sub(r"^\w+\([\"'].*?: |[\"']\)+$", "", text)
     return f"HTTP {status}: {text}"[:300] if status else text[:300]
 
 

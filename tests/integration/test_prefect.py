@@ -1,0 +1,101 @@
+"""The same cells under a real Prefect server: same outcomes, a red flow when a cell is red, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.prefect]
+
+PROGRAM = """
+import sys, json, urllib.request, os
+from pathlib import Path
+import toys
+from flagrelease import engine
+root = Path(sys.argv[1])
+runs = toys.run_cells(root, "cpu/tiny", "gpu/tiny", "gpu/big")
+with engine.opened("prefect", root / "prefect", "testrun") as chosen:
+    (root / "url").write_text(os.environ["PREFECT_API_URL"])
+    chosen.execute(runs)
+    request = urllib.request.Request(os.environ["PREFECT_API_URL"] + "/flow_runs/filter", b"{}",
+                                     {"content-type": "application/json"})
+    flows = json.load(urllib.request.urlopen(request))
+print(json.dumps({
+    "outcomes": {run.cell.id: [outcome.status for outcome in run.outcomes] for run in runs},
+    "flows": [[flow["name"], flow["state_type"]] for flow in flows],
+    "home": os.environ["PREFECT_HOME"],
+}))
+"""
+
+
+def start(root: Path, **env: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(root)],
+        env={**os.environ, "PYTHONPATH": path, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def gone(url: str) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not answers(url):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_green_red_and_killed(tmp_path: Path) -> None:
+    with start(tmp_path, TOY_BIG="fail") as first:
+        out, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    told = json.loads(out)
+    assert told["outcomes"] == {
+        "cpu/tiny": ["done", "done", "skipped", "done"],
+        "gpu/tiny": ["done", "done", "skipped", "done"],
+        "gpu/big": ["done", "failed", "blocked", "blocked"],
+    }
+    assert told["flows"] == [["testrun", "FAILED"]]
+    assert Path(told["home"]).is_relative_to(tmp_path)
+    assert gone((tmp_path / "url").read_text())
+    assert "Traceback" not in err
+
+    # Killed while a stage works: the server goes with us, and the next run resumes.
+    with start(tmp_path, TOY_BIG="hang") as second:
+        while not (tmp_path / "hanging").exists():
+            assert second.poll() is None
+            time.sleep(0.1)
+        url = (tmp_path / "url").read_text()
+        assert answers(url)
+        second.send_signal(signal.SIGKILL)
+        second.communicate()
+    assert gone(url), "the embedded server outlived a killed run"
+
+    with start(tmp_path) as third:
+        out, err = third.communicate(timeout=120)
+    told = json.loads(out)
+    assert told["outcomes"]["gpu/big"] == ["reused", "done", "skipped", "done"]
+    assert told["flows"][-1][1] == "COMPLETED" or ["testrun", "COMPLETED"] in told["flows"]
+
+
+def test_a_named_server_that_does_not_answer(tmp_path: Path) -> None:
+    with start(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api") as done:
+        _, err = done.communicate(timeout=60)
+    assert "EnvironmentFault: the Prefect server at http://127.0.0.1:9/api did not answer" in err

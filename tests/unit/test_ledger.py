@@ -1,0 +1,91 @@
+"""The ledger is append-only and survives what kills its writers."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from flagrelease.errors import ConfigError, Corrupt
+from flagrelease.evidence import EvidenceStore
+from flagrelease.ledger import Entry, Ledger, process_id, process_lives
+
+
+def entry(number: int, **more: object) -> Entry:
+    values = {"at": "2026-01-01T00:00:00+00:00", "run": "r", "cell": "c/m", "stage": "s", "state": "done"}
+    return Entry(**{**values, "key": str(number), "process": process_id(), **more})  # type: ignore[arg-type]
+
+
+def _write(path: str, first: int) -> None:
+    ledger = Ledger(Path(path))
+    for number in range(first, first + 50):
+        ledger.append(entry(number))
+
+
+def test_processes_append_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(str(path), n * 50)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    entries = Ledger(path).entries()
+    assert sorted(int(one.key) for one in entries) == list(range(150))
+
+
+def test_a_line_cut_by_a_kill_is_passed_over_and_the_rest_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(entry(1))
+    with ledger.path.open("ab") as stream:
+        stream.write(b'{"at": "2026')
+    reader = Ledger(ledger.path)
+    assert [one.key for one in reader.entries()] == ["1"]
+    reader.append(entry(2))
+    again = Ledger(ledger.path)
+    assert [one.key for one in again.entries()] == ["1", "2"]
+    assert again.damaged == 1
+
+
+def test_new_lines_of_others_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    reader = Ledger(path)
+    assert reader.entries() == []
+    Ledger(path).append(entry(1))
+    assert reader.last_done("c/m", "s", "1") is not None
+    assert reader.last_done("c/m", "s", "2") is None
+    Ledger(path).append(entry(2, state="failed"))
+    last = reader.last("c/m", "s")
+    assert last is not None
+    assert last.state == "failed"
+    assert reader.last_done("c/m", "s", "2") is None
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"version": 2}\n')
+    with pytest.raises(ConfigError, match="newer"):
+        Ledger(path).entries()
+
+
+def test_whether_a_process_lives() -> None:
+    assert process_lives(process_id())
+    assert not process_lives(f"{os.getpid()}@00000000")
+    assert not process_lives(process_id().replace(str(os.getpid()), "4194305"))
+
+
+def test_evidence_is_checked_when_it_is_read(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    kept = store.put("a.txt", b"abc")
+    assert store.put("b.txt", b"abc").sha256 == kept.sha256
+    assert store.read(kept) == b"abc"
+    path = store.path(kept)
+    path.chmod(0o644)
+    path.write_bytes(b"abX")
+    assert store.intact(kept), "the cheap check looks at the size only"
+    with pytest.raises(Corrupt, match=r"a\.txt was changed"):
+        store.read(kept)
+    path.unlink()
+    assert store.missing([kept]) == (kept,)
+    with pytest.raises(Corrupt, match="missing"):
+        store.read(kept)

@@ -1,0 +1,141 @@
+"""Cells go through their stages; a red one stops its own cell only; results reach later stages."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import toys
+from flagrelease import hold, summary
+from flagrelease.display import LiveBoard, PlainBoard, amount, spell
+from flagrelease.engine import InlineEngine
+from flagrelease.errors import Busy
+from flagrelease.interrupt import Workers, run_stoppable
+from flagrelease.ports.progress import Count
+from flagrelease.runner import CellRun
+
+
+def test_results_flow_and_are_reused(tmp_path: Path) -> None:
+    InlineEngine().execute(toys.run_cells(tmp_path, "cpu/tiny"))
+    assert toys.ran(tmp_path) == ["first", "second", "third"]
+    runs = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineEngine().execute(runs)
+    assert toys.ran(tmp_path) == ["first", "second", "third"]
+    assert [outcome.status for outcome in runs[0].outcomes] == ["reused", "reused", "skipped", "reused"]
+
+
+def test_a_red_stage_blocks_the_rest_of_its_cell_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_TINY", "fail")
+    runs = toys.run_cells(tmp_path, "cpu/tiny", "gpu/big")
+    InlineEngine().execute(runs)
+    assert [outcome.status for outcome in runs[0].outcomes] == ["done", "failed", "blocked", "blocked"]
+    assert [outcome.status for outcome in runs[1].outcomes] == ["done", "done", "skipped", "done"]
+    result = summary.finished(runs[0], 1.0)
+    assert (result.state, result.stage, result.code) == ("red", "second", 4)
+    assert result.reason == "the toy broke: it was told to"
+    error = summary.as_error(result)
+    assert (error.what, error.hint) == ("cpu/tiny second: the toy broke", "tell it otherwise")
+    monkeypatch.delenv("TOY_TINY")
+    again = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineEngine().execute(again)
+    assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
+
+
+def test_a_defect_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_TINY", "defect")
+    runs = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineEngine().execute(runs)
+    result = summary.finished(runs[0], 1.0)
+    assert result.code == 1
+    assert result.failure is not None
+    assert "ZeroDivisionError" in result.failure.why
+    assert "Traceback" in result.failure.detail
+
+
+def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_TINY", "hang")
+    workers = Workers()
+    shared = toys.session(tmp_path, workers=workers)
+    run = CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])
+
+    def stop_when_hanging() -> None:
+        while not (tmp_path / "hanging").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop_when_hanging).start()
+    run_stoppable(lambda: InlineEngine().execute([run]), workers, lambda: None)
+    assert [outcome.status for outcome in run.outcomes] == ["done", "interrupted", "blocked", "blocked"]
+    assert summary.finished(run, 1.0).code == 130
+    last = shared.ledger.last("cpu/tiny", "second")
+    assert last is not None
+    assert last.state == "interrupted"
+    monkeypatch.delenv("TOY_TINY")
+    again = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineEngine().execute(again)
+    assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
+
+
+def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\nimport toys\nfrom flagrelease.engine import InlineEngine\n"
+        f"InlineEngine().execute(toys.run_cells(Path({str(tmp_path)!r}), 'cpu/tiny'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOY_TINY": "die"}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    again = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineEngine().execute(again)
+    assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
+    assert toys.ran(tmp_path) == ["first", "second", "second", "third"]
+
+
+def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "cell.lock"
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from pathlib import Path\nfrom flagrelease import hold\nimport time\n"
+        f"with hold.hold(Path({str(path)!r}), 'x', 'otherrun'):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(Busy, match="cpu/tiny is busy") as caught, hold.hold(path, "cpu/tiny", "mine"):
+            pass
+        assert caught.value.why.startswith(f"held by run otherrun, pid {other.pid} on ")
+        other.kill()
+    with hold.hold(path, "cpu/tiny", "mine"):
+        assert json.loads(path.read_text())["run"] == "mine"
+
+
+def test_plain_lines_tell_what_happens(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    shared = toys.session(tmp_path, board=PlainBoard(stream))
+    InlineEngine().execute([CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])])
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "cpu/tiny  first     making one"
+    assert lines[-1].startswith("cpu/tiny  third     ✓ done")
+
+
+def test_the_table_shows_counts_rates_and_the_time_left() -> None:
+    board = LiveBoard(["cpu/tiny"], ["first"])
+    board.begin("cpu/tiny", "first", "fetching")
+    progress = board.progress("cpu/tiny", "first")
+    progress.doing("fetching", Count(0, 100_000_000, "B"))
+    time.sleep(0.6)
+    progress.doing("fetching", Count(50_000_000, 100_000_000, "B"))
+    shown = board._rows["cpu/tiny", "first"].shown()
+    assert shown.startswith("fetching  50.0 MB of 100.0 MB, ")
+    assert shown.endswith(" left")
+
+
+def test_amounts_and_durations() -> None:
+    assert [amount(1, "B"), amount(98_362_432, "B"), amount(3, "questions")] == ["1 B", "98.4 MB", "3 questions"]
+    assert [spell(1.26), spell(59), spell(61), spell(7260)] == ["1.3 s", "59 s", "1 min 01 s", "2 h 01 min"]
