@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flagrelease.cell import expand
 from flagrelease.container import Placement, for_serving, model_path
-from flagrelease.evidence import Evidence
+from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.matrix import (
     Baseline,
@@ -25,9 +26,13 @@ from flagrelease.matrix import (
     Serve,
     Share,
 )
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.command import run
+from flagrelease.ports.progress import Silent
 from flagrelease.record import Record, build
 from flagrelease.results import Accuracy, BenchmarkScore, Check, Done, Image, Smoke, Spent, Verdict, Weights
-from flagrelease.stage import Job
+from flagrelease.stage import Context, Job, Meter, Ports
+from flagrelease.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 SHA = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -206,3 +211,28 @@ def finished(**results: Any) -> dict[str, Done]:
 
 def record(**results: Any) -> Record:
     return build(job(), finished(**results), rendered_by="0" * 64)
+
+
+def workspace(root: Path) -> Workspace:
+    return Workspace(root)
+
+
+def context(root: Path, registry: Any, **results: Any) -> Context:
+    """A context after the stages before `card`, with the evidence that they name."""
+    place = workspace(root)
+    store = EvidenceStore(place.evidence)
+    answers = store.put(ANSWERS.name, b'{"benchmark": "mmlu-sample"}\n')
+    compared = replace(results.pop("accuracy", accuracy()), evidence=(answers,))
+    ports = Ports(clock=SystemClock(), command=run, docker=_NONE, registry=registry or _NONE, hubs=_NONE)
+    return Context(
+        run_id="0123456789ab",
+        workspace=place,
+        evidence=store,
+        ports=ports,
+        progress=Silent(),
+        meter=Meter(ports.clock),
+        finished=finished(accuracy=compared, **results),
+    )
+
+
+_NONE: Any = object()  # a port that must not be asked

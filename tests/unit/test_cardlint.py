@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import finished_cell as given
 import pytest
 
+import finished_cell as given
 from flagrelease import card, cardlint
 from flagrelease.errors import GateFailed
 from flagrelease.record import Record
@@ -54,7 +54,11 @@ def test_a_good_card_has_no_findings_and_says_what_was_checked() -> None:
         ("sha256:" + "3f" * 32, "sha256:" + "4f" * 32, "is not localhost:5000/flagrelease"),
         ("`" + "ab" * 32, "`" + "ba" * 32, "digest babababababa… is not in the record"),
         ("-cx_none-", "-cx_0.9-", "is not tree_none"),
-        ("--dest /nfs/models/SmolLM2-135M-Instruct", "--dest /nfs/models/SmolLM2", "is not under /nfs/models/SmolLM2-135M"),
+        (
+            "--dest /nfs/models/SmolLM2-135M-Instruct",
+            "--dest /nfs/models/SmolLM2",
+            "is not under /nfs/models/SmolLM2-135M",
+        ),
         ("docker run \\", "docker run --rm \\", "docker run is not the command that started"),
         ("mkdir -p /nfs", "mkdir -p /root/x /nfs", "a path of the machine that made the release"),
         ("](https://anythingllm.com/)", "](http://anythingllm.com/)", "neither https nor a file of the release"),
