@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -146,3 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader went away (`flagrelease plan | head`); that is not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        show_error(
+            FlagreleaseError(
+                "flagrelease itself failed",
+                why=f"{type(error).__name__}: {error}",
+                hint="this is a defect; please report it with the text above",
+                detail=traceback.format_exc(),
+            )
+        )
+        return FlagreleaseError.exit_code

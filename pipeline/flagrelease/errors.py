@@ -175,7 +175,8 @@ class Interrupted(FlagreleaseError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known spelling, or lists what is known."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    begun = [known for known in names if name and known.startswith(name)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or begun[:1]
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(names)}" if names else "nothing is defined there"

@@ -9,7 +9,7 @@ from flagrelease import matrix
 from flagrelease.errors import ConfigError
 from flagrelease.workspace import write_atomic
 
-_STARTER = Path(__file__).resolve().parent.parent / "starter" / "matrix.yaml"
+_STARTER = Path(__file__).resolve().parents[3] / "templates" / "matrix.yaml"
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -18,9 +18,6 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{target} exists", hint="edit it, or name another with --matrix FILE")
     write_atomic(target, _STARTER.read_bytes())
     matrix.load(target)
-    lock = _STARTER.with_suffix(".lock")
-    if lock.exists() and not target.with_suffix(".lock").exists():
-        write_atomic(target.with_suffix(".lock"), lock.read_bytes())
     print(f"{target} written: one cell, cpu/smollm2-135m")
-    print("next: `flagrelease doctor`, `flagrelease plan`, `flagrelease run`; add a chip or a model as a stanza")
+    print("next: `flagrelease doctor`, `flagrelease lock`, `flagrelease run`; a chip or a model more is a stanza more")
     return 0

@@ -1,0 +1,91 @@
+"""What users type and what they get: one clear line, the right exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+from flagrelease import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the shipped matrix, lock and templates, and no history."""
+    for name in ("matrix.yaml", "matrix.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "templates").symlink_to(ROOT / "templates")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run", "--chip", "cqu"], 2, "unknown chip 'cqu'|did you mean 'cpu'?"),
+        (["run", "--model", "smol"], 2, "unknown model 'smol'|did you mean 'smollm2-135m'?"),
+        (["run", "cpu/smollm2-135n"], 2, "unknown cell|did you mean 'cpu/smollm2-135m'?"),
+        (["run", "--model", "zz*"], 3, "no model matches 'zz*'"),
+        (["run", "cpu/qwen3-8b"], 3, "cpu/qwen3-8b is excluded: 8.2 billion parameters"),
+        (["run", "metax/qwen3-8b"], 2, "metax/qwen3-8b cannot run: models.qwen3-8b is not locked"),
+        (["run", "--only", "smok"], 2, "unknown stage 'smok'|did you mean 'smoke'?"),
+        (["run", "--force", "imge"], 2, "did you mean 'image'?"),
+        (["run", "--profile", "fully"], 2, "unknown profile 'fully'|did you mean 'full'?"),
+        (["plan", "--matrix", "none.yaml"], 2, "none.yaml does not exist|flagrelease init"),
+        (["rnu"], 2, "unknown verb 'rnu'|did you mean 'run'?"),
+        (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp"),
+        (["run", "--engine", "airflow"], 2, "invalid choice"),
+        ([], 2, "VERB"),
+        (["explain", "cpu/none"], 2, "unknown cell 'cpu/none'"),
+    ],
+)
+def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:
+    assert cli.main(words) == code
+    err = capsys.readouterr().err
+    for part in said.split("|"):
+        assert part in err
+    assert "Traceback" not in err
+    assert not (here / ".flagrelease").exists(), "bad input leaves nothing behind"
+
+
+def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--json"]) == 0
+    cells = {cell["cell"]: cell["stages"] for cell in json.loads(capsys.readouterr().out)["cells"]}
+    assert {"cpu/smollm2-135m", "cpu/qwen3-8b", "metax/qwen3-8b"} <= set(cells)
+    assert cells["cpu/smollm2-135m"][0] == {"stage": "weights", "action": "run", "reason": "never run"}
+    assert cells["cpu/qwen3-8b"][0]["action"] == "skip"
+    assert cells["cpu/qwen3-8b"][0]["reason"].startswith("excluded: ")
+
+
+def test_plan_and_dry_run_are_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "cpu/smollm2-135m"]) == 0
+    planned = capsys.readouterr().out
+    assert cli.main(["run", "cpu/smollm2-135m", "--dry-run"]) == 0
+    assert capsys.readouterr().out == planned
+    assert planned.splitlines()[0].split() == ["cell", "stage", "action", "reason"]
+
+
+def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 0
+    assert "never run" in capsys.readouterr().out
+    assert cli.main(["explain", "cpu/smollm2-135m"]) == 0
+    assert capsys.readouterr().out.startswith("cpu/smollm2-135m is new: never run")
+
+
+def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init"]) == 0
+    assert cli.main(["plan"]) == 0
+    assert "cpu/smollm2-135m" in capsys.readouterr().out
+    assert cli.main(["init"]) == 2
+    assert "matrix.yaml exists" in capsys.readouterr().err
+
+
+def test_a_defect_is_told_as_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flagrelease.verbs.status.project", lambda _options: 1 / 0)
+    assert cli.main(["status"]) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "this is a defect" in err
