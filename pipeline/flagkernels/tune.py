@@ -138,7 +138,8 @@ def _worker(args: argparse.Namespace) -> int:
     database.harden(library.model)
     module = flaggems.device_module(library.device)
     layout = Layout(args.out)
-    if (path := Path(str(library.model.engine.url.database))).exists():
+    path = Path(str(library.model.engine.url.database))
+    if path.exists() and path.stat().st_size:  # SQLite makes an empty file before the first table
         database.check_database(path)
     operations = _operations(args, library)
     session = Session(

@@ -40,6 +40,11 @@ class Compiled:
     """Bytes of shared memory that a block needs."""
     seconds: float = 0.0
 
+    @property
+    def left_to_chip(self) -> bool:
+        """Some hooks ask the chip itself, which a forked process cannot: such a kernel compiles at its first launch."""
+        return "forked subprocess" in self.error
+
 
 class _NoChip:
     """The part of a Triton driver that compiling asks for."""

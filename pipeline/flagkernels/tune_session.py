@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from flagkernels import candidates, database
 from flagkernels.candidates import Key, Launch, compilations, signature_of
-from flagkernels.errors import BudgetTooSmall, NoSpace
+from flagkernels.errors import BudgetTooSmall, ChipFault, NoSpace
 from flagkernels.files import append_line, read_lines
 from flagkernels.tune_capture import Failure, Library, discover, key_of, patched, recording_kernels
 from flagkernels.tune_compile import Compiled, compile_all
@@ -138,6 +138,12 @@ class Session:
         """Raises BudgetTooSmall, NoSpace, DatabaseLocked. What was tuned before any of them is in the database."""
         began = time.monotonic()
         found, failed = self._timed("discover", lambda: discover(self.library, _shells(operations)))
+        if failed and not found:
+            raise ChipFault(
+                "no operator reached its kernel",
+                why=f"{failed[0].call}: {failed[0].error}",
+                hint="qualify the operators first, and tune those that are correct",
+            )
         chosen, reused = self._representatives(found)
         untunable = sorted({la.name for _, la in found if la.tuner is not None and not la.key and len(la.configs) > 1})
         self._timed("compile", lambda: self._compile([la for _, la in chosen], began))
@@ -154,7 +160,7 @@ class Session:
             untunable=tuple(untunable),
             failed=tuple(failed),
             compiled=sum(not c.error for c in self.compiled.values()),
-            compile_failures={s: c.error for s, c in self.compiled.items() if c.error},
+            compile_failures={s: c.error for s, c in self.compiled.items() if c.error and not c.left_to_chip},
             kernels=tuple(sorted(kernels)),
             tuning_events=events,
             seconds={**self.spent, "all": time.monotonic() - began},
@@ -299,7 +305,9 @@ class Session:
             made = self.compiled.get(signature_of(launch, config))
             if made is None:
                 continue  # the budget for compiling ended before it
-            if made.error or made.shared > self.library.shared_memory():
+            if made.left_to_chip:
+                live.append(config)
+            elif made.error or made.shared > self.library.shared_memory():
                 times[text] = math.inf
             else:
                 live.append(config)

@@ -43,7 +43,7 @@ class ChipTimer:
 
         self.module = module
         self.buffer = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
-        self.graphs = hasattr(module, "CUDAGraph") and hasattr(module, "graph")
+        self.graphs = hasattr(module, "CUDAGraph")
 
     def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
         pairs: list[tuple[Any, Any] | None] = []
@@ -81,11 +81,17 @@ class ChipTimer:
     def _captured(self, launcher: Launcher) -> Launcher:
         if not self.graphs:
             return launcher
-        launcher()
-        self.module.synchronize()
-        graph = self.module.CUDAGraph()
-        with self.module.graph(graph):
+        graph, stream = self.module.CUDAGraph(), self.module.Stream()
+        stream.wait_stream(self.module.current_stream())
+        # Not `module.graph`: that collects garbage and empties the allocator before each of thousands of captures.
+        with self.module.stream(stream):
             launcher()
+            graph.capture_begin()
+            try:
+                launcher()
+            finally:
+                graph.capture_end()
+        self.module.current_stream().wait_stream(stream)
         replay: Launcher = graph.replay
         return replay
 
