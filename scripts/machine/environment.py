@@ -30,8 +30,8 @@ def ensure() -> Done:
             _create()
         pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(BUILD)]
         run("venv", pip, todo=TODO)
-        # Leave the torch that `kernels` brought alone: uv does not look where pip found it.
-        locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has("torch") else [])]
+        # A list that names the torch that `kernels` brought leaves it in place; uv does not look where pip found it.
+        locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has_kernels() else [])]
         _uv("sync", "--require-hashes", *map(str, locks))
         _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
         STAMP.write_text(wanted)
@@ -40,7 +40,7 @@ def ensure() -> Done:
 
 def kernels() -> Done:
     """Add torch for the tests of flagkernels, where pip can have its CPU build; never the CUDA one."""
-    if _has("torch") and _has("transformers"):
+    if _has_kernels():
         return Done("present", f"torch {_version('torch')}")
     with locked("venv"):
         pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", str(KERNELS)]
@@ -93,8 +93,8 @@ def _packages() -> Path:
     return next(VENV.glob("lib/python3.*/site-packages"), VENV)
 
 
-def _has(package: str) -> bool:
-    return bool(_version(package))
+def _has_kernels() -> bool:
+    return bool(_version("transformers")) and f"torch=={_version('torch')} " in KERNELS.read_text()
 
 
 def _version(package: str) -> str:

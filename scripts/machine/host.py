@@ -108,11 +108,18 @@ def apt_refresh() -> None:
     stamp = CACHE / "apt-updated"
     if fresh or (stamp.exists() and time.time() - stamp.stat().st_mtime < 86_400 and any(lists.glob("*_Packages*"))):
         return
-    run(
-        "apt",
-        as_root(["apt-get", "-q", "update"]),
-        todo="check the network and /etc/apt/sources.list*, then repeat",
-    )
+    update = as_root(["apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"])
+    end = time.monotonic() + APT_WAIT_S
+    while True:
+        try:
+            run("apt", update, todo="check the network and /etc/apt/sources.list*, then repeat")
+            break
+        except SetupError as error:
+            # A new machine often updates itself at this moment, and `apt-get update` itself does not wait for that.
+            last = error.log.read_text(errors="replace")[-1000:] if error.log else ""
+            if "Could not get lock" not in last or time.monotonic() > end:
+                raise
+            time.sleep(2)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.touch()
 
