@@ -243,9 +243,13 @@ def everything(args: argparse.Namespace) -> dict[str, Any]:
         write_trace(work / "mm.json")
         ours = run([*kernels, "tune", "--trace", str(work / "mm.json"), "--out", str(work / "ours")])
         keep("ours", ours | report(work / "ours/tune.json"))
+        if ours["code"]:
+            raise SystemExit("flagkernels tune failed: nothing to compare")
     if "mm" not in args.only:
         operators, warm = bundled_starts(work, kernels)
         keep("with_bundle", warm)
+        if warm["starts"][0]["code"]:
+            raise SystemExit("the start with the bundle failed: nothing to compare")
     if "start" not in args.only:
         keep("libtuner", part("libtuner", environment=places(work / "theirs")))
         keep("compared", part("compare", environment=places(work / "ours"), theirs=work / "theirs"))
