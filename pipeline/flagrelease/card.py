@@ -150,9 +150,11 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
         ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
         ("Weights digest", code(record.weights.digest)),
-        ("Baseline", Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")),
         ("Evaluation profile", code(record.profile_name)),
     ]
+    if record.accuracy.baseline_key:
+        baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
+        rows.append(("Baseline", baseline))
     return rows
 
 

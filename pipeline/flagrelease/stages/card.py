@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import card, cardlint, charts, record, results
+from flagrelease.evidence import Evidence
 from flagrelease.redact import redact
 from flagrelease.stage import Context, Job, Stage
 from flagrelease.workspace import write_atomic
@@ -48,6 +49,11 @@ def run(job: Job, context: Context) -> results.Card:
     )
 
 
+def files(made: results.Card) -> dict[str, Evidence]:
+    """The card, its pictures and the record, by the names under which they are published."""
+    return {one.name: one for one in (made.readme, *made.images, *made.evidence)}
+
+
 STAGE = Stage(
     name="card",
     doing="writing the card",
@@ -60,6 +66,7 @@ STAGE = Stage(
         "card.py",
         "cardlint.py",
         "charts.py",
+        "container.py",
         "markdown.py",
         "record.py",
         "usage.py",

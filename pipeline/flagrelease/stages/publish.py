@@ -27,7 +27,7 @@ from flagrelease.evidence import Evidence
 from flagrelease.ledger import evidence_of
 from flagrelease.record import Record
 from flagrelease.stage import Context, Job, Look, Stage
-from flagrelease.stages.card import README, RECORD
+from flagrelease.stages.card import README, RECORD, files
 from flagrelease.workspace import abandoned, sync_folder, telling_space, unfinished, write_atomic
 
 LATEST = "latest"
@@ -43,10 +43,9 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Publish:
     """Raises GateFailed or Inconclusive where the gates do not say PASS, UpstreamRefused for a taken tag or an image
     that the registry has lost, EnvironmentFault for a release folder that was changed by hand."""
-    card: results.Card = context.upstream["card"]
-    kept = card.evidence[0]
+    beside = files(context.upstream["card"])
+    kept = beside[RECORD]
     release = record.loads(context.evidence.read(kept))
-    beside = {README: card.readme, RECORD: kept, **{image.name: image for image in card.images}}
     _gate(release, job, context, {name: context.evidence.read(one) for name, one in beside.items()})
     image, tag = release.image, release.tag
     _check_name(image.repository)
@@ -61,9 +60,9 @@ def run(job: Job, context: Context) -> results.Publish:
             hint=f"build and push it again: `flagrelease run {job.cell.id} --force image`",
         )
     context.progress.doing("writing the release folder")
-    files = {name: context.evidence.path(one) for name, one in (beside | _evidence(context)).items()}
+    sources = {name: context.evidence.path(one) for name, one in (beside | _evidence(context)).items()}
     folder = context.workspace.releases / job.cell.chip_name / job.cell.model_name / tag
-    _keep_folder(folder, files)
+    _keep_folder(folder, sources)
     with context.meter.waiting():
         for name in (tag, LATEST):
             context.progress.doing(f"tagging {name}")
@@ -171,9 +170,9 @@ def _evidence(context: Context) -> dict[str, Evidence]:
     return found
 
 
-def _keep_folder(folder: Path, files: Mapping[str, Path]) -> None:
-    """Make `folder` hold exactly `files` and their sums; nothing of it is visible before all of it is there."""
-    sums = "".join(f"{_sha256(source)}  {name}\n" for name, source in sorted(files.items()))
+def _keep_folder(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Make `folder` hold exactly `sources` and their sums; nothing of it is visible before all of it is there."""
+    sums = "".join(f"{_sha256(source)}  {name}\n" for name, source in sorted(sources.items()))
     if folder.exists():
         _compare(folder, sums)
         return
@@ -184,7 +183,7 @@ def _keep_folder(folder: Path, files: Mapping[str, Path]) -> None:
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished()))
         try:
             fresh.chmod(0o755)
-            for name, source in files.items():
+            for name, source in sources.items():
                 write_atomic(fresh / name, source.read_bytes())
             write_atomic(fresh / SUMS, sums.encode())
             fresh.rename(folder)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Writes docs/example/ from the newest release of a cell: its card, its record and its chart, verified."""
+
+import argparse
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+from flagrelease import releases
+from flagrelease.workspace import Workspace, write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+MACHINE_PATH = re.compile(rb"/(root|home|work|tmp)/[\w.-]+")
+
+
+def main() -> int:
+    """0: written; 1: no release, or one that must not be shown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cell", default="cpu/smollm2-135m", metavar="CHIP/MODEL")
+    parser.add_argument("--workspace", type=Path, default=ROOT / ".flagrelease", metavar="DIR")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "example", metavar="DIR")
+    arguments = parser.parse_args()
+
+    workspace = Workspace(arguments.workspace)
+    found = [one for one in releases.load(workspace).releases if one.cell == arguments.cell]
+    if not found:
+        print(f"example: {arguments.cell} has no release in {workspace.root}\n  → make release", file=sys.stderr)
+        return 1
+    folder = workspace.releases / found[-1].folder
+    shown = {}
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            print(f"example: {folder / name} was changed after it was published", file=sys.stderr)
+            return 1
+        if "/" not in name:
+            shown[name] = data
+    for name, data in shown.items():
+        leak = MACHINE_PATH.search(data)
+        if leak:
+            print(f"example: {name} names a path of this machine: {leak.group().decode()}", file=sys.stderr)
+            return 1
+    for name, data in sorted(shown.items()):
+        write_atomic(arguments.output / name, data)
+    print(f"example: {', '.join(sorted(shown))} of {found[-1].tag} in {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
