@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from flagrelease import container, results
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.matrix import Stack
-from flagrelease.ports.docker import CELL_LABEL, RUN_LABEL, Ended, Running
+from flagrelease.ports.docker import CELL_LABEL, RUN_LABEL, WORKSPACE_LABEL, Ended, Running
 from flagrelease.ports.progress import Count
 from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.stage import Context, Job
@@ -56,7 +56,7 @@ def served(
     """
     docker = context.ports.docker
     with context.meter.waiting():
-        docker.reap(job.cell.id)
+        docker.reap(job.cell.id, context.workspace.root)
         _pull(context, image)
     run = _placed(job, context, image, weights, stack)
     context.progress.doing(f"starting {stack}")
@@ -101,7 +101,11 @@ def _placed(
         # With a bridge the engine picks the port when it starts, so nobody can take it in between.
         port=_free_port(job) if cell.chip.container.network == "host" else None,
         address="127.0.0.1",
-        labels={RUN_LABEL: context.run_id, CELL_LABEL: cell.id},
+        labels={
+            RUN_LABEL: context.run_id,
+            CELL_LABEL: cell.id,
+            WORKSPACE_LABEL: str(context.workspace.root.resolve()),
+        },
     )
     folder = context.workspace.weights.resolve() / weights.folder
     return container.for_serving(cell.chip, cell.model, image.reference, str(folder), stack, placement)

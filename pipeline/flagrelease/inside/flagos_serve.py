@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """flagos-serve [flagos|native] [--port N]: serve the model of this image, in the foreground.
 
-`flagos` starts it through FlagScale, `native` starts the engine alone with the same arguments. FlagScale
-puts the engine into the background, writes its output to a file and returns 0 whatever becomes of it; so
-this program shows that file on stdout, ends when the engine ends, and ends the engine on SIGTERM.
+`flagos` starts it through FlagScale, `native` starts the engine alone with the same arguments. It ends when
+the engine ends, and ends the engine on SIGTERM. FlagScale puts the engine into the background, writes its
+output to a file and returns 0 whatever becomes of it; so this program shows that file and watches the process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ GRACE = 8.0
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Stop(Exception):  # noqa: N818 - a request, not an error
+class Stop(Exception):
     """SIGTERM or SIGINT arrived."""
 
 
@@ -35,35 +35,37 @@ def main() -> int:
     arguments = parser.parse_args()
     serve = json.loads((CONFIG / "manifest.json").read_text())["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
-    if arguments.stack == "native":
-        argv = [*serve["native"], "--port", str(arguments.port)]
-        os.execvp(argv[0], argv)  # noqa: S606 - the engine takes our place, so signals reach it
-    return through_flagscale(serve, arguments.port)
-
-
-def through_flagscale(serve: dict[str, Any], port: int) -> int:
-    # The engine's parent is FlagScale's shell, which ends; without this its orphans may leave our tree.
+    # Engines and FlagScale's shell leave orphans; they become our children, as they would be of a real init.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    try:
+        if arguments.stack == "native":
+            engine = subprocess.Popen([*serve["native"], "--port", str(arguments.port)])
+            code = engine.wait()
+        else:
+            code = through_flagscale(serve, arguments.port)
+        sys.stderr.write(f"flagos-serve: the engine ended by itself ({code})\n")
+        return code if 0 < code < 256 else 1
+    except Stop:
+        return 0
+    finally:
+        end_descendants()
+
+
+def through_flagscale(serve: dict[str, Any], port: int) -> int:
     logs = Path(serve["logs"])
     output = logs / "host_0_localhost.output"
     pid_file = logs / "pids" / "host_0_localhost.pid"
     for stale in (output, pid_file):
         stale.unlink(missing_ok=True)
-    try:
-        command = ["flagscale", "serve", serve["name"], str(CONFIG / "serve.yaml"), "--port", str(port)]
-        code = subprocess.run(command, check=False).returncode
-        if code or not pid_file.exists():
-            sys.stderr.write(f"flagos-serve: FlagScale ended with {code} and started nothing\n")
-            return code or 1
-        follow(output, int(pid_file.read_text()))
-        sys.stderr.write("flagos-serve: the engine ended by itself\n")
-        return 1
-    except Stop:
-        return 0
-    finally:
-        end_descendants()
+    command = ["flagscale", "serve", serve["name"], str(CONFIG / "serve.yaml"), "--port", str(port)]
+    code = subprocess.run(command, check=False).returncode
+    if code or not pid_file.exists():
+        sys.stderr.write("flagos-serve: FlagScale started nothing\n")
+        return code or 1
+    follow(output, int(pid_file.read_text()))
+    return 1  # FlagScale does not tell how it ended
 
 
 def follow(output: Path, pid: int) -> None:

@@ -6,11 +6,9 @@ options that FlagScale passes on; it is not llama.cpp's own command line.
 """
 
 import argparse
-import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 
 import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # lives in the image
 
@@ -53,16 +51,10 @@ def main() -> int:
     parameters.verbosity = wanted.log_verbosity
     parameters.endpoint_metrics = True
     parameters.use_jinja = True
-    ended = threading.Event()
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     server = xllamacpp.Server(parameters)
     sys.stderr.write(f"llama-server: {wanted.alias} at {server.listening_address}\n")
-    ended.wait()
+    # SIGTERM keeps its default action and ends us at once, also while the model loads; there is nothing to save.
+    threading.Event().wait()
     return 0
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from flagrelease.container import ContainerRun
@@ -16,6 +17,7 @@ from flagrelease.redact import redact
 
 RUN_LABEL = "flagrelease.run"
 CELL_LABEL = "flagrelease.cell"
+WORKSPACE_LABEL = "flagrelease.workspace"
 
 _QUIET_SECONDS = 900
 """How long the engine may say nothing: one layer of a vendor's image takes minutes to be written."""
@@ -93,7 +95,7 @@ class Docker(Protocol):
     def untag(self, reference: str) -> None: ...
     def start(self, run: ContainerRun) -> Running: ...
     def output(self, image: str, argv: Sequence[str]) -> str: ...
-    def reap(self, cell: str) -> int: ...
+    def reap(self, cell: str, workspace: Path) -> int: ...
 
 
 class Engine:
@@ -237,11 +239,11 @@ class Engine:
             )
         return raw.decode(errors="replace")
 
-    def reap(self, cell: str) -> int:
-        """Remove what killed runs of this cell left behind; the caller holds the cell. How many there were."""
+    def reap(self, cell: str, workspace: Path) -> int:
+        """Remove what killed runs of this cell left behind; the caller holds the cell in that workspace. How many."""
         with translated("looking for leftover containers"):
-            label = f"{CELL_LABEL}={cell}"
-            left = self._client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+            labels = [f"{CELL_LABEL}={cell}", f"{WORKSPACE_LABEL}={workspace.resolve()}"]
+            left = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             for container in left:
                 _remove(container)
         return len(left)
