@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/example/ from the newest release of a cell: its card, its record and its chart, verified."""
+"""Writes docs/example/ from the newest release of a cell: its card, its record and its chart, verified.
+
+The README shows the same numbers, between its two `example` comments.
+"""
 
 import argparse
 import hashlib
@@ -7,10 +10,12 @@ import re
 import sys
 from pathlib import Path
 
-from flagrelease import releases
+from flagrelease import card, record, releases
 from flagrelease.workspace import Workspace, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+SHOWN = re.compile(r"(?s)(<!-- example -->\n).*?(<!-- /example -->)")
 MACHINE_PATH = re.compile(rb"/(root|home|work|tmp)/[\w.-]+")
 
 
@@ -44,6 +49,11 @@ def main() -> int:
             return 1
     for name, data in sorted(shown.items()):
         write_atomic(arguments.output / name, data)
+    if arguments.output == ROOT / "docs" / "example":
+        release = record.loads(shown["release.json"])
+        tables = f"{card.scores_table(release)}\n\n{card.stages_table(release)}"
+        text = SHOWN.sub(lambda match: f"{match[1]}\n{tables}\n\n{match[2]}", README.read_text())
+        write_atomic(README, text.encode())
     print(f"example: {', '.join(sorted(shown))} of {found[-1].tag} in {arguments.output}")
     return 0
 

@@ -38,7 +38,7 @@ def view(record: Record) -> dict[str, Any]:
         "tag": record.tag,
         "chart": Markdown(charts.SCORES),
         "chart_text": "Scores and differences of the table below, with their 90 % intervals",
-        "scores": _scores(record),
+        "scores": scores_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
@@ -56,7 +56,7 @@ def view(record: Record) -> dict[str, Any]:
         "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
         "flaggems_reason": record.chip.reasons.get("flaggems", "").rstrip("."),
         "provenance": table(("Item", "Value"), _provenance(record)),
-        "stages": _stages(record),
+        "stages": stages_table(record),
         "licence": _licence(record),
     }
 
@@ -105,7 +105,8 @@ def _front_matter(record: Record) -> dict[str, Any]:
     }
 
 
-def _scores(record: Record) -> Markdown:
+def scores_table(record: Record) -> Markdown:
+    """The evaluation table."""
     header = (
         "Metric",
         f"{record.model.title}, {record.accuracy.baseline_name}",
@@ -158,7 +159,8 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
     return rows
 
 
-def _stages(record: Record) -> Markdown:
+def stages_table(record: Record) -> Markdown:
+    """Time and bytes of each stage."""
     rows = [(cost.stage, f"{cost.seconds:.1f} s", _bytes(cost.moved)) for cost in record.stages]
     return table(("Stage", "Time", "Bytes moved"), rows)
 
