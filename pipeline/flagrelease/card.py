@@ -109,8 +109,8 @@ def scores_table(record: Record) -> Markdown:
     """The evaluation table."""
     header = (
         "Metric",
-        f"{record.model.title}, {record.accuracy.baseline_name}",
-        record.name,
+        record.accuracy.baseline_name,
+        record.candidate_name,
         "Questions",
         "Repeats",
         "Difference",

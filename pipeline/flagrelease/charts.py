@@ -110,8 +110,8 @@ def _head(figure: Figure, record: Record, height: float) -> None:
     figure.text(0.035, at(0.33), title, weight="bold", size=11.5, va="center")
     figure.text(0.965, at(0.33), record.verdict, weight="bold", size=10, color=colour, ha="right", va="center")
     for x, colour, label in (
-        (0.035, _CANDIDATE, "FlagOS" if record.stack == "flagos" else "Native"),
-        (0.135, _BASELINE, record.accuracy.baseline_name),
+        (0.035, _CANDIDATE, record.candidate_name),
+        (0.185, _BASELINE, record.accuracy.baseline_name),
     ):
         figure.text(x, at(0.63), "●", color=colour, size=9, va="center")
         figure.text(x + 0.018, at(0.63), label, size=9, color=_FAINT, va="center")

@@ -97,6 +97,11 @@ class Record:
         return f"{self.model.title}-{self.chip_name}-FlagOS"
 
     @property
+    def candidate_name(self) -> str:
+        """What was compared with the baseline: `flagos on cpu`."""
+        return f"{self.stack} on {self.chip_name}"
+
+    @property
     def model_dir(self) -> str:
         """Where users keep the weights, on the host and in the container."""
         return model_path(self.model)
