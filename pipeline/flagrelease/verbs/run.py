@@ -119,7 +119,7 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
     def unblock() -> None:
         command.end_all()
         for run in runs:
-            ports.docker.reap(run.cell.id)
+            ports.docker.reap(run.cell.id, run.session.workspace.root)
 
     return unblock
 
