@@ -1,0 +1,76 @@
+"""`flagrelease card`, on a workspace whose card stage has run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import finished_cell as given
+from flagrelease import cli
+from flagrelease.ledger import Entry, Ledger
+from flagrelease.stages import card
+
+CELL = "cpu/smollm2-135m"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """The verb on a workspace without a card."""
+    shutil.copy(Path(__file__).parents[2] / "matrix.yaml", tmp_path)
+    return ["card", CELL, "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", str(tmp_path / "space")]
+
+
+@pytest.fixture
+def written(tmp_path: Path, words: list[str]) -> str:
+    context = given.context(tmp_path / "space", registry=None)
+    made = card.run(given.job(), context)
+    Ledger(context.workspace.ledger).append(
+        Entry(
+            at="2026-01-01T00:00:00+00:00",
+            run="0" * 12,
+            cell=CELL,
+            stage="card",
+            state="done",
+            key="0" * 64,
+            process="1@boot",
+            result=msgspec.to_builtins(made),
+        )
+    )
+    return context.evidence.read(made.readme).decode()
+
+
+def test_it_prints_the_card(words: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == written
+
+
+def test_it_writes_the_card_with_what_it_shows(
+    words: list[str], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/README.md").read_text() == written
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "release.json", "scores.png"]
+
+
+def test_json_names_every_file_by_its_digest(
+    words: list[str], written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["card"] == written
+    assert set(shown["files"]) == {"README.md", "release.json", "scores.png"}
+
+
+def test_no_card_yet(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    assert "has no card yet\n  → run `flagrelease run" in capsys.readouterr().err
+
+
+def test_a_card_that_was_changed_is_not_shown(words: list[str], written: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "space/evidence").rglob("*"):
+        if path.is_file() and path.read_bytes() == written.encode():
+            path.chmod(0o644)
+            path.write_text(written.replace("0.290", "0.990"))
+    assert cli.main(words) == 7
