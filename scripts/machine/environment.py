@@ -25,6 +25,8 @@ def ensure() -> Done:
     if _installed() == wanted:
         return Done("present", _describe())
     with locked("venv"):
+        if _installed() == wanted:
+            return Done("present", _describe())
         fresh = not PYTHON.exists()
         if fresh:
             _create()

@@ -6,6 +6,7 @@ Only the standard library: this runs before there is a virtual environment, wher
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def as_root(argv: Sequence[str]) -> list[str]:
     if shutil.which("sudo") is None:
         raise SetupError(
             f"`{argv[0]}` needs root, and there is no sudo",
-            "run the same command once as root; afterwards it needs no special rights",
+            f"get sudo, or have root run: {shlex.join(argv)}",
         )
     # The environment is passed for proxies and certificates; sudo asks for its password on the terminal.
     return ["sudo", "--preserve-env", *argv]
