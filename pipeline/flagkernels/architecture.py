@@ -145,6 +145,10 @@ class _Shared:
             self.bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
         self.result: tuple[torch.Tensor, ...] = ()
 
+    def widen(self) -> None:
+        self.weight = self.weight.float()
+        self.bias = None if self.bias is None else self.bias.float()
+
     def first(self, x: torch.Tensor) -> torch.Tensor:
         self.result = nn.functional.linear(x, self.weight, self.bias).split(self.widths, dim=-1)
         return self.result[0]
@@ -175,4 +179,7 @@ def fuse_projections(model: nn.Module) -> int:
             for index, name in enumerate(names):
                 setattr(parent, name, _Part(shared, index))
             fused += 1
+    head: Any = model.get_output_embeddings()  # type: ignore[operator,unused-ignore]
+    if head is not None:  # engines gather the last positions, so that logits are one plain matrix product
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     return fused

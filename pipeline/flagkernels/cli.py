@@ -20,7 +20,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "bundle": ("flagkernels.bundle", "operators, database and kernels as one folder that fits one chip"),
     "activate": ("flagkernels.activate", "whether a bundle fits here, or what is in effect"),
     "run": ("flagkernels.plugin", "start an engine with a bundle in effect in all its processes"),
-    "select": ("flagkernels.select", "the operators to ship: coverage, or express by operator and shape class"),
+    "select": ("flagkernels.selection", "the operators to ship: coverage, or express by operator and shape class"),
     "attribute": ("flagkernels.attribute", "find the operators that made the answers worse"),
 }
 

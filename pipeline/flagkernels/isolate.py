@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import child
-from flagkernels.child import Job
 
 __all__ = ["Outcome", "run_all"]
 
@@ -31,7 +30,7 @@ POLL_S = 0.2
 class Outcome:
     """How a process ended. `ended` is `done`, or crash, hang, out-of-memory … with the reason and the case at which."""
 
-    job: Job
+    job: Any
     ended: str
     reason: str
     at: str
@@ -44,7 +43,7 @@ class Outcome:
 
 @dataclass
 class _Running:
-    job: Job
+    job: Any
     process: Any
     pipe: Connection
     deadline: float
@@ -83,17 +82,24 @@ def context() -> multiprocessing.context.ForkServerContext:
 
 
 def run_all(
-    jobs: Iterable[Job], *, width: int, seconds: float, finished: Callable[[Outcome], None], doing: Callable[[str], None]
+    jobs: Iterable[Any],
+    *,
+    width: int,
+    seconds: float,
+    finished: Callable[[Outcome], None],
+    doing: Callable[[str], None],
+    target: Callable[[Any, Connection], None] = child.run,
 ) -> None:
-    """Runs the jobs, at most `width` at once, each for at most `seconds`; calls `finished` as each ends.
+    """Runs `target(job, pipe)` for each job, at most `width` at once, each for at most `seconds`; calls `finished` as
+    each ends. A job is a child.Job or has its `operator`, `memory` and `log`.
 
     On any exception (Ctrl-C included) the processes that still run are ended."""
-    waiting, running = deque(jobs), []
+    waiting, running = deque(jobs), list[_Running]()
     spawn = context()
     try:
         while waiting or running:
             while waiting and len(running) < width:
-                running.append(_start(spawn, waiting.popleft(), seconds))
+                running.append(_start(spawn, waiting.popleft(), seconds, target))
             doing(" ".join(r.job.operator for r in running))
             wait([r.pipe for r in running] + [r.process.sentinel for r in running], timeout=POLL_S)
             for item in list(running):
@@ -106,9 +112,11 @@ def run_all(
             item.process.join()
 
 
-def _start(spawn: multiprocessing.context.ForkServerContext, job: Job, seconds: float) -> _Running:
+def _start(
+    spawn: multiprocessing.context.ForkServerContext, job: Any, seconds: float, target: Callable[[Any, Connection], None]
+) -> _Running:
     ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=child.run, args=(job, theirs), daemon=True, name=f"qualify {job.operator}")
+    process = spawn.Process(target=target, args=(job, theirs), daemon=True, name=f"qualify {job.operator}")
     process.start()
     theirs.close()
     return _Running(job=job, process=process, pipe=ours, deadline=time.monotonic() + seconds)

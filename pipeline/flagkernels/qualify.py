@@ -190,6 +190,7 @@ def qualify(
                     log=str(Path(logs) / f"{operator}.log"),
                 )
             )
+        jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
         with Progress("qualify", total=len(jobs)) as progress:
 
             def finished(outcome: Outcome) -> None:
@@ -240,12 +241,13 @@ def main(args: argparse.Namespace) -> int:
     operators = choose(found, args.operators)
     if args.source == "flag_gems":
         catalogue.load()  # says at once, with the remedy, that FlagGems is missing
-    if args.device != "cpu" and not isinstance(free := _free_memory(args.device), bool) and free == 0:
+    free = _free_memory(args.device) if args.device != "cpu" else None
+    if free == 0:
         raise ChipFault(f"no device {args.device!r} answers here", hint="run on the chip, or --device cpu")
     limits = Limits(
         seconds=args.seconds,
         memory=args.memory << 20,
-        width=args.width or width_for(found, args.device),
+        width=args.width or width_for(found, args.device, free=free),
         repeats=args.repeats,
     )
     rows = qualify(

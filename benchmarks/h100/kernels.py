@@ -1,0 +1,121 @@
+"""flagkernels proven on an H100, by one command a part:
+
+    python benchmarks/h100/kernels.py qualify --out DIR     every operator that Qwen3-8B uses, and the planted faults
+    python benchmarks/h100/kernels.py speed --out DIR       ceilings, operators by shape class, express, attribution
+
+`speed` reads what `qualify` left in DIR. Needs torch, Triton, transformers and flag_gems; no weights, no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
+os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
+
+from flagkernels import cli, qualify, trace  # noqa: E402
+from flagkernels.files import write_json, write_text  # noqa: E402
+
+CONFIG = HERE / "qwen3-8b.json"
+
+
+def step(*words: object) -> float:
+    """One flagkernels command; its time in seconds. Its failure is reported and does not end the proof."""
+    began = time.monotonic()
+    print("$ flagkernels", *words, flush=True)
+    code = cli.main([str(word) for word in words])
+    spent = time.monotonic() - began
+    print(f"  exit {code}, {spent:.1f} s", flush=True)
+    return spent
+
+
+def qualify_part(out: Path, seconds: float, width: int | None) -> None:
+    times = {"trace": step("trace", "--config", CONFIG, "--out", out / "trace.json")}
+    options = ["--seconds", seconds, *(["--width", width] if width else [])]
+    times["qualify"] = step(
+        "qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options
+    )
+    found = trace.read(out / "trace.json")
+    import planted
+
+    def one(fault: str) -> qualify.Row:
+        limits = qualify.Limits(seconds=25.0, memory=8 << 30, width=8)
+        file = out / f"planted-{fault.lower()}.jsonl"
+        return qualify.qualify(found, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:
+        rows = [(f, expected, row) for (f, expected), row in zip(planted.EXPECTED.items(), pool.map(one, planted.EXPECTED))]
+    times["planted"] = time.monotonic() - began
+    write_json(out / "qualify-times.json", times)
+    write_text(out / "qualify.md", _verdict_table(out, found, rows, times))
+
+
+def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dict[str, float]) -> str:
+    lines = ["| operator | verdict | cases passed | worst error / bound (native) | ‖error‖/‖exact‖ | s | reason |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in sorted(qualify.read_rows(out / "verdicts.jsonl").values(), key=lambda r: r.operator):
+        error = "–" if row.error is None else f"{row.error:.3g} ({row.native or 0:.3g})"
+        relative = "–" if row.relative is None else f"{row.relative:.2e}"
+        why = f"{row.reason} — {row.at}".replace("|", "/") if row.verdict != "correct" else ""
+        lines.append(
+            f"| {row.operator} | {row.verdict} | {row.passed}/{row.cases} | {error} | {relative} | {row.seconds:.1f} | {why} |"
+        )
+    lines += ["", "| planted fault | expected | verdict | s | reason |", "|---|---|---|---|---|"]
+    for fault, expected, row in planted_rows:
+        lines.append(f"| {fault.lower()} | {expected} | {row.verdict} | {row.seconds:.1f} | {row.reason.replace('|', '/')} |")
+    lines += ["", "times, s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in times.items()), f"versions: {found.versions}"]
+    return "\n".join(lines) + "\n"
+
+
+def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
+    times = {}
+    common = ["--trace", given / "trace.json", "--verdicts", given / "verdicts.jsonl"]
+    chosen = ["--operators", operators] if operators else []
+    figures = out / "figures.jsonl"
+    times["bench"] = step(
+        "bench", *common, *chosen, "--out", figures, "--ceilings", out / "ceilings.json", "--per-operator", per_operator,
+        "--pairs", 11, "--configs", 6,
+    )
+    times["coverage"] = step("select", *common, "--policy", "coverage", "--out", out / "coverage.yaml")
+    cut = ["--layers", layers] if layers else []
+    times["express"] = step(
+        "select", *common, "--policy", "express", "--figures", figures, "--config", CONFIG, *cut,
+        "--out", out / "operators.yaml", "--report", out / "express.json",
+    )
+    if (out / "operators.yaml").exists():
+        times["attribute"] = step(
+            "attribute", "--operators", out / "operators.yaml", "--config", CONFIG, "--layers", 4,
+            "--out", out / "attribute.json",
+        )
+    write_json(out / "speed-times.json", times)
+    print(json.dumps(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("qualify", "speed"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--given", type=Path, help="speed: the folder of the qualify part; default: --out")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--per-operator", type=int, default=12)
+    parser.add_argument("--operators")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.part == "qualify":
+        qualify_part(args.out, args.seconds, args.width)
+    else:
+        speed_part(args.out, args.given or args.out, args.layers, args.per_operator, args.operators)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""attribute: which operators made the answers worse, in minutes instead of rounds of whole benchmarks.
+
+The log-probabilities of a fixed text, teacher-forced, with each set of operators against the native kernels. What counts
+as worse is measured, not assumed: the native model in its own dtype is already some distance from the native model in
+float32, and an operator is a suspect when it is certainly farther away than that."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flagkernels import bundle
+from flagkernels.bundle import Operators
+from flagkernels.errors import Refused, UsageError
+from flagkernels.files import append_line, read_lines, write_json, write_text
+from flagkernels.progress import Progress
+
+__all__ = ["Answers", "Attribution", "Measurement", "Round", "add_arguments", "attribute", "judge", "main"]
+
+EXCESS = 1.25  # times the native distance from float32; within it, results of equal quality differ by rounding
+SIGMAS = 4.0  # standard errors by which the squared errors must differ
+PAIRED = 6  # suspects of which every pair is tried where no single operator explains the difference
+
+
+class Answers(Protocol):
+    """The log-probability of each token of a fixed text."""
+
+    def native(self) -> Sequence[float]: ...
+
+    def reference(self) -> Sequence[float]:
+        """The native kernels in float32."""
+
+    def with_operators(self, names: frozenset[str]) -> Sequence[float]:
+        """With these operators on and no other. May raise: an operator that dies is a culprit as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """`excess`: root mean square distance from float32, over the native one's. `shift`: mean log-probability against
+    native, nats a token. `sigmas`: how certainly the squared errors are larger."""
+
+    operators: tuple[str, ...]
+    excess: float | None
+    shift: float | None
+    sigmas: float | None
+    guilty: bool
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        figures = self.note if self.excess is None else f"excess {self.excess:.3f}, shift {self.shift:+.5f} nats a token"
+        names = ", ".join(self.operators) if len(self.operators) <= 3 else f"{len(self.operators)} operators"
+        return f"{names}: {figures}" + ("  ← guilty" if self.guilty else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What was on at its start, what was measured, and whom it names (one operator, or one of a pair; or nobody)."""
+
+    together: Measurement
+    measurements: tuple[Measurement, ...]
+    culprit: str | None
+    partner: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """`clean`: what remains is as near to float32 as native is."""
+
+    rounds: tuple[Round, ...]
+    culprits: tuple[str, ...]
+    remaining: tuple[str, ...]
+    clean: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    names: Sequence[str], answers: Sequence[float], native: Sequence[float], reference: Sequence[float]
+) -> Measurement:
+    """Compares one set of operators with native, token by token. Raises ValueError for answers of another length."""
+    named = tuple(sorted(names))
+    if not all(map(math.isfinite, answers)):
+        lost = sum(not math.isfinite(x) for x in answers)
+        return Measurement(
+            operators=named, excess=None, shift=None, sigmas=None, guilty=True, note=f"{lost} tokens are NaN or infinite"
+        )
+    theirs = [(a - r) ** 2 for a, r in zip(answers, reference, strict=True)]
+    ours = [(n - r) ** 2 for n, r in zip(native, reference, strict=True)]
+    # Native kernels in float32 have no distance: then the resolution of float32 sums stands in for it.
+    noise = max(math.sqrt(statistics.fmean(ours)), 1e-6)
+    excess = math.sqrt(statistics.fmean(theirs)) / noise
+    differences = [t - o for t, o in zip(theirs, ours, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    mean = statistics.fmean(differences)
+    sigmas = mean / error if error > 0 else (math.copysign(1e9, mean) if mean else 0.0)
+    return Measurement(
+        operators=named,
+        excess=excess,
+        shift=statistics.fmean(a - n for a, n in zip(answers, native, strict=True)),
+        sigmas=sigmas,
+        guilty=excess > EXCESS and sigmas > SIGMAS or excess > 2 * EXCESS,
+    )
+
+
+class _Court:
+    """Measures each set once, keeps every measurement in a file, and reads it back after a kill."""
+
+    def __init__(self, answers: Answers, record: Path | None) -> None:
+        self.answers, self.record = answers, record
+        self.native, self.reference = list(answers.native()), list(answers.reference())
+        self.known: dict[tuple[str, ...], Measurement] = {}
+        for data in read_lines(record) if record else ():
+            measurement = Measurement(**{**data, "operators": tuple(data["operators"])})
+            self.known[measurement.operators] = measurement
+
+    def __call__(self, names: Sequence[str]) -> Measurement:
+        key = tuple(sorted(names))
+        if key not in self.known:
+            self.known[key] = self._measure(key)
+            if self.record:
+                append_line(self.record, self.known[key].to_json())
+        return self.known[key]
+
+    def _measure(self, key: tuple[str, ...]) -> Measurement:
+        try:
+            return judge(key, self.answers.with_operators(frozenset(key)), self.native, self.reference)
+        except Exception as error:  # whatever a kernel raises is evidence against it
+            line = str(error).splitlines()[0] if str(error) else ""
+            note = f"{type(error).__name__}: {line}"
+            return Measurement(operators=key, excess=None, shift=None, sigmas=None, guilty=True, note=note)
+
+
+def attribute(
+    answers: Answers, operators: Sequence[str], *, rounds: int = 4, record: Path | None = None, progress: Progress | None = None
+) -> Attribution:
+    """Takes out one culprit a round, until what remains is clean, nobody can be named, or the rounds are spent."""
+    court = _Court(answers, record)
+    remaining, culprits, done = sorted(operators), list[str](), list[Round]()
+    while remaining:
+        together = court(remaining)
+        if not together.guilty or len(done) == rounds:
+            return Attribution(
+                rounds=tuple(done), culprits=tuple(culprits), remaining=tuple(remaining), clean=not together.guilty
+            )
+        found = _round(court, remaining, together, progress)
+        done.append(found)
+        if found.culprit is None:
+            return Attribution(rounds=tuple(done), culprits=tuple(culprits), remaining=tuple(remaining), clean=False)
+        culprits.append(found.culprit)
+        remaining.remove(found.culprit)
+    return Attribution(rounds=tuple(done), culprits=tuple(culprits), remaining=(), clean=True)
+
+
+def _round(court: _Court, remaining: Sequence[str], together: Measurement, progress: Progress | None) -> Round:
+    singles = []
+    for name in remaining:
+        singles.append(court([name]))
+        if progress:
+            progress.step(str(singles[-1]))
+    worst = max(singles, key=_badness)
+    if worst.guilty:
+        return Round(together=together, measurements=tuple(singles), culprit=worst.operators[0])
+    # Nobody alone: two that are harmless apart can be harmful together (one's rounding is the other's bad input).
+    suspects = sorted(singles, key=_badness, reverse=True)[:PAIRED]
+    pairs = []
+    for one, other in itertools.combinations(suspects, 2):
+        pairs.append(court([one.operators[0], other.operators[0]]))
+        if progress:
+            progress.step(str(pairs[-1]))
+    measurements = (*singles, *pairs)
+    guilty = [pair for pair in pairs if pair.guilty]
+    if not guilty:
+        return Round(together=together, measurements=measurements, culprit=None)
+    pair = max(guilty, key=_badness)
+    culprit, partner = sorted(pair.operators, key=lambda name: _badness(court([name])), reverse=True)
+    return Round(together=together, measurements=measurements, culprit=culprit, partner=partner)
+
+
+def _badness(measurement: Measurement) -> float:
+    return math.inf if measurement.excess is None else measurement.excess
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that is under suspicion")
+    parser.add_argument("--out", type=Path, required=True, help="the report, JSON; beside it FILE.jsonl, every measurement")
+    parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
+    parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
+    parser.add_argument("--config", type=Path, help="without weights: config.json, for random weights in the same shapes")
+    parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--layers", type=int, help="without weights: cut the model to its first layers")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--source", default="flag_gems")
+
+
+def main(args: argparse.Namespace) -> int:
+    from flagkernels.logprobs import ModelAnswers
+
+    chosen = bundle.read_operators(args.operators)
+    if (args.weights is None) == (args.config is None):
+        raise UsageError("give either --weights or --config", hint="--weights is the model's folder")
+    answers = ModelAnswers.open(args, chosen)
+    with Progress("attribute", total=len(chosen.include)) as progress:
+        found = attribute(
+            answers,
+            chosen.include,
+            rounds=args.rounds,
+            record=args.out.with_suffix(".jsonl"),
+            progress=progress,
+        )
+    write_json(args.out, found.to_json())
+    for number, each in enumerate(found.rounds, 1):
+        beside = f" together with {each.partner}" if each.partner else ""
+        print(f"round {number}: {each.together} → {each.culprit or 'nobody named'}{beside}")  # noqa: T201
+    if not found.clean:
+        raise Refused(
+            "what remains is still farther from float32 than native is",
+            why=f"taken out: {', '.join(found.culprits) or 'nobody'}; rounds: {len(found.rounds)} of {args.rounds}",
+            hint="raise --rounds, or release this cell on its native stack",
+        )
+    if args.clean:
+        write_text(args.clean, without(chosen, found.culprits).to_yaml())
+    print(f"culprits: {', '.join(found.culprits) or 'none'}; clean with {len(found.remaining)} operators")  # noqa: T201
+    return 0
+
+
+def without(chosen: Operators, culprits: Sequence[str]) -> Operators:
+    """The same choice, less the culprits."""
+    kept = tuple(name for name in chosen.include if name not in culprits)
+    return Operators(
+        include=kept,
+        policy=chosen.policy,
+        native={name: classes for name, classes in chosen.native.items() if name in kept},
+        static=chosen.static,
+    )

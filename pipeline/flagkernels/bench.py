@@ -1,0 +1,324 @@
+"""bench: each correct operator at each of its shape classes, against the native kernel and the chip's measured limits.
+
+Both sides run as CUDA graphs over rotating inputs (no launch cost, no help from the cache), in pairs; one process an
+operator, one at a time, since a chip that does other work measures nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flagkernels import isolate, qualify, trace
+from flagkernels.calls import Call, resolve
+from flagkernels.cases import LARGEST, Case
+from flagkernels.child import classify
+from flagkernels.errors import NothingToDo, UsageError
+from flagkernels.files import append_line, read_lines, write_json
+from flagkernels.inputs import Arena, make
+from flagkernels.isolate import Outcome
+from flagkernels.operators import active, open_source
+from flagkernels.progress import Progress
+from flagkernels.roofline import Ceilings, floor_seconds, measure, work
+from flagkernels.timing import Clock, paired, ratio
+from flagkernels.trace import Trace, TracedCall
+
+__all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
+
+COLD = 160 << 20  # bytes that rotating inputs fill: about three times the largest L2 (H100: 50 MB)
+SHORTEST = 2e-4  # seconds that one timed replay takes at least, well above the events' resolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One operator at one shape class. Times in seconds a call; `ratio` is native over operator, with its interval;
+    `share` and `native_share`: the roofline's least time over the measured one."""
+
+    operator: str
+    shape_class: str
+    call: dict[str, Any]
+    counts: dict[str, int]
+    native: float
+    candidate: float
+    ratio: float
+    low: float
+    high: float
+    bytes: int
+    operations: int
+    floor: float | None = None
+    share: float | None = None
+    native_share: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        share = f"  {self.share:.0%} of the limit (native {self.native_share:.0%})" if self.share is not None else ""
+        return (
+            f"{self.operator:<18} {self.shape_class:<44} {self.candidate * 1e6:9.2f} µs  native {self.native * 1e6:9.2f} µs"
+            f"  {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{share}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchJob:
+    operator: str
+    source: str
+    device: str
+    calls: tuple[tuple[str, dict[str, Any], dict[str, int]], ...]
+    pairs: int
+    seed: int
+    memory: int
+    configs: int | None
+    log: str
+
+
+def representative(found: Trace, operator: str, per_operator: int | None) -> list[tuple[str, TracedCall, dict[str, int]]]:
+    """One call a shape class, the one made most often, with the class's calls at each point. The classes with the most
+    calls come first, and `per_operator` of them are kept."""
+    chosen = []
+    for name, members in found.classes(operator).items():
+        fitting = [m for m in members if m.call.nbytes <= LARGEST // 4]
+        if not fitting:
+            continue
+        counts = {
+            str(point): total
+            for index, point in enumerate(found.points)
+            if (total := sum(m.counts[index] for m in members))
+        }
+        chosen.append((name, max(fitting, key=lambda m: (sum(m.counts), m.call.nbytes)), counts))
+    chosen.sort(key=lambda item: -sum(item[2].values()) * item[1].call.nbytes)
+    return chosen[:per_operator]
+
+
+def run_child(job: BenchJob, pipe: Connection) -> None:
+    """Entry point of the process; the messages are those of child.run."""
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+    def send(message: dict[str, Any]) -> None:
+        pipe.send_bytes(json.dumps(message).encode())
+
+    try:
+        device = torch.device(job.device)
+        implementations = open_source(job.source, configs=job.configs).implementations(job.operator)
+        for name, data, counts in job.calls:
+            call = Call.from_json(data)
+            send({"start": name})
+            try:
+                figure = _measure(job, call, name, counts, implementations, device)
+            except Exception as error:
+                verdict, reason = classify(error)
+                send({"result": {"verdict": verdict, "case": name, "reason": reason}})
+                if verdict in {"crash", "out-of-memory"}:
+                    break
+                continue
+            send({"result": {"verdict": "correct", "case": name, "figure": figure.to_json()}})
+        send({"end": "done"})
+    except BaseException as error:
+        verdict, reason = classify(error)
+        send({"end": verdict, "reason": reason})
+    pipe.close()
+    os._exit(0)
+
+
+def _measure(
+    job: BenchJob, call: Call, name: str, counts: dict[str, int], implementations: Any, device: torch.device
+) -> Figure:
+    target = resolve(call.overload)
+    case = Case(call=call, kind="real", regime="spread")
+    arena = Arena(device)
+    sets = max(1, min(16, COLD // max(call.nbytes, 1)))
+    inputs = [make(case, arena, job.seed + index) for index in range(sets)]
+    results = target(*inputs[0][0], **inputs[0][1])
+    outputs = tuple(r for r in (results if isinstance(results, list | tuple) else [results]) if isinstance(r, torch.Tensor))
+    bytes_, operations = work(call, outputs)
+    del results, outputs
+    clock = Clock(device)
+
+    def passes(count: int) -> Any:
+        def run() -> None:
+            for _ in range(count):
+                for args, kwargs in inputs:
+                    target(*args, **kwargs)
+
+        return run
+
+    once = statistics.median(clock.times(clock.graph(passes(1)), 3))
+    count = max(1, min(64, round(SHORTEST / max(once, 1e-7))))
+    native = clock.graph(passes(count))
+    with active(implementations, device) as calls:
+        candidate = clock.graph(passes(count))
+        if device.type == "cpu":  # nothing was captured: the override must be in place while it runs
+            first, second = _paired_cpu(clock, passes(count), implementations, device, job.pairs, calls)
+    if not any(calls.values()):
+        raise NotImplementedError("the dispatcher never called it")
+    if device.type != "cpu":
+        first, second = paired(clock, native, candidate, pairs=job.pairs)
+    found = ratio(first, second)
+    each = count * sets
+    return Figure(
+        operator=job.operator,
+        shape_class=name,
+        call=call.to_json(),
+        counts=counts,
+        native=statistics.median(first) / each,
+        candidate=statistics.median(second) / each,
+        ratio=found.median,
+        low=found.low,
+        high=found.high,
+        bytes=bytes_,
+        operations=operations,
+    )
+
+
+def _paired_cpu(
+    clock: Clock, run: Any, implementations: Any, device: torch.device, pairs: int, calls: dict[str, int]
+) -> tuple[list[float], list[float]]:
+    """Pairs without graphs: the override comes and goes between the runs. `calls` is told that it was reached."""
+    first, second = [], []
+    for _ in range(pairs):
+        first.append(clock.once(run))
+        with active(implementations, device) as reached:
+            second.append(clock.once(run))
+        for key, count in reached.items():
+            calls[key] += count
+    return first, second
+
+
+def _ceilings(device: str) -> Ceilings:
+    return measure(torch.device(device))
+
+
+def measured_ceilings(device: str) -> Ceilings:
+    """Measured in a process of its own: this one must not touch the chip."""
+    with isolate.context().Pool(1) as pool:
+        return pool.apply(_ceilings, (device,))
+
+
+def bench(
+    found: Trace,
+    operators: Sequence[str],
+    out: Path,
+    *,
+    ceilings: Ceilings,
+    source: str = "flag_gems",
+    device: str = "cuda",
+    pairs: int = 15,
+    per_operator: int | None = 24,
+    seconds: float = 300.0,
+    configs: int | None = None,
+    logs: Path,
+) -> list[Figure]:
+    """Measures what `out` does not hold yet; returns all figures of these operators."""
+    present = {(figure.operator, figure.shape_class): figure for figure in figures_of(out)}
+    jobs = []
+    for operator in operators:
+        chosen = representative(found, operator, per_operator)
+        missing = [(n, t.call.to_json(), counts) for n, t, counts in chosen if (operator, n) not in present]
+        if missing:
+            jobs.append(
+                BenchJob(
+                    operator=operator,
+                    source=source,
+                    device=device,
+                    calls=tuple(missing),
+                    pairs=pairs,
+                    seed=0,
+                    memory=32 << 30,
+                    configs=configs,
+                    log=str(logs / f"{operator}.log"),
+                )
+            )
+    with Progress("bench", total=len(jobs)) as progress:
+
+        def finished(outcome: Outcome) -> None:
+            for result in outcome.results:
+                if "figure" not in result:
+                    append_line(out, {"operator": outcome.job.operator, **result})
+                    continue
+                figure = _with_limits(Figure(**result["figure"]), ceilings)
+                append_line(out, figure.to_json())
+                present[figure.operator, figure.shape_class] = figure
+            done = sum("figure" in result for result in outcome.results)
+            ended = "" if outcome.ended == "done" else f"  {outcome.ended}: {outcome.reason} at {outcome.at}"
+            progress.step(f"{outcome.job.operator:<20} {done}/{len(outcome.job.calls)} {outcome.seconds:.1f} s{ended}")
+
+        isolate.run_all(jobs, width=1, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
+    return [figure for figure in present.values() if figure.operator in set(operators)]
+
+
+def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
+    floor = floor_seconds(ceilings, figure.bytes, figure.operations)
+    values = {**figure.to_json(), "floor": floor, "share": floor / figure.candidate}
+    return Figure(**{**values, "native_share": floor / figure.native})
+
+
+def figures_of(path: Path) -> Iterable[Figure]:
+    """The figures in a bench file; rows that tell of a failure are left out."""
+    for data in read_lines(path):
+        if "ratio" in data:
+            try:
+                yield Figure(**data)
+            except TypeError as error:
+                raise UsageError(f"{path} is no bench file", why=str(error), hint="write it again with `bench`") from error
+
+
+def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
+    """The operators that were qualified as correct. Raises NothingToDo where there is none."""
+    rows = {row.operator: row for row in qualify.read_rows(path).values()}
+    kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
+    if not kept:
+        raise NothingToDo(f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts")
+    return kept
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
+    parser.add_argument("--verdicts", type=Path, required=True, help="what `qualify` wrote: only correct ones are measured")
+    parser.add_argument("--out", type=Path, required=True, help="figures, a JSONL file; a second run does what is missing")
+    parser.add_argument("--ceilings", type=Path, help="write the chip's measured limits here")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--source", default="flag_gems")
+    parser.add_argument("--operators", help="comma-separated; default: all correct ones")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--per-operator", type=int, default=24, help="shape classes of each operator, the busiest first")
+    parser.add_argument("--configs", type=int, default=0, help="LibTuner candidates that are compared; 0: all")
+    parser.add_argument("--seconds", type=float, default=300.0, help="time limit of one operator")
+
+
+def main(args: argparse.Namespace) -> int:
+    found = trace.read(args.trace)
+    operators = correct_operators(args.verdicts, qualify.choose(found, args.operators))
+    ceilings = measured_ceilings(args.device)
+    if args.ceilings:
+        write_json(args.ceilings, ceilings.to_json())
+    print(f"{ceilings.device}: {ceilings.bandwidth / 1e12:.2f} TB/s, {ceilings.rate / 1e12:.0f} TFLOP/s")  # noqa: T201
+    logs = args.out.parent / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    figures = bench(
+        found,
+        operators,
+        args.out,
+        ceilings=ceilings,
+        source=args.source,
+        device=args.device,
+        pairs=args.pairs,
+        per_operator=args.per_operator,
+        seconds=args.seconds,
+        configs=args.configs or None,
+        logs=logs,
+    )
+    for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):
+        print(figure)  # noqa: T201
+    return 0
+

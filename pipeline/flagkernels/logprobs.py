@@ -1,0 +1,113 @@
+"""Teacher-forced log-probabilities of a fixed text, in prefill and, for its end, in decode steps."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flagkernels import architecture
+from flagkernels.bundle import Operators
+from flagkernels.errors import UsageError
+from flagkernels.operators import Source, open_source
+from flagkernels.override import installed
+
+__all__ = ["ModelAnswers", "log_probabilities"]
+
+DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
+
+
+def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Natural logarithms, float32, of tokens 1 … n−1 given their predecessors, by one prefill; then those of the last
+    DECODED tokens again by decode steps. ids: (1, n)."""
+    count = ids.shape[1]
+    decoded = min(DECODED, count // 2)
+    with torch.inference_mode():
+        whole = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        cache = model(input_ids=ids[:, : count - decoded], use_cache=True).past_key_values
+        steps = []
+        for position in range(count - decoded, count - 1):
+            out = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+            steps.append(out.logits[0])
+    return _picked(torch.cat([whole, *steps]), torch.cat([ids[0, 1:], ids[0, count - decoded + 1 :]]))
+
+
+def _picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+
+class ModelAnswers:
+    """A transformers model on one device; the float32 reference is a copy of it, dropped after use."""
+
+    def __init__(self, model: nn.Module, ids: torch.Tensor, source: Source, chosen: Operators) -> None:
+        self.model, self.ids, self.source, self.chosen = model, ids, source, chosen
+        self.device = ids.device
+
+    @classmethod
+    def open(cls, args: argparse.Namespace, chosen: Operators) -> ModelAnswers:
+        """From the command line: real weights, or random ones in the shapes of a config.json."""
+        device = torch.device(args.device)
+        if args.weights is not None:
+            model, vocabulary, encode = _pretrained(args.weights, device)
+        else:
+            arch = architecture.read_config(args.config)
+            model = architecture.build(arch, args.device, layers=args.layers)
+            vocabulary, encode = int(arch.config.vocab_size), None
+        architecture.fuse_projections(model)
+        if args.text is None:
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(0, vocabulary, (1, args.tokens), generator=generator)
+        elif encode is None:
+            raise UsageError("--text needs the tokenizer that --weights brings", hint="leave --text out")
+        else:
+            ids = encode(args.text.read_text(encoding="utf-8"))[:, : args.tokens]
+        if ids.shape[1] < 32:
+            raise UsageError(f"the text has {ids.shape[1]} tokens", hint="give at least 32, a few hundred are better")
+        return cls(model, ids.to(device), open_source(args.source), chosen)
+
+    def native(self) -> list[float]:
+        return self._values(self.model)
+
+    def reference(self) -> list[float]:
+        precise = copy.deepcopy(self.model).float()
+        _widen_fused(precise)
+        return self._values(precise)
+
+    def with_operators(self, names: frozenset[str]) -> list[float]:
+        kept = Operators(
+            include=tuple(sorted(names)),
+            policy=self.chosen.policy,
+            native={name: classes for name, classes in self.chosen.native.items() if name in names},
+            static=self.chosen.static,
+        )
+        with installed(self.source, kept, self.device):
+            found = log_probabilities(self.model, self.ids)
+        values: list[float] = found.tolist()
+        return values
+
+    def _values(self, model: nn.Module) -> list[float]:
+        values: list[float] = log_probabilities(model, self.ids).tolist()
+        return values
+
+
+def _widen_fused(model: nn.Module) -> None:
+    for module in model.modules():
+        shared = getattr(module, "shared", None)
+        if shared is not None:
+            shared.widen()
+
+
+def _pretrained(folder: Path, device: torch.device) -> tuple[nn.Module, int, Callable[[str], torch.Tensor]]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).to(device).eval()
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no model", why=str(error).splitlines()[0], hint="give its folder") from error
+    return model, int(model.config.vocab_size), lambda text: tokenizer(text, return_tensors="pt").input_ids

@@ -1,0 +1,189 @@
+"""select: which operators are shipped. `coverage`: all that are correct. `express`: the correct ones, at the shape
+classes where they win, that make the served model fastest."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flagkernels import bench, qualify, trace
+from flagkernels.bench import Figure
+from flagkernels.bundle import Operators
+from flagkernels.errors import NothingToDo, UsageError
+from flagkernels.files import write_json, write_text
+from flagkernels.served import Served
+from flagkernels.timing import Ratio
+from flagkernels.trace import Trace
+
+__all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
+
+FLOOR = 0.98  # the least that the lower bound of served speed may be against native, at every load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One measurement of the search: what was on, how it served at each load, and what followed."""
+
+    operators: tuple[str, ...]
+    ratios: Mapping[str, Ratio]
+    decision: str
+
+    def to_json(self) -> dict[str, Any]:
+        ratios = {load: asdict(found) for load, found in self.ratios.items()}
+        return {"operators": list(self.operators), "ratios": ratios, "decision": self.decision}
+
+    def __str__(self) -> str:
+        ratios = "  ".join(f"{load} {found}" for load, found in self.ratios.items())
+        names = ", ".join(self.operators)
+        return f"{names if len(names) < 60 else f'{len(self.operators)} operators'}: {ratios}  → {self.decision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What `select` decided, and every measurement behind it. `gains`: seconds that each operator saves in one step of
+    a traced point at its winning classes (negative: what it would cost at the others)."""
+
+    operators: Operators
+    steps: tuple[Step, ...] = ()
+    gains: Mapping[str, Mapping[str, float]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "policy": self.operators.policy,
+            "operators": list(self.operators.include),
+            "native": {name: list(classes) for name, classes in self.operators.native.items()},
+            "steps": [step.to_json() for step in self.steps],
+            "gains": {name: dict(gain) for name, gain in (self.gains or {}).items()},
+        }
+
+
+def coverage(found: Trace, correct: Iterable[str]) -> Choice:
+    """All correct operators, at every shape."""
+    return Choice(
+        operators=Operators(include=tuple(sorted(correct)), policy="coverage", static=tuple(sorted(found.static)))
+    )
+
+
+def winning(found: Trace, figures: Iterable[Figure], *, margin: float = 0.0) -> tuple[Operators, dict[str, dict[str, float]]]:
+    """The operators that certainly win somewhere: a shape class stays native unless the interval of native/operator
+    lies above 1 + margin. Classes that were not measured stay native as well."""
+    wins: dict[str, set[str]] = {}
+    gains: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        won = figure.low > 1 + margin
+        if won:
+            wins.setdefault(figure.operator, set()).add(figure.shape_class)
+        for point, count in figure.counts.items():
+            saved = count * (figure.native - figure.candidate)
+            key = f"{point}" if won else f"{point} (stays native)"
+            per = gains.setdefault(figure.operator, {})
+            per[key] = per.get(key, 0.0) + saved
+    native = {
+        operator: tuple(sorted(set(found.classes(operator)) - classes)) for operator, classes in sorted(wins.items())
+    }
+    chosen = Operators(
+        include=tuple(sorted(wins)), policy="express", native=native, static=tuple(sorted(found.static))
+    )
+    return chosen, gains
+
+
+def only(chosen: Operators, names: Iterable[str]) -> Operators:
+    kept = tuple(sorted(names))
+    return Operators(
+        include=kept,
+        policy=chosen.policy,
+        native={name: chosen.native[name] for name in kept if name in chosen.native},
+        static=chosen.static,
+    )
+
+
+def express(found: Trace, figures: Sequence[Figure], served: Served, *, floor: float = FLOOR, rounds: int = 12) -> Choice:
+    """Each candidate alone in the served model, then together; the slowest is taken out until the rest holds.
+
+    The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
+    and the set is accepted when at every load the interval's lower bound is at least `floor`. Raises NothingToDo where
+    no operator wins anywhere, or none may stay."""
+    candidates, gains = winning(found, figures)
+    if not candidates.include:
+        raise NothingToDo("no operator is certainly faster at any shape class", hint="use --policy coverage")
+    steps: list[Step] = []
+    alone: dict[str, float] = {}
+    for operator in candidates.include:
+        ratios = served.compare(only(candidates, [operator]))
+        slower = [load for load, measured in ratios.items() if measured.high < 1]
+        faster = [load for load, measured in ratios.items() if measured.low > 1]
+        decision = f"out: slower at {', '.join(slower)}" if slower else ("faster" if faster else "no difference that shows")
+        steps.append(Step(operators=(operator,), ratios=ratios, decision=decision))
+        if not slower:
+            alone[operator] = min(measured.median for measured in ratios.values())
+    kept = sorted(alone, key=lambda name: alone[name])
+    for _ in range(rounds):
+        if not kept:
+            raise NothingToDo("every operator makes the served model slower", hint="use --policy coverage, or native")
+        ratios = served.compare(only(candidates, kept))
+        failing = {load: measured for load, measured in ratios.items() if measured.low < floor}
+        decision = "accepted" if not failing else f"{kept[0]} out: below {floor} at {', '.join(failing)}"
+        steps.append(Step(operators=tuple(sorted(kept)), ratios=ratios, decision=decision))
+        if not failing:
+            return Choice(operators=only(candidates, kept), steps=tuple(steps), gains=gains)
+        kept = kept[1:]
+    raise NothingToDo(f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
+    parser.add_argument("--verdicts", type=Path, required=True, help="what `qualify` wrote")
+    parser.add_argument("--policy", choices=("coverage", "express"), default="coverage")
+    parser.add_argument("--out", type=Path, required=True, help="operators.yaml")
+    parser.add_argument("--report", type=Path, help="every measurement behind the choice, JSON")
+    parser.add_argument("--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named")
+    parser.add_argument("--figures", type=Path, help="express: what `bench` wrote")
+    parser.add_argument("--config", type=Path, help="express: the model's config.json")
+    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="express: points to serve")
+    parser.add_argument("--layers", type=int, help="express: cut the served model to its first layers")
+    parser.add_argument("--floor", type=float, default=FLOOR, help="express: least lower bound of speed against native")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--source", default="flag_gems")
+
+
+def main(args: argparse.Namespace) -> int:
+    found = trace.read(args.trace)
+    excluded = {name for name in args.exclude.split(",") if name}
+    for name in excluded:
+        qualify.choose(found, name)
+    wanted = [name for name in found.operators if name not in excluded]
+    correct = bench.correct_operators(args.verdicts, wanted)
+    if args.policy == "coverage":
+        choice = coverage(found, correct)
+    else:
+        choice = _express(args, found, correct)
+    write_text(args.out, choice.operators.to_yaml())
+    if args.report:
+        write_json(args.report, choice.to_json())
+    for step in choice.steps:
+        print(step)  # noqa: T201
+    print(f"{choice.operators.policy}: {', '.join(choice.operators.include)}")  # noqa: T201
+    return 0
+
+
+def _express(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> Choice:
+    if args.figures is None or args.config is None:
+        raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
+    import torch
+
+    from flagkernels import architecture
+    from flagkernels.operators import open_source
+    from flagkernels.served import ServedModel
+
+    figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
+    served = ServedModel(
+        architecture.read_config(args.config),
+        open_source(args.source),
+        torch.device(args.device),
+        trace.parse_points(args.loads),
+        layers=args.layers,
+    )
+    return express(found, figures, served, floor=args.floor)

@@ -1,0 +1,105 @@
+"""Time on a chip: device events, CUDA graphs, pairs. And what a pair of samples says about a ratio."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["Clock", "Ratio", "paired", "ratio"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of paired ratios with a distribution-free 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def ratio(native: Sequence[float], other: Sequence[float]) -> Ratio:
+    """native / other: above one, the other is faster. The samples are pairs, taken one after the other, so that what
+    slows the machine down slows both. The interval is between order statistics of the ratios (sign test; Conover,
+    Practical Nonparametric Statistics, 3rd ed., §3.2), and with fewer than six pairs spans all of them."""
+    ratios = sorted(n / o for n, o in zip(native, other, strict=True))
+    count = len(ratios)
+    rank = 0
+    while rank < count // 2 and 2 * sum(math.comb(count, k) for k in range(rank + 1)) <= 0.05 * 2**count:
+        rank += 1
+    rank = max(rank - 1, 0)
+    return Ratio(statistics.median(ratios), ratios[rank], ratios[count - 1 - rank], count)
+
+
+class Clock:
+    """Times work on one device: by events where the device has them, by the host's clock on the CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.module: Any = None if device.type == "cpu" else torch.get_device_module(device)
+        self.name = "cpu" if self.module is None else str(self.module.get_device_name(device))
+
+    def sync(self) -> None:
+        if self.module is not None:
+            self.module.synchronize()
+
+    def once(self, run: Callable[[], Any]) -> float:
+        """Seconds of one run."""
+        if self.module is None:
+            began = time.perf_counter()
+            run()
+            return time.perf_counter() - began
+        start, end = self.module.Event(enable_timing=True), self.module.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    def times(self, run: Callable[[], Any], count: int, warm: int = 3) -> list[float]:
+        for _ in range(warm):
+            run()
+        self.sync()
+        return [self.once(run) for _ in range(count)]
+
+    def graph(self, run: Callable[[], Any], warm: int = 2) -> Callable[[], Any]:
+        """The run as a replay of a captured graph, where the device can; the run itself otherwise.
+
+        Raises what `run` raises; a run that cannot be captured (it synchronises) raises RuntimeError."""
+        if self.module is None or not hasattr(self.module, "CUDAGraph"):
+            return run
+        stream = self.module.Stream()
+        stream.wait_stream(self.module.current_stream())
+        with self.module.stream(stream):
+            for _ in range(warm):
+                run()
+        self.module.current_stream().wait_stream(stream)
+        self.sync()
+        captured = self.module.CUDAGraph()
+        with self.module.graph(captured):
+            run()
+        self.sync()
+        return captured.replay  # type: ignore[no-any-return]
+
+
+def paired(
+    clock: Clock, native: Callable[[], Any], other: Callable[[], Any], *, pairs: int
+) -> tuple[list[float], list[float]]:
+    """`pairs` times one run of each, in the order AB BA AB …, so that a drift favours neither."""
+    for run in (native, other):
+        clock.times(run, 1)
+    first: list[float] = []
+    second: list[float] = []
+    for index in range(pairs):
+        for run, times in ((native, first), (other, second)) if index % 2 == 0 else ((other, second), (native, first)):
+            times.append(clock.once(run))
+    return first, second
