@@ -151,6 +151,7 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
         ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
         ("Weights digest", code(record.weights.digest)),
+        ("Smoke checks passed", ", ".join(check.name for check in record.smoke.checks if check.passed)),
         ("Evaluation profile", code(record.profile_name)),
     ]
     if record.accuracy.baseline_key:

