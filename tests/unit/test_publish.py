@@ -166,3 +166,20 @@ def test_a_release_folder_that_is_gone_is_published_again(tmp_path: Path) -> Non
     result = publish.results.Publish(digest="sha256:0", tags=("r:t",), folder="releases/cpu/m/t", record=given.ANSWERS)
     look = Look(workspace=given.workspace(tmp_path), evidence=given.context(tmp_path, registry=None).evidence)
     assert publish.intact(result, look) == "its release folder is gone"
+
+
+def test_a_secret_in_a_stage_reaches_neither_record_nor_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "canary-5f1e2d")
+    context = finished(tmp_path, image=given.image(remarks=("pushed with canary-5f1e2d",)))
+    for one in card.files(context.upstream["card"]).values():
+        assert b"canary-5f1e2d" not in context.evidence.read(one)
+    text = context.evidence.read(context.upstream["card"].readme)
+    assert b"pushed with $FLAGRELEASE" in text.replace(b"\\", b"")
+
+
+def test_a_card_with_a_defect_is_refused_and_kept_for_reading(tmp_path: Path) -> None:
+    with pytest.raises(GateFailed) as caught:
+        finished(tmp_path, accuracy=given.accuracy(given.score(metric="MMLU")))
+    left = tmp_path / "work/cpu--smollm2-135m/card/README.md"
+    assert caught.value.detail.startswith(f"{left}:")
+    assert "| `MMLU` |" in left.read_text()
