@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -79,7 +80,7 @@ def build(
     """The model in eval mode with random weights (none on `meta`); `layers` cuts it short."""
     from transformers import AutoModelForCausalLM
 
-    config = type(architecture.config).from_dict(architecture.config.to_dict())
+    config = copy.deepcopy(architecture.config)
     if layers is not None:
         _cut(config, layers)
     logging.getLogger("transformers").setLevel(logging.ERROR)
