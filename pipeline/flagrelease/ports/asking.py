@@ -244,7 +244,8 @@ class _Asking:
             blank,
             correct=grade.correct,
             answer=grade.answer,
-            finish_reason=reply.finish_reason,
+            # One token was all that was wanted there, so its "length" is no truncation.
+            finish_reason=reply.finish_reason if self._text else None,
             completion_tokens=reply.completion_tokens,
             latency_s=latency,
         )
