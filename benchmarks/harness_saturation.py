@@ -29,18 +29,19 @@ AT_ONCE = 64
 GOAL = 0.90
 
 
+TOP = [{"token": letter, "logprob": -1.0 - index} for index, letter in enumerate("BACDEFGHIJKLMNOPQRST")]
+CHOICE = {
+    "index": 0,
+    "message": {"role": "assistant", "content": "B"},
+    "finish_reason": "length",
+    "logprobs": {"content": [{"token": "B", "logprob": -1.0, "top_logprobs": TOP}]},
+}
+BODY = json.dumps({"choices": [CHOICE], "usage": {"prompt_tokens": 128, "completion_tokens": 1}}).encode()
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
 class Answering(asyncio.Protocol):
     """Answers a letter question with log-probabilities, as llama.cpp and vLLM do."""
-
-    top = [{"token": letter, "logprob": -1.0 - index} for index, letter in enumerate("BACDEFGHIJKLMNOPQRST")]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "B"},
-        "finish_reason": "length",
-        "logprobs": {"content": [{"token": "B", "logprob": -1.0, "top_logprobs": top}]},
-    }
-    body = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 128, "completion_tokens": 1}}).encode()
-    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -55,7 +56,7 @@ class Answering(asyncio.Protocol):
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         if len(rest) >= length:
             self.received = rest[length:]
-            asyncio.get_running_loop().call_later(SECONDS, self.transport.write, self.answer)
+            asyncio.get_running_loop().call_later(SECONDS, self.transport.write, ANSWER)
 
 
 def serve(pipe: Connection) -> None:

@@ -220,7 +220,7 @@ def test_garbage_is_a_failed_answer_with_its_reason(name: str, tmp_path: Path) -
 def test_a_log_probability_that_is_no_number_is_a_failed_answer(value: str, tmp_path: Path) -> None:
     good = letters({"A": -1.0, "B": -0.5})
     bad = Said(good.body.replace(b"-0.5", value.encode()))
-    with serving(lambda request, n: bad if request["messages"][0]["content"] == "question 0" else good) as server:
+    with serving(lambda request, _n: bad if request["messages"][0]["content"] == "question 0" else good) as server:
         _, samples = ask(server.base_url, evaluation(3, task=LETTER), tmp_path / "s.jsonl")
     errors = {one.question_id: one.error for one in samples}
     assert errors["q0"]

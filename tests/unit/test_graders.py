@@ -1,0 +1,153 @@
+"""Reading answers out of text, and grading them."""
+
+from __future__ import annotations
+
+import pytest
+
+from flagrelease.evaluation.algebra import equal, normal
+from flagrelease.evaluation.question import Grade, Question, Reply
+from flagrelease.evaluation.request import without_thinking
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.evaluation.text import boxed, integer, letter, marked
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("so \\boxed{42}.", "42"),
+        ("\\boxed{1} and then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed {a{b}c}", "a{b}c"),
+        ("\\fbox{7}", "7"),
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("\\boxed{3} and \\boxed{never closed", "3"),
+        ("nothing", None),
+        ("\\boxed{", None),
+    ],
+)
+def test_boxed(text: str, found: str | None) -> None:
+    assert boxed(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Answer: B", "B"),
+        ("Let me think. A seems right, but no.\n\nANSWER: C", "C"),
+        ("**Answer:** D", "D"),
+        ("**Answer: D**", "D"),
+        ("The answer is (B).", "B"),
+        ("the final answer is $\\boxed{B}$", "B"),
+        ("\\boxed{\\text{B}}", "B"),
+        ("Answer: A\nAnswer: B", "B"),
+        ("B", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("B) the second", "B"),
+        ("It must be the second one.\nB", "B"),
+        ("Answer: B because it is", "B"),
+        ("Answer: E", None),
+        ("A good question, which I cannot decide", None),
+        ("Answer: Because", None),
+        ("", None),
+        ("I do not know", None),
+    ],
+)
+def test_letter(text: str, found: str | None) -> None:
+    assert letter(text, "ABCD") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("\\boxed{042}", 42),
+        ("\\boxed{336^\\circ}", 336),
+        ("\\boxed{1,234}", 1234),
+        ("\\boxed{1{,}234}", 1234),
+        ("\\boxed{x = -5}", -5),
+        ("so it is 12 ducks.\n#### 12", 12),
+        ("The answer is 17 dollars, not 18", 17),
+        ("first 3, then 4.0", 4),
+        ("\\boxed{0.5}", None),
+        ("none", None),
+    ],
+)
+def test_integer(text: str, found: int | None) -> None:
+    assert integer(text) == found
+
+
+def test_marked_takes_the_last_and_only_its_line() -> None:
+    assert marked("Answer: one\nAnswer: two\nmore") == "two"
+    assert marked("no mark") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unfinished", "left"),
+    [
+        ("<think>hm \\boxed{1}</think>\n\n\\boxed{2}", False, "\\boxed{2}"),
+        ("hm</think>two", False, "two"),
+        ("<think>a</think>b<think>c</think>d", False, "d"),
+        ("<think>still", False, ""),
+        ("still thinking", True, ""),
+        ("plain", False, "plain"),
+    ],
+)
+def test_thinking_is_no_answer(text: str, unfinished: bool, left: str) -> None:
+    assert without_thinking(text, unfinished=unfinished) == left
+
+
+def by_letters(scores: dict[str, float] | None) -> Grade:
+    question = Question(subset="all", id="q", messages=(), reference=("ABCD", "B"))
+    return TASKS["multiple-choice"].grade(
+        question, Reply(text="", finish_reason=None, completion_tokens=1, letters=scores)
+    )
+
+
+def test_the_likeliest_letter_answers() -> None:
+    assert by_letters({"A": -2.0, "B": -0.5, "C": -3.0, "D": -9.0}) == Grade(True, "B")
+    assert by_letters({"A": -0.1, "B": -0.5}) == Grade(False, "A")
+
+
+def test_letters_that_are_no_choice_do_not_answer() -> None:
+    assert by_letters({"I": -0.1, "B": -5.0}) == Grade(True, "B")
+    assert by_letters({"I": -0.1}) == Grade(False, None)
+    assert by_letters({}) == Grade(False, None)
+
+
+def test_a_tie_goes_to_the_earlier_letter() -> None:
+    assert by_letters({"D": -1.0, "B": -1.0}) == Grade(True, "B")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\\dfrac{1}{2}", "\\frac{1}{2}"),
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\frac{\\pi}{2})"),
+        ("$5$", "5"),
+        ("90^\\circ", "90"),
+        ("10\\%", "10"),
+    ],
+)
+def test_what_changes_nothing_is_left_out(one: str, other: str) -> None:
+    assert normal(one) == normal(other)
+    assert equal(one, other)
+
+
+def test_writing_that_matters_is_kept() -> None:
+    assert normal("\\leftarrow") != normal("arrow")
+    assert normal("x^2") != normal("x2")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("0.5", "\\frac{1}{2}", True),
+        ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}", True),
+        ("2\\sqrt{2}", "\\sqrt{8}", True),
+        ("x^2 + 2x + 1", "(x+1)^2", True),
+        ("\\frac{1}{3}", "0.33", False),
+        ("7", "8", False),
+    ],
+)
+def test_mathematics_is_compared_by_meaning(answer: str, reference: str, same: bool) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal(answer, reference) is same
