@@ -19,6 +19,7 @@ __all__ = [
     "compilations",
     "finalists",
     "hopeless",
+    "least_behind",
     "nearest",
     "stand_in",
     "survivors",
@@ -230,6 +231,12 @@ def finalists(screened: Mapping[str, float]) -> list[str]:
         return []
     limit = min(finite.values()) * SCREENED
     return sorted((config for config in finite if finite[config] <= limit), key=finite.__getitem__)[:MOST_FINALISTS]
+
+
+def least_behind(times: Sequence[Mapping[str, float]]) -> str:
+    """The candidate whose worst ratio to the best one, over several calls, is the smallest."""
+    best = [min(at.values()) for at in times]
+    return min(times[0], key=lambda text: max(at[text] / fastest for at, fastest in zip(times, best, strict=True)))
 
 
 def survivors(medians: Mapping[str, float]) -> list[str]:

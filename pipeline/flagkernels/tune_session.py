@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,8 @@ class Tuned:
     screened: int
     finalists: int
     seconds: float
+    smallest_ms: float | None = None
+    """At the smallest call that shares the key, where that was timed as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class Journal:
         self.crashed: set[tuple[str, str, str]] = set()
         self.states: dict[tuple[str, str], str] = {}
         self.suspects: set[tuple[str, str]] = set()
+        self.close: dict[tuple[str, Key], dict[str, float]] = {}
+        """Milliseconds of all finalists of a key at its largest call, until it is reconciled with its smallest."""
         self.measured: dict[str, dict[Key, dict[str, float]]] = {}
         launched: tuple[str, str, str] | None = None
         for line in read_lines(path):
@@ -113,6 +117,9 @@ class Journal:
                     self.suspects.discard(name)
                     self.states[name] = line["state"]
                     self.measured.setdefault(name[0], {})[tuple(line["values"])] = line["times"]
+                    self.close[name[0], tuple(line["values"])] = line["close"]
+                case "reconciled":
+                    self.close = {n: times for n, times in self.close.items() if (n[0], repr(n[1])) != name}
             launched = None
 
     def write(self, event: str, table: str = "", key: Key = (), **more: Any) -> None:
@@ -148,6 +155,7 @@ class Session:
         untunable = sorted({la.name for _, la in found if la.tuner is not None and not la.key and len(la.configs) > 1})
         self._timed("compile", lambda: self._compile([la for _, la in chosen], began))
         self._timed("time", lambda: self._tune(operations, chosen))
+        self._timed("reconcile", lambda: self._reconcile(operations, found))
         missing = self._borrow(chosen)
         if not self.tuned and not reused and chosen:
             raise self._too_small()
@@ -219,6 +227,18 @@ class Session:
 
     def _tune(self, operations: Sequence[Operation], chosen: Sequence[tuple[int, Launch]]) -> None:
         waiting = {(id(la.tuner), la.key): la for _, la in chosen}
+        for index, launch in chosen:
+            self.operator_of[launch.name] = operations[index].operator
+        self._with_real_arguments(operations, chosen, waiting, self._tune_key)
+
+    def _with_real_arguments(
+        self,
+        operations: Sequence[Operation],
+        chosen: Sequence[tuple[int, Launch]],
+        waiting: dict[tuple[int, Key], Launch],
+        work: Callable[[Launch, tuple[Any, ...], dict[str, Any]], None],
+    ) -> None:
+        """Runs the chosen operations until the deadline; `work` gets each launch in `waiting` as it comes by."""
         original = self.library.tuner_class.run
         total = len(waiting)
 
@@ -226,7 +246,7 @@ class Session:
             if len(tuner.configs) > 1:
                 launch = waiting.pop((id(tuner), key_of(tuner, args, kwargs)), None)
                 if launch is not None and time.monotonic() < self.deadline:
-                    self._tune_key(launch, args, kwargs)
+                    work(launch, args, kwargs)
                     self.say("time", total - len(waiting), total)
                 if launch is not None and launch.key not in tuner.cache:
                     raise _Unsettled
@@ -241,11 +261,49 @@ class Session:
                     return
                 if (id(launch.tuner), launch.key) not in waiting:
                     continue
-                self.operator_of[launch.name] = operations[index].operator
                 try:
                     operations[index].run()
                 except _Unsettled:
                     continue
+
+    def _reconcile(self, operations: Sequence[Operation], found: Sequence[tuple[int, Launch]]) -> None:
+        """A key that rounds sizes up speaks for calls of several sizes: its finalists are timed at its smallest call as
+        well, and the one that is the least behind at both is chosen."""
+        smallest: dict[tuple[str, Key], tuple[int, Launch]] = {}
+        largest: dict[tuple[str, Key], int] = {}
+        for index, launch in found:
+            if launch.tuner is None or (name := (launch.tuner.config_table_name, launch.key)) not in self.journal.close:
+                continue
+            largest[name] = max(largest.get(name, 0), launch.elements)
+            if name not in smallest or launch.elements < smallest[name][1].elements:
+                smallest[name] = (index, launch)
+        several = {n: v for n, v in smallest.items() if v[1].elements < largest[n] and len(self.journal.close[n]) > 1}
+        jobs = compilations([la for _, la in several.values()], lambda la: _among(la, self.journal.close[_name(la)]))
+        self._compile_jobs(jobs, self.deadline)
+        waiting = {(id(la.tuner), la.key): la for _, la in several.values()}
+
+        def settle(launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            launch.tuner.nargs = dict(zip(launch.tuner.arg_names, args, strict=False))
+            there = self.journal.close[_name(launch)]
+            ready = [c for c in _among(launch, there) if (made := self._made(launch, c)) and not made.error]
+            if len(ready) < 2:
+                return
+            here = {text: timing[0] for text, timing in self._replay(launch, ready, args, kwargs).items()}
+            best = candidates.least_behind([{text: there[text] for text in here}, here])
+            config = next(c for c in ready if str(c) == best)
+            database.write_config(self.library.model, launch.tuner.config_table_name, launch.key, config)
+            self.journal.write("reconciled", launch.tuner.config_table_name, launch.key)
+            self._amend(launch, best, there[best], here[best])
+
+        self._with_real_arguments(operations, list(several.values()), waiting, settle)
+
+    def _amend(self, launch: Launch, config: str, ms: float, smallest_ms: float) -> None:
+        for index, row in enumerate(self.tuned):
+            if (row.kernel, row.key) == (launch.name, launch.key):
+                self.tuned[index] = replace(row, config=config, ms=ms, smallest_ms=smallest_ms)
+
+    def _made(self, launch: Launch, config: Any) -> Compiled | None:
+        return self.compiled.get(signature_of(launch, config))
 
     def _tune_key(self, launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         began = time.monotonic()
@@ -267,9 +325,10 @@ class Session:
         by_text = {str(config): config for config in launch.configs}
         finals = candidates.finalists(times)
         if not finals:
-            self.journal.write("end", table, launch.key, state="failed", values=launch.key, times=_finite(times))
+            self.journal.write("end", table, launch.key, state="failed", values=launch.key, times={}, close={})
             return
         exact = self._replay(launch, [by_text[text] for text in finals], args, kwargs)
+        self.journal.close[_name(launch)] = {text: timing[0] for text, timing in exact.items()}
         best = min(exact, key=lambda text: exact[text][0])
         timings = {text: (ms, ms, ms) for text, ms in times.items()} | exact
         database.write_benchmarks(
@@ -302,7 +361,7 @@ class Session:
             if (*_names(launch), text) in self.journal.crashed:
                 times[text] = math.inf
                 continue
-            made = self.compiled.get(signature_of(launch, config))
+            made = self._made(launch, config)
             if made is None:
                 continue  # the budget for compiling ended before it
             if made.left_to_chip:
@@ -323,7 +382,11 @@ class Session:
         return {str(config): ms for config, ms in zip(configs, measured, strict=True)}
 
     def _replay(
-        self, launch: Launch, configs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        launch: Launch,
+        configs: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> dict[str, tuple[float, float, float]]:
         """(p50, p20, p80) of each finalist; the second round is for those that the first left close."""
         launchers = {str(c): _launcher(launch.tuner, c, args, kwargs) for c in configs}
@@ -335,7 +398,7 @@ class Session:
             going = candidates.survivors({text: quantiles(samples[text])[0] for text in going})
             if len(going) == 1 or time.monotonic() >= self.deadline:
                 break
-        return {text: quantiles(samples[text]) for text in samples if text in going}
+        return {text: quantiles(times) for text, times in samples.items()}
 
     def _finish(
         self,
@@ -351,7 +414,10 @@ class Session:
         table = launch.tuner.config_table_name
         if state != "borrowed":
             self.journal.measured.setdefault(table, {})[launch.key] = times
-        self.journal.write("end", table, launch.key, state=state, values=launch.key, times=_finite(times))
+        close = self.journal.close.get(_name(launch), {})
+        self.journal.write(
+            "end", table, launch.key, state=state, values=launch.key, times=_finite(times), close=close
+        )
         compiled, out, screened, finals = counts
         self.tuned.append(
             Tuned(
@@ -427,11 +493,21 @@ class Session:
 
 
 class _Unsettled(Exception):
-    """Leaves an operator before its launch, never seen outside: the budget ended, or no candidate runs: FlagGems must not start to tune by itself."""
+    """Leaves an operator before its launch, never seen outside: the budget ended, or no candidate runs.
+
+    FlagGems would start to tune by itself."""
 
 
 def _shells(operations: Sequence[Operation]) -> list[tuple[str, int, Callable[[], object]]]:
     return [(operation.name, operation.elements, operation.shell) for operation in operations]
+
+
+def _name(launch: Launch) -> tuple[str, Key]:
+    return launch.tuner.config_table_name, launch.key
+
+
+def _among(launch: Launch, texts: Mapping[str, float]) -> list[Any]:
+    return [config for config in launch.configs if str(config) in texts]
 
 
 def _names(launch: Launch) -> tuple[str, str]:

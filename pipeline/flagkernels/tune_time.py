@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 __all__ = ["ChipTimer", "Timer"]
 
-FLUSH_BYTES = 256 << 20  # several times the last-level cache of any chip in the matrix (triton.testing uses the same)
+FLUSH_BYTES = 256 << 20  # what triton.testing takes; where the chip tells its cache, five times that
 INFINITE = (math.inf, math.inf, math.inf)
 
 Launcher = Callable[[], object]
@@ -42,7 +42,8 @@ class ChipTimer:
         import torch
 
         self.module = module
-        self.buffer = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+        cache = getattr(module.get_device_properties(device), "L2_cache_size", 0) if _tells(module) else 0
+        self.buffer = torch.empty(5 * cache or FLUSH_BYTES, dtype=torch.int8, device=device)
         self.graphs = hasattr(module, "CUDAGraph")
 
     def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
@@ -94,6 +95,10 @@ class ChipTimer:
         self.module.current_stream().wait_stream(stream)
         replay: Launcher = graph.replay
         return replay
+
+
+def _tells(module: Any) -> bool:
+    return hasattr(module, "get_device_properties")
 
 
 def cannot_run(error: BaseException) -> bool:

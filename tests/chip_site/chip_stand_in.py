@@ -1,13 +1,15 @@
-"""A Hopper chip for tests without one: Triton compiles real kernels for it, and launching them does nothing.
+"""A Hopper chip for tests without one: Triton compiles real kernels for it; launching them only moves its clock.
 
 FlagGems' tuner, launch cache and database are its own, from the pinned wheel; only the package's import of a device,
-which fails without a chip, is replaced.
+which fails without a chip, is replaced (flag_gems/__init__.py beside this file).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -17,10 +19,14 @@ from typing import Any
 
 WHEEL = "flag-gems==5.0.2"
 CAPABILITY = 90
+DIE_AT = "CHIP_DIES_AT_LAUNCH"
+"""Environment variable: the launch of a candidate at which the process is killed, as a faulty kernel may do."""
+FAULTY = "CHIP_FAULTY_BLOCK"
+"""Environment variable: BLOCK_M whose launches kill the process, every time."""
 
 
 def wheel_folder(cache: Path) -> Path:
-    """The unpacked wheel. Raises OSError with pip's words where it cannot be had."""
+    """flag_gems in the unpacked wheel. Raises OSError with pip's words where it cannot be had."""
     folder = cache / WHEEL.replace("==", "-")
     if not (folder / "flag_gems").is_dir():
         cache.mkdir(parents=True, exist_ok=True)
@@ -64,27 +70,26 @@ def load_libentry(package: Path) -> types.ModuleType:
     load_models(package)
     runtime = types.ModuleType("flag_gems.runtime")
     runtime.__path__ = []
-    runtime.device = types.SimpleNamespace(device_count=1)  # type: ignore[attr-defined]
-    runtime.torch_device_fn = types.SimpleNamespace(  # type: ignore[attr-defined]
-        get_device_name=lambda: "Stand In H100", current_device=lambda: 0
-    )
-    backend = types.ModuleType("flag_gems.runtime.backend")
+    names = types.SimpleNamespace(get_device_name=lambda: "Stand In H100", current_device=lambda: 0)
     info = types.SimpleNamespace(vendor_name="nvidia", device_name="cuda")
-    backend.vendor_module = types.SimpleNamespace(vendor_info=info)  # type: ignore[attr-defined]
+    backend = types.ModuleType("flag_gems.runtime.backend")
+    vars(runtime).update(device=types.SimpleNamespace(device_count=1), torch_device_fn=names)
+    vars(backend).update(vendor_module=types.SimpleNamespace(vendor_info=info))
     sys.modules |= {"flag_gems.runtime": runtime, "flag_gems.runtime.backend": backend}
-    sys.modules["flag_gems"].runtime = runtime  # type: ignore[attr-defined]
+    vars(sys.modules["flag_gems"])["runtime"] = runtime
     _load("flag_gems.utils.code_cache", package / "utils/code_cache.py")
     return _load("flag_gems.utils.libentry", package / "utils/libentry.py")
 
 
-class ChipDriver:
-    """Triton's driver for a chip that accepts every launch and computes nothing."""
+class Chip:
+    """Triton's driver for a chip that accepts every launch, computes nothing and says how long it would have taken."""
 
     def __init__(self) -> None:
         from triton.backends.compiler import GPUTarget
 
         self.target = GPUTarget("cuda", CAPABILITY, 32)
         self.utils = self
+        self.clock_ms = 0.0
         self.launches = 0
 
     def get_current_target(self) -> Any:
@@ -99,11 +104,46 @@ class ChipDriver:
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 232448}
 
+    def get_benchmarker(self) -> Any:
+        def bench(call: Any, quantiles: Any) -> list[float]:
+            before = self.clock_ms
+            call()
+            return [self.clock_ms - before] * 3
+
+        return bench
+
     def load_binary(self, *_: object) -> tuple[object, object, int, int, int]:
         return (object(), object(), 32, 0, 1024)
 
-    def launcher_cls(self, src: object, metadata: object) -> Any:
-        def launch(*_: object) -> None:
+    def launcher_cls(self, src: Any, metadata: Any) -> Any:
+        def launch(*args: Any) -> None:
             self.launches += 1
+            arguments = args[9:]
+            if src.name == "product_kernel":
+                if os.environ.get(DIE_AT) == str(self.launches) or os.environ.get(FAULTY) == str(arguments[9]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self.clock_ms += cost_ms(arguments[3], *arguments[9:12])
 
         return launch
+
+
+def cost_ms(m: int, block_m: int, block_n: int, block_k: int) -> float:
+    """Large blocks waste few loads and many rows; for few rows a long inner block is much better, for many a bit worse."""
+    rows = math.ceil(m / block_m) * block_m
+    inner = {True: {32: 1.3, 64: 1.0}, False: {32: 1.0, 64: 1.01}}[m < 16][block_k]
+    return rows * (1 + 16 / block_m) * (1 + 16 / block_n) * inner / 1000
+
+
+class Event:
+    """torch.cuda.Event on the stand-in's clock."""
+
+    chip: Chip
+
+    def __init__(self, *, enable_timing: bool = False) -> None:
+        self.at_ms = 0.0
+
+    def record(self) -> None:
+        self.at_ms = self.chip.clock_ms
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at_ms - self.at_ms

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -37,30 +33,19 @@ def product_kernel(
 
 
 @triton.jit
-def double_kernel(X, Y, N, BLOCK: tl.constexpr):
+def neg_kernel(X, Y, N, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(Y + at, tl.load(X + at, mask=at < N) * 2, mask=at < N)
+    tl.store(Y + at, -tl.load(X + at, mask=at < N), mask=at < N)
 
 
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     (m, k), n = a.shape, b.shape[1]
-    out = torch.empty((m, n), dtype=a.dtype)
+    out = torch.zeros((m, n), dtype=a.dtype)
     product_kernel[(1, 1)](a, b, out, m, n, k, a.stride(0), b.stride(0), out.stride(0))
     return out
 
 
-def double(x: torch.Tensor) -> torch.Tensor:
-    out = torch.empty_like(x)
-    double_kernel[(1,)](x, out, x.numel(), BLOCK=128)
+def neg(x: torch.Tensor) -> torch.Tensor:
+    out = torch.zeros_like(x)
+    neg_kernel[(1,)](x, out, x.numel(), BLOCK=128)
     return out
-
-
-def cost(text: str, key: tuple[Any, ...]) -> float:
-    """Milliseconds of a candidate on the stand-in: the largest block wins, and block 16 × 32 × 32 is far behind."""
-    sizes = [int(part.split(":")[1]) for part in text.split(",")[:3]]
-    return 1000.0 / (sizes[0] * sizes[1] * sizes[2]) * key[0]
-
-
-def die_at(count: int, launches: int) -> None:
-    if launches == count:
-        os.kill(os.getpid(), signal.SIGKILL)
