@@ -1,0 +1,184 @@
+"""Simulates the fixed and the sequential evaluation, and prints what each decides and costs.
+
+    python benchmarks/sequential.py [--quick] [--runs N] [--power 0.9]
+
+Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by
+the true loss. Nothing that a design knows is taken from these: it starts from the guess that a pair's variance
+is 0.25, and learns. `answers` are of both sides together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
+
+from flagrelease.stats.design import Design
+from flagrelease.stats.planner import plan
+from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
+from flagrelease.stats.spending import Walk
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A benchmark: how many questions, how hard (Beta), the margin, and how often to simulate it."""
+
+    name: str
+    n: int
+    beta: tuple[float, float]
+    margin: float
+    runs: int
+
+    @property
+    def variance(self) -> float:
+        a, b = self.beta
+        return 2 * a * b / ((a + b) * (a + b + 1))
+
+    def draw(self, random: np.random.Generator, runs: int, loss: float) -> tuple[Floats, Floats]:
+        p = random.beta(*self.beta, (runs, self.n))
+        return p, p * (1 - loss / (self.beta[0] / sum(self.beta)))
+
+
+CASES = (
+    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, runs=2000),
+    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, runs=2000),
+    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, runs=1000),
+    Case(name="MMLU", n=14042, beta=(0.9, 0.2), margin=0.01, runs=400),
+)
+LOSSES = (0.0, 0.02, 0.05, 0.10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Shares of the runs that ended in each verdict, and the mean number of answers on both sides."""
+
+    passed: float
+    failed: float
+    answers: float
+
+
+def fixed(case: Case, loss: float, *, power: float, seed: int, runs: int, alpha: float = 0.05) -> Outcome:
+    """The fixed evaluation that `plan` proposes, judged as gates.compare does (t interval, CMH, one benchmark)."""
+    random = np.random.default_rng([seed, 1])
+    proposed = plan(margin=case.margin, questions=case.n, variance=case.variance, power=power)
+    n, k = proposed.questions, proposed.repeats
+    p, q = Case(name="", n=n, beta=case.beta, margin=case.margin, runs=0).draw(random, runs, loss)
+    a, b = random.binomial(k, p), random.binomial(k, q)
+    d = (b - a) / k
+    mean = d.mean(axis=1)
+    error = np.hypot(d.std(axis=1, ddof=1) / np.sqrt(n), np.sqrt(2) / (n * k))
+    half = stdtrit(n - 1, 1 - alpha) * error
+    total = a + b
+    spent = (total * (2 * k - total) / (4 * (2 * k - 1))).sum(axis=1)
+    z = (b - total / 2).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
+    passed = mean - half > -case.margin
+    failed = ~passed & ((mean + half < -case.margin) | ((z < ndtri(alpha)) & (mean + half < 0)))
+    return Outcome(passed=float(passed.mean()), failed=float(failed.mean()), answers=2.0 * n * k)
+
+
+class Simulation:
+    """Many sequential evaluations side by side, driven by the same functions as a real one."""
+
+    def __init__(self, design: Design, p: Floats, q: Floats, random: np.random.Generator, *, by_variance: bool) -> None:
+        self.design, self.p, self.q, self.random, self.by_variance = design, p, q, random, by_variance
+        self.runs = len(p)
+        self.alive = np.arange(self.runs)
+        self.verdict = np.zeros(self.runs, np.int64)
+        self.pairs = np.zeros(self.runs)
+        self.progress = Progress.start(self.runs, design.questions)
+        self.monitor = design.monitor(self.runs)
+        self.cluster = np.arange(design.questions)
+
+    def run(self) -> Outcome:
+        parts, repeats = self.design.opening
+        for rows in np.array_split(self.random.permutation(self.design.questions), parts):
+            chunk = np.zeros(self.design.questions, bool)
+            chunk[rows] = True
+            a, b = (np.where(chunk, self.random.binomial(repeats, x), 0.0) for x in (self.p, self.q))
+            self.progress = self.progress.breadth(chunk, repeats, a, b)
+            self._look()
+        while len(self.alive):
+            variance = self.progress.variance() if self.by_variance else np.ones_like(self.progress.right)
+            start = self.random.random(len(self.alive))
+            stage = allocate(variance, self.design.stage_pairs(self.progress), start)
+            a, b = (self.random.binomial(stage.count, x).astype(float) for x in (self.p, self.q))
+            self.progress = self.progress.depth(stage, a, b)
+            self._look()
+        passed, failed = (float((self.verdict == v).mean()) for v in (PASS, FAIL))
+        return Outcome(passed=passed, failed=failed, answers=2 * float(self.pairs.mean()))
+
+    def _look(self) -> None:
+        if not len(self.alive):
+            return
+        estimate: Estimate = self.progress.estimate(self.cluster)
+        spent = self.progress.pairs >= self.design.budget
+        look: Look
+        self.monitor, look = self.monitor.look(estimate, spent)
+        ended = (look.decision != 0) | spent | (look.time >= 1)
+        self.verdict[self.alive[ended]] = look.decision[ended]
+        self.pairs[self.alive[ended]] = self.progress.pairs[ended]
+        self._keep(~ended)
+
+    def _keep(self, lane: NDArray[np.bool_]) -> None:
+        self.alive, self.p, self.q = self.alive[lane], self.p[lane], self.q[lane]
+        one = self.progress
+        self.progress = Progress(one.asked[lane], one.right[lane], one.signal[lane], one.weight[lane])
+        walk = self.monitor.passing
+        kept = Walk(walk.time[lane], walk.place[lane], walk.mass[lane])
+        m = self.monitor
+        self.monitor = Monitor(m.margin, m.information, m.alpha, m.fail_alpha, m.exponent, kept, kept)
+
+
+def sequential(case: Case, loss: float, *, power: float, seed: int, runs: int, by_variance: bool = True) -> Outcome:
+    """The sequential evaluation with the product's defaults, without a cap that matters."""
+    design = Design(questions=case.n, margin=case.margin, repeats=200, power=power)
+    random = np.random.default_rng([seed, 2])
+    p, q = case.draw(random, runs, loss)
+    return Simulation(design, p, q, random, by_variance=by_variance).run()
+
+
+def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int) -> list[str]:
+    """One row to a benchmark and true loss. PASS at a loss of the margin or more is false, FAIL at no loss is."""
+    rows = [
+        "| benchmark | n | margin | true loss | runs | fixed PASS / FAIL | sequential PASS / FAIL "
+        + "| answers fixed | sequential | ratio | stopping alone |",
+        "|---" * 11 + "|",
+    ]
+    for case in cases:
+        runs = max(int(case.runs * scale), 20)
+        for loss in sorted({*LOSSES, case.margin}):
+            one = fixed(case, loss, power=power, seed=seed, runs=runs)
+            two = sequential(case, loss, power=power, seed=seed, runs=runs)
+            alike = sequential(case, loss, power=power, seed=seed, runs=runs, by_variance=False)
+            rows.append(
+                f"| {case.name} | {case.n} | {case.margin:.2f} | {loss:.2f} | {runs} "
+                f"| {one.passed:.3f} / {one.failed:.3f} | {two.passed:.3f} / {two.failed:.3f} "
+                f"| {one.answers:.0f} | {two.answers:.0f} | {two.answers / one.answers:.2f} "
+                f"| {alike.answers / one.answers:.2f} |"
+            )
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="a tenth of the runs, without the largest benchmark")
+    arguments.add_argument("--runs", type=float, default=1.0, help="times the usual number of runs")
+    arguments.add_argument("--power", type=float, default=0.90)
+    arguments.add_argument("--seed", type=int, default=1)
+    chosen = arguments.parse_args()
+    cases, scale = (CASES[:3], 0.1) if chosen.quick else (CASES, chosen.runs)
+    print("\n".join(table(cases, power=chosen.power, scale=scale, seed=chosen.seed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""A sequential evaluation as a pure object: told what was answered, it says what to ask next or the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import ndtri
+
+from flagrelease.gates import Verdict
+from flagrelease.stats.paired import Floats, Ints
+from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
+from flagrelease.stats.spending import Walk, inflation
+
+__all__ = ["Ask", "Decision", "Design", "Item", "SequentialEvaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What is decided before the first question is asked.
+
+    PASS rejects "the loss is `margin`" at one-sided `alpha`, FAIL rejects "there is no loss" at one-sided
+    `fail_alpha` (divide it by the number of benchmarks); both levels hold over all looks together. `power` is the
+    chance of PASS at no loss. `repeats` caps the answers to a question on average, so that `budget` pairs are the
+    most. `variance` of the difference of one pair is only guessed, to size the first stage: 2·p(1−p) ≈ 0.25.
+    """
+
+    questions: int
+    margin: float
+    repeats: int
+    alpha: float = 0.05
+    fail_alpha: float = 0.05
+    power: float = 0.90
+    looks: int = 10
+    exponent: float = 1.0
+    variance: float = 0.25
+
+    @cached_property
+    def information(self) -> float:
+        """1/variance of the difference at which the design ends: the fixed design's, inflated."""
+        factor = inflation(looks=self.looks, alpha=self.alpha, power=self.power, exponent=self.exponent)
+        return factor * float((ndtri(1 - self.alpha) + ndtri(self.power)) / self.margin) ** 2
+
+    @property
+    def budget(self) -> int:
+        return self.questions * self.repeats
+
+    @property
+    def opening(self) -> tuple[int, int]:
+        """How the first round is cut: into so many parts, in which each question is asked so many times."""
+        stage = self.information * self.variance / self.looks
+        if stage >= self.questions:
+            return 1, min(max(round(stage / self.questions), 1), self.repeats)
+        return min(int(np.ceil(self.questions / stage)), self.looks), 1
+
+    def stage_pairs(self, progress: Progress) -> Floats:
+        """How many pairs the next stage asks: enough for the next planned look, within the budget."""
+        root = np.sqrt(progress.variance()).mean(axis=1)
+        wanted = np.ceil(self.information / self.looks * root**2)
+        return np.asarray(np.minimum(np.maximum(wanted, 1), self.budget - progress.pairs))
+
+    def monitor(self, evaluations: int = 1) -> Monitor:
+        passing = Walk.start(evaluations)
+        failing = passing if self.alpha == self.fail_alpha else Walk.start(evaluations)
+        return Monitor(self.margin, self.information, self.alpha, self.fail_alpha, self.exponent, passing, failing)
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """A question's name within its benchmark, and the story it belongs to."""
+
+    subset: str
+    question_id: str
+    story: str
+
+
+Answer = tuple[str, str, int]  # subset, question id, repeat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What to ask next: answers that are missing on each side. `look` counts from 1."""
+
+    look: int
+    baseline: tuple[Answer, ...]
+    candidate: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The end of an evaluation. `pairs` were answered on each side; the interval holds in spite of the looks."""
+
+    verdict: Verdict
+    reason: str
+    n: int
+    pairs: int
+    looks: int
+    difference: float
+    interval90: tuple[float, float]
+    p_regression: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialEvaluation:
+    """A design over named questions.
+
+    Everything follows from the answers and `seed`: a killed evaluation that asks again gets the same plan, less
+    what has been answered. Answers that the plan did not ask for (a baseline with more repeats) are left alone.
+    """
+
+    design: Design
+    items: Sequence[Item]
+    seed: int = 0
+
+    def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
+        """What is missing for the next look, or the verdict when there is nothing left to ask."""
+        replay = _Replay(self, baseline, candidate)
+        for look, stage in enumerate(replay.stages(), start=1):
+            if isinstance(stage, Ask):
+                return stage
+            if stage:
+                return replay.decision(look)
+        raise AssertionError("stages end with a decision")
+
+    @cached_property
+    def cluster(self) -> Ints:
+        return np.asarray(np.unique([item.story for item in self.items], return_inverse=True)[1])
+
+    def chunks(self) -> list[Ints]:
+        """The parts of the first round, in random order, so that each is a sample of the benchmark."""
+        parts, _ = self.design.opening
+        order = np.random.default_rng([self.seed, 0]).permutation(len(self.items))
+        return list(np.array_split(order, parts))
+
+
+class _Replay:
+    """The evaluation so far, stage by stage, as its answers tell it."""
+
+    def __init__(
+        self, evaluation: SequentialEvaluation, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]
+    ) -> None:
+        self._evaluation = evaluation
+        self._sides = (baseline, candidate)
+        self._progress = Progress.start(1, len(evaluation.items))
+        self._monitor = evaluation.design.monitor()
+        self._look: Look | None = None
+        self._estimate: Estimate | None = None
+
+    def stages(self) -> Iterator[Ask | bool]:
+        """An Ask where answers are missing; otherwise whether the look after the stage ended the evaluation."""
+        design, n = self._evaluation.design, len(self._evaluation.items)
+        repeats = design.opening[1]
+        for number, rows in enumerate(self._evaluation.chunks(), start=1):
+            count = np.zeros(n, np.int64)
+            count[rows] = repeats
+            if ask := self._missing(count, number):
+                yield ask
+                return
+            self._progress = self._progress.breadth(count > 0, repeats, *self._sums(count))
+            yield self._judge()
+        while True:
+            number += 1
+            start = np.random.default_rng([self._evaluation.seed, number]).random(1)
+            stage = allocate(self._progress.variance(), design.stage_pairs(self._progress), start)
+            if ask := self._missing(stage.count[0], number):
+                yield ask
+                return
+            self._progress = self._progress.depth(stage, *self._sums(stage.count[0]))
+            yield self._judge()
+
+    def _wanted(self, count: Ints) -> list[Answer]:
+        before = self._progress.asked[0]
+        return [
+            (item.subset, item.question_id, int(before[row]) + repeat)
+            for row, item in enumerate(self._evaluation.items)
+            for repeat in range(int(count[row]))
+        ]
+
+    def _missing(self, count: Ints, look: int) -> Ask | None:
+        wanted = self._wanted(count)
+        baseline, candidate = (tuple(one for one in wanted if one not in side) for side in self._sides)
+        return Ask(look=look, baseline=baseline, candidate=candidate) if baseline or candidate else None
+
+    def _sums(self, count: Ints) -> tuple[Floats, Floats]:
+        rows = np.repeat(np.arange(len(count)), count)
+        wanted = self._wanted(count)
+        baseline, candidate = (
+            np.bincount(rows, weights=[float(side[one]) for one in wanted], minlength=len(count))[None, :]
+            for side in self._sides
+        )
+        return baseline.astype(np.float64), candidate.astype(np.float64)
+
+    def _judge(self) -> bool:
+        design = self._evaluation.design
+        self._estimate = self._progress.estimate(self._evaluation.cluster)
+        spent = self._progress.pairs >= design.budget
+        self._monitor, self._look = self._monitor.look(self._estimate, spent)
+        return bool(spent[0] or self._look.decision[0] or self._look.time[0] >= 1)
+
+    def decision(self, looks: int) -> Decision:
+        assert self._look is not None  # noqa: S101 - stages() judged before it told that this is the end
+        assert self._estimate is not None  # noqa: S101
+        low, high = (float(edge[0]) for edge in self._look.interval(self._estimate))
+        verdict = {PASS: Verdict.PASS, FAIL: Verdict.FAIL}.get(int(self._look.decision[0]), Verdict.INCONCLUSIVE)
+        pairs = int(self._progress.pairs[0])
+        return Decision(
+            verdict=verdict,
+            reason=self._reason(verdict, pairs, low),
+            n=int((self._progress.asked > 0).sum()),
+            pairs=pairs,
+            looks=looks,
+            difference=float(self._estimate.difference[0]),
+            interval90=(low, high),
+            p_regression=float(self._look.p_regression[0]),
+        )
+
+    def _reason(self, verdict: Verdict, pairs: int, low: float) -> str:
+        margin = f"{100 * self._evaluation.design.margin:.3g} points"
+        if verdict is Verdict.PASS:
+            return f"not worse by {margin} or more, decided after {pairs} answers on each side"
+        if verdict is Verdict.FAIL:
+            return f"a significant loss, decided after {pairs} answers on each side"
+        return (
+            f"the loss may be as large as {-100 * low:.3g} points, beyond the margin of {margin}, after {pairs} "
+            f"answers on each side; about {self._more(pairs)} more would decide it"
+        )
+
+    def _more(self, pairs: int) -> int:
+        """Pairs still lacking: for PASS at no loss or, where even those did not do, for the side that is nearer."""
+        assert self._estimate is not None  # noqa: S101
+        design = self._evaluation.design
+        d, error = float(self._estimate.difference[0]), float(self._estimate.error[0])
+        z, with_power = float(ndtri(1 - design.alpha)), float(ndtri(design.power))
+        needed = pairs * ((z + with_power) * error / design.margin) ** 2
+        if needed <= pairs:
+            needed = pairs * ((z + with_power) * error / max(d + design.margin, -d)) ** 2
+        return max(int(np.ceil(needed)) - pairs, 1)

@@ -1,0 +1,119 @@
+"""Before anything runs: how many questions and repeats a margin takes, and what they can decide.
+
+A pair is one answer of each side to one question. The variance of its difference is 2·p(1−p) on average over
+questions when both sides are equal: 0.25 is a safe guess, a baseline with repeats tells it (`pair_variance`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
+
+from flagrelease.stats.paired import Side
+from flagrelease.stats.spending import Characteristics, characteristics, inflation
+
+__all__ = ["GUESS", "Plan", "expected", "pair_variance", "plan"]
+
+GUESS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A fixed evaluation: `repeats` answers of each side to each of `questions`.
+
+    `enough` is false where no number of repeats reaches the power, because the benchmark has too few questions
+    for how much their differences vary; the plan then says what `questions` it would take at one repeat.
+    """
+
+    questions: int
+    repeats: int
+    margin: float
+    alpha: float
+    variance: float
+    between: float
+    enough: bool = True
+
+    @property
+    def pairs(self) -> int:
+        return self.questions * self.repeats
+
+    @property
+    def error(self) -> float:
+        """Standard error of the difference."""
+        return math.sqrt((self.between + self.variance / self.repeats) / self.questions)
+
+    @property
+    def _quantile(self) -> float:
+        return float(stdtrit(max(self.questions - 1, 1), 1 - self.alpha))
+
+    def passes(self, drop: float) -> float:
+        """Chance of PASS when the candidate truly loses `drop`."""
+        return float(ndtr((self.margin - drop) / self.error - self._quantile))
+
+    def finds(self, drop: float) -> float:
+        """Chance that a true loss of `drop` is significant."""
+        return float(ndtr(drop / self.error - self._quantile))
+
+
+def plan(
+    *,
+    margin: float,
+    questions: int,
+    variance: float = GUESS,
+    between: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.80,
+) -> Plan:
+    """The smallest evaluation with `power` to PASS at no loss. `between` is the variance of true differences
+    between questions, which repeats do not reduce; identical chips have none.
+
+    Fewer questions than there are, once each, where that is enough.
+    """
+
+    def largest_error(n: int) -> float:
+        return margin / float(stdtrit(max(n - 1, 1), 1 - alpha) + ndtri(power))
+
+    single = _smallest(lambda n: math.sqrt((between + variance) / n) <= largest_error(n))
+    if single <= questions:
+        return Plan(questions=single, repeats=1, margin=margin, alpha=alpha, variance=variance, between=between)
+    room = questions * largest_error(questions) ** 2 - between
+    if room <= 0:
+        return Plan(
+            questions=single, repeats=1, margin=margin, alpha=alpha, variance=variance, between=between, enough=False
+        )
+    repeats = math.ceil(variance / room - 1e-9)
+    return Plan(questions=questions, repeats=repeats, margin=margin, alpha=alpha, variance=variance, between=between)
+
+
+def _smallest(holds: Callable[[int], bool]) -> int:
+    """The smallest n ≥ 2 for which a condition that stays true holds, by doubling and halving."""
+    high = 2
+    while not holds(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def pair_variance(side: Side) -> float:
+    """2·E[p(1−p)], unbiased, from a baseline with at least two repeats of some questions."""
+    often = side.count > 1
+    if not often.any():
+        return GUESS
+    return float(2 * np.mean(side.within[often] / (side.count[often] - 1)))
+
+
+def expected(
+    fixed: Plan, drop: float, *, looks: int = 10, power: float = 0.90, exponent: float = 1.0
+) -> Characteristics:
+    """What a sequential design of `power` does at a true loss: expected information as a share of the fixed plan's."""
+    factor = inflation(looks=looks, alpha=fixed.alpha, power=power, exponent=exponent)
+    return characteristics(
+        drop=drop / fixed.margin, looks=looks, alpha=fixed.alpha, power=power, exponent=exponent, factor=factor
+    )

@@ -1,0 +1,207 @@
+"""The arithmetic of a sequential evaluation: what is asked at each stage, and what is known after it.
+
+Why allocating by variance stays honest: a question that answered the same way a few times is asked less from then
+on, so the plain mean of its answers would be biased towards what they said first (and a real loss would look
+smaller than it is). Here every stage is an estimate of its own. Question i is expected μ_i times in it, where μ_i
+depends on earlier stages only, and each of its answers counts 1/μ_i (Horvitz and Thompson 1952, J. Am. Stat. Assoc.
+47:663). So each stage is unbiased for each question whatever went before, and so is their mean with weights that
+are fixed before each stage. Questions stay independent of each other, which is what the standard error rests on.
+
+Arrays have a leading axis of independent evaluations (one in production, thousands in a simulation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from flagrelease.stats.paired import Floats, Ints
+from flagrelease.stats.spending import CLOSEST, Walk
+
+__all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monitor", "Progress", "allocate"]
+
+CONTINUE, PASS, FAIL = 0, 1, -1
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One stage: `expected` and drawn `count` of pairs for each question (evaluations, questions); its `weight`."""
+
+    expected: Floats
+    count: Ints
+    weight: Floats
+
+
+def allocate(variance: Floats, pairs: Floats, start: Floats) -> Allocation:
+    """Share `pairs` (evaluations,) among questions by the root of their variance (Neyman 1934).
+
+    Drawn systematically from `start` in [0, 1), so that a question's count is its expectation rounded up or
+    down. The weight is the stage's size times what the allocation gains over asking all questions alike.
+    """
+    root = np.sqrt(variance)
+    whole = root.sum(axis=-1, keepdims=True)
+    expected = pairs[:, None] * root / whole
+    edges = np.floor(np.cumsum(expected, axis=-1) + start[:, None])
+    count = np.diff(edges, axis=-1, prepend=np.floor(start)[:, None]).astype(np.int64)
+    gain = variance.shape[-1] * variance.sum(axis=-1) / whole[:, 0] ** 2
+    return Allocation(expected, count, pairs * gain)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The difference and its standard error, each (evaluations,), with the degrees of freedom of the latter."""
+
+    difference: Floats
+    error: Floats
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the stages so far have said, question by question. All arrays are (evaluations, questions) but `weight`.
+
+    `asked` counts pairs, `right` sums the scores of both sides, `signal` sums weighted estimates of the difference.
+    """
+
+    asked: Ints
+    right: Floats
+    signal: Floats
+    weight: Floats
+
+    @staticmethod
+    def start(evaluations: int, questions: int) -> Progress:
+        shape = (evaluations, questions)
+        return Progress(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.zeros(evaluations))
+
+    @property
+    def pairs(self) -> Floats:
+        return np.asarray(self.asked.sum(axis=1), dtype=np.float64)
+
+    def variance(self) -> Floats:
+        """Expected variance of the difference of one more pair: 2·E[p(1−p)] under Jeffreys' prior on p."""
+        right, wrong = self.right + 0.5, 2 * self.asked - self.right + 0.5
+        total = right + wrong
+        return np.asarray(2 * right * wrong / (total * (total + 1)))
+
+    def breadth(self, chunk: NDArray[np.bool_], repeats: int, baseline: Floats, candidate: Floats) -> Progress:
+        """Add questions that are asked for the first time, `repeats` pairs each; `chunk` (questions,) names them."""
+        asked = self.asked + repeats * chunk
+        signal = self.signal + chunk * (candidate - baseline)
+        return Progress(
+            asked, self.right + chunk * (baseline + candidate), signal, asked.sum(axis=1).astype(np.float64)
+        )
+
+    def depth(self, stage: Allocation, baseline: Floats, candidate: Floats) -> Progress:
+        """Add a stage in which questions were asked again. The sides' scores are sums over the stage's answers."""
+        estimate = (candidate - baseline) / stage.expected
+        # In `breadth`, a question's signal is a sum over its repeats; here it is a weight times an estimate.
+        share = stage.weight[:, None] / self.asked.shape[1]
+        return Progress(
+            self.asked + stage.count,
+            self.right + baseline + candidate,
+            self.signal + share * estimate,
+            self.weight + stage.weight,
+        )
+
+    def estimate(self, cluster: Ints) -> Estimate:
+        """Over the questions that were asked. `cluster` numbers their stories from 0.
+
+        As in `paired.interval`, one more answer flips in each direction, so that few flips are no certainty.
+        """
+        reached = self.asked[0] > 0
+        n = int(reached.sum())
+        scores = self.signal[:, reached] * (n / self.weight)[:, None]
+        difference = scores.mean(axis=1)
+        deviation = scores - difference[:, None]
+        inside = cluster[reached]
+        if len(np.unique(inside)) < n:
+            deviation = deviation @ (inside[:, None] == np.unique(inside)).astype(np.float64)
+        groups = deviation.shape[1]
+        spread = (deviation**2).sum(axis=1) * groups / max(groups - 1, 1)
+        return Estimate(difference, np.sqrt(spread + 2 * (n / self.pairs) ** 2) / n, max(groups - 1, 1))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at each evaluation: what it decides, the z-values that had to be passed, and the p of a regression."""
+
+    decision: Ints
+    pass_limit: Floats
+    fail_limit: Floats
+    p_regression: Floats
+    time: Floats
+
+    def interval(self, estimate: Estimate) -> tuple[Floats, Floats]:
+        """The repeated confidence interval: it holds at every look at once (Jennison and Turnbull 2000, ch. 9)."""
+        low = estimate.difference - _student(self.pass_limit, estimate.freedom) * estimate.error
+        high = estimate.difference + _student(self.fail_limit, estimate.freedom) * estimate.error
+        return np.maximum(low, -1.0), np.minimum(high, 1.0)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Two boundaries, one for each verdict, and how much of their α is spent. `margin` is a fraction.
+
+    `information` is what the design plans for, 1/variance of the difference.
+    """
+
+    margin: float
+    information: float
+    alpha: float
+    fail_alpha: float
+    exponent: float
+    passing: Walk
+    failing: Walk
+
+    def look(self, estimate: Estimate, last: NDArray[np.bool_]) -> tuple[Monitor, Look]:
+        """Judge. A look at less than 2 % more information decides nothing and spends nothing, unless it is the last."""
+        reached = 1 / (estimate.error**2 * self.information)
+        before = self.passing.time
+        skipped = (reached < before + CLOSEST) & ~last
+        time = np.maximum(reached, before + CLOSEST)
+        now, then = (
+            np.where(last, 1.0, np.minimum(time, 1.0)) ** self.exponent,
+            np.minimum(before, 1.0) ** self.exponent,
+        )
+        pass_limit = self.passing.limit(time, self.alpha * (now - then))
+        alike = self.passing is self.failing  # equal levels have spent alike: the costly part is done once
+        fail_limit = pass_limit if alike else self.failing.limit(time, self.fail_alpha * (now - then))
+        z_pass = _normal((estimate.difference + self.margin) / estimate.error, estimate.freedom)
+        z_fail = _normal(-estimate.difference / estimate.error, estimate.freedom)
+        decision = np.where(z_pass > pass_limit, PASS, np.where(z_fail > fail_limit, FAIL, CONTINUE))
+        p = self.fail_alpha * then + self.failing.above(time, z_fail * np.sqrt(time))
+        passing = _keep(self.passing, self.passing.below(time, pass_limit), skipped)
+        failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
+        after = replace(self, passing=passing, failing=failing)
+        open_limit = np.full_like(time, 8.0)
+        return after, Look(
+            np.where(skipped, CONTINUE, decision),
+            np.where(skipped, open_limit, pass_limit),
+            np.where(skipped, open_limit, fail_limit),
+            np.minimum(p, 1.0),
+            reached,
+        )
+
+
+def _keep(old: Walk, new: Walk, skipped: NDArray[np.bool_]) -> Walk:
+    """`new`, but `old` for those that skipped the look."""
+    if not skipped.any():
+        return new
+    place, mass = np.zeros_like(new.place), np.zeros_like(new.mass)
+    width = old.place.shape[1]
+    place[:, :width], mass[:, :width] = old.place, old.mass
+    lane = skipped[:, None]
+    return Walk(np.where(skipped, old.time, new.time), np.where(lane, place, new.place), np.where(lane, mass, new.mass))
+
+
+def _normal(t: Floats, freedom: int) -> Floats:
+    """The z-value with the tail of a t-value: the standard error is itself estimated."""
+    tail = stdtr(freedom, -np.abs(t))
+    return np.asarray(np.sign(t) * np.minimum(-ndtri(np.maximum(tail, 1e-300)), 37.0))
+
+
+def _student(z: Floats, freedom: int) -> Floats:
+    return np.asarray(-stdtrit(freedom, ndtr(-z)))

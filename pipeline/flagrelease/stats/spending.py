@@ -1,0 +1,137 @@
+"""Group-sequential boundaries: α spent look by look, exact by numerical integration.
+
+Sources: Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235 (the recursion); Lan and DeMets 1983,
+Biometrika 70:659 (spending by information, so that looks need not come when they were planned); Jennison and
+Turnbull 2000, Group Sequential Methods, ch. 3, 7 and 19 (canonical joint distribution, spending α·t^ρ).
+
+A test watches a Brownian motion B(t) = Z·√t at information times t; t = 1 is the information that the design
+plans for. Arrays have a leading axis of independent tests, so that a simulation runs thousands at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from flagrelease.stats.paired import Floats
+
+__all__ = ["CLOSEST", "Characteristics", "Walk", "characteristics", "inflation", "limits"]
+
+# Looks closer together than this in information time are one look: the integration grid resolves no less.
+CLOSEST = 0.02
+_FAR = 5.5  # standard deviations; what is further out is less than 1e-7
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Walks not stopped yet, at `time` (tests,): `mass` is the probability near `place`, both (tests, nodes)."""
+
+    time: Floats
+    place: Floats
+    mass: Floats
+
+    @staticmethod
+    def start(tests: int = 1) -> Walk:
+        return Walk(np.zeros(tests), np.zeros((tests, 1)), np.ones((tests, 1)))
+
+    def above(self, time: Floats, limit: Floats, drift: float = 0.0) -> Floats:
+        """P(not stopped before `time`, and above `limit` then), shape (tests,)."""
+        step = (time - self.time)[:, None]
+        return np.asarray((self.mass * ndtr((self.place + drift * step - limit[:, None]) / np.sqrt(step))).sum(axis=1))
+
+    def within(self, time: Floats, low: Floats, high: Floats, drift: float = 0.0) -> Walk:
+        """The walks that are between `low` and `high` at `time`."""
+        step = (time - self.time)[:, None, None]
+        half = np.maximum(high - low, 0.0)[:, None] / 2
+        place = ((high + low) / 2)[:, None] + half * _NODES
+        deviation = (place[:, :, None] - self.place[:, None, :] - drift * step) / np.sqrt(step)
+        density = np.exp(-(deviation**2) / 2) / np.sqrt(2 * math.pi * step)
+        mass = np.einsum("tnm,tm->tn", density, self.mass) * half * _WEIGHTS
+        return Walk(time, place, mass)
+
+    def limit(self, time: Floats, spend: Floats) -> Floats:
+        """The z-value above which exactly `spend` is stopped at `time`, shape (tests,); by Newton's method.
+
+        It starts where the whole walk would spend that much, which is never too low: what was stopped before
+        spends no more. From the right of a convex tail the first step may overshoot and the rest converge.
+        """
+        root, step = np.sqrt(time), (time - self.time)[:, None]
+        z = np.minimum(-ndtri(np.maximum(spend, 1e-12)), _FAR + 1)
+        for _ in range(40):
+            deviation = (self.place - (z * root)[:, None]) / np.sqrt(step)
+            excess = (self.mass * ndtr(deviation)).sum(axis=1) - spend
+            slope = (self.mass * np.exp(-(deviation**2) / 2)).sum(axis=1) * root / np.sqrt(2 * math.pi * step[:, 0])
+            move = np.clip(excess / np.maximum(slope, 1e-300), -0.5, 0.5)
+            z = np.clip(z + move, -_FAR, _FAR + 2)
+            if np.abs(move).max() < 1e-10:
+                break
+        return np.asarray(z)
+
+    def below(self, time: Floats, z: Floats) -> Walk:
+        """The walks that were not stopped by an upper boundary `z` at `time`."""
+        root = np.sqrt(time)
+        return self.within(time, np.full_like(time, -_FAR) * root, z * root)
+
+
+def limits(times: tuple[float, ...], alpha: float, exponent: float) -> Floats:
+    """The z-values of an upper boundary that spends α·t^exponent by each of `times`."""
+    walk, spent, found = Walk.start(), 0.0, []
+    for t in times:
+        now = np.array([t])
+        z = walk.limit(now, np.array([alpha * min(t, 1.0) ** exponent - spent]))
+        spent = alpha * min(t, 1.0) ** exponent
+        walk = walk.below(now, z)
+        found.append(float(z[0]))
+    return np.array(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Characteristics:
+    """How a design ends at one true difference. `information` is the expected one, in units of the fixed design's."""
+
+    passes: float
+    fails: float
+    information: float
+
+
+def characteristics(
+    *, drop: float, looks: int, alpha: float, power: float, exponent: float, factor: float
+) -> Characteristics:
+    """What becomes of a design with `looks` equal steps up to `factor` times the fixed design's information.
+
+    `drop` is the true loss in units of the margin. PASS is rejecting "the loss is the margin", FAIL is rejecting
+    "there is no loss", each with its own one-sided boundary; whichever comes first ends it.
+    """
+    times = np.arange(1, looks + 1) / looks
+    z = limits(tuple(times), alpha, exponent)
+    reach = float(ndtri(1 - alpha) + ndtri(power)) * math.sqrt(factor)  # margin in standard errors at t = 1
+    walk, passes, fails, information = Walk.start(), 0.0, 0.0, 0.0
+    for t, limit in zip(times, z, strict=True):
+        now = np.array([t])
+        low = np.array([-limit * math.sqrt(t)])
+        high = np.maximum(limit * math.sqrt(t) - reach * t, low)
+        alive = float(walk.mass.sum())
+        information += factor * (t - float(walk.time[0])) * alive
+        up = float(walk.above(now, high, -drop * reach)[0])
+        down = alive - float(walk.above(now, low, -drop * reach)[0])
+        passes, fails = passes + up, fails + down
+        walk = walk.within(now, low, high, -drop * reach)
+    return Characteristics(passes=passes, fails=fails, information=information)
+
+
+@cache
+def inflation(*, looks: int, alpha: float, power: float, exponent: float) -> float:
+    """How much more information than the fixed design a sequential one may need, for the same power at no loss."""
+    low, high = 0.8, 3.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        reached = characteristics(
+            drop=0.0, looks=looks, alpha=alpha, power=power, exponent=exponent, factor=middle
+        ).passes
+        low, high = (low, middle) if reached >= power else (middle, high)
+    return high
