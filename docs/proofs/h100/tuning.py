@@ -102,13 +102,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     import flag_gems
     import torch
 
-    from flagkernels import database, flaggems
+    from flagkernels import flaggems
     from flagkernels.tune_capture import key_of, patched
     from flagkernels.tune_session import _launcher
     from flagkernels.tune_time import ChipTimer, quantiles
 
     library = flaggems.load()
-    theirs = type(library.model)(database.url(next((args.theirs / "flaggems/config_cache").glob("*.db"))))
+    theirs = their_choices(args, library.model)
     timer = ChipTimer(torch.cuda, "cuda")
     bandwidth, rate = ceilings(timer)
     rows: list[dict[str, Any]] = []
@@ -119,9 +119,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             key = key_of(tuner, a, kwargs)
             tuner.nargs = dict(zip(tuner.arg_names, a, strict=False))
             configs = {str(c): c for c in tuner.configs}
-            names = [str(m.get_config(tuner.config_table_name, key)) for m in (library.model, theirs)]
+            names = [str(library.model.get_config(tuner.config_table_name, key)), theirs(tuner.config_table_name, key)]
             calls = [_launcher(tuner, configs[name], a, kwargs) for name in dict.fromkeys(names)]
-            rows.append({"ours": names[0], "theirs": names[1], "launch": calls})
+            rows.append({"key": key, "ours": names[0], "theirs": names[1], "launch": calls})
         return original(tuner, *a, **kwargs)
 
     with patched(library.tuner_class, "run", tuner_run), patched(library.entry_class, "run", _bypass):
@@ -147,6 +147,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def their_choices(args: argparse.Namespace, model: Any) -> Any:
+    """(table, key) → LibTuner's choice, from its database or from the results of an earlier run."""
+    from flagkernels import database
+
+    if args.theirs.is_dir():
+        stored = type(model)(database.url(next((args.theirs / "flaggems/config_cache").glob("*.db"))))
+        return lambda table, key: str(stored.get_config(table, key))
+    told = json.loads(args.theirs.read_text())["compared"]["rows"]
+    chosen = {(max(32, row["m"]), row["n"], row["k"]): row["theirs"] for row in told}
+    return lambda _, key: chosen[key[:3]]
+
+
 def _bypass(entry: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
     return entry.fn.run(*args, **kwargs), {}
 
@@ -158,8 +170,9 @@ def ceilings(timer: Any) -> tuple[float, float]:
     source = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
     target = torch.empty_like(source)
     a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16)
-    copy, product = (statistics.median(t) / 1e3 for t in timer.replay([lambda: target.copy_(source), lambda: a @ b], 11))
-    return 2 * source.numel() * 2 / copy, 2 * 8192**3 / product
+    calls = [lambda: target.copy_(source), lambda: torch.neg(source, out=target), lambda: a @ b]
+    copy, negate, product = (min(times) / 1e3 for times in timer.replay(calls, 11))
+    return 2 * source.numel() * 2 / min(copy, negate), 2 * 8192**3 / product
 
 
 def first_token(args: argparse.Namespace) -> dict[str, Any]:
@@ -251,8 +264,10 @@ def everything(args: argparse.Namespace) -> dict[str, Any]:
         if warm["starts"][0]["code"]:
             raise SystemExit("the start with the bundle failed: nothing to compare")
     if "start" not in args.only:
-        keep("libtuner", part("libtuner", environment=places(work / "theirs")))
-        keep("compared", part("compare", environment=places(work / "ours"), theirs=work / "theirs"))
+        if args.theirs is None:
+            keep("libtuner", part("libtuner", environment=places(work / "theirs")))
+        theirs = args.theirs or work / "theirs"
+        keep("compared", part("compare", environment=places(work / "ours"), theirs=theirs))
     if "mm" not in args.only:
         keep("without", bare_starts(work, operators))
     summary(result)
@@ -327,7 +342,7 @@ def main() -> int:
     parser.add_argument("part", choices=("all", "libtuner", "compare", "first_token"))
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/flagkernels-proof"))
-    parser.add_argument("--theirs", type=Path)
+    parser.add_argument("--theirs", type=Path, help="results of an earlier run: its LibTuner choices are compared with")
     parser.add_argument("--operators")
     parser.add_argument("--only", nargs="*", default=[], choices=("mm", "start"))
     args = parser.parse_args()
