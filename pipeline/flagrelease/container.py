@@ -158,3 +158,34 @@ def _gpus(text: str) -> Any:
     if text.startswith("device="):
         return docker.types.DeviceRequest(device_ids=text[7:].split(","), capabilities=[["gpu"]])
     return docker.types.DeviceRequest(count=-1 if text == "all" else int(text), capabilities=[["gpu"]])
+
+
+def effective(inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how a container runs, out of `docker inspect`; equal for two that were started alike."""
+    config, host = inspected["Config"], inspected["HostConfig"]
+    chosen = {name: config.get(name) or None for name in ("Image", "Cmd", "Entrypoint", "User", "WorkingDir", "Labels")}
+    chosen["Env"] = sorted(config.get("Env") or ())
+    for name in _DECISIVE:
+        chosen[name] = host.get(name) or None
+    # The command line knows read-only only as a suffix of a bind, which stays; the order of flags says nothing.
+    chosen["Binds"] = sorted(host.get("Binds") or ())
+    chosen["Ulimits"] = sorted(host.get("Ulimits") or (), key=lambda limit: str(limit["Name"]))
+    return chosen
+
+
+_DECISIVE = (
+    "NetworkMode",
+    "PortBindings",
+    "IpcMode",
+    "UTSMode",
+    "PidMode",
+    "Privileged",
+    "Runtime",
+    "ShmSize",
+    "Devices",
+    "DeviceRequests",
+    "GroupAdd",
+    "CapAdd",
+    "SecurityOpt",
+    "Tmpfs",
+)

@@ -36,20 +36,21 @@ class EngineVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalImage:
-    """An image that this engine has. `size` is unpacked bytes."""
+    """An image that this engine has. `size` is unpacked bytes; `layers` are digests of unpacked layers, in order."""
 
     id: str
     size: int
+    layers: tuple[str, ...]
     labels: Mapping[str, str]
     digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push sent: the manifest's digest and the bytes that the registry did not have."""
+    """What a push did: the manifest's digest, and the layers (first 12 digits of their digests) that were sent."""
 
     digest: str
-    bytes: int
+    layers: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,7 @@ class Engine:
         return LocalImage(
             id=attributes["Id"],
             size=attributes["Size"],
+            layers=tuple(attributes["RootFS"].get("Layers") or ()),
             labels=attributes["Config"].get("Labels") or {},
             digests=tuple(attributes.get("RepoDigests") or ()),
         )
@@ -172,7 +174,7 @@ class Engine:
 
         Raises RegistryDenied (401, 403), RegistryUnavailable (retriable), UpstreamRefused.
         """
-        digest = ""
+        digest, layers = "", set()
         doing = f"pushing {repository}"
         sent = _Layers(moved, "Pushing")
         with translated(doing):
@@ -183,10 +185,12 @@ class Engine:
                 if "error" in message:
                     raise stream_error(doing, message)
                 sent.take(message)
+                if message.get("status") == "Pushed":
+                    layers.add(str(message["id"]))
                 digest = (message.get("aux") or {}).get("Digest", digest)
         if not digest:
             raise RegistryUnavailable(f"{doing} ended without a digest", why="neither an error nor a result came")
-        return Pushed(digest=digest, bytes=sent.total())
+        return Pushed(digest=digest, layers=frozenset(layers))
 
     def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage:
         """Pull by digest. Raises as `push` does."""

@@ -10,7 +10,7 @@ from typing import Any
 from flagrelease import buildcontext, results, wheels
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.lock import LockedChip
-from flagrelease.ports.docker import LocalImage
+from flagrelease.ports.docker import LocalImage, Pushed
 from flagrelease.ports.progress import Count
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
@@ -72,15 +72,17 @@ def run(job: Job, context: Context) -> results.Image:
     image_id = _build(job, context, plan, base)
     versions = _versions(context, plan, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
-    digest, pushed = _push(job, context, image_id, tag)
     built = context.ports.docker.image(image_id)
+    if built is None:
+        raise EnvironmentFault("the image is gone right after it was built", why=image_id, hint="run again")
+    digest, pushed = _push(job, context, built, tag)
     return results.Image(
         repository=repository(job),
         digest=digest,
         image_id=image_id,
         base=base,
         base_id=found.id,
-        size=built.size if built else 0,
+        size=built.size,
         pushed_bytes=pushed,
         labels=plan.labels,
         versions=versions,
@@ -159,11 +161,12 @@ def _versions(context: Context, plan: buildcontext.Plan, image_id: str) -> dict[
     return {"Base system": inside["system"], "Python": inside["python"], **shown}
 
 
-def _push(job: Job, context: Context, image_id: str, tag: str) -> tuple[str, int]:
+def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
     """Push under a tag made from the image's own id, which therefore can never come to name another image."""
     docker, clock = context.ports.docker, context.ports.clock
     where = repository(job)
-    docker.tag(image_id, where, tag)
+    docker.tag(image.id, where, tag)
+    before = context.meter.moved
     deadline, pause = clock.monotonic() + _PUSH_SECONDS, _FIRST_PAUSE
     while True:
         try:
@@ -184,7 +187,19 @@ def _push(job: Job, context: Context, image_id: str, tag: str) -> tuple[str, int
             why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
             hint="something between here and the registry changes manifests; do not publish from it",
         )
-    return pushed.digest, pushed.bytes
+    context.meter.moved = before + _sent(job, context, image, pushed)
+    return pushed.digest, context.meter.moved - before
+
+
+def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
+    """Bytes that went to the registry. The engine counts unpacked bytes; the manifest has the packed sizes."""
+    manifest = json.loads(context.ports.registry.manifest(repository(job), pushed.digest).body)
+    sizes = [int(layer["size"]) for layer in manifest["layers"]]
+    return sum(
+        size
+        for layer, size in zip(image.layers, sizes, strict=True)
+        if layer.removeprefix("sha256:")[:12] in pushed.layers
+    )
 
 
 def _counted(context: Context, doing: str) -> Any:

@@ -1,0 +1,174 @@
+"""What smoke finds out about the container itself, and the commands of the card, executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flagrelease import buildcontext, container, results, usage
+from flagrelease.cell import Cell
+from flagrelease.serving import Served
+from flagrelease.smokechecks import Wrong
+from flagrelease.stage import Context
+from flagrelease.wheels import sha256_of
+
+_EXEC_SECONDS = 60.0
+_COMMAND_SECONDS = 600.0
+_REPEATED_BYTES = 1_000_000_000
+"""Weights up to this size are downloaded once more, to prove the card's command; larger ones would take hours."""
+
+_LOOK = """
+import glob, importlib.metadata as metadata, json, re
+packages = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
+processes = [open(path).read().replace("\\0", " ") for path in glob.glob("/proc/[0-9]*/cmdline")]
+print(json.dumps({"packages": packages, "processes": processes}))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """A served container and where it came from."""
+
+    cell: Cell
+    context: Context
+    server: Served
+    image: results.Image
+    weights: results.Weights
+
+    def execute(self, *argv: str) -> str:
+        code, printed = self.server.running.execute(argv, seconds=_EXEC_SECONDS)
+        if code != 0:
+            raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
+        return printed
+
+    def look(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(self.execute("python3", "-c", _LOOK).strip().splitlines()[-1])
+        return found
+
+
+def flagscale_in_effect(at: Inside) -> str:
+    """The engine must have been started by FlagScale, for a stack that promises it."""
+    processes = [" ".join(line.split()) for line in at.look()["processes"]]
+    through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
+    if not through:
+        raise Wrong(f"no process of FlagScale among {processes}")
+    return f"the engine runs under `{through[:80]}`"
+
+
+def manifest_inside(at: Inside) -> str:
+    """The image pulled by digest has the manifest that was built, and the versions that it names."""
+    text = at.execute("cat", buildcontext.MANIFEST)
+    kept = next(one for one in at.image.evidence if one.name == "manifest.json")
+    if sha256_of(text.encode()) != kept.sha256:
+        raise Wrong(f"{buildcontext.MANIFEST} is not the one that was built")
+    packages = at.look()["packages"]
+    promised = {one["name"]: one["version"] for one in json.loads(text)["packages"]}
+    base = [name for name, version in promised.items() if packages.get(name) != version]
+    unexpected = [name for name in base if packages.get(name) != at.image.versions.get(name)]
+    if unexpected:
+        seen = ", ".join(f"{name} {packages.get(name)} instead of {promised[name]}" for name in unexpected)
+        raise Wrong(f"versions are not those of the manifest: {seen}")
+    return f"manifest sha256 {kept.sha256[:12]}, {len(promised)} packages at their versions"
+
+
+def card_run(cell: Cell, image: results.Image) -> container.ContainerRun:
+    """The container as the card starts it, on a user's machine."""
+    return container.for_serving(
+        cell.chip, cell.model, image.reference, usage.model_dir(cell.model), cell.stack, container.Placement()
+    )
+
+
+def run_command(at: Inside) -> str:
+    """The card's `docker run` line, with this machine's name, port and folder in it, must give this very container."""
+    name = f"{at.server.run.placement.name}-card"
+    placed = replace(at.server.run, placement=replace(at.server.run.placement, name=name))
+    shown = card_run(at.cell, at.image)
+    if replace(shown, mounts=placed.mounts, placement=placed.placement, env=placed.env) != placed:
+        raise Wrong(f"the card's line differs from ours in more than place: {shown.argv()} and {placed.argv()}")
+    command = at.context.ports.command
+    identity = command(["docker", "create", *placed.argv()[3:]], seconds=_COMMAND_SECONDS).stdout.strip()
+    try:
+        theirs = json.loads(command(["docker", "inspect", identity], seconds=_EXEC_SECONDS).stdout)[0]
+    finally:
+        command(["docker", "rm", "--force", identity], seconds=_EXEC_SECONDS)
+    one, other = container.effective(theirs), container.effective(at.server.running.inspect())
+    different = [key for key in one if one[key] != other[key]]
+    if different:
+        seen = "; ".join(f"{key}: {one[key]} by the line, {other[key]} in use" for key in different)
+        raise Wrong(f"the command line gives another container than the one tested: {seen}")
+    return f"{len(one)} settings of `docker inspect` are equal"
+
+
+def commands(at: Inside) -> dict[str, str]:
+    """The card's commands by name, those that `executed` runs."""
+    model, port = at.cell.model, at.cell.model.serve.port
+    shown = {
+        "pull": usage.pull(at.image.reference),
+        "wait": usage.wait(port),
+        "chat": usage.chat(model),
+    }
+    if repeatable(at):
+        shown = {
+            "download": usage.download(model, at.weights.revision),
+            "verify": usage.verify(model, at.weights.files),
+            **shown,
+        }
+    return shown
+
+
+def repeatable(at: Inside) -> bool:
+    return sum(one.size for one in at.weights.files) <= _REPEATED_BYTES
+
+
+def download_command(at: Inside) -> str:
+    """Run the card's download and verify commands, in a folder of this machine instead of /nfs/models."""
+    shown = commands(at)
+    with tempfile.TemporaryDirectory(dir=at.context.workspace.scratch(at.cell.slug, "smoke")) as folder:
+        for name in ("download", "verify"):
+            _shell(at, shown[name].replace(usage.model_dir(at.cell.model), f"{folder}/model"))
+        got = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
+    size = sum(one.size for one in at.weights.files)
+    return f"{len(got)} file{'s' * (len(got) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
+
+
+def pull_command(at: Inside) -> str:
+    _shell(at, commands(at)["pull"])
+    return at.image.reference
+
+
+def curl_commands(at: Inside) -> str:
+    """Run the card's curl lines as they are, in the container, where the port is the card's port."""
+    shown = commands(at)
+    inside = at.server.run.placement.port if at.server.run.flags.network == "host" else container.PORT
+    port = at.cell.model.serve.port
+    texts = [shown[name].replace(f"localhost:{port}", f"localhost:{inside}") for name in ("wait", "chat")]
+    at.execute("bash", "-c", texts[0])
+    answer = json.loads(at.execute("bash", "-c", texts[1]))
+    text = str(answer["choices"][0]["message"]["content"]).strip()
+    if not text:
+        raise Wrong("the card's question got an empty answer")
+    return f"curl got {text[:60]!r}"
+
+
+def _shell(at: Inside, text: str) -> None:
+    # `pip` of the card is whatever pip the user has; here it is the one beside our Python.
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    at.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path})
+
+
+def all_of(at: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The checks of a container, by name, ready to be called."""
+    if at.cell.stack == "flagos":
+        yield "FlagScale in effect", lambda: flagscale_in_effect(at)
+    yield "manifest", lambda: manifest_inside(at)
+    yield "card: docker run", lambda: run_command(at)
+    yield "card: docker pull", lambda: pull_command(at)
+    yield "card: curl", lambda: curl_commands(at)
+    if repeatable(at):
+        yield "card: download", lambda: download_command(at)

@@ -1,0 +1,144 @@
+"""smoke: the pushed image, pulled by digest and started as users start it, must do what the card says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from flagrelease import results, smokechecks, smokeinside
+from flagrelease.cell import Cell
+from flagrelease.errors import FlagreleaseError, SmokeFailed
+from flagrelease.ports.progress import Count
+from flagrelease.ports.server import Client, NoAnswer
+from flagrelease.serving import Served, served
+from flagrelease.stage import Context, Job, Stage
+
+_QUERY_SECONDS = 30.0
+_REQUEST_SECONDS = 300.0
+
+# What a device query prints, in the words of the card's table.
+_DEVICE_FACTS = (
+    (
+        "Driver",
+        re.compile(
+            r"^.*?(?:Driver Version|Kernel Mode Driver Version|KMD Version)\s*:?\s*([\w.-]+)",
+            re.MULTILINE | re.IGNORECASE,
+        ),
+    ),
+    ("Processor", re.compile(r"^Model name:\s*(.+)$", re.MULTILINE)),
+)
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    cell = job.cell
+    return {
+        "container": cell.chip.container,
+        "device": cell.chip.device,
+        "serve": cell.model.serve,
+        "stack": cell.stack,
+        "source": cell.model.source,
+    }
+
+
+def run(job: Job, context: Context) -> results.Smoke:
+    """Raises SmokeFailed, and its kinds from `served`, with all that was seen in its detail."""
+    cell = job.cell
+    image: results.Image = context.upstream["image"]
+    weights: results.Weights = context.upstream["weights"]
+    with (
+        served(job, context, image=image, weights=weights, stack=cell.stack) as server,
+        Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
+    ):
+        at = smokeinside.Inside(cell=cell, context=context, server=server, image=image, weights=weights)
+        checks = _perform(context, server, _checks(cell, server, client, at))
+        commands = smokeinside.commands(at)
+        log = server.log()
+    report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
+    kept = (report, context.evidence.put("server.log", log.encode()))
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise SmokeFailed(
+            f"{cell.id} fails {len(failed)} of {len(checks)} smoke checks",
+            why=f"{failed[0].name}: {failed[0].detail}",
+            hint="nothing is published; the checks and the server's last lines are below",
+            detail="\n".join([*(_line(check) for check in checks), "", log]),
+        )
+    return results.Smoke(
+        ready_seconds=server.ready_seconds,
+        checks=checks,
+        docker_run=smokeinside.card_run(cell, image).argv(),
+        commands=commands,
+        environment=_environment(job, context),
+        evidence=kept,
+    )
+
+
+Named = tuple[str, Callable[[], str]]
+
+
+def _checks(cell: Cell, server: Served, client: Client, at: smokeinside.Inside) -> Iterable[Named]:
+    # Reading a whole window takes a minute on a CPU; its limit is found by the prompt that is too long.
+    window = cell.model.serve.max_model_len
+    long_tokens = window // 8 if cell.chip.vendor == "cpu" else window
+    on = smokechecks.bench(server, client, cell.model, long_tokens=long_tokens)
+    yield from smokechecks.all_of(on)
+    yield from smokeinside.all_of(at)
+
+
+def _perform(context: Context, server: Served, checks: Iterable[Named]) -> tuple[results.Check, ...]:
+    """Every check, also after one that failed: a list of all that is wrong is worth more than the first."""
+    clock = context.ports.clock
+    done: list[results.Check] = []
+    for name, check in checks:
+        context.progress.doing(name, Count(len(done), None, "checks"))
+        start = clock.monotonic()
+        try:
+            with context.meter.waiting():
+                passed, detail = True, check()
+        except smokechecks.Wrong as wrong:
+            passed, detail = False, str(wrong)
+        except NoAnswer as trouble:
+            server.check()
+            passed, detail = False, f"no answer: {trouble}"
+        except FlagreleaseError as error:
+            server.check()
+            passed, detail = False, error.line()
+        done.append(results.Check(name=name, passed=passed, detail=detail, seconds=clock.monotonic() - start))
+    return tuple(done)
+
+
+def _environment(job: Job, context: Context) -> dict[str, str]:
+    """The machine that this ran on, for the card's table."""
+    engine = context.ports.docker.version()
+    argv = shlex.split(job.cell.chip.device.query)
+    printed = context.ports.command(argv, seconds=_QUERY_SECONDS, env={"LC_ALL": "C"}).stdout if argv else ""
+    facts = {name: found.group(1).strip() for name, look in _DEVICE_FACTS if (found := look.search(printed))}
+    return {"Operating system": engine.os, "Kernel": engine.kernel, "Docker Engine": engine.version, **facts}
+
+
+def _line(check: results.Check) -> str:
+    return f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.detail}"
+
+
+STAGE = Stage(
+    name="smoke",
+    doing="asking the served image",
+    result=results.Smoke,
+    inputs=inputs,
+    run=run,
+    reads=("weights", "image"),
+    on_chip=True,
+    code=(
+        "stages/smoke.py",
+        "smokechecks.py",
+        "smokeinside.py",
+        "serving.py",
+        "container.py",
+        "ports/server.py",
+        "usage.py",
+    ),
+)
