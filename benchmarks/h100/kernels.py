@@ -39,9 +39,7 @@ def step(*words: object) -> float:
 def qualify_part(out: Path, seconds: float, width: int | None) -> None:
     times = {"trace": step("trace", "--config", CONFIG, "--out", out / "trace.json")}
     options = ["--seconds", seconds, *(["--width", width] if width else [])]
-    times["qualify"] = step(
-        "qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options
-    )
+    times["qualify"] = step("qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options)
     found = trace.read(out / "trace.json")
     import planted
 
@@ -52,7 +50,9 @@ def qualify_part(out: Path, seconds: float, width: int | None) -> None:
 
     began = time.monotonic()
     with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:
-        rows = [(f, expected, row) for (f, expected), row in zip(planted.EXPECTED.items(), pool.map(one, planted.EXPECTED))]
+        rows = [
+            (f, expected, row) for (f, expected), row in zip(planted.EXPECTED.items(), pool.map(one, planted.EXPECTED))
+        ]
     times["planted"] = time.monotonic() - began
     write_json(out / "qualify-times.json", times)
     write_text(out / "qualify.md", _verdict_table(out, found, rows, times))
@@ -70,32 +70,39 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
         )
     lines += ["", "| planted fault | expected | verdict | s | reason |", "|---|---|---|---|---|"]
     for fault, expected, row in planted_rows:
-        lines.append(f"| {fault.lower()} | {expected} | {row.verdict} | {row.seconds:.1f} | {row.reason.replace('|', '/')} |")
-    lines += ["", "times, s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in times.items()), f"versions: {found.versions}"]
+        lines.append(
+            f"| {fault.lower()} | {expected} | {row.verdict} | {row.seconds:.1f} | {row.reason.replace('|', '/')} |"
+        )
+    lines += [
+        "",
+        "times, s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in times.items()),
+        f"versions: {found.versions}",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
+    """tune → bench → select → attribute, each from the command line, on the correct operators."""
+    names = operators or ",".join(
+        bench.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
+    )
+    traced, tuned = f"--trace {given}/trace.json", f"--tuned {out}/tuned"
+    correct = f"{traced} --verdicts {given}/verdicts.jsonl"
+    model = f"--config {CONFIG}"
+    cut = f"--layers {layers}" if layers else ""
+    commands = {
+        "tune": f"{traced} --operators {names} --out {out}/tuned",
+        "bench": f"{correct} --operators {names} {tuned} --out {out}/figures.jsonl --ceilings {out}/ceilings.json"
+        f" --per-operator {per_operator} --pairs 11",
+        "coverage": f"{correct} --policy coverage --out {out}/coverage.yaml",
+        "express": f"{correct} --policy express --figures {out}/figures.jsonl {model} {cut} {tuned}"
+        f" --out {out}/operators.yaml --report {out}/express.json",
+        "attribute": f"--operators {out}/coverage.yaml {model} --layers 4 {tuned} --out {out}/attribute.json",
+    }
     times = {}
-    common = ["--trace", given / "trace.json", "--verdicts", given / "verdicts.jsonl"]
-    chosen = ["--operators", operators] if operators else []
-    figures = out / "figures.jsonl"
-    times["bench"] = step(
-        "bench", *common, *chosen, "--out", figures, "--ceilings", out / "ceilings.json", "--per-operator", per_operator,
-        "--pairs", 11, "--configs", 6,
-    )
-    times["coverage"] = step("select", *common, "--policy", "coverage", "--out", out / "coverage.yaml")
-    cut = ["--layers", layers] if layers else []
-    times["express"] = step(
-        "select", *common, "--policy", "express", "--figures", figures, "--config", CONFIG, *cut,
-        "--out", out / "operators.yaml", "--report", out / "express.json",
-    )
-    if (out / "operators.yaml").exists():
-        times["attribute"] = step(
-            "attribute", "--operators", out / "operators.yaml", "--config", CONFIG, "--layers", 4,
-            "--out", out / "attribute.json",
-        )
-    write_json(out / "speed-times.json", times)
+    for name, words in commands.items():
+        times[name] = step("select" if name in {"coverage", "express"} else name, *words.split())
+        write_json(out / "speed-times.json", times)
     print(json.dumps(times))
 
 

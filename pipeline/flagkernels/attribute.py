@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -200,13 +201,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--layers", type=int, help="without weights: cut the model to its first layers")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
 
 
 def main(args: argparse.Namespace) -> int:
     from flagkernels.logprobs import ModelAnswers
+    from flagkernels.tune import Layout
 
+    if args.tuned:
+        os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported
     chosen = bundle.read_operators(args.operators)
     if (args.weights is None) == (args.config is None):
         raise UsageError("give either --weights or --config", hint="--weights is the model's folder")

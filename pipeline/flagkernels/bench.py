@@ -6,10 +6,12 @@ operator, one at a time, since a chip that does other work measures nothing."""
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,10 +32,12 @@ from flagkernels.progress import Progress
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio
 from flagkernels.trace import Trace, TracedCall
+from flagkernels.tune import Layout
 
 __all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
 
 COLD = 160 << 20  # bytes that rotating inputs fill: about three times the largest L2 (H100: 50 MB)
+PREPARING = 4  # processes at once; one measures, the others start
 SHORTEST = 2e-4  # seconds that one timed replay takes at least, well above the events' resolution
 
 
@@ -79,6 +83,8 @@ class BenchJob:
     memory: int
     configs: int | None
     log: str
+    lock: str
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def representative(found: Trace, operator: str, per_operator: int | None) -> list[tuple[str, TracedCall, dict[str, int]]]:
@@ -109,13 +115,15 @@ def run_child(job: BenchJob, pipe: Connection) -> None:
         pipe.send_bytes(json.dumps(message).encode())
 
     try:
+        os.environ.update(job.environment)
         device = torch.device(job.device)
         implementations = open_source(job.source, configs=job.configs).implementations(job.operator)
         for name, data, counts in job.calls:
             call = Call.from_json(data)
             send({"start": name})
             try:
-                figure = _measure(job, call, name, counts, implementations, device)
+                with _chip(job.lock):
+                    figure = _measure(job, call, name, counts, implementations, device)
             except Exception as error:
                 verdict, reason = classify(error)
                 send({"result": {"verdict": verdict, "case": name, "reason": reason}})
@@ -129,6 +137,14 @@ def run_child(job: BenchJob, pipe: Connection) -> None:
         send({"end": verdict, "reason": reason})
     pipe.close()
     os._exit(0)
+
+
+@contextlib.contextmanager
+def _chip(path: str) -> Iterator[None]:
+    """The chip for this process alone: the next ones import and wait while it measures."""
+    with open(path, "w") as stream:  # noqa: PTH123
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _measure(
@@ -217,6 +233,7 @@ def bench(
     per_operator: int | None = 24,
     seconds: float = 300.0,
     configs: int | None = None,
+    environment: Mapping[str, str] | None = None,
     logs: Path,
 ) -> list[Figure]:
     """Measures what `out` does not hold yet; returns all figures of these operators."""
@@ -237,6 +254,8 @@ def bench(
                     memory=32 << 30,
                     configs=configs,
                     log=str(logs / f"{operator}.log"),
+                    lock=str(logs / "chip.lock"),
+                    environment=tuple((environment or {}).items()),
                 )
             )
     with Progress("bench", total=len(jobs)) as progress:
@@ -253,7 +272,8 @@ def bench(
             ended = "" if outcome.ended == "done" else f"  {outcome.ended}: {outcome.reason} at {outcome.at}"
             progress.step(f"{outcome.job.operator:<20} {done}/{len(outcome.job.calls)} {outcome.seconds:.1f} s{ended}")
 
-        isolate.run_all(jobs, width=1, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
+        width = 1 if device == "cpu" else PREPARING
+        isolate.run_all(jobs, width=width, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
     return [figure for figure in present.values() if figure.operator in set(operators)]
 
 
@@ -290,6 +310,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
     parser.add_argument("--operators", help="comma-separated; default: all correct ones")
+    parser.add_argument("--tuned", type=Path, help="what `tune` wrote: its database and kernels are used")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--per-operator", type=int, default=24, help="shape classes of each operator, the busiest first")
     parser.add_argument("--configs", type=int, default=0, help="LibTuner candidates that are compared; 0: all")
@@ -316,6 +337,7 @@ def main(args: argparse.Namespace) -> int:
         per_operator=args.per_operator,
         seconds=args.seconds,
         configs=args.configs or None,
+        environment=Layout(args.tuned).environment() if args.tuned else None,
         logs=logs,
     )
     for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from flagkernels.calls import Call, TensorSpec, base_name, torch_dtype
+from flagkernels.tolerance import EXACT, MATMUL
 from flagkernels.trace import Trace
 
-__all__ = ["REGIMES", "Case", "cases_for", "digest"]
+__all__ = ["CONTEXT", "REGIMES", "Case", "cases_for", "digest", "memory_for"]
 
 # How the values are drawn; inputs.py says how. Every shape sees `spread`, the smallest real one sees all.
 REGIMES = ("spread", "large", "subnormal", "zeros", "infinite")
 LARGEST = 4 << 30  # bytes of arguments; a larger real call is left to the served model
+CONTEXT = 2 << 30  # bytes of the chip that a process takes before its first tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,13 @@ class Case:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Case:
         return cls(call=Call.from_json(data["call"]), kind=data["kind"], regime=data["regime"])
+
+
+def memory_for(call: Call) -> int:
+    """Bytes of the chip that judging a call takes: float64 is four times a 16-bit argument; matrix products and copies
+    hold two such sets, bounds by perturbation about twelve."""
+    few = base_name(call.overload) in EXACT | MATMUL
+    return call.nbytes * (12 if few else 48)
 
 
 def cases_for(found: Trace, operator: str, *, real: int = 8) -> tuple[Case, ...]:

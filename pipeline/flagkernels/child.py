@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.cases import Case
+from flagkernels.cases import CONTEXT, Case, memory_for
 from flagkernels.judge import CaseResult, Dropped, judge
 from flagkernels.operators import open_source
 
@@ -80,7 +80,7 @@ def run(job: Job, pipe: Connection) -> None:
     device = torch.device(job.device)
     torch.set_num_threads(1)
     try:
-        _limit(job, device)
+        share = _limit(job, device)
         implementations = open_source(job.source, configs=job.configs).implementations(job.operator)
         if device.type != "cpu":
             torch.get_device_module(device).set_device(device.index or 0)
@@ -92,6 +92,9 @@ def run(job: Job, pipe: Connection) -> None:
         return
     for index, data in enumerate(job.cases):
         case = Case.from_json(data)
+        if share is not None and memory_for(case.call) > share:
+            send({"dropped": str(case), "reason": f"float64 needs more than this process's {share >> 20} MiB"})
+            continue
         send({"start": str(case)})
         began = time.monotonic()
         try:
@@ -111,12 +114,18 @@ def run(job: Job, pipe: Connection) -> None:
     os._exit(0)  # a broken device makes the interpreter's own exit hang or abort
 
 
-def _limit(job: Job, device: torch.device) -> None:
-    """On the CPU the kernel refuses what is too much. A chip's runtime reserves address space by the terabyte, so there
-    the allocator is limited, and the parent watches the host memory."""
+def _limit(job: Job, device: torch.device) -> int | None:
+    """The bytes of the chip that cases may take; None on the CPU, where the kernel refuses what is too much.
+
+    A chip's runtime reserves address space by the terabyte, so there the allocator is limited, and the parent watches
+    the host memory."""
     if device.type == "cpu":
         with open("/proc/self/statm") as stream:  # noqa: PTH123
             present = int(stream.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (present + job.memory, resource.RLIM_INFINITY))
-    elif job.device_fraction is not None and hasattr(torch.get_device_module(device), "set_per_process_memory_fraction"):
-        torch.get_device_module(device).set_per_process_memory_fraction(job.device_fraction, device.index or 0)
+        return None
+    module = torch.get_device_module(device)
+    if job.device_fraction is None or not hasattr(module, "set_per_process_memory_fraction"):
+        return None
+    module.set_per_process_memory_fraction(job.device_fraction, device.index or 0)
+    return int(module.mem_get_info()[1] * job.device_fraction) - (CONTEXT >> 2)

@@ -19,6 +19,7 @@ from flagkernels.override import installed
 
 __all__ = ["ModelAnswers", "log_probabilities"]
 
+POSITIONS = 32  # rows of one product with the vocabulary
 DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
 
 
@@ -59,6 +60,7 @@ class ModelAnswers:
             model = architecture.build(arch, args.device, layers=args.layers)
             vocabulary, encode = int(arch.config.vocab_size), None
         architecture.fuse_projections(model)
+        _few_positions(model)
         if args.text is None:
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(0, vocabulary, (1, args.tokens), generator=generator)
@@ -93,6 +95,21 @@ class ModelAnswers:
     def _values(self, model: nn.Module) -> list[float]:
         values: list[float] = log_probabilities(model, self.ids).tolist()
         return values
+
+
+class _FewPositions(nn.Module):
+    """Logits of a few positions at a time: engines never ask for all, and their shapes are the ones that were tuned."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.head(part) for part in x.split(POSITIONS, dim=1)], dim=1)
+
+
+def _few_positions(model: Any) -> None:
+    model.set_output_embeddings(_FewPositions(model.get_output_embeddings()))
 
 
 def _widen_fused(model: nn.Module) -> None:

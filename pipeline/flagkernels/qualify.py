@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import catalogue, isolate, trace
-from flagkernels.cases import Case, cases_for, digest
+from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.child import Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines
@@ -125,13 +125,15 @@ def read_rows(path: Path) -> dict[str, Row]:
 def width_for(found: Trace, device: str, *, cores: int | None = None, free: int | None = None) -> int:
     """Processes at once: at most one a core, and as many as the chip's memory holds.
 
-    Each needs its context and about ten times its largest arguments (float64 copies of inputs, result and bounds)."""
+    Each needs its context and what its largest case takes; a case that needs more than a quarter of the chip does not
+    hold up the others: a process whose share is too small leaves it out."""
     cores = cores or len(os.sched_getaffinity(0))
     if device == "cpu":
         return max(cores, 1)
     free = free if free is not None else _free_memory(device)
-    largest = max((case.call.nbytes for op in found.operators for case in cases_for(found, op)), default=0)
-    return max(1, min(cores, int(free * 0.9) // ((2 << 30) + 10 * largest)))
+    needs = [memory_for(case.call) for op in found.operators for case in cases_for(found, op)]
+    largest = min(max(needs, default=0), free // 4)
+    return max(1, min(cores, int(free * 0.95) // (CONTEXT + largest)))
 
 
 def _free_memory(device: str) -> int:

@@ -4,6 +4,7 @@ classes where they win, that make the served model fastest."""
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="express: points to serve")
     parser.add_argument("--layers", type=int, help="express: cut the served model to its first layers")
     parser.add_argument("--floor", type=float, default=FLOOR, help="express: least lower bound of speed against native")
+    parser.add_argument("--tuned", type=Path, help="express: what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
 
@@ -177,7 +179,10 @@ def _express(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> 
     from flagkernels import architecture
     from flagkernels.operators import open_source
     from flagkernels.served import ServedModel
+    from flagkernels.tune import Layout
 
+    if args.tuned:
+        os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported
     figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
     served = ServedModel(
         architecture.read_config(args.config),

@@ -165,6 +165,6 @@ def test_a_name_that_does_not_exist_gets_a_suggestion() -> None:
 
 def test_the_width_follows_memory_and_cores() -> None:
     assert width_for(ADDS, "cpu", cores=6) == 6
-    assert width_for(ADDS, "cuda", cores=64, free=80 << 30) == 35
+    assert width_for(ADDS, "cuda", cores=64, free=80 << 30) == 37
     assert width_for(ADDS, "cuda", cores=16, free=80 << 30) == 16
     assert width_for(ADDS, "cuda", cores=16, free=1 << 30) == 1
