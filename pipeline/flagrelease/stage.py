@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flagrelease import sources
 from flagrelease.cell import Cell, fingerprint
 from flagrelease.evidence import EvidenceStore
 from flagrelease.lock import Lock
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
-
-PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,8 @@ class Stage:
     """One step of a release.
 
     `inputs` is pure and gives everything of the job that the result depends on; with `reads` (the stages
-    whose results it uses) and `code` (its own source files and templates) it makes the key.
+    whose results it uses) and its own source files, `templates` and `programs` (files of this package that it
+    ships or loads by name) it makes the key.
     A stage `on_chip` holds the chip's host while it runs.
     `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap.
     """
@@ -112,7 +112,7 @@ class Stage:
     inputs: Callable[[Job], Mapping[str, Any]]
     run: Callable[[Job, Context], Any]
     reads: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     on_chip: bool = False
     skip: Callable[[Job], str] = lambda _job: ""
@@ -121,7 +121,8 @@ class Stage:
     def code_version(self, templates: Path) -> str:
         """The sha256 of the sources that this stage's result depends on, so that mended code runs again."""
         digest = hashlib.sha256()
-        for path in [PACKAGE / name for name in self.code] + [templates / name for name in self.templates]:
+        programs = [sources.PACKAGE / name for name in self.programs]
+        for path in [*sources.of_stage(self.name), *programs, *(templates / name for name in self.templates)]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         return digest.hexdigest()
 

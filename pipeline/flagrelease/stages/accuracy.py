@@ -26,8 +26,8 @@ from flagrelease.stage import Context, Job, Stage
 if TYPE_CHECKING:
     from flagrelease.serving import Served
 
-DIFFERENCES = "comparison.json"
-FLIPPED = "flipped.jsonl"
+DIFFERENCES = "accuracy/comparison.json"
+FLIPPED = "accuracy/flipped.jsonl"
 
 Answers = dict[str, list[Sample]]
 
@@ -76,7 +76,7 @@ def run(job: Job, context: Context, *, harness: Harness | None = None) -> result
         spent.append(_answer(job, context, evaluator, missing, cell.baseline.stack))
         for sheet in missing:
             samples = baseline[sheet.benchmark] = spent[0].answers[sheet.benchmark]
-            evidence = context.evidence.put(f"{cell.baseline.stack}/{sheet.benchmark}.jsonl", _lines(samples))
+            evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", _lines(samples))
             baselines.keep(context, cell, weights, sheet, samples, evidence)
     spent.append(_answer(job, context, evaluator, sheets, cell.stack))
     return _judged(job, context, sheets, baseline, spent)
@@ -179,7 +179,7 @@ def _judged(
         sampling=sampling(sheets),
         questions_asked=sum(one.asked for one in spent),
         inference_seconds=round(sum(one.seconds for one in spent), 3),
-        evidence=_evidence(job, context, sheets, baseline, candidate, comparison),
+        evidence=_evidence(context, sheets, baseline, candidate, comparison),
     )
 
 
@@ -247,7 +247,6 @@ def sampling(sheets: Sequence[Sheet]) -> dict[str, Any]:
 
 
 def _evidence(
-    job: Job,
     context: Context,
     sheets: Sequence[Sheet],
     baseline: Answers,
@@ -262,11 +261,11 @@ def _evidence(
     )
     put = context.evidence.put
     names = [sheet.benchmark for sheet in sheets]
-    kept = [put(f"{job.cell.stack}/{SAMPLES}", _lines(sample for name in names for sample in candidate[name]))]
-    kept.append(put(f"{job.cell.stack}/{CONDITIONS}", conditions.dump().encode()))
+    kept = [put(f"accuracy/{SAMPLES}", _lines(sample for name in names for sample in candidate[name]))]
+    kept.append(put(f"accuracy/{CONDITIONS}", conditions.dump().encode()))
     if comparison is not None:
         answers = _lines(sample for name in names for sample in baseline.get(name, ()))
-        kept.append(put(f"baseline/{SAMPLES}", answers))
+        kept.append(put(f"accuracy/baseline.{SAMPLES}", answers))
         kept.append(put(DIFFERENCES, _pretty({name: asdict(one) for name, one in comparison.benchmarks.items()})))
         kept.append(put(FLIPPED, _flipped(comparison, baseline, candidate)))
     return tuple(kept)
@@ -312,23 +311,6 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("weights", "image"),
-    code=(
-        "stages/accuracy.py",
-        "baselines.py",
-        "gates.py",
-        "samples.py",
-        "stats/paired.py",
-        "stats/pairing.py",
-        "ports/asking.py",
-        "evaluation/algebra.py",
-        "evaluation/data.py",
-        "evaluation/question.py",
-        "evaluation/referee.py",
-        "evaluation/request.py",
-        "evaluation/sheet.py",
-        "evaluation/text.py",
-        "evaluation/tasks/choices.py",
-        "evaluation/tasks/numbers.py",
-    ),
+    programs=("evaluation/tasks/__init__.py", "evaluation/tasks/choices.py", "evaluation/tasks/numbers.py"),
     on_chip=True,
 )

@@ -61,15 +61,5 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("weights", "image", "smoke", "accuracy"),
-    code=(
-        "stages/card.py",
-        "card.py",
-        "cardlint.py",
-        "charts.py",
-        "container.py",
-        "markdown.py",
-        "record.py",
-        "usage.py",
-    ),
     templates=(card.TEMPLATE,),
 )

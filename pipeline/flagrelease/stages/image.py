@@ -219,13 +219,6 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     intact=intact,
-    code=(
-        "stages/image.py",
-        "buildcontext.py",
-        "serveconfig.py",
-        "wheels.py",
-        "inside/flagos_serve.py",
-        "inside/llama_server.py",
-    ),
+    programs=("inside/flagos_serve.py", "inside/llama_server.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

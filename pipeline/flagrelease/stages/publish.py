@@ -226,6 +226,5 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("image", "accuracy", "card"),
-    code=("stages/publish.py", "releases.py"),
     intact=intact,
 )

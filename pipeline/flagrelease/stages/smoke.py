@@ -132,13 +132,4 @@ STAGE = Stage(
     run=run,
     reads=("weights", "image"),
     on_chip=True,
-    code=(
-        "stages/smoke.py",
-        "smokechecks.py",
-        "smokeinside.py",
-        "serving.py",
-        "container.py",
-        "ports/server.py",
-        "usage.py",
-    ),
 )

@@ -164,5 +164,4 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     intact=intact,
-    code=("stages/weights.py", "ports/hub/listing.py", "ports/hub/disk.py"),
 )
