@@ -145,10 +145,10 @@ def at_once(on: Bench) -> str:
 
 
 def _words(on: Bench, tokens: int) -> str:
-    """A prompt of about `tokens` tokens, by what 256 more words add."""
-    few, many = (on.ask("day " * count, max_tokens=1).usage["prompt_tokens"] for count in (64, 320))
-    each = (many - few) / 256
-    return "day " * int(64 + (tokens - few) / each)
+    """A prompt of about `tokens` tokens, by what 64 more words add."""
+    few, many = (on.ask("day " * count, max_tokens=1).usage["prompt_tokens"] for count in (16, 80))
+    each = (many - few) / 64
+    return "day " * int(16 + (tokens - few) / each)
 
 
 CHECKS: tuple[tuple[str, Callable[[Bench], str]], ...] = (

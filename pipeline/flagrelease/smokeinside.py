@@ -67,14 +67,13 @@ def manifest_inside(at: Inside) -> str:
     kept = next(one for one in at.image.evidence if one.name == "manifest.json")
     if sha256_of(text.encode()) != kept.sha256:
         raise Wrong(f"{buildcontext.MANIFEST} is not the one that was built")
-    packages = at.look()["packages"]
-    promised = {one["name"]: one["version"] for one in json.loads(text)["packages"]}
-    base = [name for name, version in promised.items() if packages.get(name) != version]
-    unexpected = [name for name in base if packages.get(name) != at.image.versions.get(name)]
-    if unexpected:
-        seen = ", ".join(f"{name} {packages.get(name)} instead of {promised[name]}" for name in unexpected)
-        raise Wrong(f"versions are not those of the manifest: {seen}")
-    return f"manifest sha256 {kept.sha256[:12]}, {len(promised)} packages at their versions"
+    built = next(one for one in at.image.evidence if one.name == "packages.json")
+    expected, found = json.loads(at.context.evidence.read(built)), at.look()["packages"]
+    moved = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    if moved:
+        seen = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in sorted(moved))
+        raise Wrong(f"versions are not those that were built: {seen}")
+    return f"manifest sha256 {kept.sha256[:12]}, {len(found)} packages at their versions"
 
 
 def card_run(cell: Cell, image: results.Image) -> container.ContainerRun:

@@ -70,7 +70,7 @@ def run(job: Job, context: Context) -> results.Image:
         house = wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
     plan = buildcontext.draw(job, house, base, found.id)
     image_id = _build(job, context, plan, base)
-    versions = _versions(context, plan, image_id)
+    inside = _look_inside(context, plan, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
     built = context.ports.docker.image(image_id)
     if built is None:
@@ -85,12 +85,13 @@ def run(job: Job, context: Context) -> results.Image:
         size=built.size,
         pushed_bytes=pushed,
         labels=plan.labels,
-        versions=versions,
+        versions=_shown(inside),
         remarks=plan.remarks,
         evidence=(
             context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
             context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
             context.evidence.put("manifest.json", plan.manifest),
+            context.evidence.put("packages.json", json.dumps(inside["packages"], indent=1, sort_keys=True).encode()),
         ),
     )
 
@@ -145,18 +146,21 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _versions(context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, str]:
-    """The versions found inside. Raises UpstreamRefused where a package is not what the manifest says."""
+def _look_inside(context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, Any]:
+    """What the image really has: `packages`, `python`, `system`. Raises UpstreamRefused where a package is lost."""
     context.progress.doing("looking inside")
     with context.meter.waiting():
         printed = context.ports.docker.output(image_id, ["python3", "-c", _VERSIONS])
-    inside = json.loads(printed.strip().splitlines()[-1])
-    found: dict[str, str] = inside["packages"]
-    promised = {wheel.name: wheel.version for wheel in plan.house.installed}
-    # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
-    lost = [name for name in promised if name not in found]
+    inside: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+    lost = [wheel.name for wheel in plan.house.installed if wheel.name not in inside["packages"]]
     if lost:
         raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
+    return inside
+
+
+def _shown(inside: Mapping[str, Any]) -> dict[str, str]:
+    # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
+    found = inside["packages"]
     shown = {name: found[name] for name in _SHOWN if name in found}
     return {"Base system": inside["system"], "Python": inside["python"], **shown}
 

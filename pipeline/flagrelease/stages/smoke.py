@@ -22,13 +22,7 @@ _REQUEST_SECONDS = 300.0
 
 # What a device query prints, in the words of the card's table.
 _DEVICE_FACTS = (
-    (
-        "Driver",
-        re.compile(
-            r"^.*?(?:Driver Version|Kernel Mode Driver Version|KMD Version)\s*:?\s*([\w.-]+)",
-            re.MULTILINE | re.IGNORECASE,
-        ),
-    ),
+    ("Driver", re.compile(r"(?:Driver|Kernel Mode Driver|KMD) Version\s*:?\s*([\w.-]+)", re.IGNORECASE)),
     ("Processor", re.compile(r"^Model name:\s*(.+)$", re.MULTILINE)),
 )
 
