@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from flagrelease.stages import STAGES
 from flagrelease.workspace import TEMPORARY
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from flagrelease import cli
 
 ROOT = Path(__file__).parents[2]

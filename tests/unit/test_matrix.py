@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from flagrelease import matrix, strict
 from flagrelease.errors import ConfigError
 

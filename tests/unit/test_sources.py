@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from flagrelease import sources
 from flagrelease.stages import STAGES
 
