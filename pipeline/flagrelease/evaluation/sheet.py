@@ -34,9 +34,9 @@ class Sheet:
 
     @property
     def partial(self) -> str:
-        """`200 of 14042 questions`, or nothing where all of them are asked."""
+        """`200 of 14,042 questions`, or nothing where all of them are asked."""
         n = len(self.questions)
-        return f"{n} of {self.total} questions" if n < self.total else ""
+        return f"{n:,} of {self.total:,} questions" if n < self.total else ""
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ stopped: an exception raised there ends the loop, and everything answered by the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 import threading
@@ -37,12 +38,13 @@ _SYNC_SECONDS = 2.0
 class Patience:
     """How long failing requests are borne.
 
-    A request is sent up to `attempts` times: again after a transport error, 429 or 5xx, at first after
-    `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured up to `told_seconds`. Up to `errors`
-    of the asks (as a fraction, but two at least) may fail for good.
+    A request is sent again after a transport error, 429 or 5xx until `patient_seconds` have passed and it was
+    sent `attempts` times: at first after `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured
+    up to `told_seconds`. Up to `errors` of the asks (as a fraction, but two at least) may fail for good.
     """
 
-    attempts: int = 6
+    attempts: int = 3
+    patient_seconds: float = 120.0
     first_seconds: float = 0.25
     most_seconds: float = 8.0
     told_seconds: float = 60.0
@@ -257,13 +259,15 @@ class _Asking:
 
     async def _patiently(self, wire: Wire, body: bytes) -> tuple[float, Response]:
         """The response and when its request was sent. Raises _RefusedError, or _AgainError after the last attempt."""
-        for attempt in range(1, self._patience.attempts + 1):
+        first = time.monotonic()
+        for attempt in itertools.count(1):
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             start = time.monotonic()
             try:
                 return start, await self._once(wire, body)
             except _AgainError as again:
-                if attempt == self._patience.attempts:
+                borne = time.monotonic() - first
+                if attempt >= self._patience.attempts and borne >= self._patience.patient_seconds:
                     raise
                 pause = self._patience.pause(attempt)
                 if again.seconds is not None:
@@ -271,7 +275,7 @@ class _Asking:
                     pause = max(pause, min(again.seconds, self._patience.told_seconds))
                     self._not_before = max(self._not_before, time.monotonic() + pause)
                 await asyncio.sleep(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        raise AssertionError("unreachable: counting does not end")
 
     async def _once(self, wire: Wire, body: bytes) -> Response:
         try:

@@ -1,0 +1,120 @@
+"""An evaluation that is killed, and one whose server is slow, resets, or loses half of its answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import Said, letters, serving
+from flagrelease.samples import read_samples
+
+pytestmark = pytest.mark.faults
+
+QUESTIONS = 120
+
+PROGRAM = f"""
+import sys
+from pathlib import Path
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness import Endpoint, Evaluation
+
+questions = [
+    Question(
+        subset="all", id=f"q{{n}}", messages=({{"role": "user", "content": f"question {{n}}"}},), reference=("ABCD", "B")
+    )
+    for n in range({QUESTIONS})
+]
+evaluation = Evaluation(
+    benchmark="made-up", task=TASKS["multiple-choice"], asks=asks(questions, range(1)),
+    parameters={{"temperature": 0, "max_tokens": 1}}, concurrency=4,
+)
+endpoint = Endpoint(base_url=sys.argv[1], model="m")
+OwnHarness().evaluate(endpoint, evaluation, Path(sys.argv[2]), watch=lambda: None, report=lambda tally: None)
+"""
+
+
+def begin(base_url: str, into: Path) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, base_url, str(into)], env={**os.environ, "PYTHONPATH": paths}
+    )
+
+
+def slowly(_request: dict[str, Any], _n: int) -> Said:
+    return Said(letters({"B": -0.1, "A": -2.0}).body, seconds=0.02)
+
+
+@pytest.mark.parametrize("killed_after", [1, 25, 90])
+def test_killed_at_a_question_it_asks_only_what_is_missing(killed_after: int, tmp_path: Path) -> None:
+    into = tmp_path / "samples.jsonl"
+    with serving(slowly) as server:
+        first = begin(server.base_url, into)
+        deadline = time.monotonic() + 60
+        while not into.exists() or into.read_bytes().count(b"\n") < killed_after:
+            assert time.monotonic() < deadline, "the evaluation did not get so far"
+            time.sleep(0.002)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        kept = into.read_bytes()
+        whole = kept.count(b"\n")
+        assert killed_after <= whole < QUESTIONS
+        server.asked.clear()
+        assert begin(server.base_url, into).wait(60) == 0
+        assert server.asked.total() == QUESTIONS - whole
+    assert into.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    assert len(read_samples(into)) == QUESTIONS
+
+
+def test_killed_while_writing_a_line_it_mends_the_line(tmp_path: Path) -> None:
+    into = tmp_path / "samples.jsonl"
+    with serving(slowly) as server:
+        assert begin(server.base_url, into).wait(60) == 0
+        content = into.read_bytes()
+        into.write_bytes(content[: len(content) // 2])
+        whole = into.read_bytes().count(b"\n")
+        server.asked.clear()
+        assert begin(server.base_url, into).wait(60) == 0
+        assert server.asked.total() == QUESTIONS - whole
+    assert len(read_samples(into)) == QUESTIONS
+
+
+def test_a_server_that_restarts_costs_no_answer(tmp_path: Path) -> None:
+    """Every connection is dropped without an answer for a while, as when a server is started again."""
+    began = time.monotonic()
+
+    def restarting(request: dict[str, Any], n: int) -> Said:
+        gone = 0.3 < time.monotonic() - began < 1.0
+        return Said(b"x" * 50, cut=0) if gone else slowly(request, n)
+
+    into = tmp_path / "samples.jsonl"
+    with serving(restarting) as server:
+        assert begin(server.base_url, into).wait(60) == 0
+    samples = read_samples(into)
+    assert len(samples) == QUESTIONS
+    assert all(sample.error is None for sample in samples)
+
+
+def test_a_server_that_is_overloaded_for_a_while_costs_no_answer(tmp_path: Path) -> None:
+    refused: list[int] = []
+
+    def overloaded(request: dict[str, Any], n: int) -> Said:
+        if len(refused) < 30:
+            refused.append(n)
+            return Said(b"", status=429, headers={"Retry-After": "0.1"})
+        return slowly(request, n)
+
+    into = tmp_path / "samples.jsonl"
+    with serving(overloaded) as server:
+        assert begin(server.base_url, into).wait(60) == 0
+    assert len(refused) == 30
+    assert all(sample.error is None for sample in read_samples(into))

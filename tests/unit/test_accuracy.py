@@ -1,0 +1,315 @@
+"""The accuracy stage: baseline made, kept and used again; verdicts; evidence; what it does without a baseline.
+
+The served image is stood in for by loopback endpoints, one for each stack; all else is real.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import finished_cell
+from endpoints import Answer, Endpoint, Said, letters, serving
+from flagrelease.compare import compare_main
+from flagrelease.errors import ConfigError, SmokeFailed
+from flagrelease.evaluation.data import write_manifest
+from flagrelease.evidence import EvidenceStore
+from flagrelease.matrix import Baseline
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.progress import Count
+from flagrelease.results import Accuracy
+from flagrelease.stage import Context, Job, Meter, keys
+from flagrelease.stages import accuracy
+from flagrelease.workspace import Workspace
+
+QUESTIONS = 60
+CHOICES = ["one", "two", "three", "four"]
+
+
+@dataclass
+class Shown:
+    """Progress that remembers."""
+
+    texts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def doing(self, text: str, count: Count | None = None) -> None:
+        self.texts.append(f"{text} {count.done}/{count.total} {count.unit}" if count else text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@dataclass
+class World:
+    """One workspace, one ledger of baselines, and what each stack's endpoint says."""
+
+    root: Path
+    stacks: dict[str, Answer]
+    ledger: dict[str, Any] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    progress: Shown = field(default_factory=Shown)
+
+    def job(self, **changes: Any) -> Job:
+        return replace(finished_cell.job(**changes), data_dir=self.root / "data")
+
+    def context(self) -> Context:
+        finished = finished_cell.finished()
+        return Context(
+            run_id="run",
+            workspace=Workspace(self.root),
+            evidence=EvidenceStore(self.root / "evidence"),
+            ports=None,  # type: ignore[arg-type]  nothing outside is needed: data is local, the server stands in
+            progress=self.progress,
+            meter=Meter(SystemClock()),
+            upstream={name: finished[name].result for name in ("weights", "image")},
+            recall=self.ledger.get,
+            remember=lambda key, value: self.ledger.update({key: msgspec.to_builtins(value)}),
+        )
+
+    def run(self, **changes: Any) -> Accuracy:
+        return accuracy.run(self.job(**changes), self.context())
+
+
+def answering(right: Callable[[int], bool]) -> Answer:
+    """Question N has the right answer B; it is given where `right(N)`."""
+
+    def answer(request: dict[str, Any], _n: int) -> Said:
+        number = int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0])
+        return letters({"B": -0.1, "A": -3.0} if right(number) else {"A": -0.1, "B": -3.0})
+
+    return answer
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [{"question": f"number {n}?", "choices": CHOICES, "answer": 1} for n in range(QUESTIONS)]
+    (data / "mmlu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_manifest(data)
+    made = World(tmp_path, {"native": answering(lambda n: n % 3 > 0), "flagos": answering(lambda n: n % 3 > 0)})
+    with ExitStack() as stack:
+
+        @contextmanager
+        def served(_job: Job, _context: Context, *, stack: str, **_: Any) -> Iterator[Any]:
+            made.started.append(stack)
+            with serving(made.stacks[stack]) as endpoint:
+                made.endpoints[stack] = endpoint
+                yield Stood(endpoint.base_url)
+
+        monkeypatch.setattr(accuracy, "served", served)
+        yield made
+        stack.close()
+
+
+@dataclass(frozen=True)
+class Stood:
+    base_url: str
+    model: str = "SmolLM2-135M-Instruct"
+
+    def check(self) -> None:
+        pass
+
+
+def test_both_stacks_answer_the_same_questions_and_are_compared(world: World) -> None:
+    result = world.run()
+    (score,) = result.benchmarks
+    assert world.started == ["native", "flagos"]
+    assert world.endpoints["native"].asked == world.endpoints["flagos"].asked
+    assert set(world.endpoints["native"].asked.values()) == {1}
+    assert (score.n, score.baseline, score.candidate, score.difference) == (QUESTIONS, 2 / 3, 2 / 3, 0.0)
+    assert score.metric == "MMLU_0fewshot_@avg1"
+    assert score.partial == "60 of 14,042 questions"
+    assert score.interval90 is not None
+    assert score.verdict == result.verdict == "PASS"
+    assert result.baseline_name == "native on cpu"
+    assert result.questions_asked == 2 * QUESTIONS
+    assert len(result.baseline_key) == 64
+
+
+def test_a_damaged_stack_fails(world: World) -> None:
+    world.stacks["flagos"] = answering(lambda n: n % 6 == 1)
+    result = world.run()
+    assert result.verdict == "FAIL"
+    assert result.benchmarks[0].flips == (0, 30)
+
+
+def test_few_flips_in_few_questions_do_not_decide(world: World) -> None:
+    world.stacks["flagos"] = answering(lambda n: n % 3 > 0 and n > 4)
+    result = world.run()
+    assert result.verdict == "INCONCLUSIVE"
+    assert "more answers" in result.reason
+
+
+def test_the_baseline_is_made_once(world: World) -> None:
+    first = world.run()
+    world.started.clear()
+    clear_scratch(world)
+    second = world.run()
+    assert world.started == ["flagos"]
+    assert second.baseline_key == first.baseline_key
+    assert second.benchmarks == first.benchmarks
+
+
+def clear_scratch(world: World) -> None:
+    for path in sorted((world.root / "work").rglob("*.jsonl")):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sampling": replace(finished_cell.model().sampling, temperature=0.5), "unchanged": True},
+        {"serve": replace(finished_cell.model().serve, engine="vllm"), "unchanged": False},
+    ],
+)
+def test_a_baseline_under_other_conditions_is_another_baseline(world: World, change: dict[str, Any]) -> None:
+    """Letter questions are asked at temperature 0 whatever the model's sampling is, so that changes nothing."""
+    unchanged = change.pop("unchanged")
+    world.run()
+    world.started.clear()
+    world.run(**change)
+    assert (world.started == ["flagos"]) is unchanged
+
+
+def test_a_baseline_whose_evidence_is_gone_is_made_again(world: World) -> None:
+    world.run()
+    for path in (world.root / "evidence").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    clear_scratch(world)
+    world.started.clear()
+    assert world.run().verdict == "PASS"
+    assert world.started == ["native", "flagos"]
+    assert "cannot be used and is made again" in world.progress.notes[0]
+
+
+def test_a_baseline_that_was_changed_is_made_again(world: World) -> None:
+    world.run()
+    (stored,) = world.ledger.values()
+    sha256 = stored["samples"]["sha256"]
+    path = world.root / "evidence" / sha256[:2] / sha256
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b'"correct":true', b'"correct":fals', 1))
+    world.started.clear()
+    world.run()
+    assert world.started == ["native", "flagos"]
+
+
+def test_without_a_baseline_on_another_chip_the_verdict_is_open(world: World) -> None:
+    job = world.job()
+    far = replace(job, cell=replace(job.cell, baseline=Baseline(chip="nvidia-h100")))
+    result = accuracy.run(far, world.context())
+    assert world.started == ["flagos"]
+    assert result.verdict == "INCONCLUSIVE"
+    assert "no baseline" in result.reason
+    assert "nvidia-h100/smollm2-135m" in result.reason
+    (score,) = result.benchmarks
+    assert (score.baseline, score.difference, score.interval90, score.p_regression) == (None, None, None, None)
+    assert score.candidate == 2 / 3
+    assert result.baseline_key == ""
+
+
+def test_the_baseline_of_another_chip_is_found(world: World) -> None:
+    job = world.job()
+    far = replace(job, cell=replace(job.cell, baseline=Baseline(chip="nvidia-h100")))
+    at_home = replace(far, cell=replace(far.cell, chip_name="nvidia-h100"))
+    accuracy.run(at_home, world.context())
+    world.started.clear()
+    result = accuracy.run(far, world.context())
+    assert world.started == ["flagos"]
+    assert result.verdict == "PASS"
+    assert result.baseline_name == "native on nvidia-h100"
+
+
+def test_evidence_can_be_compared_without_running_anything(world: World, tmp_path: Path) -> None:
+    world.stacks["flagos"] = answering(lambda n: n % 3 > 0 and n != 1)
+    result = world.run()
+    named = {one.name: EvidenceStore(world.root / "evidence").path(one) for one in result.evidence}
+    assert set(named) == {
+        "accuracy/samples.jsonl",
+        "accuracy/baseline.samples.jsonl",
+        "accuracy/conditions.json",
+        "accuracy/comparison.json",
+        "accuracy/flipped.jsonl",
+    }
+    text, _ = compare_main(named["accuracy/baseline.samples.jsonl"], named["accuracy/samples.jsonl"], {"*": 0.05}, True)
+    again = json.loads(text)["benchmarks"]["mmlu-sample"]
+    assert again["difference"] == result.benchmarks[0].difference
+    (flip,) = [json.loads(line) for line in named["accuracy/flipped.jsonl"].read_text().splitlines()]
+    assert (flip["change"], flip["baseline"], flip["candidate"]) == ("lost", ["B"], ["A"])
+    conditions = json.loads(named["accuracy/conditions.json"].read_text())
+    assert conditions["data"] == {"mmlu-sample": result.benchmarks[0].data_sha256}
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(world: World) -> None:
+    seen: list[int] = []
+
+    def breaking(request: dict[str, Any], n: int) -> Said:
+        seen.append(n)
+        return Said(b"<html>") if len(seen) > 40 else answering(lambda _n: True)(request, n)
+
+    world.stacks["native"] = breaking
+    with pytest.raises(SmokeFailed):
+        world.run()
+    world.stacks["native"] = answering(lambda _n: True)
+    world.run()
+    assert world.endpoints["native"].asked.total() == QUESTIONS - 40
+
+
+def test_another_image_is_asked_anew(world: World) -> None:
+    world.run()
+    context = world.context()
+    other = replace(context.upstream["image"], digest="sha256:" + "9" * 64)
+    world.started.clear()
+    accuracy.run(world.job(), replace(context, upstream={**context.upstream, "image": other}))
+    assert world.endpoints["flagos"].asked.total() == QUESTIONS
+
+
+def test_progress_says_stack_accuracy_and_count(world: World) -> None:
+    world.run()
+    assert "flagos: mmlu-sample, accuracy 0.67 60/60 questions" in world.progress.texts
+
+
+def test_a_benchmark_without_data_says_where_to_put_it(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        accuracy.run(replace(world.job(), data_dir=None), world.context())
+    assert "mmlu-sample has no data" in caught.value.what
+    assert "--data-dir" in caught.value.hint
+    assert world.started == []
+
+
+def test_the_key_follows_data_and_questions(world: World) -> None:
+    def key(job: Job) -> str:
+        return keys(job, (replace(accuracy.STAGE, reads=()),))["accuracy"]
+
+    job = world.job()
+    before = key(job)
+    assert key(world.job()) == before
+    benchmark = replace(job.matrix.benchmarks["mmlu-sample"], margin=0.02)
+    other = replace(job, matrix=replace(job.matrix, benchmarks={"mmlu-sample": benchmark}))
+    assert key(other) != before
+    (world.root / "data" / "mmlu.jsonl").write_text('{"question": "x", "choices": ["a", "b"], "answer": 1}\n')
+    write_manifest(world.root / "data")
+    assert key(world.job()) != before
+
+
+def test_sampling_is_said_once_where_it_is_the_same(world: World) -> None:
+    assert world.run().sampling == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+
+
+def test_mended_graders_are_another_key() -> None:
+    package = Path(accuracy.__file__).parent.parent
+    sources = {path.relative_to(package).as_posix() for path in (package / "evaluation").rglob("*.py")}
+    outside = {"evaluation/__main__.py", "evaluation/__init__.py"}
+    assert sources - outside <= set(accuracy.STAGE.code)
+    assert accuracy.STAGE.code_version(finished_cell.TEMPLATES)
