@@ -37,14 +37,16 @@ def step(*words: object) -> float:
 
 
 def qualify_part(out: Path, seconds: float, width: int | None) -> None:
-    times = {"trace": step("trace", "--config", CONFIG, "--out", out / "trace.json")}
+    times = {}
+    if not (out / "trace.json").exists():
+        times["trace"] = step("trace", "--config", CONFIG, "--out", out / "trace.json")
     options = ["--seconds", seconds, *(["--width", width] if width else [])]
     times["qualify"] = step("qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options)
     found = trace.read(out / "trace.json")
     import planted
 
     def one(fault: str) -> qualify.Row:
-        limits = qualify.Limits(seconds=25.0, memory=8 << 30, width=8)
+        limits = qualify.Limits(seconds=20.0, memory=8 << 30, width=8)
         file = out / f"planted-{fault.lower()}.jsonl"
         return qualify.qualify(found, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
 
