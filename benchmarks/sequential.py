@@ -148,11 +148,9 @@ def sequential(case: Case, loss: float, *, power: float, seed: int, runs: int, b
 
 def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int) -> list[str]:
     """One row to a benchmark and true loss. PASS at a loss of the margin or more is false, FAIL at no loss is."""
-    rows = [
-        "| benchmark | n | margin | true loss | runs | fixed PASS / FAIL | sequential PASS / FAIL "
-        + "| answers fixed | sequential | ratio | stopping alone |",
-        "|---" * 11 + "|",
-    ]
+    head = ("benchmark", "n", "margin", "true loss", "runs", "fixed PASS / FAIL", "sequential PASS / FAIL")
+    head += ("answers fixed", "sequential", "ratio", "stopping alone")
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for case in cases:
         runs = max(int(case.runs * scale), 20)
         for loss in sorted({*LOSSES, case.margin}):
