@@ -5,7 +5,7 @@ REGISTRY := $(if $(FLAGRELEASE_REGISTRY_PORT),--registry localhost:$(FLAGRELEASE
 # More arguments for flagrelease or pytest: make release ARGS="--engine inline", make test ARGS="-k gates"
 ARGS ?=
 
-.PHONY: help release test test-slow check setup base down lock-deps newcomer clean
+.PHONY: help release example test test-slow check setup base down lock-deps newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -14,6 +14,9 @@ help: ## list the targets
 release: ## release a real model for the chip cpu; sets up what is missing first
 	$(MACHINE) up
 	@.venv/bin/flagrelease run --chip cpu --model smollm2-135m $(REGISTRY) $(ARGS)
+
+example: ## write docs/example/ and the README's tables from the newest release
+	@.venv/bin/python scripts/example.py
 
 test: ## run ruff, mypy and the tests; sets up what is missing first
 	$(MACHINE) test

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 import finished_cell as given
 from flagrelease import releases, results
 from flagrelease.errors import UpstreamRefused
+from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.stage import Context, Look
 from flagrelease.stages import card, publish
@@ -197,3 +199,25 @@ def test_killed_anywhere_the_next_run_ends_with_the_same_release(
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     whole(ready, registry)
+
+
+def example(context: Context, output: Path) -> Completed:
+    script = Path(__file__).parents[2] / "scripts" / "example.py"
+    words = [sys.executable, script, "--workspace", context.workspace.root, "--output", output]
+    return run(words, seconds=60, check=False)
+
+
+def test_the_example_is_the_newest_release(ready: Context, tmp_path: Path) -> None:
+    folder = ready.workspace.root / published(ready).folder
+    assert example(ready, tmp_path / "example").code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "example").iterdir()} == {
+        name: (folder / name).read_bytes() for name in ("README.md", "release.json", "scores.png")
+    }
+
+
+def test_a_release_that_was_changed_is_no_example(ready: Context, tmp_path: Path) -> None:
+    folder = ready.workspace.root / published(ready).folder
+    (folder / "README.md").write_text("better numbers")
+    ended = example(ready, tmp_path / "example")
+    assert (ended.code, "was changed after it was published" in ended.stderr) == (1, True)
+    assert not (tmp_path / "example").exists()
