@@ -25,7 +25,7 @@ COMPILE_SHARE = 0.6
 """Of a time budget: compiling may take this much of it, so that something is timed."""
 CHUNK = 24
 """Candidates screened between two looks at the clock."""
-ROUNDS = (5, 15)
+ROUNDS = (5, 40)
 """Replays of every finalist, then of those that are still close."""
 
 

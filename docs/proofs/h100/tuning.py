@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def write_trace(path: Path) -> None:
         b = {"shape": [k, n], "stride": [1, k], "dtype": "bfloat16"}
         calls.append({"operator": "mm", "overload": "mm", "args": [{"tensor": a}, {"tensor": b}], "counts": [1]})
     head = {"format": 1, "model": "qwen3-8b mm", "config_sha256": "", "view": "engine", "dtype": "bfloat16"}
-    rest = {"layers": 1, "device": "meta", "versions": {}, "points": [{"phase": "decode", "batch": 1, "length": 1}], "static": []}
+    points = [{"phase": "decode", "batch": 1, "length": 1}]
+    rest = {"layers": 1, "device": "meta", "versions": {}, "points": points, "static": []}
     path.write_text(json.dumps({**head, **rest, "calls": calls, "native_only": {}}))
 
 
@@ -133,7 +135,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             calls = [*row.pop("launch"), lambda a=a, b=b: torch.mm(a, b)]
             *ours, native = [quantiles(times)[0] for times in timer.replay(calls, 31)]
             floor = max((m * k + k * n + m * n) * 2 / bandwidth, 2 * m * n * k / rate) * 1e3
-            row |= {"m": m, "n": n, "k": k, "ours_ms": ours[0], "theirs_ms": ours[-1], "torch_ms": native, "floor_ms": floor}
+            row |= {"m": m, "n": n, "k": k, "ours_ms": ours[0], "theirs_ms": ours[-1], "torch_ms": native}
+            row["floor_ms"] = floor
             row["error"] = float((got - exact).norm() / exact.norm())
     ratios = [row["ours_ms"] / row["theirs_ms"] for row in rows]
     return {
@@ -176,7 +179,7 @@ def ceilings(timer: Any) -> tuple[float, float]:
 
 
 def first_token(args: argparse.Namespace) -> dict[str, Any]:
-    """A Qwen3-8B of random weights: seconds from the start of Python, and of the first forwards, with events counted."""
+    """A Qwen3-8B of random weights: seconds from the start of Python, and of the first forwards; events counted."""
     import torch
 
     spent = {"import torch": since_start()}
@@ -283,7 +286,7 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def bundled_starts(work: Path, kernels: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """trace, tune and bundle the model's operators, then start it twice: with a new overlay and with one that is there."""
+    """trace, tune and bundle the model's operators, then start it twice: with a new overlay, and with that one."""
     (work / "config.json").write_text(json.dumps(QWEN3_8B))
     trace, tuned, bundle = work / "trace.json", work / "model", work / "bundle"
     where = ["--config", str(work / "config.json"), "--out", str(trace), "--view", "module"]
@@ -321,7 +324,8 @@ def machine() -> dict[str, Any]:
     import torch
     import triton
 
-    smi = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+    argv = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    smi = subprocess.run(argv, capture_output=True, text=True, check=False)
     cores = len(os.sched_getaffinity(0))
     return {"chip": smi.stdout.strip(), "cores": cores, "torch": torch.__version__, "triton": triton.__version__}
 
@@ -330,8 +334,9 @@ def summary(result: dict[str, Any]) -> None:
     ours, theirs, compared = (result.get(name, {}) for name in ("ours", "libtuner", "compared"))
     print("tuning s: ours", ours.get("seconds"), "wall", ours.get("wall_s"), "| LibTuner", theirs.get("seconds"))
     for row in compared.get("rows", ()):
-        print("{m:5} {n:6} {k:6} ours {ours_ms:.4f} theirs {theirs_ms:.4f} torch {torch_ms:.4f} floor {floor_ms:.4f} "
-              "error {error:.5f}".format(**row), "" if row["ours"] == row["theirs"] else f"| {row['ours']} <> {row['theirs']}")
+        times = "ours {ours_ms:.4f} theirs {theirs_ms:.4f} torch {torch_ms:.4f} floor {floor_ms:.4f} error {error:.5f}"
+        differ = "" if row["ours"] == row["theirs"] else f"| {row['ours']} <> {row['theirs']}"
+        print("{m:5} {n:6} {k:6}".format(**row), times.format(**row), differ)
     print({name: compared.get(name) for name in ("worst_ratio", "median_ratio", "within_2_percent", "same_choice")})
     for name in ("with_bundle", "without"):
         print(name, json.dumps(result.get(name))[:4500])
@@ -341,7 +346,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=("all", "libtuner", "compare", "first_token"))
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("/tmp/flagkernels-proof"))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "flagkernels-proof")
     parser.add_argument("--theirs", type=Path, help="results of an earlier run: its LibTuner choices are compared with")
     parser.add_argument("--operators")
     parser.add_argument("--only", nargs="*", default=[], choices=("mm", "start"))

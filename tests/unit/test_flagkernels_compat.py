@@ -1,0 +1,77 @@
+"""What a bundle was made for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from flagkernels.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
+from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault
+
+H100 = Compat(
+    vendor="nvidia", device="NVIDIA H100 80GB HBM3", driver="580.159.04", triton="3.6.0", flaggems="5.0.2", source="a1"
+)
+
+
+@pytest.mark.parametrize("field", ["vendor", "device", "driver", "triton", "flaggems", "source"])
+def test_each_field_is_refused_by_its_name(field: str) -> None:
+    other = replace(H100, **{field: "another"})
+    assert differences(H100, other) == [(field, getattr(H100, field), "another")]
+    with pytest.raises(BundleMismatch) as refused:
+        check(H100, other, accept=frozenset())
+    assert f"fit this machine: {field}" in str(refused.value)
+    assert "another" in str(refused.value)
+    assert refused.value.exit_code == 6
+
+
+def test_an_accepted_difference_is_told_and_no_other_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGKERNELS_ACCEPT", "driver")
+    assert check(H100, replace(H100, driver="590.1")) == ["driver"]
+    with pytest.raises(BundleMismatch, match="triton"):
+        check(H100, replace(H100, driver="590.1", triton="3.7.0"))
+    assert check(H100, H100) == []
+
+
+def test_a_label_is_read_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    label = tmp_path / "compat.json"
+    label.write_text(json.dumps({**asdict(H100), "content": "more"}))
+    assert read_compat(label) == H100
+    label.write_text('{"vendor": "nvidia"')
+    with pytest.raises(BundleCorrupt, match=r"compat\.json"):
+        read_compat(label)
+    with pytest.raises(BundleCorrupt):
+        read_compat(tmp_path / "none.json")
+
+
+def test_the_driver_and_device_are_read_without_the_vendor_tool(tmp_path: Path) -> None:
+    (tmp_path / "gpus/0000:41").mkdir(parents=True)
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (nixbld@)\nGCC version: 15\n"
+    (tmp_path / "version").write_text(text)
+    (tmp_path / "gpus/0000:41/information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 41\n")
+    assert _nvidia_proc(tmp_path) == ("NVIDIA H100 80GB HBM3", "580.159.04")
+    assert _nvidia_proc(tmp_path / "none") is None
+
+
+def test_the_source_hash_follows_content_and_not_places(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "ops").mkdir(parents=True)
+        (tmp_path / name / "ops/mm.py").write_text("BLOCK = 32\n")
+        (tmp_path / name / "notes.txt").write_text(name)
+    assert source_hash(tmp_path / "one") == source_hash(tmp_path / "two")
+    (tmp_path / "three/ops").mkdir(parents=True)
+    (tmp_path / "three/ops/mm.py").write_text("BLOCK = 64\n")
+    assert source_hash(tmp_path / "three") != source_hash(tmp_path / "one")
+
+
+def test_a_vendor_without_a_known_tool_says_what_to_add() -> None:
+    with pytest.raises(ChipFault, match="unheard-of"):
+        SystemProbe().compat("unheard-of")
+
+
+def test_a_missing_vendor_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ChipFault, match="mx-smi is not on PATH"):
+        SystemProbe().compat("metax")
