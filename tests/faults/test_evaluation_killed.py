@@ -30,7 +30,10 @@ from flagrelease.ports.harness import Endpoint, Evaluation
 
 questions = [
     Question(
-        subset="all", id=f"q{{n}}", messages=({{"role": "user", "content": f"question {{n}}"}},), reference=("ABCD", "B")
+        subset="all",
+        id=f"q{{n}}",
+        messages=({{"role": "user", "content": f"question {{n}}"}},),
+        reference=("ABCD", "B"),
     )
     for n in range({QUESTIONS})
 ]

@@ -17,6 +17,7 @@ import pytest
 
 import finished_cell
 from endpoints import Answer, Endpoint, Said, letters, serving
+from flagrelease import sources
 from flagrelease.compare import compare_main
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
@@ -308,8 +309,6 @@ def test_sampling_is_said_once_where_it_is_the_same(world: World) -> None:
 
 
 def test_mended_graders_are_another_key() -> None:
-    package = Path(accuracy.__file__).parent.parent
-    sources = {path.relative_to(package).as_posix() for path in (package / "evaluation").rglob("*.py")}
-    outside = {"evaluation/__main__.py", "evaluation/__init__.py"}
-    assert sources - outside <= set(accuracy.STAGE.code)
-    assert accuracy.STAGE.code_version(finished_cell.TEMPLATES)
+    made_of = {path.relative_to(sources.PACKAGE).as_posix() for path in sources.of_stage("accuracy")}
+    graders = {path.relative_to(sources.PACKAGE).as_posix() for path in (sources.PACKAGE / "evaluation").rglob("*.py")}
+    assert graders - {"evaluation/__main__.py", "evaluation/__init__.py"} <= made_of

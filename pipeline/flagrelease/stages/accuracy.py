@@ -311,6 +311,5 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("weights", "image"),
-    programs=("evaluation/tasks/__init__.py", "evaluation/tasks/choices.py", "evaluation/tasks/numbers.py"),
     on_chip=True,
 )
