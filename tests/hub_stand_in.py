@@ -71,6 +71,7 @@ class HubStandIn:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that went away
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     @contextmanager
@@ -160,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append(entry)
         folders = sorted({path.rpartition("/")[0] for path in hub.files if "/" in path})
         entries += [{"Name": name, "Path": name, "Type": "tree", "Size": 0, "Revision": hub.commit} for name in folders]
+        if root := query.get("Root"):
+            entries = [entry for entry in entries if str(entry["Path"]).startswith(f"{root}/")]
         page = {"Files": entries, "IsVisual": 0, "LatestCommitter": {"Id": "", "ShortId": hub.commit[:8]}}
         self._send(200, json.dumps({"Code": 200, "Data": page, "Message": "success", "Success": True}).encode())
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
 _ENDPOINT = "https://huggingface.co"
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 8.0  # then the file is resumed on another connection; a stop is noticed as late as this
 _ATTEMPTS = 5  # in a row without a byte gained
 _LONGEST_WAIT = 120.0
 

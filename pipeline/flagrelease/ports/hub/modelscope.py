@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 
 _DEFAULT_REVISION = "master"
 _SYMLINK = "120000"  # the mode that git gives a symbolic link
-# Read by the client, and by tqdm, when they are imported: our line shows the progress, and a shard of a large model
-# takes longer than the client's default of an hour on a slow line.
-_SETTINGS = {"TQDM_DISABLE": "1", "MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT": "86400"}
+_LISTING_SECONDS = 300.0
+# Read by the client, and by tqdm, when they are imported: our line shows the progress; a shard of a large model takes
+# longer than the client's default of an hour on a slow line; a listing that needs more requests is refused anyway.
+_SETTINGS = {
+    "TQDM_DISABLE": "1",
+    "MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT": "86400",
+    "MODELSCOPE_REPO_TREE_MAX_REQUESTS": "200",
+}
 
 
 class ModelScope:
@@ -47,12 +52,12 @@ class ModelScope:
     def listing(self, scratch: Path, watch: Watch) -> Listing:  # noqa: ARG002  nothing is fetched
         """The files at the revision, pinned to a commit where the hub names one that holds the same files.
         Raises HubRefused, HubUnavailable."""
-        entries = self._entries(self._revision)
+        entries = self._entries(self._revision, watch)
         files = self._files(entries)
         revision = self._revision
         if not is_commit(revision):
             commit = _newest_commit(entries)
-            if commit and self._files(self._entries(commit)) == files:
+            if commit and self._files(self._entries(commit, watch)) == files:
                 revision = commit
             else:
                 watch.note(f"{self.name} names no commit that holds its files; its revision may move")
@@ -79,9 +84,16 @@ class ModelScope:
             )
             return got
 
-    def _entries(self, revision: str) -> Sequence[Mapping[str, Any]]:
+    def _entries(self, revision: str, watch: Watch) -> Sequence[Mapping[str, Any]]:
         with self._telling(self.name):
-            return self._api().legacy.list_repo_files(self._source.name, self._kind, revision=revision)
+            client = self._api().legacy
+            from modelscope_hub._download_control import _DownloadControl
+
+            with (
+                _DownloadControl(total_timeout=_LISTING_SECONDS, cancel_event=watch.cancelled) as control,
+                client.read_context(control),
+            ):
+                return client.list_repo_files(self._source.name, self._kind, revision=revision)
 
     def _files(self, entries: Sequence[Mapping[str, Any]]) -> tuple[LockedFile, ...]:
         files = []
