@@ -7,7 +7,10 @@ import yaml
 
 import finished_cell as given
 from flagrelease import card, record, usage
+from flagrelease import matrix as matrices
 from flagrelease.cardlint import Page, lint
+from flagrelease.cell import Cell, expand
+from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
@@ -189,3 +192,29 @@ class TestDownload:
     def test_every_file_is_checked(self) -> None:
         files = (LockedFile(path="b", size=1, sha256="2" * 64), LockedFile(path="a", size=1, sha256="1" * 64))
         assert usage.verify(given.model(), files).splitlines()[1:3] == [f"{'1' * 64}  a", f"{'2' * 64}  b"]
+
+
+MATRIX = matrices.load(given.TEMPLATES.parent / "matrix.yaml")
+CELLS = [cell for cell in expand(MATRIX) if not cell.excluded]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None:
+    """Container flags, sources, licences and languages as they are in matrix.yaml."""
+    pushed = given.image()
+    run = for_serving(cell.chip, cell.model, pushed.reference, model_path(cell.model), cell.stack, Placement())
+    rows = [
+        given.score(
+            benchmark=name, metric=f"{MATRIX.benchmarks[name].title}_{MATRIX.benchmarks[name].shots}fewshot_@avg1"
+        )
+        for name in cell.profile.benchmarks
+    ]
+    made = record.build(
+        replace(given.job(), cell=cell, matrix=MATRIX),
+        given.finished(
+            smoke=replace(given.smoke(pushed.reference), docker_run=run.argv()),
+            accuracy=given.accuracy(*rows),
+        ),
+        "0" * 64,
+    )
+    assert lint(rendered(made), made, PNG) == []
