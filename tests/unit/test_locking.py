@@ -1,0 +1,154 @@
+"""Moving the lock: what can be had is pinned, what cannot is named with its reason, and nothing else is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flagrelease import lock as locks
+from flagrelease import locking
+from flagrelease import matrix as matrices
+from flagrelease.cell import Cell, expand
+from flagrelease.errors import CommandFailed, RegistryUnavailable
+from flagrelease.lock import Lock, LockedChip, LockedModel, LockedWheels
+from flagrelease.matrix import Matrix
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.hub import RealHubs
+from flagrelease.stage import Ports
+from hub_cases import Seen
+
+MATRIX = Path(__file__).parents[2] / "matrix.yaml"
+DIGEST = f"sha256:{'d' * 64}"
+
+
+class Registry:
+    """Knows the digests it was told, and answers for no other host."""
+
+    def __init__(self, digests: Mapping[str, str | None]) -> None:
+        self._digests = digests
+
+    def digest(self, repository: str, reference: str) -> str | None:
+        if (name := f"{repository}:{reference}") not in self._digests:
+            raise RegistryUnavailable(f"no registry answers at {repository}")
+        return self._digests[name]
+
+
+def no_resolver(*_argv: object, **_options: object) -> Any:
+    raise CommandFailed("`/home/me/python -m uv` ended with 1", why="no version of flag-gems==3.0")
+
+
+class World:
+    """The matrix of this repository with its sources on this machine; no resolver, no registry unless told."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "model").mkdir()
+        (folder / "model" / "model.gguf").write_bytes(b"GGUF")
+        (folder / "test.jsonl").write_text('{"question": "1"}\n{"question": "2"}\n')
+        self.folder = folder
+        matrix = matrices.load(MATRIX)
+        models = dict(matrix.models)
+        models["smollm2-135m"] = replace(models["smollm2-135m"], source=f"file://{folder}/model")
+        models["qwen3-8b"] = replace(models["qwen3-8b"], source=f"file://{folder}/absent")
+        benchmarks = dict(matrix.benchmarks)
+        benchmarks["mmlu-sample"] = replace(benchmarks["mmlu-sample"], data=f"file://{folder}/test.jsonl")
+        self.matrix: Matrix = replace(matrix, models=models, benchmarks=benchmarks)
+        self.registry = Registry({})
+        self.progress = Seen()
+
+    def cells(self, prefix: str = "") -> list[Cell]:
+        return [cell for cell in expand(self.matrix) if not cell.excluded and cell.id.startswith(prefix)]
+
+    def relock(self, old: Lock | None = None, prefix: str = "") -> Lock:
+        unused: Any = None
+        registry: Any = self.registry
+        ports = Ports(clock=SystemClock(), command=no_resolver, docker=unused, registry=registry, hubs=RealHubs())
+        return locking.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_what_can_be_had_is_pinned_and_the_rest_is_named_with_its_reason(world: World) -> None:
+    lock = world.relock()
+
+    assert [file.path for file in lock.models["smollm2-135m"].files] == ["model.gguf"]
+    assert lock.benchmarks["mmlu-sample"].rows == 2
+    assert lock.chips["cpu"].why
+    assert lock.chips["cpu"].digest == ""
+    assert set(lock.unresolved) == {
+        "models.qwen3-8b",
+        "chips.metax",
+        "chips.nvidia-h100",
+        "wheels.cpu-llama_cpp",
+        "wheels.metax-vllm",
+        "wheels.nvidia-h100-llama_cpp",
+        "wheels.nvidia-h100-vllm",
+    }
+    assert "does not exist" in lock.unresolved["models.qwen3-8b"]
+    assert all("\n" not in why for why in lock.unresolved.values())
+
+
+def test_reasons_name_no_path_of_the_program_that_failed(world: World) -> None:
+    assert world.relock().unresolved["wheels.metax-vllm"] == "no version of flag-gems==3.0"
+
+
+def test_a_base_image_is_pinned_to_its_digest(world: World) -> None:
+    base = world.matrix.chips["metax"].base
+    world.registry = Registry({base: DIGEST})
+    lock = world.relock()
+    assert lock.chips["metax"] == LockedChip(base=base, digest=DIGEST)
+    assert "chips.metax" not in lock.unresolved
+
+
+def test_a_base_image_that_is_gone_is_unresolved(world: World) -> None:
+    world.registry = Registry({world.matrix.chips["metax"].base: None})
+    assert "not in its registry" in world.relock().unresolved["chips.metax"]
+
+
+def test_what_cannot_be_reached_now_keeps_its_old_entry(world: World) -> None:
+    wheels = LockedWheels(inputs=("a",), requirements=("a==1 --hash=sha256:0",))
+    lock = world.relock(Lock(wheels={"cpu-llama_cpp": wheels}))
+    assert lock.wheels["cpu-llama_cpp"] == wheels
+    assert "wheels.cpu-llama_cpp" in lock.unresolved
+
+
+def test_only_the_selected_cells_move(world: World) -> None:
+    old = Lock(
+        models={"qwen3-8b": LockedModel(source="x", revision="r", files=(), digest="sha256:0")},
+        unresolved={"chips.metax": "was away", "models.smollm2-135m": "was away"},
+    )
+    lock = world.relock(old, "cpu/")
+    assert lock.models["qwen3-8b"] == old.models["qwen3-8b"]
+    assert lock.unresolved["chips.metax"] == "was away"
+    assert "models.smollm2-135m" not in lock.unresolved
+
+
+def test_what_the_matrix_no_longer_has_is_dropped(world: World) -> None:
+    gone = LockedModel(source="x", revision="r", files=(), digest="sha256:0")
+    lock = world.relock(
+        Lock(models={"gone": gone}, chips={"gone": LockedChip(base="x")}, unresolved={"models.old": "?"})
+    )
+    assert "gone" not in lock.models
+    assert "gone" not in lock.chips
+    assert "models.old" not in lock.unresolved
+
+
+def test_locking_again_changes_nothing_and_a_new_file_shows(world: World) -> None:
+    first = world.relock()
+    assert locks.changes(first, world.relock(first)) == ()
+
+    (world.folder / "model" / "more.bin").write_bytes(b"X")
+    (line,) = locks.changes(first, world.relock(first))
+    assert line.startswith("~ models.smollm2-135m")
+
+
+def test_the_lock_survives_its_file(world: World, tmp_path: Path) -> None:
+    lock = world.relock()
+    locks.save(tmp_path / "matrix.lock", lock)
+    assert locks.load(tmp_path / "matrix.lock") == lock
