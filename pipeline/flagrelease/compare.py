@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,42 +72,45 @@ def parse_margins(values: Iterable[str]) -> dict[str, float]:
 
 
 def load(path: Path) -> Answers:
-    """The answers behind a samples.jsonl, a folder that holds one, or a release record with its evidence."""
-    if path.is_dir():
-        for inside in (path / SAMPLES, path / "evidence" / SAMPLES):
-            if inside.is_file():
-                return _answers(inside)
-        if (path / "release.json").is_file():
-            return _answers(_in_record(path / "release.json"))
-        raise ComparisonRefused(f"no answers in {path}", why=f"neither {SAMPLES} nor release.json is there")
+    """The answers behind a samples.jsonl, a folder that holds one, or a release record with its evidence.
+
+    Raises ComparisonRefused.
+    """
     if not path.exists():
         raise ComparisonRefused(f"{path} does not exist", hint=f"give a {SAMPLES}, its folder or a release.json")
-    return _answers(_in_record(path) if path.suffix == ".json" else path)
+    if not path.is_dir():
+        return _in_record(path) if path.suffix == ".json" else _beside(path)
+    for inside in (path / SAMPLES, path / "evidence" / SAMPLES):
+        if inside.is_file():
+            return _beside(inside)
+    if (path / "release.json").is_file():
+        return _in_record(path / "release.json")
+    raise ComparisonRefused(f"no answers in {path}", why=f"neither {SAMPLES} nor release.json is there")
 
 
-def _answers(path: Path) -> Answers:
-    return Answers(path, read_samples(path), read_conditions(path.parent / CONDITIONS))
+def _beside(samples: Path) -> Answers:
+    return Answers(samples, read_samples(samples), read_conditions(samples.parent / CONDITIONS))
 
 
-def _in_record(record: Path) -> Path:
-    """The samples file that a record names, in the evidence folder beside it."""
+def _in_record(record: Path) -> Answers:
+    """The answers that a record names, from the evidence folder beside it, found by what they are."""
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        named = list(_evidence(json.loads(record.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
+    digests = {Path(str(one["name"])).name: str(one["sha256"]) for one in named}
+    if SAMPLES not in digests:
+        raise ComparisonRefused(f"{record} names no {SAMPLES}", hint="was its accuracy stage run?")
     folder = record.parent / "evidence"
-    named = [one for one in _evidence(content) if str(one["name"]).split("/")[-1] == SAMPLES]
-    for one in named:
-        name, sha256 = str(one["name"]), str(one["sha256"])
-        for candidate in (folder / sha256[:2] / sha256, folder / sha256, folder / name):
-            # The name comes from a file that anybody may have written: it must not lead out of the folder.
-            if candidate.is_file() and candidate.resolve().is_relative_to(folder.resolve()):
-                return candidate
-    if named:
-        raise ComparisonRefused(f"{record} names answers that are not there", why=f"looked in {folder}")
-    if (folder / SAMPLES).is_file():
-        return folder / SAMPLES
-    raise ComparisonRefused(f"{record} names no {SAMPLES}", hint="was its accuracy stage run?")
+    samples = _by_digest(folder, SAMPLES, digests[SAMPLES])
+    if samples is None:
+        raise ComparisonRefused(
+            f"the answers that {record} names are not there",
+            why=f"no file in {folder} has sha256 {digests[SAMPLES]}",
+            hint="take the whole release folder, not only the record",
+        )
+    conditions = _by_digest(folder, CONDITIONS, digests.get(CONDITIONS, ""))
+    return Answers(samples, read_samples(samples), read_conditions(conditions) if conditions else None)
 
 
 def _evidence(content: Any) -> Iterable[dict[str, Any]]:
@@ -118,6 +122,16 @@ def _evidence(content: Any) -> Iterable[dict[str, Any]]:
     if isinstance(content, list):
         for one in content:
             yield from _evidence(one)
+
+
+def _by_digest(folder: Path, name: str, sha256: str) -> Path | None:
+    """The file with that content. A release folder names it after its stage, an evidence store by its digest."""
+    for path in sorted(folder.rglob("*")):
+        if path.name.endswith((name, sha256 or name)) and path.is_file():
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return path
+    return None
 
 
 def _require_same_conditions(baseline: Answers, candidate: Answers) -> None:

@@ -74,24 +74,32 @@ def test_a_side_is_a_file_a_folder_or_a_record(tmp_path: Path) -> None:
     folder = stored(tmp_path / "a", samples)
     assert load(folder).samples == load(folder / "samples.jsonl").samples == samples
 
-    data = (folder / "samples.jsonl").read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    release = tmp_path / "release"
-    kept = release / "evidence" / sha256[:2] / sha256
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(data)
-    evidence = [{"name": "report.json", "sha256": "0" * 64, "size": 1}, {"name": "samples.jsonl", "sha256": sha256}]
+    kept = [("accuracy/samples.jsonl", "accuracy/accuracy_samples.jsonl", (folder / "samples.jsonl").read_bytes())]
+    conditions = Conditions(model="m", data={"mmlu": "1"}, sampling={})
+    kept.append(("accuracy/conditions.json", "accuracy/accuracy_conditions.json", conditions.dump().encode()))
+    release, evidence = tmp_path / "release", []
+    for name, place, data in kept:
+        path = release / "evidence" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        evidence.append({"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)})
     (release / "release.json").write_text(json.dumps({"version": 1, "accuracy": {"evidence": evidence}}))
     assert load(release).samples == load(release / "release.json").samples == samples
+    assert load(release).conditions == conditions
+    path = release / "evidence" / "accuracy" / "accuracy_samples.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"true", b"false"))
+    with pytest.raises(ComparisonRefused, match="are not there"):
+        load(release)
 
 
 def test_a_record_cannot_point_outside_its_evidence(tmp_path: Path) -> None:
-    stored(tmp_path / "elsewhere", answers([[True]]))
+    elsewhere = stored(tmp_path / "elsewhere", answers([[True]])) / "samples.jsonl"
     release = tmp_path / "release"
     (release / "evidence").mkdir(parents=True)
-    evidence = [{"name": "../../elsewhere/samples.jsonl", "sha256": "0" * 64}]
+    sha256 = hashlib.sha256(elsewhere.read_bytes()).hexdigest()
+    evidence = [{"name": "../../elsewhere/samples.jsonl", "sha256": sha256}]
     (release / "release.json").write_text(json.dumps({"evidence": evidence}))
-    with pytest.raises(ComparisonRefused, match="answers that are not there"):
+    with pytest.raises(ComparisonRefused, match="are not there"):
         load(release)
 
 
