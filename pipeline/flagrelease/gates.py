@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from flagrelease.samples import Sample
     from flagrelease.stats.pairing import PairedBenchmark, SideCount
 
-__all__ = ["BenchmarkVerdict", "Comparison", "Verdict", "compare", "worst_verdict"]
+__all__ = [
+    "BenchmarkVerdict",
+    "Comparison",
+    "NoiseFloor",
+    "SpeedVerdict",
+    "Verdict",
+    "compare",
+    "halves",
+    "noise_floor",
+    "speed",
+    "worst_verdict",
+]
 
 ALPHA = 0.05
 POWER = 0.80
@@ -222,3 +233,80 @@ def _remarks(one: PairedBenchmark, low: float, high: float, margin: float, *, si
     if one.baseline.repeats != one.candidate.repeats:
         remarks.append(f"{one.baseline.repeats} repeats of the baseline, {one.candidate.repeats} of the candidate")
     return tuple(remarks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """A baseline against itself: what differences and flips mean nothing. Printed beside the release's own."""
+
+    difference: float
+    interval90: tuple[float, float]
+    flip_rate: float
+
+
+def noise_floor(one: Sequence[Sample], other: Sequence[Sample]) -> dict[str, NoiseFloor]:
+    """Two evaluations of the same server, benchmark by benchmark. Raises ComparisonRefused as `compare` does."""
+    from flagrelease.stats.paired import difference, interval
+    from flagrelease.stats.pairing import pair
+
+    floors = {}
+    for name, paired in pair(one, other, clusters={}).items():
+        bounds = interval(paired.pairs)
+        flips = sum(map(len, _flips(paired)))
+        floors[name] = NoiseFloor(
+            difference=difference(paired.pairs),
+            interval90=(bounds.low, bounds.high),
+            flip_rate=flips / paired.pairs.n,
+        )
+    return floors
+
+
+def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """One evaluation of several repeats as two: the even and the odd repeats, renumbered from 0.
+
+    With an odd number of repeats the last one of each question is left out.
+    """
+    repeats: dict[tuple[str, str, str], int] = {}
+    for sample in samples:
+        question = sample.key[:3]
+        repeats[question] = max(repeats.get(question, 0), sample.repeat + 1)
+    whole = [sample for sample in samples if sample.repeat < repeats[sample.key[:3]] // 2 * 2]
+    even, odd = (
+        [replace(sample, repeat=sample.repeat // 2) for sample in whole if sample.repeat % 2 == rest] for rest in (0, 1)
+    )
+    return even, odd
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedVerdict:
+    """One load point: candidate / baseline, at least `gate` to pass."""
+
+    ratio: float
+    interval90: tuple[float, float]
+    gate: float
+    runs: int
+    verdict: Verdict
+    reason: str
+
+
+def speed(
+    baseline: Sequence[float], candidate: Sequence[float], *, gate: float = 0.80, higher_is_better: bool = True
+) -> SpeedVerdict:
+    """Judge interleaved runs at one load point. PASS: the lower 95 % bound of the ratio is at least `gate`; FAIL:
+    the upper one is below it; otherwise INCONCLUSIVE. Raises ComparisonRefused for fewer than 3 runs a side."""
+    from flagrelease.stats.speed import ratio
+
+    found = ratio(baseline, candidate, higher_is_better=higher_is_better)
+    low, high = found.bounds.low, found.bounds.high
+    if low >= gate:
+        verdict, reason = Verdict.PASS, f"at least {low:.2f} of the baseline's speed"
+    elif high < gate:
+        verdict, reason = Verdict.FAIL, f"at most {high:.2f} of the baseline's speed, {gate:.2f} is asked for"
+    else:
+        verdict = Verdict.INCONCLUSIVE
+        reason = (
+            f"between {low:.2f} and {high:.2f} of the baseline's speed, {gate:.2f} is asked for; more runs decide it"
+        )
+    return SpeedVerdict(
+        ratio=found.ratio, interval90=(low, high), gate=gate, runs=found.runs, verdict=verdict, reason=reason
+    )

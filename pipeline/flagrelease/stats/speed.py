@@ -1,0 +1,57 @@
+"""How fast a release serves beside its baseline: a ratio of interleaved runs with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from flagrelease.errors import ComparisonRefused
+from flagrelease.stats.paired import Interval
+
+__all__ = ["FEWEST_RUNS", "Ratio", "ratio"]
+
+FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """candidate / baseline, above 1 where the candidate is faster; `bounds` is its 1 − 2α interval."""
+
+    ratio: float
+    bounds: Interval
+    runs: int
+
+
+def ratio(
+    baseline: Sequence[float], candidate: Sequence[float], *, higher_is_better: bool = True, alpha: float = 0.05
+) -> Ratio:
+    """The ratio of geometric means of interleaved runs: baseline[i] and candidate[i] were measured one after the other.
+
+    Logarithms of the ratio of each pair and a t interval over pairs, so that what drifts over the session (heat,
+    clocks, neighbours) falls out. For latencies (`higher_is_better=False`) it is baseline / candidate.
+
+    Raises ComparisonRefused for fewer than 3 runs, for sides that differ in number, and for values that are not
+    positive and finite.
+    """
+    if len(baseline) != len(candidate):
+        raise ComparisonRefused(
+            f"{len(baseline)} runs of the baseline, {len(candidate)} of the candidate",
+            hint="interleave them: A B A B A B",
+        )
+    if len(baseline) < FEWEST_RUNS:
+        raise ComparisonRefused(
+            f"{len(baseline)} runs on each side say nothing of their spread", hint=f"measure at least {FEWEST_RUNS}"
+        )
+    a, b = np.asarray(baseline, dtype=float), np.asarray(candidate, dtype=float)
+    for side, values in (("baseline", a), ("candidate", b)):
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise ComparisonRefused(f"the {side} has runs without a positive measurement", hint="look at its log")
+    logs = np.log(b / a) if higher_is_better else np.log(a / b)
+    n = len(logs)
+    mean = float(logs.mean())
+    half = float(stdtrit(n - 1, 1 - alpha)) * float(logs.std(ddof=1)) / math.sqrt(n)
+    return Ratio(ratio=math.exp(mean), bounds=Interval(math.exp(mean - half), math.exp(mean + half)), runs=n)
