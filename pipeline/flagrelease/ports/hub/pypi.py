@@ -22,7 +22,7 @@ from flagrelease.ports.hub.watch import Cancelled, Watch
 _SECONDS = 3600.0
 _POLL_SECONDS = 0.2
 _ATTEMPTS = 3
-_LARGEST_RATIO = 1000  # no file of weights or questions compresses so well; a bomb does
+_LARGEST_RATIO = 100  # weights and questions do not compress so well; a bomb does
 _DENIED = ("401 Client Error", "403 Client Error", "401 Error", "403 Error")
 _LATER = (
     "Retrying (Retry(",
