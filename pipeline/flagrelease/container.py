@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,21 +67,8 @@ class ContainerRun:
         words += [f"--volume={mount}" for mount in (*flags.mounts, *self.mounts)]
         return tuple(words)
 
-    def shown(self) -> str:
-        """The command line as a card shows it, two or three options a line."""
-        lines, line = [], "docker run --detach"
-        for word in (*self.options(), self.image, *self.command):
-            quoted = shlex.quote(word)
-            if len(line) + len(quoted) > 88:
-                lines.append(line + " \\")
-                line = "   "
-            line += " " + quoted
-        return "\n".join([*lines, line])
-
     def sdk(self) -> dict[str, Any]:
         """Keyword arguments of docker-py's `containers.create`."""
-        import docker
-
         flags, place = self.flags, self.placement
         kwargs: dict[str, Any] = {
             "image": self.image,
@@ -103,7 +89,7 @@ class ContainerRun:
             "group_add": list(flags.groups) or None,
             "cap_add": list(flags.capabilities) or None,
             "security_opt": list(flags.security) or None,
-            "ulimits": [docker.types.Ulimit(name=name, soft=n, hard=n) for name, n in flags.ulimits.items()] or None,
+            "ulimits": [{"name": name, "soft": n, "hard": n} for name, n in flags.ulimits.items()] or None,
             "tmpfs": {path.partition(":")[0]: path.partition(":")[2] for path in flags.tmpfs} or None,
             "environment": [f"{name}={value}" for name, value in self.env.items()] or None,
             "volumes": [*flags.mounts, *self.mounts] or None,
@@ -151,13 +137,11 @@ def _device(text: str) -> str:
     return f"{host}:{inside or host}:{permissions or 'rwm'}"
 
 
-def _gpus(text: str) -> Any:
+def _gpus(text: str) -> dict[str, Any]:
     """`all`, a number, or `device=0,1`, as `docker run --gpus` reads them."""
-    import docker
-
     if text.startswith("device="):
-        return docker.types.DeviceRequest(device_ids=text[7:].split(","), capabilities=[["gpu"]])
-    return docker.types.DeviceRequest(count=-1 if text == "all" else int(text), capabilities=[["gpu"]])
+        return {"device_ids": text.removeprefix("device=").split(","), "capabilities": [["gpu"]]}
+    return {"count": -1 if text == "all" else int(text), "capabilities": [["gpu"]]}
 
 
 def effective(inspected: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""A registry in this process that speaks the protocol and misbehaves on demand. Its store is a dict."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Trouble = Callable[[str, str], tuple[int, dict[str, str]] | None]
+"""Given method and path: a status and headers to answer instead, or nothing. Status 0 drops the connection."""
+
+
+@dataclass
+class Store:
+    trouble: Trouble = lambda _method, _path: None
+    login: tuple[str, str] | None = None
+    bearer: bool = False
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    lie: str = ""
+    calls: list[str] = field(default_factory=list)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.store.calls.append(f"{self.command} {self.path}")
+        if self.path.startswith("/token"):
+            self._answer(200 if self._logged_in() else 401, json.dumps({"token": "granted"}).encode())
+            return
+        if (trouble := self.store.trouble(self.command, self.path)) is not None:
+            if trouble[0] == 0:
+                self.close_connection = True
+                self.connection.close()
+                return
+            self._answer(trouble[0], b'{"errors":[{"code":"TROUBLE","message":"as asked"}]}', **trouble[1])
+            return
+        if self.store.login and not self._allowed():
+            realm = f'Bearer realm="http://{self.headers["Host"]}/token",service="s",scope="repository:x:pull,push"'
+            self._answer(401, **{"WWW-Authenticate": realm if self.store.bearer else 'Basic realm="r"'})
+            return
+        self._serve(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any  # noqa: N815 - the names are http.server's
+
+    def _logged_in(self) -> bool:
+        if self.store.login is None:
+            return True
+        told = base64.b64encode(":".join(self.store.login).encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {told}"
+
+    def _allowed(self) -> bool:
+        return self.headers.get("Authorization") == "Bearer granted" if self.store.bearer else self._logged_in()
+
+    def _serve(self, body: bytes) -> None:
+        name = self.path.partition("?")[0].rpartition("/")[2]
+        if "/blobs/uploads/" in self.path:
+            if self.command == "POST":
+                self._answer(202, Location=f"{self.path}one")
+            elif self.command == "PUT":
+                self.store.blobs[self.path.rpartition("digest=")[2]] = body
+                self._answer(201)
+            else:
+                self._answer(204)
+        elif "/manifests/" in self.path and self.command == "PUT":
+            digest = "sha256:" + hashlib.sha256(body).hexdigest()
+            self.store.manifests |= {name: body, digest: body}
+            self._answer(201, **{"Docker-Content-Digest": self.store.lie or digest})
+        else:
+            kept = self.store.manifests if "/manifests/" in self.path else self.store.blobs
+            if name not in kept:
+                self._answer(200 if self.path == "/v2/" else 404)
+                return
+            found = "sha256:" + hashlib.sha256(kept[name]).hexdigest()
+            self._answer(200, kept[name], **{"Docker-Content-Digest": self.store.lie or found})
+
+    def _answer(self, status: int, body: bytes = b"", /, **headers: str) -> None:
+        self.send_response(status)
+        for header, value in headers.items():
+            self.send_header(header, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def standing_in(store: Store) -> Iterator[str]:
+    """Run it on a free port of loopback; its HOST:PORT."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,78 @@
+"""What tests of images and servers start from: a cell of the real matrix, its lock, and a context with real ports."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flagrelease import cell as cells
+from flagrelease import lock as locks
+from flagrelease import matrix as matrices
+from flagrelease import results
+from flagrelease.cell import Cell
+from flagrelease.evidence import EvidenceStore
+from flagrelease.matrix import Matrix
+from flagrelease.ports import command
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.docker import Docker, Engine
+from flagrelease.ports.progress import Silent
+from flagrelease.ports.registry import OciRegistry, Registry
+from flagrelease.stage import Context, Job, Meter, Ports
+from flagrelease.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+
+
+def matrix() -> Matrix:
+    return matrices.load(ROOT / "matrix.yaml")
+
+
+def cell(name: str = "cpu/smollm2-135m", **serve: Any) -> Cell:
+    found = next(one for one in cells.expand(matrix()) if one.id == name)
+    return replace(found, model=replace(found.model, serve=replace(found.model.serve, **serve)))
+
+
+def job(one: Cell, registry: str = "localhost:1/none") -> Job:
+    lock = locks.load(ROOT / "matrix.lock")
+    return Job(cell=one, matrix=matrix(), lock=lock, registry=registry, templates=ROOT / "templates")
+
+
+def context(
+    root: Path, *, docker: Docker | None = None, registry: Registry | None = None, **upstream: Any
+) -> Context:
+    workspace = Workspace(root)
+    clock = SystemClock()
+    ports = Ports(
+        clock=clock,
+        command=command.run,
+        docker=docker or Engine(),
+        registry=registry or OciRegistry(patience=5.0),
+        hubs=None,  # type: ignore[arg-type]  # nothing is fetched here
+    )
+    return Context(
+        run_id="test",
+        workspace=workspace,
+        evidence=EvidenceStore(workspace.evidence),
+        ports=ports,
+        progress=Silent(),
+        meter=Meter(clock),
+        upstream=upstream,
+    )
+
+
+def image(repository: str, digest: str) -> results.Image:
+    return results.Image(
+        repository=repository,
+        digest=digest,
+        image_id="",
+        base="",
+        base_id="",
+        size=0,
+        pushed_bytes=0,
+        labels={},
+        versions={},
+        remarks=(),
+    )
+
+
+def weights(folder: str = "none") -> results.Weights:
+    return results.Weights(folder=folder, source="", revision="", digest="", files=(), bytes_moved=0)

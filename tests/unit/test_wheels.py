@@ -1,0 +1,95 @@
+"""Which packages an image gets, and the house they are kept in."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import served_cell as given
+from flagrelease import wheels
+from flagrelease.errors import CommandFailed, ConfigError, Corrupt
+from flagrelease.lock import LockedWheels
+from flagrelease.ports.command import Completed
+
+LOCKED = LockedWheels(inputs=("python==3.11", "one"), requirements=("one==1.0 --hash=sha256:" + "1" * 64,))
+
+
+class Pip:
+    """Stands in for the index: `download` leaves a wheel in the folder that it is told."""
+
+    def __init__(self, *files: str, fails: str = "") -> None:
+        self.files, self.fails, self.calls = files, fails, 0
+
+    def __call__(self, argv: object, **_: object) -> Completed:
+        words = [str(word) for word in argv]  # type: ignore[attr-defined]
+        self.calls += 1
+        if self.fails:
+            raise CommandFailed("`pip download` ended with 1", why="hashes", detail=self.fails)
+        folder = Path(words[words.index("--dest") + 1])
+        for name in self.files:
+            with zipfile.ZipFile(folder / name, "w") as wheel:
+                wheel.writestr("one.py", "")
+        return Completed(0, "", "")
+
+
+def test_the_python_of_the_base_comes_first() -> None:
+    wanted = wheels.wanted(given.cell())
+    assert wanted[0] == "python==3.11"
+    assert {"flag-scale==0.8.0", "pip"} < set(wanted)
+    assert any(one.startswith("xllamacpp==") for one in wanted)
+    assert not any(one.startswith("flag-gems") for one in wanted)
+
+
+def test_a_chip_with_flaggems_gets_it_and_no_engine_of_ours() -> None:
+    wanted = wheels.wanted(given.cell("nvidia-h100/qwen3-8b"))
+    assert "flag-gems==5.0.2" in wanted
+    assert not any(one.startswith(("vllm", "xllamacpp")) for one in wanted)
+
+
+def test_whatever_decides_the_content_decides_the_name() -> None:
+    others = [replace(LOCKED, inputs=("python==3.12", "one")), replace(LOCKED, requirements=("one==1.1",))]
+    assert len({wheels.digest(one) for one in (LOCKED, *others)}) == 3
+
+
+def test_a_house_is_gathered_once(tmp_path: Path) -> None:
+    pip = Pip("one-1.0-py3-none-any.whl")
+    first, second = wheels.gather(LOCKED, tmp_path, pip), wheels.gather(LOCKED, tmp_path, pip)
+    assert first == second
+    assert pip.calls == 1
+    assert [(one.name, one.version) for one in first.wheels] == [("one", "1.0")]
+    assert [path.name for path in tmp_path.iterdir()] == [first.folder.name], "nothing unfinished is left"
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "index"])
+def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
+    pip = Pip("one-1.0-py3-none-any.whl")
+    house = wheels.gather(LOCKED, tmp_path, pip)
+    file = house.folder / ("wheels.json" if damage == "index" else house.wheels[0].file)
+    if damage == "remove":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data if damage == "flip" else data[:-5])
+    again = wheels.gather(LOCKED, tmp_path, pip)
+    assert pip.calls == 2
+    assert (again.folder / again.wheels[0].file).exists()
+
+
+def test_other_bytes_than_locked_are_refused(tmp_path: Path) -> None:
+    said = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+    with pytest.raises(Corrupt, match=r"not what matrix\.lock says"):
+        wheels.gather(LOCKED, tmp_path, Pip(fails=said))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_did_not_come_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one==1.0"):
+        wheels.gather(LOCKED, tmp_path, Pip())
+
+
+def test_the_list_in_the_house_is_plain(tmp_path: Path) -> None:
+    house = wheels.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
+    assert msgspec.json.decode((house.folder / "wheels.json").read_bytes())[0]["file"] == "one-1.0-py3-none-any.whl"
