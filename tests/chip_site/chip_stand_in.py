@@ -104,13 +104,14 @@ class Chip:
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 232448}
 
-    def get_benchmarker(self) -> Any:
-        def bench(call: Any, quantiles: Any) -> list[float]:
-            before = self.clock_ms
-            call()
-            return [self.clock_ms - before] * 3
+    def get_device_interface(self) -> Any:
+        return types.SimpleNamespace(Event=Event, synchronize=lambda: None)
 
-        return bench
+    def get_empty_cache_for_benchmark(self) -> None:
+        return None
+
+    def clear_cache(self, cache: None) -> None:
+        return None
 
     def load_binary(self, *_: object) -> tuple[object, object, int, int, int]:
         return (object(), object(), 32, 0, 1024)

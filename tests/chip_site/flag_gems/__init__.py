@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import Any
 
 import chip_stand_in
 import torch
@@ -22,7 +21,8 @@ vars(torch.cpu)["get_device_properties"] = lambda _: types.SimpleNamespace(L2_ca
 chip_stand_in.load_libentry(chip_stand_in.wheel_folder(chip_stand_in.cache_folder()))
 
 import chip_kernels  # noqa: E402 -- its decorators need the tuner above
+from chip_kernels import mm, neg  # noqa: E402
 
-_FULL_CONFIG: tuple[Any, ...] = (("mm", chip_kernels.mm), ("neg", chip_kernels.neg))
+_FULL_CONFIG = (("mm", mm), ("neg", neg))
 FULL_CONFIG_BY_FUNC = {entry[1].__name__: [entry] for entry in _FULL_CONFIG}
 assert sys.modules["flag_gems.utils.libentry"]
