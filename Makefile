@@ -5,7 +5,7 @@ REGISTRY := $(if $(FLAGRELEASE_REGISTRY_PORT),--registry localhost:$(FLAGRELEASE
 # More arguments for flagrelease or pytest: make release ARGS="--engine inline", make test ARGS="-k gates"
 ARGS ?=
 
-.PHONY: help release example test test-slow check setup base down lock-deps newcomer clean
+.PHONY: help release example test test-slow check setup base down lock-deps newcomer example clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,7 +30,7 @@ test-slow: ## run the proofs that take too long for `make test`
 check: ## run ruff and mypy --strict
 	$(MACHINE) venv kernels
 	@.venv/bin/ruff check --quiet --output-format concise .
-	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py
+	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py scripts/example.py
 	@if .venv/bin/python -c "import importlib.util as i; exit(not i.find_spec('torch'))"; then \
 		.venv/bin/mypy --no-error-summary && echo "ruff and mypy        passed"; \
 	else \
@@ -53,6 +53,10 @@ lock-deps: ## resolve the dependencies anew and write the hash-locked lists
 
 newcomer: ## prove `make release` and `make test` in a bare Debian 12 with git, make and python3 only
 	@$(PYTHON) scripts/newcomer.py
+
+example: ## write docs/example/ and the README's tables from the newest release
+	$(MACHINE) venv
+	@.venv/bin/python scripts/example.py
 
 clean: down ## remove the virtual environment, caches and logs; releases in .flagrelease stay
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
