@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["boxed", "integer", "letter", "marked"]
+__all__ = ["bold", "boxed", "integer", "letter", "listed", "marked", "tagged"]
 
 _MARK = re.compile(r"(?:\*\*)?\banswer\b(?:\*\*)?\s*(?:is|[:=])\s*:?", re.IGNORECASE)
 _SINGLE = re.compile(r"^[\s*_($\[{\\]*(?:boxed\{|text\{)*([A-Z])(?![A-Za-z])")
@@ -60,3 +60,20 @@ def integer(text: str) -> int | None:
 def _whole(number: str) -> int | None:
     value = float(number.replace(",", ""))
     return int(number.replace(",", "").partition(".")[0]) if value.is_integer() else None
+
+
+def bold(text: str) -> str | None:
+    """The last words between `**` and `**`."""
+    found: list[str] = re.findall(r"\*\*\s*([^*\n]+?)\s*\*\*", text)
+    return found[-1] if found else None
+
+
+def tagged(text: str, tag: str) -> str | None:
+    """The content of the last `<tag>…</tag>`."""
+    found: list[str] = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    return found[-1].strip() if found else None
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated list, lower-cased, without marks at their ends."""
+    return [part.strip(" \t\n.*`'\"").lower() for part in text.split(",")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flagrelease.errors import ConfigError, did_you_mean
 from flagrelease.evaluation.question import Task
-from flagrelease.evaluation.tasks import choices, numbers
+from flagrelease.evaluation.tasks import choices, ifeval, livebench, numbers
 
 __all__ = ["TASKS", "task_named"]
 
@@ -15,6 +15,8 @@ TASKS: dict[str, Task] = {
         choices.REASONED,  # multiple-choice-cot: GPQA, MuSR, MMLU-Pro, ARC, reasoned and then answered
         numbers.INTEGER,  # integer: AIME, GSM8K
         numbers.MATH,  # math: MATH-500
+        ifeval.IFEVAL,  # ifeval: instructions that a program can check
+        livebench.LIVEBENCH,  # livebench: the text tasks of LiveBench
     )
 }
 

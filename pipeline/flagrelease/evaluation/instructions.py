@@ -1,0 +1,215 @@
+"""Instructions that a program can check, as IFEval names them (Zhou et al. 2023, arXiv 2311.07911).
+
+Words are runs of letters, digits and underscores, and sentences end at `.`, `!` or `?` before white space; the
+authors' own program uses NLTK's tokenizers there, which differ on abbreviations and hyphens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flagrelease.errors import EnvironmentFault
+
+__all__ = ["CHECKS", "followed"]
+
+Arguments = Mapping[str, Any]
+
+_FENCE = re.compile(r"^```(?:json)?\s*|\s*```$", re.IGNORECASE)
+_CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+
+
+def followed(instruction: str, arguments: Arguments, text: str) -> bool:
+    """Whether `text` does what the instruction asks. Raises KeyError for an unknown instruction."""
+    check = CHECKS[instruction]
+    return bool(text.strip()) and check(text, arguments)
+
+
+def _compare(count: int, wanted: int, relation: str) -> bool:
+    return count < wanted if relation == "less than" else count >= wanted
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def _sentences(text: str) -> list[str]:
+    return [part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+", text.strip()) if re.search(r"\w", part)]
+
+
+def _keywords(text: str, arguments: Arguments) -> bool:
+    return all(re.search(word, text, re.IGNORECASE) for word in arguments["keywords"])
+
+
+def _keyword_frequency(text: str, arguments: Arguments) -> bool:
+    count = len(re.findall(arguments["keyword"], text, re.IGNORECASE))
+    return _compare(count, arguments["frequency"], arguments["relation"])
+
+
+def _forbidden(text: str, arguments: Arguments) -> bool:
+    return not any(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in arguments["forbidden_words"])
+
+
+def _letter_frequency(text: str, arguments: Arguments) -> bool:
+    count = text.lower().count(arguments["letter"].lower())
+    return _compare(count, arguments["let_frequency"], arguments["let_relation"])
+
+
+def _language(text: str, arguments: Arguments) -> bool:
+    return _detected(text) in (arguments["language"], "unknown")
+
+
+def _detected(text: str) -> str:
+    """The language's ISO 639-1 code; `unknown` where nothing can be told, which counts for the answer."""
+    try:
+        import langdetect
+    except ImportError:
+        raise EnvironmentFault("telling languages apart needs langdetect", hint="install flagrelease[eval]") from None
+    # Its guesses are random unless seeded, and the same text has to get the same grade on both sides.
+    langdetect.DetectorFactory.seed = 0
+    try:
+        return str(langdetect.detect(text))
+    except langdetect.LangDetectException:
+        return "unknown"
+
+
+def _number_sentences(text: str, arguments: Arguments) -> bool:
+    return _compare(len(_sentences(text)), arguments["num_sentences"], arguments["relation"])
+
+
+def _number_words(text: str, arguments: Arguments) -> bool:
+    return _compare(len(_words(text)), arguments["num_words"], arguments["relation"])
+
+
+def _number_paragraphs(text: str, arguments: Arguments) -> bool:
+    """Paragraphs are parted by `***`; an empty one counts against the answer unless it is first or last."""
+    parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
+    if any(not part for part in parts[1:-1]):
+        return False
+    return sum(bool(part) for part in parts) == int(arguments["num_paragraphs"])
+
+
+def _nth_paragraph(text: str, arguments: Arguments) -> bool:
+    """Paragraphs are parted by an empty line; punctuation around the first word does not matter."""
+    parts = text.split("\n\n")
+    nth = arguments["nth_paragraph"]
+    count = sum(bool(part.strip()) for part in parts)
+    if nth > len(parts) or not parts[nth - 1].strip():
+        return False
+    first = re.match(r"[\"']*([^\s.,?!'\"]*)", parts[nth - 1].strip())
+    return count == arguments["num_paragraphs"] and bool(first) and _same_word(first, arguments["first_word"])
+
+
+def _same_word(found: re.Match[str] | None, wanted: str) -> bool:
+    return found is not None and found[1].lower() == wanted.lower()
+
+
+def _placeholders(text: str, arguments: Arguments) -> bool:
+    return len(re.findall(r"\[.*?\]", text)) >= int(arguments["num_placeholders"])
+
+
+def _postscript(text: str, arguments: Arguments) -> bool:
+    marker = str(arguments["postscript_marker"]).lower()
+    letters = [letter for letter in marker if letter.isalpha()]
+    spaced = r"\.\s?".join(letters) if letters in (["p", "s"], ["p", "p", "s"]) else re.escape(marker)
+    return re.search(spaced + (r"\." if marker == "p.s." else ""), text.lower()) is not None
+
+
+def _bullets(text: str, arguments: Arguments) -> bool:
+    stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)
+    dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
+    return len(stars) + len(dashes) == int(arguments["num_bullets"])
+
+
+def _constrained(text: str, _arguments: Arguments) -> bool:
+    return any(choice in text for choice in _CHOICES)
+
+
+def _highlights(text: str, arguments: Arguments) -> bool:
+    single = [one for one in re.findall(r"\*([^\n*]*)\*", text) if one.strip()]
+    double = [one for one in re.findall(r"\*\*([^\n*]*)\*\*", text) if one.strip()]
+    return len(single) + len(double) >= int(arguments["num_highlights"])
+
+
+def _sections(text: str, arguments: Arguments) -> bool:
+    parts = re.split(rf"\s?{re.escape(arguments['section_spliter'])}\s?\d+\s?", text)
+    return len(parts) - 1 >= int(arguments["num_sections"])
+
+
+def _json(text: str, _arguments: Arguments) -> bool:
+    try:
+        json.loads(_FENCE.sub("", text.strip()))
+    except ValueError:
+        return False
+    return True
+
+
+def _title(text: str, _arguments: Arguments) -> bool:
+    return any(found.strip("<>").strip() for found in re.findall(r"<<[^\n]+>>", text))
+
+
+def _two_responses(text: str, _arguments: Arguments) -> bool:
+    parts = [part.strip() for part in text.split("******")]
+    whole = [part for part in parts if part]
+    return all(parts[1:-1]) and len(whole) == 2 and whole[0] != whole[1]
+
+
+def _repeat_prompt(text: str, arguments: Arguments) -> bool:
+    return text.strip().lower().startswith(str(arguments["prompt_to_repeat"]).strip().lower())
+
+
+def _end(text: str, arguments: Arguments) -> bool:
+    return text.strip().strip('"').lower().endswith(str(arguments["end_phrase"]).strip().lower())
+
+
+def _capital_words(text: str, arguments: Arguments) -> bool:
+    count = sum(word.isupper() for word in re.findall(r"[\w'-]+", text))
+    return _compare(count, arguments["capital_frequency"], arguments["capital_relation"])
+
+
+def _capital(text: str, _arguments: Arguments) -> bool:
+    return text.isupper() and _detected(text) in ("en", "unknown")
+
+
+def _lowercase(text: str, _arguments: Arguments) -> bool:
+    return text.islower() and _detected(text) in ("en", "unknown")
+
+
+def _no_comma(text: str, _arguments: Arguments) -> bool:
+    return "," not in text
+
+
+def _quotation(text: str, _arguments: Arguments) -> bool:
+    inner = text.strip()
+    return len(inner) > 1 and inner[0] == inner[-1] == '"'
+
+
+CHECKS: Mapping[str, Callable[[str, Arguments], bool]] = {
+    "keywords:existence": _keywords,
+    "keywords:frequency": _keyword_frequency,
+    "keywords:forbidden_words": _forbidden,
+    "keywords:letter_frequency": _letter_frequency,
+    "language:response_language": _language,
+    "length_constraints:number_sentences": _number_sentences,
+    "length_constraints:number_paragraphs": _number_paragraphs,
+    "length_constraints:number_words": _number_words,
+    "length_constraints:nth_paragraph_first_word": _nth_paragraph,
+    "detectable_content:number_placeholders": _placeholders,
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": _bullets,
+    "detectable_format:constrained_response": _constrained,
+    "detectable_format:number_highlighted_sections": _highlights,
+    "detectable_format:multiple_sections": _sections,
+    "detectable_format:json_format": _json,
+    "detectable_format:title": _title,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": _repeat_prompt,
+    "startend:end_checker": _end,
+    "startend:quotation": _quotation,
+    "change_case:capital_word_frequency": _capital_words,
+    "change_case:english_capital": _capital,
+    "change_case:english_lowercase": _lowercase,
+    "punctuation:no_comma": _no_comma,
+}

@@ -1,0 +1,185 @@
+"""LiveBench's text tasks (White et al. 2024, arXiv 2406.19314), the release of 2024-11-25.
+
+What each task counts follows the authors' scorers (github LiveBench/LiveBench, livebench/process_results); how an
+answer is read out of the text is our own. Coding and language are not here: their questions are not
+in the public files. The score is therefore of a part, and is called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flagrelease.errors import ConfigError
+from flagrelease.evaluation import tables_text
+from flagrelease.evaluation.algebra import equal
+from flagrelease.evaluation.data import DataSet, Row
+from flagrelease.evaluation.instructions import CHECKS, followed
+from flagrelease.evaluation.question import Grade, Question, Reply, Task
+from flagrelease.evaluation.text import bold, boxed, listed, marked, tagged
+
+__all__ = ["LIVEBENCH"]
+
+RELEASE = "2024-11-25"
+
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
+
+
+def read_livebench(data: DataSet, shots: int) -> list[Question]:
+    """The questions that are active in the release and whose task can be graded here."""
+    if shots:
+        raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
+    questions = []
+    for file in data.files:
+        for number, row in enumerate(file.rows(), start=1):
+            try:
+                if not _active(row):
+                    continue
+                kind, turns = row["task"], row["turns"]
+                if kind not in _GRADERS or len(turns) != 1:
+                    where = f"{file.name}, row {number}"
+                    raise ConfigError(f"{where}: the task {kind!r} cannot be graded", why="not a text task")
+                reference = (kind, _reference(row), turns[0])
+                message = {"role": "user", "content": turns[0]}
+                questions.append(Question(subset=kind, id=row["question_id"], messages=(message,), reference=reference))
+            except (KeyError, TypeError) as error:
+                raise ConfigError(f"{file.name}, row {number}: not a LiveBench question", why=repr(error)) from None
+    return questions
+
+
+def _active(row: Row) -> bool:
+    removed = row["livebench_removal_date"]
+    return bool(row["livebench_release_date"] <= RELEASE and (not removed or removed > RELEASE))
+
+
+def _reference(row: Row) -> object:
+    if "instruction_id_list" not in row:
+        return str(row["ground_truth"])
+    unknown = set(row["instruction_id_list"]) - set(CHECKS)
+    if unknown:
+        raise KeyError(f"unknown instruction {min(unknown)}")
+    # The rows name every argument that exists; those that are null belong to other instructions.
+    arguments = [{name: value for name, value in one.items() if value is not None} for one in row["kwargs"]]
+    return tuple(zip(row["instruction_id_list"], arguments, strict=True))
+
+
+def grade_livebench(question: Question, reply: Reply) -> Grade:
+    kind, reference, prompt = question.reference
+    return _GRADERS[kind](reply.text, reference, prompt)
+
+
+def _instructions(text: str, reference: tuple[tuple[str, Mapping[str, object]], ...], _prompt: str) -> Grade:
+    """The mean of "all of them" and the share of instructions that were followed."""
+    kept = [followed(name, arguments, text) for name, arguments in reference]
+    return Grade((all(kept) + sum(kept) / len(kept)) / 2, f"{sum(kept)} of {len(kept)} instructions")
+
+
+def _competition(text: str, reference: str, _prompt: str) -> Grade:
+    """AMC and SMC: the letter four times in a row, as the prompt asks, or boxed. AIME: the digits at the end."""
+    if reference.isdigit():
+        end = text.strip()[-50:]
+        return Grade(reference in end, end.splitlines()[-1] if end else None)
+    solution = tagged(text, "solution")
+    answer = next((letter for letter in "ABCDEF" if letter * 4 in text), None)
+    for candidate in (solution, _plain(boxed(text))):
+        if answer is None and candidate and len(set(candidate)) == 1:
+            answer = candidate[0].upper()
+    return Grade(reference * 4 in text or answer == reference, answer)
+
+
+def _plain(latex: str | None) -> str | None:
+    return latex.replace("\\text{", "").replace("\\textbf{", "").strip("{}()\\ ") if latex else None
+
+
+def _exact(text: str, reference: str, _prompt: str) -> Grade:
+    """AMPS_Hard: the last boxed expression equals the reference."""
+    answer = boxed(text)
+    return Grade(answer is not None and equal(answer, reference), answer)
+
+
+def _proof(text: str, reference: str, _prompt: str) -> Grade:
+    """Olympiad: 1 − edit distance / length, of the list of formula numbers."""
+    wanted = [part.strip() for part in reference.split(",")]
+    answer = marked(text) or boxed(text) or (text.strip().splitlines() or [""])[-1]
+    given = ["".join(letter for letter in part if letter.isdigit()) for part in answer.split(",")]
+    score = 1 - _distance(given, wanted) / max(len(given), len(wanted))
+    return Grade(score, ",".join(given))
+
+
+def _distance(one: list[str], other: list[str]) -> int:
+    """Levenshtein's distance of two lists."""
+    row = list(range(len(other) + 1))
+    for index, mine in enumerate(one, start=1):
+        before, row = row, [index]
+        for at, theirs in enumerate(other):
+            row.append(min(before[at + 1] + 1, row[at] + 1, before[at] + (mine != theirs)))
+    return row[-1]
+
+
+def _spatial(text: str, reference: str, _prompt: str) -> Grade:
+    """The last words in bold, or boxed, or else the last word; a number may be spelled out."""
+    words = text.split()
+    answer = bold(text) or _plain(boxed(text)) or (words[-1] if words else None)
+    said = answer.strip(" .*").lower() if answer else ""
+    return Grade(_NUMBERS.get(said, said) == _NUMBERS.get(reference.lower(), reference.lower()), answer)
+
+
+def _lies(text: str, reference: str, _prompt: str) -> Grade:
+    """Three words, yes or no, in bold, in a solution tag, or at the end."""
+    answer = tagged(text, "solution") or bold(text) or _plain(boxed(text)) or text
+    said = [word for word in listed(answer) if word in ("yes", "no", "unknown")]
+    wanted = listed(reference)
+    return Grade(said[-len(wanted) :] == wanted, ", ".join(said[-len(wanted) :]))
+
+
+def _zebra(text: str, reference: str, _prompt: str) -> Grade:
+    """The mean of "all of them" and the share of answers that are right."""
+    lines = text.strip().splitlines()
+    answer = tagged(text, "solution") or _plain(boxed(text)) or (lines[-1] if lines else "")
+    wanted, given = listed(reference.replace("-", " ")), listed(answer.replace("-", " "))
+    right = sum(want in give for want, give in zip(wanted, given, strict=False))
+    return Grade(((right == len(wanted)) + right / len(wanted)) / 2, answer or None)
+
+
+def _column(text: str, reference: str, _prompt: str) -> Grade:
+    """CTA: the name of the column, or an answer that ends with it."""
+    said, wanted = (part.strip().strip("`'\".").lower() for part in (_plain(boxed(text)) or text, reference))
+    lines = said.splitlines()
+    return Grade(bool(lines) and (said == wanted or lines[-1].strip(" `'\".*") == wanted), lines[-1] if lines else None)
+
+
+def _join(text: str, reference: str, _prompt: str) -> Grade:
+    """F1 of the column pairs, rounded to two digits."""
+    wanted = tables_text.mapping(reference) or {}
+    given = tables_text.mapping(tables_text.fenced(text)) or {}
+    right = sum(wanted.get(name) == value for name, value in given.items())
+    wrong = len(given) - right
+    missed = sum(given.get(name) != value for name, value in wanted.items())
+    score = round(2 * right / (2 * right + wrong + missed), 2) if given and wanted else 0.0
+    return Grade(score, str(given) if given else None)
+
+
+def _reformat(text: str, reference: str, prompt: str) -> Grade:
+    """The same table: columns, rows in order, values equal as numbers or as text."""
+    kind = tables_text.asked_format(prompt)
+    wanted, given = (tables_text.parse(kind, part) for part in (reference, tables_text.fenced(text)))
+    return Grade(wanted is not None and given is not None and tables_text.same(given, wanted), None)
+
+
+_GRADERS: Mapping[str, Callable[..., Grade]] = {
+    "paraphrase": _instructions,
+    "simplify": _instructions,
+    "story_generation": _instructions,
+    "summarize": _instructions,
+    "math_comp": _competition,
+    "AMPS_Hard": _exact,
+    "olympiad": _proof,
+    "spatial": _spatial,
+    "web_of_lies_v2": _lies,
+    "zebra_puzzle": _zebra,
+    "cta": _column,
+    "tablejoin": _join,
+    "tablereformat": _reformat,
+}
+
+LIVEBENCH = Task(name="livebench", read=read_livebench, grade=grade_livebench, slow=True)
