@@ -24,6 +24,7 @@ __all__ = [
     "check_database_file",
     "compact",
     "harden",
+    "settle",
     "url",
     "write_benchmarks",
     "write_config",
@@ -66,6 +67,13 @@ def harden(model: Model) -> None:
 
     model.engine.dispose()
     type(model).build_sql_model_by_db = staticmethod(_reflect_one)  # type: ignore[attr-defined]
+
+
+def settle(model: Model) -> None:
+    """Moves the write-ahead log into the file, which is then whole by itself."""
+    with _Faults(model), model.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    model.engine.dispose()
 
 
 def _reflect_one(name: str, engine: Any) -> Any:

@@ -157,6 +157,7 @@ def _worker(args: argparse.Namespace) -> int:
             sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; starting anew\n")
             os._exit(CHIP_LOST)
         raise
+    database.settle(library.model)
     write_json(layout.report, _merged(layout.report, report.to_json()))
     sys.stderr.write(
         f"tune: {len(report.tuned)} keys tuned, {report.reused} kept, {report.compiled} kernels compiled in "
