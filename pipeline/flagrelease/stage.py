@@ -67,15 +67,22 @@ class Meter:
     clock: Clock
     outside: float = 0.0
     moved: int = 0
+    depth: int = 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in this block is download, build, push, serving start or inference, not our overhead."""
+        """Time in this block is download, build, push, serving start or inference, not our overhead.
+
+        Blocks nest; the outermost one counts.
+        """
         start = self.clock.monotonic()
+        self.depth += 1
         try:
             yield
         finally:
-            self.outside += self.clock.monotonic() - start
+            self.depth -= 1
+            if self.depth == 0:
+                self.outside += self.clock.monotonic() - start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
         into = context.workspace.data / locked.file.sha256
         with context.meter.waiting():
             return context.ports.hubs.file(
-                locked.source, locked.file, locked.archive, into, context.progress, context.meter
+                locked.source, locked.file, locked.archive, into, context.progress, context.meter, locked.revision
             )
 
     if not job.cell.profile.benchmarks:

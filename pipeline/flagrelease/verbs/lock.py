@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 from flagrelease import cli, locking
 from flagrelease import lock as locks
-from flagrelease.assemble import project, real_ports
+from flagrelease.assemble import impatient_registry, project, real_ports
 from flagrelease.cell import select
 from flagrelease.display import PlainBoard
 
@@ -17,8 +18,9 @@ def main(arguments: argparse.Namespace) -> int:
     cells = [
         cell for cell in select(everything.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
     ]
+    ports = replace(real_ports(), registry=impatient_registry())
     progress = PlainBoard().progress("lock", "")
-    new = locking.relock(everything.matrix, everything.lock, real_ports(), cells, progress)
+    new = locking.relock(everything.matrix, everything.lock, ports, cells, progress)
     changed = locks.changes(everything.lock, new)
     if changed:
         locks.save(everything.lock_path, new)
