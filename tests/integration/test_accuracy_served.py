@@ -1,0 +1,86 @@
+"""The accuracy stage on a real container whose engine ends in the middle of an evaluation."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import pytest
+
+import served_cell as given
+from flagrelease import results
+from flagrelease.errors import DiedLater
+from flagrelease.evaluation.data import write_manifest
+from flagrelease.matrix import Benchmark, Profile, Share
+from flagrelease.ports.docker import WORKSPACE_LABEL, Engine
+from flagrelease.samples import read_samples
+from flagrelease.stage import Job
+from flagrelease.stages import accuracy
+
+pytestmark = pytest.mark.integration
+
+QUESTIONS = 60
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine, base: str, own_registry: str) -> Iterator[results.Image]:
+    repository = f"{own_registry}/letters"
+    files = {
+        "Dockerfile": f'FROM {base}\nCOPY engine.py /engine.py\nENTRYPOINT ["python3", "/engine.py"]\n',
+        "engine.py": (Path(__file__).parents[1] / "letter_engine.py").read_text(),
+    }
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    context.seek(0)
+    engine.build(context, tag=f"{repository}:test", args={}, line=lambda _text: None)
+    yield given.image(repository, engine.push(repository, "test", lambda _done, _total: None).digest)
+    engine.untag(f"{repository}:test")
+
+
+def job(root: Path) -> Job:
+    data = root / "data"
+    data.mkdir()
+    rows = [{"question": f"{n}?", "choices": ["a", "b", "c", "d"], "answer": n % 2} for n in range(QUESTIONS)]
+    (data / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_manifest(data)
+    benchmark = Benchmark(title="Letters", task="multiple-choice", data="data://letters.jsonl", license="none")
+    one = replace(given.cell(), profile=Profile(benchmarks={"letters": Share()}))
+    made = given.job(one)
+    return replace(
+        made, matrix=replace(made.matrix, benchmarks={**made.matrix.benchmarks, "letters": benchmark}), data_dir=data
+    )
+
+
+def test_an_engine_that_ends_costs_only_the_answers_it_did_not_give(
+    engine: Engine, image: results.Image, tmp_path: Path
+) -> None:
+    limit = tmp_path / "weights" / "none" / "die-after"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("25")
+    what = job(tmp_path)
+    context = given.context(tmp_path, docker=engine, image=image, weights=given.weights())
+    with pytest.raises(DiedLater) as caught:
+        accuracy.run(what, context)
+    assert "its process ended with 9" in caught.value.why
+    assert "illegal memory access" in caught.value.detail
+    (unfinished,) = (tmp_path / "work").rglob("samples.jsonl")
+    kept = read_samples(unfinished)
+    assert len(kept) == 25
+    assert all(sample.error is None for sample in kept)
+
+    limit.unlink()
+    result = accuracy.run(what, context)
+    assert result.questions_asked == 2 * QUESTIONS - 25
+    assert (result.verdict, result.benchmarks[0].baseline, result.benchmarks[0].candidate) == ("PASS", 0.5, 0.5)
+    assert read_samples(unfinished)[:25] == kept
+    label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
+    assert docker.from_env().containers.list(all=True, filters={"label": label}) == []
