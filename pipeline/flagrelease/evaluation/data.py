@@ -177,7 +177,7 @@ def _promised(name: str, folder: Path, relative: str) -> dict[str, Promise]:
         if (folder / relative).exists():
             hint = f"`python -m flagrelease.evaluation {folder}` adds it"
         elif files:
-            hint += f"; {did_you_mean(relative, {each.partition('/')[0] for each, _ in files} | set(manifest.files))}"
+            hint += f"; {did_you_mean(relative, {each.partition('/')[0] for each, _ in files})}"
         raise ConfigError(f"benchmark {name} has no data", why=why, hint=hint)
     return found
 
