@@ -62,7 +62,8 @@ class Task:
 
     `read` makes all questions of a data set, given the number of shots. `scoring` is `letter` (the
     log-probability of the first token among the choices; one token, temperature 0) or `text` (a whole answer).
-    `slow` marks graders that may take long (symbolic algebra): they run outside the event loop.
+    `slow` marks graders that may take long (symbolic algebra): they run in a process of their own. `needs` names
+    the modules that they import.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     grade: Callable[[Question, Reply], Grade]
     scoring: Literal["letter", "text"] = "text"
     slow: bool = False
+    needs: tuple[str, ...] = ()
 
 
 def stable_id(*parts: str) -> str:

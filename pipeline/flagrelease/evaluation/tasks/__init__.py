@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flagrelease.errors import ConfigError, did_you_mean
+from importlib.util import find_spec
+
+from flagrelease.errors import ConfigError, EnvironmentFault, did_you_mean
 from flagrelease.evaluation.question import Task
 from flagrelease.evaluation.tasks import choices, ifeval, livebench, numbers
 
@@ -22,7 +24,11 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str, benchmark: str) -> Task:
-    """The task `name`. Raises ConfigError with the closest known name."""
+    """The task `name`. Raises ConfigError with the closest known name; EnvironmentFault where its grader lacks a
+    module, so that this is known before anything is asked."""
     if name not in TASKS:
         raise ConfigError(f"benchmark {benchmark} has the unknown task {name!r}", hint=did_you_mean(name, TASKS))
+    for module in TASKS[name].needs:
+        if find_spec(module) is None:
+            raise EnvironmentFault(f"benchmark {benchmark} needs {module}", hint="install flagrelease[eval]")
     return TASKS[name]

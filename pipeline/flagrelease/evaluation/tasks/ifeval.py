@@ -35,4 +35,4 @@ def grade_ifeval(question: Question, reply: Reply) -> Grade:
     return Grade(all(kept), f"{sum(kept)} of {len(kept)} instructions")
 
 
-IFEVAL = Task(name="ifeval", read=read_ifeval, grade=grade_ifeval, slow=True)
+IFEVAL = Task(name="ifeval", read=read_ifeval, grade=grade_ifeval, slow=True, needs=("langdetect",))

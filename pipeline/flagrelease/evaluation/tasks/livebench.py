@@ -182,4 +182,10 @@ _GRADERS: Mapping[str, Callable[..., Grade]] = {
     "tablereformat": _reformat,
 }
 
-LIVEBENCH = Task(name="livebench", read=read_livebench, grade=grade_livebench, slow=True)
+LIVEBENCH = Task(
+    name="livebench",
+    read=read_livebench,
+    grade=grade_livebench,
+    slow=True,
+    needs=("langdetect", "math_verify"),
+)

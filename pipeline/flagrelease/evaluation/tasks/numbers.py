@@ -77,4 +77,4 @@ def grade_math(question: Question, reply: Reply) -> Grade:
 
 
 INTEGER = Task(name="integer", read=read_integer, grade=grade_integer)
-MATH = Task(name="math", read=read_math, grade=grade_math, slow=True)
+MATH = Task(name="math", read=read_math, grade=grade_math, slow=True, needs=("math_verify",))

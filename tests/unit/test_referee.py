@@ -1,0 +1,102 @@
+"""Grading outside: a grader that hangs or dies costs one answer, and leaves no process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import Said, chat, serving
+from flagrelease.errors import EnvironmentFault
+from flagrelease.evaluation.question import Grade, Question, Reply, Task
+from flagrelease.evaluation.referee import GradingFailedError, Referee
+from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.samples import read_samples
+
+
+def never_read(_data: Any, _shots: int) -> list[Question]:
+    raise AssertionError
+
+
+def by_text(_question: Question, reply: Reply) -> Grade:
+    if reply.text == "hang":
+        time.sleep(60)
+    if reply.text == "die":
+        os._exit(3)
+    if reply.text == "fault":
+        raise EnvironmentFault("grading needs something", hint="install it")
+    return Grade(reply.text == "right", f"{os.getpid()}")
+
+
+SLOW = Task(name="slow", read=never_read, grade=by_text, slow=True)
+QUESTION = Question(subset="all", id="q", messages=(), reference=None)
+
+
+def graded(*texts: str, seconds: float = 20.0) -> list[Grade | BaseException]:
+    async def everything() -> list[Grade | BaseException]:
+        with Referee(SLOW, seconds=seconds) as referee:
+            found: list[Grade | BaseException] = []
+            for text in texts:
+                reply = Reply(text=text, finish_reason="stop", completion_tokens=1)
+                try:
+                    found.append(await referee.grade(QUESTION, reply))
+                except (GradingFailedError, EnvironmentFault) as error:
+                    found.append(error)
+            return found
+
+    return asyncio.run(everything())
+
+
+def test_grades_come_from_another_process() -> None:
+    right, wrong = graded("right", "wrong")
+    assert isinstance(right, Grade)
+    assert isinstance(wrong, Grade)
+    assert (right.correct, wrong.correct) == (True, False)
+    assert right.answer == wrong.answer != str(os.getpid())
+
+
+def test_a_grader_that_hangs_or_dies_costs_one_answer() -> None:
+    hung, right, died, again = graded("hang", "right", "die", "right", seconds=2.0)
+    assert "did not decide within 2 s" in str(hung)
+    assert "process ended" in str(died)
+    assert isinstance(right, Grade)
+    assert isinstance(again, Grade)
+    assert right.answer != again.answer
+
+
+def test_what_the_grader_lacks_is_said() -> None:
+    (fault,) = graded("fault")
+    assert isinstance(fault, EnvironmentFault)
+    assert fault.hint == "install it"
+
+
+def test_mathematics_is_graded_through_it(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    questions = [
+        Question(subset="all", id=f"q{n}", messages=({"role": "user", "content": f"{n}"},), reference="\\frac{1}{2}")
+        for n in range(2)
+    ]
+
+    def answer(request: dict[str, Any], _n: int) -> Said:
+        return chat("\\boxed{0.5}" if request["messages"][0]["content"] == "0" else "\\boxed{0.25}")
+
+    evaluation = Evaluation(
+        benchmark="math",
+        task=TASKS["math"],
+        asks=asks(questions, range(1)),
+        parameters={"temperature": 0.0},
+        concurrency=2,
+    )
+    with serving(answer) as server:
+        endpoint = Endpoint(base_url=server.base_url, model="m")
+        OwnHarness().evaluate(
+            endpoint, evaluation, tmp_path / "s.jsonl", watch=lambda: None, report=lambda _tally: None
+        )
+    assert {one.question_id: one.correct for one in read_samples(tmp_path / "s.jsonl")} == {"q0": True, "q1": False}
