@@ -51,7 +51,7 @@ def read_choices(file: DataFile) -> Iterator[Choice]:
             raise ConfigError(
                 f"{file.name}, row {number}: not a multiple-choice question",
                 why=f"{type(error).__name__}: {error}",
-                hint="README, section data, lists the layouts that are read",
+                hint="docs/evaluation.md lists the layouts that are read",
             ) from None
         yield from found
 
