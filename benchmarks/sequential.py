@@ -4,14 +4,15 @@
 
 Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by
 the true loss. Nothing that a design knows is taken from these: it starts from the guess that a pair's variance
-is 0.25, and learns. `answers` are of both sides together.
+is 0.25, and learns. In the first table both sides are asked and `answers` are of both together; in the second the
+baseline was evaluated before, with so many repeats, and `answers` are the candidate's.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A benchmark: how many questions, how hard (Beta), the margin, and how often to simulate it."""
+    """A benchmark: how many questions, how hard (Beta), the margin, how often to simulate it, and how many repeats
+    a baseline has that is reused."""
 
     name: str
     n: int
     beta: tuple[float, float]
     margin: float
     runs: int
+    reference: int
 
     @property
     def variance(self) -> float:
+        """E[p(1−p)], of one answer."""
         a, b = self.beta
-        return 2 * a * b / ((a + b) * (a + b + 1))
+        return a * b / ((a + b) * (a + b + 1))
 
     def draw(self, random: np.random.Generator, runs: int, loss: float) -> tuple[Floats, Floats]:
         p = random.beta(*self.beta, (runs, self.n))
@@ -49,10 +53,10 @@ class Case:
 
 
 CASES = (
-    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, runs=2000),
-    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, runs=2000),
-    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, runs=1000),
-    Case(name="MMLU", n=14042, beta=(0.9, 0.2), margin=0.01, runs=400),
+    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, runs=2000, reference=64),
+    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, runs=2000, reference=32),
+    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, runs=1000, reference=16),
+    Case(name="MMLU", n=14042, beta=(0.9, 0.2), margin=0.01, runs=400, reference=8),
 )
 LOSSES = (0.0, 0.02, 0.05, 0.10)
 
@@ -66,41 +70,74 @@ class Outcome:
     answers: float
 
 
-def fixed(case: Case, loss: float, *, power: float, seed: int, runs: int, alpha: float = 0.05) -> Outcome:
+def fixed(
+    case: Case, loss: float, *, power: float, seed: int, runs: int, reference: bool = False, alpha: float = 0.05
+) -> Outcome:
     """The fixed evaluation that `plan` proposes, judged as gates.compare does (t interval, CMH, one benchmark)."""
     random = np.random.default_rng([seed, 1])
-    proposed = plan(margin=case.margin, questions=case.n, variance=case.variance, power=power)
-    n, k = proposed.questions, proposed.repeats
-    p, q = Case(name="", n=n, beta=case.beta, margin=case.margin, runs=0).draw(random, runs, loss)
-    a, b = random.binomial(k, p), random.binomial(k, q)
-    d = (b - a) / k
+    proposed = (
+        plan(
+            margin=case.margin,
+            questions=case.n,
+            variance=case.variance,
+            between=case.variance / case.reference,
+            power=power,
+        )
+        if reference
+        else plan(margin=case.margin, questions=case.n, variance=2 * case.variance, power=power)
+    )
+    n, k_b = proposed.questions, proposed.repeats
+    k_a = case.reference if reference else k_b
+    p, q = replace(case, n=n).draw(random, runs, loss)
+    a, b = random.binomial(k_a, p), random.binomial(k_b, q)
+    d = b / k_b - a / k_a
     mean = d.mean(axis=1)
-    error = np.hypot(d.std(axis=1, ddof=1) / np.sqrt(n), np.sqrt(2) / (n * k))
+    error = np.hypot(d.std(axis=1, ddof=1) / np.sqrt(n), np.sqrt(2) / (n * min(k_a, k_b)))
     half = stdtrit(n - 1, 1 - alpha) * error
-    total = a + b
-    spent = (total * (2 * k - total) / (4 * (2 * k - 1))).sum(axis=1)
-    z = (b - total / 2).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
+    total, count = a + b, k_a + k_b
+    spent = (k_a * k_b * total * (count - total) / (count**2 * (count - 1))).sum(axis=1)
+    z = (b - k_b * total / count).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
     passed = mean - half > -case.margin
     failed = ~passed & ((mean + half < -case.margin) | ((z < ndtri(alpha)) & (mean + half < 0)))
-    return Outcome(passed=float(passed.mean()), failed=float(failed.mean()), answers=2.0 * n * k)
+    answers = n * k_b if reference else 2 * n * k_b
+    return Outcome(passed=float(passed.mean()), failed=float(failed.mean()), answers=float(answers))
 
 
 class Simulation:
     """Many sequential evaluations side by side, driven by the same functions as a real one."""
 
-    def __init__(self, design: Design, p: Floats, q: Floats, random: np.random.Generator, *, by_variance: bool) -> None:
+    def __init__(
+        self,
+        design: Design,
+        p: Floats,
+        q: Floats,
+        random: np.random.Generator,
+        *,
+        by_variance: bool,
+        reference: int = 0,
+    ) -> None:
         self.design, self.p, self.q, self.random, self.by_variance = design, p, q, random, by_variance
         self.runs = len(p)
         self.alive = np.arange(self.runs)
         self.verdict = np.zeros(self.runs, np.int64)
         self.pairs = np.zeros(self.runs)
         self.progress = Progress.start(self.runs, design.questions)
+        self.mean, self.reference_variance = np.zeros_like(p), np.zeros(self.runs)
+        self.reference = reference
+        if reference:
+            right = random.binomial(reference, p).astype(float)
+            self.mean = right / reference
+            spread = self.mean * (1 - self.mean) / (reference - 1)
+            self.reference_variance = spread.sum(axis=1) / design.questions**2
+            self.progress = Progress.against(right, np.full(p.shape, reference))
+        self.number = 0
         self.monitor = design.monitor(self.runs)
         self.cluster = np.arange(design.questions)
 
     def run(self) -> Outcome:
         parts, repeats = self.design.opening
-        for rows in np.array_split(self.random.permutation(self.design.questions), parts):
+        chunks = np.array_split(self.random.permutation(self.design.questions), parts)
+        for rows in () if self.reference else chunks:
             chunk = np.zeros(self.design.questions, bool)
             chunk[rows] = True
             a, b = (np.where(chunk, self.random.binomial(repeats, x), 0.0) for x in (self.p, self.q))
@@ -108,15 +145,17 @@ class Simulation:
             self._look()
         while len(self.alive):
             variance = self.progress.variance() if self.by_variance else np.ones_like(self.progress.right)
-            start = self.random.random(len(self.alive))
-            stage = allocate(variance, self.design.stage_pairs(self.progress), start)
-            a, b = (self.random.binomial(stage.count, x).astype(float) for x in (self.p, self.q))
+            pairs = self.design.stage_pairs(self.progress, self.number + 1, self.reference_variance)
+            stage = allocate(variance, pairs, self.random.random(len(self.alive)))
+            b = self.random.binomial(stage.count, self.q).astype(float)
+            a = stage.count * self.mean if self.reference else self.random.binomial(stage.count, self.p).astype(float)
             self.progress = self.progress.depth(stage, a, b)
             self._look()
         passed, failed = (float((self.verdict == v).mean()) for v in (PASS, FAIL))
-        return Outcome(passed=passed, failed=failed, answers=2 * float(self.pairs.mean()))
+        return Outcome(passed=passed, failed=failed, answers=(1 if self.reference else 2) * float(self.pairs.mean()))
 
     def _look(self) -> None:
+        self.number += 1
         if not len(self.alive):
             return
         estimate: Estimate = self.progress.estimate(self.cluster)
@@ -131,34 +170,54 @@ class Simulation:
     def _keep(self, lane: NDArray[np.bool_]) -> None:
         self.alive, self.p, self.q = self.alive[lane], self.p[lane], self.q[lane]
         one = self.progress
-        self.progress = Progress(one.asked[lane], one.right[lane], one.signal[lane], one.weight[lane])
+        self.mean, self.reference_variance = self.mean[lane], self.reference_variance[lane]
+        self.progress = replace(
+            one,
+            asked=one.asked[lane],
+            known=one.known[lane],
+            right=one.right[lane],
+            signal=one.signal[lane],
+            weight=one.weight[lane],
+        )
         walk = self.monitor.passing
         kept = Walk(walk.time[lane], walk.place[lane], walk.mass[lane])
         m = self.monitor
         self.monitor = Monitor(m.margin, m.information, m.alpha, m.fail_alpha, m.exponent, kept, kept)
 
 
-def sequential(case: Case, loss: float, *, power: float, seed: int, runs: int, by_variance: bool = True) -> Outcome:
+def sequential(
+    case: Case, loss: float, *, power: float, seed: int, runs: int, by_variance: bool = True, reference: bool = False
+) -> Outcome:
     """The sequential evaluation with the product's defaults, without a cap that matters."""
     design = Design(questions=case.n, margin=case.margin, repeats=200, power=power)
     random = np.random.default_rng([seed, 2])
     p, q = case.draw(random, runs, loss)
-    return Simulation(design, p, q, random, by_variance=by_variance).run()
+    known = case.reference if reference else 0
+    return Simulation(design, p, q, random, by_variance=by_variance, reference=known).run()
 
 
-def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int) -> list[str]:
+def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int, reference: bool) -> list[str]:
     """One row to a benchmark and true loss. PASS at a loss of the margin or more is false, FAIL at no loss is."""
-    head = ("benchmark", "n", "margin", "true loss", "runs", "fixed PASS / FAIL", "sequential PASS / FAIL")
+    head = (
+        "benchmark",
+        "n",
+        "baseline repeats",
+        "margin",
+        "true loss",
+        "runs",
+        "fixed PASS / FAIL",
+        "sequential PASS / FAIL",
+    )
     head += ("answers fixed", "sequential", "ratio", "stopping alone")
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for case in cases:
-        runs = max(int(case.runs * scale), 20)
+        runs, repeats = max(int(case.runs * scale), 20), case.reference if reference else "–"
         for loss in sorted({*LOSSES, case.margin}):
-            one = fixed(case, loss, power=power, seed=seed, runs=runs)
-            two = sequential(case, loss, power=power, seed=seed, runs=runs)
-            alike = sequential(case, loss, power=power, seed=seed, runs=runs, by_variance=False)
+            one = fixed(case, loss, power=power, seed=seed, runs=runs, reference=reference)
+            two = sequential(case, loss, power=power, seed=seed, runs=runs, reference=reference)
+            alike = sequential(case, loss, power=power, seed=seed, runs=runs, reference=reference, by_variance=False)
             rows.append(
-                f"| {case.name} | {case.n} | {case.margin:.2f} | {loss:.2f} | {runs} "
+                f"| {case.name} | {case.n} | {repeats} | {case.margin:.2f} | {loss:.2f} | {runs} "
                 f"| {one.passed:.3f} / {one.failed:.3f} | {two.passed:.3f} / {two.failed:.3f} "
                 f"| {one.answers:.0f} | {two.answers:.0f} | {two.answers / one.answers:.2f} "
                 f"| {alike.answers / one.answers:.2f} |"
@@ -175,7 +234,9 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=1)
     chosen = arguments.parse_args()
     cases, scale = (CASES[:3], 0.1) if chosen.quick else (CASES, chosen.runs)
-    print("\n".join(table(cases, power=chosen.power, scale=scale, seed=chosen.seed)))
+    for title, reference in (("both sides asked", False), ("baseline evaluated before", True)):
+        print(f"\n{title}, power {chosen.power}\n")
+        print("\n".join(table(cases, power=chosen.power, scale=scale, seed=chosen.seed, reference=reference)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
+from flagrelease.errors import ComparisonRefused
 from flagrelease.gates import Verdict
 from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
 from flagrelease.stats.paired import Side
@@ -100,15 +101,15 @@ def _benchmark() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("case", [0, 1])
-def test_simulated_error_rates_keep_their_level(case: int) -> None:
+@pytest.mark.parametrize(("case", "reference"), [(0, False), (0, True), (1, False), (1, True)])
+def test_simulated_error_rates_keep_their_level(case: int, reference: bool) -> None:
     """False PASS at a loss of exactly the margin, false FAIL at none: 5 %, within three standard deviations."""
     benchmark = _benchmark()
     one, runs = benchmark.CASES[case], 500
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
-    same = benchmark.sequential(one, 0.0, power=0.9, seed=3, runs=runs)
-    worse = benchmark.sequential(one, one.margin, power=0.9, seed=4, runs=runs)
-    fixed = benchmark.fixed(one, 0.0, power=0.9, seed=3, runs=runs)
+    same = benchmark.sequential(one, 0.0, power=0.9, seed=3, runs=runs, reference=reference)
+    worse = benchmark.sequential(one, one.margin, power=0.9, seed=4, runs=runs, reference=reference)
+    fixed = benchmark.fixed(one, 0.0, power=0.9, seed=3, runs=runs, reference=reference)
     assert same.failed <= allowed
     assert worse.passed <= allowed
     assert same.passed >= 0.9 - 3 * math.sqrt(0.09 / runs)
@@ -206,6 +207,32 @@ def test_a_baseline_that_was_evaluated_before_is_not_asked_again() -> None:
     assert isinstance(first, Ask)
     assert first.baseline == ()
     assert first.candidate
+
+
+def test_a_baseline_as_reference_is_taken_as_it_is_and_only_the_candidate_is_asked() -> None:
+    p = np.random.default_rng(6).beta(0.8, 0.5, 198)
+    design = Design(questions=198, margin=0.05, repeats=20)
+    evaluation = SequentialEvaluation(design=design, items=items(198), reference=True)
+    a, b, worse = Server(1, p), Server(2, p), Server(3, p * 0.8)
+    with pytest.raises(ComparisonRefused, match="198 of 198 questions have fewer than two"):
+        evaluation.next(a.answers, b.answers)
+    a.answer(tuple(("law", f"q{i}", repeat) for i in range(198) for repeat in range(32)))
+    same, _ = drive(evaluation, a, b)
+    damaged, _ = drive(evaluation, a, worse)
+    assert (same.verdict, damaged.verdict) == (Verdict.PASS, Verdict.FAIL)
+    assert len(a.answers) == 198 * 32
+    assert same.pairs == len(b.answers) < 198 * 4
+
+
+def test_a_reference_too_noisy_for_the_margin_ends_inconclusive() -> None:
+    p = np.random.default_rng(6).beta(0.6, 0.4, 30)
+    design = Design(questions=30, margin=0.01, repeats=20)
+    evaluation = SequentialEvaluation(design=design, items=items(30), reference=True)
+    a, b = Server(11, p), Server(12, p)
+    a.answer(tuple(("law", f"q{i}", repeat) for i in range(30) for repeat in range(2)))
+    decision, looks = drive(evaluation, a, b)
+    assert (decision.verdict, decision.pairs) == (Verdict.INCONCLUSIVE, 600)
+    assert looks <= 12
 
 
 def test_dependent_questions_take_more_answers() -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtri
 
+from flagrelease.errors import ComparisonRefused
 from flagrelease.gates import Verdict
 from flagrelease.stats.paired import Floats, Ints
 from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
@@ -55,11 +56,21 @@ class Design:
             return 1, min(max(round(stage / self.questions), 1), self.repeats)
         return min(int(np.ceil(self.questions / stage)), self.looks), 1
 
-    def stage_pairs(self, progress: Progress) -> Floats:
-        """How many pairs the next stage asks: enough for the next planned look, within the budget."""
-        root = np.sqrt(progress.variance()).mean(axis=1)
-        wanted = np.ceil(self.information / self.looks * root**2)
-        return np.asarray(np.minimum(np.maximum(wanted, 1), self.budget - progress.pairs))
+    def stage_pairs(self, progress: Progress, number: int, reference_variance: Floats | float = 0.0) -> Floats:
+        """How many pairs stage `number` (from 1) asks: enough for the next planned look, within the budget.
+
+        `reference_variance` is what a baseline that was answered before adds to the variance of the difference,
+        whatever is asked now; equal steps of information then take more and more answers.
+        """
+        each = np.sqrt(progress.variance()).mean(axis=1) ** 2
+        step = min(number, self.looks)
+        edges = []
+        for look in (step - 1, step):
+            room = self.looks / (max(look, 1e-9) * self.information) - reference_variance
+            edges.append(np.where(room > 0, each / np.maximum(room, 1e-12), np.inf))
+        out_of_reach = ~np.isfinite(edges[1])
+        wanted = np.where(out_of_reach, self.budget / self.looks, edges[1] - np.where(out_of_reach, 0.0, edges[0]))
+        return np.asarray(np.minimum(np.maximum(np.ceil(wanted), 1), self.budget - progress.pairs))
 
     def monitor(self, evaluations: int = 1) -> Monitor:
         passing = Walk.start(evaluations)
@@ -108,11 +119,15 @@ class SequentialEvaluation:
 
     Everything follows from the answers and `seed`: a killed evaluation that asks again gets the same plan, less
     what has been answered. Answers that the plan did not ask for (a baseline with more repeats) are left alone.
+
+    With `reference` the baseline was evaluated before, at least twice for each question, and is not asked: all its
+    answers are used, and they tell from the first stage on which questions still carry variance.
     """
 
     design: Design
     items: Sequence[Item]
     seed: int = 0
+    reference: bool = False
 
     def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
         """What is missing for the next look, or the verdict when there is nothing left to ask."""
@@ -144,31 +159,57 @@ class _Replay:
         self._evaluation = evaluation
         self._sides = (baseline, candidate)
         self._progress = Progress.start(1, len(evaluation.items))
+        self._mean, self._reference_variance = np.zeros(len(evaluation.items)), 0.0
+        if evaluation.reference:
+            self._refer(baseline)
         self._monitor = evaluation.design.monitor()
         self._look: Look | None = None
         self._estimate: Estimate | None = None
 
+    def _refer(self, baseline: Mapping[Answer, float]) -> None:
+        """Take the baseline as it is. Raises ComparisonRefused where a question has fewer than two answers."""
+        row = {(item.subset, item.question_id): number for number, item in enumerate(self._evaluation.items)}
+        known = [(row[subset, question], score) for (subset, question, _), score in baseline.items()]
+        rows, scores = np.array([r for r, _ in known], np.int64), np.array([s for _, s in known], np.float64)
+        count = np.bincount(rows, minlength=len(row))
+        if (few := int((count < 2).sum())) > 0:
+            raise ComparisonRefused(
+                f"{few} of {len(row)} questions have fewer than two answers of the baseline",
+                hint="evaluate the baseline with repeats, or ask both sides",
+            )
+        total, squares = (np.bincount(rows, weights=x, minlength=len(row)) for x in (scores, scores**2))
+        spread = (squares - total**2 / count) / (count - 1)
+        self._mean = total / count
+        self._reference_variance = float((spread / count).sum()) / len(row) ** 2
+        self._progress = Progress.against(total[None, :].astype(np.float64), count[None, :])
+
     def stages(self) -> Iterator[Ask | bool]:
         """An Ask where answers are missing; otherwise whether the look after the stage ended the evaluation."""
-        design, n = self._evaluation.design, len(self._evaluation.items)
-        repeats = design.opening[1]
-        for number, rows in enumerate(self._evaluation.chunks(), start=1):
-            count = np.zeros(n, np.int64)
-            count[rows] = repeats
-            if ask := self._missing(count, number):
-                yield ask
-                return
-            self._progress = self._progress.breadth(count > 0, repeats, *self._sums(count))
-            yield self._judge()
+        number = 0
+        for rows in () if self._evaluation.reference else self._evaluation.chunks():
+            number += 1
+            yield self._breadth(rows, number)
         while True:
             number += 1
-            start = np.random.default_rng([self._evaluation.seed, number]).random(1)
-            stage = allocate(self._progress.variance(), design.stage_pairs(self._progress), start)
-            if ask := self._missing(stage.count[0], number):
-                yield ask
-                return
-            self._progress = self._progress.depth(stage, *self._sums(stage.count[0]))
-            yield self._judge()
+            yield self._depth(number)
+
+    def _breadth(self, rows: Ints, number: int) -> Ask | bool:
+        repeats = self._evaluation.design.opening[1]
+        count = np.zeros(len(self._evaluation.items), np.int64)
+        count[rows] = repeats
+        if ask := self._missing(count, number):
+            return ask
+        self._progress = self._progress.breadth(count > 0, repeats, *self._sums(count))
+        return self._judge()
+
+    def _depth(self, number: int) -> Ask | bool:
+        start = np.random.default_rng([self._evaluation.seed, number]).random(1)
+        pairs = self._evaluation.design.stage_pairs(self._progress, number, self._reference_variance)
+        stage = allocate(self._progress.variance(), pairs, start)
+        if ask := self._missing(stage.count[0], number):
+            return ask
+        self._progress = self._progress.depth(stage, *self._sums(stage.count[0]))
+        return self._judge()
 
     def _wanted(self, count: Ints) -> list[Answer]:
         before = self._progress.asked[0]
@@ -181,16 +222,21 @@ class _Replay:
     def _missing(self, count: Ints, look: int) -> Ask | None:
         wanted = self._wanted(count)
         baseline, candidate = (tuple(one for one in wanted if one not in side) for side in self._sides)
+        if self._evaluation.reference:
+            baseline = ()
         return Ask(look=look, baseline=baseline, candidate=candidate) if baseline or candidate else None
 
     def _sums(self, count: Ints) -> tuple[Floats, Floats]:
         rows = np.repeat(np.arange(len(count)), count)
         wanted = self._wanted(count)
-        baseline, candidate = (
-            np.bincount(rows, weights=[float(side[one]) for one in wanted], minlength=len(count))[None, :]
-            for side in self._sides
-        )
-        return baseline.astype(np.float64), candidate.astype(np.float64)
+
+        def total(side: Mapping[Answer, float]) -> Floats:
+            scores = np.array([side[one] for one in wanted], np.float64)
+            return np.bincount(rows, weights=scores, minlength=len(count))[None, :].astype(np.float64)
+
+        baseline, candidate = self._sides
+        known = (self._mean * count)[None, :] if self._evaluation.reference else total(baseline)
+        return known, total(candidate)
 
     def _judge(self) -> bool:
         design = self._evaluation.design
@@ -208,7 +254,7 @@ class _Replay:
         return Decision(
             verdict=verdict,
             reason=self._reason(verdict, pairs, low),
-            n=int((self._progress.asked > 0).sum()),
+            n=int(self._progress.opened.sum()),
             pairs=pairs,
             looks=looks,
             difference=float(self._estimate.difference[0]),

@@ -25,6 +25,8 @@ __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monito
 
 CONTINUE, PASS, FAIL = 0, 1, -1
 
+ALIKE = 0.5
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -36,17 +38,20 @@ class Allocation:
 
 
 def allocate(variance: Floats, pairs: Floats, start: Floats) -> Allocation:
-    """Share `pairs` (evaluations,) among questions by the root of their variance (Neyman 1934).
+    """Share `pairs` (evaluations,) among questions: half alike, half by the root of their variance (Neyman 1934).
 
-    Drawn systematically from `start` in [0, 1), so that a question's count is its expectation rounded up or
-    down. The weight is the stage's size times what the allocation gains over asking all questions alike.
+    The half that is alike is a defence: a question that was always right so far is asked rarely by its variance,
+    and a loss there would count for much when it shows and be missed until then. Drawn systematically from `start`
+    in [0, 1), so that a question's count is its expectation rounded up or down. The weight is the stage's size
+    times what the allocation gains over asking all questions alike.
     """
+    questions = variance.shape[-1]
     root = np.sqrt(variance)
-    whole = root.sum(axis=-1, keepdims=True)
-    expected = pairs[:, None] * root / whole
+    share = (1 - ALIKE) * root / root.sum(axis=-1, keepdims=True) + ALIKE / questions
+    expected = pairs[:, None] * share
     edges = np.floor(np.cumsum(expected, axis=-1) + start[:, None])
     count = np.diff(edges, axis=-1, prepend=np.floor(start)[:, None]).astype(np.int64)
-    gain = variance.shape[-1] * variance.sum(axis=-1) / whole[:, 0] ** 2
+    gain = questions * variance.sum(axis=-1) / (variance / share).sum(axis=-1)
     return Allocation(expected, count, pairs * gain)
 
 
@@ -61,62 +66,81 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the stages so far have said, question by question. All arrays are (evaluations, questions) but `weight`.
+    """What the stages so far have said. Arrays are (evaluations, questions), `weight` is (evaluations,).
 
-    `asked` counts pairs, `right` sums the scores of both sides, `signal` sums weighted estimates of the difference.
+    `asked` counts pairs, or the candidate's answers where the baseline is a `reference` that was answered before.
+    `known` and `right` count the answers of both sides and sum their scores; `signal` sums weighted estimates of
+    the difference. `opened` (questions,) tells which questions are part of the estimate.
     """
 
     asked: Ints
+    known: Ints
     right: Floats
     signal: Floats
     weight: Floats
+    opened: NDArray[np.bool_]
+    reference: bool = False
 
     @staticmethod
     def start(evaluations: int, questions: int) -> Progress:
+        """Nothing is known; both sides will be asked."""
         shape = (evaluations, questions)
-        return Progress(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape), np.zeros(evaluations))
+        count, score = np.zeros(shape, np.int64), np.zeros(shape)
+        return Progress(count, count, score, score, np.zeros(evaluations), np.zeros(questions, np.bool_))
+
+    @staticmethod
+    def against(right: Floats, count: Ints) -> Progress:
+        """The baseline is known from `count` answers to each question; only the candidate will be asked."""
+        blank = np.zeros_like(right)
+        opened = np.ones(right.shape[1], np.bool_)
+        return Progress(np.zeros_like(count), count, right, blank, np.zeros(len(right)), opened, reference=True)
 
     @property
     def pairs(self) -> Floats:
         return np.asarray(self.asked.sum(axis=1), dtype=np.float64)
 
     def variance(self) -> Floats:
-        """Expected variance of the difference of one more pair: 2·E[p(1−p)] under Jeffreys' prior on p."""
-        right, wrong = self.right + 0.5, 2 * self.asked - self.right + 0.5
+        """Expected variance of one more estimate of the difference: E[p(1−p)], Jeffreys' prior, for each side asked."""
+        right, wrong = self.right + 0.5, self.known - self.right + 0.5
         total = right + wrong
-        return np.asarray(2 * right * wrong / (total * (total + 1)))
+        return np.asarray((1 if self.reference else 2) * right * wrong / (total * (total + 1)))
 
     def breadth(self, chunk: NDArray[np.bool_], repeats: int, baseline: Floats, candidate: Floats) -> Progress:
         """Add questions that are asked for the first time, `repeats` pairs each; `chunk` (questions,) names them."""
-        asked = self.asked + repeats * chunk
-        signal = self.signal + chunk * (candidate - baseline)
-        return Progress(
-            asked, self.right + chunk * (baseline + candidate), signal, asked.sum(axis=1).astype(np.float64)
+        return replace(
+            self,
+            asked=self.asked + repeats * chunk,
+            known=self.known + 2 * repeats * chunk,
+            right=self.right + chunk * (baseline + candidate),
+            signal=self.signal + chunk * (candidate - baseline),
+            weight=self.weight + repeats * float(chunk.sum()),
+            opened=self.opened | chunk,
         )
 
     def depth(self, stage: Allocation, baseline: Floats, candidate: Floats) -> Progress:
-        """Add a stage in which questions were asked again. The sides' scores are sums over the stage's answers."""
-        estimate = (candidate - baseline) / stage.expected
+        """Add a stage that asked by variance. The scores are sums over the stage's answers; those of a reference
+        are its mean score for each answer of the candidate."""
         # In `breadth`, a question's signal is a sum over its repeats; here it is a weight times an estimate.
         share = stage.weight[:, None] / self.asked.shape[1]
-        return Progress(
-            self.asked + stage.count,
-            self.right + baseline + candidate,
-            self.signal + share * estimate,
-            self.weight + stage.weight,
+        return replace(
+            self,
+            asked=self.asked + stage.count,
+            known=self.known + (1 if self.reference else 2) * stage.count,
+            right=self.right + candidate + (0.0 if self.reference else baseline),
+            signal=self.signal + share * (candidate - baseline) / stage.expected,
+            weight=self.weight + stage.weight,
         )
 
     def estimate(self, cluster: Ints) -> Estimate:
-        """Over the questions that were asked. `cluster` numbers their stories from 0.
+        """Over the opened questions. `cluster` numbers their stories from 0.
 
         As in `paired.interval`, one more answer flips in each direction, so that few flips are no certainty.
         """
-        reached = self.asked[0] > 0
-        n = int(reached.sum())
-        scores = self.signal[:, reached] * (n / self.weight)[:, None]
+        n = int(self.opened.sum())
+        scores = self.signal[:, self.opened] * (n / self.weight)[:, None]
         difference = scores.mean(axis=1)
         deviation = scores - difference[:, None]
-        inside = cluster[reached]
+        inside = cluster[self.opened]
         if len(np.unique(inside)) < n:
             deviation = deviation @ (inside[:, None] == np.unique(inside)).astype(np.float64)
         groups = deviation.shape[1]
