@@ -1,8 +1,8 @@
 """activate: put a bundle into effect in this process, and leave on disk what is in effect.
 
 Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
-bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder: operators, whether
-each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
+bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder:
+operators, whether each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ def _replacement(
 
         return always, {}
 
-    falls = _shape_rule(key, classes, frozenset(static))
+    from flagkernels.override import shape_rule
+
+    falls = shape_rule(key, classes, frozenset(static))
 
     def by_shape(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if falls(args, kwargs):
@@ -207,26 +209,6 @@ def _replacement(
         return implementation(*args, **kwargs)
 
     return by_shape, {"with_keyset": True}
-
-
-def _shape_rule(key: str, classes: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
-    """Whether a call's shape class stays native; remembered by shapes, strides and dtypes, as decode repeats them."""
-    import torch
-
-    from flagkernels.calls import Call, shape_class, spec_of
-
-    known: dict[Any, bool] = {}
-
-    def falls(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        values = (*args, *kwargs.values()) if kwargs else args
-        name = tuple((v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else type(v) for v in values)
-        found = known.get(name)
-        if found is None:
-            call = Call(key, tuple(map(spec_of, args)), tuple((n, spec_of(v)) for n, v in kwargs.items()))
-            found = known[name] = shape_class(call, static) in classes
-        return found
-
-    return falls
 
 
 def _device_of(source: Any) -> str:

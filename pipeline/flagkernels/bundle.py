@@ -194,7 +194,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tuned", type=Path, required=True, help="folder that `tune` wrote")
     parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that `select` wrote")
     parser.add_argument("--report", type=Path, action="append", default=[], help="further reports to ship (JSON)")
-    parser.add_argument("--vendor", default="nvidia", help="FlagGems vendor name of this chip")
+    parser.add_argument("--vendor", help="FlagGems vendor name of this chip; default: what `tune` found")
     parser.add_argument("--out", type=Path, required=True, help="the bundle")
 
 
@@ -213,7 +213,7 @@ def main(args: argparse.Namespace) -> int:
         triton_cache=layout.triton,
         kernels=tuned["kernels"],
         report=report,
-        compat=SystemProbe().compat(args.vendor),
+        compat=SystemProbe().compat(args.vendor or tuned["vendor"]),
     )
     print(json.dumps({"bundle": str(bundle.path), "digest": digest(bundle.path)}))  # noqa: T201 -- the result
     return 0

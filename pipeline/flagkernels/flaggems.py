@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from flagkernels.errors import ChipFault, UsageError, did_you_mean
@@ -12,7 +12,7 @@ __all__ = ["FlagGems", "device_module", "load"]
 
 
 class FlagGems:
-    """FlagGems' operators, tuner and database. Implements tune_capture.Library and activate.OperatorLibrary."""
+    """FlagGems' operators, tuner and database. Implements tune_capture.Library."""
 
     def __init__(self, package: Any, libentry: Any) -> None:
         self.package = package
@@ -43,15 +43,6 @@ class FlagGems:
 
         device = driver.active.get_current_device()
         return int(driver.active.utils.get_device_properties(device)["max_shared_mem"])
-
-    def names(self) -> frozenset[str]:
-        """What an operator list may name: functions, as FlagGems' own lists do."""
-        return frozenset(function.__name__ for function in self.functions.values())
-
-    def enable(self, operators: Sequence[str]) -> list[str]:
-        """Registers these and no others; returns the aten keys that are in effect."""
-        self.package.only_enable(include=list(operators))
-        return sorted(self.package.all_registered_keys())
 
 
 def load() -> FlagGems:

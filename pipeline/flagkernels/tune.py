@@ -158,7 +158,7 @@ def _worker(args: argparse.Namespace) -> int:
             os._exit(CHIP_LOST)
         raise
     database.settle(library.model)
-    write_json(layout.report, _merged(layout.report, report.to_json()))
+    write_json(layout.report, _merged(layout.report, report.to_json() | {"vendor": library.vendor}))
     sys.stderr.write(
         f"tune: {len(report.tuned)} keys tuned, {report.reused} kept, {report.compiled} kernels compiled in "
         f"{report.seconds['all']:.1f} s; {report.tuning_events} tuning events are left\n"
