@@ -207,7 +207,7 @@ def _open_reason(one: PairedBenchmark, low: float, margin: float, more: int) -> 
     total = repeats + math.ceil(more / n)
     return (
         f"the loss may be as large as {_points(-low)}, beyond the margin of {_points(margin)}; "
-        f"if there is none, {more} more answers on each side would decide it "
+        f"if there is none, {more} more answers on each side would decide it in four of five cases "
         f"({total} repeats of the {n} questions, or as many new questions)"
     )
 

@@ -16,7 +16,7 @@ from flagrelease.errors import ComparisonRefused
 from flagrelease.gates import Verdict
 from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
 from flagrelease.stats.paired import Side
-from flagrelease.stats.planner import GUESS, expected, pair_variance, plan
+from flagrelease.stats.planner import GUESS, expected, forecast, pair_variance, plan
 from flagrelease.stats.sequential import Progress, allocate
 from flagrelease.stats.spending import characteristics, inflation, limits
 
@@ -286,3 +286,15 @@ def test_a_sequential_design_costs_less_than_the_fixed_one_it_matches() -> None:
     assert none.information < 0.64
     assert large.information < 0.28
     assert large.fails > 0.999
+
+
+def test_a_forecast_tells_cost_and_power() -> None:
+    aime = forecast("aime", questions=30, repeats=1, margin=0.05, variance=0.24)
+    assert aime.answers == 30
+    assert aime.passes < 0.2
+    assert aime.finds[0.1] < 0.35
+    assert aime.needed.repeats == 21
+    assert aime.sequential < 0.75 * aime.needed.pairs
+    better = forecast("aime", questions=30, repeats=32, margin=0.05, variance=0.24)
+    assert better.passes > 0.9
+    assert better.finds[0.02] < better.finds[0.05] < better.finds[0.1]

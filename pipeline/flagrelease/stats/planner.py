@@ -7,7 +7,7 @@ questions when both sides are equal: 0.25 is a safe guess, a baseline with repea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 from flagrelease.stats.paired import Side
 from flagrelease.stats.spending import Characteristics, characteristics, inflation
 
-__all__ = ["GUESS", "Plan", "expected", "pair_variance", "plan"]
+__all__ = ["GUESS", "Forecast", "Plan", "expected", "forecast", "pair_variance", "plan"]
 
 GUESS = 0.25
 
@@ -116,4 +116,46 @@ def expected(
     factor = inflation(looks=looks, alpha=fixed.alpha, power=power, exponent=exponent)
     return characteristics(
         drop=drop / fixed.margin, looks=looks, alpha=fixed.alpha, power=power, exponent=exponent, factor=factor
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What an evaluation of a benchmark will cost and can decide, before it runs.
+
+    `answers` is for each side. `passes` is the chance of PASS at no loss, `finds` that of a significant result at
+    each loss. `needed` is the plan that has the power asked for; `sequential` the answers on each side that a
+    sequential evaluation of the same power takes on average when there is no loss.
+    """
+
+    benchmark: str
+    answers: int
+    passes: float
+    finds: Mapping[float, float]
+    needed: Plan
+    sequential: int
+
+
+def forecast(
+    benchmark: str,
+    *,
+    questions: int,
+    repeats: int,
+    margin: float,
+    variance: float = GUESS,
+    alpha: float = 0.05,
+    power: float = 0.80,
+    losses: Sequence[float] = (0.02, 0.05, 0.10),
+) -> Forecast:
+    """`variance` is that of a pair: `pair_variance` of a baseline, or the safe guess."""
+    own = Plan(questions=questions, repeats=repeats, margin=margin, alpha=alpha, variance=variance, between=0.0)
+    needed = plan(margin=margin, questions=questions, variance=variance, alpha=alpha, power=power)
+    share = expected(needed, 0.0, power=power).information
+    return Forecast(
+        benchmark=benchmark,
+        answers=own.pairs,
+        passes=own.passes(0.0),
+        finds={loss: own.finds(loss) for loss in losses},
+        needed=needed,
+        sequential=math.ceil(share * needed.pairs),
     )
