@@ -5,7 +5,7 @@ REGISTRY := $(if $(FLAGRELEASE_REGISTRY_PORT),--registry localhost:$(FLAGRELEASE
 # More arguments for flagrelease or pytest: make release ARGS="--engine inline", make test ARGS="-k gates"
 ARGS ?=
 
-.PHONY: help release example test test-slow check setup base down lock-deps newcomer example clean
+.PHONY: help release example test test-slow check setup base down lock-deps newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,10 +53,6 @@ lock-deps: ## resolve the dependencies anew and write the hash-locked lists
 
 newcomer: ## prove `make release` and `make test` in a bare Debian 12 with git, make and python3 only
 	@$(PYTHON) scripts/newcomer.py
-
-example: ## write docs/example/ and the README's tables from the newest release
-	$(MACHINE) venv
-	@.venv/bin/python scripts/example.py
 
 clean: down ## remove the virtual environment, caches and logs; releases in .flagrelease stay
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

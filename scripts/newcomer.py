@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -186,6 +187,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if os.geteuid():
         sys.exit("a machine within a machine needs root: sudo scripts/newcomer.py")
+    # Ended from outside, it still takes the machine and its network down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begin = time.monotonic()
     bare_debian()
     if MACHINE.exists():
