@@ -106,15 +106,18 @@ def _head(figure: Figure, record: Record, height: float) -> None:
         return 1 - inches / height
 
     colour = _VERDICTS[record.verdict]
-    title = f"{record.model.title} on {record.chip.device.name}"
+    title = _shortened(f"{record.model.title} on {record.chip.device.name}", 64)
     figure.text(0.035, at(0.33), title, weight="bold", size=11.5, va="center")
     figure.text(0.965, at(0.33), record.verdict, weight="bold", size=10, color=colour, ha="right", va="center")
-    for x, colour, label in (
-        (0.035, _CANDIDATE, record.candidate_name),
-        (0.185, _BASELINE, record.accuracy.baseline_name),
-    ):
+    x = 0.035
+    for colour, label in ((_CANDIDATE, record.candidate_name), (_BASELINE, record.accuracy.baseline_name)):
         figure.text(x, at(0.63), "●", color=colour, size=9, va="center")
-        figure.text(x + 0.018, at(0.63), label, size=9, color=_FAINT, va="center")
+        text = figure.text(x + 0.018, at(0.63), _shortened(label, 40), size=9, color=_FAINT, va="center")
+        x = text.get_window_extent().transformed(figure.transFigure.inverted()).x1 + 0.03
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _draw_scores(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
