@@ -1,5 +1,6 @@
 """What tests of images and servers start from: a cell of the real matrix, its lock, and a context with real ports."""
 
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,7 @@ def job(one: Cell, registry: str = "localhost:1/none") -> Job:
     return Job(cell=one, matrix=matrix(), lock=lock, registry=registry, templates=ROOT / "templates")
 
 
-def context(
-    root: Path, *, docker: Docker | None = None, registry: Registry | None = None, **upstream: Any
-) -> Context:
+def context(root: Path, *, docker: Docker | None = None, registry: Registry | None = None, **upstream: Any) -> Context:
     workspace = Workspace(root)
     clock = SystemClock()
     ports = Ports(
@@ -49,7 +48,7 @@ def context(
         hubs=None,  # type: ignore[arg-type]  # nothing is fetched here
     )
     return Context(
-        run_id="test",
+        run_id=uuid.uuid4().hex[:12],
         workspace=workspace,
         evidence=EvidenceStore(workspace.evidence),
         ports=ports,

@@ -52,7 +52,8 @@ class ContainerRun:
             ("uts", flags.uts),
             ("pid", flags.pid),
             ("runtime", flags.runtime),
-            ("gpus", flags.gpus),
+            # The command line reads the value as CSV: only in quotes is a list of devices one field.
+            ("gpus", f'"{flags.gpus}"' if "," in flags.gpus else flags.gpus),
             ("shm-size", flags.shm),
         ):
             words += [f"--{option}={value}"] if value else []
@@ -87,7 +88,8 @@ class ContainerRun:
             "privileged": flags.privileged,
             "devices": [_device(device) for device in flags.devices] or None,
             "group_add": list(flags.groups) or None,
-            "cap_add": list(flags.capabilities) or None,
+            # The command line adds the prefix, the API takes names as they are.
+            "cap_add": [f"CAP_{name.removeprefix('CAP_')}" for name in flags.capabilities] or None,
             "security_opt": list(flags.security) or None,
             "ulimits": [{"name": name, "soft": n, "hard": n} for name, n in flags.ulimits.items()] or None,
             "tmpfs": {path.partition(":")[0]: path.partition(":")[2] for path in flags.tmpfs} or None,
@@ -151,6 +153,9 @@ def effective(inspected: Mapping[str, Any]) -> dict[str, Any]:
     chosen["Env"] = sorted(config.get("Env") or ())
     for name in _DECISIVE:
         chosen[name] = host.get(name) or None
+    # The command line leaves out what docker-py spells as an empty list, and the other way round.
+    requests = host.get("DeviceRequests") or ()
+    chosen["DeviceRequests"] = [{name: value or None for name, value in request.items()} for request in requests]
     # The command line knows read-only only as a suffix of a bind, which stays; the order of flags says nothing.
     chosen["Binds"] = sorted(host.get("Binds") or ())
     chosen["Ulimits"] = sorted(host.get("Ulimits") or (), key=lambda limit: str(limit["Name"]))
@@ -167,7 +172,6 @@ _DECISIVE = (
     "Runtime",
     "ShmSize",
     "Devices",
-    "DeviceRequests",
     "GroupAdd",
     "CapAdd",
     "SecurityOpt",

@@ -68,8 +68,8 @@ def served(
             one = _wait(job, context, run, running, start)
         try:
             yield one
-        except FlagreleaseError:
-            one.check()  # the likelier cause of whatever went wrong in the block
+        except (FlagreleaseError, NoAnswer):
+            _settle(context, one)
             raise
     except SmokeFailed as error:
         if error.detail:
@@ -78,6 +78,13 @@ def served(
     finally:
         with context.meter.waiting():
             running.stop()
+
+
+def _settle(context: Context, one: Served) -> None:
+    """Something went wrong in the block: where the server ended, that is the cause. Its end shows a moment later."""
+    for _ in range(10):
+        one.check()
+        context.ports.clock.sleep(_POLL)
 
 
 def _pull(context: Context, image: results.Image) -> None:

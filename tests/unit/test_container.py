@@ -14,7 +14,12 @@ REFERENCE = "localhost:5000/flagrelease/x@sha256:" + "0" * 64
 def run(name: str, stack: str = "flagos", placement: Placement | None = None) -> ContainerRun:
     cell = given.cell(name)
     return container.for_serving(
-        cell.chip, cell.model, REFERENCE, container.model_path(cell.model), stack, placement or Placement()  # type: ignore[arg-type]
+        cell.chip,
+        cell.model,
+        REFERENCE,
+        container.model_path(cell.model),
+        stack,
+        placement or Placement(),  # type: ignore[arg-type]
     )
 
 
@@ -73,5 +78,6 @@ def test_with_the_hosts_network_another_port_is_told_to_the_engine() -> None:
 def test_gpus(text: str, request_: object) -> None:
     placed = run("nvidia-h100/qwen3-8b")
     placed = replace(placed, flags=replace(placed.flags, gpus=text))
-    assert f"--gpus={text}" in placed.argv()
+    quoted = f'"{text}"' if "," in text else text
+    assert f"--gpus={quoted}" in placed.argv()
     assert placed.sdk()["device_requests"] == [request_]

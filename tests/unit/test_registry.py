@@ -94,7 +94,7 @@ def test_a_wait_beyond_patience_is_not_begun(store: Store, host: str, client: Oc
 
 
 def test_nothing_listens(client: OciRegistry) -> None:
-    with pytest.raises(RegistryUnavailable, match="no registry answers at 127.0.0.1:9") as caught:
+    with pytest.raises(RegistryUnavailable, match=r"no registry answers at 127\.0\.0\.1:9") as caught:
         client.check_push("127.0.0.1:9/a")
     assert caught.value.exit_code == 6
     assert "make registry" in caught.value.hint

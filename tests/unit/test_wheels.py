@@ -86,7 +86,7 @@ def test_other_bytes_than_locked_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_package_that_did_not_come_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="one==1.0"):
+    with pytest.raises(ConfigError, match=r"one==1\.0"):
         wheels.gather(LOCKED, tmp_path, Pip())
 
 

@@ -70,6 +70,7 @@ def translated(doing: str) -> Iterator[None]:
     """Turn what docker-py, requests and the socket raise into our errors."""
     import docker
     import requests
+    import urllib3
 
     try:
         yield
@@ -81,7 +82,7 @@ def translated(doing: str) -> Iterator[None]:
         ) from None
     except docker.errors.APIError as error:
         raise _classified(doing, str(error.explanation or error)) from error
-    except (docker.errors.DockerException, requests.RequestException) as error:
+    except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _unavailable(doing, error) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

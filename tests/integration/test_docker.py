@@ -1,0 +1,213 @@
+"""The Docker port on the real engine: what it does, and how each failure reads."""
+
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+
+import docker
+import pytest
+
+import served_cell as given
+from flagrelease import container
+from flagrelease.container import Placement
+from flagrelease.errors import (
+    DockerUnavailable,
+    EnvironmentFault,
+    FlagreleaseError,
+    RegistryDenied,
+    RegistryUnavailable,
+)
+from flagrelease.matrix import Container
+from flagrelease.ports.docker import Engine
+from integration.test_serving import packed
+from registry_stand_in import Store, standing_in
+
+pytestmark = pytest.mark.integration
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def tiny(engine: Engine) -> Iterator[str]:
+    name = "flagrelease-test-tiny:1"
+    engine.build(packed({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}), tag=name, args={}, line=ignore)
+    yield name
+    engine.untag(name)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        Container(),
+        Container(
+            network="host",
+            ipc="host",
+            uts="host",
+            pid="host",
+            privileged=True,
+            shm="100gb",
+            devices=("/dev/null", "/dev/zero:/dev/nothing:r"),
+            groups=("video",),
+            capabilities=("SYS_PTRACE",),
+            security=("seccomp=unconfined", "apparmor=unconfined"),
+            ulimits={"memlock": -1, "stack": 67108864},
+            env={"A": "b c", "D": ""},
+            mounts=("/tmp:/mnt/tmp:ro", "/usr/share:/mnt/share"),
+            tmpfs=("/scratch:exec",),
+        ),
+        Container(gpus="all"),
+        Container(gpus="2"),
+        Container(gpus="device=0,1"),
+    ],
+    ids=["none", "many", "all", "two", "chosen"],
+)
+@pytest.mark.parametrize(
+    "placement",
+    [Placement(), Placement(port=None, address="127.0.0.1", labels={"l": "v"})],
+    ids=["card", "ours"],
+)
+def test_the_line_and_the_api_make_the_same_container(
+    engine: Engine, tiny: str, flags: Container, placement: Placement
+) -> None:
+    cell = given.cell()
+    chip = replace(cell.chip, container=flags)
+    run = container.for_serving(chip, cell.model, tiny, "/tmp", "native", replace(placement, name=""))
+    client = docker.from_env()
+    by_api = client.containers.create(**run.sdk())
+    line = ["docker", "create", *run.argv()[3:]]
+    by_line = client.containers.get(subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip())
+    try:
+        one, other = container.effective(by_api.attrs), container.effective(by_line.attrs)
+        assert one == other
+    finally:
+        by_api.remove()
+        by_line.remove()
+
+
+def test_the_configuration_in_use_tells_containers_apart(engine: Engine, tiny: str) -> None:
+    cell = given.cell()
+    client = docker.from_env()
+    seen = []
+    for flags in (Container(), Container(shm="1gb"), Container(groups=("video",)), Container(env={"A": "1"})):
+        chip = replace(cell.chip, container=flags)
+        run = container.for_serving(chip, cell.model, tiny, "/tmp", "native", Placement(name=""))
+        made = client.containers.create(**run.sdk())
+        seen.append(json.dumps(container.effective(made.attrs), sort_keys=True))
+        made.remove()
+    assert len(set(seen)) == 4
+
+
+def test_a_failed_step_shows_its_output(engine: Engine, base: str) -> None:
+    dockerfile = f"FROM {base}\nRUN echo the reason; exit 3\n"
+    with pytest.raises(EnvironmentFault, match="building the image failed") as caught:
+        engine.build(packed({"Dockerfile": dockerfile}), tag="flagrelease-test-never:1", args={}, line=ignore)
+    assert "code: 3" in caught.value.why
+    assert "the reason" in caught.value.detail
+    assert engine.image("flagrelease-test-never:1") is None
+
+
+def test_a_build_has_no_network(engine: Engine, base: str) -> None:
+    program = "import socket; socket.create_connection(('192.0.2.1', 80), 2)"
+    context = packed({"Dockerfile": f'FROM {base}\nRUN python3 -c "{program}"\n'})
+    with pytest.raises(EnvironmentFault) as caught:
+        engine.build(context, tag="flagrelease-test-never:1", args={}, line=ignore)
+    assert "Network is unreachable" in caught.value.detail
+
+
+def test_pushed_and_pulled_by_digest(engine: Engine, tiny: str, own_registry: str) -> None:
+    repository = f"{own_registry}/tiny"
+    engine.tag(tiny, repository, "1")
+    first = engine.push(repository, "1", ignore)
+    assert first.digest.startswith("sha256:")
+    assert len(first.layers) == 1
+    assert engine.push(repository, "1", ignore).layers == frozenset(), "what is there is not sent again"
+    engine.untag(f"{repository}:1")
+    assert engine.pull(repository, first.digest, ignore).digests == (f"{repository}@{first.digest}",)
+    engine.untag(f"{repository}@{first.digest}")
+
+
+def test_a_push_that_is_refused_in_the_stream_is_an_error(engine: Engine, tiny: str) -> None:
+    store = Store(login=("user", "right"))
+    with standing_in(store) as host:
+        engine.tag(tiny, f"{host}/x", "1")
+        with pytest.raises(RegistryDenied) as caught:
+            engine.push(f"{host}/x", "1", ignore)
+        engine.untag(f"{host}/x:1")
+    assert caught.value.exit_code == 7
+    assert "FLAGRELEASE_REGISTRY_USER" in caught.value.hint
+
+
+def test_a_push_to_nowhere(engine: Engine, tiny: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        repository = f"127.0.0.1:{closed.getsockname()[1]}/x"
+        engine.tag(tiny, repository, "1")
+        with pytest.raises(RegistryUnavailable) as caught:
+            engine.push(repository, "1", ignore)
+        engine.untag(f"{repository}:1")
+    assert caught.value.retriable
+
+
+def test_pulling_a_digest_that_is_not_there(engine: Engine, own_registry: str) -> None:
+    with pytest.raises(FlagreleaseError) as caught:
+        engine.pull(f"{own_registry}/tiny", "sha256:" + "0" * 64, ignore)
+    assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize("url", ["unix:///nonexistent/docker.sock", "tcp://127.0.0.1:9"])
+def test_no_engine(url: str) -> None:
+    with pytest.raises(DockerUnavailable) as caught:
+        Engine(url).version()
+    assert caught.value.exit_code == 6
+    assert "\n" not in caught.value.line()
+    assert "make engine" in caught.value.hint
+
+
+class Vanishing(BaseHTTPRequestHandler):
+    """Docker Engine that begins a build and hangs up."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b'{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        step = b'{"stream":"Step 1/2 : FROM x\\n"}'
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
+        self.close_connection = True
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class UnixServer(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+
+def test_an_engine_that_goes_away_in_the_middle(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with UnixServer(str(path), Vanishing) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        with pytest.raises(DockerUnavailable) as caught:
+            Engine(f"unix://{path}").build(packed({"Dockerfile": "FROM x"}), tag="x:1", args={}, line=ignore)
+        server.shutdown()
+    assert "while building" in caught.value.line()
+    assert "\n" not in caught.value.line()

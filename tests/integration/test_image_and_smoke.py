@@ -1,0 +1,117 @@
+"""The real thing: real weights, an image built and pushed, served by FlagScale, and asked."""
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import served_cell as given
+from flagrelease import buildcontext, results
+from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
+from flagrelease.evidence import EvidenceStore
+from flagrelease.lock import LockedChip
+from flagrelease.ports.docker import Engine
+from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.registry import OciRegistry
+from flagrelease.stage import Context, Look
+from flagrelease.stages import image, smoke, weights
+from flagrelease.workspace import Workspace
+from registry_stand_in import Store, standing_in
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+class Started:
+    """A cell whose weights and image stages have run, once for all tests here."""
+
+    def __init__(self, root: Path, engine: Engine, registry: str) -> None:
+        self.job = given.job(given.cell(), f"{registry}/{uuid.uuid4().hex[:8]}")
+        self.context = given.context(root, docker=engine)
+        ports = replace(self.context.ports, hubs=RealHubs())
+        self.weights = weights.run(self.job, replace(self.context, ports=ports))
+        self.image = image.run(self.job, self.context)
+
+    def after(self, **changes: results.Image) -> Context:
+        return replace(self.context, upstream={"weights": self.weights, "image": self.image, **changes})
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, engine: Engine, base: str, own_registry: str) -> Started:
+    return Started(tmp_path_factory.mktemp("workspace"), engine, own_registry)
+
+
+def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
+    registry = OciRegistry()
+    made = started.image
+    assert registry.digest(made.repository, made.digest) == made.digest
+    manifest = json.loads(registry.manifest(made.repository, made.digest).body)
+    config = json.loads(registry.blob(made.repository, manifest["config"]["digest"]))
+    assert config["config"]["Labels"] == made.labels
+    assert config["config"]["Entrypoint"] == ["flagos-serve"]
+    assert made.pushed_bytes == sum(layer["size"] for layer in manifest["layers"]), "a new registry got all layers"
+    assert made.versions["flag-scale"] == "0.8.0"
+    assert any("llama-server" in remark for remark in made.remarks)
+
+
+def test_building_again_gives_the_same_digest_and_sends_nothing(started: Started) -> None:
+    again = image.run(started.job, started.context)
+    assert (again.digest, again.pushed_bytes) == (started.image.digest, 0)
+
+
+def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
+    result = smoke.run(started.job, started.after())
+    assert [check for check in result.checks if not check.passed] == []
+    assert {"streaming", "determinism", "too long prompt", "at once", "card: docker run", "card: download"} <= {
+        check.name for check in result.checks
+    }
+    assert result.docker_run[-1] == started.image.reference
+    assert "--publish=8000:8000" in result.docker_run
+    assert result.environment["Docker Engine"]
+    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat"}
+    assert started.context.ports.docker.reap(started.job.cell.id, started.context.workspace.root) == 0
+
+
+def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:
+    other = started.context.evidence.put("manifest.json", b"{}")
+    kept = tuple(one for one in started.image.evidence if one.name != "manifest.json")
+    forged = replace(started.image, evidence=(*kept, other))
+    with pytest.raises(SmokeFailed, match="1 of") as caught:
+        smoke.run(started.job, started.after(image=forged))
+    assert buildcontext.MANIFEST in caught.value.why
+    assert "FAIL manifest" in caught.value.detail
+
+
+def test_without_weights_it_dies_before_it_is_ready_and_says_why(started: Started) -> None:
+    empty = replace(started.weights, folder="empty")
+    (started.context.workspace.weights / "empty").mkdir(exist_ok=True)
+    context = replace(started.context, upstream={"weights": empty, "image": started.image})
+    with pytest.raises(DiedBeforeReady) as caught:
+        smoke.run(started.job, context)
+    assert "is the model folder mounted?" in caught.value.detail
+
+
+def test_an_image_that_is_gone_is_not_intact(started: Started) -> None:
+    look = Look(workspace=Workspace(Path("/x")), evidence=EvidenceStore(Path("/x")), registry=OciRegistry())
+    assert image.intact(started.image, look) == ""
+    assert image.intact(replace(started.image, digest="sha256:" + "0" * 64), look)
+    assert image.intact(started.image, replace(look, registry=None)) == "", "nothing is asked"
+
+
+def test_a_registry_that_refuses_costs_no_build(started: Started) -> None:
+    class NoBuild(Engine):
+        def build(self, *_: object, **__: object) -> str:
+            raise AssertionError("it was built")
+
+    context = replace(started.context, ports=replace(started.context.ports, docker=NoBuild()))
+    with standing_in(Store(login=("a", "b"))) as host, pytest.raises(RegistryDenied):
+        image.run(replace(started.job, registry=f"{host}/x"), context)
+
+
+def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
+    absent = {"cpu": LockedChip(base="flagrelease-absent:1", why="made here")}
+    job = replace(started.job, lock=replace(started.job.lock, chips=absent))
+    with pytest.raises(EnvironmentFault, match="flagrelease-absent:1 is not here") as caught:
+        image.run(job, started.context)
+    assert "make base" in caught.value.hint
