@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-from flagkernels import cli, qualify, trace  # noqa: E402
+from flagkernels import bench, cli, qualify, trace  # noqa: E402
 from flagkernels.files import write_json, write_text  # noqa: E402
 
 CONFIG = HERE / "qwen3-8b.json"
@@ -53,7 +53,8 @@ def qualify_part(out: Path, seconds: float, width: int | None) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:
         rows = [
-            (f, expected, row) for (f, expected), row in zip(planted.EXPECTED.items(), pool.map(one, planted.EXPECTED))
+            (f, expected, row)
+            for (f, expected), row in zip(planted.EXPECTED.items(), pool.map(one, planted.EXPECTED), strict=True)
         ]
     times["planted"] = time.monotonic() - began
     write_json(out / "qualify-times.json", times)
@@ -67,9 +68,8 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
         error = "–" if row.error is None else f"{row.error:.3g} ({row.native or 0:.3g})"
         relative = "–" if row.relative is None else f"{row.relative:.2e}"
         why = f"{row.reason} — {row.at}".replace("|", "/") if row.verdict != "correct" else ""
-        lines.append(
-            f"| {row.operator} | {row.verdict} | {row.passed}/{row.cases} | {error} | {relative} | {row.seconds:.1f} | {why} |"
-        )
+        cells = [row.operator, row.verdict, f"{row.passed}/{row.cases}", error, relative, f"{row.seconds:.1f}", why]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| planted fault | expected | verdict | s | reason |", "|---|---|---|---|---|"]
     for fault, expected, row in planted_rows:
         lines.append(

@@ -13,7 +13,7 @@ BLOCK = 1024
 
 
 @triton.jit
-def silu_kernel(x, out, n, stop, factor, BLOCK: tl.constexpr):
+def silu_kernel(x, out, n, stop, factor, BLOCK: tl.constexpr):  # noqa: N803
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
     tl.store(out + at, value / (1.0 + tl.exp(-value)) * factor, mask=at < stop)

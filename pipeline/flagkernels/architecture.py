@@ -40,7 +40,7 @@ class Architecture:
 
 
 def read_config(path: Path) -> Architecture:
-    """Raises UsageError for a file that is no model's config.json, and for an architecture transformers does not know."""
+    """Raises UsageError for a file that is no model's config.json, or of an architecture transformers does not know."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
@@ -62,7 +62,9 @@ def read_config(path: Path) -> Architecture:
     try:
         config = AutoConfig.for_model(kind, **values)
     except Exception as error:  # transformers validates with exceptions of many kinds
-        raise UsageError(f"transformers refuses {path}", why=str(error), hint="compare it with the model's own") from error
+        raise UsageError(
+            f"transformers refuses {path}", why=str(error), hint="compare it with the model's own"
+        ) from error
     config = getattr(config, "text_config", None) or config
     return Architecture(config, hashlib.sha256(data).hexdigest())
 
@@ -75,7 +77,12 @@ def dtype_of(config: Any) -> torch.dtype:
 
 
 def build(
-    architecture: Architecture, device: str, *, layers: int | None = None, dtype: torch.dtype | None = None, seed: int = 0
+    architecture: Architecture,
+    device: str,
+    *,
+    layers: int | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """The model in eval mode with random weights (none on `meta`); `layers` cuts it short."""
     from transformers import AutoModelForCausalLM
@@ -85,11 +92,12 @@ def build(
         _cut(config, layers)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.manual_seed(seed)
+    make: Any = AutoModelForCausalLM.from_config
     try:
         with torch.device(device), contextlib.ExitStack() as stack:
             if device != "meta":
                 stack.enter_context(_cheap_init())
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype or dtype_of(config)).eval()
+            model: nn.Module = make(config, dtype=dtype or dtype_of(config)).eval()
     except ValueError as error:
         raise UsageError(
             f"{architecture.name} is no causal language model", why=str(error).splitlines()[0], hint="serve another"
@@ -151,7 +159,7 @@ class _Shared:
         self.bias = None if self.bias is None else self.bias.float()
 
     def first(self, x: torch.Tensor) -> torch.Tensor:
-        self.result = nn.functional.linear(x, self.weight, self.bias).split(self.widths, dim=-1)
+        self.result = torch.split(nn.functional.linear(x, self.weight, self.bias), self.widths, dim=-1)
         return self.result[0]
 
 

@@ -1,8 +1,8 @@
 """attribute: which operators made the answers worse, in minutes instead of rounds of whole benchmarks.
 
-The log-probabilities of a fixed text, teacher-forced, with each set of operators against the native kernels. What counts
-as worse is measured, not assumed: the native model in its own dtype is already some distance from the native model in
-float32, and an operator is a suspect when it is certainly farther away than that."""
+The log-probabilities of a fixed text, teacher-forced, with each set of operators against the native kernels. What
+counts as worse is measured, not assumed: the native model in its own dtype is already some distance from the native
+model in float32, and an operator is a suspect when it is certainly farther away than that."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class Measurement:
         return asdict(self)
 
     def __str__(self) -> str:
-        figures = self.note if self.excess is None else f"excess {self.excess:.3f}, shift {self.shift:+.5f} nats a token"
+        figures = (
+            self.note if self.excess is None else f"excess {self.excess:.3f}, shift {self.shift:+.5f} nats a token"
+        )
         names = ", ".join(self.operators) if len(self.operators) <= 3 else f"{len(self.operators)} operators"
         return f"{names}: {figures}" + ("  ← guilty" if self.guilty else "")
 
@@ -93,7 +95,12 @@ def judge(
     if not all(map(math.isfinite, answers)):
         lost = sum(not math.isfinite(x) for x in answers)
         return Measurement(
-            operators=named, excess=None, shift=None, sigmas=None, guilty=True, note=f"{lost} tokens are NaN or infinite"
+            operators=named,
+            excess=None,
+            shift=None,
+            sigmas=None,
+            guilty=True,
+            note=f"{lost} tokens are NaN or infinite",
         )
     theirs = [(a - r) ** 2 for a, r in zip(answers, reference, strict=True)]
     ours = [(n - r) ** 2 for n, r in zip(native, reference, strict=True)]
@@ -109,7 +116,7 @@ def judge(
         excess=excess,
         shift=statistics.fmean(a - n for a, n in zip(answers, native, strict=True)),
         sigmas=sigmas,
-        guilty=excess > EXCESS and sigmas > SIGMAS or excess > 2 * EXCESS,
+        guilty=(excess > EXCESS and sigmas > SIGMAS) or excess > 2 * EXCESS,
     )
 
 
@@ -142,7 +149,12 @@ class _Court:
 
 
 def attribute(
-    answers: Answers, operators: Sequence[str], *, rounds: int = 4, record: Path | None = None, progress: Progress | None = None
+    answers: Answers,
+    operators: Sequence[str],
+    *,
+    rounds: int = 4,
+    record: Path | None = None,
+    progress: Progress | None = None,
 ) -> Attribution:
     """Takes out one culprit a round, until what remains is clean, nobody can be named, or the rounds are spent."""
     court = _Court(answers, record)
@@ -193,10 +205,14 @@ def _badness(measurement: Measurement) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that is under suspicion")
-    parser.add_argument("--out", type=Path, required=True, help="the report, JSON; beside it FILE.jsonl, every measurement")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the report, JSON; beside it FILE.jsonl, every measurement"
+    )
     parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
     parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
-    parser.add_argument("--config", type=Path, help="without weights: config.json, for random weights in the same shapes")
+    parser.add_argument(
+        "--config", type=Path, help="without weights: config.json, for random weights in the same shapes"
+    )
     parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--layers", type=int, help="without weights: cut the model to its first layers")

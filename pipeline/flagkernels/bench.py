@@ -67,8 +67,8 @@ class Figure:
     def __str__(self) -> str:
         share = f"  {self.share:.0%} of the limit (native {self.native_share:.0%})" if self.share is not None else ""
         return (
-            f"{self.operator:<18} {self.shape_class:<44} {self.candidate * 1e6:9.2f} µs  native {self.native * 1e6:9.2f} µs"
-            f"  {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{share}"
+            f"{self.operator:<18} {self.shape_class:<44} {self.candidate * 1e6:9.2f} µs"
+            f"  native {self.native * 1e6:9.2f} µs  {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{share}"
         )
 
 
@@ -87,7 +87,9 @@ class BenchJob:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def representative(found: Trace, operator: str, per_operator: int | None) -> list[tuple[str, TracedCall, dict[str, int]]]:
+def representative(
+    found: Trace, operator: str, per_operator: int | None
+) -> list[tuple[str, TracedCall, dict[str, int]]]:
     """One call a shape class, the one made most often, with the class's calls at each point. The classes with the most
     calls come first, and `per_operator` of them are kept."""
     chosen = []
@@ -156,7 +158,9 @@ def _measure(
     sets = max(1, min(16, COLD // max(call.nbytes, 1)))
     inputs = [make(case, arena, job.seed + index) for index in range(sets)]
     results = target(*inputs[0][0], **inputs[0][1])
-    outputs = tuple(r for r in (results if isinstance(results, list | tuple) else [results]) if isinstance(r, torch.Tensor))
+    outputs = tuple(
+        r for r in (results if isinstance(results, list | tuple) else [results]) if isinstance(r, torch.Tensor)
+    )
     bytes_, operations = work(call, outputs)
     del results, outputs
     clock = Clock(device)
@@ -290,7 +294,9 @@ def figures_of(path: Path) -> Iterable[Figure]:
             try:
                 yield Figure(**data)
             except TypeError as error:
-                raise UsageError(f"{path} is no bench file", why=str(error), hint="write it again with `bench`") from error
+                raise UsageError(
+                    f"{path} is no bench file", why=str(error), hint="write it again with `bench`"
+                ) from error
 
 
 def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
@@ -298,21 +304,29 @@ def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
     rows = {row.operator: row for row in qualify.read_rows(path).values()}
     kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
     if not kept:
-        raise NothingToDo(f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts")
+        raise NothingToDo(
+            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
+        )
     return kept
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json")
-    parser.add_argument("--verdicts", type=Path, required=True, help="what `qualify` wrote: only correct ones are measured")
-    parser.add_argument("--out", type=Path, required=True, help="figures, a JSONL file; a second run does what is missing")
+    parser.add_argument(
+        "--verdicts", type=Path, required=True, help="what `qualify` wrote: only correct ones are measured"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="figures, a JSONL file; a second run does what is missing"
+    )
     parser.add_argument("--ceilings", type=Path, help="write the chip's measured limits here")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
     parser.add_argument("--operators", help="comma-separated; default: all correct ones")
     parser.add_argument("--tuned", type=Path, help="what `tune` wrote: its database and kernels are used")
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--per-operator", type=int, default=24, help="shape classes of each operator, the busiest first")
+    parser.add_argument(
+        "--per-operator", type=int, default=24, help="shape classes of each operator, the busiest first"
+    )
     parser.add_argument("--configs", type=int, default=0, help="LibTuner candidates that are compared; 0: all")
     parser.add_argument("--seconds", type=float, default=300.0, help="time limit of one operator")
 
@@ -343,4 +357,3 @@ def main(args: argparse.Namespace) -> int:
     for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):
         print(figure)  # noqa: T201
     return 0
-

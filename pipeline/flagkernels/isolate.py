@@ -9,8 +9,10 @@ import json
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
+import os
 import resource
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -75,9 +77,18 @@ class _Running:
 
 
 def context() -> multiprocessing.context.ForkServerContext:
-    """The fork server, with torch in it. It imports, and never touches the chip."""
+    """The fork server, with torch in it and what FlagGems imports besides. It never touches the chip."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["flagkernels.child"])
+    found.set_forkserver_preload(["flagkernels.child", "sqlalchemy.orm", "yaml"])  # missing ones are passed over
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the server does not apply our sys.path itself
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
     return found
 
 
@@ -113,7 +124,10 @@ def run_all(
 
 
 def _start(
-    spawn: multiprocessing.context.ForkServerContext, job: Any, seconds: float, target: Callable[[Any, Connection], None]
+    spawn: multiprocessing.context.ForkServerContext,
+    job: Any,
+    seconds: float,
+    target: Callable[[Any, Connection], None],
 ) -> _Running:
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=target, args=(job, theirs), daemon=True, name=f"qualify {job.operator}")
@@ -155,7 +169,9 @@ def _end(item: _Running) -> Outcome:
     code = item.process.exitcode
     if not item.ended:
         item.ended = "crash"
-        item.reason = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        item.reason = (
+            f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        )
     item.pipe.close()
     return Outcome(
         job=item.job,

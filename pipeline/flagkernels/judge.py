@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from flagkernels import tolerance
 from flagkernels.calls import base_name, resolve
 from flagkernels.cases import Case
-from flagkernels.inputs import Arena, guarded_allocations, make, poison_allocator
+from flagkernels.guards import Arena, guarded_allocations, poison_allocator
+from flagkernels.inputs import make
 from flagkernels.operators import Implementation, active
 
 __all__ = ["CaseResult", "judge"]
@@ -47,7 +49,7 @@ class Comparison:
     reason: str
 
 
-class Dropped(Exception):  # noqa: N818 -- no error: the native operator refuses this case, so it is none
+class Dropped(Exception):
     """The case does not exist for this operator."""
 
 
@@ -56,7 +58,8 @@ def judge(
 ) -> CaseResult:
     """Runs the operator once in guarded memory and `repeats − 1` times plainly.
 
-    Raises Dropped where the native operator refuses the case or float64 does not fit, and whatever the operator under test raises."""
+    Raises Dropped where the native operator refuses the case or float64 does not fit, and whatever the operator under
+    test raises."""
     arena = Arena(device)
     target = resolve(case.call.overload)
     try:
@@ -76,12 +79,14 @@ def judge(
             results = _results(target, run_args, run_kwargs, clone=False)
             _sync(device)
         called.append(calls[case.call.overload])
+        shared.extend(_shared_memory(target, results, run_args, run_kwargs))
         return [_detach(result) for result in results]
 
     called: list[int] = []
+    shared: list[str] = []
     inside = _clone(args, arena), _clone(kwargs, arena)
     runs = [once(*inside, guarded_allocations(arena))]
-    damage = arena.violations() or _changed_inputs(target, (args, kwargs), inside)
+    damage = arena.violations() or _changed_inputs(target, (args, kwargs), inside) or shared
     # Without guards the same write would spoil memory of others: one run is evidence enough.
     for _ in range(0 if damage else repeats - 1):
         poison_allocator(tuple(r for r in runs[0] if isinstance(r, torch.Tensor)), device)
@@ -158,11 +163,36 @@ def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], afte
         if argument.alias_info is not None and argument.alias_info.is_write:
             continue
         pair = [
-            kwargs.get(argument.name, args[position] if position < len(args) else None) for args, kwargs in (before, after)
+            kwargs.get(argument.name, args[position] if position < len(args) else None)
+            for args, kwargs in (before, after)
         ]
         if isinstance(pair[0], torch.Tensor) and not _equal(pair[0], pair[1]):
             found.append(f"changed its argument {argument.name}")
     return found
+
+
+def _shared_memory(target: torch._ops.OpOverload, results: Sequence[Any], args: Any, kwargs: Any) -> list[str]:
+    """Results that are views of arguments where the schema promises fresh memory: the next in-place write to either
+    changes both."""
+    schema = target._schema
+    if any(a.alias_info is not None for a in (*schema.arguments, *schema.returns)):
+        return []
+    owners = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs)) if t.numel()}
+    return [
+        f"result {index} shares memory with an argument"
+        for index, result in enumerate(results)
+        if isinstance(result, torch.Tensor) and result.numel() and result.untyped_storage().data_ptr() in owners
+    ]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _exact(
@@ -209,7 +239,7 @@ def _flush(args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 def _grouped(x: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any) -> list[torch.Tensor]:
     """aten::_grouped_mm has no float64 kernel: one matrix product a group, rows between the offsets."""
     ends = [0, *offs.tolist()]
-    rows = [x[start:end] @ weights[group] for group, (start, end) in enumerate(zip(ends, ends[1:], strict=False))]
+    rows = [x[start:end] @ weights[group] for group, (start, end) in enumerate(itertools.pairwise(ends))]
     return [torch.cat(rows)]
 
 
@@ -252,12 +282,12 @@ class _Comparer:
             if not isinstance(got, torch.Tensor) or got.shape != plain.shape or got.dtype != plain.dtype:
                 errors.append(Comparison(math.inf, None, None, f"result {_form(got)}, native {_form(plain)}"))
             elif name in tolerance.INDICES and not plain.dtype.is_floating_point:
-                errors.append(self._indices(got, plain, results))
+                errors.append(self._indices(got, plain))
             else:
                 errors.append(_compare(got, plain, reference, limit, self.case))
         return max(errors, key=lambda e: (bool(e.reason), e.error), default=Comparison(0.0, None, None, ""))
 
-    def _indices(self, got: torch.Tensor, plain: torch.Tensor, results: Sequence[Any]) -> Comparison:
+    def _indices(self, got: torch.Tensor, plain: torch.Tensor) -> Comparison:
         """Ties may be broken in any order: what counts is the value that an index points at."""
         source = self.args[0]
         named = [a for a in self.args[1:] if isinstance(a, int) and not isinstance(a, bool)]
@@ -274,7 +304,8 @@ class _Comparer:
         def picked(index: torch.Tensor) -> torch.Tensor:
             if index.dim() < flat.dim():
                 index = index.unsqueeze(axis)
-            return flat.gather(axis, index.reshape(-1) if flat.dim() == 1 else index)
+            chosen: torch.Tensor = flat.gather(axis, index.reshape(-1) if flat.dim() == 1 else index)
+            return chosen
 
         same = _equal(picked(got), picked(plain))
         return Comparison(0.0 if same else math.inf, None, None, "" if same else "an index points at another value")
@@ -287,8 +318,8 @@ def _compare(
     where = limit.device
     got, plain = got.to(where), plain.to(where)
     if not got.dtype.is_floating_point:
-        same = torch.equal(got, references[0].to(got.dtype))
-        return Comparison(0.0 if same else math.inf, None, None, "" if same else "integers differ")
+        equal = torch.equal(got, references[0].to(got.dtype))
+        return Comparison(0.0 if equal else math.inf, None, None, "" if equal else "integers differ")
     value = got.double()
     ratio = torch.full_like(value, math.inf)
     for reference in references:
@@ -377,7 +408,11 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _form(value: Any) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    return (
+        f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        if isinstance(value, torch.Tensor)
+        else repr(value)
+    )
 
 
 def _finite(value: float) -> float | None:

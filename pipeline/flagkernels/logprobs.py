@@ -105,7 +105,7 @@ class _FewPositions(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.head(part) for part in x.split(POSITIONS, dim=1)], dim=1)
+        return torch.cat([self.head(part) for part in torch.split(x, POSITIONS, dim=1)], dim=1)
 
 
 def _few_positions(model: Any) -> None:
@@ -123,8 +123,12 @@ def _pretrained(folder: Path, device: torch.device) -> tuple[nn.Module, int, Cal
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no model", why=str(error).splitlines()[0], hint="give its folder") from error
-    return model, int(model.config.vocab_size), lambda text: tokenizer(text, return_tensors="pt").input_ids
+    return (
+        model.to(device).eval(),
+        int(model.config.vocab_size),
+        lambda text: tokenizer(text, return_tensors="pt").input_ids,
+    )

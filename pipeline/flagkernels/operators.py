@@ -119,18 +119,18 @@ def active(
 
         return run
 
-    library = torch.library.Library("aten", "IMPL")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
     try:
         for key in implementations:
             resolve(key)
             quiet_override(library, key, counted(key), dispatch, with_keyset=True)
         yield calls
     finally:
-        library._destroy()
+        library._destroy()  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def native_kernel(key: str, dispatch: str) -> Implementation | None:
-    """The vendor's kernel as `kernel(keyset, *args)`, to be fetched before anything overrides it; None before torch 2.9.
+    """The vendor's kernel as `kernel(keyset, *args)`, fetched before anything overrides it; None before torch 2.9.
 
     Python kernels are handed the numbers of `x * 2` bare; the boxed kernel wants tensors there, as the dispatcher's own
     wrapped numbers are."""
@@ -157,8 +157,8 @@ def native_kernel(key: str, dispatch: str) -> Implementation | None:
 
 
 def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tensor:
-    """A 0-dimensional tensor that promotes as the bare number would: next to a tensor of its category, with that dtype
-    (next to one with dimensions, a 0-dimensional tensor promotes by category only)."""
+    """A 0-dimensional tensor that promotes as the bare number would: next to another 0-dimensional one, with the dtype
+    of the result; next to one with dimensions, it promotes by category only."""
     for other in args:
         if isinstance(other, torch.Tensor) and not other.dim():
             return torch.tensor(number, dtype=torch.result_type(other, number))

@@ -1,7 +1,7 @@
 """Operators in place of the native kernels, by operator and shape class, for the length of a `with` block.
 
-Under a CUDA graph or torch.compile the choice is made once, while capturing, and costs nothing afterwards. In eager mode
-a call costs a look-up by shapes, strides and dtypes: decode repeats the same few."""
+Under a CUDA graph or torch.compile the choice is made once, while capturing, and costs nothing afterwards. In eager
+mode a call costs a look-up by shapes, strides and dtypes: decode repeats the same few."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Call
 
     def falls(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         values = (*args, *kwargs.values()) if kwargs else args
-        name = tuple(
-            (v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else _shapes(v) for v in values
-        )
+        name = tuple((v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else _shapes(v) for v in values)
         found = known.get(name)
         if found is None:
             if len(known) >= REMEMBERED:

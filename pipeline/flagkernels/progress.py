@@ -1,4 +1,4 @@
-"""Progress on stderr: one line that updates on a terminal, a plain line each otherwise. The pipeline need not have rich."""
+"""Progress on stderr: one line that updates on a terminal, plain lines otherwise. Base images need not have rich."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "main", "qualify", "rea
 
 # Worst last: an operator's verdict is the worst of its cases.
 VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
-METHOD = 1  # raised when a verdict could change: bounds, cases, values
+METHOD = 2  # raised when a verdict could change: bounds, cases, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,9 @@ class Row:
         return asdict(self)
 
     def __str__(self) -> str:
-        figures = f"  error {self.error:.2f} of its bound (native {self.native or 0:.2f})" if self.error is not None else ""
+        figures = (
+            f"  error {self.error:.2f} of its bound (native {self.native or 0:.2f})" if self.error is not None else ""
+        )
         why = f"  {self.reason} at {self.at}" if self.verdict != "correct" else ""
         return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
 
@@ -104,7 +106,9 @@ def _worst(results: Iterable[dict[str, Any]], name: str) -> float | None:
     return max((result[name] for result in results if name in result), default=None)
 
 
-def key_of(operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int) -> str:
+def key_of(
+    operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int
+) -> str:
     """Same key, same verdict: what a second run may skip."""
     parts = [METHOD, operator, digest(cases), source, device, versions, repeats]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -172,9 +176,7 @@ def qualify(
     with tempfile.TemporaryDirectory() as logs:
         for operator in operators:
             cases = cases_for(found, operator, real=real)
-            key = key_of(
-                operator, cases, source=source, device=device, versions=versions, repeats=limits.repeats
-            )
+            key = key_of(operator, cases, source=source, device=device, versions=versions, repeats=limits.repeats)
             keys[operator] = key
             if key in present:
                 continue
@@ -201,21 +203,23 @@ def qualify(
                 present[row.key] = row
                 progress.step(str(row))
 
-            isolate.run_all(
-                jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing
-            )
+            isolate.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
     return [present[keys[operator]] for operator in operators]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json")
-    parser.add_argument("--out", type=Path, required=True, help="verdicts, a JSONL file; a second run does what is missing")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="verdicts, a JSONL file; a second run does what is missing"
+    )
     parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
     parser.add_argument("--source", default="flag_gems", help="flag_gems, or MODULE:ATTRIBUTE of other operators")
     parser.add_argument("--operators", help="comma-separated; default: all that the trace names")
     parser.add_argument("--seconds", type=float, default=180.0, help="time limit of one operator")
     parser.add_argument("--memory", type=int, default=8192, help="host memory of one operator, MiB")
-    parser.add_argument("--width", type=int, help="processes at once; default: what the chip's memory and the cores allow")
+    parser.add_argument(
+        "--width", type=int, help="processes at once; default: what the chip's memory and the cores allow"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs on the same input")
     parser.add_argument("--real", type=int, default=8, help="real shapes of each overload")
     parser.add_argument("--configs", type=int, default=2, help="LibTuner candidates that are compared; 0: all")

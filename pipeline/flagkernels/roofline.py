@@ -30,17 +30,16 @@ class Ceilings:
         return asdict(self)
 
 
-def measure(device: torch.device, dtype: torch.dtype = torch.bfloat16, *, bytes_: int = 2 << 30, size: int = 8192) -> Ceilings:
+def measure(
+    device: torch.device, dtype: torch.dtype = torch.bfloat16, *, bytes_: int = 2 << 30, size: int = 8192
+) -> Ceilings:
     """A copy of `bytes_` and a product of two size × size matrices, each the median of 11 after warm-up.
 
     On the CPU both are small: its figures serve tests, not cards."""
     if device.type == "cpu":
         bytes_, size = 64 << 20, 512
     clock = Clock(device)
-    source = torch.empty(bytes_, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    copy = statistics.median(clock.times(lambda: target.copy_(source), 11))
-    del source, target
+    copy = _copy_seconds(clock, bytes_)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = statistics.median(clock.times(lambda: torch.mm(left, right), 11))
     return Ceilings(
@@ -49,6 +48,12 @@ def measure(device: torch.device, dtype: torch.dtype = torch.bfloat16, *, bytes_
         dtype=str(dtype).removeprefix("torch."),
         device=clock.name,
     )
+
+
+def _copy_seconds(clock: Clock, bytes_: int) -> float:
+    source = torch.empty(bytes_, dtype=torch.uint8, device=clock.device).random_()
+    target = torch.empty_like(source)
+    return statistics.median(clock.times(lambda: target.copy_(source), 11))
 
 
 def work(call: Call, results: tuple[torch.Tensor, ...]) -> tuple[int, int]:

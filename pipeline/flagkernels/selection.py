@@ -68,7 +68,9 @@ def coverage(found: Trace, correct: Iterable[str]) -> Choice:
     )
 
 
-def winning(found: Trace, figures: Iterable[Figure], *, margin: float = 0.0) -> tuple[Operators, dict[str, dict[str, float]]]:
+def winning(
+    found: Trace, figures: Iterable[Figure], *, margin: float = 0.0
+) -> tuple[Operators, dict[str, dict[str, float]]]:
     """The operators that certainly win somewhere: a shape class stays native unless the interval of native/operator
     lies above 1 + margin. Classes that were not measured stay native as well."""
     wins: dict[str, set[str]] = {}
@@ -85,9 +87,7 @@ def winning(found: Trace, figures: Iterable[Figure], *, margin: float = 0.0) -> 
     native = {
         operator: tuple(sorted(set(found.classes(operator)) - classes)) for operator, classes in sorted(wins.items())
     }
-    chosen = Operators(
-        include=tuple(sorted(wins)), policy="express", native=native, static=tuple(sorted(found.static))
-    )
+    chosen = Operators(include=tuple(sorted(wins)), policy="express", native=native, static=tuple(sorted(found.static)))
     return chosen, gains
 
 
@@ -101,7 +101,9 @@ def only(chosen: Operators, names: Iterable[str]) -> Operators:
     )
 
 
-def express(found: Trace, figures: Sequence[Figure], served: Served, *, floor: float = FLOOR, rounds: int = 12) -> Choice:
+def express(
+    found: Trace, figures: Sequence[Figure], served: Served, *, floor: float = FLOOR, rounds: int = 12
+) -> Choice:
     """Each candidate alone in the served model, then together; the slowest is taken out until the rest holds.
 
     The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
@@ -116,7 +118,9 @@ def express(found: Trace, figures: Sequence[Figure], served: Served, *, floor: f
         ratios = served.compare(only(candidates, [operator]))
         slower = [load for load, measured in ratios.items() if measured.high < 1]
         faster = [load for load, measured in ratios.items() if measured.low > 1]
-        decision = f"out: slower at {', '.join(slower)}" if slower else ("faster" if faster else "no difference that shows")
+        decision = (
+            f"out: slower at {', '.join(slower)}" if slower else ("faster" if faster else "no difference that shows")
+        )
         steps.append(Step(operators=(operator,), ratios=ratios, decision=decision))
         if not slower:
             alone[operator] = min(measured.median for measured in ratios.values())
@@ -131,7 +135,9 @@ def express(found: Trace, figures: Sequence[Figure], served: Served, *, floor: f
         if not failing:
             return Choice(operators=only(candidates, kept), steps=tuple(steps), gains=gains)
         kept = kept[1:]
-    raise NothingToDo(f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native")
+    raise NothingToDo(
+        f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +146,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", choices=("coverage", "express"), default="coverage")
     parser.add_argument("--out", type=Path, required=True, help="operators.yaml")
     parser.add_argument("--report", type=Path, help="every measurement behind the choice, JSON")
-    parser.add_argument("--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named")
+    parser.add_argument(
+        "--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named"
+    )
     parser.add_argument("--figures", type=Path, help="express: what `bench` wrote")
     parser.add_argument("--config", type=Path, help="express: the model's config.json")
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="express: points to serve")
@@ -158,10 +166,7 @@ def main(args: argparse.Namespace) -> int:
         qualify.choose(found, name)
     wanted = [name for name in found.operators if name not in excluded]
     correct = bench.correct_operators(args.verdicts, wanted)
-    if args.policy == "coverage":
-        choice = coverage(found, correct)
-    else:
-        choice = _express(args, found, correct)
+    choice = coverage(found, correct) if args.policy == "coverage" else _express(args, found, correct)
     write_text(args.out, choice.operators.to_yaml())
     if args.report:
         write_json(args.report, choice.to_json())

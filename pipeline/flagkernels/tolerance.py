@@ -28,16 +28,85 @@ __all__ = ["EXACT", "INDICES", "MATMUL", "bound", "gain_limit", "gamma", "map_fl
 LAMBDA = 8.0
 PERTURBATION = 2.0**-20
 EXACT = frozenset(
-    "_to_copy copy_ cat stack embedding index index_select gather index_put_ scatter masked_fill masked_fill_ where neg "
-    "abs ones zeros full fill_ zero_ arange ones_like zeros_like full_like eq ne lt le gt ge isnan isinf isfinite "
-    "logical_not logical_and logical_or bitwise_and bitwise_or bitwise_not maximum minimum clamp clamp_ clamp_min relu "
-    "triu tril flip repeat repeat_interleave constant_pad_nd all any nonzero isin max min amax amin sort topk select_scatter "
-    "slice_scatter scatter_ lift_fresh_copy resolve_neg resolve_conj eye diag hstack vstack sort.stable".split()
+    [
+        "_to_copy",
+        "copy_",
+        "cat",
+        "stack",
+        "embedding",
+        "index",
+        "index_select",
+        "gather",
+        "index_put_",
+        "scatter",
+        "masked_fill",
+        "masked_fill_",
+        "where",
+        "neg",
+        "abs",
+        "ones",
+        "zeros",
+        "full",
+        "fill_",
+        "zero_",
+        "arange",
+        "ones_like",
+        "zeros_like",
+        "full_like",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "logical_not",
+        "logical_and",
+        "logical_or",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "maximum",
+        "minimum",
+        "clamp",
+        "clamp_",
+        "clamp_min",
+        "relu",
+        "triu",
+        "tril",
+        "flip",
+        "repeat",
+        "repeat_interleave",
+        "constant_pad_nd",
+        "all",
+        "any",
+        "nonzero",
+        "isin",
+        "max",
+        "min",
+        "amax",
+        "amin",
+        "sort",
+        "topk",
+        "select_scatter",
+        "slice_scatter",
+        "scatter_",
+        "lift_fresh_copy",
+        "resolve_neg",
+        "resolve_conj",
+        "eye",
+        "diag",
+        "hstack",
+        "vstack",
+        "sort.stable",
+    ]
 )
-MATMUL = frozenset("mm bmm addmm baddbmm mv addmv dot vdot _grouped_mm".split())
-SUMS = frozenset("sum mean cumsum".split())
-SOFTMAX = frozenset("_softmax _safe_softmax".split())
-INDICES = frozenset("argmax argmin topk sort max min argsort".split())
+MATMUL = frozenset(["mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot", "_grouped_mm"])
+SUMS = frozenset(["sum", "mean", "cumsum"])
+SOFTMAX = frozenset(["_softmax", "_safe_softmax"])
+INDICES = frozenset(["argmax", "argmin", "topk", "sort", "max", "min", "argsort"])
 
 
 def roundoff(dtype: torch.dtype) -> float:
@@ -125,14 +194,18 @@ def _scales(
     for seed in (1, 2, 3):
         generators: dict[torch.device, torch.Generator] = {}
 
-        def move(x: torch.Tensor, seed: int = seed, generators: dict[torch.device, torch.Generator] = generators) -> Any:
+        def move(
+            x: torch.Tensor, seed: int = seed, generators: dict[torch.device, torch.Generator] = generators
+        ) -> Any:
             if not x.is_floating_point():
                 return x
             g = generators.setdefault(x.device, torch.Generator(device=x.device).manual_seed(seed))
             sign = torch.randint(0, 2, x.shape, generator=g, device=x.device).mul_(2).sub_(1)
             return x * (1 + sign * PERTURBATION)
 
-        for old, ref, new in zip(moved, reference, exact(*map_floats(args, move), **map_floats(kwargs, move)), strict=True):
+        for old, ref, new in zip(
+            moved, reference, exact(*map_floats(args, move), **map_floats(kwargs, move)), strict=True
+        ):
             torch.maximum(old, ((new - ref).abs() / PERTURBATION).nan_to_num(nan=0.0, posinf=0.0), out=old)
     return [change + ref.abs() for change, ref in zip(moved, reference, strict=True)]
 

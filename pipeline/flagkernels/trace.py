@@ -119,14 +119,16 @@ def read(path: Path) -> Trace:
             native_only=data["native_only"],
         )
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged", why=repr(error), hint="write it again with `flagkernels trace`") from error
+        raise UsageError(
+            f"{path} is damaged", why=repr(error), hint="write it again with `flagkernels trace`"
+        ) from error
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
     """Counts every call that the catalogue has an operator for."""
 
     def __init__(self, known: Catalogue) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self.known = known
         self.calls: Counter[Call] = Counter()
         self.native_only: Counter[str] = Counter()
@@ -159,10 +161,10 @@ def _call(overload: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 
 
 def grid(*, max_len: int, max_batch: int, max_tokens: int) -> tuple[Point, ...]:
-    """The points that a serve config allows, a factor of four apart, with the ends.
+    """The points that a serve config allows, a factor of two apart, as shape classes are, with the ends.
 
-    Prefill: one request of each length, and as many short ones as `max_tokens` holds. Decode: each batch after half and
-    after all of `max_len`. Raises UsageError for limits below one.
+    Prefill: one request of each length, and as many short ones as `max_tokens` holds. Decode: each batch at the end of
+    `max_len`. Raises UsageError for limits below one.
     """
     if min(max_len, max_batch, max_tokens) < 1:
         raise UsageError("a serve limit is below one", hint="--max-len, --max-batch and --max-tokens are positive")
@@ -171,9 +173,7 @@ def grid(*, max_len: int, max_batch: int, max_tokens: int) -> tuple[Point, ...]:
     points = [Point(phase="prefill", batch=1, length=length) for length in lengths]
     full = max(min(max_batch, max_tokens // lengths[0]), 1)
     points += [Point(phase="prefill", batch=full, length=min(max_len, max_tokens // full))]
-    points += [
-        Point(phase="decode", batch=b, length=n) for b in batches for n in sorted({max(max_len // 2, 1), max_len - 1 or 1})
-    ]
+    points += [Point(phase="decode", batch=batch, length=max(max_len - 1, 1)) for batch in batches]
     return tuple(dict.fromkeys(points))
 
 
@@ -181,7 +181,7 @@ def _ladder(top: int, start: int = 1) -> list[int]:
     steps = []
     while start < top:
         steps.append(start)
-        start *= 4
+        start *= 2
     return [*steps, top]
 
 
@@ -210,8 +210,8 @@ def trace(
 ) -> Trace:
     """Runs every point on the meta device; on the CPU with random weights and two layers where meta cannot.
 
-    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse and
-    computes logits of the last position only. Raises NothingToDo where no call has an operator.
+    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse
+    and computes logits of the last position only. Raises NothingToDo where no call has an operator.
     """
     device = "meta"
     try:
@@ -296,7 +296,7 @@ def _forward(model: nn.Module, point: Point, known: Catalogue, device: str, *, l
     return recorder
 
 
-class _Unrecorded(Recorder):
+class _Unrecorded(Recorder):  # type: ignore[no-untyped-call,unused-ignore]
     """The same decompositions, so that attention over a long prefix stays one cheap call."""
 
     def __init__(self) -> None:
@@ -307,7 +307,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the model's config.json")
     parser.add_argument("--out", type=Path, required=True, help="trace.json")
     parser.add_argument("--catalogue", type=Path, help="FlagGems wheel or source; default: the installed flag_gems")
-    parser.add_argument("--view", choices=("engine", "module"), default="engine", help="fused projections, or as written")
+    parser.add_argument(
+        "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
+    )
     parser.add_argument("--layers", type=int, help="cut the model to its first layers (counts are cut as well)")
     parser.add_argument("--max-len", type=int, default=4096, help="longest context that is served")
     parser.add_argument("--max-batch", type=int, default=32, help="most requests in one step (vLLM max_num_seqs)")

@@ -13,7 +13,7 @@ import torch
 
 def fresh(x: torch.Tensor, y: Any) -> torch.Tensor:
     dtype = torch.result_type(x, y)
-    shape = torch.broadcast_shapes(x.shape, y.shape) if isinstance(y, torch.Tensor) else x.shape
+    shape = torch.broadcast_tensors(x, y)[0].shape if isinstance(y, torch.Tensor) else x.shape
     return torch.empty(shape, dtype=dtype, device=x.device)
 
 
@@ -97,4 +97,5 @@ ABORTS = planted(aborts)
 GREEDY = planted(greedy)
 REFUSES = planted(refuses)
 WRITES_INPUT = planted(writes_input)
+ALIASES = {"to_copy": {"_to_copy": lambda x, **_: x}}
 ADD_RIGHT_MUL_HANGS = {"add": RIGHT["add"], "mul": {"mul.Tensor": never_returns}}

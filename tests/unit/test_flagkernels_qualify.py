@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
 from flagkernels import qualify as step  # noqa: E402
-from flagkernels.calls import Call, TensorSpec  # noqa: E402
+from flagkernels.calls import Call, TensorSpec, Token  # noqa: E402
 from flagkernels.cases import cases_for  # noqa: E402
 from flagkernels.errors import UsageError  # noqa: E402
 from flagkernels.files import write_json  # noqa: E402
@@ -77,6 +77,13 @@ def test_each_fault_is_named(tmp_path: Path, fault: str, expected: str, says: st
     row = verdict(tmp_path, fault)
     assert (row.verdict, says in row.reason) == (expected, True), row
     assert read_rows(tmp_path / "rows.jsonl")[row.key] == row
+
+
+def test_a_result_that_is_its_argument_is_wrong(tmp_path: Path) -> None:
+    """`_to_copy` promises fresh memory: a view would change with the next in-place write to its source."""
+    found = trace_of(("to_copy", Call("_to_copy", (spec(8, 96),), (("dtype", Token("dtype", "bfloat16")),))))
+    row = verdict(tmp_path, "ALIASES", operator="to_copy", found=found)
+    assert (row.verdict, row.reason) == ("wrong", "result 0 shares memory with an argument")
 
 
 def test_a_hang_is_ended_at_its_limit(tmp_path: Path) -> None:
@@ -142,8 +149,24 @@ def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
     """SIGKILL while the second operator hangs: the first row is there, and a second run starts with the second."""
     calls = {op: Call(f"{op}.Tensor", (spec(8, 96), spec(8, 96))) for op in ("add", "mul")}
     write_json(tmp_path / "trace.json", trace_of(*calls.items()).to_json())
-    command = [sys.executable, "-m", "flagkernels", "qualify", "--trace", str(tmp_path / "trace.json"), "--device", "cpu"]
-    command += ["--source", "flagkernels_faults:ADD_RIGHT_MUL_HANGS", "--out", str(tmp_path / "rows.jsonl"), "--width", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "flagkernels",
+        "qualify",
+        "--trace",
+        str(tmp_path / "trace.json"),
+        "--device",
+        "cpu",
+    ]
+    command += [
+        "--source",
+        "flagkernels_faults:ADD_RIGHT_MUL_HANGS",
+        "--out",
+        str(tmp_path / "rows.jsonl"),
+        "--width",
+        "1",
+    ]
     paths = [str(Path(__file__).parents[2] / "pipeline"), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as process:

@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
+from test_flagkernels_qualify import spec, trace_of  # noqa: E402
+
 from flagkernels import attribute as court  # noqa: E402
 from flagkernels import bench, roofline, timing  # noqa: E402
 from flagkernels.bench import Figure  # noqa: E402
@@ -23,7 +25,6 @@ from flagkernels.operators import Planted  # noqa: E402
 from flagkernels.override import installed  # noqa: E402
 from flagkernels.selection import coverage, express, winning  # noqa: E402
 from flagkernels.timing import Ratio, ratio  # noqa: E402
-from test_flagkernels_qualify import spec, trace_of  # noqa: E402
 
 SMALL, BIG = "bf16[8,96] bf16[8,96]", "bf16[32,96] bf16[32,96]"
 FOUND = trace_of(

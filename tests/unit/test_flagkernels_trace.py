@@ -78,7 +78,7 @@ def test_an_architecture_is_traced_without_weights(
 
 def test_the_engine_fuses_projections_and_wants_the_last_position_only(tmp_path: Path) -> None:
     fused, written = traced(tmp_path, "qwen3"), traced(tmp_path, "qwen3", view="module")
-    # q: 64, k and v: 32 each, gate and up: 96 each; 16 tokens in prefill, 4 in decode, logits of one position a request.
+    # q: 64, k and v: 32 each, gate and up: 96 each; 16 tokens in prefill, 4 in decode; logits of one position each.
     assert ((16, 64), (64, 128)) in shapes(fused, "mm")
     assert ((4, 64), (64, 192)) in shapes(fused, "mm")
     assert ((2, 64), (64, 500)) in shapes(fused, "mm")
@@ -149,7 +149,7 @@ def test_the_grid_covers_the_limits_with_their_ends() -> None:
     assert Point(phase="prefill", batch=1, length=4096) in points
     assert Point(phase="prefill", batch=32, length=256) in points
     assert Point(phase="decode", batch=32, length=4095) in points
-    assert Point(phase="decode", batch=1, length=2048) in points
+    assert Point(phase="decode", batch=8, length=4095) in points
     assert grid(max_len=1, max_batch=1, max_tokens=1)
     with pytest.raises(UsageError):
         grid(max_len=0, max_batch=1, max_tokens=1)
