@@ -312,3 +312,18 @@ def test_mended_graders_are_another_key() -> None:
     made_of = {path.relative_to(sources.PACKAGE).as_posix() for path in sources.of_stage("accuracy")}
     graders = {path.relative_to(sources.PACKAGE).as_posix() for path in (sources.PACKAGE / "evaluation").rglob("*.py")}
     assert graders - {"evaluation/__main__.py", "evaluation/__init__.py"} <= made_of
+
+
+def test_agreement_and_guessing_are_said(world: World) -> None:
+    reason = world.run().benchmarks[0].reason
+    assert "the same answer 60 times of 60" in reason
+    assert "guessing" not in reason
+
+
+def test_a_baseline_that_guesses_is_called_so(world: World) -> None:
+    """A quarter right on both sides, on other questions: the score cannot show it, so the reason has to."""
+    world.stacks["native"] = answering(lambda n: n % 4 == 0)
+    world.stacks["flagos"] = answering(lambda n: n % 4 == 1)
+    reason = world.run().benchmarks[0].reason
+    assert "the same answer 30 times of 60" in reason
+    assert "cannot be told from guessing" in reason

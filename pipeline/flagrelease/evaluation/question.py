@@ -63,7 +63,7 @@ class Task:
     `read` makes all questions of a data set, given the number of shots. `scoring` is `letter` (the
     log-probability of the first token among the choices; one token, temperature 0) or `text` (a whole answer).
     `slow` marks graders that may take long (symbolic algebra): they run in a process of their own. `needs` names
-    the modules that they import.
+    the modules that they import. `guess` is the chance of a question being answered right by guessing.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Task:
     scoring: Literal["letter", "text"] = "text"
     slow: bool = False
     needs: tuple[str, ...] = ()
+    guess: Callable[[Question], float] = lambda _question: 0.0
 
 
 def stable_id(*parts: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,12 @@ class Sheet:
         """`200 of 14,042 questions`, or nothing where all of them are asked."""
         n = len(self.questions)
         return f"{n:,} of {self.total:,} questions" if n < self.total else ""
+
+    def guessing(self, score: float) -> bool:
+        """Whether `score` cannot be told from guessing (one-sided, 5 %): then a loss can hardly show."""
+        n = len(self.questions)
+        chance = sum(self.evaluation.task.guess(question) for question in self.questions) / n
+        return chance > 0 and score <= chance + 1.645 * math.sqrt(chance * (1 - chance) / n)
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _judged(
     compared = [sheet for sheet in sheets if sheet.benchmark in baseline]
     comparison = _compare(compared, baseline, candidate) if compared else None
     scores = tuple(
-        _score(sheet, candidate[sheet.benchmark], comparison.benchmarks[sheet.benchmark])
+        _score(sheet, baseline[sheet.benchmark], candidate[sheet.benchmark], comparison.benchmarks[sheet.benchmark])
         if comparison is not None and sheet in compared
         else _alone(sheet, candidate[sheet.benchmark], baselines.need(cell))
         for sheet in sheets
@@ -192,7 +192,12 @@ def _compare(sheets: Sequence[Sheet], baseline: Answers, candidate: Answers) -> 
     )
 
 
-def _score(sheet: Sheet, samples: Sequence[Sample], judged: gates.BenchmarkVerdict) -> results.BenchmarkScore:
+def _score(
+    sheet: Sheet, before: Sequence[Sample], samples: Sequence[Sample], judged: gates.BenchmarkVerdict
+) -> results.BenchmarkScore:
+    remarks = [*judged.remarks, _agreement(before, samples)]
+    if sheet.guessing(judged.baseline_score):
+        remarks.append("the baseline's score cannot be told from guessing, so a loss could hardly show in the score")
     return results.BenchmarkScore(
         benchmark=sheet.benchmark,
         metric=sheet.metric,
@@ -210,8 +215,16 @@ def _score(sheet: Sheet, samples: Sequence[Sample], judged: gates.BenchmarkVerdi
         partial=sheet.partial,
         data_sha256=sheet.data_sha256,
         verdict=judged.verdict.value,
-        reason="; ".join((judged.reason, *judged.remarks)),
+        reason="; ".join((judged.reason, *remarks)),
     )
+
+
+def _agreement(before: Sequence[Sample], after: Sequence[Sample]) -> str:
+    """How many answers are the same, right or wrong: what a score of right ones alone does not show."""
+    given = {sample.key: sample.answer for sample in before if sample.error is None}
+    both = [sample for sample in after if sample.error is None and sample.key in given]
+    same = sum(given[sample.key] == sample.answer for sample in both)
+    return f"the same answer {same} times of {len(both)}"
 
 
 def _alone(sheet: Sheet, samples: Sequence[Sample], why: str) -> results.BenchmarkScore:

@@ -261,5 +261,10 @@ def grade_reasoned(question: Question, reply: Reply) -> Grade:
     return Grade(answer == right, answer)
 
 
-LETTER = Task(name="multiple-choice", read=read_letter, grade=grade_letter, scoring="letter")
-REASONED = Task(name="multiple-choice-cot", read=read_reasoned, grade=grade_reasoned)
+def guess(question: Question) -> float:
+    letters, _ = question.reference
+    return 1 / len(letters)
+
+
+LETTER = Task(name="multiple-choice", read=read_letter, grade=grade_letter, scoring="letter", guess=guess)
+REASONED = Task(name="multiple-choice-cot", read=read_reasoned, grade=grade_reasoned, guess=guess)
