@@ -151,3 +151,22 @@ def test_writing_that_matters_is_kept() -> None:
 def test_mathematics_is_compared_by_meaning(answer: str, reference: str, same: bool) -> None:
     pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
     assert equal(answer, reference) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("so \\boxed{0.5}", True),
+        ("Answer: 1/2", True),
+        ("we get $\\frac{1}{2}$", True),
+        ("\\frac{1}{2}", True),
+        ("\\boxed{1/3} though 1/2 is near", False),
+        ("I do not know", False),
+        ("", False),
+    ],
+)
+def test_mathematics_is_read_out_of_text(text: str, right: bool) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    question = Question(subset="all", id="q", messages=(), reference="\\frac{1}{2}")
+    reply = Reply(text=text, finish_reason="stop", completion_tokens=1)
+    assert TASKS["math"].grade(question, reply).correct is right

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from flagrelease.errors import EnvironmentFault
 
-__all__ = ["equal", "normal"]
+__all__ = ["equal", "normal", "says"]
 
 _NOISE = re.compile(r"\\(?:left|right|,|!|;|:|displaystyle|quad)(?![A-Za-z])|\\text\{\s*\}|\$|\s+")
 _UNITS = re.compile(r"\^\{?\\circ\}?|\\%|%")
@@ -23,13 +24,21 @@ def equal(answer: str, reference: str) -> bool:
 
     Raises EnvironmentFault where math-verify is not installed and the texts alone do not decide.
     """
-    if normal(answer) == normal(reference):
-        return True
+    return normal(answer) == normal(reference) or _verified(f"\\boxed{{{answer}}}", reference)
+
+
+def says(text: str, reference: str) -> bool:
+    """Whether the expression that math-verify finds in free text, which marks no answer, equals the reference."""
+    return _verified(text, reference)
+
+
+def _verified(text: str, reference: str) -> bool:
     try:
         from math_verify import parse, verify
     except ImportError:
         raise EnvironmentFault("grading mathematics needs math-verify", hint="install flagrelease[eval]") from None
-    # Its own timeouts are signals, which work in the main thread only; ours is the process around this one.
-    given = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
+    # It warns each time that its own timeouts are off. They are signals, which work in a main thread only; ours
+    # is the process around this one.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     wanted = parse(f"\\boxed{{{reference}}}", parsing_timeout=None)
-    return bool(verify(wanted, given, timeout_seconds=None))
+    return bool(verify(wanted, parse(text, parsing_timeout=None), timeout_seconds=None))

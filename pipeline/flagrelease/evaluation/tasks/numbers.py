@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.algebra import equal
+from flagrelease.evaluation.algebra import equal, says
 from flagrelease.evaluation.data import DataSet, Row
 from flagrelease.evaluation.question import Grade, Question, Reply, Task, stable_id
 from flagrelease.evaluation.text import boxed, integer, marked
@@ -72,8 +72,12 @@ def read_math(data: DataSet, shots: int) -> list[Question]:
 
 
 def grade_math(question: Question, reply: Reply) -> Grade:
+    """The boxed or marked expression; in a text that marks none, the last expression."""
     answer = boxed(reply.text) or marked(reply.text)
-    return Grade(answer is not None and equal(answer, question.reference), answer)
+    if answer is not None:
+        return Grade(equal(answer, question.reference), answer)
+    lines = reply.text.strip().splitlines()
+    return Grade(bool(lines) and says(reply.text, question.reference), lines[-1][:200] if lines else None)
 
 
 INTEGER = Task(name="integer", read=read_integer, grade=grade_integer)
