@@ -134,7 +134,9 @@ class Progress:
     def estimate(self, cluster: Ints) -> Estimate:
         """Over the opened questions. `cluster` numbers their stories from 0.
 
-        As in `paired.interval`, one more answer flips in each direction, so that few flips are no certainty.
+        As in `paired.interval`, one more answer flips in each direction, so that few flips are no certainty. Hard and
+        easy questions differ in variance, which leaves (Σv)²/Σv² of n degrees of freedom (Satterthwaite 1946): two
+        thirds of them for p ~ Beta(0.6, 0.4). It matters below a hundred questions.
         """
         n = int(self.opened.sum())
         scores = self.signal[:, self.opened] * (n / self.weight)[:, None]
@@ -145,7 +147,7 @@ class Progress:
             deviation = deviation @ (inside[:, None] == np.unique(inside)).astype(np.float64)
         groups = deviation.shape[1]
         spread = (deviation**2).sum(axis=1) * groups / max(groups - 1, 1)
-        return Estimate(difference, np.sqrt(spread + 2 * (n / self.pairs) ** 2) / n, max(groups - 1, 1))
+        return Estimate(difference, np.sqrt(spread + 2 * (n / self.pairs) ** 2) / n, max(2 * (groups - 1) // 3, 1))
 
 
 @dataclass(frozen=True)
