@@ -105,7 +105,7 @@ def _benchmark() -> ModuleType:
 def test_simulated_error_rates_keep_their_level(case: int, reference: bool) -> None:
     """False PASS at a loss of exactly the margin, false FAIL at none: 5 %, within three standard deviations."""
     benchmark = _benchmark()
-    one, runs = benchmark.CASES[case], 500
+    one, runs = benchmark.CASES[case], 400
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     same = benchmark.sequential(one, 0.0, power=0.9, seed=3, runs=runs, reference=reference)
     worse = benchmark.sequential(one, one.margin, power=0.9, seed=4, runs=runs, reference=reference)
@@ -154,6 +154,8 @@ def test_equal_sides_pass_and_a_damaged_one_fails() -> None:
     damaged, looks = drive(evaluation, Server(1, p), Server(3, p * 0.8))
     assert damaged.verdict is Verdict.FAIL
     assert damaged.interval90[1] < 0
+    assert damaged.baseline_score == pytest.approx(float(p.mean()), abs=0.1)
+    assert damaged.candidate_score == pytest.approx(damaged.baseline_score + damaged.difference)
     assert damaged.p_regression < 0.05
     assert looks == damaged.looks
 

@@ -101,13 +101,19 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The end of an evaluation. `pairs` were answered on each side; the interval holds in spite of the looks."""
+    """The end of an evaluation. `pairs` were answered on each side; the interval holds in spite of the looks.
+
+    The baseline's score is that of the answers that were asked alike of all questions (the first round, or the
+    reference); the candidate's is that plus the difference.
+    """
 
     verdict: Verdict
     reason: str
     n: int
     pairs: int
     looks: int
+    baseline_score: float
+    candidate_score: float
     difference: float
     interval90: tuple[float, float]
     p_regression: float
@@ -160,6 +166,7 @@ class _Replay:
         self._sides = (baseline, candidate)
         self._progress = Progress.start(1, len(evaluation.items))
         self._mean, self._reference_variance = np.zeros(len(evaluation.items)), 0.0
+        self._alike: list[float] = []  # scores of the baseline on questions that were asked alike
         if evaluation.reference:
             self._refer(baseline)
         self._monitor = evaluation.design.monitor()
@@ -180,6 +187,7 @@ class _Replay:
         total, squares = (np.bincount(rows, weights=x, minlength=len(row)) for x in (scores, scores**2))
         spread = (squares - total**2 / count) / (count - 1)
         self._mean = total / count
+        self._alike = self._mean.tolist()
         self._reference_variance = float((spread / count).sum()) / len(row) ** 2
         self._progress = Progress.against(total[None, :].astype(np.float64), count[None, :])
 
@@ -199,7 +207,9 @@ class _Replay:
         count[rows] = repeats
         if ask := self._missing(count, number):
             return ask
-        self._progress = self._progress.breadth(count > 0, repeats, *self._sums(count))
+        baseline, candidate = self._sums(count)
+        self._alike += (baseline[0, rows] / repeats).tolist()
+        self._progress = self._progress.breadth(count > 0, repeats, baseline, candidate)
         return self._judge()
 
     def _depth(self, number: int) -> Ask | bool:
@@ -251,13 +261,16 @@ class _Replay:
         low, high = (float(edge[0]) for edge in self._look.interval(self._estimate))
         verdict = {PASS: Verdict.PASS, FAIL: Verdict.FAIL}.get(int(self._look.decision[0]), Verdict.INCONCLUSIVE)
         pairs = int(self._progress.pairs[0])
+        score, difference = float(np.mean(self._alike)), float(self._estimate.difference[0])
         return Decision(
             verdict=verdict,
             reason=self._reason(verdict, pairs, low),
             n=int(self._progress.opened.sum()),
             pairs=pairs,
             looks=looks,
-            difference=float(self._estimate.difference[0]),
+            baseline_score=score,
+            candidate_score=min(max(score + difference, 0.0), 1.0),
+            difference=difference,
             interval90=(low, high),
             p_regression=float(self._look.p_regression[0]),
         )
