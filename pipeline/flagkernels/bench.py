@@ -94,7 +94,7 @@ def representative(
     calls come first, and `per_operator` of them are kept."""
     chosen = []
     for name, members in found.classes(operator).items():
-        fitting = [m for m in members if m.call.nbytes <= LARGEST // 4]
+        fitting = [m for m in members if m.call.nbytes <= LARGEST]
         if not fitting:
             continue
         counts = {

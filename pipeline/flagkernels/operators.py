@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -92,10 +93,12 @@ def open_source(spec: str, *, configs: int | None = None) -> Source:
 
 def quiet_override(library: Any, key: str, implementation: Implementation, dispatch: str, **options: Any) -> None:
     """Registers without torch's warning that a kernel is replaced: that is the purpose."""
-    try:
-        library.impl(key, implementation, dispatch, allow_override=True, **options)
-    except TypeError:  # torch before 2.9
-        library.impl(key, implementation, dispatch, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="[\\s\\S]*Overriding a previously registered kernel")
+        try:
+            library.impl(key, implementation, dispatch, allow_override=True, **options)
+        except TypeError:  # torch before 2.9
+            library.impl(key, implementation, dispatch, **options)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,16 @@
+"""Operators for a real small model: the native ones, and a `silu` that is right in shape and five percent off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flagkernels_native import OPERATORS as NATIVE
+
+
+def scaled(factor: float) -> Any:
+    inner = NATIVE["silu"]["silu"]
+    return lambda x: inner(x) * factor
+
+
+GOOD = {name: NATIVE[name] for name in ("mm", "silu", "rsqrt", "mean_dim", "pow_tensor_scalar", "cat", "embedding")}
+SILU_OFF = {**GOOD, "silu": {"silu": scaled(1.05)}}
