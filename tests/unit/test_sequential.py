@@ -154,7 +154,7 @@ def test_equal_sides_pass_and_a_damaged_one_fails() -> None:
     damaged, looks = drive(evaluation, Server(1, p), Server(3, p * 0.8))
     assert damaged.verdict is Verdict.FAIL
     assert damaged.interval90[1] < 0
-    assert damaged.baseline_score == pytest.approx(float(p.mean()), abs=0.1)
+    assert damaged.baseline_score == pytest.approx(float(p.mean()), abs=0.2)
     assert damaged.candidate_score == pytest.approx(damaged.baseline_score + damaged.difference)
     assert damaged.p_regression < 0.05
     assert looks == damaged.looks
