@@ -171,6 +171,7 @@ def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str,
     where = repository(job)
     docker.tag(image.id, where, tag)
     before = context.meter.moved
+    context.progress.doing("pushing")
     deadline, pause = clock.monotonic() + _PUSH_SECONDS, _FIRST_PAUSE
     while True:
         try:

@@ -1,0 +1,79 @@
+"""The image stage, killed with SIGKILL in the middle, ends with the same image when it is run again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import served_cell as given
+from flagrelease.errors import FlagreleaseError
+from flagrelease.ports.docker import Engine
+from flagrelease.ports.registry import OciRegistry
+from flagrelease.stages import image
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400)]
+
+REGISTRY = f"localhost:{os.environ.get('FLAGRELEASE_REGISTRY_PORT', '5000')}"
+
+PROGRAM = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import served_cell as given
+from flagrelease.stages import image
+
+class Telling:
+    def doing(self, text, count=None):
+        print(text, flush=True)
+    def note(self, text):
+        pass
+
+context = replace(given.context(Path(sys.argv[1])), progress=Telling())
+print(image.run(given.job(given.cell(), sys.argv[2]), context).digest, flush=True)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts() -> None:
+    try:
+        Engine().version()
+        OciRegistry(patience=2.0).check_push(f"{REGISTRY}/x")
+    except FlagreleaseError as error:
+        pytest.skip(error.line())
+    if Engine().image("flagrelease-base:bookworm") is None:
+        pytest.skip("no base image; `make base` makes it")
+
+
+def killed_at(moment: str, workspace: Path, registry: str) -> str:
+    """Run the stage until it says that it does `moment`, and kill it; all that it said."""
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": f"{root}/pipeline:{root}/tests"}
+    argv = [sys.executable, "-c", PROGRAM, str(workspace), registry]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith(moment):
+            time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    return "".join(said)
+
+
+@pytest.mark.parametrize("moment", ["gathering", "packing", "Step 4", "looking inside", "pushing"])
+def test_killed_and_run_again(moment: str, tmp_path: Path) -> None:
+    registry = f"{REGISTRY}/flagrelease-killed/{tmp_path.name.replace('_', '-').lower()}"
+    assert moment in killed_at(moment, tmp_path, registry)
+    job, context = given.job(given.cell(), registry), given.context(tmp_path)
+    first = image.run(job, context)
+    assert OciRegistry().digest(first.repository, first.digest) == first.digest
+    again = image.run(job, context)
+    assert (again.digest, again.pushed_bytes) == (first.digest, 0)
+    unfinished = [path for path in (tmp_path / "wheels").iterdir() if not (path / "wheels.json").exists()]
+    assert all(path.name.startswith(".") for path in unfinished), "a half-gathered house is never used"
