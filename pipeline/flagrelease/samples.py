@@ -7,6 +7,7 @@ or a template, the part of `question_id` before `#` names it: their errors are t
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from flagrelease.errors import ComparisonRefused
+from flagrelease.errors import Busy, ComparisonRefused
 
 __all__ = [
     "CONDITIONS",
@@ -214,8 +215,9 @@ class SampleWriter:
     """Appends answers to a file that may have been left behind by a killed run.
 
     A line cut in half at the end is removed on opening; `done` names the answers that are there already, and
-    an answer that is there is never written again (ValueError). Each answer reaches the kernel before `write`
-    returns, so that only a loss of power, not of the process, can take the last ones since `sync`.
+    an answer that is there is never written again (ValueError). One writer at a time (Busy). Each answer reaches
+    the kernel before `write` returns, so that only a loss of power, not of the process, can take the last ones
+    since `sync`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -223,12 +225,19 @@ class SampleWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            self._lock()
             self._drop_cut_line()
             self.samples = read_samples(path)
         except BaseException:
             os.close(self._fd)
             raise
         self.done: set[Key] = {sample.key for sample in self.samples}
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"{self.path} is being written by another evaluation", hint="wait for it, or stop it") from None
 
     def _drop_cut_line(self) -> None:
         content = self.path.read_bytes()

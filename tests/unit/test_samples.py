@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from answer_sets import answers, sample
-from flagrelease.errors import ComparisonRefused
+from flagrelease.errors import Busy, ComparisonRefused
 from flagrelease.samples import Conditions, Sample, SampleWriter, dump, read_conditions, read_samples, write_samples
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -140,6 +140,13 @@ def test_the_writer_takes_up_a_cut_file_and_answers_nothing_twice(tmp_path: Path
             writer.write(first)
         writer.write(second)
     assert read_samples(path) == [first, second]
+
+
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    with SampleWriter(path), pytest.raises(Busy, match="another evaluation"):
+        SampleWriter(path)
+    SampleWriter(path).close()
 
 
 def test_a_killed_writer_loses_no_answer_that_it_said_it_wrote(tmp_path: Path) -> None:
