@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-class NoAnswer(Exception):  # noqa: N818 - a fact about the server, not a fault of ours
+class NoAnswer(Exception):
     """The connection failed; the server may not be up yet, or not any more."""
 
 
