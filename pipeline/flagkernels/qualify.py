@@ -19,7 +19,7 @@ from flagkernels import catalogue, isolate, trace
 from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.child import Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
-from flagkernels.files import append_line, read_lines
+from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.isolate import Outcome
 from flagkernels.progress import Progress
 from flagkernels.trace import Trace
@@ -207,6 +207,21 @@ def qualify(
     return [present[keys[operator]] for operator in operators]
 
 
+def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
+    """How many operators were qualified, which are excluded, and why."""
+    return {
+        "model": found.model,
+        "versions": found.versions,
+        "qualified": len(rows),
+        "correct": [row.operator for row in rows if row.verdict == "correct"],
+        "excluded": [
+            {"operator": row.operator, "verdict": row.verdict, "reason": row.reason, "at": row.at}
+            for row in rows
+            if row.verdict != "correct"
+        ],
+    }
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json")
     parser.add_argument(
@@ -224,6 +239,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real", type=int, default=8, help="real shapes of each overload")
     parser.add_argument("--configs", type=int, default=2, help="LibTuner candidates that are compared; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, help="the verdicts in short, JSON: what a card and a bundle show")
 
 
 def choose(found: Trace, names: str | None) -> tuple[str, ...]:
@@ -267,6 +283,8 @@ def main(args: argparse.Namespace) -> int:
         seed=args.seed,
         configs=args.configs or None,
     )
+    if args.report:
+        write_json(args.report, summary(found, rows))
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))  # noqa: T201
     return 0

@@ -40,7 +40,9 @@ def flagkernels(folder: Path, words: str, *, code: int = 0) -> str:
     paths = [str(ROOT / "pipeline"), str(ROOT / "tests/unit")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "flagkernels", *words.split()]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -58,7 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     flagkernels(
         place,
-        "qualify --trace trace.json --out verdicts.jsonl --device cpu --source flagkernels_mixed:SILU_OFF --real 2",
+        "qualify --trace trace.json --out verdicts.jsonl --device cpu --source flagkernels_mixed:SILU_OFF --real 2"
+        " --report qualified.json",
     )
     return place
 
@@ -67,7 +70,8 @@ def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
     verdicts = {row.operator: row for row in qualify.read_rows(folder / "verdicts.jsonl").values()}
     assert set(verdicts) == set(trace.read(folder / "trace.json").operators)
     assert {name for name, row in verdicts.items() if row.verdict != "correct"} == {"silu"}
-    assert verdicts["silu"].verdict == "wrong"
+    report = json.loads((folder / "qualified.json").read_text())
+    assert [(row["operator"], row["verdict"]) for row in report["excluded"]] == [("silu", "wrong")]
     flagkernels(folder, "select --trace trace.json --verdicts verdicts.jsonl --out coverage.yaml")
     assert bundle.read_operators(folder / "coverage.yaml").include == tuple(sorted(set(verdicts) - {"silu"}))
 
