@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from flagrelease import container, results
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.matrix import Stack
-from flagrelease.ports.docker import CELL_LABEL, RUN_LABEL, WORKSPACE_LABEL, Ended, Running
+from flagrelease.ports.docker import Ended, Running, labels
 from flagrelease.ports.progress import Count
 from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.stage import Context, Job
@@ -108,11 +108,7 @@ def _placed(
         # With a bridge the engine picks the port when it starts, so nobody can take it in between.
         port=_free_port(job) if cell.chip.container.network == "host" else None,
         address="127.0.0.1",
-        labels={
-            RUN_LABEL: context.run_id,
-            CELL_LABEL: cell.id,
-            WORKSPACE_LABEL: str(context.workspace.root.resolve()),
-        },
+        labels=labels(context.run_id, cell.id, context.workspace.root),
     )
     folder = context.workspace.weights.resolve() / weights.folder
     return container.for_serving(cell.chip, cell.model, image.reference, str(folder), stack, placement)

@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import docker
 import pytest
 
 import served_cell as given
 from flagrelease.errors import FlagreleaseError
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.docker import WORKSPACE_LABEL, Engine
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.stages import image
 
@@ -77,3 +78,6 @@ def test_killed_and_run_again(moment: str, tmp_path: Path) -> None:
     assert (again.digest, again.pushed_bytes) == (first.digest, 0)
     unfinished = [path for path in (tmp_path / "wheels").iterdir() if not (path / "wheels.json").exists()]
     assert all(path.name.startswith(".") for path in unfinished), "a half-gathered house is never used"
+    Engine().reap(job.cell.id, tmp_path)
+    label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
+    assert docker.from_env().containers.list(all=True, filters={"label": label}) == []

@@ -22,6 +22,12 @@ WORKSPACE_LABEL = "flagrelease.workspace"
 _QUIET_SECONDS = 900
 """How long the engine may say nothing: one layer of a vendor's image takes minutes to be written."""
 
+
+def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
+    """What every container of ours carries, so that what a killed run leaves can be found."""
+    return {RUN_LABEL: run_id, CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
+
+
 Moved = Callable[[int, int], None]
 """Told how many bytes of how many went over the wire."""
 
@@ -95,7 +101,7 @@ class Docker(Protocol):
     def tag(self, image: str, repository: str, tag: str) -> None: ...
     def untag(self, reference: str) -> None: ...
     def start(self, run: ContainerRun) -> Running: ...
-    def output(self, image: str, argv: Sequence[str]) -> str: ...
+    def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str: ...
     def reap(self, cell: str, workspace: Path) -> int: ...
 
 
@@ -235,11 +241,16 @@ class Engine:
                 raise
         return Started(container)
 
-    def output(self, image: str, argv: Sequence[str]) -> str:
-        """What a program in the image prints, in a container that is removed afterwards."""
+    def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:
+        """What a program in the image prints, in a container that is removed afterwards, or found by its labels."""
         with translated(f"running {argv[0]} in {image}"):
             raw: bytes = self._client.containers.run(
-                image, entrypoint=[argv[0]], command=list(argv[1:]), remove=True, network_mode="none"
+                image,
+                entrypoint=[argv[0]],
+                command=list(argv[1:]),
+                remove=True,
+                network_mode="none",
+                labels=dict(labels),
             )
         return raw.decode(errors="replace")
 

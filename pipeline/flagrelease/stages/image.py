@@ -10,7 +10,7 @@ from typing import Any
 from flagrelease import buildcontext, results, wheels
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.lock import LockedChip
-from flagrelease.ports.docker import LocalImage, Pushed
+from flagrelease.ports.docker import LocalImage, Pushed, labels
 from flagrelease.ports.progress import Count
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
@@ -70,7 +70,7 @@ def run(job: Job, context: Context) -> results.Image:
         house = wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
     plan = buildcontext.draw(job, house, base, found.id)
     image_id = _build(job, context, plan, base)
-    inside = _look_inside(context, plan, image_id)
+    inside = _look_inside(job, context, plan, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
     built = context.ports.docker.image(image_id)
     if built is None:
@@ -146,11 +146,12 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _look_inside(context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, Any]:
+def _look_inside(job: Job, context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, Any]:
     """What the image really has: `packages`, `python`, `system`. Raises UpstreamRefused where a package is lost."""
     context.progress.doing("looking inside")
     with context.meter.waiting():
-        printed = context.ports.docker.output(image_id, ["python3", "-c", _VERSIONS])
+        ours = labels(context.run_id, job.cell.id, context.workspace.root)
+        printed = context.ports.docker.output(image_id, ["python3", "-c", _VERSIONS], ours)
     inside: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     lost = [wheel.name for wheel in plan.house.installed if wheel.name not in inside["packages"]]
     if lost:
