@@ -51,6 +51,7 @@ class Known:
     task: Task
     question: Question
     answer: str
+    options: tuple[str, ...]
 
 
 def answer(task: str, question: Question) -> str:
@@ -82,15 +83,19 @@ class Book:
         task, path, _, _ = BENCHMARKS[name]
         file = DataFile(name=path, path=data / path)
         questions = TASKS[task].read(DataSet(benchmark=name, digest="0" * 64, files=(file,)), 0)
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, list[Known]] = {}
         for row, question in zip(file.rows(), questions, strict=True):
             text = plain(str(row.get("problem") or row.get("Question") or row.get("question")))
-            self.known[text] = Known(TASKS[task], question, answer(task, question))
+            options = tuple(plain(option) for option in row.get("choices", {}).get("text", ()))
+            known = Known(TASKS[task], question, answer(task, question), options)
+            self.known.setdefault(text, []).append(known)
         self.texts = sorted(self.known, key=len, reverse=True)
 
     def find(self, prompt: str) -> Known:
         prompt = plain(prompt)
-        return next(self.known[text] for text in self.texts if text in prompt)
+        same = next(self.known[text] for text in self.texts if text in prompt)
+        # A few questions have the same text and other choices.
+        return max(same, key=lambda known: sum(option in prompt for option in known.options))
 
 
 def serve(book: Book) -> ThreadingHTTPServer:

@@ -81,6 +81,7 @@ def test_an_engine_that_ends_costs_only_the_answers_it_did_not_give(
     result = accuracy.run(what, context)
     assert result.questions_asked == 2 * QUESTIONS - 25
     assert (result.verdict, result.benchmarks[0].baseline, result.benchmarks[0].candidate) == ("PASS", 0.5, 0.5)
-    assert read_samples(unfinished)[:25] == kept
+    baseline = next(one for one in result.evidence if one.name == "accuracy/baseline.samples.jsonl")
+    assert read_samples(context.evidence.path(baseline))[:25] == kept
     label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
     assert docker.from_env().containers.list(all=True, filters={"label": label}) == []

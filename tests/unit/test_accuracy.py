@@ -154,16 +154,10 @@ def test_few_flips_in_few_questions_do_not_decide(world: World) -> None:
 def test_the_baseline_is_made_once(world: World) -> None:
     first = world.run()
     world.started.clear()
-    clear_scratch(world)
     second = world.run()
     assert world.started == ["flagos"]
     assert second.baseline_key == first.baseline_key
     assert second.benchmarks == first.benchmarks
-
-
-def clear_scratch(world: World) -> None:
-    for path in sorted((world.root / "work").rglob("*.jsonl")):
-        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +181,6 @@ def test_a_baseline_whose_evidence_is_gone_is_made_again(world: World) -> None:
     for path in (world.root / "evidence").rglob("*"):
         if path.is_file():
             path.unlink()
-    clear_scratch(world)
     world.started.clear()
     assert world.run().verdict == "PASS"
     assert world.started == ["native", "flagos"]
@@ -265,6 +258,13 @@ def test_a_stopped_evaluation_goes_on_where_it_was(world: World) -> None:
     world.stacks["native"] = answering(lambda _n: True)
     world.run()
     assert world.endpoints["native"].asked.total() == QUESTIONS - 40
+
+
+def test_a_finished_evaluation_that_is_wanted_again_is_asked_again(world: World) -> None:
+    world.run()
+    assert not list((world.root / "work").rglob("*.jsonl"))
+    world.run()
+    assert set(world.endpoints["flagos"].asked.values()) == {1}
 
 
 def test_another_image_is_asked_anew(world: World) -> None:

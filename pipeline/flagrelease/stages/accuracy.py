@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ def run(job: Job, context: Context, *, harness: Harness | None = None) -> result
             evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", _lines(samples))
             baselines.keep(context, cell, weights, sheet, samples, evidence)
     spent.append(_answer(job, context, evaluator, sheets, cell.stack))
-    return _judged(job, context, sheets, baseline, spent)
+    result = _judged(job, context, sheets, baseline, spent)
+    # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
+    shutil.rmtree(context.workspace.scratch(cell.slug, "accuracy"), ignore_errors=True)
+    return result
 
 
 def draw_up_all(job: Job, context: Context) -> list[Sheet]:
