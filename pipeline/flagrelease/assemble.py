@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
+from flagrelease.errors import ConfigError
 from flagrelease.evidence import EvidenceStore
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock
@@ -19,6 +21,9 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import Past
 from flagrelease.stage import Job, Look, Stage
 from flagrelease.workspace import Workspace
+
+# The name grammar of the OCI distribution specification, with a host before it.
+_REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 if TYPE_CHECKING:
     from flagrelease.ports.registry import Registry
@@ -83,6 +88,12 @@ def project(options: Options) -> Project:
     if not templates.is_dir():
         templates = Path(__file__).resolve().parent.parent.parent / "templates"
     lock_path = options.matrix.with_suffix(".lock")
+    registry = (options.registry or matrix.registry).rstrip("/")
+    if not _REGISTRY.fullmatch(registry):
+        raise ConfigError(
+            f"{registry!r} is no registry and prefix",
+            hint="write HOST[:PORT]/PREFIX; a prefix has lower-case letters, digits and single . _ - /",
+        )
     return Project(
         matrix=matrix,
         lock=locks.load(lock_path),
@@ -91,7 +102,7 @@ def project(options: Options) -> Project:
         workspace=workspace,
         ledger=Ledger(workspace.ledger),
         evidence=EvidenceStore(workspace.evidence),
-        registry=(options.registry or matrix.registry).rstrip("/"),
+        registry=registry,
         templates=templates,
         data_dir=options.data_dir,
     )

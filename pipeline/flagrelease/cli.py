@@ -45,7 +45,7 @@ VERBS = (
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         hint = f"`{self.prog} --help` lists what there is"
-        if "invalid choice: " in message:
+        if message.startswith("argument VERB: invalid choice: "):
             word = message.split("invalid choice: ")[1].split("'")[1]
             names = [name for name, _ in VERBS]
             raise ConfigError(f"unknown verb {word!r}", hint=did_you_mean(word, names))

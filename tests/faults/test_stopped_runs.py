@@ -85,8 +85,8 @@ def states(told: dict[str, object]) -> dict[str, str]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_stopped_in_every_stage(tmp_path: Path, registry: str, number: signal.Signals) -> None:
-    pipeline = Pipeline(small_project(tmp_path), registry)
+def test_stopped_in_every_stage(tmp_path: Path, base: str, own_registry: str, number: signal.Signals) -> None:
+    pipeline = Pipeline(small_project(tmp_path), f"{own_registry}/stopped")
     for stage in STOPPED:
         code, said = pipeline.stop_in(stage, number)
         if number == signal.SIGINT:

@@ -36,6 +36,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["rnu"], 2, "unknown verb 'rnu'|did you mean 'run'?"),
         (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp"),
         (["run", "--engine", "airflow"], 2, "invalid choice"),
+        (["plan", "--registry", "localhost:5000/Upper"], 2, "'localhost:5000/Upper' is no registry and prefix"),
+        (["plan", "--registry", "localhost"], 2, "HOST[:PORT]/PREFIX"),
         ([], 2, "VERB"),
         (["explain", "cpu/none"], 2, "unknown cell 'cpu/none'"),
     ],

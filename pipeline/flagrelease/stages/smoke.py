@@ -101,6 +101,9 @@ def _perform(context: Context, server: Served, checks: Iterable[Named]) -> tuple
         except FlagreleaseError as error:
             server.check()
             passed, detail = False, error.line()
+        except (LookupError, TypeError, ValueError) as shape:
+            server.check()
+            passed, detail = False, f"an answer of another shape: {type(shape).__name__}: {shape}"
         done.append(results.Check(name=name, passed=passed, detail=detail, seconds=clock.monotonic() - start))
     return tuple(done)
 

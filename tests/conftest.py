@@ -16,7 +16,7 @@ import pytest
 from flagrelease.errors import DockerUnavailable
 from flagrelease.ports.docker import Engine
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BASE = "flagrelease-base:bookworm"
 
 
