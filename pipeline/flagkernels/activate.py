@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import bundle as bundles
-from flagkernels import compat
+from flagkernels import compat, database
 from flagkernels.bundle import Bundle, Operators
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.overlay import prepare
@@ -127,17 +127,19 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
         return None
     bundle = bundles.load(path, verify=False)
     accepted = compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
-    if "flag_gems" in sys.modules:
+    overlay = prepare(bundle)
+    if (opened := _opened_database()) not in (None, overlay.environment["FLAGGEMS_DB_URL"]):
         raise ChipFault(
             "flag_gems was imported before the bundle was activated",
-            why="it opens its database on import, which was then not the bundle's",
-            hint="activate first: through vLLM's plugin, or `python -m flagkernels run -- ENGINE`",
+            why=f"it opens its database on import, and has {opened}",
+            hint="start the engine by `python -m flagkernels run -- ENGINE`, which is early enough",
         )
-    overlay = prepare(bundle)
     os.environ.update(overlay.environment)
     from flagkernels.operators import open_source
 
     source = open_source(os.environ.get(SOURCE, "flag_gems"))
+    if (libentry := sys.modules.get("flag_gems.utils.libentry")) is not None:
+        database.harden(libentry.libcache.model)
     folder = effective_folder()
     folder.mkdir(parents=True, exist_ok=True)
     status = Status(
@@ -154,6 +156,12 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     _at_exit(status)
     _state = status
     return status
+
+
+def _opened_database() -> str | None:
+    """The URL that FlagGems opened, if it is imported."""
+    libentry = sys.modules.get("flag_gems.utils.libentry")
+    return None if libentry is None else str(libentry.libcache.db_url)
 
 
 def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]:

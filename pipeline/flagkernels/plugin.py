@@ -9,34 +9,40 @@ from __future__ import annotations
 import argparse
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from flagkernels import activate as activation
 from flagkernels.errors import KernelsError, UsageError
+from flagkernels.overlay import prepare
 
 __all__ = ["add_arguments", "main", "on_torch", "register"]
 
 STARTUP = Path(__file__).parent / "startup"
 
+_activating = False
+
 
 def register() -> None:
     """The entry point `vllm.general_plugins`: in effect as soon as the chip is used in this process."""
     if activation.find_bundle() is not None:
+        _after_import("flag_gems", _activate)
         _when_chip_is_used()
 
 
 def on_torch() -> None:
     """Called at interpreter start under `run`: waits for torch, then for the chip."""
+    _after_import("flag_gems", _activate)
     if "torch" in sys.modules:
         register()
     else:
-        sys.meta_path.insert(0, _TorchFinder())
+        _after_import("torch", register)
 
 
 def _when_chip_is_used() -> None:
@@ -52,24 +58,41 @@ def _when_chip_is_used() -> None:
 
 
 def _activate() -> None:
+    """Once, and never while flag_gems is half imported: its import uses the chip, and comes by here on its way."""
+    global _activating
+    gems = sys.modules.get("flag_gems")
+    if _activating or getattr(getattr(gems, "__spec__", None), "_initializing", False):
+        return
+    _activating = True
     try:
         activation.activate()
     except KernelsError as error:
         # An engine must not serve with other operators than its release says: SystemExit passes `except Exception`.
         sys.stderr.write(f"flagkernels: {error}\n")
         raise SystemExit(error.exit_code) from error
+    finally:
+        _activating = False
 
 
-class _TorchFinder(importlib.abc.MetaPathFinder):
-    """Lets the others find torch, and acts after it is executed."""
+def _after_import(name: str, action: Callable[[], None]) -> None:
+    if name not in sys.modules and not any(isinstance(f, _Finder) and f.name == name for f in sys.meta_path):
+        sys.meta_path.insert(0, _Finder(name, action))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the others find the module, and acts after it is executed."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self.name = name
+        self.action = action
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "torch":
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
         loader: Any = spec.loader
@@ -77,7 +100,10 @@ class _TorchFinder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            register()
+            # Python marks a module as being imported until its loader returns; for us it is done.
+            if module.__spec__ is not None:
+                module.__spec__._initializing = False  # type: ignore[attr-defined]
+            self.action()
 
         loader.exec_module = exec_module
         return spec
@@ -100,8 +126,9 @@ def main(args: argparse.Namespace) -> int:
     path = args.bundle or activation.find_bundle()
     if path is None:
         raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")
-    activation.check(path)
-    environment = {**os.environ, activation.BUNDLE: str(path.resolve())}
+    bundle = activation.check(path)
+    # The caches are in place before anything of the engine runs, also where something imports flag_gems by itself.
+    environment = {**os.environ, **prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
     if args.effective:
         environment[activation.EFFECTIVE] = str(args.effective.resolve())
     places = [str(STARTUP), str(STARTUP.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

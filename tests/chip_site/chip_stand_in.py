@@ -19,10 +19,8 @@ from typing import Any
 
 WHEEL = "flag-gems==5.0.2"
 CAPABILITY = 90
-DIE_AT = "CHIP_DIES_AT_LAUNCH"
-"""Environment variable: the launch of a candidate at which the process is killed, as a faulty kernel may do."""
 FAULTY = "CHIP_FAULTY_BLOCK"
-"""Environment variable: BLOCK_M whose launches kill the process, every time."""
+"""Environment variable: the candidate, such as 64x64x64, whose launches kill the process, every time."""
 
 
 def wheel_folder(cache: Path) -> Path:
@@ -121,7 +119,8 @@ class Chip:
             self.launches += 1
             arguments = args[9:]
             if src.name == "product_kernel":
-                if os.environ.get(DIE_AT) == str(self.launches) or os.environ.get(FAULTY) == str(arguments[9]):
+                block = "x".join(map(str, arguments[9:12]))
+                if os.environ.get(FAULTY) == block:
                     os.kill(os.getpid(), signal.SIGKILL)
                 self.clock_ms += cost_ms(arguments[3], *arguments[9:12])
 

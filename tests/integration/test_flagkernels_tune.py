@@ -124,6 +124,23 @@ def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path
     assert told["called"] == ["mm", "neg"]
     assert told["partial"] == []
     assert (told["tuning_events"], told["compilations"]) == (0, 0)
+    stored = next((tmp_path / "cache").rglob("*.db"))
+    assert stored.read_bytes()[18:20] == b"\2\2"  # write-ahead log: readers and a writer do not wait for each other
+
+
+EARLY = "import flag_gems; from flagkernels import plugin; plugin.register(); print('served')"
+
+
+def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_database(
+    bundle: Path, tmp_path: Path
+) -> None:
+    """A platform plugin may import flag_gems before the general plugins are called."""
+    places = {"FLAGKERNELS_CACHE": str(tmp_path / "cache"), "FLAGKERNELS_EFFECTIVE": str(tmp_path / "effective")}
+    alone = python(EARLY, **places, FLAGKERNELS_BUNDLE=str(bundle), FLAGGEMS_CACHE_DIR=str(tmp_path / "other"))
+    assert alone.returncode == 6
+    assert "imported before the bundle" in alone.stderr
+    under_run = flagkernels("run", "--bundle", bundle, "--", sys.executable, "-c", EARLY, **places)
+    assert under_run.stdout == "served\n", under_run.stderr
 
 
 def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: Path) -> None:
