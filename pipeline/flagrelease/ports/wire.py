@@ -8,6 +8,7 @@ endpoint needs: Content-Length and chunked bodies, keep-alive, TLS by the standa
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ class Wire:
             raise TransportError(f"the connection closed after {len(error.partial)} bytes") from None
         except OSError as error:
             self.close()
-            raise TransportError(error.strerror or str(error) or type(error).__name__) from None
+            why = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+            raise TransportError(why) from None
         except BaseException:
             # A cancelled exchange leaves an answer on the way that is nobody's.
             self.close()
