@@ -87,7 +87,10 @@ class _Finder(importlib.abc.MetaPathFinder):
         self.action = action
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        name: str,
+        path: Sequence[str] | None,  # noqa: ARG002 -- the import system's signature
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
         if name != self.name:
             return None

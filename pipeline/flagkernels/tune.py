@@ -131,7 +131,8 @@ def _run(argv: Sequence[str], environment: dict[str, str]) -> int:
 
 def _worker(args: argparse.Namespace) -> int:
     from flagkernels import database, flaggems
-    from flagkernels.tune_session import Journal, Session
+    from flagkernels.tune_journal import Journal
+    from flagkernels.tune_session import Session
     from flagkernels.tune_time import ChipTimer
 
     library = flaggems.load()

@@ -12,7 +12,7 @@ BLOCKS = [(m, n, k) for m in (16, 32, 64) for n in (32, 64) for k in (32, 64)]
 
 @libentry()
 @libtuner(
-    configs=[triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=4, num_stages=3) for m, n, k in BLOCKS],
+    configs=[triton.Config({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k}, num_warps=4) for m, n, k in BLOCKS],
     key=["M", "N", "K"],
     strategy=["align32", "align32", "align32"],
     warmup=1,

@@ -128,7 +128,7 @@ class Chip:
 
 
 def cost_ms(m: int, block_m: int, block_n: int, block_k: int) -> float:
-    """Large blocks waste few loads and many rows; for few rows a long inner block is much better, for many a bit worse."""
+    """Large blocks waste few loads and many rows; a long inner block is good for few rows, a bit worse for many."""
     rows = math.ceil(m / block_m) * block_m
     inner = {True: {32: 1.3, 64: 1.0}, False: {32: 1.0, 64: 1.01}}[m < 16][block_k]
     return rows * (1 + 16 / block_m) * (1 + 16 / block_n) * inner / 1000

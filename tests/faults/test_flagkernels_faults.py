@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flagkernels_chip import environment, flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.faults

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flagkernels_chip import flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.integration

@@ -8,27 +8,25 @@ import os
 import sqlite3
 import sys
 import tomllib
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flagkernels_chip import HERE, flagkernels, python
 
 from flagkernels import bundle as bundles
 from flagkernels.activate import Status, effective, find_bundle
 from flagkernels.compat import SystemProbe
 from flagkernels.errors import UsageError
+from flagkernels_chip import HERE, flagkernels, python
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("FLAGKERNELS_")]:
         monkeypatch.delenv(name)
-    yield
 
 
 def status(folder: Path, pid: int = 7, operators: tuple[str, ...] = ("mm", "add")) -> Status:

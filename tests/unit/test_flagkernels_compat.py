@@ -48,8 +48,8 @@ def test_a_label_is_read_back_and_a_damaged_one_is_named(tmp_path: Path) -> None
 
 def test_the_driver_and_device_are_read_without_the_vendor_tool(tmp_path: Path) -> None:
     (tmp_path / "gpus/0000:41").mkdir(parents=True)
-    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (nixbld@)\nGCC version: 15\n"
-    (tmp_path / "version").write_text(text)
+    text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (nixbld@)"
+    (tmp_path / "version").write_text(f"{text}\nGCC version: 15\n")
     (tmp_path / "gpus/0000:41/information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 41\n")
     assert _nvidia_proc(tmp_path) == ("NVIDIA H100 80GB HBM3", "580.159.04")
     assert _nvidia_proc(tmp_path / "none") is None

@@ -1,4 +1,4 @@
-"""What the tests import as flag_gems: the wheel's tuner, launch cache and database around the kernels of chip_kernels."""
+"""What the tests import as flag_gems: the wheel's tuner, launch cache and database around the kernels of the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ vars(torch.cpu)["Event"] = chip_stand_in.Event
 vars(torch.cpu)["get_device_properties"] = lambda _: types.SimpleNamespace(L2_cache_size=4096)
 chip_stand_in.load_libentry(chip_stand_in.wheel_folder(chip_stand_in.cache_folder()))
 
-import chip_kernels  # noqa: E402 -- its decorators need the tuner above
+import chip_kernels  # noqa: E402, F401 -- its decorators need the tuner above
 from chip_kernels import mm, neg  # noqa: E402
 
 _FULL_CONFIG = (("mm", mm), ("neg", neg))
