@@ -96,7 +96,8 @@ def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, op
         "tune": f"{traced} --operators {names} --out {out}/tuned",
         "bench": f"{correct} --operators {names} {tuned} --out {out}/figures.jsonl --ceilings {out}/ceilings.json"
         f" --per-operator {per_operator} --pairs 11",
-        "coverage": f"{correct} --policy coverage --out {out}/coverage.yaml",
+        "coverage": f"{correct} --policy coverage {model} {cut} {tuned} --out {out}/coverage.yaml"
+        f" --report {out}/coverage.json",
         "express": f"{correct} --policy express --figures {out}/figures.jsonl {model} {cut} {tuned}"
         f" --out {out}/operators.yaml --report {out}/express.json",
         "attribute": f"--operators {out}/coverage.yaml {model} --layers 4 {tuned} --out {out}/attribute.json",

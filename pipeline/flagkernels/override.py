@@ -22,7 +22,12 @@ REMEMBERED = 4096  # calls whose choice is kept; a served model has hundreds
 
 
 def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
-    """Whether a call's shape class stays with the native kernel."""
+    """Whether a call's shape class stays with the native kernel.
+
+    `native` lists such classes. With `*` in it all classes stay, but for those that it lists as `!CLASS`: so a class
+    that nobody measured stays native."""
+    every = "*" in native
+    excepted = {name[1:] for name in native if name.startswith("!")}
     known: dict[Any, bool] = {}
 
     def falls(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -33,7 +38,8 @@ def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Call
             if len(known) >= REMEMBERED:
                 known.clear()
             call = Call(key, tuple(map(spec_of, args)), tuple((n, spec_of(v)) for n, v in kwargs.items()))
-            found = known[name] = shape_class(call, static) in native
+            place = shape_class(call, static)
+            found = known[name] = place not in excepted if every else place in native
         return found
 
     return falls

@@ -61,18 +61,20 @@ class Choice:
         }
 
 
-def coverage(found: Trace, correct: Iterable[str]) -> Choice:
-    """All correct operators, at every shape."""
-    return Choice(
-        operators=Operators(include=tuple(sorted(correct)), policy="coverage", static=tuple(sorted(found.static)))
-    )
+def coverage(found: Trace, correct: Iterable[str], served: Served | None = None) -> Choice:
+    """All correct operators, at every shape; with `served`, what that costs or gains, which changes nothing."""
+    chosen = Operators(include=tuple(sorted(correct)), policy="coverage", static=tuple(sorted(found.static)))
+    if served is None:
+        return Choice(operators=chosen)
+    step = Step(operators=chosen.include, ratios=served.compare(chosen), decision="reported as it is")
+    return Choice(operators=chosen, steps=(step,))
 
 
 def winning(
     found: Trace, figures: Iterable[Figure], *, margin: float = 0.0
 ) -> tuple[Operators, dict[str, dict[str, float]]]:
     """The operators that certainly win somewhere: a shape class stays native unless the interval of native/operator
-    lies above 1 + margin. Classes that were not measured stay native as well."""
+    lies above 1 + margin; one that was not measured stays native as well."""
     wins: dict[str, set[str]] = {}
     gains: dict[str, dict[str, float]] = {}
     for figure in figures:
@@ -84,9 +86,7 @@ def winning(
             key = f"{point}" if won else f"{point} (stays native)"
             per = gains.setdefault(figure.operator, {})
             per[key] = per.get(key, 0.0) + saved
-    native = {
-        operator: tuple(sorted(set(found.classes(operator)) - classes)) for operator, classes in sorted(wins.items())
-    }
+    native = {operator: ("*", *(f"!{name}" for name in sorted(classes))) for operator, classes in sorted(wins.items())}
     chosen = Operators(include=tuple(sorted(wins)), policy="express", native=native, static=tuple(sorted(found.static)))
     return chosen, gains
 
@@ -150,11 +150,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named"
     )
     parser.add_argument("--figures", type=Path, help="express: what `bench` wrote")
-    parser.add_argument("--config", type=Path, help="express: the model's config.json")
-    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="express: points to serve")
-    parser.add_argument("--layers", type=int, help="express: cut the served model to its first layers")
+    parser.add_argument(
+        "--config", type=Path, help="the model's config.json: serve it (express), or report what coverage costs"
+    )
+    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
+    parser.add_argument("--layers", type=int, help="cut the served model to its first layers")
     parser.add_argument("--floor", type=float, default=FLOOR, help="express: least lower bound of speed against native")
-    parser.add_argument("--tuned", type=Path, help="express: what `tune` wrote; its database and kernels are used")
+    parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
 
@@ -166,19 +168,38 @@ def main(args: argparse.Namespace) -> int:
         qualify.choose(found, name)
     wanted = [name for name in found.operators if name not in excluded]
     correct = bench.correct_operators(args.verdicts, wanted)
-    choice = coverage(found, correct) if args.policy == "coverage" else _express(args, found, correct)
+    choice = _choice(args, found, correct)
     write_text(args.out, choice.operators.to_yaml())
     if args.report:
         write_json(args.report, choice.to_json())
     for step in choice.steps:
         print(step)  # noqa: T201
+    for line in described(choice.gains or {}):
+        print(line)  # noqa: T201
     print(f"{choice.operators.policy}: {', '.join(choice.operators.include)}")  # noqa: T201
     return 0
 
 
-def _express(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> Choice:
+def described(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One line an operator: what one step of a traced point gains or costs, the two largest first."""
+    lines = []
+    for operator, points in sorted(gains.items()):
+        largest = sorted(points.items(), key=lambda item: -abs(item[1]))[:2]
+        lines.append(f"{operator}: " + ", ".join(f"{1e6 * saved:+.1f} µs at {point}" for point, saved in largest))
+    return lines
+
+
+def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> Choice:
+    if args.policy == "coverage":
+        return coverage(found, correct, _served(args) if args.config else None)
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
+    figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
+    return express(found, figures, _served(args), floor=args.floor)
+
+
+def _served(args: argparse.Namespace) -> Served:
+    """The model of the command line, on its chip."""
     import torch
 
     from flagkernels import architecture
@@ -188,12 +209,10 @@ def _express(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> 
 
     if args.tuned:
         os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported
-    figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
-    served = ServedModel(
+    return ServedModel(
         architecture.read_config(args.config),
         open_source(args.source),
         torch.device(args.device),
         trace.parse_points(args.loads),
         layers=args.layers,
     )
-    return express(found, figures, served, floor=args.floor)

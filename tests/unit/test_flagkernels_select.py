@@ -23,7 +23,7 @@ from flagkernels.calls import Call, TensorSpec, shape_class  # noqa: E402
 from flagkernels.errors import NothingToDo  # noqa: E402
 from flagkernels.operators import Planted  # noqa: E402
 from flagkernels.override import installed  # noqa: E402
-from flagkernels.selection import coverage, express, winning  # noqa: E402
+from flagkernels.selection import coverage, described, express, winning  # noqa: E402
 from flagkernels.timing import Ratio, ratio  # noqa: E402
 
 SMALL, BIG = "bf16[8,96] bf16[8,96]", "bf16[32,96] bf16[32,96]"
@@ -64,7 +64,7 @@ def test_a_class_stays_native_unless_the_operator_certainly_wins() -> None:
     figures = [figure("add", SMALL, 1.3), figure("add", BIG, 0.8), figure("mul", SMALL, 1.005, spread=0.01)]
     chosen, gains = winning(FOUND, figures)
     assert chosen.include == ("add",)
-    assert chosen.native == {"add": (BIG,)}
+    assert chosen.native == {"add": ("*", f"!{SMALL}")}
     assert gains["add"]["decode:1x8"] == pytest.approx(10 * 0.3e-6)
     assert gains["add"]["decode:1x8 (stays native)"] == pytest.approx(-10 * 0.2e-6)
 
@@ -93,7 +93,14 @@ def test_express_says_when_nothing_wins() -> None:
 
 
 def test_coverage_takes_all_that_are_correct() -> None:
-    assert coverage(FOUND, ["mul", "add"]).operators.include == ("add", "mul")
+    choice = coverage(FOUND, ["mul", "add"], Bench({"add": 0.5, "mul": 1.0}))
+    assert choice.operators.include == ("add", "mul")
+    assert choice.steps[0].ratios["decode:1x512"].median == 0.5
+
+
+def test_gains_are_told_an_operator_a_line() -> None:
+    gains = winning(FOUND, [figure("add", SMALL, 1.3), figure("add", BIG, 0.8)])[1]
+    assert described(gains) == ["add: +3.0 µs at decode:1x8, -2.0 µs at decode:1x8 (stays native)"]
 
 
 def test_an_override_falls_through_at_its_native_classes() -> None:
@@ -108,6 +115,15 @@ def test_an_override_falls_through_at_its_native_classes() -> None:
         assert float((y * 2.0)[0, 0]) == 7  # another class: one tensor and a number
         assert calls == {"mul": 2}
     assert float((x * x)[0, 0]) == 1
+
+
+def test_a_class_that_nobody_measured_stays_native() -> None:
+    x, y = torch.ones(8, 96, dtype=torch.bfloat16), torch.ones(64, 96, dtype=torch.bfloat16)
+    chosen, _ = winning(FOUND, [figure("mul", SMALL, 1.3)])
+    marked = Planted({"mul": {"mul.Tensor": lambda x, _: torch.full_like(x, 7.0)}})
+    with installed(marked, chosen, torch.device("cpu")):
+        assert float((x * x)[0, 0]) == 7
+        assert float((y * y)[0, 0]) == 1
 
 
 def test_numbers_keep_their_promotion_when_falling_through() -> None:
