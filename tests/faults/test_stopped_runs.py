@@ -1,7 +1,6 @@
 """Killed or interrupted in any stage, the next run ends with the release, and nothing is left behind."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -100,11 +99,11 @@ def test_stopped_in_every_stage(tmp_path: Path, base: str, own_registry: str, nu
     assert {states(told)[name] for name in before_the_last} <= {"reused", "skipped"}, "a finished stage ran again"
     assert told["state"] in ("released", "red"), told
     assert pipeline.leftovers() == []
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_ours(pid, tmp_path)]
+    assert not [path for path in Path("/proc").glob("[0-9]*") if _is_ours(path, tmp_path)]
 
 
-def _is_ours(pid: str, root: Path) -> bool:
+def _is_ours(process: Path, root: Path) -> bool:
     try:
-        return str(root) in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return str(root) in (process / "cmdline").read_text().replace("\0", " ")
     except OSError:
         return False

@@ -49,7 +49,8 @@ def test_the_chip_side_knows_nothing_of_the_host_side(path: Path) -> None:
 @pytest.mark.parametrize("name", PURE)
 def test_decisions_are_apart_from_effects(name: str) -> None:
     found = imports(SOURCE / "flagrelease" / f"{name}.py")
-    assert not {one for one in found if one.startswith(("flagrelease.ports", "flagrelease.stages", "flagrelease.verbs"))}
+    effects = ("flagrelease.ports", "flagrelease.stages", "flagrelease.verbs")
+    assert not {one for one in found if one.startswith(effects)}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])

@@ -28,6 +28,8 @@ def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
     return {RUN_LABEL: run_id, CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
 
 
+_CONFLICT = 409
+
 Moved = Callable[[int, int], None]
 """Told how many bytes of how many went over the wire."""
 
@@ -329,7 +331,15 @@ def _remove(container: Any) -> None:
     with suppress(docker.errors.NotFound):
         with suppress(docker.errors.APIError):
             container.stop(timeout=10)
-        container.remove(force=True, v=True)
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code != _CONFLICT:
+                raise
+            # Another thread removes it already, as when a run is stopped: wait until it is gone.
+            for _ in range(100):
+                container.reload()
+                time.sleep(0.1)
 
 
 class _Layers:

@@ -7,13 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from flagrelease import cli, engine, hold, summary, sweep
 from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cell import Cell, select
 from flagrelease.display import Board, PlainBoard, board
-from flagrelease.errors import Busy, ConfigError, worst
+from flagrelease.errors import Busy, ConfigError, FlagreleaseError, worst
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice, choice
 from flagrelease.preflight import preflight
@@ -119,7 +119,8 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
     def unblock() -> None:
         command.end_all()
         for run in runs:
-            ports.docker.reap(run.cell.id, run.session.workspace.root)
+            with suppress(FlagreleaseError):  # an engine that is gone has nothing that blocks
+                ports.docker.reap(run.cell.id, run.session.workspace.root)
 
     return unblock
 
