@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 from flagrelease.samples import Sample
+
+
+@cache
+def _prompt(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()
 
 
 def sample(question: str = "q0", repeat: int = 0, correct: bool | float = True, **other: object) -> Sample:
@@ -15,7 +21,7 @@ def sample(question: str = "q0", repeat: int = 0, correct: bool | float = True, 
         "benchmark": "mmlu",
         "subset": "law",
         "question_id": question,
-        "prompt_sha256": hashlib.sha256(question.encode()).hexdigest(),
+        "prompt_sha256": _prompt(question),
         "repeat": repeat,
         "correct": correct,
         "answer": "A",

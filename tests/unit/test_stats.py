@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import StratifiedTable, mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -189,6 +189,7 @@ def test_the_interval_covers_what_is_true(n: int, k: int) -> None:
     assert low + high >= 2000 * 0.04  # nor is it wider than it has to be
 
 
+@settings(max_examples=25)
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_statsmodels(p_values: dict[str, float]) -> None:
     oracle = multipletests(list(p_values.values()), alpha=0.05, method="holm")[0]

@@ -117,6 +117,7 @@ class Decision:
     difference: float
     interval90: tuple[float, float]
     p_regression: float
+    more_answers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +274,7 @@ class _Replay:
             difference=difference,
             interval90=(low, high),
             p_regression=float(self._look.p_regression[0]),
+            more_answers=self._more(pairs) if verdict is Verdict.INCONCLUSIVE else None,
         )
 
     def _reason(self, verdict: Verdict, pairs: int, low: float) -> str:

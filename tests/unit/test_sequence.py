@@ -1,0 +1,119 @@
+"""A sequential evaluation over real HTTP: both sides served, killed in between, and against a kept baseline."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import Said, chat, serving
+from flagrelease.errors import DiedLater
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.sequence import Asked, Kept, conduct, items, settled
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.gates import Verdict
+from flagrelease.ports.asking import OwnHarness, Patience
+from flagrelease.ports.harness import Endpoint, Evaluation, Tally
+from flagrelease.samples import read_samples
+from flagrelease.stats.design import Decision, Design, SequentialEvaluation
+
+N = 60
+QUESTIONS = tuple(
+    Question(
+        subset="all", id=f"q{number}", messages=({"role": "user", "content": f"question {number}"},), reference=number
+    )
+    for number in range(N)
+)
+EVALUATION = Evaluation(
+    benchmark="made-up",
+    task=TASKS["integer"],
+    asks=(),
+    parameters={"temperature": 0.7, "max_tokens": 16},
+    concurrency=16,
+)
+DESIGN = SequentialEvaluation(design=Design(questions=N, margin=0.15, repeats=8), items=items(QUESTIONS))
+
+
+class Model:
+    """Right with a probability that differs by question; each seed is an answer of its own."""
+
+    def __init__(self, name: str, loss: float = 0.0) -> None:
+        self._name, self._loss = name, loss
+
+    def __call__(self, request: dict[str, Any], _n: int) -> Said:
+        number = int(request["messages"][-1]["content"].split()[-1])
+        p = 0.2 + 0.75 * number / N - self._loss
+        right = random.Random(f"{self._name} {number} {request['seed']}").random() < p
+        return chat(f"It is \\boxed{{{number if right else number + 1}}}.")
+
+
+class Killer:
+    """Ends the evaluation, as a killed process would, after so many reports."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, _tally: Tally) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise DiedLater("killed")
+
+
+def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> Asked:
+    return Asked(
+        harness=OwnHarness(Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05)),
+        endpoint=Endpoint(base_url=base_url, model="m"),
+        evaluation=EVALUATION,
+        questions=QUESTIONS,
+        into=into,
+        watch=lambda: None,
+        report=report,
+    )
+
+
+def test_equal_models_pass_and_a_worse_one_fails(tmp_path: Path) -> None:
+    with serving(Model("a")) as first, serving(Model("b")) as second, serving(Model("c", loss=0.3)) as third:
+        baseline = side(first.base_url, tmp_path / "a.jsonl")
+        candidate = side(second.base_url, tmp_path / "b.jsonl")
+        same = conduct(DESIGN, baseline, candidate)
+        worse = conduct(DESIGN, baseline, side(third.base_url, tmp_path / "c.jsonl"))
+    assert (same.verdict, worse.verdict) == (Verdict.PASS, Verdict.FAIL)
+    assert max(first.asked.values()) <= 8
+    assert len(read_samples(tmp_path / "b.jsonl")) == same.pairs == sum(second.asked.values())
+    verdict = settled("made-up", 0.15, same, baseline.samples(), candidate.samples())
+    assert (verdict.n, verdict.candidate.answers, verdict.verdict) == (same.n, same.pairs, Verdict.PASS)
+    assert verdict.candidate_score - verdict.baseline_score == pytest.approx(verdict.difference)
+
+
+def test_a_killed_evaluation_asks_nothing_twice_and_decides_the_same(tmp_path: Path) -> None:
+    with serving(Model("a")) as first, serving(Model("b")) as second:
+        whole = conduct(DESIGN, side(first.base_url, tmp_path / "a.jsonl"), side(second.base_url, tmp_path / "b.jsonl"))
+    with serving(Model("a")) as first, serving(Model("b")) as second:
+        decision: Decision | None = None
+        for after in (1, 2, 1, 3, 10**6):
+            killer = Killer(after)
+            try:
+                decision = conduct(
+                    DESIGN,
+                    side(first.base_url, tmp_path / "c.jsonl", killer),
+                    side(second.base_url, tmp_path / "d.jsonl", killer),
+                )
+            except DiedLater:
+                continue
+        assert decision == whole
+        kept = read_samples(tmp_path / "d.jsonl")
+    assert len({one.key for one in kept}) == len(kept) == whole.pairs
+
+
+def test_a_kept_baseline_is_only_read(tmp_path: Path) -> None:
+    with serving(Model("a")) as first, serving(Model("b")) as second:
+        before = side(first.base_url, tmp_path / "a.jsonl")
+        before.ask([("all", f"q{number}", repeat) for number in range(N) for repeat in range(8)])
+        asked = sum(first.asked.values())
+        design = SequentialEvaluation(design=DESIGN.design, items=DESIGN.items, reference=True)
+        decision = conduct(design, Kept(before.samples()), side(second.base_url, tmp_path / "b.jsonl"))
+    assert decision.verdict is Verdict.PASS
+    assert sum(first.asked.values()) == asked
+    assert decision.pairs == sum(second.asked.values()) < asked
