@@ -300,3 +300,17 @@ def test_a_forecast_tells_cost_and_power() -> None:
     better = forecast("aime", questions=30, repeats=32, margin=0.05, variance=0.24)
     assert better.passes > 0.9
     assert better.finds[0.02] < better.finds[0.05] < better.finds[0.1]
+
+
+def test_stages_grow_where_a_reference_has_noise_of_its_own() -> None:
+    """Equal steps of information: v/(1/I − V) answers bring the difference's information to I."""
+    design = Design(questions=198, margin=0.05, repeats=40)
+    progress = Progress.against(np.full((1, 198), 16.0), np.full((1, 198), 32))
+    noise = 0.5 / design.information
+    alike = [float(design.stage_pairs(progress, number)[0]) for number in range(1, 11)]
+    growing = [float(design.stage_pairs(progress, number, noise)[0]) for number in range(1, 11)]
+    assert max(alike) - min(alike) <= 1
+    assert growing == sorted(growing)
+    v = float(progress.variance()[0, 0])
+    assert sum(growing) == pytest.approx(v / (1 / design.information - noise), rel=0.01)
+    assert sum(alike) == pytest.approx(v * design.information, rel=0.02)
