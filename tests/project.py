@@ -1,0 +1,57 @@
+"""A user's project in a folder of its own, driven through the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagrelease.workspace import TEMPORARY
+
+SOURCE = Path(__file__).parents[1]
+CELL = "cpu/smollm2-135m"
+PROGRAM = Path(sys.executable).parent / "flagrelease"
+
+
+@dataclass(frozen=True)
+class UserProject:
+    """The shipped matrix, lock and templates in `root`; `registry` is HOST:PORT/PREFIX."""
+
+    root: Path
+    registry: str = "localhost:1/none"
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """`flagrelease WORDS` in the project; stderr is where its progress goes."""
+        return subprocess.Popen(
+            [str(PROGRAM), *words],
+            cwd=self.root,
+            env={**os.environ, "FLAGRELEASE_ENGINE": "inline", "FLAGRELEASE_REGISTRY": self.registry, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *words: str, seconds: float = 280, **env: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a whole command."""
+        with self.start(*words, **env) as process:
+            out, err = process.communicate(timeout=seconds)
+        return process.returncode, out, err
+
+    def leftovers(self) -> list[str]:
+        """Containers of this workspace and half-written files."""
+        label = f"label=flagrelease.workspace={self.root / '.flagrelease'}"
+        listed = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=True)
+        return listed.stdout.split() + [str(path) for path in self.root.rglob(f"{TEMPORARY}*")]
+
+
+def project(root: Path, registry: str = "localhost:1/none", *, questions: int = 12) -> UserProject:
+    """The shipped project with `questions` for each stack."""
+    matrix = (SOURCE / "matrix.yaml").read_text()
+    assert "mmlu-sample: {limit: 200}" in matrix
+    fewer = matrix.replace("mmlu-sample: {limit: 200}", f"mmlu-sample: {{limit: {questions}}}")
+    (root / "matrix.yaml").write_text(fewer)
+    (root / "matrix.lock").write_bytes((SOURCE / "matrix.lock").read_bytes())
+    (root / "templates").symlink_to(SOURCE / "templates")
+    return UserProject(root, registry)
