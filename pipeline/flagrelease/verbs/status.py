@@ -49,7 +49,7 @@ def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
         return Standing(cell=cell.id, state="new", reason="never run")
     image = latest.get("image")
     digest = image.result["digest"] if image is not None and image.state == "done" else ""
-    newest = max(latest.values(), key=lambda entry: entry.at)
+    reached = [stage.name for stage in STAGES if stage.name in latest][-1]
     for stage in STAGES:
         entry = latest.get(stage.name)
         if entry is None or entry.state == "done":
@@ -60,4 +60,4 @@ def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
             state, reason = "running", f"run {entry.run}"
         return Standing(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
     state = "released" if "publish" in latest else "partial"
-    return Standing(cell=cell.id, state=state, stage=newest.stage, at=newest.at, digest=digest)
+    return Standing(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)
