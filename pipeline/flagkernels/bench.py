@@ -175,15 +175,16 @@ def _measure(
 
     once = statistics.median(clock.times(clock.graph(passes(1)), 3))
     count = max(1, min(64, round(SHORTEST / max(once, 1e-7))))
-    native = clock.graph(passes(count))
-    with active(implementations, device) as calls:
-        candidate = clock.graph(passes(count))
-        if device.type == "cpu":  # nothing was captured: the override must be in place while it runs
-            first, second = _paired_cpu(clock, passes(count), implementations, device, job.pairs, calls)
-    if not any(calls.values()):
-        raise NotImplementedError("the dispatcher never called it")
-    if device.type != "cpu":
+    if device.type == "cpu":
+        first, second, reached = _paired_eager(clock, passes(count), implementations, device, job.pairs)
+    else:
+        native = clock.graph(passes(count))
+        with active(implementations, device) as calls:
+            candidate = clock.graph(passes(count))
         first, second = paired(clock, native, candidate, pairs=job.pairs)
+        reached = any(calls.values())
+    if not reached:
+        raise NotImplementedError("the dispatcher never called it")
     found = ratio(first, second)
     each = count * sets
     return Figure(
@@ -201,18 +202,17 @@ def _measure(
     )
 
 
-def _paired_cpu(
-    clock: Clock, run: Any, implementations: Any, device: torch.device, pairs: int, calls: dict[str, int]
-) -> tuple[list[float], list[float]]:
-    """Pairs without graphs: the override comes and goes between the runs. `calls` is told that it was reached."""
-    first, second = [], []
+def _paired_eager(
+    clock: Clock, run: Any, implementations: Any, device: torch.device, pairs: int
+) -> tuple[list[float], list[float], bool]:
+    """Pairs without graphs: the override comes and goes between the runs. And whether it was reached."""
+    first, second, reached = [], [], False
     for _ in range(pairs):
         first.append(clock.once(run))
-        with active(implementations, device) as reached:
+        with active(implementations, device) as calls:
             second.append(clock.once(run))
-        for key, count in reached.items():
-            calls[key] += count
-    return first, second
+        reached = reached or any(calls.values())
+    return first, second, reached
 
 
 def _ceilings(device: str) -> Ceilings:

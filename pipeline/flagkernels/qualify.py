@@ -82,7 +82,8 @@ def row_of(outcome: Outcome, key: str) -> Row:
     if outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
         verdict, reason, at = outcome.ended, outcome.reason, outcome.at
     if not results and verdict == "correct":
-        verdict, reason, at = "unsupported", "the native operator refuses every case", outcome.at
+        reason = "no case could be judged: the native operator refuses them, or float64 does not fit in memory"
+        verdict, at = "unsupported", outcome.at
     return Row(
         key=key,
         operator=outcome.job.operator,

@@ -20,13 +20,13 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 CONFIG = {
     "model_type": "qwen3",
-    "hidden_size": 64,
-    "intermediate_size": 96,
+    "hidden_size": 512,
+    "intermediate_size": 768,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 500,
+    "head_dim": 64,
+    "vocab_size": 8000,
     "dtype": "bfloat16",
 }
 # flag_gems/__init__.py of 5.0.2, cut to the operators that are tested here.
@@ -77,30 +77,28 @@ def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
 
 
 def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
-    source = "--device cpu --source flagkernels_mixed:GOOD"
+    source = "--device cpu --source flagkernels_mixed:FAST"
     said = flagkernels(
         folder,
         f"bench --trace trace.json --verdicts verdicts.jsonl --operators mm,rsqrt --out figures.jsonl {source}"
-        " --pairs 7 --per-operator 2 --ceilings ceilings.json",
+        " --pairs 21 --per-operator 8 --ceilings ceilings.json",
     )
     assert "TFLOP/s" in said
     figures = list(bench.figures_of(folder / "figures.jsonl"))
     assert {figure.operator for figure in figures} == {"mm", "rsqrt"}
-    # What was measured as a tie is made a certain win here, so that the search has something to serve.
-    lines = [json.dumps({**figure.to_json(), "low": 1.5}) for figure in figures]
-    (folder / "wins.jsonl").write_text("\n".join(lines) + "\n")
     said = flagkernels(
         folder,
-        "select --policy express --trace trace.json --verdicts verdicts.jsonl --figures wins.jsonl --config config.json"
-        f" --out operators.yaml --report express.json --loads decode:2x16 --floor 0.01 {source}",
+        "select --policy express --trace trace.json --verdicts verdicts.jsonl --figures figures.jsonl"
+        f" --config config.json --out operators.yaml --report express.json --loads decode:2x16 --floor 0.5 {source}",
     )
     report = json.loads((folder / "express.json").read_text())
     chosen = bundle.read_operators(folder / "operators.yaml")
     assert chosen.policy == "express"
     assert report["steps"][-1]["decision"] == "accepted"
-    assert set(chosen.include) <= {"mm", "rsqrt"}
-    for name in chosen.include:
-        assert set(chosen.native[name]) == {"*", *(f"!{f.shape_class}" for f in figures if f.operator == name)}
+    assert "mm" in chosen.include
+    won = {f"!{f.shape_class}" for f in figures if f.operator == "mm" and f.low > 1}
+    assert set(chosen.native["mm"]) == {"*", *won}
+    assert "mm: +" in said
 
 
 def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> None:

@@ -13,4 +13,12 @@ def scaled(factor: float) -> Any:
 
 
 GOOD = {name: NATIVE[name] for name in ("mm", "silu", "rsqrt", "mean_dim", "pow_tensor_scalar", "cat", "embedding")}
+
+
+def hollow(x: Any, y: Any) -> Any:
+    """A product that multiplies nothing, and so is certainly faster: only for what looks at time alone."""
+    return x.new_empty(x.shape[0], y.shape[1])
+
+
+FAST = {**GOOD, "mm": {"mm": hollow}}
 SILU_OFF = {**GOOD, "silu": {"silu": scaled(1.05)}}
