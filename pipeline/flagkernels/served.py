@@ -111,4 +111,3 @@ def _lengths(cache: Any) -> list[tuple[Any, Any]]:
 
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
-
