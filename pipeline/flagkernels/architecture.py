@@ -117,9 +117,12 @@ def _cheap_init() -> Any:
 
 
 def _cut(config: Any, layers: int) -> None:
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types)[:layers]
+    """To the first layers, and as many more as it takes to have one of each kind (attention, sliding, linear …)."""
+    kinds = list(getattr(config, "layer_types", None) or ())
+    layers = max([layers, *(kinds.index(kind) + 1 for kind in set(kinds))])
+    config.num_hidden_layers = min(layers, config.num_hidden_layers)
+    if kinds and not isinstance(getattr(type(config), "layer_types", None), property):
+        config.layer_types = kinds[: config.num_hidden_layers]
 
 
 @torch.no_grad()

@@ -183,3 +183,10 @@ def test_the_command_line_traces_from_a_wheel(tmp_path: Path) -> None:
     words = ["trace", "--config", str(config(tmp_path, "llama")), "--catalogue", str(wheel), "--out", str(out)]
     assert cli.main([*words, "--max-len", "32", "--max-batch", "2", "--max-tokens", "32"]) == 0
     assert "mm" in trace.read(out).operators
+
+
+def test_a_model_that_is_cut_keeps_a_layer_of_each_kind(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    path = config(tmp_path, "gemma3_text", num_hidden_layers=4, layer_types=kinds)
+    found = trace.trace(architecture.read_config(path), POINTS, KNOWN, layers=1)
+    assert found.layers == 3
