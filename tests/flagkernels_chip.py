@@ -48,7 +48,9 @@ def python(code: str, *words: object, **more: str) -> subprocess.CompletedProces
     return subprocess.run(argv, env=environment(**more), capture_output=True, text=True, timeout=240, check=False)
 
 
-def write_trace(path: Path, rows: Sequence[int] = (1, 7, 32, 64, 128), size: int = 64) -> Path:
+def write_trace(
+    path: Path, rows: Sequence[int] = (1, 7, 32, 64, 128), size: int = 64, once: Sequence[int] = ()
+) -> Path:
     """Products of `rows` × size × size, and one negation."""
 
     def tensor(*shape: int) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def write_trace(path: Path, rows: Sequence[int] = (1, 7, 32, 64, 128), size: int
         return {"tensor": {"shape": list(shape), "stride": stride, "dtype": "bfloat16"}}
 
     calls = [{"operator": "mm", "overload": "mm", "args": [tensor(m, size), tensor(size, size)]} for m in rows]
+    calls += [{"operator": "once", "overload": "matmul", "args": [tensor(m, size), tensor(size, size)]} for m in once]
     calls.append({"operator": "neg", "overload": "neg", "args": [tensor(300)]})
     trace = {
         "format": 1,

@@ -15,7 +15,7 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -194,7 +194,3 @@ def read_compat(path: Path) -> Compat:
         raise BundleCorrupt(
             f"{path} is no compatibility label", why=repr(error), hint="take the bundle again from its release"
         ) from error
-
-
-def as_json(compat: Compat) -> dict[str, str]:
-    return asdict(compat)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
+from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_json, write_json
 from flagkernels.progress import Progress
 
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json of the model")
     parser.add_argument("--out", type=Path, required=True, help="folder for database, kernels and report")
     parser.add_argument("--operators", help="only these, separated by commas; default: all in the trace")
+    parser.add_argument("--verdicts", type=Path, help="what `qualify` wrote: only what is correct is tuned")
     parser.add_argument("--budget", default="none", help="stop in time with the best so far: 90s, 10m, 2h")
     parser.add_argument("--width", type=int, help="compilers at once; default: one a core")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -104,7 +105,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _supervise(args: argparse.Namespace, layout: Layout, deadline: float) -> int:
     argv = [sys.executable, "-m", "flagkernels", "tune", "--worker", "--deadline", repr(deadline)]
-    for name in ("trace", "out", "operators", "width"):
+    for name in ("trace", "out", "operators", "verdicts", "width"):
         if (value := getattr(args, name)) is not None:
             argv += [f"--{name}", str(value)]
     for _ in range(MOST_RESTARTS):
@@ -154,7 +155,7 @@ def _worker(args: argparse.Namespace) -> int:
     try:
         report = session.run(operations)
     except Exception as error:
-        if _lost(module):
+        if not session.timer.alive():
             sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; starting anew\n")
             os._exit(CHIP_LOST)
         raise
@@ -173,14 +174,6 @@ def _merged(path: Path, report: dict[str, Any]) -> dict[str, Any]:
     ours = {(row["kernel"], repr(list(row["key"]))) for row in report["tuned"]}
     kept = [row for row in before.get("tuned", ()) if (row["kernel"], repr(list(row["key"]))) not in ours]
     return {**report, "tuned": [*kept, *report["tuned"]]}
-
-
-def _lost(module: Any) -> bool:
-    try:
-        module.synchronize()
-    except Exception:
-        return True
-    return False
 
 
 class _Display:
@@ -205,12 +198,14 @@ def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
     found = trace.read(args.trace)
     wanted = set(args.operators.split(",")) if args.operators else set(found.operators)
     for name in sorted(wanted - set(found.operators)):
-        from flagkernels.errors import did_you_mean
-
         raise UsageError(
             f"{found.model} calls no operator {name!r}",
             hint=did_you_mean(name, found.operators) or f"it calls {', '.join(found.operators)}",
         )
+    if args.verdicts:
+        from flagkernels import bench
+
+        wanted = set(bench.correct_operators(args.verdicts, sorted(wanted)))
     operations = [operation_of(t.call, t.operator, library) for t in found.calls if t.operator in wanted]
     if not operations:
         raise NothingToDo("nothing to tune", why=f"{args.trace} has no call of {', '.join(sorted(wanted))}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from flagkernels import candidates, database
 from flagkernels.candidates import Key, Launch, compilations, signature_of
-from flagkernels.errors import BudgetTooSmall, ChipFault, NoSpace
+from flagkernels.errors import BudgetTooSmall, ChipFault, KernelsError, NoSpace
 from flagkernels.tune_capture import Failure, Library, discover, key_of, patched, recording_kernels
 from flagkernels.tune_compile import Compiled, compile_all
 from flagkernels.tune_journal import Journal, Report, Tuned
@@ -60,6 +60,7 @@ class Session:
     compiled: dict[str, Compiled] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
     tuned: list[Tuned] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     operator_of: dict[str, str] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ class Session:
         """Raises BudgetTooSmall, NoSpace, DatabaseLocked. What was tuned before any of them is in the database."""
         began = time.monotonic()
         found, failed = self._timed("discover", lambda: discover(self.library, _shells(operations)))
+        self.failed += failed
         if failed and not found:
             raise ChipFault(
                 "no operator reached its kernel",
@@ -81,14 +83,14 @@ class Session:
         missing = self._borrow(chosen)
         if not self.tuned and not reused and chosen:
             raise self._too_small()
-        self._timed("complete", lambda: self._complete(operations, failed))
-        kernels, events = self._timed("verify", lambda: self._verify(operations, failed))
+        self._timed("complete", lambda: self._complete(operations))
+        kernels, events = self._timed("verify", lambda: self._verify(operations))
         return Report(
             tuned=tuple(self.tuned),
             reused=reused,
             missing=tuple(missing),
             untunable=tuple(untunable),
-            failed=tuple(failed),
+            failed=tuple(dict.fromkeys(self.failed)),
             compiled=sum(not c.error for c in self.compiled.values()),
             compile_failures={s: c.error for s, c in self.compiled.items() if c.error and not c.left_to_chip},
             kernels=tuple(sorted(kernels)),
@@ -187,6 +189,10 @@ class Session:
                     operations[index].run()
                 except _Unsettled:
                     continue
+                except KernelsError:
+                    raise
+                except Exception as error:
+                    self._fail(operations[index], error)
 
     def _reconcile(self, operations: Sequence[Operation], found: Sequence[tuple[int, Launch]]) -> None:
         """A key that rounds sizes up speaks for calls of several sizes: its finalists are timed at its smallest call as
@@ -387,13 +393,19 @@ class Session:
             hint="give more time, e.g. --budget 10m; what was compiled is kept",
         )
 
-    def _complete(self, operations: Sequence[Operation], failed: list[Failure]) -> None:
+    def _fail(self, operation: Operation, error: Exception) -> None:
+        """A row of the report, unless the chip is lost: then all that follows would fail as well."""
+        if not self.timer.alive():
+            raise error
+        self.failed.append(Failure(operation.name, f"{type(error).__name__}: {error}"[:500]))
+
+    def _complete(self, operations: Sequence[Operation]) -> None:
         """Compiles what the chosen configurations need besides: other specialisations, kernels without candidates."""
         found, more = discover(self.library, _shells(operations), tuners=False)
-        failed += [failure for failure in more if failure not in failed]
+        self.failed += more
         self._compile_jobs(compilations([la for _, la in found], lambda la: la.configs), math.inf)
 
-    def _verify(self, operations: Sequence[Operation], failed: list[Failure]) -> tuple[set[str], int]:
+    def _verify(self, operations: Sequence[Operation]) -> tuple[set[str], int]:
         """Each operation for real, from database and cache: the kernels used, and what was timed all the same."""
         seen: set[str] = set()
         events = 0
@@ -408,8 +420,8 @@ class Session:
             for count, operation in enumerate(operations, 1):
                 try:
                     operation.run()
-                except Exception as error:  # a row of the report
-                    failed.append(Failure(operation.name, f"{type(error).__name__}: {error}"[:500]))
+                except Exception as error:
+                    self._fail(operation, error)
                 self.say("verify", count, len(operations))
         return seen, events
 

@@ -26,6 +26,10 @@ class Timer(Protocol):
         """`rounds` launches of each, taking turns, so that a drifting clock does not favour one."""
         ...
 
+    def alive(self) -> bool:
+        """Whether the chip still answers this process; after a kernel's illegal access it never does again."""
+        ...
+
 
 def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
     """p50, p20, p80, in the order of FlagGems' benchmark table."""
@@ -68,6 +72,13 @@ class ChipTimer:
                 into.append(self._timed(launcher))
         self.module.synchronize()
         return [[float(start.elapsed_time(end)) for start, end in into] for into in pairs]
+
+    def alive(self) -> bool:
+        try:
+            self.module.synchronize()
+        except Exception:
+            return False
+        return True
 
     def _timed(self, launcher: Launcher) -> tuple[Any, Any]:
         start, end = (self.module.Event(enable_timing=True) for _ in range(2))

@@ -252,3 +252,36 @@ def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(b
     assert done.returncode == 2
     assert "did you mean 'neg'" in done.stderr
     assert "started" not in done.stdout
+
+
+def test_an_operator_that_fails_is_a_row_and_the_others_are_tuned(tmp_path: Path) -> None:
+    require_stand_in()
+    trace = write_trace(tmp_path / "trace.json", rows=(32,), once=(512,))
+    done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    told = report(tmp_path / "out")
+    assert {(row["call"], row["error"]) for row in told["failed"]} == {
+        ("matmul 512×64 64×64", "RuntimeError: no more products")
+    }
+    assert [(row["key"][0], row["state"]) for row in told["tuned"]] == [(32, "tuned"), (512, "borrowed")]
+
+
+def test_only_what_is_correct_is_tuned(tmp_path: Path) -> None:
+    require_stand_in()
+    verdicts = tmp_path / "verdicts.jsonl"
+    nothing = {
+        **dict.fromkeys(("reason", "at", "log_tail"), ""),
+        **dict.fromkeys(("cases", "passed", "dropped", "seconds", "peak_mib"), 0),
+        **dict.fromkeys(("error", "native", "relative")),
+    }
+    rows = [
+        {**nothing, "key": name, "operator": name, "verdict": verdict, "results": []}
+        for name, verdict in (("mm", "wrong"), ("neg", "correct"))
+    ]
+    lines = [json.dumps(row) for row in rows]
+    verdicts.write_text("\n".join(lines) + "\n")
+    trace = write_trace(tmp_path / "trace.json")
+    done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "out", "--verdicts", verdicts)
+    assert done.returncode == 0, done.stderr
+    assert report(tmp_path / "out")["tuned"] == []
+    assert report(tmp_path / "out")["compiled"] == 1
