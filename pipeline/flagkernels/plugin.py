@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -134,7 +135,11 @@ def main(args: argparse.Namespace) -> int:
     environment = {**os.environ, **prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
     if args.effective:
         environment[activation.EFFECTIVE] = str(args.effective.resolve())
-    places = [str(STARTUP), str(STARTUP.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        for stale in args.effective.glob("[0-9]*.json"):  # of an engine before this one
+            stale.unlink(missing_ok=True)
+    root = str(STARTUP.parent.parent)
+    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    places = [str(STARTUP), *([] if installed else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(places)
     sys.stdout.flush()
     os.execve(program, command, environment)  # noqa: S606 -- no shell: the engine takes this process over

@@ -152,6 +152,7 @@ def places(bundle: Path) -> dict[str, str]:
 def test_run_reaches_the_engine_and_all_its_workers_and_falls_through_by_shape(bundle: Path) -> None:
     (bundle.parent / "engine.py").write_text(ENGINE)
     told = bundle.parent / "effective"
+    status(told, pid=1, operators=("of", "an", "earlier", "engine")).write()
     words = ("run", "--bundle", bundle, "--effective", told, "--", sys.executable, bundle.parent / "engine.py")
     done = flagkernels(*words, **places(bundle), ENGINE_EXITS="9")
     assert done.stdout.splitlines() == [f"{name} 200.0 64.0" for name in ("engine", "spawned", "forked")], done.stderr
