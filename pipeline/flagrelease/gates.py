@@ -21,6 +21,7 @@ __all__ = [
     "SpeedVerdict",
     "Verdict",
     "compare",
+    "guessed",
     "halves",
     "noise_floor",
     "speed",
@@ -179,6 +180,26 @@ def _judge(
     )
 
 
+def guessed(judged: BenchmarkVerdict, *, differing: int, answers: int, alpha: float = ALPHA) -> BenchmarkVerdict:
+    """The verdict where the baseline's score cannot be told from guessing: such a score has nothing to lose.
+
+    Then the answers themselves decide, right or wrong. Two sides that differ in a share q of their answers cannot
+    differ by more than q in their score, so PASS stays where the upper bound of q (Clopper and Pearson 1934,
+    one-sided 1 − α) is below the margin; else it is INCONCLUSIVE. A FAIL stays.
+    """
+    from scipy.stats import beta
+
+    bound = float(beta.ppf(1 - alpha, differing + 1, answers - differing)) if differing < answers else 1.0
+    told = f"the baseline only guesses here, so its answers are compared: {differing} of {answers} differ"
+    if judged.verdict is not Verdict.PASS:
+        return replace(judged, remarks=(*judged.remarks, told))
+    if bound < judged.margin:
+        reason = f"{told}, at most {_points(bound)} (95 %), within ±{_points(judged.margin)}"
+        return replace(judged, reason=reason)
+    reason = f"{told}, perhaps {_points(bound)}: ask a benchmark that the model can do better than by guessing"
+    return replace(judged, verdict=Verdict.INCONCLUSIVE, reason=reason)
+
+
 def _points(fraction: float) -> str:
     return f"{100 * fraction:.3g} points"
 
@@ -279,10 +300,10 @@ def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedVerdict:
-    """One load point: candidate / baseline, at least `gate` to pass."""
+    """One load point: candidate / baseline, at least `gate` to pass. `interval` has 1 − 2α."""
 
     ratio: float
-    interval90: tuple[float, float]
+    interval: tuple[float, float]
     gate: float
     runs: int
     verdict: Verdict
@@ -290,13 +311,18 @@ class SpeedVerdict:
 
 
 def speed(
-    baseline: Sequence[float], candidate: Sequence[float], *, gate: float = 0.80, higher_is_better: bool = True
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    gate: float = 0.80,
+    higher_is_better: bool = True,
+    alpha: float = ALPHA,
 ) -> SpeedVerdict:
-    """Judge interleaved runs at one load point. PASS: the lower 95 % bound of the ratio is at least `gate`; FAIL:
+    """Judge interleaved runs at one load point. PASS: the lower 1 − α bound of the ratio is at least `gate`; FAIL:
     the upper one is below it; otherwise INCONCLUSIVE. Raises ComparisonRefused for fewer than 3 runs a side."""
     from flagrelease.stats.speed import ratio
 
-    found = ratio(baseline, candidate, higher_is_better=higher_is_better)
+    found = ratio(baseline, candidate, higher_is_better=higher_is_better, alpha=alpha)
     low, high = found.bounds.low, found.bounds.high
     if low >= gate:
         verdict, reason = Verdict.PASS, f"at least {low:.2f} of the baseline's speed"
@@ -308,5 +334,5 @@ def speed(
             f"between {low:.2f} and {high:.2f} of the baseline's speed, {gate:.2f} is asked for; more runs decide it"
         )
     return SpeedVerdict(
-        ratio=found.ratio, interval90=(low, high), gate=gate, runs=found.runs, verdict=verdict, reason=reason
+        ratio=found.ratio, interval=(low, high), gate=gate, runs=found.runs, verdict=verdict, reason=reason
     )

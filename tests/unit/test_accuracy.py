@@ -321,13 +321,20 @@ def test_mended_graders_are_another_key() -> None:
 def test_agreement_and_guessing_are_said(world: World) -> None:
     reason = world.run().benchmarks[0].reason
     assert "the same answer 60 times of 60" in reason
-    assert "guessing" not in reason
+    assert "guesses" not in reason
 
 
-def test_a_baseline_that_guesses_is_called_so(world: World) -> None:
-    """A quarter right on both sides, on other questions: the score cannot show it, so the reason has to."""
+def test_a_baseline_that_guesses_passes_by_its_answers(world: World) -> None:
+    world.stacks["native"] = world.stacks["flagos"] = answering(lambda n: n % 4 == 0)
+    found = world.run()
+    assert found.verdict == "PASS"
+    assert "the baseline only guesses here, so its answers are compared: 0 of 60 differ, at most 4.87" in found.reason
+
+
+def test_a_baseline_that_guesses_is_no_pass_for_other_answers(world: World) -> None:
+    """A quarter right on both sides, on other questions: the score cannot show it."""
     world.stacks["native"] = answering(lambda n: n % 4 == 0)
     world.stacks["flagos"] = answering(lambda n: n % 4 == 1)
-    reason = world.run().benchmarks[0].reason
-    assert "the same answer 30 times of 60" in reason
-    assert "cannot be told from guessing" in reason
+    found = world.run()
+    assert found.verdict == "INCONCLUSIVE"
+    assert "30 of 60 differ" in found.benchmarks[0].reason

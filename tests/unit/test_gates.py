@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import BenchmarkVerdict, Verdict, compare, worst_verdict
+from flagrelease.gates import BenchmarkVerdict, Verdict, compare, guessed, worst_verdict
 from flagrelease.samples import Sample
 
 MMLU = {"mmlu": 0.05}
@@ -189,3 +189,16 @@ def test_order_says_nothing(shuffler: random.Random, n: int, k: int) -> None:
     assert here.verdict is there.verdict
     assert here.interval90 == pytest.approx(there.interval90)
     assert sorted(here.lost) == sorted(there.lost)
+
+
+def test_where_the_baseline_guesses_the_answers_decide() -> None:
+    right = answers([[n % 4 == 0] for n in range(200)])
+    judged = compare(right, right, margins={"mmlu": 0.05}).benchmarks["mmlu"]
+    same = guessed(judged, differing=0, answers=200)
+    assert same.verdict is Verdict.PASS
+    assert "0 of 200 differ, at most 1.49 points" in same.reason  # 1 − 0.05^(1/200)
+    other = guessed(judged, differing=20, answers=200)
+    assert other.verdict is Verdict.INCONCLUSIVE
+    assert guessed(judged, differing=200, answers=200).verdict is Verdict.INCONCLUSIVE
+    worse = compare(answers([[True]] * 200), answers([[False]] * 200), margins={"mmlu": 0.05}).benchmarks["mmlu"]
+    assert guessed(worse, differing=200, answers=200).verdict is Verdict.FAIL

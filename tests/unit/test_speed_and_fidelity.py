@@ -41,7 +41,7 @@ def test_swapping_the_sides_inverts_the_ratio(runs: list[tuple[float, float]]) -
 def test_speed_is_judged_by_its_bounds(candidate: list[float], verdict: Verdict) -> None:
     one = speed([100, 101, 99], candidate)
     assert one.verdict is verdict
-    assert one.interval90[0] < one.ratio < one.interval90[1]
+    assert one.interval[0] < one.ratio < one.interval[1]
     assert one.runs == 3
 
 

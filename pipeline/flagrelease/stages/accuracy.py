@@ -189,19 +189,28 @@ def _judged(
 
 def _compare(sheets: Sequence[Sheet], baseline: Answers, candidate: Answers) -> gates.Comparison:
     names = [sheet.benchmark for sheet in sheets]
-    return gates.compare(
+    found = gates.compare(
         [sample for name in names for sample in baseline[name]],
         [sample for name in names for sample in candidate[name]],
         margins={sheet.benchmark: sheet.margin for sheet in sheets},
+    )
+    judged = dict(found.benchmarks)
+    for sheet in sheets:
+        before, after = baseline[sheet.benchmark], candidate[sheet.benchmark]
+        if sheet.guessing(judged[sheet.benchmark].baseline_score):
+            judged[sheet.benchmark] = gates.guessed(
+                judged[sheet.benchmark], differing=_differing(before, after), answers=len(after)
+            )
+    return gates.Comparison(
+        verdict=gates.worst_verdict(one.verdict for one in judged.values()), benchmarks=judged
     )
 
 
 def _score(
     sheet: Sheet, before: Sequence[Sample], samples: Sequence[Sample], judged: gates.BenchmarkVerdict
 ) -> results.BenchmarkScore:
-    remarks = [*judged.remarks, _agreement(before, samples)]
-    if sheet.guessing(judged.baseline_score):
-        remarks.append("the baseline's score cannot be told from guessing, so a loss could hardly show in the score")
+    same = len(samples) - _differing(before, samples)
+    remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
     return results.BenchmarkScore(
         benchmark=sheet.benchmark,
         metric=sheet.metric,
@@ -223,12 +232,10 @@ def _score(
     )
 
 
-def _agreement(before: Sequence[Sample], after: Sequence[Sample]) -> str:
-    """How many answers are the same, right or wrong: what a score of right ones alone does not show."""
+def _differing(before: Sequence[Sample], after: Sequence[Sample]) -> int:
+    """How many answers are not the same, right or wrong; an error is no answer, and equals none."""
     given = {sample.key: sample.answer for sample in before if sample.error is None}
-    both = [sample for sample in after if sample.error is None and sample.key in given]
-    same = sum(given[sample.key] == sample.answer for sample in both)
-    return f"the same answer {same} times of {len(both)}"
+    return sum(one.error is not None or one.key not in given or given[one.key] != one.answer for one in after)
 
 
 def _alone(sheet: Sheet, samples: Sequence[Sample], why: str) -> results.BenchmarkScore:
