@@ -76,22 +76,29 @@ class _Row:
         count = self.count
         if count is None or self.state != "running":
             return self.text
-        of = f" of {amount(count.total, count.unit)}" if count.total else ""
-        parts = [amount(count.done, count.unit) + of]
+        parts = [progress(count)]
         since = time.monotonic() - self.rate_since
         moved = count.done - self.rate_from
         if since > 0.5 and moved > 0:
             rate = moved / since
-            parts.append(f"{amount(rate, count.unit)}/s")
+            parts.append(f"{amount(rate, count.unit) if count.unit == 'B' else f'{rate:.1f}'}/s")
             if count.total and count.total > count.done:
                 parts.append(f"{spell((count.total - count.done) / rate)} left")
         return f"{self.text}  {', '.join(parts)}"
 
 
+def progress(count: Count) -> str:
+    """`12 of 200 questions`, `1.2 MB of 98.4 MB`."""
+    if not count.total:
+        return amount(count.done, count.unit)
+    done = amount(count.done, "B") if count.unit == "B" else f"{count.done}"
+    return f"{done} of {amount(count.total, count.unit)}"
+
+
 def amount(value: float, unit: str) -> str:
     """A count for people: bytes with a prefix, other units as they are."""
     if unit != "B":
-        return f"{value:.1f} {unit}" if isinstance(value, float) and value < 10 else f"{value:.0f} {unit}"
+        return f"{value:.0f} {unit}"
     for prefix in ("B", "kB", "MB"):
         if value < 1000:
             return f"{value:.0f} {prefix}" if prefix == "B" else f"{value:.1f} {prefix}"

@@ -136,6 +136,15 @@ def test_the_table_shows_counts_rates_and_the_time_left() -> None:
     assert shown.endswith(" left")
 
 
+def test_questions_are_counted_in_few_words() -> None:
+    board = LiveBoard(["cpu/tiny"], ["first"])
+    board.begin("cpu/tiny", "first", "asking")
+    for done in (0, 12):
+        board.progress("cpu/tiny", "first").doing("asking", Count(done, 200, "questions"))
+        time.sleep(0.6)
+    assert board._rows["cpu/tiny", "first"].shown().startswith("asking  12 of 200 questions, ")
+
+
 def test_amounts_and_durations() -> None:
     assert [amount(1, "B"), amount(98_362_432, "B"), amount(3, "questions")] == ["1 B", "98.4 MB", "3 questions"]
     assert [spell(1.26), spell(59), spell(61), spell(7260)] == ["1.3 s", "59 s", "1 min 01 s", "2 h 01 min"]
