@@ -9,9 +9,11 @@ from typing import Any
 from flagrelease import charts, usage
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.record import COMPONENTS, Record
-from flagrelease.results import BenchmarkScore
+from flagrelease.results import BenchmarkScore, Speed, SpeedPoint
 
 TEMPLATE = "card.md.j2"
+SPEED_FIRST = "Tokens in / out"
+"""The first column of the table of speeds."""
 LICENCES: Mapping[str, tuple[str, str]] = {
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": ("MIT License", "https://opensource.org/license/mit"),
@@ -39,6 +41,9 @@ def view(record: Record) -> dict[str, Any]:
         "chart": Markdown(charts.SCORES),
         "chart_text": "Scores and differences of the table below, with their 90 % intervals",
         "scores": scores_table(record),
+        "speed_chart": Markdown(charts.SPEED),
+        "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
+        "slo": None if record.speed is None else _slo(record.speed),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
@@ -120,6 +125,51 @@ def scores_table(record: Record) -> Markdown:
     )
     rows = [(code(row.metric), *(Markdown(cell) for cell in score_cells(row))) for row in record.accuracy.benchmarks]
     return table(header, rows)
+
+
+def speed_cells(point: SpeedPoint) -> tuple[str, ...]:
+    """One line of the table of speeds, exactly as it is printed. Latencies are the candidate's medians."""
+    low, high = point.interval95
+    ours = point.candidate
+    return (
+        f"{point.input_tokens:,} / {point.output_tokens:,}",
+        str(point.concurrency),
+        _rate(point.baseline.output_tokens_per_s),
+        _rate(ours.output_tokens_per_s),
+        f"{point.ratio:.2f}",
+        f"[{low:.2f}, {high:.2f}]",
+        f"{ours.ttft_s.median * 1000:.0f}",
+        f"{ours.tpot_s.median * 1000:.1f}",
+        _rate(ours.goodput_per_s),
+        point.verdict,
+    )
+
+
+def speed_table(measured: Speed, candidate_name: str) -> Markdown:
+    """One line for each load point."""
+    header = (
+        SPEED_FIRST,
+        "At once",
+        f"{measured.baseline_name}, tokens/s",
+        f"{candidate_name}, tokens/s",
+        "Ratio",
+        "95 % interval",
+        "TTFT, ms",
+        "TPOT, ms",
+        "Goodput, requests/s",
+        "Verdict",
+    )
+    return table(header, [tuple(map(Markdown, speed_cells(point))) for point in measured.points])
+
+
+def _slo(measured: Speed) -> str:
+    limits = dict.fromkeys((point.ttft_slo, point.tpot_slo) for point in measured.points)
+    return " or ".join(f"TTFT ≤ {ttft:g} s and TPOT ≤ {tpot * 1000:g} ms" for ttft, tpot in limits)
+
+
+def _rate(value: float) -> str:
+    """Three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _environment(record: Record) -> list[tuple[object, object]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flagrelease import usage
-from flagrelease.card import score_cells
+from flagrelease.card import SPEED_FIRST, score_cells, speed_cells
 from flagrelease.errors import GateFailed
 from flagrelease.record import Record, dumps
 from flagrelease.redact import redact
@@ -283,6 +283,19 @@ def _scores(page: Page) -> Iterator[Finding]:
             yield Finding(table.line + at, f"metric {row.metric!r} is not spelled NAME_<n>fewshot_@avg<k>")
 
 
+def _speed(page: Page) -> Iterator[Finding]:
+    measured = page.record.speed
+    table = next((one for one in page.tables if one.rows[0][:1] == (SPEED_FIRST,)), None)
+    if measured is None or table is None:
+        if measured is not None or table is not None:
+            yield Finding(table.line if table else 1, "a table of speeds that the other side does not have")
+        return
+    expected = [speed_cells(point) for point in measured.points]
+    if list(table.rows[2:]) != expected:
+        wrong = [at for at, pair in enumerate(zip(table.rows[2:], expected, strict=False)) if pair[0] != pair[1]]
+        yield Finding(table.line + (wrong[0] + 2 if wrong else 0), "the speeds are not those of the record")
+
+
 def _references(page: Page) -> Iterator[Finding]:
     known = set(_SHA256.findall(dumps(page.record).decode()))
     image = page.record.image
@@ -362,6 +375,7 @@ CHECKS: Mapping[str, Callable[[Page], Iterator[Finding]]] = {
     "code blocks": _code,
     "tables": _tables,
     "scores equal the record": _scores,
+    "speeds equal the record": _speed,
     "digests and tags equal the record": _references,
     "one path from download to service": _paths,
     "links and images": _links,

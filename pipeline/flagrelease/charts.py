@@ -1,4 +1,4 @@
-"""The chart of the card: scores of both stacks, and their difference against the margin.
+"""The charts of the card: scores of both stacks with their difference, and throughput against latency.
 
 The same record gives the same bytes: fonts come with matplotlib, and the PNG carries no date and no version.
 The panel has its own background, so that it reads the same on a light and on a dark page.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import math
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,15 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flagrelease.record import Record
-    from flagrelease.results import BenchmarkScore
+    from flagrelease.results import BenchmarkScore, LoadFigures, Speed, SpeedPoint
 
 SCORES = "scores.png"
+SPEED = "speed.png"
 
 _Z90 = 1.6448536269514722  # normal quantile of a two-sided 90 % interval
 _PAPER, _INK, _FAINT, _RULE = "#fbfbfa", "#22262e", "#6b7280", "#dfe2e6"
 _BASELINE, _CANDIDATE, _BAND = "#8b95a5", "#2563c9", "#e3edfb"
 _VERDICTS = {"PASS": "#1a7f4b", "FAIL": "#c2352b", "INCONCLUSIVE": "#a86508"}
 _WIDTH, _ROW, _HEAD, _FOOT = 8.6, 0.74, 0.86, 0.62  # inches
+_PLOT, _COLUMNS, _DECADE = 2.9, 3, 10
 _STYLE_LOCK = threading.Lock()  # matplotlib keeps its style in one place for all threads
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a `$` in a title is a dollar
@@ -62,24 +66,57 @@ def points(difference: float) -> str:
 
 def scores(record: Record) -> bytes:
     """The chart as PNG, 1,720 pixels wide: one row a benchmark, scores on the left, differences on the right."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = record.accuracy.benchmarks
-    with _STYLE_LOCK, mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}):
-        height = _HEAD + _ROW * len(rows) + _FOOT
-        figure = Figure(figsize=(_WIDTH, height), facecolor="none")
-        FigureCanvasAgg(figure)
-        _panel(figure, height)
+    height = _HEAD + _ROW * len(rows) + _FOOT
+    target = io.BytesIO()
+    with _figure(height, target) as figure:
         left = figure.add_axes((0.185, _FOOT / height, 0.37, _ROW * len(rows) / height))
         right = figure.add_axes((0.60, _FOOT / height, 0.30, _ROW * len(rows) / height))
         _draw_scores(left, rows)
         _draw_differences(right, rows)
-        _head(figure, record, height)
-        target = io.BytesIO()
-        figure.savefig(target, format="png", dpi=200, transparent=True, metadata={"Software": None})
+        _head(figure, record, height, record.accuracy.verdict, record.accuracy.baseline_name)
     return target.getvalue()
+
+
+def speed(record: Record, measured: Speed) -> bytes:
+    """Throughput against latency as PNG, 1,720 pixels wide: a panel for each shape of load, a line for each stack.
+
+    A point is one concurrency; to the right is more throughput, downwards is less waiting.
+    """
+    shapes = list(dict.fromkeys((point.input_tokens, point.output_tokens) for point in measured.points))
+    columns = min(len(shapes), _COLUMNS)
+    lines = math.ceil(len(shapes) / columns)
+    height = _HEAD + lines * _PLOT
+    target = io.BytesIO()
+    with _figure(height, target) as figure:
+        width = (0.965 - 0.035) / columns
+        for index, shape in enumerate(shapes):
+            row, column = divmod(index, columns)
+            bottom = (height - _HEAD - (row + 1) * _PLOT + _FOOT) / height
+            box = (0.035 + column * width + 0.06, bottom, width - 0.075, (_PLOT - _FOOT - 0.22) / height)
+            axes = figure.add_axes(box)
+            _draw_shape(
+                axes, [point for point in measured.points if (point.input_tokens, point.output_tokens) == shape]
+            )
+        note = "numbers: requests at once"
+        figure.text(0.965, 1 - 0.63 / height, note, size=8.5, color=_FAINT, ha="right", va="center")
+        _head(figure, record, height, measured.verdict, measured.baseline_name)
+    return target.getvalue()
+
+
+@contextmanager
+def _figure(height: float, target: io.BytesIO) -> Iterator[Figure]:
+    """A panel of `height` inches, written to `target` after the block."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with _STYLE_LOCK, mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **_STYLE}):
+        figure = Figure(figsize=(_WIDTH, height), facecolor="none")
+        FigureCanvasAgg(figure)
+        _panel(figure, height)
+        yield figure
+        figure.savefig(target, format="png", dpi=200, transparent=True, metadata={"Software": None})
 
 
 def _panel(figure: Figure, height: float) -> None:
@@ -101,16 +138,16 @@ def _panel(figure: Figure, height: float) -> None:
     )
 
 
-def _head(figure: Figure, record: Record, height: float) -> None:
+def _head(figure: Figure, record: Record, height: float, verdict: str, baseline_name: str) -> None:
     def at(inches: float) -> float:
         return 1 - inches / height
 
-    colour = _VERDICTS[record.verdict]
+    colour = _VERDICTS[verdict]
     title = _shortened(f"{record.model.title} on {record.chip.device.name}", 64)
     figure.text(0.035, at(0.33), title, weight="bold", size=11.5, va="center")
-    figure.text(0.965, at(0.33), record.verdict, weight="bold", size=10, color=colour, ha="right", va="center")
+    figure.text(0.965, at(0.33), verdict, weight="bold", size=10, color=colour, ha="right", va="center")
     x = 0.035
-    for colour, label in ((_CANDIDATE, record.candidate_name), (_BASELINE, record.accuracy.baseline_name)):
+    for colour, label in ((_CANDIDATE, record.candidate_name), (_BASELINE, baseline_name)):
         figure.text(x, at(0.63), "●", color=colour, size=9, va="center")
         text = figure.text(x + 0.018, at(0.63), _shortened(label, 40), size=9, color=_FAINT, va="center")
         x = text.get_window_extent().transformed(figure.transFigure.inverted()).x1 + 0.03
@@ -158,6 +195,44 @@ def _draw_differences(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
     axes.set_yticks([])
     axes.set_xlabel("difference in points, 90 % interval; shaded: margin", size=8.5)
     _rows(axes, len(rows))
+
+
+def _draw_shape(axes: Axes, points: Sequence[SpeedPoint]) -> None:
+    ordered = sorted(points, key=lambda point: point.concurrency)
+    first = ordered[0]
+    for colour, side in ((_BASELINE, "baseline"), (_CANDIDATE, "candidate")):
+        seen: list[LoadFigures] = [getattr(point, side) for point in ordered]
+        throughput = [one.output_tokens_per_s for one in seen]
+        latency = [one.tpot_s.median * 1000 for one in seen]
+        axes.plot(throughput, latency, "o-", color=colour, linewidth=2.0, alpha=0.85, markersize=6, zorder=3)
+    for point in ordered:
+        at = (_ours(point), point.candidate.tpot_s.median * 1000)
+        axes.annotate(
+            str(point.concurrency), at, (0, 8), textcoords="offset points", ha="center", size=8.5, path_effects=_halo()
+        )
+    axes.set_title(
+        f"{first.input_tokens:,} tokens in, {first.output_tokens:,} out", size=9.5, weight="bold", loc="left"
+    )
+    axes.set_xlabel("output tokens a second", size=8.5)
+    axes.set_ylabel("ms for each further token", size=8.5, color=_FAINT)
+    axes.margins(0.12, 0.24)
+    axes.set_ylim(bottom=0)
+    axes.set_facecolor("none")
+    axes.grid(visible=True, color=_RULE, linewidth=0.7)
+    axes.tick_params(length=0, labelsize=8.5)
+    axes.locator_params(axis="y", nbins=5)
+    rates = [rate for point in ordered for rate in (point.baseline.output_tokens_per_s, _ours(point))]
+    if max(rates) > _DECADE * min(rates):  # the first few concurrencies would lie on top of each other
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _at: f"{value:,.0f}")
+        axes.tick_params(which="minor", length=0, labelbottom=False)
+    else:
+        axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
+
+
+def _ours(point: SpeedPoint) -> float:
+    return point.candidate.output_tokens_per_s
 
 
 def _whisker(axes: Axes, y: float, low: float, high: float, colour: str) -> None:

@@ -152,8 +152,43 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slo:
+    """What a user waits for at most, in seconds: the first token, and each further one on average."""
+
+    ttft: float = 2.0
+    tpot: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Load of one shape: prompts of `input` random tokens, answers of `output` tokens, at each `concurrency`.
+
+    `requests` is how many each of the concurrent clients sends, one after the other; `gate` is the smallest share
+    of the native stack's output tokens a second that passes.
+    """
+
+    input: int
+    output: int
+    concurrency: tuple[int, ...]
+    requests: int = 4
+    gate: float = 0.80
+    slo: Slo = field(default_factory=Slo)
+
+    def __post_init__(self) -> None:
+        if self.input < 1 or self.requests < 1 or not self.concurrency or min(self.concurrency) < 1:
+            raise ValueError("input, requests and each concurrency are at least 1")
+        if self.output < 2:
+            raise ValueError("output is at least 2: the time for a further token needs one")
+        if not 0 < self.gate <= 1:
+            raise ValueError(f"gate {self.gate} is not in (0, 1]; 0.80 is four fifths of the native speed")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
+    """What a release is asked, and the load under which its speed is measured; without `speed` it is not."""
+
     benchmarks: Mapping[str, Share]
+    speed: tuple[Traffic, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

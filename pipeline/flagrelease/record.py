@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import wheels
+from flagrelease import gates, wheels
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.results import Accuracy, Done, Image, Smoke, Verdict, Weights
+from flagrelease.results import Accuracy, Done, Image, Smoke, Speed, Verdict, Weights
 from flagrelease.stage import Job
 
 VERSION = 1
@@ -32,6 +32,7 @@ COMPONENTS: Mapping[str, str] = {
     "flagcx": "FlagCX",
 }
 _OWN = ("weights", "image", "smoke", "accuracy")
+_NAMED = (*_OWN, "speed")
 _AFTER = ("card", "publish")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -85,11 +86,22 @@ class Record:
     accuracy: Accuracy
     stages: tuple[StageCost, ...]
     differences: tuple[str, ...]
+    speed: Speed | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        return self.accuracy.verdict
+        """The worst of the gates."""
+        return gates.worst_verdict(gates.Verdict(gate.verdict) for gate in self._gates).value
+
+    @property
+    def reason(self) -> str:
+        """What decided the verdict."""
+        return "; ".join(gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason)
+
+    @property
+    def _gates(self) -> tuple[Accuracy | Speed, ...]:
+        return (self.accuracy,) if self.speed is None else (self.accuracy, self.speed)
 
     @property
     def name(self) -> str:
@@ -151,12 +163,13 @@ def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
         image=image,
         smoke=finished["smoke"].result,
         accuracy=finished["accuracy"].result,
+        speed=finished["speed"].result if "speed" in finished else None,
         stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),
         differences=_differences(cell, image),
         further={
             name: msgspec.to_builtins(done.result, enc_hook=_plain)
             for name, done in finished.items()
-            if name not in _OWN + _AFTER
+            if name not in _NAMED + _AFTER
         },
     )
 

@@ -131,6 +131,67 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Median and 99th percentile of a latency in seconds."""
+
+    median: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFigures:
+    """One stack at one load point, over all rounds. ports/load.py defines each number."""
+
+    requests: int
+    failed: int
+    ttft_s: Spread
+    tpot_s: Spread
+    itl_s: Spread
+    e2e_s: Spread
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    goodput_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedPoint:
+    """One load point. `ratio` is candidate / baseline in output tokens a second, with its 95 % interval;
+    `ttft_slo` and `tpot_slo` (seconds) are the limits that goodput counts by."""
+
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+    rounds: int
+    baseline: LoadFigures
+    candidate: LoadFigures
+    ratio: float
+    interval95: tuple[float, float]
+    gate: float
+    ttft_slo: float
+    tpot_slo: float
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The comparison with the native stack on the same chip. `tool` made the load."""
+
+    verdict: Verdict
+    reason: str
+    points: tuple[SpeedPoint, ...]
+    baseline_name: str
+    tool: str
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        slowest = min(self.points, key=lambda point: point.ratio)
+        return f"{self.verdict}: {slowest.ratio:.2f} of the native speed at least, {len(self.points)} load points"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """The rendered card. `readme` and `images` are evidence; `lint` lists what was checked on it."""
 

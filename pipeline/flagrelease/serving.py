@@ -47,16 +47,25 @@ class Served:
 
 @contextmanager
 def served(
-    job: Job, context: Context, *, image: results.Image, weights: results.Weights, stack: Stack
+    job: Job,
+    context: Context,
+    *,
+    image: results.Image,
+    weights: results.Weights,
+    stack: Stack,
+    beside: bool = False,
 ) -> Iterator[Served]:
     """Pull the image by digest, start it with the chip's flags, wait until it answers; stop and remove it afterwards.
+
+    What is left of an earlier start of the cell is removed first, unless it is to run `beside` another stack.
 
     Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
     PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
     """
     docker = context.ports.docker
     with context.meter.waiting():
-        docker.reap(job.cell.id, context.workspace.root)
+        if not beside:
+            docker.reap(job.cell.id, context.workspace.root)
         _pull(context, image)
     run = _placed(job, context, image, weights, stack)
     context.progress.doing(f"starting {stack}")

@@ -33,8 +33,10 @@ def run(job: Job, context: Context) -> results.Card:
     release = record.build(job, context.finished, STAGE.code_version(job.templates))
     # What the record says, the card says: secrets are taken out before either is made.
     release = record.loads(redact(record.dumps(release).decode()).encode())
-    context.progress.doing("drawing the scores")
+    context.progress.doing("drawing the charts")
     images = {charts.SCORES: charts.scores(release)}
+    if release.speed is not None:
+        images[charts.SPEED] = charts.speed(release, release.speed)
     context.progress.doing("rendering the card")
     text = card.render(release, job.templates)
     draft = context.workspace.scratch(job.cell.slug, "card") / README

@@ -122,19 +122,29 @@ def _gate(release: Record, job: Job, context: Context, draft: Mapping[str, bytes
 
 def _verdict_error(release: Record, private: str) -> FlagreleaseError:
     rows = [row for row in release.accuracy.benchmarks if row.verdict == release.verdict]
-    why = "; ".join(_numbers(row) for row in rows) or release.accuracy.reason
+    slow = release.speed is not None and release.accuracy.verdict != release.verdict
+    why = "; ".join(_numbers(row) for row in rows) or release.reason
     if release.verdict == "INCONCLUSIVE":
         return Inconclusive(
             f"{release.cell} is not published: the evidence does not decide",
             why=why,
-            hint=f"ask more: raise `limit` or `repeats` of profile {release.profile_name}, or take a larger --profile; "
-            + private,
+            hint=("measure again on a quiet machine: `--force speed`" if slow else _ask_more(release)) + f"; {private}",
+        )
+    if release.speed is not None and slow:
+        return GateFailed(
+            f"{release.cell} is not published: it serves slower than {release.speed.baseline_name}",
+            why=why,
+            hint=f"the release's evidence speed/requests.jsonl has every request; {private}",
         )
     return GateFailed(
         f"{release.cell} is not published: it answers worse than {release.accuracy.baseline_name}",
         why=why,
         hint=f"`flagrelease explain {release.cell}` leads to the answers that changed; {private}",
     )
+
+
+def _ask_more(release: Record) -> str:
+    return f"ask more: raise `limit` or `repeats` of profile {release.profile_name}, or take a larger --profile"
 
 
 def _numbers(row: results.BenchmarkScore) -> str:

@@ -1,0 +1,110 @@
+"""`vllm bench serve`, run inside the serving container: upstream's tool, and it is in every vLLM image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any
+
+from flagrelease.errors import SmokeFailed
+from flagrelease.ports.load import Load, LoadPoint, Request, spread
+
+__all__ = ["VllmBench", "argv", "parse"]
+
+_FOLDER = "/tmp"  # noqa: S108 - of the container
+_FILE = "flagrelease-load.json"
+
+Execute = Callable[..., tuple[int, str]]
+"""Running.execute: a program in the container; its exit code and what it printed."""
+
+
+class VllmBench:
+    """`execute` runs a program in the container, where the server listens on `port` and the model is in `tokenizer`."""
+
+    name = "vllm bench serve"
+
+    def __init__(self, execute: Execute, *, model: str, tokenizer: str, port: int, seconds: float = 7200.0) -> None:
+        self._execute = execute
+        self._model = model
+        self._tokenizer = tokenizer
+        self._port = port
+        self._seconds = seconds
+
+    def measure(self, point: LoadPoint, seed: int) -> Load:
+        """See LoadGenerator.measure."""
+        command = argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=self._port)
+        code, printed = self._execute(command, seconds=self._seconds)
+        if code:
+            raise SmokeFailed(
+                f"{self.name} ended with {code} ({point})",
+                why=printed.strip().rpartition("\n")[2][:200] or "it printed nothing",
+                hint="its last lines are below",
+                detail="\n".join(printed.splitlines()[-40:]),
+            )
+        _, text = self._execute(["cat", f"{_FOLDER}/{_FILE}"], seconds=60)
+        self._execute(["rm", "-f", f"{_FOLDER}/{_FILE}"], seconds=60)
+        return parse(text)
+
+
+def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int) -> list[str]:
+    """The command line, as upstream's performance test has it, with a file of results instead of a screen."""
+    options: dict[str, object] = {
+        "backend": "openai",
+        "base-url": f"http://127.0.0.1:{port}",
+        "endpoint": "/v1/completions",
+        "model": model,
+        "tokenizer": tokenizer,
+        "dataset-name": "random",
+        "random-input-len": point.input_tokens,
+        "random-output-len": point.output_tokens,
+        "num-prompts": point.requests,
+        "max-concurrency": point.concurrency,
+        "seed": seed,
+        "result-dir": _FOLDER,
+        "result-filename": _FILE,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["vllm", "bench", "serve", *words, "--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"]
+
+
+def parse(text: str) -> Load:
+    """The file of `--save-result --save-detailed`. Older versions have no latencies and no start times."""
+    try:
+        made: dict[str, Any] = json.loads(text)
+        ttfts, itls = made["ttfts"], made["itls"]
+        starts: Sequence[float] = made.get("start_times") or [0.0] * len(ttfts)
+        first = min(starts, default=0.0)
+        latencies = made.get("latencies") or [ttft + sum(gaps) for ttft, gaps in zip(ttfts, itls, strict=True)]
+        rows = zip(
+            starts,
+            ttfts,
+            latencies,
+            made["input_lens"],
+            made["output_lens"],
+            made.get("errors") or list(repeat("", len(ttfts))),
+            strict=True,
+        )
+        requests = tuple(_request(start - first, *row) for start, *row in rows)
+        seconds = float(made["duration"])
+        gaps = [gap for request, own in zip(requests, itls, strict=True) if not request.error for gap in own]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SmokeFailed(
+            "the result of vllm bench serve cannot be read",
+            why=f"{type(error).__name__}: {error}",
+            hint="see its version; --save-detailed must give ttfts, itls, input_lens and output_lens",
+        ) from None
+    return Load(requests=requests, seconds=seconds, itl_s=spread(gaps))
+
+
+def _request(start: float, ttft: float, e2e: float, before: int, after: int, error: str) -> Request:
+    # A request that failed without a word has no output.
+    failed = (error.strip().rpartition("\n")[2][:200] or "it failed") if error or not after else ""
+    return Request(
+        start_s=round(start, 6),
+        ttft_s=0.0 if failed else round(ttft, 6),
+        e2e_s=0.0 if failed else round(e2e, 6),
+        input_tokens=before,
+        output_tokens=0 if failed else after,
+        error=failed,
+    )

@@ -1,0 +1,316 @@
+"""speed: the image under load beside the native stack on the same chip, in turns.
+
+An accelerator's memory holds one server as users start it, so there each round starts both stacks anew, one after the
+other, and what differs from start to start is in the interval. On a CPU both stay up and one is asked at a time: runs
+that are to be compared are then seconds apart, which counts on a machine with other work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flagrelease import container, gates, results
+from flagrelease.cell import fingerprint
+from flagrelease.errors import ConfigError, SmokeFailed
+from flagrelease.evidence import Evidence
+from flagrelease.matrix import Stack, Traffic
+from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, figures
+from flagrelease.ports.load_evalscope import PROGRAM, EvalscopePerf
+from flagrelease.ports.load_own import StreamingLoad
+from flagrelease.ports.load_vllm import VllmBench
+from flagrelease.serving import Served, served
+from flagrelease.stage import Context, Job, Stage
+from flagrelease.workspace import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BASELINE: Stack = "native"
+LOOKS = (3, 8)
+"""After how many rounds it is judged. What is open after the first look goes on to the second."""
+
+ALPHA = 0.05 / len(LOOKS)
+"""Of each look, so that both together err as often as one at 0.05 would (Bonferroni)."""
+
+_MOST_FAILED = 0.01
+
+Tool = Callable[[Job, Context, Served], LoadGenerator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both stacks at one load point, one after the other."""
+
+    baseline: Load
+    candidate: Load
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    cell = job.cell
+    return {
+        "container": cell.chip.container,
+        "serve": cell.model.serve,
+        "stack": cell.stack,
+        "speed": [asdict(traffic) for traffic in cell.profile.speed],
+        "evalscope": bool(os.environ.get(PROGRAM)),
+    }
+
+
+def skip(job: Job) -> str:
+    if not job.cell.profile.speed:
+        return f"profile {job.cell.profile_name} has no `speed`"
+    if job.cell.stack == BASELINE:
+        return "the native stack is what speed is compared with"
+    return ""
+
+
+def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
+    """Raises ConfigError for a load that the model's window cannot hold, SmokeFailed and its kinds for a server that
+    fails under load."""
+    asked = load_points(job)
+    pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
+    judged: dict[LoadPoint, gates.SpeedVerdict] = {}
+    undecided = list(asked)
+    with ExitStack() as servers:
+        measuring = _Measuring(job, context, tool or choose, servers)
+        for look in LOOKS:
+            for number in range(len(pairs[undecided[0]]), look):
+                for point, pair in measuring.round(number, undecided).items():
+                    pairs[point].append(pair)
+            judged |= {point: _judge(pairs[point], asked[point]) for point in undecided}
+            undecided = [point for point in undecided if judged[point].verdict is gates.Verdict.INCONCLUSIVE]
+            if not undecided:
+                break
+    result = _result(job, context, measuring.name, asked, pairs, judged)
+    shutil.rmtree(context.workspace.scratch(job.cell.slug, "speed"), ignore_errors=True)
+    return result
+
+
+def load_points(job: Job) -> dict[LoadPoint, Traffic]:
+    """Every load point of the profile. Raises ConfigError where one does not fit or is given twice."""
+    window = job.cell.model.serve.max_model_len
+    found: dict[LoadPoint, Traffic] = {}
+    for traffic in job.cell.profile.speed:
+        for concurrency in traffic.concurrency:
+            point = LoadPoint(
+                input_tokens=traffic.input,
+                output_tokens=traffic.output,
+                concurrency=concurrency,
+                requests=concurrency * traffic.requests,
+            )
+            where = f"profile {job.cell.profile_name}, speed at {point}"
+            if traffic.input + traffic.output > window:
+                raise ConfigError(
+                    f"{where}: longer than the {window:,} tokens that {job.cell.model_name} is served with",
+                    hint="take another profile, or raise serve.max_model_len",
+                )
+            if any(replace(one, requests=point.requests) == point for one in found):
+                raise ConfigError(f"{where}: given twice", hint="remove one in matrix.yaml")
+            found[point] = traffic
+    return found
+
+
+def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
+    """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
+    cell = job.cell
+    if cell.model.serve.engine == "vllm":
+        host_port = server.run.placement.port if server.run.flags.network == "host" else None
+        return VllmBench(
+            server.running.execute,
+            model=server.model,
+            tokenizer=container.model_path(cell.model),
+            port=host_port or container.PORT,
+        )
+    program = os.environ.get(PROGRAM)
+    if program:
+        weights: results.Weights = context.upstream["weights"]
+        return EvalscopePerf(
+            program,
+            context.ports.command,
+            base_url=server.base_url,
+            model=server.model,
+            tokenizer=context.workspace.weights / weights.folder,
+        )
+    return StreamingLoad(server.base_url, server.model)
+
+
+class _Measuring:
+    """Rounds, kept in the scratch folder as soon as both stacks are measured, so that a killed run goes on.
+
+    `servers` holds what stays up from round to round.
+    """
+
+    def __init__(self, job: Job, context: Context, tool: Tool, servers: ExitStack) -> None:
+        self._job = job
+        self._context = context
+        self._tool = tool
+        self._servers = servers
+        self._up: dict[Stack, Served] = {}
+        self._warm: set[tuple[Stack, LoadPoint]] = set()
+        self.name = ""
+        depends = {
+            "image": context.upstream["image"].digest,
+            "weights": context.upstream["weights"].digest,
+            "inputs": inputs(job),
+        }
+        self._folder = context.workspace.scratch(job.cell.slug, "speed") / fingerprint(depends)[:16]
+
+    def round(self, number: int, points: Sequence[LoadPoint]) -> dict[LoadPoint, Pair]:
+        """Measure native, then the candidate, at all `points`; or take the round that a killed run left."""
+        path = self._folder / f"round-{number}.json"
+        kept = _kept(path)
+        if kept is not None and kept.points == tuple(points):
+            self.name = kept.tool
+            return dict(zip(kept.points, kept.pairs, strict=True))
+        stacks = (BASELINE, self._job.cell.stack)
+        groups = [[point] for point in points] if self._together else [list(points)]
+        sides: dict[Stack, dict[LoadPoint, Load]] = {stack: {} for stack in stacks}
+        for group in groups:
+            for stack in stacks:
+                with self._server(stack) as server:
+                    sides[stack] |= {point: self._measure(stack, server, number, point) for point in group}
+        pairs = tuple(Pair(baseline=sides[stacks[0]][point], candidate=sides[stacks[1]][point]) for point in points)
+        write_atomic(path, msgspec.json.encode(_Round(tool=self.name, points=tuple(points), pairs=pairs)))
+        return dict(zip(points, pairs, strict=True))
+
+    @property
+    def _together(self) -> bool:
+        return self._job.cell.chip.vendor == "cpu"
+
+    @contextmanager
+    def _server(self, stack: Stack) -> Iterator[Served]:
+        if not self._together:
+            self._warm.clear()
+            with self._start(stack, beside=False) as server:
+                yield server
+            return
+        if stack not in self._up:
+            self._up[stack] = self._servers.enter_context(self._start(stack, beside=bool(self._up)))
+        yield self._up[stack]
+
+    def _start(self, stack: Stack, *, beside: bool) -> AbstractContextManager[Served]:
+        upstream = self._context.upstream
+        image, weights = upstream["image"], upstream["weights"]
+        return served(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
+
+    def _measure(self, stack: Stack, server: Served, number: int, point: LoadPoint) -> Load:
+        context = self._context
+        generator = self._tool(self._job, context, server)
+        self.name = generator.name
+        seed = 2 * number + 1  # new prompts each round, the same for both stacks
+        if (stack, point) not in self._warm:
+            context.progress.doing(f"{stack}: {point}, warming up")
+            with context.meter.waiting():
+                generator.measure(replace(point, requests=point.concurrency), seed + 1)
+            self._warm.add((stack, point))
+        context.progress.doing(f"round {number + 1}, {stack}: {point}")
+        with context.meter.waiting():
+            load = generator.measure(point, seed)
+        _check(stack, point, load, server)
+        return load
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    tool: str
+    points: tuple[LoadPoint, ...]
+    pairs: tuple[Pair, ...]
+
+
+def _kept(path: Path) -> _Round | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Round)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _check(stack: Stack, point: LoadPoint, load: Load, server: Served) -> None:
+    """Some requests may fail and are counted; a server that fails many is not fast, whatever the clock says."""
+    failed = [request.error for request in load.requests if request.error]
+    if len(failed) > _MOST_FAILED * len(load.requests) or len(load.requests) != point.requests:
+        server.check()
+        raise SmokeFailed(
+            f"{stack} failed under load: {len(failed)} of {len(load.requests)} requests at {point}",
+            why=failed[0] if failed else f"{point.requests} requests were to be sent",
+            hint="that is no measurement; see the server's log, or lower `concurrency` in the profile's `speed`",
+            detail=server.log(),
+        )
+
+
+def _judge(pairs: Sequence[Pair], traffic: Traffic) -> gates.SpeedVerdict:
+    return gates.speed(
+        [pair.baseline.output_tokens_per_s for pair in pairs],
+        [pair.candidate.output_tokens_per_s for pair in pairs],
+        gate=traffic.gate,
+        alpha=ALPHA,
+    )
+
+
+def _result(
+    job: Job,
+    context: Context,
+    tool: str,
+    asked: Mapping[LoadPoint, Traffic],
+    pairs: Mapping[LoadPoint, Sequence[Pair]],
+    judged: Mapping[LoadPoint, gates.SpeedVerdict],
+) -> results.Speed:
+    verdict = gates.worst_verdict(one.verdict for one in judged.values())
+    decisive = [(point, one) for point, one in judged.items() if one.verdict is verdict]
+    worst, found = min(decisive, key=lambda one: one[1].interval[0])
+    more = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
+    return results.Speed(
+        verdict=verdict.value,
+        reason=f"{worst}: {found.reason}{more}",
+        points=tuple(_point(point, asked[point], pairs[point], judged[point]) for point in asked),
+        baseline_name=f"{BASELINE} on {job.cell.chip_name}",
+        tool=tool,
+        evidence=(_evidence(context, job.cell.stack, pairs),),
+    )
+
+
+def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: gates.SpeedVerdict) -> results.SpeedPoint:
+    return results.SpeedPoint(
+        input_tokens=point.input_tokens,
+        output_tokens=point.output_tokens,
+        concurrency=point.concurrency,
+        rounds=judged.runs,
+        baseline=figures([pair.baseline for pair in pairs], traffic.slo),
+        candidate=figures([pair.candidate for pair in pairs], traffic.slo),
+        ratio=judged.ratio,
+        interval95=judged.interval,
+        gate=judged.gate,
+        ttft_slo=traffic.slo.ttft,
+        tpot_slo=traffic.slo.tpot,
+        verdict=judged.verdict.value,
+        reason=judged.reason,
+    )
+
+
+def _evidence(context: Context, stack: Stack, pairs: Mapping[LoadPoint, Sequence[Pair]]) -> Evidence:
+    """One line for each request: load point, round, stack, and what it took."""
+    lines = []
+    for point, all_rounds in pairs.items():
+        for number, pair in enumerate(all_rounds):
+            for name, load in ((BASELINE, pair.baseline), (stack, pair.candidate)):
+                where = {"load": asdict(point), "round": number, "stack": name, "run_s": load.seconds}
+                lines += [msgspec.json.encode({**where, **asdict(request)}) for request in load.requests]
+    return context.evidence.put("speed/requests.jsonl", b"\n".join(lines) + b"\n")
+
+
+STAGE = Stage(
+    name="speed",
+    doing="measuring speed",
+    result=results.Speed,
+    inputs=inputs,
+    run=run,
+    reads=("weights", "image", "smoke"),
+    on_chip=True,
+    skip=skip,
+)

@@ -1,0 +1,362 @@
+"""The speed stage: who is measured when, what is kept, verdicts, and how they reach card and publishing.
+
+The servers are loopback endpoints that stream at a set pace; the load, the statistics and the gate are real.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import finished_cell as given
+from flagrelease import card, cardlint, charts, record, results
+from flagrelease.errors import ConfigError, GateFailed, Inconclusive, SmokeFailed
+from flagrelease.evidence import EvidenceStore
+from flagrelease.matrix import Profile, Traffic
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.load import Load, LoadPoint, Request
+from flagrelease.ports.load_evalscope import EvalscopePerf
+from flagrelease.ports.load_own import StreamingLoad
+from flagrelease.ports.load_vllm import VllmBench
+from flagrelease.ports.progress import Silent
+from flagrelease.results import Spread
+from flagrelease.stage import Context, Job, Meter, keys
+from flagrelease.stages import publish, speed
+from flagrelease.workspace import Workspace
+from streaming_endpoint import Pace, streaming
+
+TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)
+
+
+@dataclass(frozen=True)
+class Stood:
+    """What `served` gives, for a server that is a rate."""
+
+    stack: str
+    world: World
+
+    def check(self) -> None:
+        pass
+
+    def log(self) -> str:
+        return "the log"
+
+
+@dataclass
+class World:
+    """`rates` gives each stack's output tokens a second in each round."""
+
+    root: Path
+    rates: dict[str, list[float]]
+    failing: str = ""
+    breaks_at: int = -1
+    seen: list[tuple[str, LoadPoint, int]] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+    def job(self, *, vendor: str = "cpu", traffic: tuple[Traffic, ...] = TRAFFIC) -> Job:
+        job = given.job()
+        cell = job.cell
+        return replace(
+            job,
+            cell=replace(
+                cell,
+                chip=replace(cell.chip, vendor=vendor),
+                profile=Profile(benchmarks=cell.profile.benchmarks, speed=traffic),
+            ),
+        )
+
+    def context(self) -> Context:
+        workspace = Workspace(self.root)
+        return Context(
+            run_id="run",
+            workspace=workspace,
+            evidence=EvidenceStore(workspace.evidence),
+            ports=None,  # type: ignore[arg-type]  # the server stands in
+            progress=Silent(),
+            meter=Meter(SystemClock()),
+            upstream={name: done.result for name, done in given.finished().items()},
+        )
+
+    def run(self, **job: Any) -> results.Speed:
+        return speed.run(self.job(**job), self.context(), tool=lambda _job, _context, server: Rated(server))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A generator whose runs have the rate that the test gives."""
+
+    server: Stood
+    name: str = "a stand-in"
+
+    def measure(self, point: LoadPoint, seed: int) -> Load:
+        world, stack = self.server.world, self.server.stack
+        if len(world.seen) == world.breaks_at:
+            raise SmokeFailed("it broke")
+        world.seen.append((stack, point, seed))
+        number = (seed - 1) // 2
+        rate = world.rates[stack][min(number, len(world.rates[stack]) - 1)]
+        error = "HTTP 500" if stack == world.failing else ""
+        one = Request(
+            start_s=0.0,
+            ttft_s=0.1,
+            e2e_s=0.1 + (point.output_tokens - 1) / rate,
+            input_tokens=point.input_tokens,
+            output_tokens=0 if error else point.output_tokens,
+            error=error,
+        )
+        tokens = point.requests * point.output_tokens
+        return Load(requests=(one,) * point.requests, seconds=tokens / rate, itl_s=Spread(median=0.1, p99=0.1))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path, {"native": [100.0, 90.0, 110.0], "flagos": [99.0, 91.0, 108.0]})
+
+    @contextmanager
+    def served(_job: Job, _context: Context, *, stack: str, **_: Any) -> Iterator[Stood]:
+        made.started.append(stack)
+        yield Stood(stack, made)
+
+    monkeypatch.setattr(speed, "served", served)
+    return made
+
+
+def measured(world: World) -> list[tuple[str, int]]:
+    """Stack and concurrency of each run that was not a warm-up."""
+    return [(stack, point.concurrency) for stack, point, seed in world.seen if seed % 2]
+
+
+def test_on_a_cpu_both_stay_up_and_take_turns_at_each_load_point(world: World) -> None:
+    result = world.run()
+    assert world.started == ["native", "flagos"]
+    assert measured(world) == [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)] * 3
+    assert result.verdict == "PASS"
+    assert [point.rounds for point in result.points] == [3, 3]
+    assert result.tool == "a stand-in"
+
+
+def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
+    world.run(vendor="nvidia")
+    assert world.started == ["native", "flagos"] * 3
+    assert measured(world) == [("native", 1), ("native", 2), ("flagos", 1), ("flagos", 2)] * 3
+
+
+@pytest.mark.parametrize(("vendor", "warmups"), [("cpu", 4), ("nvidia", 12)])
+def test_each_server_is_warmed_at_each_load_point_once(world: World, vendor: str, warmups: int) -> None:
+    world.run(vendor=vendor)
+    warm = [(point.requests, point.concurrency) for _, point, seed in world.seen if seed % 2 == 0]
+    assert len(warm) == warmups
+    assert all(requests == concurrency for requests, concurrency in warm)
+
+
+def test_prompts_are_new_in_each_round_and_the_same_for_both_stacks(world: World) -> None:
+    world.run()
+    seeds = {(stack, point): [] for stack, point, _ in world.seen}  # type: ignore[var-annotated]
+    for stack, point, seed in world.seen:
+        seeds[stack, point].append(seed)
+    assert all(len(set(own)) == len(own) for own in seeds.values())
+    for (stack, point), own in seeds.items():
+        assert own == seeds["native" if stack == "flagos" else "flagos", point]
+
+
+def test_the_ratio_is_that_of_the_shown_rates(world: World) -> None:
+    point = world.run().points[0]
+    assert point.candidate.output_tokens_per_s / point.baseline.output_tokens_per_s == pytest.approx(point.ratio)
+    assert point.interval95[0] < point.ratio < point.interval95[1]
+
+
+def test_half_the_speed_fails(world: World) -> None:
+    world.rates["flagos"] = [50.0, 45.0, 55.0]
+    result = world.run()
+    assert result.verdict == "FAIL"
+    assert len(measured(world)) == 3 * 4
+    assert "at most 0.50" in result.reason
+
+
+def test_what_is_open_after_the_first_look_goes_on_to_the_last(world: World) -> None:
+    world.rates["flagos"] = [100.0, 60.0, 110.0, 85.0, 120.0, 60.0, 100.0, 70.0]
+    world.rates["native"] = [100.0] * 8
+    result = world.run()
+    assert result.verdict == "INCONCLUSIVE"
+    assert [point.rounds for point in result.points] == [8, 8]
+    assert "more runs decide it" in result.reason
+
+
+def test_a_steady_start_after_noise_is_decided_at_the_last_look(world: World) -> None:
+    world.rates["flagos"] = [100.0, 78.0, 110.0, 99.0, 101.0, 100.0, 100.0, 100.0]
+    world.rates["native"] = [100.0] * 8
+    result = world.run()
+    assert (result.verdict, result.points[0].rounds) == ("PASS", 8)
+
+
+@pytest.mark.parametrize("vendor", ["cpu", "nvidia"])
+def test_a_killed_run_goes_on_after_its_last_whole_round(world: World, vendor: str) -> None:
+    world.breaks_at = 14
+    with pytest.raises(SmokeFailed):
+        world.run(vendor=vendor)
+    before = {number for number in range(3) if [seed for *_, seed in world.seen].count(2 * number + 1) == 4}
+    world.breaks_at = -1
+    world.seen.clear()
+    result = world.run(vendor=vendor)
+    asked = {(seed - 1) // 2 for *_, seed in world.seen if seed % 2}
+    assert before
+    assert asked == {0, 1, 2} - before
+    assert result.verdict == "PASS"
+
+
+def test_a_finished_measurement_that_is_wanted_again_is_made_again(world: World) -> None:
+    world.run()
+    assert not list((world.root / "work").rglob("*.json"))
+
+
+@pytest.mark.parametrize("stack", ["native", "flagos"])
+def test_a_server_that_fails_under_load_is_not_judged(world: World, stack: str) -> None:
+    world.failing = stack
+    with pytest.raises(SmokeFailed) as caught:
+        world.run()
+    assert f"{stack} failed under load: 2 of 2 requests" in caught.value.what
+    assert caught.value.why == "HTTP 500"
+    assert caught.value.detail == "the log"
+
+
+def test_evidence_has_a_line_for_each_request(world: World) -> None:
+    (one,) = world.run().evidence
+    lines = [json.loads(line) for line in world.context().evidence.read(one).splitlines()]
+    assert len(lines) == 3 * 2 * (2 + 4)
+    assert {line["stack"] for line in lines} == {"native", "flagos"}
+    assert {line["round"] for line in lines} == {0, 1, 2}
+    assert {"ttft_s", "e2e_s", "output_tokens", "run_s", "load"} <= set(lines[0])
+
+
+def test_a_load_that_the_window_cannot_hold_is_refused_before_anything_starts(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        world.run(traffic=(Traffic(input=8192, output=8, concurrency=(1,)),))
+    assert "longer than the 8,192 tokens" in caught.value.what
+    assert world.started == []
+
+
+def test_a_load_that_is_given_twice_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError):
+        world.run(traffic=TRAFFIC * 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"output": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"gate": 0.0}, {"gate": 1.5}, {"requests": 0}]
+)
+def test_loads_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"at least|gate"):
+        Traffic(**{"input": 16, "output": 8, "concurrency": (1,), **wrong})
+
+
+def test_it_is_skipped_with_a_reason(world: World) -> None:
+    assert speed.skip(world.job()) == ""
+    assert "no `speed`" in speed.skip(world.job(traffic=()))
+    job = world.job()
+    assert "native" in speed.skip(replace(job, cell=replace(job.cell, stack="native")))
+
+
+def test_the_key_follows_the_load(world: World) -> None:
+    def key(job: Job) -> str:
+        return keys(job, (replace(speed.STAGE, reads=()),))["speed"]
+
+    assert key(world.job()) == key(world.job())
+    assert key(world.job(traffic=(replace(TRAFFIC[0], requests=3),))) != key(world.job())
+
+
+def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Up:
+        base_url: str = "http://127.0.0.1:1/v1"
+        model: str = "M"
+        running: Any = None
+        run: Any = None
+
+    class Running:
+        execute = staticmethod(lambda *_a, **_k: (0, ""))
+
+    job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
+    up: Any = Up(
+        running=Running, run=given.for_serving(job.cell.chip, job.cell.model, "i", "/m", "flagos", given.Placement())
+    )
+    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
+    assert isinstance(speed.choose(job, context, up), StreamingLoad)
+    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
+    assert isinstance(speed.choose(job, context, up), EvalscopePerf)
+    model = replace(job.cell.model, serve=replace(job.cell.model.serve, engine="vllm"))
+    assert isinstance(speed.choose(replace(job, cell=replace(job.cell, model=model)), context, up), VllmBench)
+
+
+def test_real_streams_are_judged(world: World) -> None:
+    paces = {"native": Pace(first=0.01, each=0.004), "flagos": Pace(first=0.03, each=0.012)}
+    with streaming(paces["native"]) as native, streaming(paces["flagos"]) as flagos:
+        addresses = {"native": native, "flagos": flagos}
+        result = speed.run(
+            world.job(),
+            world.context(),
+            tool=lambda _job, _context, server: StreamingLoad(addresses[server.stack], "m"),  # type: ignore[attr-defined]
+        )
+    assert result.verdict == "FAIL"
+    assert all(point.ratio < 0.8 for point in result.points)
+    assert result.points[0].candidate.ttft_s.median > result.points[0].baseline.ttft_s.median
+
+
+def released(world: World) -> record.Record:
+    return given.record(speed=world.run())
+
+
+def test_the_record_keeps_speed_and_its_verdict_counts(world: World) -> None:
+    made = released(world)
+    assert made.verdict == "PASS"
+    assert made.further == {}
+    assert record.loads(record.dumps(made)) == made
+    slow = replace(made, speed=replace(made.speed, verdict="FAIL", reason="slow"))  # type: ignore[type-var]
+    assert (slow.verdict, slow.reason) == ("FAIL", "slow")
+
+
+def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None:
+    made = released(world)
+    assert made.speed is not None
+    images = {charts.SCORES: charts.scores(made), charts.SPEED: charts.speed(made, made.speed)}
+    text = card.render(made, given.TEMPLATES)
+    assert cardlint.lint(text, made, images) == []
+    assert "### Speed" in text
+    cells = card.speed_cells(made.speed.points[0])
+    assert " | ".join(cells[:4]) in text
+    changed = text.replace(f"| {cells[3]} ", "| 999 ", 1)
+    assert [one.text for one in cardlint.lint(changed, made, images)] == ["the speeds are not those of the record"]
+    without = replace(made, speed=None)
+    assert "### Speed" not in card.render(without, given.TEMPLATES)
+
+
+def test_the_same_speeds_give_the_same_picture(world: World) -> None:
+    made = released(world)
+    assert made.speed is not None
+    assert charts.speed(made, made.speed) == charts.speed(made, made.speed)
+
+
+@pytest.mark.parametrize(("verdict", "error"), [("FAIL", GateFailed), ("INCONCLUSIVE", Inconclusive)])
+def test_nothing_is_published_that_is_too_slow(
+    world: World, tmp_path: Path, verdict: results.Verdict, error: type[Exception]
+) -> None:
+    made = released(world)
+    assert made.speed is not None
+    slow = replace(made, speed=replace(made.speed, verdict=verdict, reason="half as fast"))
+    with pytest.raises(error) as caught:
+        publish._gate(
+            slow, world.job(), replace(world.context(), workspace=Workspace(tmp_path / "w")), {"README.md": b"x"}
+        )
+    assert "half as fast" in caught.value.why  # type: ignore[attr-defined]
+    assert "private draft" in caught.value.hint  # type: ignore[attr-defined]
+
+
+def test_results_survive_the_ledger(world: World) -> None:
+    result = world.run()
+    assert msgspec.convert(msgspec.to_builtins(result), results.Speed) == result
+    assert "2 load points" in result.summary
