@@ -79,7 +79,7 @@ class _Row:
         parts = [progress(count)]
         since = time.monotonic() - self.rate_since
         moved = count.done - self.rate_from
-        if since > 0.5 and moved > 0:
+        if since > 0.5 and moved > 0 and (count.total or count.unit == "B"):
             rate = moved / since
             parts.append(f"{amount(rate, count.unit) if count.unit == 'B' else f'{rate:.1f}'}/s")
             if count.total and count.total > count.done:

@@ -16,6 +16,7 @@ from flagrelease.runner import CellRun, Outcome
 from flagrelease.tables import aligned
 
 _TOTAL = "total"
+_REASON_WIDTH = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,8 @@ def text(results: Sequence[CellResult], excluded: Sequence[Cell]) -> str:
     """The tables at the end of `run`."""
     parts = [_stages(result) for result in results if result.outcomes]
     rows = [
-        [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[:19], r.reason] for r in results
+        [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[:19], _short(r.reason)]
+        for r in results
     ]
     rows += [[cell.id, "excluded", "", "", "", cell.excluded] for cell in excluded]
     parts.append(aligned(["cell", "state", "stage", "time", "digest", "reason"], rows, right=[3]))
@@ -110,12 +112,17 @@ def _stages(result: CellResult) -> str:
                 f"{MARKS[outcome.status]} {outcome.status}",
                 spell(outcome.spent.seconds) if ran else "",
                 amount(outcome.spent.moved, "B") if outcome.spent.moved else "",
-                outcome.reason,
+                _short(outcome.reason),
             ]
         )
     total = _sum([outcome.spent for outcome in result.outcomes])
     rows.append([_TOTAL, "", spell(result.seconds), amount(total.moved, "B") if total.moved else "", ""])
     return aligned([result.cell, "state", "time", "moved", "result"], rows, right=[2, 3])
+
+
+def _short(reason: str) -> str:
+    """A reason that fits in a table; errors are told in full below it, and `explain` tells all."""
+    return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1].rstrip() + "…"
 
 
 def _sum(spent: Sequence[Spent]) -> Spent:
