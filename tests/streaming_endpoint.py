@@ -78,7 +78,7 @@ async def _answer(pace: Pace, request: dict[str, Any], number: int, writer: asyn
     tokens = request["max_tokens"]
     for at in range(tokens):
         await asyncio.sleep(pace.each if at else pace.first)
-        writer.write(_event({"choices": [{"text": f" {at}", "finish_reason": None}]}))
+        writer.write(_event({"object": "text_completion", "choices": [{"text": f" {at}", "finish_reason": None}]}))
         await writer.drain()
         if at + 1 == pace.cut:
             return
