@@ -176,13 +176,15 @@ class SpeedPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """The comparison with the native stack on the same chip. `tool` made the load."""
+    """The comparison with the native stack on the same chip. `tool` made the load; `turns` says how the two took
+    turns, for the card."""
 
     verdict: Verdict
     reason: str
     points: tuple[SpeedPoint, ...]
     baseline_name: str
     tool: str
+    turns: str
     evidence: tuple[Evidence, ...] = ()
 
     @property

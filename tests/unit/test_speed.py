@@ -139,11 +139,11 @@ def test_on_a_cpu_both_stay_up_and_take_turns_at_each_load_point(world: World) -
     assert measured(world) == [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)] * 3
     assert result.verdict == "PASS"
     assert [point.rounds for point in result.points] == [3, 3]
-    assert result.tool == "a stand-in"
+    assert (result.tool, result.turns) == ("a stand-in", speed.TOGETHER)
 
 
 def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
-    world.run(vendor="nvidia")
+    assert world.run(vendor="nvidia").turns == speed.ALONE
     assert world.started == ["native", "flagos"] * 3
     assert measured(world) == [("native", 1), ("native", 2), ("flagos", 1), ("flagos", 2)] * 3
 

@@ -39,6 +39,9 @@ LOOKS = (3, 8)
 ALPHA = 0.05 / len(LOOKS)
 """Of each look, so that both together err as often as one at 0.05 would (Bonferroni)."""
 
+TOGETHER = "both servers up and one asked at a time"
+ALONE = "both servers started anew in each round, one at a time"
+
 _MOST_FAILED = 0.01
 
 Tool = Callable[[Job, Context, Served], LoadGenerator]
@@ -141,6 +144,10 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
     return StreamingLoad(server.base_url, server.model)
 
 
+def _together(job: Job) -> bool:
+    return job.cell.chip.vendor == "cpu"
+
+
 class _Measuring:
     """Rounds, kept in the scratch folder as soon as both stacks are measured, so that a killed run goes on.
 
@@ -170,7 +177,7 @@ class _Measuring:
             self.name = kept.tool
             return dict(zip(kept.points, kept.pairs, strict=True))
         stacks = (BASELINE, self._job.cell.stack)
-        groups = [[point] for point in points] if self._together else [list(points)]
+        groups = [[point] for point in points] if _together(self._job) else [list(points)]
         sides: dict[Stack, dict[LoadPoint, Load]] = {stack: {} for stack in stacks}
         for group in groups:
             for stack in stacks:
@@ -180,13 +187,9 @@ class _Measuring:
         write_atomic(path, msgspec.json.encode(_Round(tool=self.name, points=tuple(points), pairs=pairs)))
         return dict(zip(points, pairs, strict=True))
 
-    @property
-    def _together(self) -> bool:
-        return self._job.cell.chip.vendor == "cpu"
-
     @contextmanager
     def _server(self, stack: Stack) -> Iterator[Served]:
-        if not self._together:
+        if not _together(self._job):
             self._warm.clear()
             with self._start(stack, beside=False) as server:
                 yield server
@@ -271,6 +274,7 @@ def _result(
         points=tuple(_point(point, asked[point], pairs[point], judged[point]) for point in asked),
         baseline_name=f"{BASELINE} on {job.cell.chip_name}",
         tool=tool,
+        turns=TOGETHER if _together(job) else ALONE,
         evidence=(_evidence(context, job.cell.stack, pairs),),
     )
 
