@@ -16,6 +16,9 @@ import pytest
 from flagrelease.errors import DockerUnavailable
 from flagrelease.ports.docker import Engine
 
+# Read when tqdm is first imported, which in one process of many tests may be long before the hub's client is.
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 ROOT = Path(__file__).parents[1]
 BASE = "flagrelease-base:bookworm"
 
@@ -38,9 +41,9 @@ def base(engine: Engine) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def own_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of a docker-registry that only this test session uses."""
+    """HOST:PORT of a docker-registry that only this test module uses, so that it has no layer yet."""
     unpacked = ROOT / ".cache/docker-registry/usr/bin/docker-registry"
     program = shutil.which("docker-registry") or (str(unpacked) if unpacked.exists() else None)
     if program is None:
