@@ -177,7 +177,7 @@ class SpeedPoint:
 @dataclass(frozen=True, kw_only=True)
 class Speed:
     """The comparison with the native stack on the same chip. `tool` made the load; `turns` says how the two took
-    turns, for the card."""
+    turns, for the card; `left_out` which loads of the profile were not measured, and why."""
 
     verdict: Verdict
     reason: str
@@ -185,6 +185,7 @@ class Speed:
     baseline_name: str
     tool: str
     turns: str
+    left_out: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
 
     @property

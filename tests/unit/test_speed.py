@@ -238,8 +238,15 @@ def test_evidence_has_a_line_for_each_request(world: World) -> None:
 def test_a_load_that_the_window_cannot_hold_is_refused_before_anything_starts(world: World) -> None:
     with pytest.raises(ConfigError) as caught:
         world.run(traffic=(Traffic(input=8192, output=8, concurrency=(1,)),))
-    assert "longer than the 8,192 tokens" in caught.value.what
+    assert "longer than the window of 8,192 tokens" in caught.value.why
     assert world.started == []
+
+
+def test_a_load_that_does_not_fit_is_left_out_and_the_card_says_so(world: World) -> None:
+    result = world.run(traffic=(*TRAFFIC, Traffic(input=8192, output=8, concurrency=(1,))))
+    assert [point.input_tokens for point in result.points] == [16, 16]
+    made = given.record(speed=result)
+    assert "Not measured: 8,192 in and 8 out are longer than the window" in card.render(made, given.TEMPLATES)
 
 
 def test_a_load_that_is_given_twice_is_refused(world: World) -> None:

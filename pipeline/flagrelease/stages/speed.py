@@ -75,7 +75,7 @@ def skip(job: Job) -> str:
 
 
 def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
-    """Raises ConfigError for a load that the model's window cannot hold, SmokeFailed and its kinds for a server that
+    """Raises ConfigError where no load fits the model's window, SmokeFailed and its kinds for a server that
     fails under load."""
     asked = load_points(job)
     pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
@@ -97,27 +97,42 @@ def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Spee
 
 
 def load_points(job: Job) -> dict[LoadPoint, Traffic]:
-    """Every load point of the profile. Raises ConfigError where one does not fit or is given twice."""
-    window = job.cell.model.serve.max_model_len
+    """Every load point of the profile that fits the model's window. Raises ConfigError where none does, or one is
+    given twice."""
     found: dict[LoadPoint, Traffic] = {}
     for traffic in job.cell.profile.speed:
-        for concurrency in traffic.concurrency:
+        for concurrency in traffic.concurrency if _fits(job, traffic) else ():
             point = LoadPoint(
                 input_tokens=traffic.input,
                 output_tokens=traffic.output,
                 concurrency=concurrency,
                 requests=concurrency * traffic.requests,
             )
-            where = f"profile {job.cell.profile_name}, speed at {point}"
-            if traffic.input + traffic.output > window:
-                raise ConfigError(
-                    f"{where}: longer than the {window:,} tokens that {job.cell.model_name} is served with",
-                    hint="take another profile, or raise serve.max_model_len",
-                )
             if any(replace(one, requests=point.requests) == point for one in found):
-                raise ConfigError(f"{where}: given twice", hint="remove one in matrix.yaml")
+                raise ConfigError(
+                    f"profile {job.cell.profile_name} asks for speed at {point} twice", hint="remove one in matrix.yaml"
+                )
             found[point] = traffic
+    if not found:
+        raise ConfigError(
+            f"no load of profile {job.cell.profile_name} fits {job.cell.model_name}",
+            why="; ".join(_too_long(job)),
+            hint="take another profile, or raise serve.max_model_len",
+        )
     return found
+
+
+def _fits(job: Job, traffic: Traffic) -> bool:
+    return traffic.input + traffic.output <= job.cell.model.serve.max_model_len
+
+
+def _too_long(job: Job) -> tuple[str, ...]:
+    window = job.cell.model.serve.max_model_len
+    return tuple(
+        f"{traffic.input:,} in and {traffic.output:,} out are longer than the window of {window:,} tokens"
+        for traffic in job.cell.profile.speed
+        if not _fits(job, traffic)
+    )
 
 
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
@@ -275,6 +290,7 @@ def _result(
         baseline_name=f"{BASELINE} on {job.cell.chip_name}",
         tool=tool,
         turns=TOGETHER if _together(job) else ALONE,
+        left_out=_too_long(job),
         evidence=(_evidence(context, job.cell.stack, pairs),),
     )
 
