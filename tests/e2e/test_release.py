@@ -77,7 +77,7 @@ def test_what_users_ask_afterwards(user: UserProject) -> None:
     code, out, _ = user.call("explain", CELL)
     assert f"{CELL} is released" in out
     (folder,) = (path for path in (user.root / ".flagrelease/releases" / CELL).iterdir() if not path.is_symlink())
-    code, out, err = user.call("compare", str(folder), str(folder), "--json")
+    code, out, err = user.call("compare", str(folder), str(folder), "--margin", "0.3", "--json")
     assert code == 0, err
     assert json.loads(out)["verdict"] == "PASS"
 
