@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
+    made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
         "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", "prefect")

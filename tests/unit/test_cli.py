@@ -68,6 +68,17 @@ def test_plan_and_dry_run_are_the_same(here: Path, capsys: pytest.CaptureFixture
     assert planned.splitlines()[0].split() == ["cell", "stage", "action", "reason"]
 
 
+def test_what_an_evaluation_can_decide(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    (told,) = cell["benchmarks"]
+    assert told["answers"] == 200
+    assert told["needed"] > 200 > 0
+    assert 0 < told["passes_if_equal"] < told["finds"]["0.1"] < 1
+    assert cli.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
+    assert "aime" in capsys.readouterr().out
+
+
 def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status"]) == 0
     assert "never run" in capsys.readouterr().out

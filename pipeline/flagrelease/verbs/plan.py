@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from flagrelease import cli
+from flagrelease import cli, power
 from flagrelease.assemble import project
 from flagrelease.cell import select
 from flagrelease.plan import CellPlan, as_json, choice
@@ -19,6 +19,14 @@ def main(arguments: argparse.Namespace) -> int:
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
     plans = everything.plan(cells, STAGES, wanted)
+    if getattr(arguments, "power", False):
+        jobs = [everything.job(cell) for cell in cells if not cell.excluded]
+        if arguments.json:
+            told = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
+            print(json.dumps(told, indent=2, ensure_ascii=False))
+        else:
+            print(power.table(jobs))
+        return 0
     print(json.dumps(as_json(plans), indent=2, ensure_ascii=False) if arguments.json else table(plans))
     return 0
 
