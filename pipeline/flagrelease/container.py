@@ -158,6 +158,8 @@ def effective(inspected: Mapping[str, Any]) -> dict[str, Any]:
     chosen["DeviceRequests"] = [{name: value or None for name, value in request.items()} for request in requests]
     # The command line knows read-only only as a suffix of a bind, which stays; the order of flags says nothing.
     chosen["Binds"] = sorted(host.get("Binds") or ())
+    # Command lines before Docker 23 hand a capability on as it was written, later ones spell it out.
+    chosen["CapAdd"] = sorted(f"CAP_{name.removeprefix('CAP_')}" for name in host.get("CapAdd") or ()) or None
     chosen["Ulimits"] = sorted(host.get("Ulimits") or (), key=lambda limit: str(limit["Name"]))
     return chosen
 
@@ -173,7 +175,6 @@ _DECISIVE = (
     "ShmSize",
     "Devices",
     "GroupAdd",
-    "CapAdd",
     "SecurityOpt",
     "Tmpfs",
 )
