@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from flagrelease import hold
-from flagrelease.errors import Busy, EnvironmentFault
+from flagrelease.errors import Busy, EnvironmentFault, FlagreleaseError
 from flagrelease.ports.command import service
+from flagrelease.workspace import write_atomic
 
 _BOOT_SECONDS = 120.0
 _HOMES = 16
+_DATABASE = "prefect.db"
 _UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app")
 _SERVER_ONLY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 _HINT = "`--engine inline` runs the same plan without Prefect"
@@ -52,6 +57,7 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
         if given:
             yield Server(given, common, lambda: _wait(given, 10.0, lambda: None, f"check PREFECT_API_URL, or {_HINT}"))
             return
+        _copy_template(home)
         port = _free_port()
         url = f"http://127.0.0.1:{port}/api"
         common |= {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
@@ -74,7 +80,11 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
                     detail="\n".join(tail[-20:]),
                 )
 
-        yield Server(url, {**common, "PREFECT_API_URL": url}, lambda: _wait(url, _BOOT_SECONDS, died, _HINT))
+        def ready() -> None:
+            _wait(url, _BOOT_SECONDS, died, _HINT)
+            _keep_template(home)
+
+        yield Server(url, {**common, "PREFECT_API_URL": url}, ready)
 
 
 def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
@@ -88,6 +98,34 @@ def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         return home
     raise EnvironmentFault(f"all {_HOMES} Prefect homes under {root} are in use", hint=_HINT)
+
+
+def template() -> Path:
+    """A database that has gone through Prefect's migrations, half of a first start. It lives with the installation."""
+    return Path(sys.prefix) / "share" / "flagrelease" / f"prefect-{metadata.version('prefect')}.db"
+
+
+def _copy_template(home: Path) -> None:
+    database = home / _DATABASE
+    if not database.exists() and template().exists():
+        write_atomic(database, template().read_bytes())
+
+
+def _keep_template(home: Path) -> None:
+    """Make the template of a database that has just been made; an installation that is read-only goes without."""
+    if template().exists():
+        return
+    with suppress(OSError, sqlite3.Error, FlagreleaseError), tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / _DATABASE
+        with closing(sqlite3.connect(home / _DATABASE)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        write_atomic(template(), copy.read_bytes())
+
+
+def main() -> None:
+    """Make the template, once for an installation: `python -m flagrelease.embedded`."""
+    with tempfile.TemporaryDirectory() as scratch, server(Path(scratch), "setup") as one:
+        one.ready()
 
 
 def _free_port() -> int:
@@ -111,3 +149,7 @@ def _wait(url: str, seconds: float, died: Callable[[], None], hint: str) -> None
             problem = str(getattr(error, "reason", error))
         time.sleep(0.05)
     raise EnvironmentFault(f"the Prefect server at {url} did not answer in {seconds:.0f} s", why=problem, hint=hint)
+
+
+if __name__ == "__main__":
+    main()

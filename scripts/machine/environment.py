@@ -53,6 +53,16 @@ def kernels() -> Done:
     return Done("installed", f"torch {_version('torch')}")
 
 
+def prefect() -> Done:
+    """Take Prefect's database through its migrations once, so that no first run has to wait for them."""
+    version = _version("prefect")
+    if (VENV / "share/flagrelease" / f"prefect-{version}.db").exists():
+        return Done("present", f"Prefect {version}")
+    with locked("prefect"):
+        run("prefect", [str(PYTHON), "-m", "flagrelease.embedded"], todo="see the log; `--engine inline` does without")
+    return Done("made", f"Prefect {version}")
+
+
 def _create() -> None:
     if not output([sys.executable, "-c", "import venv, ensurepip; print('both')"]):
         if sys.prefix != "/usr":

@@ -17,14 +17,15 @@ from host import Done, SetupError, relative, stop_daemon
 
 STEPS: dict[str, tuple[str, Callable[[], Done]]] = {
     "venv": ("virtual environment", environment.ensure),  # from the hash-locked lists
+    "prefect": ("prefect database", environment.prefect),  # its migrations, which take longer than a start
     "kernels": ("torch", environment.kernels),  # only for the tests of flagkernels
     "engine": ("docker engine", engine.ensure),  # a running one is used as it is
     "registry": ("registry", registry.ensure),  # on 127.0.0.1, without a password
     "base": ("base image", base.ensure),  # what the chip `cpu` builds on
 }
 GROUPS = {
-    "up": ("venv", "engine", "registry", "base"),  # what `make release` needs
-    "test": ("venv", "kernels", "engine", "registry", "base"),  # what `make test` needs
+    "up": ("venv", "prefect", "engine", "registry", "base"),  # what `make release` needs
+    "test": ("venv", "prefect", "kernels", "engine", "registry", "base"),  # what `make test` needs
 }
 
 
