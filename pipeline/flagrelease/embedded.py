@@ -25,7 +25,12 @@ _BOOT_SECONDS = 120.0
 _HOMES = 16
 _DATABASE = "prefect.db"
 _UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app")
-_SERVER_ONLY = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+_SERVER_ONLY = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # we use none, and they cost a start two thirds of a second
+}
 _HINT = "`--engine inline` runs the same plan without Prefect"
 
 
