@@ -1,6 +1,10 @@
 """What tests of images and servers start from: a cell of the real matrix, its lock, and a context with real ports."""
 
+import io
+import tarfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,25 @@ from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def engine_image(engine: Engine, base: str, repository: str, program: str) -> Iterator[results.Image]:
+    """A pushed image whose engine is `program`, a file beside this one, for as long as the block lasts."""
+    files = {
+        "Dockerfile": f'FROM {base}\nCOPY engine.py /engine.py\nENTRYPOINT ["python3", "/engine.py"]\n',
+        "engine.py": (Path(__file__).parent / program).read_text(),
+    }
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    context.seek(0)
+    engine.build(context, tag=f"{repository}:test", args={}, line=lambda _text: None)
+    yield image(repository, engine.push(repository, "test", lambda _done, _total: None).digest)
+    engine.untag(f"{repository}:test")
 
 
 def matrix() -> Matrix:

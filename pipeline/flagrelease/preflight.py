@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from flagrelease.assemble import Project, impatient_registry
 from flagrelease.errors import NoSpace
 from flagrelease.plan import CellPlan
 from flagrelease.stage import Ports
+from flagrelease.workspace import free_bytes
 
 _NEEDS_DOCKER = frozenset({"kernels", "image", "smoke", "accuracy", "speed"})
 _NEEDS_REGISTRY = frozenset({"image", "smoke", "accuracy", "speed", "publish"})
@@ -24,16 +23,10 @@ def preflight(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None
     if will_run & _NEEDS_REGISTRY:
         impatient_registry().check_push(f"{project.registry}/preflight")
     if will_run - {"card", "publish"}:
-        free = shutil.disk_usage(_existing(project.workspace.root)).free
+        free = free_bytes(project.workspace.root)
         if free < _LEAST_FREE_BYTES:
             raise NoSpace(
                 f"only {free / 1e9:.1f} GB are free for {project.workspace.root.name}",
                 why=f"a release needs at least {_LEAST_FREE_BYTES / 1e9:.0f} GB",
                 hint="free some space, or choose --workspace DIR on another disk",
             )
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path

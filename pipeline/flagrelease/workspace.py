@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,13 @@ def telling_space(doing: str) -> Iterator[None]:
                 f"cannot write while {doing}", why=f"{error.strerror}: {error.filename}", hint="choose --workspace DIR"
             ) from error
         raise
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of `folder`, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +23,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def image(engine: Engine, base: str, own_registry: str) -> Iterator[results.Image]:
-    repository = f"{own_registry}/paced"
-    files = {
-        "Dockerfile": f'FROM {base}\nCOPY engine.py /engine.py\nENTRYPOINT ["python3", "/engine.py"]\n',
-        "engine.py": (Path(__file__).parents[1] / "paced_engine.py").read_text(),
-    }
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    context.seek(0)
-    engine.build(context, tag=f"{repository}:test", args={}, line=lambda _text: None)
-    yield given.image(repository, engine.push(repository, "test", lambda _done, _total: None).digest)
-    engine.untag(f"{repository}:test")
+    with given.engine_image(engine, base, f"{own_registry}/paced", "paced_engine.py") as pushed:
+        yield pushed
 
 
 def job() -> Job:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from flagrelease.assemble import Project, impatient_registry, project, real_port
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.stage import Ports
 from flagrelease.tables import aligned
+from flagrelease.workspace import free_bytes
 
 _DISK_BYTES = 10_000_000_000
 _MEMORY_BYTES = 4_000_000_000
@@ -86,10 +86,7 @@ def _bases(everything: Project, ports: Ports) -> Finding:
 
 
 def _disk(everything: Project) -> Finding:
-    folder = everything.workspace.root
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(everything.workspace.root)
     hint = "free some space, or choose --workspace DIR on another disk"
     return Finding("disk", free >= _DISK_BYTES, f"{free / 1e9:.0f} GB free for the workspace", hint)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from flagrelease.errors import NoSpace
-from flagrelease.workspace import sync_folder, telling_space
+from flagrelease.workspace import free_bytes, sync_folder, telling_space
 
 BLOCK = 1 << 20
 _SPARE_BYTES = 64 << 20
@@ -48,10 +47,7 @@ def quarantine(bad: Path, folder: Path, name: str, sha256: str) -> Path:
 
 def need_space(folder: Path, needed: int, what: str) -> None:
     """Raise NoSpace before anything is written where `needed` bytes will not fit."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if needed + _SPARE_BYTES > free:
         raise NoSpace(
             f"no space for {what}",
