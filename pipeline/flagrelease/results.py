@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flagrelease.evidence import Evidence
 from flagrelease.lock import LockedFile
+from flagrelease.stats.fidelity import Fidelity
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -112,6 +113,21 @@ class BenchmarkScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How alike candidate and baseline compute, by greedy and teacher-forced tokens: a diagnostic, never a gate.
+
+    `reason` says why it was not measured. `noise` is the baseline against itself, `outside` names the measures of
+    `candidate` that lie beyond it; `method` says how tokens were scored, `tokens` how many of the baseline's."""
+
+    reason: str = ""
+    method: str = ""
+    tokens: int = 0
+    candidate: Fidelity | None = None
+    noise: Fidelity | None = None
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger."""
 
@@ -123,6 +139,7 @@ class Accuracy:
     sampling: Mapping[str, Any]
     questions_asked: int
     inference_seconds: float
+    likeness: Likeness | None = None
     evidence: tuple[Evidence, ...] = ()
 
     @property
