@@ -223,7 +223,7 @@ def context(root: Path, registry: Any, **results: Any) -> Context:
     store = EvidenceStore(place.evidence)
     answers = store.put(ANSWERS.name, b'{"benchmark": "mmlu-sample"}\n')
     compared = replace(results.pop("accuracy", accuracy()), evidence=(answers,))
-    ports = Ports(clock=SystemClock(), command=run, docker=_NONE, registry=registry or _NONE, hubs=_NONE)
+    ports = Ports(clock=SystemClock(), command=run, docker=_NONE, runner=_NONE, registry=registry or _NONE, hubs=_NONE)
     return Context(
         run_id="0123456789ab",
         workspace=place,

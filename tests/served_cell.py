@@ -18,9 +18,10 @@ from flagrelease.evidence import EvidenceStore
 from flagrelease.matrix import Matrix
 from flagrelease.ports import command
 from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.docker import Docker, Engine
+from flagrelease.ports.docker import Engine
 from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
+from flagrelease.ports.runner import Runner
 from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.workspace import Workspace
 
@@ -60,13 +61,15 @@ def job(one: Cell, registry: str = "localhost:1/none") -> Job:
     return Job(cell=one, matrix=matrix(), lock=lock, registry=registry, templates=ROOT / "templates")
 
 
-def context(root: Path, *, docker: Docker | None = None, registry: Registry | None = None, **upstream: Any) -> Context:
+def context(root: Path, *, runner: Runner | None = None, registry: Registry | None = None, **upstream: Any) -> Context:
     workspace = Workspace(root)
     clock = SystemClock()
+    engine = Engine()
     ports = Ports(
         clock=clock,
         command=command.run,
-        docker=docker or Engine(),
+        docker=engine,
+        runner=runner or engine,
         registry=registry or OciRegistry(patience=5.0),
         hubs=None,  # type: ignore[arg-type]  # nothing is fetched here
     )

@@ -136,7 +136,9 @@ def session(root: Path, choice: Choice | None = None, run_id: str = "testrun", *
         workspace=Workspace(root),
         ledger=Ledger(root / "ledger.jsonl"),
         evidence=EvidenceStore(root / "evidence"),
-        ports=Ports(clock=SystemClock(), command=nothing, docker=nothing, registry=nothing, hubs=nothing),
+        ports=Ports(
+            clock=SystemClock(), command=nothing, docker=nothing, runner=nothing, registry=nothing, hubs=nothing
+        ),
         stages=STAGES,
         choice=choice or Choice(),
         board=more.pop("board", None) or PlainBoard(),

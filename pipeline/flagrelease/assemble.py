@@ -27,6 +27,7 @@ _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9
 
 if TYPE_CHECKING:
     from flagrelease.ports.registry import Registry
+    from flagrelease.ports.runner import Kind
     from flagrelease.stage import Ports
 
 
@@ -39,6 +40,7 @@ class Options:
     registry: str | None = None
     profile: str | None = None
     data_dir: Path | None = None
+    runner: Kind = "docker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Project:
     registry: str
     templates: Path
     data_dir: Path | None
+    runner: Kind = "docker"
 
     def job(self, cell: Cell) -> Job:
         return Job(
@@ -64,6 +67,7 @@ class Project:
             registry=self.registry,
             templates=self.templates,
             data_dir=self.data_dir,
+            runner=self.runner,
         )
 
     def plan(
@@ -105,6 +109,7 @@ def project(options: Options) -> Project:
         registry=registry,
         templates=templates,
         data_dir=options.data_dir,
+        runner=options.runner,
     )
 
 
@@ -116,10 +121,12 @@ def real_ports() -> Ports:
     from flagrelease.ports.registry import OciRegistry
     from flagrelease.stage import Ports
 
+    engine = Engine()
     return Ports(
         clock=SystemClock(),
         command=command.run,
-        docker=Engine(),
+        docker=engine,
+        runner=engine,
         registry=OciRegistry(),
         hubs=RealHubs(),
     )

@@ -76,6 +76,13 @@ def parser() -> argparse.ArgumentParser:
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
+    for name in ("run", "plan", "doctor"):
+        made[name].add_argument(
+            "--runner",
+            choices=("docker", "process"),
+            default="docker",
+            help="process: serve without containers, for a chip's host without Docker; nothing is published",
+        )
     made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
@@ -119,6 +126,7 @@ def options(arguments: argparse.Namespace) -> Options:
         registry=arguments.registry,
         profile=getattr(arguments, "profile", None),
         data_dir=arguments.data_dir,
+        runner=getattr(arguments, "runner", "docker"),
     )
 
 

@@ -27,7 +27,11 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerRun:
-    """A container to be started. `argv` is for people, `sdk` for docker-py, and both say the same."""
+    """A container to be started. `argv` is for people, `sdk` for docker-py, and both say the same.
+
+    A mount is HOST:INSIDE[:ro|:rw]. `entrypoint` empty: the image's own; its first word is the program.
+    `offline`: without any network.
+    """
 
     image: str
     command: tuple[str, ...]
@@ -35,18 +39,30 @@ class ContainerRun:
     env: Mapping[str, str]
     flags: Container
     placement: Placement
+    entrypoint: tuple[str, ...] = ()
+    offline: bool = False
+
+    @property
+    def network(self) -> str:
+        return "none" if self.offline else self.flags.network
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What follows the image: the entry point's own arguments, then the command."""
+        return (*self.entrypoint[1:], *self.command)
 
     def argv(self) -> tuple[str, ...]:
         """The command line, starting with `docker run --detach`."""
-        return ("docker", "run", "--detach", *self.options(), self.image, *self.command)
+        return ("docker", "run", "--detach", *self.options(), self.image, *self.words)
 
     def options(self) -> tuple[str, ...]:
         """What `docker run` and `docker create` take between the verb and the image."""
         flags, place = self.flags, self.placement
         words: list[str] = []
         words += [f"--name={place.name}"] if place.name else []
+        words += [f"--entrypoint={self.entrypoint[0]}"] if self.entrypoint else []
         words += [f"--label={name}={value}" for name, value in sorted(place.labels.items())]
-        words += [f"--network={flags.network}"] if flags.network != "bridge" else [f"--publish={self._published()}"]
+        words += [f"--network={self.network}"] if self.network != "bridge" else [f"--publish={self._published()}"]
         for option, value in (
             ("ipc", flags.ipc),
             ("uts", flags.uts),
@@ -73,12 +89,13 @@ class ContainerRun:
         flags, place = self.flags, self.placement
         kwargs: dict[str, Any] = {
             "image": self.image,
-            "command": list(self.command) or None,
+            "entrypoint": list(self.entrypoint[:1]) or None,
+            "command": list(self.words) or None,
             "detach": True,
             "name": place.name or None,
             "labels": dict(place.labels),
-            "network_mode": flags.network if flags.network != "bridge" else None,
-            "ports": None if flags.network != "bridge" else {f"{PORT}/tcp": self._binding()},
+            "network_mode": self.network if self.network != "bridge" else None,
+            "ports": None if self.network != "bridge" else {f"{PORT}/tcp": self._binding()},
             "ipc_mode": flags.ipc or None,
             "uts_mode": flags.uts or None,
             "pid_mode": flags.pid or None,

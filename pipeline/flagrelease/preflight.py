@@ -19,7 +19,7 @@ def preflight(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None
     """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet."""
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
     if will_run & _NEEDS_DOCKER:
-        ports.docker.version()
+        ports.runner.version()
     if will_run & _NEEDS_REGISTRY:
         impatient_registry().check_push(f"{project.registry}/preflight")
     if will_run - {"card", "publish"}:

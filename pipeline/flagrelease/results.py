@@ -32,7 +32,8 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A pushed image. `repository@digest` is what every later stage pulls.
+    """A pushed image. `repository@digest` is what every later stage pulls. Where `runner` is "process" nothing is
+    pushed: its files lie in the workspace, and `digest` is that of the build context.
 
     `versions` are the versions found inside the image; `remarks` say what in it is not upstream's own.
     """
@@ -47,6 +48,7 @@ class Image:
     labels: Mapping[str, str]
     versions: Mapping[str, str]
     remarks: tuple[str, ...]
+    runner: Literal["docker", "process"] = "docker"
     evidence: tuple[Evidence, ...] = ()
 
     @property

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from flagrelease import container, results
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.matrix import Stack
-from flagrelease.ports.docker import Ended, Running, labels
 from flagrelease.ports.progress import Count
+from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.stage import Context, Job
 
@@ -62,16 +62,16 @@ def served(
     Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
     PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
     """
-    docker = context.ports.docker
+    runner = context.ports.runner
     with context.meter.waiting():
         if not beside:
-            docker.reap(job.cell.id, context.workspace.root)
+            runner.reap(job.cell.id, context.workspace.root)
         _pull(context, image)
     run = _placed(job, context, image, weights, stack)
     context.progress.doing(f"starting {stack}")
     with context.meter.waiting():
         start = context.ports.clock.monotonic()
-        running = docker.start(run)
+        running = runner.start(run)
     try:
         with context.meter.waiting():
             one = _wait(job, context, run, running, start)
@@ -97,7 +97,7 @@ def _settle(context: Context, one: Served) -> None:
 
 
 def _pull(context: Context, image: results.Image) -> None:
-    if context.ports.docker.image(image.reference) is not None:
+    if context.ports.runner.image(image.reference) is not None:
         return
     before = context.meter.moved
 
@@ -105,7 +105,7 @@ def _pull(context: Context, image: results.Image) -> None:
         context.meter.moved = before + done
         context.progress.doing("pulling", Count(done, total, "B"))
 
-    context.ports.docker.pull(image.repository, image.digest, moved)
+    context.ports.runner.pull(image.repository, image.digest, moved)
 
 
 def _placed(

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent
 SHARED = frozenset(
     {"cell", "display", "errors", "evidence", "hold", "ledger", "lock", "matrix", "redact", "results", "sources"}
     | {"stage", "strict", "tables", "workspace", "ports/clock", "ports/command", "ports/credentials"}
-    | {"ports/docker", "ports/docker_errors", "ports/harness", "ports/progress", "ports/registry", "ports/wire"}
+    | {"ports/docker", "ports/docker_errors", "ports/harness", "ports/progress", "ports/registry"}
+    | {"ports/runner", "ports/wire"}
 )
 
 _IMPORT = re.compile(r"^\s*from (flagrelease[.\w]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
+    from flagrelease.ports.runner import Kind, Runner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """The inputs of a cell's stages, all of them known before anything runs.
 
-    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data.
+    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data; `runner` is
+    what starts programs on the chip's host.
     """
 
     cell: Cell
@@ -38,15 +40,17 @@ class Job:
     registry: str
     templates: Path
     data_dir: Path | None = None
+    runner: Kind = "docker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """The outside world."""
+    """The outside world. `docker` makes and pushes images, `runner` starts programs."""
 
     clock: Clock
     command: Command
     docker: Docker
+    runner: Runner
     registry: Registry
     hubs: Hubs
 

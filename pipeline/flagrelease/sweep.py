@@ -13,7 +13,7 @@ from flagrelease.workspace import TEMPORARY, Workspace, abandoned
 def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None:
     """Remove containers of these cells, which the caller holds, and temporary files of dead processes."""
     for cell in cells:
-        ports.docker.reap(cell.id, workspace.root)
+        ports.runner.reap(cell.id, workspace.root)
     for path in [*workspace.root.glob(f"{TEMPORARY}*"), *workspace.root.glob(f"*/**/{TEMPORARY}*")]:
         if abandoned(path):
             if path.is_dir():

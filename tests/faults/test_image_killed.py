@@ -12,8 +12,9 @@ import pytest
 
 import served_cell as given
 from flagrelease.errors import FlagreleaseError
-from flagrelease.ports.docker import WORKSPACE_LABEL, Engine
+from flagrelease.ports.docker import Engine
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stages import image
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400)]

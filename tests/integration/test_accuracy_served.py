@@ -15,7 +15,8 @@ from flagrelease import results
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.matrix import Benchmark, Profile, Share
-from flagrelease.ports.docker import WORKSPACE_LABEL, Engine
+from flagrelease.ports.docker import Engine
+from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.samples import read_samples
 from flagrelease.stage import Job
 from flagrelease.stages import accuracy
@@ -52,7 +53,7 @@ def test_an_engine_that_ends_costs_only_the_answers_it_did_not_give(
     limit.parent.mkdir(parents=True)
     limit.write_text("25")
     what = job(tmp_path)
-    context = given.context(tmp_path, docker=engine, image=image, weights=given.weights())
+    context = given.context(tmp_path, runner=engine, image=image, weights=given.weights())
     with pytest.raises(DiedLater) as caught:
         accuracy.run(what, context)
     assert "its process ended with 9" in caught.value.why

@@ -28,7 +28,7 @@ class Started:
 
     def __init__(self, root: Path, engine: Engine, registry: str) -> None:
         self.job = given.job(given.cell(), f"{registry}/{uuid.uuid4().hex[:8]}")
-        self.context = given.context(root, docker=engine)
+        self.context = given.context(root, runner=engine)
         ports = replace(self.context.ports, hubs=RealHubs())
         self.weights = weights.run(self.job, replace(self.context, ports=ports))
         self.image = image.run(self.job, self.context)
@@ -70,7 +70,7 @@ def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     assert "--publish=8000:8000" in result.docker_run
     assert result.environment["Docker Engine"]
     assert set(result.commands) == {"download", "verify", "pull", "wait", "chat"}
-    assert started.context.ports.docker.reap(started.job.cell.id, started.context.workspace.root) == 0
+    assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
 
 
 def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:

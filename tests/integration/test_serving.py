@@ -20,7 +20,8 @@ from flagrelease.errors import (
     PortInUse,
     SmokeFailed,
 )
-from flagrelease.ports.docker import CELL_LABEL, WORKSPACE_LABEL, Engine
+from flagrelease.ports.docker import Engine
+from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL
 from flagrelease.ports.server import Client
 from flagrelease.serving import served
 
@@ -74,7 +75,7 @@ def test_died_before_ready(make: Make, engine: Engine, tmp_path: Path) -> None:
         pytest.raises(DiedBeforeReady) as caught,
         served(
             given.job(given.cell()),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make("dies"),
             weights=given.weights(),
             stack="flagos",
@@ -106,7 +107,7 @@ def test_never_ready(make: Make, engine: Engine, tmp_path: Path, mode: str, why:
         pytest.raises(NeverReady) as caught,
         served(
             given.job(cell),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make(mode),
             weights=given.weights(),
             stack="flagos",
@@ -124,7 +125,7 @@ def test_died_later(make: Make, engine: Engine, tmp_path: Path) -> None:
         pytest.raises(DiedLater) as caught,
         served(
             given.job(given.cell()),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make("later"),
             weights=given.weights(),
             stack="flagos",
@@ -141,7 +142,7 @@ def test_an_error_in_the_block_is_kept_while_the_server_lives(make: Make, engine
         pytest.raises(SmokeFailed, match="mine"),
         served(
             given.job(given.cell()),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make("fine"),
             weights=given.weights(),
             stack="flagos",
@@ -156,7 +157,7 @@ def test_an_interrupt_leaves_nothing(make: Make, engine: Engine, tmp_path: Path,
         pytest.raises(stop),
         served(
             given.job(given.cell()),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make("fine"),
             weights=given.weights(),
             stack="flagos",
@@ -170,7 +171,7 @@ def test_a_taken_port_is_not_the_engines_fault(make: Make, engine: Engine, tmp_p
         pytest.raises(PortInUse) as caught,
         served(
             given.job(given.cell()),
-            given.context(tmp_path, docker=engine),
+            given.context(tmp_path, runner=engine),
             image=make("port"),
             weights=given.weights(),
             stack="flagos",

@@ -14,7 +14,8 @@ import served_cell as given
 from flagrelease import results
 from flagrelease.errors import DiedLater
 from flagrelease.matrix import Profile, Traffic
-from flagrelease.ports.docker import WORKSPACE_LABEL, Engine
+from flagrelease.ports.docker import Engine
+from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stage import Job
 from flagrelease.stages import speed
 
@@ -45,7 +46,7 @@ def test_the_served_stacks_are_compared(
     engine: Engine, image: results.Image, tmp_path: Path, slower: float, verdict: str
 ) -> None:
     paced(tmp_path, each=0.02, slower=slower)
-    context = given.context(tmp_path, docker=engine, image=image, weights=given.weights())
+    context = given.context(tmp_path, runner=engine, image=image, weights=given.weights())
     result = speed.run(job(), context)
     assert result.verdict == verdict, result.reason
     assert [point.concurrency for point in result.points] == [1, 4]
@@ -59,7 +60,7 @@ def test_an_engine_that_ends_under_load_is_told_with_its_last_words(
     engine: Engine, image: results.Image, tmp_path: Path
 ) -> None:
     paced(tmp_path, each=0.005, die_after=15)
-    context = given.context(tmp_path, docker=engine, image=image, weights=given.weights())
+    context = given.context(tmp_path, runner=engine, image=image, weights=given.weights())
     with pytest.raises(DiedLater) as caught:
         speed.run(job(), context)
     assert "its process ended with 9" in caught.value.why

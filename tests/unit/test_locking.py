@@ -65,7 +65,9 @@ class World:
     def relock(self, old: Lock | None = None, prefix: str = "") -> Lock:
         unused: Any = None
         registry: Any = self.registry
-        ports = Ports(clock=SystemClock(), command=no_resolver, docker=unused, registry=registry, hubs=RealHubs())
+        ports = Ports(
+            clock=SystemClock(), command=no_resolver, docker=unused, runner=unused, registry=registry, hubs=RealHubs()
+        )
         return locking.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
 
 

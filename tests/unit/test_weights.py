@@ -51,6 +51,7 @@ class Bench:
                 clock=SystemClock(),
                 command=unused,  # type: ignore[arg-type]
                 docker=unused,  # type: ignore[arg-type]
+                runner=unused,  # type: ignore[arg-type]
                 registry=unused,  # type: ignore[arg-type]
                 hubs=self.fetch.hubs,
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,44 +13,14 @@ from flagrelease.container import ContainerRun
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.credentials import credentials
 from flagrelease.ports.docker_errors import stream_error, translated
+from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, Kind, LocalImage, Moved, Running
 from flagrelease.redact import redact
-
-RUN_LABEL = "flagrelease.run"
-CELL_LABEL = "flagrelease.cell"
-WORKSPACE_LABEL = "flagrelease.workspace"
 
 _QUIET_SECONDS = 900
 """How long the engine may say nothing: one layer of a vendor's image takes minutes to be written."""
 
 
-def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
-    """What every container of ours carries, so that what a killed run leaves can be found."""
-    return {RUN_LABEL: run_id, CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
-
-
 _CONFLICT = 409
-
-Moved = Callable[[int, int], None]
-"""Told how many bytes of how many went over the wire."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineVersion:
-    version: str
-    api: str
-    os: str
-    kernel: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalImage:
-    """An image that this engine has. `size` is unpacked bytes; `layers` are digests of unpacked layers, in order."""
-
-    id: str
-    size: int
-    layers: tuple[str, ...]
-    labels: Mapping[str, str]
-    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,54 +31,21 @@ class Pushed:
     layers: frozenset[str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A container that is not running any more."""
-
-    code: int
-    out_of_memory: bool
-    error: str
-
-
-class Running(Protocol):
-    """A container that was started."""
-
-    @property
-    def id(self) -> str: ...
-    def port(self, inside: int) -> int:
-        """The host's port that `inside` is published on."""
-        ...
-
-    def ended(self) -> Ended | None:
-        """Nothing while it runs."""
-        ...
-
-    def logs(self, lines: int) -> str: ...
-    def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
-        """Run a program inside; its exit code and output."""
-        ...
-
-    def inspect(self) -> Mapping[str, Any]: ...
-    def stop(self) -> None:
-        """Stop and remove it. Fine when it is gone."""
-        ...
-
-
 class Docker(Protocol):
-    def version(self) -> EngineVersion: ...
+    """Makes images and moves them. Engine is also a Runner: it starts them."""
+
     def image(self, reference: str) -> LocalImage | None: ...
     def build(self, context: IO[bytes], *, tag: str, args: Mapping[str, str], line: Callable[[str], None]) -> str: ...
     def push(self, repository: str, tag: str, moved: Moved) -> Pushed: ...
     def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage: ...
     def tag(self, image: str, repository: str, tag: str) -> None: ...
     def untag(self, reference: str) -> None: ...
-    def start(self, run: ContainerRun) -> Running: ...
-    def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str: ...
-    def reap(self, cell: str, workspace: Path) -> int: ...
 
 
 class Engine:
     """The real engine. Every error it can give comes out as one of ours."""
+
+    kind: Kind = "docker"
 
     def __init__(self, base_url: str | None = None) -> None:
         self._base_url = base_url
@@ -126,12 +63,12 @@ class Engine:
                     self._made = docker.DockerClient(base_url=self._base_url, timeout=_QUIET_SECONDS)
         return self._made
 
-    def version(self) -> EngineVersion:
+    def version(self) -> Host:
         """Raises DockerUnavailable."""
         with translated("reaching Docker Engine"):
             found, info = self._client.version(), self._client.info()
-        return EngineVersion(
-            version=found["Version"], api=found["ApiVersion"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
+        return Host(
+            name="Docker Engine", version=found["Version"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
         )
 
     def image(self, reference: str) -> LocalImage | None:
@@ -301,6 +238,17 @@ class Started:
             raw: bytes = self._container.logs(tail=lines)
             return redact(raw.decode(errors="replace"))
         return ""
+
+    def lines(self) -> Iterator[str]:
+        rest = b""
+        with translated("reading the container's output"):
+            for chunk in self._container.logs(stream=True, follow=True):
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from (redact(line.decode(errors="replace")) for line in whole)
+            # Engines may drop a last line that has no newline when they follow a container to its end.
+            rest = rest or self._container.logs(tail=1)
+        if rest and not rest.endswith(b"\n"):
+            yield redact(rest.decode(errors="replace"))
 
     def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
         # `timeout` is in coreutils and in busybox; an exec that hangs cannot be ended from outside.

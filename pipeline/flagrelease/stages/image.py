@@ -10,8 +10,9 @@ from typing import Any
 from flagrelease import buildcontext, results, wheels
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.lock import LockedChip
-from flagrelease.ports.docker import LocalImage, Pushed, labels
+from flagrelease.ports.docker import Pushed
 from flagrelease.ports.progress import Count
+from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
 
@@ -151,7 +152,7 @@ def _look_inside(job: Job, context: Context, plan: buildcontext.Plan, image_id: 
     context.progress.doing("looking inside")
     with context.meter.waiting():
         ours = labels(context.run_id, job.cell.id, context.workspace.root)
-        printed = context.ports.docker.output(image_id, ["python3", "-c", _VERSIONS], ours)
+        printed = context.ports.runner.output(image_id, ["python3", "-c", _VERSIONS], ours)
     inside: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     lost = [wheel.name for wheel in plan.house.installed if wheel.name not in inside["packages"]]
     if lost:

@@ -110,11 +110,11 @@ def _perform(context: Context, server: Served, checks: Iterable[Named]) -> tuple
 
 def _environment(job: Job, context: Context) -> dict[str, str]:
     """The machine that this ran on, for the card's table."""
-    engine = context.ports.docker.version()
+    host = context.ports.runner.version()
     argv = shlex.split(job.cell.chip.device.query)
     printed = context.ports.command(argv, seconds=_QUERY_SECONDS, env={"LC_ALL": "C"}).stdout if argv else ""
     facts = {name: found.group(1).strip() for name, look in _DEVICE_FACTS if (found := look.search(printed))}
-    return {"Operating system": engine.os, "Kernel": engine.kernel, "Docker Engine": engine.version, **facts}
+    return {"Operating system": host.os, "Kernel": host.kernel, host.name: host.version, **facts}
 
 
 def _line(check: results.Check) -> str:

@@ -66,8 +66,8 @@ def _asked(name: str, look: Callable[[], Finding]) -> Finding:
 
 
 def _docker(ports: Ports) -> Finding:
-    version = ports.docker.version()
-    return Finding("docker engine", True, f"{version.version} (API {version.api}) on {version.os}")
+    version = ports.runner.version()
+    return Finding("docker engine", True, f"{version.version} on {version.os}")
 
 
 def _registry(everything: Project) -> Finding:

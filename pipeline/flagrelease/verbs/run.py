@@ -120,7 +120,7 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
         command.end_all()
         for run in runs:
             with suppress(FlagreleaseError):  # an engine that is gone has nothing that blocks
-                ports.docker.reap(run.cell.id, run.session.workspace.root)
+                ports.runner.reap(run.cell.id, run.session.workspace.root)
 
     return unblock
 

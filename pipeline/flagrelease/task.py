@@ -1,0 +1,109 @@
+"""A program on the chip's host that ends by itself: started, watched to its end, and removed whatever happens."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from flagrelease.container import ContainerRun, Placement
+from flagrelease.errors import CommandFailed, FlagreleaseError
+from flagrelease.ports.runner import Ended, Running, labels
+from flagrelease.stage import Context, Job
+
+KEPT_LINES = 200
+_POLL = 0.1
+_DRAIN_SECONDS = 10.0
+
+Printed = queue.SimpleQueue[str | None]
+"""Lines as they come; nothing at the end."""
+
+
+def of(
+    job: Job,
+    context: Context,
+    *,
+    name: str,
+    image: str,
+    argv: Sequence[str],
+    mounts: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> ContainerRun:
+    """`argv` in `image` with the chip's own flags, without network. Where programs are plain processes no path can
+    be moved, so that a mount has to have the same path inside as outside."""
+    cell = job.cell
+    return ContainerRun(
+        image=image,
+        entrypoint=tuple(argv[:1]),
+        command=tuple(argv[1:]),
+        mounts=tuple(mounts),
+        env={**cell.chip.container.env, **(env or {})},
+        flags=cell.chip.container,
+        offline=True,
+        placement=Placement(
+            name=f"flagrelease-{cell.slug}-{name}-{context.run_id}",
+            port=None,
+            labels=labels(context.run_id, cell.id, context.workspace.root),
+        ),
+    )
+
+
+def finish(context: Context, run: ContainerRun, *, seconds: float, line: Callable[[str], None]) -> str:
+    """Run it to its end, at most `seconds`; `line` gets each line as it is printed. The last lines.
+
+    Raises CommandFailed, with the last lines as detail, where it fails or takes too long; what `start` raises.
+    """
+    with context.meter.waiting():
+        running = context.ports.runner.start(run)
+        printed: Printed = queue.SimpleQueue()
+        over = threading.Event()
+        reader = threading.Thread(target=_read, args=(running, printed, over), daemon=True)
+        try:
+            reader.start()
+            return _watched(context, run.placement.name or run.image, running, printed, seconds, line)
+        finally:
+            running.stop()
+            over.set()
+            if reader.is_alive():
+                reader.join(_DRAIN_SECONDS)
+
+
+def _watched(
+    context: Context, name: str, running: Running, printed: Printed, seconds: float, line: Callable[[str], None]
+) -> str:
+    clock = context.ports.clock
+    deadline = clock.monotonic() + seconds
+    last: deque[str] = deque(maxlen=KEPT_LINES)
+    ended: Ended | None = None
+    drained = False
+    while (ended is None or not drained) and (now := clock.monotonic()) <= deadline:
+        try:
+            # A short wait, so that a stop reaches this thread at once.
+            text = printed.get(timeout=_POLL)
+        except queue.Empty:
+            if ended is None and (ended := running.ended()) is not None:
+                deadline = now + _DRAIN_SECONDS  # the reader may have lost its engine, and then never ends
+            continue
+        if text is None:
+            drained = True
+        else:
+            last.append(text)
+            line(text)
+    kept = "\n".join(last)
+    if ended is None:
+        raise CommandFailed(f"{name} did not end within {seconds:.0f} s", why="it was stopped", detail=kept)
+    if ended.code != 0 or ended.out_of_memory:
+        why = "memory ran out" if ended.out_of_memory else ended.error or (last[-1] if last else "it printed nothing")
+        raise CommandFailed(f"{name} ended with {ended.code}", why=why, detail=kept)
+    return kept
+
+
+def _read(running: Running, printed: Printed, over: threading.Event) -> None:
+    with suppress(FlagreleaseError):  # whoever asks whether it has ended is told
+        for text in running.lines():
+            printed.put(text)
+            if over.is_set():
+                break
+    printed.put(None)
