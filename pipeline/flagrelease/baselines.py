@@ -15,12 +15,15 @@ from flagrelease.results import Weights
 from flagrelease.samples import Sample, read_samples
 from flagrelease.stage import Context
 
-__all__ = ["StoredBaseline", "find", "keep", "key", "name", "need"]
+__all__ = ["StoredBaseline", "complete", "find", "keep", "key", "name", "need"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBaseline:
-    """One benchmark answered by the baseline stack, as the ledger keeps it. `score` is a fraction of 1."""
+    """One benchmark answered by the baseline stack, as the ledger keeps it. `score` is a fraction of 1.
+
+    What grew beside a sequential candidate may be a part: `n` questions, `repeats` times on average.
+    """
 
     benchmark: str
     model: str
@@ -28,7 +31,7 @@ class StoredBaseline:
     stack: str
     data_sha256: str
     n: int
-    repeats: int
+    repeats: float
     score: float
     errors: int
     samples: Evidence
@@ -79,20 +82,27 @@ def keep(
     context: Context, cell: Cell, weights: Weights, sheet: Sheet, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
     """Put a baseline evaluation into the ledger, for every cell of the model."""
+    questions = len({(one.subset, one.question_id) for one in samples})
     stored = StoredBaseline(
         benchmark=sheet.benchmark,
         model=weights.digest,
         chip=cell.baseline.chip,
         stack=cell.baseline.stack,
         data_sha256=sheet.data_sha256,
-        n=len(sheet.questions),
-        repeats=sheet.repeats,
+        n=questions,
+        repeats=round(len(samples) / questions, 2),
         score=sum(float(sample.correct) for sample in samples) / len(samples),
         errors=sum(sample.error is not None for sample in samples),
         samples=evidence,
         run=context.run_id,
     )
     context.remember(key(cell, weights, sheet), stored)
+
+
+def complete(samples: Sequence[Sample], sheet: Sheet) -> bool:
+    """Whether every question of the sheet is answered as often as it is to be."""
+    there = {(one.subset, one.question_id, one.repeat) for one in samples}
+    return all((one.subset, one.id, repeat) in there for one in sheet.questions for repeat in range(sheet.repeats))
 
 
 def _read(store: EvidenceStore, stored: StoredBaseline) -> list[Sample]:

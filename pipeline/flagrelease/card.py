@@ -79,7 +79,7 @@ def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
         "–" if row.baseline is None else f"{row.baseline:.3f}",
         f"{row.candidate:.3f}",
         f"{row.n:,}",
-        str(row.repeats),
+        f"{row.repeats:g}",
         "–" if row.difference is None else signed(row.difference),
         interval,
         f"{row.margin:.3f}",

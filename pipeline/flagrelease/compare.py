@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
-from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare
+from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
 
 __all__ = ["ANY", "Answers", "compare_main", "default_margin", "load", "parse_margins", "render_json", "render_table"]
@@ -46,12 +46,44 @@ def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) 
         _require_same_conditions(baseline, candidate)
         names = dict.fromkeys(sample.benchmark for sample in baseline.samples)
         _require_known(margins, names)
-        chosen = {name: margins.get(name, margins.get(ANY, default_margin(name))) for name in names}
-        result = compare(baseline.samples, candidate.samples, margins=chosen)
+        result = _judge(baseline, candidate, names, margins)
     finally:
         gc.enable()
     text = render_json(result) if as_json else render_table(result, unknown_conditions=_unrecorded(baseline, candidate))
     return text, EXIT_CODES[result.verdict]
+
+
+def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins: Mapping[str, float]) -> Comparison:
+    """What was asked sequentially by the design in its conditions, the rest all at once."""
+    designs = {**_designs(baseline), **_designs(candidate)}
+    given = {name: margins.get(name, margins.get(ANY)) for name in names}
+    sides = [{name: list[Sample]() for name in designs} for _ in range(2)]
+    rest: list[list[Sample]] = [[], []]
+    for side, answers in enumerate((baseline, candidate)):
+        for one in answers.samples:
+            sides[side].get(one.benchmark, rest[side]).append(one)
+    sequential = {}
+    if designs:
+        from flagrelease import looks
+
+        for name, record in designs.items():
+            before, after = sides[0][name], sides[1][name]
+            if before and after:
+                planned = looks.read(record, name)
+                sequential[name] = looks.judge(planned, name, before, after, margin=given[name])
+            else:  # one side lacks it, which `compare` refuses
+                rest[0] += before
+                rest[1] += after
+    judged: Mapping[str, BenchmarkVerdict] = {}
+    if any(rest) or not sequential:
+        chosen = {name: default_margin(name) if margin is None else margin for name, margin in given.items()}
+        judged = compare(*rest, margins=chosen).benchmarks
+    found = {name: (sequential | dict(judged))[name] for name in given}
+    return Comparison(verdict=worst_verdict(one.verdict for one in found.values()), benchmarks=found)
+
+
+def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:
+    return {} if side.conditions is None else side.conditions.design
 
 
 def default_margin(benchmark: str) -> float:
@@ -205,7 +237,7 @@ def _row(one: BenchmarkVerdict) -> tuple[str, ...]:
     return (
         one.benchmark,
         str(one.n),
-        str(one.repeats),
+        f"{one.repeats:g}",
         f"{one.baseline_score:.3f}",
         f"{one.candidate_score:.3f}",
         f"{one.difference:+.3f}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchmarkVerdict",
     "Comparison",
+    "Course",
     "NoiseFloor",
     "SpeedVerdict",
     "Verdict",
+    "agree",
     "compare",
     "guessed",
+    "guessing",
     "halves",
     "noise_floor",
+    "own_noise",
     "speed",
     "worst_verdict",
 ]
@@ -47,11 +52,27 @@ def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Course:
+    """How far a sequential evaluation went: `answers` of at most `planned` on each side, to look `look` of `looks`."""
+
+    answers: int
+    planned: int
+    look: int
+    looks: int
+    why: str
+
+    @property
+    def early(self) -> bool:
+        return self.answers < self.planned
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkVerdict:
     """One benchmark, judged. Scores, difference (candidate − baseline), interval and margin are fractions.
 
     `gained` and `lost` name the questions (SUBSET/ID) whose majority answer changed. `more_answers` is what it
-    would take on each side to decide an INCONCLUSIVE result with 80 % power if there is no difference.
+    would take on each side to decide an INCONCLUSIVE result with 80 % power if there is no difference. `course`
+    is that of a sequential evaluation; without one, all questions were asked and judged once.
     """
 
     benchmark: str
@@ -68,9 +89,10 @@ class BenchmarkVerdict:
     gained: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     more_answers: int | None = None
+    course: Course | None = None
 
     @property
-    def repeats(self) -> int:
+    def repeats(self) -> float:
         return self.candidate.repeats
 
     @property
@@ -180,21 +202,43 @@ def _judge(
     )
 
 
+def guessing(score: float, n: int, chance: float) -> bool:
+    """Whether a score over `n` questions cannot be told from `chance`, the score of guessing (one-sided, 5 %)."""
+    return chance > 0 and score <= chance + 1.645 * math.sqrt(chance * (1 - chance) / n)
+
+
+def agree(*, differing: int, answers: int, margin: float, alpha: float = ALPHA) -> bool | None:
+    """Whether two sides, of whose answers so many differ, differ in fewer than `margin`; None where that is open.
+
+    By the one-sided 1 − α bounds of a share (Clopper and Pearson 1934).
+    """
+    from scipy.stats import beta
+
+    if _most_differing(differing, answers, alpha) < margin:
+        return True
+    least = float(beta.ppf(alpha, differing, answers - differing + 1)) if differing else 0.0
+    return False if least >= margin else None
+
+
+def _most_differing(differing: int, answers: int, alpha: float) -> float:
+    from scipy.stats import beta
+
+    return float(beta.ppf(1 - alpha, differing + 1, answers - differing)) if differing < answers else 1.0
+
+
 def guessed(judged: BenchmarkVerdict, *, differing: int, answers: int, alpha: float = ALPHA) -> BenchmarkVerdict:
     """The verdict where the baseline's score cannot be told from guessing: such a score has nothing to lose.
 
     Then the answers themselves decide, right or wrong. Two sides that differ in a share q of their answers cannot
-    differ by more than q in their score, so PASS stays where the upper bound of q (Clopper and Pearson 1934,
-    one-sided 1 − α) is below the margin; else it is INCONCLUSIVE. A FAIL stays.
+    differ by more than q in their score, so PASS stays where the upper bound of q is below the margin (`agree`);
+    else it is INCONCLUSIVE. A FAIL stays.
     """
-    from scipy.stats import beta
-
-    bound = float(beta.ppf(1 - alpha, differing + 1, answers - differing)) if differing < answers else 1.0
     told = f"the baseline only guesses here, so its answers are compared: {differing} of {answers} differ"
     if judged.verdict is not Verdict.PASS:
         return replace(judged, remarks=(*judged.remarks, told))
-    if bound < judged.margin:
-        reason = f"{told}, at most {_points(bound)} (95 %), within ±{_points(judged.margin)}"
+    bound = _most_differing(differing, answers, alpha)
+    if agree(differing=differing, answers=answers, margin=judged.margin, alpha=alpha):
+        reason = f"{told}, at most {_points(bound)} ({100 * (1 - alpha):g} %), within ±{_points(judged.margin)}"
         return replace(judged, reason=reason)
     reason = f"{told}, perhaps {_points(bound)}: ask a benchmark that the model can do better than by guessing"
     return replace(judged, verdict=Verdict.INCONCLUSIVE, reason=reason)
@@ -225,7 +269,7 @@ def _more_answers(answers: int, half_width: float, margin: float, alpha: float) 
 
 def _open_reason(one: PairedBenchmark, low: float, margin: float, more: int) -> str:
     n, repeats = one.pairs.n, one.candidate.repeats
-    total = repeats + math.ceil(more / n)
+    total = round(repeats) + math.ceil(more / n)
     return (
         f"the loss may be as large as {_points(-low)}, beyond the margin of {_points(margin)}; "
         f"if there is none, {more} more answers on each side would decide it in four of five cases "
@@ -252,14 +296,16 @@ def _remarks(one: PairedBenchmark, low: float, high: float, margin: float, *, si
     if significant and low > -margin:
         remarks.append("a significant loss, inside the margin")
     if one.baseline.repeats != one.candidate.repeats:
-        remarks.append(f"{one.baseline.repeats} repeats of the baseline, {one.candidate.repeats} of the candidate")
+        remarks.append(f"{one.baseline.repeats:g} repeats of the baseline, {one.candidate.repeats:g} of the candidate")
     return tuple(remarks)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """A baseline against itself: what differences and flips mean nothing. Printed beside the release's own."""
+    """A baseline against itself: what differences and flips mean nothing. Printed beside the release's own.
+    `repeats` is how often each half answered each question."""
 
+    repeats: float
     difference: float
     interval90: tuple[float, float]
     flip_rate: float
@@ -275,6 +321,7 @@ def noise_floor(one: Sequence[Sample], other: Sequence[Sample]) -> dict[str, Noi
         bounds = interval(paired.pairs)
         flips = sum(map(len, _flips(paired)))
         floors[name] = NoiseFloor(
+            repeats=paired.candidate.repeats,
             difference=difference(paired.pairs),
             interval90=(bounds.low, bounds.high),
             flip_rate=flips / paired.pairs.n,
@@ -296,6 +343,20 @@ def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         [replace(sample, repeat=sample.repeat // 2) for sample in whole if sample.repeat % 2 == rest] for rest in (0, 1)
     )
     return even, odd
+
+
+def own_noise(baseline: Sequence[Sample]) -> NoiseFloor | None:
+    """One benchmark's baseline against itself, from the repeats that every question has; None where they are
+    fewer than two, or all of one half failed."""
+    count: Counter[tuple[str, str, str]] = Counter(sample.key[:3] for sample in baseline)
+    each = min(count.values(), default=0)
+    if each < 2:
+        return None
+    try:
+        (floor,) = noise_floor(*halves([sample for sample in baseline if sample.repeat < each])).values()
+    except ComparisonRefused:
+        return None
+    return floor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,10 +77,14 @@ class Chip:
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine."""
+    """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine.
+
+    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF.
+    """
 
     name: str
     engine: Literal["vllm", "sglang", "llama_cpp"]
+    convert: Literal["", "safetensors"] = ""
     port: int = 8000
     max_model_len: int = 4096
     concurrency: int = 8
@@ -106,9 +110,20 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnChip:
+    """What a model has otherwise on one chip. Each that is given replaces the model's own as a whole."""
+
+    serve: Serve | None = None
+    sampling: Sampling | None = None
+    baseline: Baseline | None = None
+    notes: tuple[str, ...] | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """Open weights as a release source. `notes` are facts about the weights that the card must say;
-    `languages` are ISO 639-1 codes, for the card's front matter."""
+    `languages` are ISO 639-1 codes, for the card's front matter; `on` holds what differs on a chip, by its name."""
 
     title: str
     source: str
@@ -119,10 +134,23 @@ class Model:
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    on: Mapping[str, OnChip] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _SOURCE.fullmatch(self.source):
             raise ValueError(f"source {self.source!r} is none of pypi://, file://, modelscope://, hf://")
+
+    def on_chip(self, name: str) -> Model:
+        """The model as it is on the chip `name`."""
+        own = self.on.get(name, OnChip())
+        return replace(
+            self,
+            serve=own.serve or self.serve,
+            sampling=own.sampling or self.sampling,
+            baseline=own.baseline or self.baseline,
+            notes=self.notes if own.notes is None else own.notes,
+            on={},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +213,13 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a release is asked, and the load under which its speed is measured; without `speed` it is not."""
+    """What a release is asked, and the load under which its speed is measured; without `speed` it is not.
+
+    A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked.
+    """
 
     benchmarks: Mapping[str, Share]
+    sequential: bool = True
     speed: tuple[Traffic, ...] = ()
 
 
@@ -244,6 +276,13 @@ class Matrix:
                 known(chip.profile, self.profiles, f"chips.{name}.profile")
         baselines = {"defaults": self.defaults.baseline}
         baselines |= {f"models.{name}": model.baseline for name, model in self.models.items() if model.baseline}
+        for name, model in self.models.items():
+            for chip, own in model.on.items():
+                known(chip, self.chips, f"a chip of models.{name}.on")
+                if own.profile is not None:
+                    known(own.profile, self.profiles, f"models.{name}.on.{chip}.profile")
+                if own.baseline is not None:
+                    baselines[f"models.{name}.on.{chip}"] = own.baseline
         for where, baseline in baselines.items():
             if baseline.chip != "same":
                 known(baseline.chip, self.chips, f"{where}.baseline.chip")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flagrelease.evidence import Evidence
+from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
 from flagrelease.stats.fidelity import Fidelity
 
@@ -91,14 +92,15 @@ class Smoke:
 class BenchmarkScore:
     """One benchmark of the comparison. Scores and differences are fractions of 1.
 
-    `difference` is candidate − baseline with its 90 % interval; `partial` says what share of the benchmark
-    was asked when it was not all of it; `metric` is the spelling on the card.
+    `n` questions were asked, `repeats` times on average. `difference` is candidate − baseline with its 90 % interval;
+    `partial` says what share of the benchmark was asked when it was not all of it; `metric` is the spelling on the
+    card. `course` is that of a sequential evaluation; `noise` is the baseline against itself, where it was asked twice.
     """
 
     benchmark: str
     metric: str
     n: int
-    repeats: int
+    repeats: float
     baseline: float | None
     candidate: float
     difference: float | None
@@ -112,6 +114,8 @@ class BenchmarkScore:
     data_sha256: str
     verdict: Verdict
     reason: str
+    course: Course | None = None
+    noise: NoiseFloor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

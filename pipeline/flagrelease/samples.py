@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -76,12 +76,14 @@ class Conditions:
     """What has to be equal on two sides before their answers are compared; kept beside them in conditions.json.
 
     `model` names the weights with their revision, `data` the sha256 of each benchmark's questions, `sampling`
-    the parameters that each benchmark was asked with. The prompts themselves are in the answers.
+    the parameters that each benchmark was asked with. The prompts themselves are in the answers. `design` holds, for
+    each benchmark that was evaluated sequentially, the design that its answers were asked by (see looks.py).
     """
 
     model: str
     data: Mapping[str, str]
     sampling: Mapping[str, Mapping[str, Any]]
+    design: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from flagrelease.stage import Context, Job, Meter, keys
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
 
-QUESTIONS = 60
+QUESTIONS = 72
 CHOICES = ["one", "two", "three", "four"]
 
 
@@ -58,6 +58,7 @@ class World:
     started: list[str] = field(default_factory=list)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     progress: Shown = field(default_factory=Shown)
+    up: list[str] = field(default_factory=list)
 
     def job(self, **changes: Any) -> Job:
         return replace(finished_cell.job(**changes), data_dir=self.root / "data")
@@ -76,8 +77,23 @@ class World:
             remember=lambda key, value: self.ledger.update({key: msgspec.to_builtins(value)}),
         )
 
+    @contextmanager
+    def serve(self, _job: Job, _context: Context, *, stack: str, beside: bool = False, **_: Any) -> Iterator[Any]:
+        assert bool(self.up) is beside
+        self.started.append(stack)
+        self.up.append(stack)
+        try:
+            with serving(self.stacks[stack]) as endpoint:
+                self.endpoints[stack] = endpoint
+                yield Stood(endpoint.base_url)
+        finally:
+            self.up.remove(stack)
+
+    def evaluate(self, job: Job, context: Context | None = None) -> Accuracy:
+        return accuracy.run(job, context or self.context(), serve=self.serve)
+
     def run(self, **changes: Any) -> Accuracy:
-        return accuracy.run(self.job(**changes), self.context())
+        return self.evaluate(self.job(**changes))
 
 
 def answering(right: Callable[[int], bool]) -> Answer:
@@ -91,25 +107,13 @@ def answering(right: Callable[[int], bool]) -> Answer:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path) -> World:
     data = tmp_path / "data"
     data.mkdir()
     rows = [{"question": f"number {n}?", "choices": CHOICES, "answer": 1} for n in range(QUESTIONS)]
     (data / "mmlu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_manifest(data)
-    made = World(tmp_path, {"native": answering(lambda n: n % 3 > 0), "flagos": answering(lambda n: n % 3 > 0)})
-    with ExitStack() as stack:
-
-        @contextmanager
-        def served(_job: Job, _context: Context, *, stack: str, **_: Any) -> Iterator[Any]:
-            made.started.append(stack)
-            with serving(made.stacks[stack]) as endpoint:
-                made.endpoints[stack] = endpoint
-                yield Stood(endpoint.base_url)
-
-        monkeypatch.setattr(accuracy, "served", served)
-        yield made
-        stack.close()
+    return World(tmp_path, {"native": answering(lambda n: n % 3 > 0), "flagos": answering(lambda n: n % 3 > 0)})
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def test_both_stacks_answer_the_same_questions_and_are_compared(world: World) ->
     assert set(world.endpoints["native"].asked.values()) == {1}
     assert (score.n, score.baseline, score.candidate, score.difference) == (QUESTIONS, 2 / 3, 2 / 3, 0.0)
     assert score.metric == "MMLU_0fewshot_@avg1"
-    assert score.partial == "60 of 14,042 questions"
+    assert score.partial == "72 of 14,042 questions"
     assert score.interval90 is not None
     assert score.verdict == result.verdict == "PASS"
     assert result.baseline_name == "native on cpu"
@@ -141,7 +145,7 @@ def test_a_damaged_stack_fails(world: World) -> None:
     world.stacks["flagos"] = answering(lambda n: n % 6 == 1)
     result = world.run()
     assert result.verdict == "FAIL"
-    assert result.benchmarks[0].flips == (0, 30)
+    assert result.benchmarks[0].flips == (0, 36)
 
 
 def test_few_flips_in_few_questions_do_not_decide(world: World) -> None:
@@ -202,7 +206,7 @@ def test_a_baseline_that_was_changed_is_made_again(world: World) -> None:
 def test_without_a_baseline_on_another_chip_the_verdict_is_open(world: World) -> None:
     job = world.job()
     far = replace(job, cell=replace(job.cell, baseline=Baseline(chip="nvidia-h100")))
-    result = accuracy.run(far, world.context())
+    result = world.evaluate(far)
     assert world.started == ["flagos"]
     assert result.verdict == "INCONCLUSIVE"
     assert "no baseline" in result.reason
@@ -217,9 +221,9 @@ def test_the_baseline_of_another_chip_is_found(world: World) -> None:
     job = world.job()
     far = replace(job, cell=replace(job.cell, baseline=Baseline(chip="nvidia-h100")))
     at_home = replace(far, cell=replace(far.cell, chip_name="nvidia-h100"))
-    accuracy.run(at_home, world.context())
+    world.evaluate(at_home)
     world.started.clear()
-    result = accuracy.run(far, world.context())
+    result = world.evaluate(far)
     assert world.started == ["flagos"]
     assert result.verdict == "PASS"
     assert result.baseline_name == "native on nvidia-h100"
@@ -272,18 +276,18 @@ def test_another_image_is_asked_anew(world: World) -> None:
     context = world.context()
     other = replace(context.upstream["image"], digest="sha256:" + "9" * 64)
     world.started.clear()
-    accuracy.run(world.job(), replace(context, upstream={**context.upstream, "image": other}))
+    world.evaluate(world.job(), replace(context, upstream={**context.upstream, "image": other}))
     assert world.endpoints["flagos"].asked.total() == QUESTIONS
 
 
 def test_progress_says_stack_accuracy_and_count(world: World) -> None:
     world.run()
-    assert "flagos: mmlu-sample, accuracy 0.67 60/60 questions" in world.progress.texts
+    assert "flagos: mmlu-sample, look 1, accuracy 0.67 72/72 questions" in world.progress.texts
 
 
 def test_a_benchmark_without_data_says_where_to_put_it(world: World) -> None:
     with pytest.raises(ConfigError) as caught:
-        accuracy.run(replace(world.job(), data_dir=None), world.context())
+        world.evaluate(replace(world.job(), data_dir=None))
     assert "mmlu-sample has no data" in caught.value.what
     assert "--data-dir" in caught.value.hint
     assert world.started == []
@@ -320,7 +324,7 @@ def test_mended_graders_are_another_key() -> None:
 
 def test_agreement_and_guessing_are_said(world: World) -> None:
     reason = world.run().benchmarks[0].reason
-    assert "the same answer 60 times of 60" in reason
+    assert "the same answer 72 times of 72" in reason
     assert "guesses" not in reason
 
 
@@ -328,7 +332,7 @@ def test_a_baseline_that_guesses_passes_by_its_answers(world: World) -> None:
     world.stacks["native"] = world.stacks["flagos"] = answering(lambda n: n % 4 == 0)
     found = world.run()
     assert found.verdict == "PASS"
-    assert "the baseline only guesses here, so its answers are compared: 0 of 60 differ, at most 4.87" in found.reason
+    assert "the baseline only guesses here, so its answers are compared: 0 of 72 differ, at most 4.37" in found.reason
 
 
 def test_a_baseline_that_guesses_is_no_pass_for_other_answers(world: World) -> None:
@@ -337,4 +341,4 @@ def test_a_baseline_that_guesses_is_no_pass_for_other_answers(world: World) -> N
     world.stacks["flagos"] = answering(lambda n: n % 4 == 1)
     found = world.run()
     assert found.verdict == "INCONCLUSIVE"
-    assert "30 of 60 differ" in found.benchmarks[0].reason
+    assert "36 of 72 differ" in found.benchmarks[0].reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 from endpoints import Said, chat, serving
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sequence import Asked, Kept, conduct, items, settled
+from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.gates import Verdict
+from flagrelease.looks import PlannedLooks, settle
 from flagrelease.ports.asking import OwnHarness, Patience
 from flagrelease.ports.harness import Endpoint, Evaluation, Tally
 from flagrelease.samples import read_samples
-from flagrelease.stats.design import Decision, Design, SequentialEvaluation
+from flagrelease.stats.design import Decision
 
 N = 60
 QUESTIONS = tuple(
@@ -33,7 +35,14 @@ EVALUATION = Evaluation(
     parameters={"temperature": 0.7, "max_tokens": 16},
     concurrency=16,
 )
-DESIGN = SequentialEvaluation(design=Design(questions=N, margin=0.15, repeats=8), items=items(QUESTIONS))
+DESIGN = PlannedLooks(
+    questions=tuple((one.subset, one.id) for one in QUESTIONS),
+    margin=0.15,
+    repeats=8,
+    fail_alpha=0.05,
+    reference=False,
+    chance=0.0,
+)
 
 
 class Model:
@@ -64,12 +73,11 @@ class Killer:
 def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> Asked:
     return Asked(
         harness=OwnHarness(Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05)),
-        endpoint=Endpoint(base_url=base_url, model="m"),
+        server=lambda: (Endpoint(base_url=base_url, model="m"), lambda: None),
         evaluation=EVALUATION,
         questions=QUESTIONS,
         into=into,
-        watch=lambda: None,
-        report=report,
+        report=lambda _look, tally: report(tally),
     )
 
 
@@ -82,7 +90,7 @@ def test_equal_models_pass_and_a_worse_one_fails(tmp_path: Path) -> None:
     assert (same.verdict, worse.verdict) == (Verdict.PASS, Verdict.FAIL)
     assert max(first.asked.values()) <= 8
     assert len(read_samples(tmp_path / "b.jsonl")) == same.pairs == sum(second.asked.values())
-    verdict = settled("made-up", 0.15, same, baseline.samples(), candidate.samples())
+    verdict = settle(DESIGN, "made-up", same, baseline.samples(), candidate.samples())
     assert (verdict.n, verdict.candidate.answers, verdict.verdict) == (same.n, same.pairs, Verdict.PASS)
     assert verdict.candidate_score - verdict.baseline_score == pytest.approx(verdict.difference)
 
@@ -110,9 +118,9 @@ def test_a_killed_evaluation_asks_nothing_twice_and_decides_the_same(tmp_path: P
 def test_a_kept_baseline_is_only_read(tmp_path: Path) -> None:
     with serving(Model("a")) as first, serving(Model("b")) as second:
         before = side(first.base_url, tmp_path / "a.jsonl")
-        before.ask([("all", f"q{number}", repeat) for number in range(N) for repeat in range(8)])
+        before.ask(0, [("all", f"q{number}", repeat) for number in range(N) for repeat in range(8)])
         asked = sum(first.asked.values())
-        design = SequentialEvaluation(design=DESIGN.design, items=DESIGN.items, reference=True)
+        design = replace(DESIGN, reference=True)
         decision = conduct(design, Kept(before.samples()), side(second.base_url, tmp_path / "b.jsonl"))
     assert decision.verdict is Verdict.PASS
     assert sum(first.asked.values()) == asked

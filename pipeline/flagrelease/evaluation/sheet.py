@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +16,17 @@ from flagrelease.evaluation.tasks import task_named
 from flagrelease.matrix import Benchmark, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 
-__all__ = ["Sheet", "asks", "choose", "draw_up", "metric_name"]
+__all__ = ["Sheet", "asks", "choose", "draw_up"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """What is asked of a benchmark. `total` is the size of the whole benchmark, `data_sha256` its data's digest."""
+    """What is asked of a benchmark at most. `title` and `shots` are the matrix's, `total` is the size of the whole
+    benchmark, `data_sha256` its data's digest."""
 
     benchmark: str
-    metric: str
+    title: str
+    shots: int
     evaluation: Evaluation
     questions: tuple[Question, ...]
     repeats: int
@@ -33,17 +34,18 @@ class Sheet:
     margin: float
     data_sha256: str
 
-    @property
-    def partial(self) -> str:
-        """`200 of 14,042 questions`, or nothing where all of them are asked."""
-        n = len(self.questions)
+    def metric(self, repeats: float) -> str:
+        """The one spelling of a score: `MMLU_5fewshot_@avg1`; of repeats only whole ones count."""
+        return f"{self.title}_{self.shots}fewshot_@avg{max(int(repeats), 1)}"
+
+    def partial(self, n: int) -> str:
+        """`200 of 14,042 questions`, or nothing where `n` is all of them."""
         return f"{n:,} of {self.total:,} questions" if n < self.total else ""
 
-    def guessing(self, score: float) -> bool:
-        """Whether `score` cannot be told from guessing (one-sided, 5 %): then a loss can hardly show."""
-        n = len(self.questions)
-        chance = sum(self.evaluation.task.guess(question) for question in self.questions) / n
-        return chance > 0 and score <= chance + 1.645 * math.sqrt(chance * (1 - chance) / n)
+    @property
+    def chance(self) -> float:
+        """The score of guessing; 0 where nothing can be guessed."""
+        return sum(self.evaluation.task.guess(question) for question in self.questions) / len(self.questions)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def draw_up(name: str, benchmark: Benchmark, share: Share, data: DataSet, model:
         repeats = 1  # deterministic there: asked again, it is the same answer, not another sample
     return Sheet(
         benchmark=name,
-        metric=metric_name(benchmark, repeats),
+        title=benchmark.title,
+        shots=benchmark.shots,
         evaluation=Evaluation(
             benchmark=name,
             task=task,
@@ -88,11 +91,6 @@ def draw_up(name: str, benchmark: Benchmark, share: Share, data: DataSet, model:
         margin=benchmark.margin,
         data_sha256=data.digest,
     )
-
-
-def metric_name(benchmark: Benchmark, repeats: int) -> str:
-    """The one spelling of a score: `MMLU_5fewshot_@avg1`."""
-    return f"{benchmark.title}_{benchmark.shots}fewshot_@avg{repeats}"
 
 
 def choose(benchmark: str, questions: Sequence[Question], limit: int | None) -> tuple[Question, ...]:

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +24,10 @@ from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse, request
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
 from flagrelease.ports.wire import Response, TransportError, Wire
-from flagrelease.samples import Sample, SampleWriter, dump, read_samples
+from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
 from flagrelease.workspace import telling_space, write_atomic
 
-__all__ = ["OwnHarness", "Patience"]
+__all__ = ["OwnHarness", "Patience", "forget_failures"]
 
 _REPORT_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
@@ -74,7 +74,7 @@ class OwnHarness:
     ) -> Tally:
         """See Harness.evaluate."""
         with telling_space("keeping answers"), ExitStack() as stack:
-            forget_failures(into)
+            forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))
             asking = _Asking(endpoint, evaluation, writer, self._patience)
             stack.enter_context(asking.running())
@@ -96,13 +96,14 @@ class OwnHarness:
             return asking.tally()
 
 
-def forget_failures(path: Path) -> None:
-    """Take failed requests out of a samples file, so that they are asked again: they were never answered."""
+def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:
+    """Take failed requests out of a samples file, all or those `wanted`, so that they are asked again: they were
+    never answered."""
     if not path.exists():
         return
     SampleWriter(path).close()  # mends a line that was cut
     samples = read_samples(path)
-    answered = [sample for sample in samples if sample.error is None]
+    answered = [one for one in samples if one.error is None or (wanted is not None and one.key not in wanted)]
     if len(answered) != len(samples):
         write_atomic(path, "".join(map(dump, answered)).encode())
 

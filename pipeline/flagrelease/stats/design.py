@@ -56,6 +56,11 @@ class Design:
             return 1, min(max(round(stage / self.questions), 1), self.repeats)
         return min(int(np.ceil(self.questions / stage)), self.looks), 1
 
+    @property
+    def planned(self) -> int:
+        """The most looks that are planned: one a part where each question is asked once, else `looks`."""
+        return self.opening[0] if self.repeats == 1 else self.looks
+
     def stage_pairs(self, progress: Progress, number: int, reference_variance: Floats | float = 0.0) -> Floats:
         """How many pairs stage `number` (from 1) asks: enough for the next planned look, within the budget.
 
@@ -101,7 +106,8 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The end of an evaluation. `pairs` were answered on each side; the interval holds in spite of the looks.
+    """The end of an evaluation. `pairs` were answered on each side, `counts` to each item, from repeat 0 on; the
+    interval holds in spite of the looks.
 
     The baseline's score is that of the answers that were asked alike of all questions (the first round, or the
     reference); the candidate's is that plus the difference.
@@ -117,6 +123,7 @@ class Decision:
     difference: float
     interval90: tuple[float, float]
     p_regression: float
+    counts: tuple[int, ...]
     more_answers: int | None = None
 
 
@@ -274,6 +281,7 @@ class _Replay:
             difference=difference,
             interval90=(low, high),
             p_regression=float(self._look.p_regression[0]),
+            counts=tuple(self._progress.asked[0].tolist()),
             more_answers=self._more(pairs) if verdict is Verdict.INCONCLUSIVE else None,
         )
 
@@ -285,7 +293,7 @@ class _Replay:
             return f"a significant loss, decided after {pairs} answers on each side"
         return (
             f"the loss may be as large as {-100 * low:.3g} points, beyond the margin of {margin}, after {pairs} "
-            f"answers on each side; about {self._more(pairs)} more would decide it"
+            f"answers on each side; about {self._more(pairs)} more answers would decide it"
         )
 
     def _more(self, pairs: int) -> int:

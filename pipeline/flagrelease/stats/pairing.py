@@ -16,11 +16,11 @@ __all__ = ["PairedBenchmark", "SideCount", "pair"]
 
 @dataclass(frozen=True, kw_only=True)
 class SideCount:
-    """What one side answered. `repeats` is the number of answers to each question."""
+    """What one side answered. `repeats` is the number of answers to each question, on average where they differ."""
 
     score: float
     answers: int
-    repeats: int
+    repeats: float
     errors: int
     truncated: int
 
