@@ -16,7 +16,7 @@ from flagrelease.matrix import Baseline, Chip, Matrix, Model, Profile, Stack, ch
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A chip × model pair with everything of the matrix that concerns it."""
+    """A chip × model pair with everything of the matrix that concerns it; `model` is as it is on this chip."""
 
     chip_name: str
     model_name: str
@@ -54,7 +54,8 @@ def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
 
 
 def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) -> Cell:
-    chip, model = matrix.chips[chip_name], matrix.models[model_name]
+    chip, model = matrix.chips[chip_name], matrix.models[model_name].on_chip(chip_name)
+    own = matrix.models[model_name].on.get(chip_name)
     baseline = model.baseline or matrix.defaults.baseline
     if baseline.chip == "same":
         baseline = Baseline(chip=chip_name, stack=baseline.stack)
@@ -66,7 +67,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         ),
         "",
     )
-    profile_name = profile or chip.profile or matrix.defaults.profile
+    profile_name = profile or (own and own.profile) or chip.profile or matrix.defaults.profile
     return Cell(
         chip_name=chip_name,
         model_name=model_name,

@@ -84,7 +84,7 @@ class Serve:
 
     name: str
     engine: Literal["vllm", "sglang", "llama_cpp"]
-    convert: Literal["", "safetensors"] = ""
+    convert: Literal["safetensors"] | None = None
     port: int = 8000
     max_model_len: int = 4096
     concurrency: int = 8

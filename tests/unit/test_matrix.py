@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease import matrix, strict
+from flagrelease.cell import expand
 from flagrelease.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,72 @@ def test_mistakes(old: str, new: str, expected: str) -> None:
     assert old in GOOD
     with pytest.raises(ConfigError) as caught:
         read(GOOD.replace(old, new, 1))
+    said = f"{caught.value.line()}|{caught.value.hint}"
+    for part in expected.split("|"):
+        assert part in said
+
+
+ON = """\
+    on:
+      gpu:
+        serve: {name: tiny, engine: vllm, convert: safetensors}
+        notes: [unpacked]
+        baseline: {chip: same}
+        profile: quick
+"""
+TWO = GOOD.replace(
+    "models:\n",
+    """\
+  gpu:
+    vendor: gpu
+    device: {name: GPU, code: gpu, query: gpu-smi}
+    base: "base:2"
+    components: {flagscale: "0.8", flaggems: none}
+models:
+""",
+).replace("benchmarks:\n", f"{ON}benchmarks:\n", 1)
+
+
+def test_what_a_model_has_otherwise_on_a_chip_replaces_its_own_there_only() -> None:
+    at = {cell.id: cell for cell in expand(read(TWO))}
+    gpu, cpu = at["gpu/tiny"].model, at["cpu/tiny"].model
+    assert (gpu.serve.engine, gpu.serve.convert, gpu.notes) == ("vllm", "safetensors", ("unpacked",))
+    assert (cpu.serve.engine, cpu.serve.convert, cpu.notes) == ("llama_cpp", None, ())
+    assert gpu.sampling == cpu.sampling
+    assert at["gpu/tiny"].baseline.chip == "gpu"
+    assert at["cpu/tiny"].baseline.chip == "cpu"
+    assert not gpu.on
+
+
+def test_a_profile_of_a_model_on_a_chip_gives_way_to_the_one_asked_for() -> None:
+    both = "  quick: {benchmarks: {sums: {limit: 3}}}\n  long: {benchmarks: {sums: {}}}\n"
+    text = TWO.replace("  quick: {benchmarks: {sums: {limit: 3}}}\n", both).replace(
+        "profile: quick\n", "profile: long\n"
+    )
+    names = {cell.id: cell.profile_name for cell in expand(read(text))}
+    assert names == {"cpu/tiny": "quick", "gpu/tiny": "long"}
+    assert {cell.profile_name for cell in expand(read(text), profile="quick")} == {"quick"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "      gpu:\n        serve",
+            "      gpv:\n        serve",
+            "a chip of models.tiny.on is 'gpv'; did you mean 'gpu'?",
+        ),
+        ("convert: safetensors", "convert: safetensor", "did you mean 'safetensors'?"),
+        ("notes: [unpacked]", "note: [unpacked]", "unknown key 'models.tiny.on.gpu.note'|did you mean 'notes'?"),
+        ("        profile: quick\n", "        profile: quik\n", "models.tiny.on.gpu.profile is 'quik'"),
+        ("baseline: {chip: same}", "baseline: {chip: gpv}", "models.tiny.on.gpu.baseline.chip is 'gpv'"),
+        ("serve: {name: tiny, engine: vllm, convert", "serve: {engine: vllm, convert", "lacks 'name'"),
+    ],
+)
+def test_mistakes_in_what_a_chip_has_otherwise(old: str, new: str, expected: str) -> None:
+    assert old in TWO
+    with pytest.raises(ConfigError) as caught:
+        read(TWO.replace(old, new, 1))
     said = f"{caught.value.line()}|{caught.value.hint}"
     for part in expected.split("|"):
         assert part in said
