@@ -263,29 +263,29 @@ class Matrix:
         self._check_references()
 
     def _check_references(self) -> None:
-        def known(name: str, names: Mapping[str, object], where: str) -> None:
-            if name not in names:
-                raise ValueError(f"{where} is {name!r}; {did_you_mean(name, names)}")
-
-        known(self.defaults.profile, self.profiles, "defaults.profile")
+        _known(self.defaults.profile, self.profiles, "defaults.profile")
         for name, profile in self.profiles.items():
             for benchmark in profile.benchmarks:
-                known(benchmark, self.benchmarks, f"a benchmark of profiles.{name}")
-        for name, chip in self.chips.items():
-            if chip.profile is not None:
-                known(chip.profile, self.profiles, f"chips.{name}.profile")
-        baselines = {"defaults": self.defaults.baseline}
-        baselines |= {f"models.{name}": model.baseline for name, model in self.models.items() if model.baseline}
+                _known(benchmark, self.benchmarks, f"a benchmark of profiles.{name}")
+        profiles = {f"chips.{name}": chip.profile for name, chip in self.chips.items()}
+        baselines: dict[str, Baseline | None] = {"defaults": self.defaults.baseline}
         for name, model in self.models.items():
-            for chip, own in model.on.items():
-                known(chip, self.chips, f"a chip of models.{name}.on")
-                if own.profile is not None:
-                    known(own.profile, self.profiles, f"models.{name}.on.{chip}.profile")
-                if own.baseline is not None:
-                    baselines[f"models.{name}.on.{chip}"] = own.baseline
+            baselines[f"models.{name}"] = model.baseline
+            for chip_name, own in model.on.items():
+                _known(chip_name, self.chips, f"a chip of models.{name}.on")
+                profiles[f"models.{name}.on.{chip_name}"] = own.profile
+                baselines[f"models.{name}.on.{chip_name}"] = own.baseline
+        for where, used in profiles.items():
+            if used is not None:
+                _known(used, self.profiles, f"{where}.profile")
         for where, baseline in baselines.items():
-            if baseline.chip != "same":
-                known(baseline.chip, self.chips, f"{where}.baseline.chip")
+            if baseline is not None and baseline.chip != "same":
+                _known(baseline.chip, self.chips, f"{where}.baseline.chip")
+
+
+def _known(name: str, names: Mapping[str, object], where: str) -> None:
+    if name not in names:
+        raise ValueError(f"{where} is {name!r}; {did_you_mean(name, names)}")
 
 
 def load(path: Path) -> Matrix:
