@@ -46,7 +46,7 @@ def score(**changes: Any) -> BenchmarkScore:
         "benchmark": "mmlu-sample",
         "metric": "MMLU_0fewshot_@avg1",
         "n": 200,
-        "repeats": 1,
+        "repeats": 1.0,
         "baseline": 0.285,
         "candidate": 0.29,
         "difference": 0.005,

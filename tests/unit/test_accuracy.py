@@ -78,7 +78,7 @@ class World:
         )
 
     @contextmanager
-    def serve(self, _job: Job, _context: Context, *, stack: str, beside: bool = False, **_: Any) -> Iterator[Any]:
+    def serve(self, job: Job, context: Context, *, stack: str, beside: bool = False, **_: Any) -> Iterator[Any]:
         assert bool(self.up) is beside
         self.started.append(stack)
         self.up.append(stack)
