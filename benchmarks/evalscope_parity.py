@@ -1,42 +1,49 @@
-"""Our grades beside evalscope's, question by question, on one endpoint that gives both the same answers.
+"""Our evaluation beside evalscope's on one endpoint: the same prompts, and the same grade question by question.
 
-The endpoint finds the question in the prompt and answers in one of twelve ways (boxed, marked, bare, wrong, none …),
-chosen by the question's id. evalscope asks it all questions of a benchmark; its reviews are then compared with
-our task's grade of the same answer. evalscope has an environment of its own, and DATA is a folder of benchmark data:
+The endpoint answers every question in one of many forms (boxed, marked, bare, hedged, cut, with thinking …; see
+parity_answers.py) that the prompt's digest chooses, so both harnesses get the same answer to the same prompt. Or it is
+a real one (`--endpoint URL --model NAME`), asked with greedy sampling, one request at a time. evalscope gets our prompt
+templates and has an environment of its own; DATA is a folder of benchmark data. GPQA's questions must not be published
+as plain text, so 198 questions of MMLU are put into a file of its shape.
 
-    python -m venv V && V/bin/pip install evalscope==1.14.1
+    python -m venv V && V/bin/pip install 'evalscope[ifeval]==1.14.1'
     PYTHONPATH=pipeline python benchmarks/evalscope_parity.py --evalscope V/bin/python --data DATA [BENCHMARK …]
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import csv
 import json
-import re
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
-from dataclasses import dataclass
+import urllib.request
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from flagrelease.evaluation.data import DataFile, DataSet
-from flagrelease.evaluation.question import Question, Reply, Task
-from flagrelease.evaluation.tasks import TASKS
+from parity_answers import Said, answered, instructed, scored
 
-# Their name: our task, the file below DATA, their name for the columns, the options of evalscope's data set.
-BENCHMARKS: dict[str, tuple[str, str, dict[str, str], dict[str, Any]]] = {
-    "aime24": ("integer", "aime24/test.jsonl", {}, {}),
-    "aime25": ("integer", "aime25/test.jsonl", {"question": "problem"}, {}),
-    "gsm8k": ("integer", "gsm8k/test.jsonl", {}, {"few_shot_num": 0}),
-    "math_500": ("math", "math500/test.jsonl", {"Question": "problem", "Answer": "answer"}, {}),
-    "arc": ("multiple-choice-cot", "arc/ARC-Challenge-test.jsonl", {}, {"subset_list": ["ARC-Challenge"]}),
-}
-CONFIGS = {"gsm8k": "main", "arc": "ARC-Challenge"}
+from flagrelease.evaluation.data import DataFile, DataSet
+from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.evaluation.tasks.choices import REASONED_PROMPT
+from flagrelease.evaluation.tasks.numbers import PROMPT
+from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.samples import read_samples
+
+Row = Mapping[str, Any]
+Rows = Callable[[DataSet], Iterator[tuple[str, Row]]]
+GPQA_ROWS = 198
 RUN = """
 import json, sys
 from evalscope import TaskConfig, run_task
@@ -44,153 +51,418 @@ run_task(TaskConfig(**json.loads(sys.argv[1])))
 """
 
 
+def as_they_are(data: DataSet) -> Iterator[tuple[str, Row]]:
+    """(evalscope's split, row as its hub has it) of every question, in the order in which our task reads them."""
+    for file in data.files:
+        for row in file.rows():
+            yield "test", row
+
+
+def renamed(**names: str) -> Rows:
+    def rows(data: DataSet) -> Iterator[tuple[str, Row]]:
+        for split, row in as_they_are(data):
+            yield split, {names.get(key, key): value for key, value in row.items()}
+
+    return rows
+
+
+def mmlu(data: DataSet) -> Iterator[tuple[str, Row]]:
+    for file in data.files:
+        subject, _, split = Path(file.name).stem.rpartition("_")
+        for row in file.rows():
+            choices = [row[f"choice{index}"] for index in range(4)]
+            answer = int(row["answer"])
+            yield split, {"question": row["question"], "subject": subject, "choices": choices, "answer": answer}
+
+
+def mmlu_pro(data: DataSet) -> Iterator[tuple[str, Row]]:
+    for file in data.files:
+        for row in file.rows():
+            yield Path(file.name).name.partition("-")[0], row
+
+
+def musr(data: DataSet) -> Iterator[tuple[str, Row]]:
+    splits = {"mystery": "murder_mysteries", "placements": "object_placements", "allocation": "team_allocation"}
+    for file in data.files:
+        split = splits[Path(file.name).stem.rpartition("_")[2]]
+        for row in file.rows():
+            for each in row["questions"]:
+                told = {"narrative": row["context"], "question": each["question"], "choices": repr(each["choices"])}
+                yield split, {**told, "answer_index": int(each["answer"])}
+
+
+def gpqa(data: DataSet) -> Iterator[tuple[str, Row]]:
+    for _, row in as_they_are(data):
+        yield "train", row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A benchmark that both have. `files` are patterns below DATA; `template` is what evalscope gets as its prompt."""
+
+    name: str  # evalscope's
+    task: str
+    files: tuple[str, ...]
+    rows: Rows = as_they_are
+    shots: int = 0
+    template: str = REASONED_PROMPT
+    config: str = "default"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+BENCHMARKS = {
+    "aime24": Compared(name="aime24", task="integer", files=("aime24/test.jsonl",), template=PROMPT),
+    "aime25": Compared(
+        name="aime25",
+        task="integer",
+        files=("aime25/test.jsonl",),
+        rows=renamed(question="problem"),
+        template=PROMPT,
+    ),
+    "gsm8k": Compared(name="gsm8k", task="integer", files=("gsm8k/test.jsonl",), template=PROMPT, config="main"),
+    "math500": Compared(
+        name="math_500",
+        task="math",
+        files=("math500/test.jsonl",),
+        rows=renamed(Question="problem", Answer="answer"),
+        template=PROMPT,
+    ),
+    "arc": Compared(
+        name="arc",
+        task="multiple-choice-cot",
+        files=("arc/ARC-Challenge-test.jsonl",),
+        config="ARC-Challenge",
+        options={"subset_list": ["ARC-Challenge"]},
+    ),
+    "mmlu": Compared(
+        name="mmlu",
+        task="multiple-choice-cot",
+        files=("mmlu/test/*.csv", "mmlu/dev/*.csv"),
+        rows=mmlu,
+        shots=5,
+        config="all",
+    ),
+    "mmlu-letter": Compared(
+        name="mmlu",
+        task="multiple-choice",
+        files=("mmlu/test/*.csv", "mmlu/dev/*.csv"),
+        rows=mmlu,
+        shots=5,
+        template="",
+        config="all",
+    ),
+    "mmlu-pro": Compared(
+        name="mmlu_pro", task="multiple-choice-cot", files=("mmlu_pro/test-*.parquet",), rows=mmlu_pro
+    ),
+    "musr": Compared(name="musr", task="multiple-choice-cot", files=("musr_small/*.json",), rows=musr),
+    "gpqa": Compared(name="gpqa_diamond", task="multiple-choice-cot", files=(), rows=gpqa),
+    "ifeval": Compared(
+        name="ifeval",
+        task="ifeval",
+        files=("ifeval/*.jsonl",),
+        rows=lambda data: (("train", row) for _, row in as_they_are(data)),
+        template="",
+    ),
+}
+
+
 @dataclass(frozen=True)
-class Known:
-    """A question with the answer that the endpoint gives to it."""
+class Asked:
+    """Questions, and the row that evalscope makes the same question of; `examples` are rows of another split."""
 
-    task: Task
-    question: Question
-    answer: str
-    options: tuple[str, ...]
+    pairs: tuple[tuple[Question, str, Row], ...]
+    examples: tuple[tuple[str, Row], ...]
 
-
-def answer(task: str, question: Question) -> str:
-    """One of twelve answers: right ones in several forms, wrong ones, and none."""
-    which = int(hashlib.sha256(f"{question.subset}{question.id}".encode()).hexdigest(), 16) % 12
-    if task == "multiple-choice-cot":
-        letters, right = question.reference
-        wrong = letters[(letters.index(right) + 1) % len(letters)]
-        forms = (f"Let me think.\n\nANSWER: {right}", f"Thinking.\nAnswer: {right}", f"\\boxed{{{right}}}")
-        forms += (f"The answer is ({right}).", right, f"**Answer: {right}**", f"ANSWER: {wrong}", "I cannot tell.")
-        forms += (f"Answer: {right} because it fits", f"It might be {wrong}.\nANSWER: {right}")
-        return (*forms, f"ANSWER: {right}.", f"ANSWER: ({right})")[which]
-    right = str(question.reference)
-    wrong = str(int(right) + 1) if task == "integer" else "q_{77}"
-    forms = (f"So \\boxed{{{right}}}", f"**Answer:** {right}", f"The answer is {right}.", f"so $\\boxed{{{right}}}$")
-    forms += (f"So \\boxed{{{wrong}}}", "I cannot tell.", f"\\boxed{{{wrong}}} but in fact \\boxed{{{right}}}", right)
-    forms += (f"ANSWER: {right}", f"The final answer is $\\boxed{{{right}}}$.", f"we get {right}")
-    return (*forms, f"\\boxed{{{int(right):,}}}" if task == "integer" else f"ANSWER: ${right}$")[which]
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return tuple(question for question, _, _ in self.pairs)
 
 
-def plain(text: str) -> str:
-    return re.sub(r"\s+", " ", text)
+def data_set(name: str, data: Path, work: Path) -> DataSet:
+    if name == "gpqa":
+        return in_the_shape_of_gpqa(data, work)
+    paths = [path for pattern in BENCHMARKS[name].files for path in sorted(data.glob(pattern))]
+    files = tuple(DataFile(name=path.relative_to(data).as_posix(), path=path) for path in paths)
+    return DataSet(benchmark=name, digest="0" * 64, files=files)
+
+
+def in_the_shape_of_gpqa(data: Path, work: Path) -> DataSet:
+    """A zip like the authors', with questions of MMLU in it, some with spaces around their texts as there."""
+    paths = sorted(data.glob("mmlu/test/college_*.csv"))
+    rows = [row for path in paths for row in DataFile(name=path.name, path=path).rows()][:GPQA_ROWS]
+    header = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {index}" for index in (1, 2, 3))]
+    path = work / "dataset.zip"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("dataset/gpqa_diamond.csv", "w") as member:
+        lines = [",".join(header)]
+        for number, row in enumerate(rows):
+            choices = [f"{row[f'choice{index}']}{' ' * (number % 2)}" for index in range(4)]
+            right = choices.pop(int(row["answer"]))
+            quoted = [f"rec{number}", row["question"] + "\n" * (number % 3), right, *choices]
+            lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in quoted))
+        member.write("\n".join(lines).encode())
+    file = DataFile(name="dataset.zip", path=path, member="gpqa_diamond.csv")
+    assert list(csv.DictReader(file.read().decode().splitlines()))  # the standard reader agrees that it is a table
+    return DataSet(benchmark="gpqa", digest="0" * 64, files=(file,))
+
+
+def asked(name: str, data: DataSet, limit: int | None) -> Asked:
+    """Our questions beside evalscope's rows, both in the order of the files."""
+    benchmark = BENCHMARKS[name]
+    questions = TASKS[benchmark.task].read(data, benchmark.shots)
+    rows = list(benchmark.rows(data))
+    examples = tuple(row for row in rows if row[0] == "dev")
+    asked_rows = [row for row in rows if row[0] != "dev"]
+    pairs = [(question, *row) for question, row in zip(questions, asked_rows, strict=True)]
+    chosen = sorted(pairs, key=lambda pair: pair[0].prompt_sha256)[:limit]
+    return Asked(tuple(chosen), examples)
 
 
 class Book:
-    """Finds a question by its text inside a prompt, the longest text first."""
+    """Answers by prompt. evalscope's own prompt of the letter task is found by the options at its end."""
 
-    def __init__(self, name: str, data: Path) -> None:
-        task, path, _, _ = BENCHMARKS[name]
-        file = DataFile(name=path, path=data / path)
-        questions = TASKS[task].read(DataSet(benchmark=name, digest="0" * 64, files=(file,)), 0)
-        self.known: dict[str, list[Known]] = {}
-        for row, question in zip(file.rows(), questions, strict=True):
-            text = plain(str(row.get("problem") or row.get("Question") or row.get("question")))
-            options = tuple(plain(option) for option in row.get("choices", {}).get("text", ()))
-            known = Known(TASKS[task], question, answer(task, question), options)
-            self.known.setdefault(text, []).append(known)
-        self.texts = sorted(self.known, key=len, reverse=True)
+    def __init__(self, task: str, questions: Sequence[Question]) -> None:
+        texts = [question.messages[-1]["content"] for question in questions]
+        self.said: dict[str, Said] = {}
+        self.ends: dict[str, list[tuple[str, Question]]] = defaultdict(list)
+        for question, prompt in zip(questions, texts, strict=True):
+            self.said[prompt] = instructed(question, texts) if task == "ifeval" else answered(task, question)
+            if task == "multiple-choice":
+                end = with_parentheses(prompt)
+                self.ends[end[-60:]].append((end, question))
 
-    def find(self, prompt: str) -> Known:
-        prompt = plain(prompt)
-        same = next(self.known[text] for text in self.texts if text in prompt)
-        # A few questions have the same text and other choices.
-        return max(same, key=lambda known: sum(option in prompt for option in known.options))
-
-
-def serve(book: Book) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            content = request["messages"][-1]["content"]
-            text = book.find(content if isinstance(content, str) else content[0]["text"]).answer
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-            whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
-            body = json.dumps({**whole, "usage": usage}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    def ours(self, prompt: str) -> str:
+        """The prompt itself, or our prompt of the question that is asked in another harness's words."""
+        if prompt in self.said:
+            return prompt
+        for end, question in self.ends.get(prompt[-60:], ()):
+            if prompt.endswith(end):
+                return question.messages[-1]["content"]
+        raise KeyError(f"a prompt that is none of ours: …{prompt[-300:]!r}")
 
 
-def lay_out(name: str, data: Path, folder: Path) -> None:
+def with_parentheses(prompt: str) -> str:
+    """The question at the end of a letter prompt, in evalscope's layout."""
+    text = prompt.rpartition("Answer: ")[2].partition("\n\n")[2].removesuffix("\nAnswer:")
+    head, *options = (part for part in text.rsplit("\n", 4))
+    if not all(option.startswith(f"{letter}. ") for letter, option in zip("ABCD", options, strict=True)):
+        head, options = text, []  # an option of several lines; nothing is found then, and that fails loudly
+    return "\n\n".join([head, "\n".join(f"{option[0]}) {option[3:]}" for option in options)])
+
+
+@dataclass(frozen=True)
+class Real:
+    """An endpoint that is asked as it is, one request at a time."""
+
+    url: str
+    model: str
+
+
+class Between:
+    """What both harnesses talk to, each below a path of its own; keeps every prompt and its answer."""
+
+    def __init__(self, book: Book, real: Real | None) -> None:
+        self.book = book
+        self.real = real
+        self.heard: dict[str, dict[str, str]] = {"ours": {}, "theirs": {}}
+        self._one = threading.Lock()
+        between = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                try:
+                    status, body = 200, between.answer(self.path.split("/")[1], request)
+                except (KeyError, OSError) as error:
+                    status, body = 400, json.dumps({"error": {"message": str(error)}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self, side: str) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/{side}/v1"
+
+    def answer(self, side: str, request: dict[str, Any]) -> bytes:
+        content = request["messages"][-1]["content"]
+        prompt = content if isinstance(content, str) else content[0]["text"]
+        body = self.forwarded(prompt, request) if self.real else self.made_up(prompt, request)
+        self.heard[side][prompt] = str(json.loads(body)["choices"][0]["message"].get("content"))
+        return body
+
+    def made_up(self, prompt: str, request: dict[str, Any]) -> bytes:
+        said = self.book.said[self.book.ours(prompt)]
+        message = {"role": "assistant", "content": said.text}
+        if said.reasoning is not None:
+            message["reasoning_content"] = said.reasoning
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": said.finish}
+        if request.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": said.top[0], "logprob": -0.5, "top_logprobs": scored(said)}]}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
+        return json.dumps({**whole, "usage": usage}).encode()
+
+    def forwarded(self, prompt: str, request: dict[str, Any]) -> bytes:
+        assert self.real is not None
+        sent = {
+            "model": self.real.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": request["temperature"],
+            "max_tokens": request["max_tokens"],
+        }
+        wanted = urllib.request.Request(  # noqa: S310  the user's own endpoint
+            f"{self.real.url}/chat/completions", json.dumps(sent).encode(), {"Content-Type": "application/json"}
+        )
+        with self._one, urllib.request.urlopen(wanted, timeout=600) as response:  # noqa: S310
+            body: bytes = response.read()
+        return body
+
+
+def ask_ourselves(task: Task, questions: Sequence[Question], url: str, work: Path, tokens: int) -> dict[str, bool]:
+    """Our grades by prompt digest."""
+    parameters: dict[str, Any] = {"temperature": 0, "max_tokens": tokens}
+    if task.scoring == "letter":
+        parameters = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    evaluation = Evaluation(
+        benchmark="parity", task=task, asks=asks(questions, range(1)), parameters=parameters, concurrency=8
+    )
+    path = work / "samples.jsonl"
+    OwnHarness().evaluate(
+        Endpoint(base_url=url, model="stub"), evaluation, path, watch=lambda: None, report=lambda _tally: None
+    )
+    return {sample.prompt_sha256: bool(sample.correct) for sample in read_samples(path)}
+
+
+def lay_out(benchmark: Compared, asked: Asked, folder: Path) -> None:
     """The data as evalscope wants it: a data set repository of the hub."""
-    _, path, renamed, _ = BENCHMARKS[name]
     folder.mkdir(parents=True)
-    rows = DataFile(name=path, path=data / path).rows()
-    lines = [json.dumps({renamed.get(key, key): value for key, value in row.items()}) + "\n" for row in rows]
-    for split in ("test", "train"):
-        (folder / f"{split}.jsonl").write_text("".join(lines))
-    if name in CONFIGS:
-        files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in ("test", "train"))
-        head = f"---\nconfigs:\n- config_name: {CONFIGS[name]}\n  data_files:\n{files}---\n"
-        (folder / "README.md").write_text(head)
+    splits: dict[str, list[Row]] = defaultdict(list)
+    for split, row in (*asked.examples, *((split, row) for _, split, row in asked.pairs)):
+        splits[split].append(row)
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {benchmark.config}\n  data_files:\n{files}---\n")
 
 
-def compare(book: Book, reviews: Path) -> tuple[Counter[str], list[str]]:
-    counts: Counter[str] = Counter()
-    shown: list[str] = []
-    for path in sorted(reviews.rglob("*.jsonl")):
+def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, tokens: int) -> Iterator[tuple[str, Row]]:
+    """evalscope's reviews by prompt."""
+    options: dict[str, Any] = {"local_path": str(work / "data" / benchmark.name), **benchmark.options}
+    if benchmark.task != "ifeval":
+        options["few_shot_num"] = benchmark.shots
+    if benchmark.template:
+        options["prompt_template"] = benchmark.template
+        if benchmark.shots:
+            options["few_shot_prompt_template"] = "{fewshot}\n\n" + benchmark.template
+    config = {
+        "model": "stub",
+        "api_url": url,
+        "eval_type": "openai_api",
+        "datasets": [benchmark.name],
+        "dataset_args": {benchmark.name: options},
+        "eval_batch_size": 8,
+        "generation_config": {"temperature": 0.0, "max_tokens": tokens},
+        "work_dir": str(work / "out"),
+        "no_timestamp": True,
+    }
+    # Data sets are cached by name: without a cache of its own, a run may get the questions of an earlier one.
+    caches = {name: str(work / "cache") for name in ("HF_HOME", "MODELSCOPE_CACHE", "EVALSCOPE_CACHE")}
+    done = subprocess.run(
+        [str(python), "-c", RUN, json.dumps(config)], capture_output=True, text=True, cwd=work, env=os.environ | caches
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    for path in sorted((work / "out" / "reviews").rglob("*.jsonl")):
         for line in path.read_text().splitlines():
             review = json.loads(line)
-            known = book.find(review["messages"][-2]["content"])
-            reply = Reply(text=known.answer, finish_reason="stop", completion_tokens=1)
-            ours = bool(known.task.grade(known.question, reply).correct)
-            score = review["sample_score"]["score"]
-            if not score["value"]:  # their grader gave up
-                counts["ungraded"] += 1
-                shown.append(f"  {known.answer!r}: ours {ours}, theirs none: {score['explanation'] or score['status']}")
-                continue
-            theirs = bool(next(iter(score["value"].values())))
-            counts["compared"] += 1
-            counts["right"] += ours
-            if ours != theirs:
-                counts["differ"] += 1
-                read = score["extracted_prediction"]
-                shown.append(f"  {known.answer!r}: ours {ours}, theirs {theirs}, which read {read!r}")
-    return counts, shown
+            asked = [one for one in review["messages"] if one["role"] == "user"][-1]["content"]
+            yield asked if isinstance(asked, str) else asked[0]["text"], review["sample_score"]["score"]
+
+
+@dataclass
+class Result:
+    """Counts; `forms` counts answers and differences of each form, `shown` is one difference of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    forms: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    shown: dict[str, str] = field(default_factory=dict)
+
+
+def compare(ours: Mapping[str, bool], theirs: Iterable[tuple[str, Row]], between: Between) -> Result:
+    result = Result()
+    for prompt, score in theirs:
+        mine = between.book.ours(prompt)
+        said = between.book.said[mine]
+        form = "real" if between.real else said.form
+        result.counts["same prompt"] += prompt in between.heard["ours"]
+        result.counts["same answer"] += between.heard["theirs"][prompt] == between.heard["ours"][mine]
+        value, grade = score["value"], ours[digest(mine)]
+        if not value:
+            result.counts["ungraded"] += 1
+            result.shown["ungraded"] = f"evalscope excludes it: {score.get('metadata')}"
+            continue
+        result.counts["right"] += grade
+        result.counts["compared"] += 1
+        result.forms[form]["compared"] += 1
+        read = score["extracted_prediction"]
+        their_grade = bool(value.get("prompt_level_strict", next(iter(value.values()))))
+        if their_grade != grade:
+            result.counts["differ"] += 1
+            result.forms[form]["differ"] += 1
+            answer = between.heard["theirs"][prompt]
+            result.shown[form] = (
+                f"{answer[-200:]!r}: ours {grade}, evalscope {their_grade}, which read {str(read)[-60:]!r}"
+            )
+    return result
+
+
+def digest(prompt: str) -> str:
+    return Question(subset="", id="", messages=({"role": "user", "content": prompt},), reference=None).prompt_sha256
+
+
+def both(name: str, arguments: argparse.Namespace, work: Path) -> Result:
+    benchmark = BENCHMARKS[name]
+    real = Real(arguments.endpoint, arguments.model) if arguments.endpoint else None
+    chosen = asked(name, data_set(name, arguments.data, work), arguments.limit)
+    between = Between(Book(benchmark.task, chosen.questions), real)
+    lay_out(benchmark, chosen, work / "data" / benchmark.name)
+    task = TASKS[benchmark.task]
+    ours = ask_ourselves(task, chosen.questions, between.url("ours"), work, arguments.tokens)
+    theirs = list(
+        ask_evalscope(arguments.evalscope.absolute(), benchmark, between.url("theirs"), work, arguments.tokens)
+    )
+    between.server.shutdown()
+    result = compare(ours, theirs, between)
+    result.counts["asked"] = len(chosen.pairs)
+    return result
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Our grades beside evalscope's.")
+    parser = argparse.ArgumentParser(description="Our prompts and grades beside evalscope's.")
     parser.add_argument("--evalscope", type=Path, required=True, help="a Python that has evalscope")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("benchmarks", nargs="*", default=list(BENCHMARKS))
+    parser.add_argument("--endpoint", help="a real endpoint, ending in /v1, instead of made-up answers")
+    parser.add_argument("--model", default="stub", help="the model's name there")
+    parser.add_argument("--tokens", type=int, default=256, help="most tokens of an answer")
+    parser.add_argument("--limit", type=int, help="so many questions of each benchmark")
+    parser.add_argument("benchmarks", nargs="*", default=list(BENCHMARKS), metavar="BENCHMARK")
     arguments = parser.parse_args()
+    heads = ("asked", "compared", "same prompt", "same answer", "right", "differ", "ungraded")
+    print(f"{'':12}" + "".join(f"{head:>13}" for head in heads))
     for name in arguments.benchmarks:
-        book = Book(name, arguments.data)
-        server = serve(book)
         with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            lay_out(name, arguments.data, work / "data" / name)
-            config = {
-                "model": "stub",
-                "api_url": f"http://127.0.0.1:{server.server_address[1]}/v1",
-                "eval_type": "openai_api",
-                "datasets": [name],
-                "dataset_args": {name: {"local_path": str(work / "data" / name), **BENCHMARKS[name][3]}},
-                "eval_batch_size": 8,
-                "generation_config": {"temperature": 0.0, "max_tokens": 256},
-                "work_dir": str(work / "out"),
-                "no_timestamp": True,
-            }
-            command = [str(arguments.evalscope), "-c", RUN, json.dumps(config)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=work)
-            counts, shown = compare(book, work / "out" / "reviews")
-        server.shutdown()
-        print(f"{name:10} {counts['compared']:5} compared {counts['right']:5} right {counts['differ']:4} differ")
-        print("\n".join(shown), end="\n" if shown else "")
+            result = both(name, arguments, Path(folder))
+        print(f"{name:12}" + "".join(f"{result.counts[head]:13,}" for head in heads), flush=True)
+        for form, shown in result.shown.items():
+            print(f"    {result.forms[form]['differ']:5} of {result.forms[form]['compared']:5} {form}: {shown}")
     return 0
 
 

@@ -1,9 +1,12 @@
 """Our IFEval checkers beside those of if-verifiable (the authors' code), verdict by verdict.
 
-Answers are made up so that about half of the instructions are followed. Needs if-verifiable and langdetect:
+Answers are made up so that about half of the instructions are followed. Needs if-verifiable, langdetect and NLTK's
+`punkt_tab` (in the folder that NLTK_DATA names; without it, what needs it is not compared):
 
     pip install if-verifiable==0.1.2
-    PYTHONPATH=pipeline python benchmarks/ifeval_parity.py DATA/ifeval/input_data.jsonl
+    PYTHONPATH=pipeline python benchmarks/ifeval_parity.py DATA
+
+DATA is a folder of benchmark data. Texts are the prompts of IFEval, the stories of MuSR and the answers of GSM8K.
 """
 
 from __future__ import annotations
@@ -19,6 +22,32 @@ from typing import Any
 from flagrelease.evaluation.instructions import followed
 
 ANSWERS = 6
+
+# "This is an ordinary sentence in my language, and I wrote it this morning." or something near it.
+SENTENCES = {
+    "ar": "هذه جملة عادية باللغة العربية كتبتها هذا الصباح في البيت.",
+    "bg": "Това е обикновено изречение на български език, което написах тази сутрин.",
+    "bn": "এটি বাংলা ভাষায় একটি সাধারণ বাক্য যা আমি আজ সকালে লিখেছি।",
+    "de": "Das ist ein ganz gewöhnlicher deutscher Satz, den ich heute Morgen geschrieben habe.",
+    "fa": "این یک جمله معمولی به زبان فارسی است که امروز صبح نوشتم.",
+    "fi": "Tämä on aivan tavallinen suomenkielinen lause, jonka kirjoitin tänä aamuna.",
+    "gu": "આ ગુજરાતી ભાષામાં એક સામાન્ય વાક્ય છે જે મેં આજે સવારે લખ્યું છે.",
+    "hi": "यह हिंदी भाषा में एक साधारण वाक्य है जो मैंने आज सुबह लिखा है।",
+    "it": "Questa è una frase del tutto normale in italiano, che ho scritto questa mattina.",
+    "kn": "ಇದು ಕನ್ನಡ ಭಾಷೆಯಲ್ಲಿ ಒಂದು ಸಾಮಾನ್ಯ ವಾಕ್ಯ.",
+    "ko": "이것은 오늘 아침에 제가 쓴 평범한 한국어 문장입니다.",
+    "mr": "हे मराठी भाषेतील एक साधे वाक्य आहे जे मी आज सकाळी लिहिले आहे.",
+    "ne": "यो नेपाली भाषामा एउटा साधारण वाक्य हो जुन मैले आज बिहान लेखेको हुँ।",
+    "pa": "ਇਹ ਪੰਜਾਬੀ ਭਾਸ਼ਾ ਵਿੱਚ ਇੱਕ ਆਮ ਵਾਕ ਹੈ।",
+    "pt": "Esta é uma frase perfeitamente normal em português, que não escrevi ontem à noite.",
+    "ru": "Это совершенно обычное предложение на русском языке, которое я написал сегодня утром.",
+    "sw": "Hii ni sentensi ya kawaida katika lugha ya Kiswahili ambayo niliandika leo asubuhi.",
+    "ta": "இது தமிழ் மொழியில் ஒரு சாதாரண வாக்கியம்.",
+    "te": "ఇది తెలుగు భాషలో ఒక సాధారణ వాక్యం.",
+    "th": "นี่คือประโยคธรรมดาในภาษาไทยที่ฉันเขียนเมื่อเช้านี้",
+    "ur": "یہ اردو زبان میں ایک عام جملہ ہے جو میں نے آج صبح لکھا ہے۔",
+    "vi": "Đây là một câu bình thường bằng tiếng Việt mà tôi đã viết sáng nay.",
+}
 
 
 def nth_paragraph(given: dict[str, Any]) -> str:
@@ -50,6 +79,13 @@ OBEY: dict[str, Callable[[str, dict[str, Any]], str]] = {
     "english_lowercase": lambda text, _given: text.lower(),
     "english_capital": lambda text, _given: text.upper(),
     "no_comma": lambda text, _given: text.replace(",", ""),
+    "response_language": lambda _text, given: SENTENCES.get(given["language"], "A sentence in English."),
+    "frequency": lambda text, given: text + f" {given['keyword']}" * given["frequency"],
+    "letter_frequency": lambda text, given: text + f" {given['letter']}" * given["let_frequency"],
+    "forbidden_words": lambda text, given: f"{text} {given['forbidden_words'][0]}",  # broken, for a change
+    "number_sentences": lambda text, given: text + " Dr. Who wrote it." * given["num_sentences"],
+    "number_words": lambda text, given: text + " well-made words" * (given["num_words"] // 2),
+    "capital_word_frequency": lambda text, given: text + " LOUD" * given["capital_frequency"],
     "number_placeholders": lambda text, given: text + " [a]" * given["num_placeholders"],
 }
 
@@ -63,11 +99,32 @@ def made_up(row: dict[str, Any], texts: list[str], rng: random.Random) -> str:
     return text
 
 
-def main(path: Path) -> int:
+def natural(data: Path) -> list[str]:
+    """Texts as people and models write them."""
+    stories = [json.loads(path.read_text()) for path in sorted(data.glob("musr*/*.json"))]
+    answers = (data / "gsm8k/test.jsonl").read_text().splitlines()
+    return [row["context"] for rows in stories for row in rows] + [json.loads(line)["answer"] for line in answers]
+
+
+def counted(texts: list[str]) -> str:
+    """How often sentences and words in capitals are counted as NLTK's tokenizers make the authors' code count them."""
+    import nltk  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    from flagrelease.evaluation.instructions import capital_words, sentences
+
+    try:
+        parted = sum(len(nltk.sent_tokenize(text)) != len(sentences(text)) for text in texts)
+        loud = sum(sum(map(str.isupper, nltk.word_tokenize(text))) != len(capital_words(text)) for text in texts)
+    except LookupError:
+        return "NLTK's data is missing"
+    return f"{len(texts)} texts: another number of sentences in {parted}, of words in capitals in {loud}"
+
+
+def main(data: Path) -> int:
     from if_verifiable import IFEvalSample, evaluate_output_for_sample  # type: ignore[import-not-found]
 
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    texts = [row["prompt"] for row in rows]
+    rows = [json.loads(line) for line in (data / "ifeval/input_data.jsonl").read_text().splitlines()]
+    texts = [row["prompt"] for row in rows] + natural(data)
     rng = random.Random(1)
     compared, kept, differ, lacking = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows * ANSWERS:
@@ -87,6 +144,7 @@ def main(path: Path) -> int:
         print(f"{name:45} {compared[name]:5} compared {kept[name]:5} followed {differ[name]:3} differ")
     print(f"{'all':45} {compared.total():5} compared {kept.total():5} followed {differ.total():3} differ")
     print(f"not compared, NLTK's data is missing: {dict(lacking)}")
+    print(counted(texts))
     return 0
 
 

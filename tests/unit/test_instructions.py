@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_tasks import real
 
-from flagrelease.evaluation.instructions import CHECKS, followed
+from flagrelease.evaluation.instructions import CHECKS, capital_words, followed, sentences
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.tasks import TASKS
 
@@ -64,6 +64,28 @@ LANGUAGE = [
     ("change_case:english_lowercase", {}, "this is a perfectly ordinary sentence.", "This is a sentence."),
     ("change_case:english_capital", {}, "THIS IS A PERFECTLY ORDINARY SENTENCE.", "This is a sentence."),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("One. Two! Three?", 3),
+        ("Dr. Who lives in the U.K. with J. Smith.", 1),
+        ("It is 3.5 m long, i.e. long.", 1),
+        ('He said: "No." Then he left.', 2),
+        ('"No." he said.', 2),
+        ("Wait... what? Yes.", 2),
+        ("no end", 1),
+        ("* * *", 0),
+        ("", 0),
+    ],
+)
+def test_sentences_are_counted(text: str, n: int) -> None:
+    assert len(sentences(text)) == n
+
+
+def test_words_in_capitals_are_counted() -> None:
+    assert capital_words("I'm in the U.S. with WELL-MADE a.b, NATO2 and Me") == ["I", "U.S", "WELL-MADE", "NATO2"]
 
 
 @pytest.mark.parametrize(("name", "arguments", "good", "bad"), CASES)

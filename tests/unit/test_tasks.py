@@ -15,7 +15,7 @@ from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.sheet import choose, draw_up
 from flagrelease.evaluation.tasks import TASKS, task_named
-from flagrelease.evaluation.tasks.choices import read_choices
+from flagrelease.evaluation.tasks.choices import REASONED_PROMPT, read_choices
 from flagrelease.ports.harness import Ask
 
 CHECKOUT = Path(__file__).parents[2]
@@ -102,6 +102,21 @@ def test_gpqa_keeps_its_order_of_choices_and_favours_no_letter(tmp_path: Path) -
     first = [choice.right for choice in read_choices(written(tmp_path, rows).files[0])]
     assert first == [choice.right for choice in read_choices(written(tmp_path, rows).files[0])]
     assert all(70 <= first.count(index) <= 130 for index in range(4))
+
+
+def test_gpqa_s_order_of_choices_is_fixed_for_ever(tmp_path: Path) -> None:
+    """evalscope 1.14.1's for this question. Another order would be another prompt, and baselines would be worthless."""
+    (choice,) = read_choices(written(tmp_path, [ROWS["gpqa"]]).files[0])
+    assert choice.options == ("two", "one", "three", "four")
+
+
+def test_reasoned_prompts_are_those_that_evalscope_makes_of_the_template(tmp_path: Path) -> None:
+    test = written(tmp_path, [ROWS["hub mmlu"]], "test.jsonl")
+    dev = written(tmp_path, [ROWS["hub mmlu"] | {"question": "Where?"}], "dev.jsonl")
+    (question,) = TASKS["multiple-choice-cot"].read(DataSet(benchmark="m", digest="", files=test.files + dev.files), 1)
+    lines = "A) one\nB) two\nC) three\nD) four"
+    asked = REASONED_PROMPT.format(letters="A,B,C,D", question="Which?", choices=lines)
+    assert question.messages[0]["content"] == f"Where?\n{lines}\nANSWER: C\n\n{asked}"
 
 
 def test_a_story_is_in_the_id_of_its_questions(tmp_path: Path) -> None:

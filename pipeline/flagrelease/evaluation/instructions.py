@@ -1,11 +1,13 @@
 """Instructions that a program can check, as IFEval names them (Zhou et al. 2023, arXiv 2311.07911).
 
-Words are runs of letters, digits and underscores, and sentences end at `.`, `!` or `?` before white space; the
-authors' own program uses NLTK's tokenizers there, which differ on abbreviations and hyphens.
+Words are runs of letters, digits and underscores. A sentence ends at `.`, `!` or `?` before white space, but not at the
+`.` of an initial or a common abbreviation, or before a small letter. The authors' own program uses NLTK's tokenizers
+there; docs/evaluation.md says how often they differ.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,10 +15,14 @@ from typing import Any
 
 from flagrelease.errors import EnvironmentFault
 
-__all__ = ["CHECKS", "followed"]
+__all__ = ["CHECKS", "capital_words", "followed", "sentences"]
 
 Arguments = Mapping[str, Any]
 
+_STOP = re.compile(r"([.!?])([\"'”’)\]]*)\s+(?=(\S))")
+_TITLES = r"mr|mrs|ms|dr|prof|st|vs|inc|ltd|co|corp|jr|sr|gen|col|sen|rep|gov|[ap]\.m|u\.[ksn]"
+_SHORT = re.compile(rf"(?<!\w)(?:[A-Z]|(?i:{_TITLES}))\.\Z")
+_WORD = re.compile(r"\w(?:\.\w)+|[\w-]+")
 _FENCE = re.compile(r"^```(?:json)?\s*|\s*```$", re.IGNORECASE)
 _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -35,8 +41,16 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def _sentences(text: str) -> list[str]:
-    return [part for part in re.split(r"(?<=[.!?])[\"')\]]*\s+", text.strip()) if re.search(r"\w", part)]
+def sentences(text: str) -> list[str]:
+    begins = [0]
+    for found in _STOP.finditer(text):
+        mark, closing, following = found.groups()
+        short = _SHORT.search(text, max(begins[-1], found.end(1) - 8), found.end(1))
+        goes_on = mark == "." and not closing and (following.islower() or short)
+        if not goes_on:
+            begins.append(found.end())
+    parts = [text[begin:end] for begin, end in itertools.pairwise((*begins, len(text)))]
+    return [part for part in parts if re.search(r"\w", part)]
 
 
 def _keywords(text: str, arguments: Arguments) -> bool:
@@ -76,7 +90,7 @@ def _detected(text: str) -> str:
 
 
 def _number_sentences(text: str, arguments: Arguments) -> bool:
-    return _compare(len(_sentences(text)), arguments["num_sentences"], arguments["relation"])
+    return _compare(len(sentences(text)), arguments["num_sentences"], arguments["relation"])
 
 
 def _number_words(text: str, arguments: Arguments) -> bool:
@@ -164,9 +178,12 @@ def _end(text: str, arguments: Arguments) -> bool:
     return text.strip().strip('"').lower().endswith(str(arguments["end_phrase"]).strip().lower())
 
 
+def capital_words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if word.isupper()]
+
+
 def _capital_words(text: str, arguments: Arguments) -> bool:
-    count = sum(word.isupper() for word in re.findall(r"[\w'-]+", text))
-    return _compare(count, arguments["capital_frequency"], arguments["capital_relation"])
+    return _compare(len(capital_words(text)), arguments["capital_frequency"], arguments["capital_relation"])
 
 
 def _capital(text: str, _arguments: Arguments) -> bool:

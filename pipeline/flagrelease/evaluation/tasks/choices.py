@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,13 @@ from flagrelease.evaluation.data import DataFile, DataSet, Row
 from flagrelease.evaluation.question import Grade, Message, Question, Reply, Task, stable_id
 from flagrelease.evaluation.text import letter
 
-__all__ = ["LETTER", "REASONED", "Choice", "read_choices"]
+__all__ = ["LETTER", "REASONED", "REASONED_PROMPT", "Choice", "read_choices"]
+
+REASONED_PROMPT = (
+    "Answer the following multiple choice question. Think step by step. The last line of your answer has to be of the "
+    "form `ANSWER: LETTER`, where LETTER is one of {letters}.\n\n{question}\n\n{choices}"
+)
+"""Letters as `A,B,C`, choices as lines `A) …`: what evalscope makes of such a template, so both can ask the same."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPTION = re.compile(r"^([A-Z])[.)] ?", re.MULTILINE)
@@ -37,9 +44,8 @@ class Choice:
     def letters(self) -> str:
         return LETTERS[: len(self.options)]
 
-    @property
-    def lines(self) -> str:
-        return "\n".join(f"{name}. {option}" for name, option in zip(self.letters, self.options, strict=True))
+    def lines(self, mark: str) -> str:
+        return "\n".join(f"{name}{mark} {option}" for name, option in zip(self.letters, self.options, strict=True))
 
 
 def read_choices(file: DataFile) -> Iterator[Choice]:
@@ -146,14 +152,16 @@ def _arc(row: Row, _subset: str) -> Iterator[Choice]:
 
 
 def _gpqa(row: Row, subset: str) -> Iterator[Choice]:
-    """The order of the choices follows from the question's own text: the same on every side, and no letter favoured."""
-    right = row["Correct Answer"].strip()
-    options = [right] + [row[f"Incorrect Answer {index}"].strip() for index in (1, 2, 3)]
-    text = row["Question"].strip()
-    order = sorted(range(4), key=lambda index: hashlib.sha256(f"{text}\0{options[index]}\0{index}".encode()).digest())
+    """The order of the choices follows from the question's own text, as evalscope derives it: the same on every side
+    and in both harnesses, and no letter favoured."""
+    options = [row[f"Incorrect Answer {index}"].strip() for index in (1, 2, 3)] + [row["Correct Answer"].strip()]
+    text = row["Question"]
+    order = [0, 1, 2, 3]
+    seed = hashlib.sha256(text.strip().encode()).digest()[:8]
+    random.Random(int.from_bytes(seed, "big")).shuffle(order)
     shuffled = tuple(options[index] for index in order)
     name = str(row.get("Record ID") or stable_id(text, *options))
-    yield Choice(subset=subset, id=name, text=text, options=shuffled, right=order.index(0))
+    yield Choice(subset=subset, id=name, text=text, options=shuffled, right=order.index(3))
 
 
 def _musr(row: Row, subset: str) -> Iterator[Choice]:
@@ -224,17 +232,14 @@ def _letter_prompt(choice: Choice, examples: Sequence[Choice]) -> str:
         head = f"Answer this multiple choice question{about} with the letter of the right choice and nothing else.\n\n"
     else:
         head = f"The following are multiple choice questions (with answers){about}.\n\n"
-    shown = [f"{one.text}\n{one.lines}\nAnswer: {one.letters[one.right]}\n\n" for one in examples]
-    return f"{head}{''.join(shown)}{choice.text}\n{choice.lines}\nAnswer:"
+    shown = [f"{one.text}\n{one.lines('.')}\nAnswer: {one.letters[one.right]}\n\n" for one in examples]
+    return f"{head}{''.join(shown)}{choice.text}\n{choice.lines('.')}\nAnswer:"
 
 
 def _reasoned_prompt(choice: Choice, examples: Sequence[Choice]) -> str:
-    shown = [f"{one.text}\n\n{one.lines}\n\nAnswer: {one.letters[one.right]}\n\n" for one in examples]
-    return (
-        f"{''.join(shown)}Answer the following multiple choice question. Think step by step. The last line of your "
-        f"answer has to be of the form `Answer: LETTER`, where LETTER is one of {choice.letters}.\n\n"
-        f"{choice.text}\n\n{choice.lines}"
-    )
+    shown = [f"{one.text}\n{one.lines(')')}\nANSWER: {one.letters[one.right]}\n\n" for one in examples]
+    asked = REASONED_PROMPT.format(letters=",".join(choice.letters), question=choice.text, choices=choice.lines(")"))
+    return f"{''.join(shown)}{asked}"
 
 
 def read_letter(data: DataSet, shots: int) -> list[Question]:

@@ -11,9 +11,9 @@ from flagrelease.evaluation.data import DataSet, Row
 from flagrelease.evaluation.question import Grade, Question, Reply, Task, stable_id
 from flagrelease.evaluation.text import boxed, integer, marked
 
-__all__ = ["INTEGER", "MATH"]
+__all__ = ["INTEGER", "MATH", "PROMPT"]
 
-_PROMPT = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
+PROMPT = "{question}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 _TEXT = ("problem", "question", "Question", "Problem")
 _ANSWER = ("answer", "Answer", "solution")
 
@@ -43,7 +43,7 @@ def _question(row: Row, text: str, reference: object, subset: str = "all") -> Qu
     return Question(
         subset=subset,
         id=str(row.get("unique_id") or stable_id(text)),
-        messages=({"role": "user", "content": _PROMPT.format(question=text)},),
+        messages=({"role": "user", "content": PROMPT.format(question=text)},),
         reference=reference,
     )
 
