@@ -43,6 +43,12 @@ class Cell:
         """Whether the baseline is evaluated on this very chip."""
         return self.baseline.chip == self.chip_name
 
+    @property
+    def holds_both(self) -> bool:
+        """Whether both stacks can be up at once on the chip. As users start it, a server takes an accelerator's memory
+        whole, unless the matrix says that two fit."""
+        return self.chip.vendor == "cpu" or self.model.serve.beside
+
 
 def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
     """All cells of the matrix in its order, the excluded ones with their reason."""

@@ -79,12 +79,14 @@ class Chip:
 class Serve:
     """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine.
 
-    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF.
+    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF. `beside` says that
+    the chip's memory holds two of these servers, so that both stacks stay up and take turns while they are compared.
     """
 
     name: str
     engine: Literal["vllm", "sglang", "llama_cpp"]
     convert: Literal["safetensors"] | None = None
+    beside: bool = False
     port: int = 8000
     max_model_len: int = 4096
     concurrency: int = 8

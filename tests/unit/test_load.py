@@ -151,7 +151,7 @@ def test_vllm_runs_inside_and_cleans_up() -> None:
     load_vllm.VllmBench(execute, model="M", tokenizer="/nfs/models/M", port=8001).measure(POINT, 5)
     line = " ".join(ran[0])
     assert line.startswith("vllm bench serve --backend openai --base-url http://127.0.0.1:8001 ")
-    for part in ("--seed 5", "--num-prompts 6", "--max-concurrency 2", "--ignore-eos", "--save-detailed"):
+    for part in ("--seed 5", "--num-prompts 6", "--num-warmups 2", "--max-concurrency 2", "--ignore-eos", "--save-detailed"):
         assert part in line
     assert [words[0] for words in ran] == ["vllm", "cat", "rm"]
 

@@ -94,6 +94,7 @@ class Rated:
 
     server: Stood
     name: str = "a stand-in"
+    warms_up: bool = False
 
     def measure(self, point: LoadPoint, seed: int) -> Load:
         world, stack = self.server.world, self.server.stack

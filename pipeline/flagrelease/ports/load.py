@@ -81,10 +81,13 @@ class Load:
 
 
 class LoadGenerator(Protocol):
-    """Puts load on one server. `name` says with which tool, for the record."""
+    """Puts load on one server. `name` says with which tool, for the record; one that `warms_up` begins each run with a
+    warm-up of its own, left out of the result."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def warms_up(self) -> bool: ...
 
     def measure(self, point: LoadPoint, seed: int) -> Load:
         """One run; `seed` makes the prompts. Failed requests are in it, with their errors.

@@ -33,6 +33,7 @@ class EvalscopePerf:
     """`program` is evalscope's; `tokenizer` a folder with the model's tokenizer on this host."""
 
     name = "evalscope perf"
+    warms_up = False
 
     def __init__(
         self, program: str, command: Command, *, base_url: str, model: str, tokenizer: Path, seconds: float = 7200.0

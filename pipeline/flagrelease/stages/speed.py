@@ -1,8 +1,9 @@
 """speed: the image under load beside the native stack on the same chip, in turns.
 
 An accelerator's memory holds one server as users start it, so there each round starts both stacks anew, one after the
-other, and what differs from start to start is in the interval. On a CPU both stay up and one is asked at a time: runs
-that are to be compared are then seconds apart, which counts on a machine with other work.
+other, and what differs from start to start is in the interval. Where a chip holds both (a CPU, or a small model that
+leaves room) both stay up and one is asked at a time: runs that are to be compared are then seconds apart, which counts
+on a machine with other work.
 """
 
 from __future__ import annotations
@@ -159,10 +160,6 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
     return StreamingLoad(server.base_url, server.model)
 
 
-def _together(job: Job) -> bool:
-    return job.cell.chip.vendor == "cpu"
-
-
 class _Measuring:
     """Rounds, kept in the scratch folder as soon as both stacks are measured, so that a killed run goes on.
 
@@ -192,7 +189,7 @@ class _Measuring:
             self.name = kept.tool
             return dict(zip(kept.points, kept.pairs, strict=True))
         stacks = (BASELINE, self._job.cell.stack)
-        groups = [[point] for point in points] if _together(self._job) else [list(points)]
+        groups = [[point] for point in points] if self._job.cell.holds_both else [list(points)]
         sides: dict[Stack, dict[LoadPoint, Load]] = {stack: {} for stack in stacks}
         for group in groups:
             for stack in stacks:
@@ -204,7 +201,7 @@ class _Measuring:
 
     @contextmanager
     def _server(self, stack: Stack) -> Iterator[Served]:
-        if not _together(self._job):
+        if not self._job.cell.holds_both:
             self._warm.clear()
             with self._start(stack, beside=False) as server:
                 yield server
@@ -223,7 +220,7 @@ class _Measuring:
         generator = self._tool(self._job, context, server)
         self.name = generator.name
         seed = 2 * number + 1  # new prompts each round, the same for both stacks
-        if (stack, point) not in self._warm:
+        if not generator.warms_up and (stack, point) not in self._warm:
             context.progress.doing(f"{stack}: {point}, warming up")
             with context.meter.waiting():
                 generator.measure(replace(point, requests=point.concurrency), seed + 1)
@@ -289,7 +286,7 @@ def _result(
         points=tuple(_point(point, asked[point], pairs[point], judged[point]) for point in asked),
         baseline_name=f"{BASELINE} on {job.cell.chip_name}",
         tool=tool,
-        turns=TOGETHER if _together(job) else ALONE,
+        turns=TOGETHER if job.cell.holds_both else ALONE,
         left_out=_too_long(job),
         evidence=(_evidence(context, job.cell.stack, pairs),),
     )
