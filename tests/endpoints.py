@@ -88,6 +88,10 @@ class Endpoint:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         length = int(head.partition("content-length:")[2].partition("\r\n")[0])
         request = json.loads(await reader.readexactly(length))
+        if "messages" not in request:  # it chats, and does nothing else
+            writer.write(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            return True
         prompt = request["messages"][-1]["content"]
         self.requests.append(request)
         self.asked[prompt] += 1

@@ -1,4 +1,7 @@
-"""A tiny language model on loopback that speaks vLLM's or llama.cpp's dialect of the completions protocol."""
+"""A tiny language model on loopback that speaks vLLM's or llama.cpp's dialect of the completions protocol.
+
+As llama.cpp's server does, that dialect says nothing of a lone token that is part of a character (here: PART).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any, Literal
 
 Dialect = Literal["vllm", "llama.cpp", "bare"]
 WORDS = 30
+PART = 7
 
 
 class Model:
@@ -82,9 +86,12 @@ def _choice(model: Model, dialect: Dialect, request: dict[str, Any]) -> dict[str
             {"id": token, "top_logprobs": [{"id": word, "logprob": value} for word, value in top.items()]}
             for token, top in zip(tokens, tops, strict=True)
         ]
-        return {"text": "", "logprobs": {"content": rows} if "logprobs" in request else None}
+        ended = len(tokens) < request["max_tokens"]
+        named = "logprobs" in request and rows and tokens != [PART]
+        logprobs = {"content": rows} if named else None
+        return {"text": "word" * len(rows), "finish_reason": "stop" if ended else "length", "logprobs": logprobs}
     if dialect == "bare":
-        return {"text": "", "logprobs": None}
+        return {"text": "word", "finish_reason": "length", "logprobs": None}
     columns = {
         "tokens": [f"token_id:{token}" for token in tokens],
         "top_logprobs": [{f"token_id:{word}": value for word, value in top.items()} for top in tops],

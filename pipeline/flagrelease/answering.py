@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from flagrelease import baselines, results
+from flagrelease import baselines, fidelity, results
 from flagrelease.cell import fingerprint
 from flagrelease.errors import SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
+from flagrelease.evidence import Evidence
 from flagrelease.gates import ALPHA
 from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
@@ -64,11 +65,13 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """All answers, with how many of them this run asked and the seconds that took."""
+    """All answers, with how many of them this run asked and the seconds that took; beside them the fidelity probe."""
 
     pairs: tuple[Pair, ...]
     asked: int
     seconds: float
+    likeness: results.Likeness
+    evidence: tuple[Evidence, ...] = ()
 
 
 def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness, serve: Serve) -> Gathered:
@@ -77,8 +80,23 @@ def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness
     with Servers(job, context, serve) as servers:
         answering = _Answering(job, context, counted, servers, fail_alpha=ALPHA / len(sheets))
         known = [answering.baseline(sheet) for sheet in sheets]
+        reference = _reference(job, context, servers)
         pairs = tuple(answering.pair(sheet, side) for sheet, side in zip(sheets, known, strict=True))
-    return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds)
+        if together(job):  # both are up by now, unless nothing was missing
+            reference = _reference(job, context, servers)
+        likeness, evidence = fidelity.result(context, job.cell, reference, servers.get(job.cell.stack))
+    return Gathered(
+        pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence
+    )
+
+
+def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Reference | str | None:
+    """The kept one, or a new one where the baseline's server is up: a diagnostic starts none."""
+    cell, weights = job.cell, context.upstream["weights"]
+    kept = fidelity.find(context, cell, weights)
+    if kept is None and servers.up(cell.baseline.stack):
+        return fidelity.keep(context, cell, weights, servers.get(cell.baseline.stack))
+    return kept
 
 
 def together(job: Job) -> bool:
@@ -106,6 +124,9 @@ class Servers:
         starting = self._serve(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
         self._up[stack] = self._stack.enter_context(starting)
         return self._up[stack]
+
+    def up(self, stack: Stack) -> bool:
+        return stack in self._up
 
     def __enter__(self) -> Servers:
         return self

@@ -1,8 +1,8 @@
 """The fidelity probe: how alike two served stacks compute. A diagnostic beside the verdict, never a gate.
 
 The reference answers a few fixed prompts greedily; the candidate answers them as well, and scores the reference's
-tokens. How far the reference is from itself, asked again with all prompts at once, is the range to read that against:
-a server's own rounding depends on what shares a batch (Yuan et al. 2025, arXiv 2506.09501).
+tokens. How far the reference is from itself, asked once more alone and then all at once, is the range to read that
+against: a server's own rounding depends on what shares a batch (Yuan et al. 2025, arXiv 2506.09501).
 """
 
 from __future__ import annotations
@@ -54,23 +54,25 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The reference's readings, and its distance from itself."""
+    """The reference's readings, and how far it is from itself: alone, and with all prompts at once."""
 
     method: str
     readings: tuple[Reading, ...]
-    noise: Fidelity
+    noise: tuple[Fidelity, ...]
 
 
 def refer(source: Probabilities) -> Reference:
-    """Ask the reference: each prompt alone, then all at once. Raises NotOffered, NoAnswer."""
+    """Ask the reference: each prompt alone, once more, then all at once. Raises NotOffered, NoAnswer."""
     first = []
     for text in PROMPTS:
         prompt = source.tokens(text)
         own = source.greedy(prompt, TOKENS)
         first.append(Reading(prompt=prompt, own=own, forced=source.forced(prompt, own.tokens, own)))
+    again = [_read(source, reading) for reading in first]
     with ThreadPoolExecutor(len(first)) as pool:
-        again = list(pool.map(lambda reading: _read(source, reading), first))
-    return Reference(method=source.method, readings=tuple(first), noise=distance(first, again))
+        at_once = list(pool.map(lambda reading: _read(source, reading), first))
+    noise = (distance(first, again), distance(first, at_once))
+    return Reference(method=source.method, readings=tuple(first), noise=noise)
 
 
 def compare(source: Probabilities, reference: Reference) -> tuple[Reading, ...]:
@@ -139,7 +141,7 @@ def result(
         tokens=sum(len(reading.own.tokens) for reading in reference.readings),
         candidate=away,
         noise=reference.noise,
-        outside=outside(away, [reference.noise]),
+        outside=outside(away, reference.noise),
     )
     return likeness, (context.evidence.put(_FILE, _pretty(likeness, reference.readings, found)),)
 

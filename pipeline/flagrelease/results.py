@@ -122,14 +122,15 @@ class BenchmarkScore:
 class Likeness:
     """How alike candidate and baseline compute, by greedy and teacher-forced tokens: a diagnostic, never a gate.
 
-    `reason` says why it was not measured. `noise` is the baseline against itself, `outside` names the measures of
-    `candidate` that lie beyond it; `method` says how tokens were scored, `tokens` how many of the baseline's."""
+    `reason` says why it was not measured. `noise` is the baseline against itself, asked alone and all at once;
+    `outside` names the measures of `candidate` that lie beyond it. `method` says how tokens were scored, `tokens` how
+    many of the baseline's."""
 
     reason: str = ""
     method: str = ""
     tokens: int = 0
     candidate: Fidelity | None = None
-    noise: Fidelity | None = None
+    noise: tuple[Fidelity, ...] = ()
     outside: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import served_cell as given
-from flagrelease import buildcontext, results
+from flagrelease import buildcontext, fidelity, results, serving
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.lock import LockedChip
@@ -27,7 +27,7 @@ class Started:
     """A cell whose weights and image stages have run, once for all tests here."""
 
     def __init__(self, root: Path, engine: Engine, registry: str) -> None:
-        self.job = given.job(given.cell(), f"{registry}/{uuid.uuid4().hex[:8]}")
+        self.job = given.job(given.cell(args={"threads": 1}), f"{registry}/{uuid.uuid4().hex[:8]}")
         self.context = given.context(root, runner=engine)
         ports = replace(self.context.ports, hubs=RealHubs())
         self.weights = weights.run(self.job, replace(self.context, ports=ports))
@@ -115,3 +115,27 @@ def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
     with pytest.raises(EnvironmentFault, match="flagrelease-absent:1 is not here") as caught:
         image.run(job, started.context)
     assert "make base" in caught.value.hint
+
+
+def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(started: Started) -> None:
+    cell, context = started.job.cell, started.after()
+    weights_folder = started.context.workspace.weights
+    damaged = replace(started.weights, folder="damaged")
+    (weights_folder / "damaged").mkdir()
+    for path in (weights_folder / started.weights.folder).glob("*.gguf"):
+        data = bytearray(path.read_bytes())
+        middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
+        data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
+        (weights_folder / "damaged" / path.name).write_bytes(data)
+    with serving.served(started.job, context, image=started.image, weights=started.weights, stack="native") as server:
+        reference = fidelity.keep(context, cell, started.weights, server)
+    assert isinstance(reference, fidelity.Reference)
+    with serving.served(started.job, context, image=started.image, weights=damaged, stack="flagos") as server:
+        likeness, kept_as = fidelity.result(context, cell, reference, server)
+    assert likeness.candidate is not None, likeness.reason
+    assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)
+    assert "KL" in likeness.outside
+    assert likeness.candidate.exact_match < 1
+    kept = json.loads(context.evidence.read(kept_as[0]))
+    assert [row["prompt"] for row in kept["prompts"]] == list(fidelity.PROMPTS)
+    assert kept["candidate"]["kl"] == likeness.candidate.kl

@@ -19,6 +19,9 @@ __all__ = ["TOP", "Continuation", "NotOffered", "Probabilities", "ServedProbabil
 TOP = 20
 """Tokens named at each position: what vLLM allows unless it is told otherwise (`--max-logprobs`)."""
 
+_LONGEST_CHARACTER = 4
+"""Bytes, and so at most tokens, of a character: llama.cpp's server names a token only when its character is whole."""
+
 TopLogprobs = Mapping[str, float]
 """Token id as text → natural logarithm of its probability; the most likely ones, and perhaps the one that came."""
 
@@ -83,7 +86,7 @@ class ServedProbabilities:
 
     def greedy(self, prompt: Sequence[int], count: int) -> Continuation:
         choice = self._complete(prompt, max_tokens=count, logprobs=TOP)
-        return _continuation(choice.get("logprobs"))
+        return _continuation(choice)
 
     def forced(self, prompt: Sequence[int], tokens: Sequence[int], own: Continuation) -> tuple[TopLogprobs, ...]:
         if self._whole is not False:
@@ -94,10 +97,16 @@ class ServedProbabilities:
         # Up to the first difference, and at it, the server's own continuation stood after the same tokens.
         same = next((i for i, (a, b) in enumerate(zip(tokens, own.tokens, strict=False)) if a != b), len(own.tokens))
         found = list(own.top[: same + 1][: len(tokens)])
-        for position in range(len(found), len(tokens)):
-            choice = self._complete([*prompt, *tokens[:position]], max_tokens=1, logprobs=TOP)
-            found += _continuation(choice.get("logprobs")).top[:1] or ({},)  # the model would end here
+        found += [self._next([*prompt, *tokens[:position]]) for position in range(len(found), len(tokens))]
         return tuple(found)
+
+    def _next(self, prompt: Sequence[int]) -> TopLogprobs:
+        """The next token's; nothing where the model would end here."""
+        for count in (1, _LONGEST_CHARACTER):
+            choice = self._complete(prompt, max_tokens=count, logprobs=TOP)
+            if choice.get("logprobs") is not None:
+                return _continuation(choice).top[0]
+        return {}
 
     def _scored(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[TopLogprobs, ...] | None:
         """All positions at once; None where the server passes over the request's `prompt_logprobs`."""
@@ -131,8 +140,11 @@ class ServedProbabilities:
         return document
 
 
-def _continuation(found: Any) -> Continuation:
+def _continuation(choice: Mapping[str, Any]) -> Continuation:
     """Reads llama.cpp's list of entries with ids, or vLLM's columns whose tokens are spelt `token_id:7`."""
+    found = choice.get("logprobs")
+    if found is None and choice.get("finish_reason") == "stop" and choice.get("text") == "":
+        return Continuation(tokens=(), top=())  # llama.cpp on a model that ends at once
     try:
         if isinstance(found, dict) and isinstance(found.get("content"), list):
             rows = found["content"]

@@ -101,7 +101,8 @@ def _result(job: Job, context: Context, gathered: Gathered) -> results.Accuracy:
         sampling=sampling([pair.sheet for pair in pairs]),
         questions_asked=gathered.asked,
         inference_seconds=round(gathered.seconds, 3),
-        evidence=_evidence(context, pairs, judged),
+        likeness=gathered.likeness,
+        evidence=(*_evidence(context, pairs, judged), *gathered.evidence),
     )
 
 
