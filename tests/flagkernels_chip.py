@@ -58,7 +58,7 @@ def write_trace(
         return {"tensor": {"shape": list(shape), "stride": stride, "dtype": "bfloat16"}}
 
     calls = [{"operator": "mm", "overload": "mm", "args": [tensor(m, size), tensor(size, size)]} for m in rows]
-    calls += [{"operator": "once", "overload": "matmul", "args": [tensor(m, size), tensor(size, size)]} for m in once]
+    calls += [{"operator": "once", "overload": "inner", "args": [tensor(m, size), tensor(size, size)]} for m in once]
     calls.append({"operator": "neg", "overload": "neg", "args": [tensor(300)]})
     trace = {
         "format": 1,

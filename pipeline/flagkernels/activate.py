@@ -23,12 +23,14 @@ from flagkernels import bundle as bundles
 from flagkernels import compat, database
 from flagkernels.bundle import Bundle, Operators
 from flagkernels.errors import ChipFault, UsageError
+from flagkernels.nearest import use_nearest
 from flagkernels.overlay import prepare
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
 
 DEFAULT_BUNDLE = Path("/etc/flagos/kernels")
 BUNDLE = "FLAGKERNELS_BUNDLE"
+NONE = "none"
 EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
 """Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
 SOURCE = "FLAGKERNELS_SOURCE"
@@ -39,10 +41,13 @@ _state: Status | None = None
 
 
 def find_bundle() -> Path | None:
-    """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none.
+    """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none, or the variable says
+    `none`: the native stack of the same image.
 
     Raises UsageError when the variable names no folder."""
     if named := os.environ.get(BUNDLE):
+        if named == NONE:
+            return None
         if not Path(named).is_dir():
             raise UsageError(f"{BUNDLE}={named} is no folder", hint="name a bundle, or unset it")
         return Path(named)
@@ -67,6 +72,8 @@ class Status:
     called: set[str] = field(default_factory=set)
     tuning_events: int = 0
     tuned: set[str] = field(default_factory=set)
+    filled: int = 0
+    """Keys that took the nearest tuned key's choice (nearest.py)."""
     compilations: int = 0
     compiled: set[str] = field(default_factory=set)
     pid: int = field(default_factory=os.getpid)
@@ -82,12 +89,13 @@ class Status:
         if self.pid != os.getpid():  # a forked worker counts for itself
             self.pid = os.getpid()
             self.called, self.tuned, self.compiled = set(), set(), set()
-            self.tuning_events = self.compilations = 0
+            self.tuning_events = self.compilations = self.filled = 0
             self.path = self.path.with_name(f"{self.pid}.json")
         value = {name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "pid")}
         value |= {
             "tuning_events": self.tuning_events,
             "compilations": self.compilations,
+            "filled": self.filled,
             "called": sorted(self.called),
             "tuned": sorted(self.tuned),
             "compiled": sorted(self.compiled)[:100],
@@ -108,6 +116,10 @@ class Status:
         self.tuning_events += 1
         self.tuned.add(kernel)
         self.write(soon=not fresh)
+
+    def fill(self, kernel: str) -> None:  # noqa: ARG002 -- as the other events
+        self.filled += 1
+        self.write(soon=True)
 
     def compilation(self, kernel: str) -> None:
         self.compilations += 1
@@ -138,7 +150,8 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     from flagkernels.operators import open_source
 
     source = open_source(os.environ.get(SOURCE, "flag_gems"))
-    if (libentry := sys.modules.get("flag_gems.utils.libentry")) is not None:
+    libentry = sys.modules.get("flag_gems.utils.libentry")
+    if libentry is not None:
         database.harden(libentry.libcache.model)
     folder = effective_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +164,8 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
         accepted=tuple(accepted),
     )
     _count_events(status)
+    if libentry is not None:
+        use_nearest(libentry.LibTuner, status.fill)
     status.keys = _register(source, bundle.operators, status)
     status.write()
     _at_exit(status)
@@ -265,6 +280,7 @@ class Effective:
     called: tuple[str, ...]
     tuning_events: int
     tuned: tuple[str, ...]
+    filled: int
     compilations: int
 
 
@@ -292,6 +308,7 @@ def effective(folder: Path) -> Effective:
         called=tuple(sorted({name for row in rows for name in row["called"]})),
         tuning_events=sum(row["tuning_events"] for row in rows),
         tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
+        filled=sum(row["filled"] for row in rows),
         compilations=sum(row["compilations"] for row in rows),
     )
 

@@ -27,7 +27,7 @@ from flagkernels.digest import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import read_json, write_json, write_text
 
-__all__ = ["Bundle", "Operators", "add_arguments", "build", "digest", "load", "main", "read_operators"]
+__all__ = ["Bundle", "Operators", "add_arguments", "build", "content", "digest", "load", "main", "read_operators"]
 
 FILES = ("operators.yaml", "tuned.db", "report.json", "compat.json")
 INTERMEDIATE = {".source", ".ttir", ".ttgir", ".llir", ".ptx", ".amdgcn", ".ttadapter"}
@@ -110,8 +110,7 @@ def build(
         write_json(part / "report.json", report)
         database.compact(tuned, part / "tuned.db")
         _copy_kernels(triton_cache, part / "triton-cache", kernels)
-        content = _content(part)
-        label = {**asdict(compat), "database": database_name, "content": content}
+        label = {**asdict(compat), "database": database_name, "content": content(part)}
         write_json(part / "compat.json", label)
         part.chmod(0o755)
         if out.exists():
@@ -165,7 +164,7 @@ def load(path: Path, *, verify: bool = True) -> Bundle:
         )
     compat = read_compat(path / "compat.json")
     label = read_json(path / "compat.json")
-    if verify and (actual := _content(path)) != label.get("content"):
+    if verify and (actual := content(path)) != label.get("content"):
         raise BundleCorrupt(
             f"{path} was changed after it was bundled",
             why=f"content is {actual}, was {label.get('content')}",
@@ -185,7 +184,8 @@ def digest(path: Path) -> str:
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file()))
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
+    """What compat.json says of the other files."""
     label = path / "compat.json"
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file() and file != label))
 
@@ -193,7 +193,7 @@ def _content(path: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tuned", type=Path, required=True, help="folder that `tune` wrote")
     parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that `select` wrote")
-    parser.add_argument("--report", type=Path, action="append", default=[], help="further reports to ship (JSON)")
+    parser.add_argument("--report", type=Path, help="report to ship (JSON); default: what `tune` wrote")
     parser.add_argument("--vendor", help="FlagGems vendor name of this chip; default: what `tune` found")
     parser.add_argument("--out", type=Path, required=True, help="the bundle")
 
@@ -203,8 +203,7 @@ def main(args: argparse.Namespace) -> int:
 
     layout = Layout(args.tuned)
     tuned = read_json(layout.report)
-    report = {"tune": {name: value for name, value in tuned.items() if name != "compile_failures"}}
-    report |= {path.stem: read_json(path) for path in args.report}
+    report = read_json(args.report) if args.report else {n: v for n, v in tuned.items() if n != "compile_failures"}
     bundle = build(
         args.out,
         operators=read_operators(args.operators),

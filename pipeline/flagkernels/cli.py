@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from flagkernels.errors import KernelsError
+from flagkernels.errors import ChipFault, KernelsError
+from flagkernels.progress import tell_failure
 
 __all__ = ["STEPS", "main"]
 
 STEPS: dict[str, tuple[str, str]] = {
+    "prepare": ("flagkernels.prepare", "all of the following up to the bundle, going on where it was stopped"),
     "trace": ("flagkernels.trace", "the operators and shapes of a model, from its config.json alone"),
     "qualify": ("flagkernels.qualify", "each operator alone in a process of its own, against float64"),
     "tune": ("flagkernels.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
@@ -61,16 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         step.add_arguments(parser)
         return step.main(parser.parse_args(words[1:]))
     except KernelsError as error:
-        print(f"flagkernels {name}: {error}", file=sys.stderr)  # noqa: T201 -- the command line's own voice
+        tell_failure(name, error)
         return error.exit_code
     except ModuleNotFoundError as error:
-        missing = error.name or str(error)
-        print(  # noqa: T201
-            f"flagkernels {name}: {missing} is not installed\n"
-            "  next: run in the chip's base image, or `pip install 'flagrelease[kernels]'`",
-            file=sys.stderr,
-        )
-        return 6
+        hint = "run in the chip's base image, or `pip install 'flagrelease[kernels]'`"
+        missing = ChipFault(f"{error.name or error} is not installed", hint=hint)
+        tell_failure(name, missing)
+        return missing.exit_code
     except KeyboardInterrupt:
         print(f"flagkernels {name}: interrupted; what is finished is kept, run again to go on", file=sys.stderr)  # noqa: T201
         return 130

@@ -1,13 +1,43 @@
-"""Progress on stderr: one line that updates on a terminal, plain lines otherwise. Base images need not have rich."""
+"""Progress on stderr. On a terminal one line that updates; plain lines otherwise; and for a program that reads along
+one JSON object a line:
+
+    {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}     what goes on, at most twice a second
+    {"step": "qualify", "done": 4, "total": 15, "text": "mm  correct"}  a unit that is finished
+    {"failed": "qualify", "code": 6, "what": …, "why": …, "hint": …}    the error that ended a step
+
+Base images need not have rich."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sys
 import time
 from typing import TextIO
 
-__all__ = ["Progress"]
+from flagkernels.errors import KernelsError
+
+__all__ = ["FORMAT", "Progress", "machine_readable", "tell_failure"]
+
+FORMAT = "FLAGKERNELS_PROGRESS"
+"""Environment variable: `json` for JSON lines, which the steps of `prepare` inherit."""
+EVERY_S = 0.5
+
+
+def machine_readable() -> bool:
+    return os.environ.get(FORMAT) == "json"
+
+
+def tell_failure(step: str, error: KernelsError, stream: TextIO | None = None) -> None:
+    """The error for whoever reads stderr: a program or a person."""
+    stream = stream or sys.stderr
+    if machine_readable():
+        told = {"failed": step, "code": error.exit_code, "what": error.what, "why": error.why, "hint": error.hint}
+        stream.write(json.dumps(told) + "\n")
+    else:
+        stream.write(f"flagkernels {step}: {error}\n")
+    stream.flush()
 
 
 class Progress:
@@ -18,21 +48,30 @@ class Progress:
         self.total = total
         self.done = 0
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+        self.machine = machine_readable()
+        self.live = not self.machine and self.stream.isatty()
         self.began = time.monotonic()
+        self.told = -EVERY_S
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        spent = time.monotonic() - self.began
+        if self.machine:
+            self._tell(text=f"{self.done} of {self.total} in {spent:.1f} s")
+            return
         if self.live:
             self._erase()
-        self.stream.write(f"{self.title}: {self.done} of {self.total} in {time.monotonic() - self.began:.1f} s\n")
+        self.stream.write(f"{self.title}: {self.done} of {self.total} in {spent:.1f} s\n")
         self.stream.flush()
 
     def step(self, text: str) -> None:
         """One unit is finished; `text` says which and how it ended, and stays on the screen."""
         self.done += 1
+        if self.machine:
+            self._tell(text=text)
+            return
         if self.live:
             self._erase()
         self.stream.write(f"[{self.done:>{len(str(self.total))}}/{self.total}] {text}\n")
@@ -40,6 +79,8 @@ class Progress:
 
     def doing(self, text: str) -> None:
         """What goes on right now: the line that updates; nothing where lines cannot."""
+        if self.machine and time.monotonic() - self.told >= EVERY_S:
+            self._tell(doing=text)
         if not self.live:
             return
         self._erase()
@@ -47,6 +88,12 @@ class Progress:
         left = spent / self.done * (self.total - self.done) if self.done else None
         line = f"{self.title} {self.done}/{self.total} {spent:.0f} s" + (f", about {left:.0f} s left" if left else "")
         self.stream.write(f"{line}  {text}"[: shutil.get_terminal_size().columns - 1])
+        self.stream.flush()
+
+    def _tell(self, **words: str) -> None:
+        self.told = time.monotonic()
+        line = {"step": self.title, "done": self.done, "total": self.total, **words}
+        self.stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.stream.flush()
 
     def _erase(self) -> None:

@@ -1,4 +1,6 @@
-"""Kernels of the tests: a matrix product with FlagGems' tuner around it, and one of a single form."""
+"""Operators of the tests: a product with FlagGems' tuner around its kernel, one of a single form, and a wrong one.
+
+The stand-in chip computes nothing, so that each works out its result besides."""
 
 from __future__ import annotations
 
@@ -45,12 +47,12 @@ def neg_kernel(X, Y, N, BLOCK: tl.constexpr):
 
 def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     (m, k), n = a.shape, b.shape[1]
-    out = torch.zeros((m, n), dtype=a.dtype)
+    out = torch.bmm(a[None], b[None])[0]
     product_kernel[(1, 1)](a, b, out, m, n, k, a.stride(0), b.stride(0), out.stride(0))
     return out
 
 
-def matmul_once(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def inner_once(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Fails from its second call on, as an operator does that cannot stand real values."""
     if calls:
         raise RuntimeError("no more products")
@@ -59,6 +61,11 @@ def matmul_once(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def neg(x: torch.Tensor) -> torch.Tensor:
-    out = torch.zeros_like(x)
+    out = torch.mul(x, -1)
     neg_kernel[(1,)](x, out, x.numel(), BLOCK=128)
     return out
+
+
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """Five percent too large."""
+    return torch.mul(torch.mul(x, torch.sigmoid(x)), 1.05)

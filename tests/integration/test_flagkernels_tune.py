@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flagkernels import bundle as bundles
 from flagkernels_chip import flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.integration
@@ -41,7 +44,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 FIRST_CALLS = """
-import flag_gems, json, torch
+import flag_gems, json, sys, torch
 from triton.runtime.autotuner import Autotuner
 timed = []
 before = Autotuner._bench
@@ -49,14 +52,14 @@ Autotuner._bench = lambda tuner, *a, **k: timed.append(1) or before(tuner, *a, *
 for m in (1, 7, 32, 64, 128):
     flag_gems.chip_kernels.mm(torch.ones(m, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16))
 tuner = flag_gems.chip_kernels.product_kernel.fn
-keys = [(m, 64, 64, *["torch.bfloat16"] * 3) for m in (32, 64, 128)]
+keys = [(m, 64, 64, *["torch.bfloat16"] * 3) for m in map(int, sys.argv[1:])]
 print(json.dumps({"timed": len(timed), "chosen": [str(tuner.cache.get(key)) for key in keys]}))
 """
 
 
 def first_calls(flaggems: Path, triton: Path) -> dict[str, Any]:
     """A process with FlagGems alone, without flagkernels: what it times, and what it chooses."""
-    done = python(FIRST_CALLS, FLAGGEMS_CACHE_DIR=str(flaggems), TRITON_CACHE_DIR=str(triton))
+    done = python(FIRST_CALLS, 32, 64, 128, FLAGGEMS_CACHE_DIR=str(flaggems), TRITON_CACHE_DIR=str(triton))
     assert done.returncode == 0, done.stderr
     value: dict[str, Any] = json.loads(done.stdout)
     return value
@@ -101,7 +104,8 @@ def test_a_second_run_has_nothing_to_do(tuned: Path) -> None:
 
 ENGINE = """
 import os, subprocess, sys, torch
-torch.ones(7, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+for m in [7, *map(int, os.environ.get("MORE_ROWS", "").split())]:
+    torch.ones(m, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
 -torch.ones(300, dtype=torch.bfloat16)
 if "worker" not in sys.argv:
     subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[1], "worker"], check=True)
@@ -129,6 +133,28 @@ def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path
     assert stored.read_bytes()[18:20] == b"\2\2"  # write-ahead log: readers and a writer do not wait for each other
 
 
+def test_rows_between_those_that_were_tuned_take_the_nearest_choice(bundle: Path, tmp_path: Path) -> None:
+    told = start(bundle, tmp_path / "effective", tmp_path / "cache", MORE_ROWS="96 300 96")
+    assert told["tuning_events"] == 0
+    assert told["filled"] == 2  # once in the engine; the worker finds them in the database
+    overlay = next((tmp_path / "cache").glob("*/flaggems"))
+    done = python(FIRST_CALLS, 96, 128, 320, FLAGGEMS_CACHE_DIR=str(overlay), TRITON_CACHE_DIR=str(tmp_path / "triton"))
+    assert json.loads(done.stdout)["chosen"] == [report(bundle.parent / "tuned")["tuned"][-1]["config"]] * 3
+
+
+def test_a_kernel_that_was_never_tuned_is_tuned_and_counted(bundle: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(bundle, bare)
+    with closing(sqlite3.connect(bare / "tuned.db")) as connection:
+        (table,) = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchone()
+        connection.execute(f'DELETE FROM "{table}"')  # noqa: S608 -- the name is SQLite's own
+        connection.commit()
+    label = json.loads((bare / "compat.json").read_text())
+    (bare / "compat.json").write_text(json.dumps({**label, "content": bundles.content(bare)}))
+    told = start(bare, tmp_path / "effective", tmp_path / "cache")
+    assert (told["tuning_events"], told["tuned"], told["filled"]) == (12, ["product_kernel"], 0)
+
+
 EARLY = "import flag_gems; from flagkernels import plugin; plugin.register(); print('served')"
 
 
@@ -146,8 +172,6 @@ def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_dat
 
 def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: Path) -> None:
     """The counters count: they must not read zero because nothing is hooked."""
-    from flagkernels import bundle as bundles
-
     bare = tmp_path / "bare"
     loaded = bundles.load(bundle)
     bundles.build(
@@ -261,7 +285,7 @@ def test_an_operator_that_fails_is_a_row_and_the_others_are_tuned(tmp_path: Path
     assert done.returncode == 0, done.stderr
     told = report(tmp_path / "out")
     assert {(row["call"], row["error"]) for row in told["failed"]} == {
-        ("matmul 512×64 64×64", "RuntimeError: no more products")
+        ("inner 512×64 64×64", "RuntimeError: no more products")
     }
     assert [(row["key"][0], row["state"]) for row in told["tuned"]] == [(32, "tuned"), (512, "borrowed")]
 

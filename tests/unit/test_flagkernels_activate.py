@@ -49,8 +49,9 @@ def test_each_process_has_its_own_file_and_events_are_counted(tmp_path: Path) ->
 
 def test_an_operator_is_in_effect_only_where_every_process_has_it(tmp_path: Path) -> None:
     for pid, operators in ((1, ("mm", "add")), (2, ("mm",))):
+        counts = {"tuning_events": pid, "filled": 0, "compilations": 0}
         value: dict[str, Any] = {"pid": pid, "bundle": "ab", "operators": operators, "called": [], "tuned": []}
-        (tmp_path / f"{pid}.json").write_text(json.dumps({**value, "tuning_events": pid, "compilations": 0}))
+        (tmp_path / f"{pid}.json").write_text(json.dumps({**value, **counts}))
     found = effective(tmp_path)
     assert (found.operators, found.partial, found.tuning_events) == (("mm",), ("add",), 3)
     assert found.processes == (1, 2)
@@ -86,6 +87,8 @@ def test_the_bundle_is_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_bundle() is None
     (tmp_path / "compat.json").write_text("{}")
     assert find_bundle() == tmp_path
+    monkeypatch.setenv("FLAGKERNELS_BUNDLE", "none")  # the native stack of the same image
+    assert find_bundle() is None
     monkeypatch.setenv("FLAGKERNELS_BUNDLE", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="is no folder"):
         find_bundle()
