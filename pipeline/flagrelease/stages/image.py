@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import buildcontext, results, wheels
+from flagrelease.base import base_image, counted, locked_base
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
-from flagrelease.lock import LockedChip
 from flagrelease.ports.docker import Pushed
-from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
@@ -43,7 +42,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
     return {
         "repository": repository(job),
         "chip": cell.chip_name,
-        "base": _locked_base(job),
+        "base": locked_base(job),
         "python": cell.chip.python,
         "components": cell.chip.components,
         "device": cell.chip.device,
@@ -65,7 +64,7 @@ def run(job: Job, context: Context) -> results.Image:
     context.progress.doing("asking the registry")
     with context.meter.waiting():
         context.ports.registry.check_push(repository(job))
-    base, found = _base(job, context)
+    base, found = base_image(job, context)
     context.progress.doing("gathering Python packages")
     with context.meter.waiting():
         house = wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
@@ -102,31 +101,6 @@ def intact(result: results.Image, look: Look) -> str:
     if look.registry is None:
         return ""
     return "" if look.registry.digest(result.repository, result.digest) else "the registry does not have it any more"
-
-
-def _locked_base(job: Job) -> LockedChip:
-    return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
-
-
-def _base(job: Job, context: Context) -> tuple[str, LocalImage]:
-    """The base image, pulled where it has a digest. Raises EnvironmentFault where a local one is missing."""
-    locked = _locked_base(job)
-    docker = context.ports.docker
-    if not locked.digest:
-        found = docker.image(locked.base)
-        if found is None:
-            raise EnvironmentFault(
-                f"the base image {locked.base} is not here", why=locked.why, hint="`make base` makes it"
-            )
-        return locked.base, found
-    name, _, tag = locked.base.rpartition(":")
-    name = name if name and "/" not in tag else locked.base
-    reference = f"{name}@{locked.digest}"
-    found = docker.image(reference)
-    if found is None:
-        with context.meter.waiting():
-            found = docker.pull(name, locked.digest, _counted(context, "pulling the base"))
-    return reference, found
 
 
 def _build(job: Job, context: Context, plan: buildcontext.Plan, base: str) -> str:
@@ -178,7 +152,7 @@ def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str,
     while True:
         try:
             with context.meter.waiting():
-                pushed = docker.push(where, tag, _counted(context, "pushing"))
+                pushed = docker.push(where, tag, counted(context, "pushing"))
                 confirmed = context.ports.registry.digest(where, pushed.digest)
             break
         except FlagreleaseError as error:
@@ -207,16 +181,6 @@ def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
         for layer, size in zip(image.layers, sizes, strict=True)
         if layer.removeprefix("sha256:")[:12] in pushed.layers
     )
-
-
-def _counted(context: Context, doing: str) -> Any:
-    before = context.meter.moved
-
-    def moved(done: int, total: int) -> None:
-        context.meter.moved = before + done
-        context.progress.doing(doing, Count(done, total, "B"))
-
-    return moved
 
 
 STAGE = Stage(

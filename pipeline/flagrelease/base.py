@@ -1,0 +1,50 @@
+"""A chip's base image: where it comes from, and how it gets here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flagrelease.errors import EnvironmentFault
+from flagrelease.lock import LockedChip
+from flagrelease.ports.progress import Count
+
+if TYPE_CHECKING:
+    from flagrelease.ports.runner import LocalImage, Moved
+    from flagrelease.stage import Context, Job
+
+
+def locked_base(job: Job) -> LockedChip:
+    return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
+
+
+def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
+    """Its reference and what is here, pulled where it has a digest. Raises EnvironmentFault where a local one is
+    missing."""
+    locked = locked_base(job)
+    docker = context.ports.docker
+    if not locked.digest:
+        found = docker.image(locked.base)
+        if found is None:
+            raise EnvironmentFault(
+                f"the base image {locked.base} is not here", why=locked.why, hint="`make base` makes it"
+            )
+        return locked.base, found
+    name, _, tag = locked.base.rpartition(":")
+    name = name if name and "/" not in tag else locked.base
+    reference = f"{name}@{locked.digest}"
+    found = docker.image(reference)
+    if found is None:
+        with context.meter.waiting():
+            found = docker.pull(name, locked.digest, counted(context, "pulling the base"))
+    return reference, found
+
+
+def counted(context: Context, doing: str) -> Moved:
+    """Adds the bytes that move to the meter, and shows them."""
+    before = context.meter.moved
+
+    def moved(done: int, total: int) -> None:
+        context.meter.moved = before + done
+        context.progress.doing(doing, Count(done, total, "B"))
+
+    return moved
