@@ -14,10 +14,8 @@ import msgspec
 
 from flagrelease import container, serveconfig, wheels
 from flagrelease.cell import Cell
+from flagrelease.layout import DOCKER, Layout
 from flagrelease.stage import Job
-
-MANIFEST = "/etc/flagos/manifest.json"
-FLAGOS_SERVE = "/opt/flagos/bin/flagos-serve"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +32,14 @@ class Plan:
         return self.files["config/manifest.json"][0]
 
 
-def draw(job: Job, house: wheels.Wheelhouse, base: str, base_id: str) -> Plan:
-    """Render the templates and list the files."""
+def draw(job: Job, house: wheels.Wheelhouse, base: str, base_id: str, layout: Layout = DOCKER) -> Plan:
+    """Render the templates and list the files; `layout` decides which paths they hold."""
     cell = job.cell
     labels, remarks = _labels(job, base), _remarks(cell, house)
     files = {
         "Dockerfile": (_render(job, "Dockerfile.j2", **_dockerfile_view(cell, labels)), 0o644),
-        "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell)), 0o644),
-        "config/manifest.json": (_manifest(job, house, base, base_id, remarks), 0o644),
+        "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell, layout)), 0o644),
+        "config/manifest.json": (_manifest(job, house, base, base_id, remarks, layout), 0o644),
         **{f"programs{path}": (program, 0o755) for path, program in programs(cell).items()},
     }
     return Plan(files=files, labels=labels, remarks=remarks, house=house)
@@ -49,9 +47,9 @@ def draw(job: Job, house: wheels.Wheelhouse, base: str, base_id: str) -> Plan:
 
 def programs(cell: Cell) -> dict[str, bytes]:
     """Our own programs, by path in the image."""
-    found = {FLAGOS_SERVE: _inside("flagos_serve.py")}
+    found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
     if cell.model.serve.engine == "llama_cpp":
-        found[serveconfig.LLAMA_SERVER] = _inside("llama_server.py")
+        found[DOCKER.llama_server] = _inside("llama_server.py")
     return found
 
 
@@ -101,7 +99,7 @@ def _dockerfile_view(cell: Cell, labels: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _serve_view(cell: Cell) -> dict[str, Any]:
+def _serve_view(cell: Cell, layout: Layout) -> dict[str, Any]:
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
@@ -109,9 +107,10 @@ def _serve_view(cell: Cell) -> dict[str, Any]:
         "flagscale": cell.chip.components.flagscale,
         "name": cell.model.serve.name,
         "engine": cell.model.serve.engine,
-        "home": serveconfig.HOME,
+        "config": layout.config,
+        "home": layout.home,
         "env": serveconfig.env(cell, "flagos"),
-        "arguments": serveconfig.common(cell),
+        "arguments": serveconfig.common(cell, layout),
         "specific": serveconfig.specific(cell),
     }
 
@@ -154,7 +153,9 @@ def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _manifest(job: Job, house: wheels.Wheelhouse, base: str, base_id: str, remarks: tuple[str, ...]) -> bytes:
+def _manifest(
+    job: Job, house: wheels.Wheelhouse, base: str, base_id: str, remarks: tuple[str, ...], layout: Layout
+) -> bytes:
     cell, weights = job.cell, job.lock.models[job.cell.model_name]
     own = {path: wheels.sha256_of(data) for path, data in programs(cell).items()}
     document = {
@@ -167,7 +168,7 @@ def _manifest(job: Job, house: wheels.Wheelhouse, base: str, base_id: str, remar
         "packages": [msgspec.to_builtins(wheel) for wheel in house.installed],
         "programs": own,
         "remarks": list(remarks),
-        "serve": serveconfig.for_entrypoint(cell),
+        "serve": serveconfig.for_entrypoint(cell, layout),
     }
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
 

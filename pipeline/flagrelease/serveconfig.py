@@ -7,25 +7,20 @@ from typing import Any
 
 from flagrelease import container
 from flagrelease.cell import Cell
-
-HOME = "/var/lib/flagos"
-"""FlagScale's experiment folder in the container: scripts, logs and process ids."""
-
-LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama-server"
-"""Where FlagScale 0.8.0 looks for the engine `llama_cpp`, which it does not ship."""
+from flagrelease.layout import Layout
 
 # FlagScale renames vLLM's option names to llama.cpp's; the native command line needs the same.
 _LLAMA_NAMES = {"served_model_name": "alias", "max_model_len": "ctx_size", "max_num_seqs": "parallel"}
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {"llama_cpp": {"threads": 2}}
 
 
-def common(cell: Cell) -> dict[str, Any]:
+def common(cell: Cell, layout: Layout) -> dict[str, Any]:
     """Engine arguments in vLLM's names, which FlagScale translates for other engines. `port` is given at start."""
     serve = cell.model.serve
     arguments: dict[str, Any] = {
-        "model": container.model_path(cell.model),
+        "model": layout.model(cell.model),
         "served_model_name": cell.model.title,
-        "host": "0.0.0.0",  # noqa: S104 - inside the container
+        "host": layout.address,
         "port": container.PORT,
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.concurrency,
@@ -40,15 +35,15 @@ def specific(cell: Cell) -> dict[str, Any]:
     return {**_DEFAULTS["llama_cpp"], **cell.model.serve.args}
 
 
-def native(cell: Cell) -> list[str]:
+def native(cell: Cell, layout: Layout) -> list[str]:
     """The command line that starts the engine alone, without its port."""
-    arguments = common(cell)
+    arguments = common(cell, layout)
     del arguments["port"]
     model = arguments.pop("model")
     match cell.model.serve.engine:
         case "llama_cpp":
             renamed = {_LLAMA_NAMES.get(name, name): value for name, value in arguments.items()}
-            return [LLAMA_SERVER, "--model", model, *_options(renamed | specific(cell))]
+            return [layout.llama_server, "--model", model, *_options(renamed | specific(cell))]
         case "vllm":
             return ["vllm", "serve", model, *_options(arguments)]
         case "sglang":
@@ -65,12 +60,12 @@ def env(cell: Cell, stack: str) -> dict[str, str]:
     return variables
 
 
-def for_entrypoint(cell: Cell) -> dict[str, Any]:
+def for_entrypoint(cell: Cell, layout: Layout) -> dict[str, Any]:
     """The part of the manifest that the image's entry point reads."""
     return {
         "name": cell.model.serve.name,
-        "logs": f"{HOME}/serve_logs",
-        "native": native(cell),
+        "logs": f"{layout.home}/serve_logs",
+        "native": native(cell, layout),
         "env": {stack: env(cell, stack) for stack in ("flagos", "native")},
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import buildcontext, container, results, usage
+from flagrelease import container, layout, results, usage
 from flagrelease.cell import Cell
 from flagrelease.serving import Served
 from flagrelease.smokechecks import Wrong
@@ -63,10 +63,11 @@ def flagscale_in_effect(at: Inside) -> str:
 
 def manifest_inside(at: Inside) -> str:
     """The image pulled by digest has the manifest that was built, and the versions that it names."""
-    text = at.execute("cat", buildcontext.MANIFEST)
+    path = layout.of(at.image, at.context.workspace).manifest
+    text = at.execute("cat", path)
     kept = next(one for one in at.image.evidence if one.name == "manifest.json")
     if sha256_of(text.encode()) != kept.sha256:
-        raise Wrong(f"{buildcontext.MANIFEST} is not the one that was built")
+        raise Wrong(f"{path} is not the one that was built")
     built = next(one for one in at.image.evidence if one.name == "packages.json")
     expected, found = json.loads(at.context.evidence.read(built)), at.look()["packages"]
     moved = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]

@@ -58,6 +58,20 @@ class Workspace:
         return self.root / "wheels"
 
     @property
+    def images(self) -> Path:
+        """What takes the place of images where there are no containers."""
+        return self.root / "images"
+
+    def image(self, digest: str) -> Path:
+        """The root folder of the image with this digest, there or not."""
+        return self.images / digest.removeprefix("sha256:")[:32]
+
+    @property
+    def processes(self) -> Path:
+        """What takes the place of containers: a folder each, gone when its process has ended."""
+        return self.root / "processes"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

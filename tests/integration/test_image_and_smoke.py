@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import served_cell as given
-from flagrelease import buildcontext, fidelity, results, serving
+from flagrelease import fidelity, results, serving
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.evidence import EvidenceStore
+from flagrelease.layout import DOCKER
 from flagrelease.lock import LockedChip
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
@@ -79,7 +80,7 @@ def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Starte
     forged = replace(started.image, evidence=(*kept, other))
     with pytest.raises(SmokeFailed, match="1 of") as caught:
         smoke.run(started.job, started.after(image=forged))
-    assert buildcontext.MANIFEST in caught.value.why
+    assert DOCKER.manifest in caught.value.why
     assert "FAIL manifest" in caught.value.detail
 
 

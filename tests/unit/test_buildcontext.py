@@ -13,6 +13,7 @@ import yaml
 
 import served_cell as given
 from flagrelease import buildcontext, serveconfig
+from flagrelease.layout import DOCKER, under
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.stage import Job
 from flagrelease.wheels import Wheel, Wheelhouse
@@ -39,7 +40,7 @@ def serve_yaml(plan: buildcontext.Plan) -> Any:
 
 def test_flagscale_and_native_get_the_same_arguments(tmp_path: Path) -> None:
     one = serve_yaml(drawn(tmp_path))["serve"][0]
-    native = serveconfig.native(given.cell())
+    native = serveconfig.native(given.cell(), DOCKER)
     assert one["serve_id"] == "vllm_model"
     assert one["engine"] == "llama_cpp"
     options = dict(zip(native[1::2], native[2::2], strict=True))
@@ -76,7 +77,7 @@ def test_the_manifest_says_what_is_inside_and_what_is_ours(tmp_path: Path) -> No
     assert manifest["weights"]["digest"] == WEIGHTS.digest
     assert "llama-server" in " ".join(manifest["remarks"])
     assert "one 1.0" in " ".join(manifest["remarks"]), "what we built from source is said"
-    assert set(manifest["programs"]) == {buildcontext.FLAGOS_SERVE, serveconfig.LLAMA_SERVER}
+    assert set(manifest["programs"]) == {"/opt/flagos/bin/flagos-serve", DOCKER.llama_server}
 
 
 def packed(plan: buildcontext.Plan) -> bytes:
@@ -113,3 +114,18 @@ def test_the_dockerfile_needs_no_network_and_no_builder_extension(tmp_path: Path
     for line in text.splitlines():
         if line.startswith("ENTRYPOINT"):
             assert shlex.split(line)[1] == "[flagos-serve]"
+
+
+def test_every_path_in_the_config_follows_the_layout(tmp_path: Path) -> None:
+    job: Job = replace(given.job(given.cell()), lock=Lock(models={"smollm2-135m": WEIGHTS}))
+    house = Wheelhouse(folder=tmp_path, wheels=())
+    here = buildcontext.draw(job, house, "base", "id", under(Path("/srv/images/one")))
+    there = buildcontext.draw(job, house, "base", "id")
+    for name in ("config/serve.yaml", "config/manifest.json"):
+        moved, usual = here.files[name][0].decode(), there.files[name][0].decode()
+        places = ("/etc/flagos", "/var/lib/flagos", "/nfs/models", "/opt/flagos")
+        assert sum(moved.count(f"/srv/images/one{place}") for place in places) == sum(map(usual.count, places)) - (
+            2 if name.endswith(".json") else 0  # our own programs are listed by their path in the image
+        )
+    assert serve_yaml(here)["serve"][0]["engine_args"]["host"] == "127.0.0.1"
+    assert set(here.files) == set(there.files)

@@ -18,7 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-CONFIG = Path("/etc/flagos")
+CONFIG = Path(__file__).resolve().parents[3] / "etc/flagos"
+"""From /opt/flagos/bin, wherever that is."""
+
 POLL = 0.1
 GRACE = 8.0
 PR_SET_CHILD_SUBREAPER = 36

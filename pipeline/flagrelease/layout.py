@@ -1,0 +1,69 @@
+"""Where the parts of an image are: in a container as named here, without containers under a root folder. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagrelease import container
+from flagrelease.matrix import Model
+from flagrelease.results import Image
+from flagrelease.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """`root` stands before every path and does not end in a slash; engines listen on `address`."""
+
+    root: str = ""
+    address: str = "0.0.0.0"  # noqa: S104 - inside the container
+
+    @property
+    def config(self) -> str:
+        return f"{self.root}/etc/flagos"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.config}/manifest.json"
+
+    @property
+    def prefix(self) -> str:
+        """What the release brings: programs in `bin`, Python packages in `lib`."""
+        return f"{self.root}/opt/flagos"
+
+    @property
+    def packages(self) -> str:
+        return f"{self.prefix}/lib"
+
+    @property
+    def programs(self) -> str:
+        return f"{self.prefix}/bin"
+
+    @property
+    def llama_server(self) -> str:
+        """Where FlagScale 0.8.0 looks for the engine `llama_cpp`, which it does not ship."""
+        return f"{self.packages}/flag_scale/third_party/llama.cpp/build/bin/llama-server"
+
+    @property
+    def home(self) -> str:
+        """FlagScale's experiment folder: scripts, logs and process ids."""
+        return f"{self.root}/var/lib/flagos"
+
+    def model(self, model: Model) -> str:
+        return f"{self.root}{container.model_path(model)}"
+
+    def place(self, path: str) -> str:
+        """Where `path` of the container is."""
+        return f"{self.root}{path}"
+
+
+DOCKER = Layout()
+
+
+def under(root: Path) -> Layout:
+    """Without containers. Nobody else's network is ours there, so that engines listen on this machine only."""
+    return Layout(root=str(root), address="127.0.0.1")
+
+
+def of(image: Image, workspace: Workspace) -> Layout:
+    return under(workspace.image(image.digest)) if image.runner == "process" else DOCKER
