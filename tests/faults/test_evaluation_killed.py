@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from endpoints import Said, letters, serving
+from endpoints import Said, chat, letters, serving
 from flagrelease.samples import read_samples
 
 pytestmark = pytest.mark.faults
@@ -45,11 +46,47 @@ endpoint = Endpoint(base_url=sys.argv[1], model="m")
 OwnHarness().evaluate(endpoint, evaluation, Path(sys.argv[2]), watch=lambda: None, report=lambda tally: None)
 """
 
+# Both sides are behind one endpoint; the candidate's questions are asked of the model "b".
+SEQUENTIAL = f"""
+import sys
+from pathlib import Path
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.sequence import Asked, conduct
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.looks import PlannedLooks
+from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness import Endpoint, Evaluation
 
-def begin(base_url: str, into: Path) -> subprocess.Popen[bytes]:
+questions = [
+    Question(
+        subset="all", id=f"q{{n}}", messages=({{"role": "user", "content": f"question {{n}}"}},), reference=1
+    )
+    for n in range({QUESTIONS})
+]
+evaluation = Evaluation(
+    benchmark="made-up", task=TASKS["integer"], asks=(),
+    parameters={{"temperature": 0.7, "max_tokens": 9}}, concurrency=4,
+)
+planned = PlannedLooks(
+    questions=tuple((one.subset, one.id) for one in questions), margin=0.04, repeats=16, fail_alpha=0.05,
+    reference=False, chance=0.0,
+)
+def side(model):
+    return Asked(
+        harness=OwnHarness(), server=lambda: (Endpoint(base_url=sys.argv[1], model=model), lambda: None),
+        evaluation=evaluation, questions=questions, into=Path(sys.argv[2]) / f"{{model}}.jsonl",
+        report=lambda look, tally: None,
+    )
+print(conduct(planned, side("a"), side("b")))
+"""
+
+
+def begin(base_url: str, into: Path, program: str = PROGRAM) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, base_url, str(into)], env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, "-c", program, base_url, str(into)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
     )
 
 
@@ -76,6 +113,42 @@ def test_killed_at_a_question_it_asks_only_what_is_missing(killed_after: int, tm
         assert server.asked.total() == QUESTIONS - whole
     assert into.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert len(read_samples(into)) == QUESTIONS
+
+
+def half_right(request: dict[str, Any], _n: int) -> Said:
+    """Each side draws for itself; the question's seed makes each repeat an answer of its own."""
+    draw = random.Random(f"{request['model']} {request['messages'][0]['content']} {request['seed']}").random()
+    return Said(chat(f"\\boxed{{{int(draw < 0.5)}}}").body, seconds=0.002)
+
+
+def sequentially(base_url: str, folder: Path, killed_at: tuple[int, ...]) -> tuple[bytes, int]:
+    """What it decided, and how many answers there are then. It is killed where so many answers are there."""
+    for answers in killed_at:
+        running = begin(base_url, folder, SEQUENTIAL)
+        deadline = time.monotonic() + 60
+        while sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")) < answers:
+            assert running.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline, "the evaluation did not get so far"
+            time.sleep(0.002)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    last = begin(base_url, folder, SEQUENTIAL)
+    said, _ = last.communicate(timeout=120)
+    assert last.returncode == 0
+    return said, sum(len(read_samples(path)) for path in folder.glob("*.jsonl"))
+
+
+def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_same_answers(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    with serving(half_right) as server:
+        decided, answers = sequentially(server.base_url, tmp_path / "whole", ())
+        assert server.asked.total() == answers > 4 * QUESTIONS
+        server.asked.clear()
+        again, all_of_them = sequentially(server.base_url, tmp_path / "killed", (1, 130, 200, 300, 420))
+        # A request in flight when its process was killed was asked and not answered; four at a time can be.
+        assert answers <= server.asked.total() <= answers + 5 * 4
+    assert (again, all_of_them) == (decided, answers)
 
 
 def test_killed_while_writing_a_line_it_mends_the_line(tmp_path: Path) -> None:

@@ -6,123 +6,28 @@ The served image is stood in for by loopback endpoints, one for each stack; all 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 import finished_cell
-from endpoints import Answer, Endpoint, Said, letters, serving
+from endpoints import Said
+from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import sources
 from flagrelease.compare import compare_main
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
 from flagrelease.matrix import Baseline
-from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.progress import Count
-from flagrelease.results import Accuracy
-from flagrelease.stage import Context, Job, Meter, keys
+from flagrelease.stage import Job, keys
 from flagrelease.stages import accuracy
-from flagrelease.workspace import Workspace
-
-QUESTIONS = 72
-CHOICES = ["one", "two", "three", "four"]
-
-
-@dataclass
-class Shown:
-    """Progress that remembers."""
-
-    texts: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def doing(self, text: str, count: Count | None = None) -> None:
-        self.texts.append(f"{text} {count.done}/{count.total} {count.unit}" if count else text)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@dataclass
-class World:
-    """One workspace, one ledger of baselines, and what each stack's endpoint says."""
-
-    root: Path
-    stacks: dict[str, Answer]
-    ledger: dict[str, Any] = field(default_factory=dict)
-    started: list[str] = field(default_factory=list)
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    progress: Shown = field(default_factory=Shown)
-    up: list[str] = field(default_factory=list)
-
-    def job(self, **changes: Any) -> Job:
-        return replace(finished_cell.job(**changes), data_dir=self.root / "data")
-
-    def context(self) -> Context:
-        finished = finished_cell.finished()
-        return Context(
-            run_id="run",
-            workspace=Workspace(self.root),
-            evidence=EvidenceStore(self.root / "evidence"),
-            ports=None,  # type: ignore[arg-type]  nothing outside is needed: data is local, the server stands in
-            progress=self.progress,
-            meter=Meter(SystemClock()),
-            upstream={name: finished[name].result for name in ("weights", "image")},
-            recall=self.ledger.get,
-            remember=lambda key, value: self.ledger.update({key: msgspec.to_builtins(value)}),
-        )
-
-    @contextmanager
-    def serve(self, job: Job, context: Context, *, stack: str, beside: bool = False, **_: Any) -> Iterator[Any]:
-        assert bool(self.up) is beside
-        self.started.append(stack)
-        self.up.append(stack)
-        try:
-            with serving(self.stacks[stack]) as endpoint:
-                self.endpoints[stack] = endpoint
-                yield Stood(endpoint.base_url)
-        finally:
-            self.up.remove(stack)
-
-    def evaluate(self, job: Job, context: Context | None = None) -> Accuracy:
-        return accuracy.run(job, context or self.context(), serve=self.serve)
-
-    def run(self, **changes: Any) -> Accuracy:
-        return self.evaluate(self.job(**changes))
-
-
-def answering(right: Callable[[int], bool]) -> Answer:
-    """Question N has the right answer B; it is given where `right(N)`."""
-
-    def answer(request: dict[str, Any], _n: int) -> Said:
-        number = int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0])
-        return letters({"B": -0.1, "A": -3.0} if right(number) else {"A": -0.1, "B": -3.0})
-
-    return answer
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    data = tmp_path / "data"
-    data.mkdir()
-    rows = [{"question": f"number {n}?", "choices": CHOICES, "answer": 1} for n in range(QUESTIONS)]
-    (data / "mmlu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_manifest(data)
-    return World(tmp_path, {"native": answering(lambda n: n % 3 > 0), "flagos": answering(lambda n: n % 3 > 0)})
-
-
-@dataclass(frozen=True)
-class Stood:
-    base_url: str
-    model: str = "SmolLM2-135M-Instruct"
-
-    def check(self) -> None:
-        pass
+    return world_of(tmp_path)
 
 
 def test_both_stacks_answer_the_same_questions_and_are_compared(world: World) -> None:

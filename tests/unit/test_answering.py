@@ -1,0 +1,302 @@
+"""How both sides come to their answers: look by look, in whole, beside each other or one after the other."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import Answer, Said, chat
+from evaluated import QUESTIONS, World, answering, world_of
+from flagrelease import compare, looks
+from flagrelease.answering import Servers
+from flagrelease.errors import ComparisonRefused, SmokeFailed
+from flagrelease.evidence import EvidenceStore
+from flagrelease.matrix import Profile, Share
+from flagrelease.results import Accuracy
+from flagrelease.samples import read_samples
+from flagrelease.stage import Job
+
+MANY = 400
+
+
+def sampling(name: str, loss: float = 0.0) -> Answer:
+    """Question N is right with a probability that grows with N; each seed is an answer of its own."""
+
+    def answer(request: dict[str, Any], _n: int) -> Said:
+        number = int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0])
+        p = max(0.25 + 0.7 * number / QUESTIONS - loss, 0.0)
+        right = random.Random(f"{name} {number} {request['seed']}").random() < p
+        return chat(f"\\boxed{{{1 if right else 2}}}")
+
+    return answer
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> World:
+    return world_of(tmp_path, MANY)
+
+
+@pytest.fixture
+def sampled(tmp_path: Path) -> World:
+    world = world_of(tmp_path)
+    world.stacks = {"native": sampling("a"), "flagos": sampling("b")}
+    return world
+
+
+def whole(world: World, **changes: Any) -> Job:
+    job = world.job()
+    profile = Profile(benchmarks={"mmlu-sample": Share()}, **changes)
+    return replace(job, cell=replace(job.cell, profile=profile))
+
+
+def test_it_stops_when_the_verdict_is_decided_and_says_so(many: World) -> None:
+    result = many.evaluate(whole(many))
+    (score,) = result.benchmarks
+    assert (score.verdict, score.n) == ("PASS", 100)
+    assert score.course is not None
+    assert (score.course.answers, score.course.planned, score.course.look, score.course.looks) == (100, MANY, 1, 4)
+    assert score.course.early
+    assert score.partial == "100 of 14,042 questions"
+    assert many.endpoints["native"].asked == many.endpoints["flagos"].asked
+    assert result.questions_asked == 200
+
+
+def test_a_damaged_stack_fails_at_the_first_look(many: World) -> None:
+    many.stacks["flagos"] = answering(lambda n: n % 6 == 1)
+    result = many.evaluate(whole(many))
+    assert result.verdict == "FAIL"
+    assert many.endpoints["flagos"].asked.total() == 100
+
+
+def test_a_profile_can_turn_it_off(many: World) -> None:
+    result = many.evaluate(whole(many, sequential=False))
+    (score,) = result.benchmarks
+    assert (score.verdict, score.n, score.course) == ("PASS", MANY, None)
+    assert result.questions_asked == 2 * MANY
+
+
+def test_a_baseline_that_grew_goes_on_growing_where_more_of_it_is_needed(many: World) -> None:
+    many.evaluate(whole(many))
+    many.stacks["flagos"] = answering(lambda n: n % 3 > 0 and n % 29 > 0)
+    many.started.clear()
+    second = many.evaluate(whole(many)).benchmarks[0]
+    assert second.n > 100
+    assert sorted(many.started) == ["flagos", "native"]
+    assert many.endpoints["native"].asked.total() == second.n - 100
+
+
+def test_a_part_of_a_baseline_is_completed_for_an_evaluation_in_whole(many: World) -> None:
+    many.evaluate(whole(many))
+    many.evaluate(whole(many, sequential=False))
+    assert many.endpoints["native"].asked.total() == MANY - 100
+
+
+def test_a_part_of_a_baseline_is_none_for_another_chip(many: World) -> None:
+    job = whole(many)
+    many.evaluate(job)
+    far = replace(job, cell=replace(job.cell, chip_name="metax"))
+    assert "no baseline" in many.evaluate(far).reason
+    assert "only a part" in many.progress.notes[0]
+
+
+def test_on_a_cpu_both_sides_grow_beside_each_other(sampled: World) -> None:
+    (score,) = sampled.evaluate(sampled.sampled()).benchmarks
+    assert score.course is not None
+    assert sampled.started == ["native", "flagos"]
+    assert sampled.endpoints["native"].asked.total() == sampled.endpoints["flagos"].asked.total()
+    assert score.course.answers == sampled.endpoints["flagos"].asked.total() < QUESTIONS * 16
+    assert score.repeats == pytest.approx(score.course.answers / score.n, abs=0.05)
+    assert score.metric == f"MMLU_0fewshot_@avg{int(score.repeats)}"
+
+
+def test_an_accelerator_holds_one_server_and_none_is_started_twice(sampled: World) -> None:
+    job = sampled.sampled(vendor="nvidia")
+    (score,) = sampled.evaluate(job).benchmarks
+    assert sampled.started == ["native", "flagos"]
+    assert sampled.endpoints["native"].asked.total() == QUESTIONS * 16
+    assert score.course is not None
+    assert score.course.answers == sampled.endpoints["flagos"].asked.total() < QUESTIONS * 16
+    assert score.flips is None
+    assert score.noise is not None
+    assert score.noise.repeats == 8
+    assert abs(score.noise.difference) < 0.1
+    # the next release of the model reads the baseline and starts one server
+    sampled.started.clear()
+    again = sampled.evaluate(job).benchmarks[0]
+    assert sampled.started == ["flagos"]
+    assert again == score
+
+
+def test_a_worse_stack_fails_against_a_whole_baseline(sampled: World) -> None:
+    sampled.stacks["flagos"] = sampling("b", loss=0.25)
+    (score,) = sampled.evaluate(sampled.sampled(vendor="nvidia")).benchmarks
+    assert score.verdict == "FAIL"
+    assert score.course is not None
+    assert score.course.answers < QUESTIONS * 8
+
+
+def test_a_guessing_baseline_is_asked_on_until_its_answers_decide(many: World) -> None:
+    """The scores are equal at the first look; one other answer of 100 leaves it open, one of 400 does not."""
+    many.stacks["native"] = answering(lambda n: n % 4 == 0)
+    other = min(first_hundred(many))
+    many.stacks["flagos"] = answering(lambda n: n % 4 == 0 and n != other)
+    (score,) = many.evaluate(whole(many)).benchmarks
+    assert score.verdict == "PASS"
+    assert f"1 of {MANY} differ" in score.reason
+    assert score.course is not None
+    assert score.course.answers == MANY
+    assert "then the answers were compared" in score.course.why
+
+
+def first_hundred(world: World) -> set[int]:
+    """The questions of the first look that the guessing baseline has right."""
+    found: set[int] = set()
+
+    def noting(request: dict[str, Any], n: int) -> Said:
+        found.add(int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0]))
+        return answering(lambda _n: True)(request, n)
+
+    replace(world, stacks={"native": noting, "flagos": noting}, ledger={}).evaluate(whole(world))
+    return {number for number in found if number % 4 == 0}
+
+
+def test_a_guessing_baseline_with_other_answers_ends_at_once(many: World) -> None:
+    many.stacks["native"] = answering(lambda n: n % 4 == 0)
+    many.stacks["flagos"] = answering(lambda n: n % 4 == 1)
+    (score,) = many.evaluate(whole(many)).benchmarks
+    assert score.verdict == "INCONCLUSIVE"
+    assert "differ" in score.reason
+
+
+def test_a_question_that_always_fails_does_not_keep_it_from_ending(many: World) -> None:
+    """It is an answer with an error, asked once in each run and not at each look."""
+
+    def one_fails(request: dict[str, Any], n: int) -> Said:
+        if any(f"number {bad}?" in request["messages"][0]["content"] for bad in (3, 5)):
+            return Said(b"<html>")
+        return answering(lambda number: number % 3 > 0 and number % 29 > 0)(request, n)
+
+    many.stacks["flagos"] = one_fails
+    (score,) = many.evaluate(whole(many)).benchmarks
+    assert score.n > 100
+    assert set(many.endpoints["flagos"].asked.values()) == {1}
+
+
+def test_a_killed_stage_asks_only_what_is_missing(sampled: World) -> None:
+    job = sampled.sampled()
+    seen: list[int] = []
+
+    def breaking(request: dict[str, Any], n: int) -> Said:
+        seen.append(n)
+        return Said(b"<html>") if len(seen) > 150 else sampling("b")(request, n)
+
+    sampled.stacks["flagos"] = breaking
+    with pytest.raises(SmokeFailed):
+        sampled.evaluate(job)
+    before = dict(sampled.endpoints["native"].asked)
+    sampled.stacks["flagos"] = sampling("b")
+    (score,) = sampled.evaluate(job).benchmarks
+    assert score.course is not None
+    assert sampled.endpoints["flagos"].asked.total() == score.course.answers - 150
+    assert sampled.endpoints["native"].asked.total() == score.course.answers - sum(before.values())
+    other = world_of_again(sampled)
+    assert other.evaluate(job).benchmarks[0] == score
+
+
+def world_of_again(world: World) -> World:
+    """The same data, nothing asked yet."""
+    return replace(world, stacks={"native": sampling("a"), "flagos": sampling("b")}, ledger={})
+
+
+# What it leaves, and who may judge that
+
+
+@pytest.fixture
+def left(sampled: World, tmp_path: Path) -> tuple[Path, Path, Accuracy]:
+    """Both sides as two folders of answers with their conditions."""
+    result = sampled.evaluate(sampled.sampled())
+    store = EvidenceStore(sampled.root / "evidence")
+    named = {one.name: store.path(one) for one in result.evidence}
+    folders = []
+    for side, name in (("a", "accuracy/baseline.samples.jsonl"), ("b", "accuracy/samples.jsonl")):
+        folder = tmp_path / side
+        folder.mkdir()
+        (folder / "samples.jsonl").write_bytes(named[name].read_bytes())
+        (folder / "conditions.json").write_bytes(named["accuracy/conditions.json"].read_bytes())
+        folders.append(folder)
+    return folders[0], folders[1], result
+
+
+def test_compare_judges_it_by_its_recorded_design(left: tuple[Path, Path, Accuracy]) -> None:
+    a, b, result = left
+    text, code = compare.compare_main(a, b, {}, as_json=True)
+    found = json.loads(text)["benchmarks"]["mmlu-sample"]
+    (score,) = result.benchmarks
+    assert (code, found["verdict"]) == (0, score.verdict)
+    assert (found["n"], found["margin"], found["difference"]) == (score.n, score.margin, score.difference)
+    assert tuple(found["interval90"]) == score.interval90
+    assert "sequential" not in text
+
+
+def test_another_margin_is_judged_by_the_interval_that_holds_at_every_look(left: tuple[Path, Path, Accuracy]) -> None:
+    a, b, result = left
+    low = (result.benchmarks[0].interval90 or (0.0, 0.0))[0]
+    assert low < 0
+    wide, narrow = (compare.compare_main(a, b, {"*": margin}, as_json=True) for margin in (0.3, -low / 2))
+    assert (wide[1], narrow[1]) == (0, 5)
+    assert json.loads(wide[0])["benchmarks"]["mmlu-sample"]["margin"] == 0.3
+    table, _ = compare.compare_main(a, b, {"*": 0.3}, as_json=False)
+    assert "judged by its interval, which holds at every look" in table
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_cut_file_is_refused(left: tuple[Path, Path, Accuracy], side: str, tmp_path: Path) -> None:
+    path = tmp_path / side / "samples.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ComparisonRefused, match="is incomplete in mmlu-sample"):
+        compare.compare_main(tmp_path / "a", tmp_path / "b", {}, as_json=True)
+    path.write_text("".join(lines)[:-10])
+    with pytest.raises(ComparisonRefused, match="the last line is cut"):
+        compare.compare_main(tmp_path / "a", tmp_path / "b", {}, as_json=True)
+    assert left
+
+
+def test_without_its_design_it_is_not_judged(left: tuple[Path, Path, Accuracy]) -> None:
+    for folder in left[:2]:
+        (folder / "conditions.json").unlink()
+    with pytest.raises(ComparisonRefused, match="is incomplete in mmlu-sample"):
+        compare.compare_main(left[0], left[1], {}, as_json=True)
+
+
+def test_a_damaged_design_and_foreign_questions_are_refused(left: tuple[Path, Path, Accuracy]) -> None:
+    a, b, _ = left
+    before, after = (read_samples(folder / "samples.jsonl") for folder in (a, b))
+    record = json.loads((b / "conditions.json").read_text())["design"]["mmlu-sample"]
+    planned = looks.read(record, "x")
+    with pytest.raises(ComparisonRefused, match="the recorded design of x is damaged"):
+        looks.read({**record, "repeats": "many"}, "x")
+    foreign = replace(planned, questions=planned.questions[1:])
+    with pytest.raises(ComparisonRefused, match="a question of x that its design does not have"):
+        looks.judge(foreign, "x", before, after)
+    changed = [replace(after[0], prompt_sha256="0" * 64), *after[1:]]
+    with pytest.raises(ComparisonRefused, match="different prompts"):
+        looks.judge(planned, "x", before, changed)
+
+
+def test_servers_are_stopped_on_every_way_out(many: World) -> None:
+    def both() -> None:
+        with Servers(whole(many), many.context(), many.serve) as servers:
+            servers.get("native")
+            servers.get("flagos")
+            assert many.up == ["native", "flagos"]
+            raise RuntimeError("out")
+
+    with pytest.raises(RuntimeError, match="out"):
+        both()
+    assert many.up == []
