@@ -30,8 +30,9 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.progress import Silent
 from flagrelease.record import Record, build
-from flagrelease.results import Accuracy, BenchmarkScore, Check, Done, Image, Smoke, Spent, Verdict, Weights
+from flagrelease.results import Accuracy, BenchmarkScore, Check, Done, Image, Likeness, Smoke, Spent, Verdict, Weights
 from flagrelease.stage import Context, Job, Meter, Ports
+from flagrelease.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -140,6 +141,13 @@ def accuracy(*rows: BenchmarkScore, verdict: Verdict = "PASS", reason: str = "")
         sampling={"temperature": 0.0, "top_p": 1.0, "max_tokens": 1},
         questions_asked=400,
         inference_seconds=81.5,
+        likeness=Likeness(
+            method="one position a request",
+            tokens=241,
+            candidate=Fidelity(prompts=8, exact_match=0.75, first_divergence=14.5, top1_agreement=0.9917, kl=0.00083),
+            noise=(Fidelity(prompts=8, exact_match=0.875, first_divergence=1.0, top1_agreement=0.9958, kl=0.00059),),
+            outside=("exact match", "KL"),
+        ),
         evidence=(ANSWERS,),
     )
 

@@ -44,6 +44,7 @@ def view(record: Record) -> dict[str, Any]:
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
         "slo": None if record.speed is None else _slo(record.speed),
+        "likeness": likeness_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
@@ -160,6 +161,27 @@ def speed_table(measured: Speed, candidate_name: str) -> Markdown:
         "Verdict",
     )
     return table(header, [tuple(map(Markdown, speed_cells(point))) for point in measured.points])
+
+
+def likeness_table(record: Record) -> Markdown | None:
+    """What the fidelity probe measured: the candidate's line, then those of the baseline against itself."""
+    found = record.accuracy.likeness
+    if found is None or found.candidate is None:
+        return None
+    name = record.accuracy.baseline_name
+    sides = (record.candidate_name, f"{name}, asked again", f"{name}, all prompts at once")
+    header = (f"Against {name}", "Same answers", "First difference", "Same likeliest token", "KL, nats")
+    rows = [
+        (
+            side,
+            f"{round(one.exact_match * one.prompts)} of {one.prompts}",
+            "none" if one.first_divergence is None else f"token {one.first_divergence + 1:g}",
+            f"{one.top1_agreement:.1%}",
+            f"{one.kl:.4f}",
+        )
+        for side, one in zip(sides, (found.candidate, *found.noise), strict=False)
+    ]
+    return table(header, rows)
 
 
 def _slo(measured: Speed) -> str:

@@ -14,6 +14,7 @@ from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
+from flagrelease.results import Likeness
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
 HOSTILE = (
@@ -218,3 +219,12 @@ def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None
         "0" * 64,
     )
     assert lint(rendered(made), made, PNG) == []
+
+
+def test_the_fidelity_probe_stands_beside_the_baseline_s_own_range() -> None:
+    text = rendered(given.record())
+    assert "| flagos on cpu | 6 of 8 | token 15.5 | 99.2% | 0.0008 |" in text
+    assert "| native on cpu, asked again | 7 of 8 | token 2 | 99.6% | 0.0006 |" in text
+    assert "beyond their range: exact match, KL." in text
+    unmeasured = replace(given.accuracy(), likeness=Likeness(reason="native: the server gives no log-probabilities"))
+    assert "Fidelity was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
