@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
-from flagrelease.matrix import Baseline, Chip, Matrix, Model, Profile, Stack, check_name
+from flagrelease.matrix import Baseline, Chip, Kernels, Matrix, Model, Profile, Stack, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Cell:
     baseline: Baseline
     profile_name: str
     profile: Profile
+    kernels: Kernels
     excluded: str = ""
 
     @property
@@ -83,6 +84,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         baseline=baseline,
         profile_name=profile_name,
         profile=matrix.profiles[profile_name],
+        kernels=chip.kernels or matrix.defaults.kernels,
         excluded=excluded,
     )
 

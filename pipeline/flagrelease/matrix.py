@@ -14,6 +14,8 @@ from flagrelease.errors import ConfigError, did_you_mean
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
 
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
+
 Stack = Literal["native", "flagos"]
 
 
@@ -60,6 +62,41 @@ class Container:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """How the Triton operators of a chip are qualified, tuned and chosen. Times are written 90s, 10m or 2h.
+
+    `express` keeps what makes the served model faster, `coverage` all that is correct. `device` is torch's name of the
+    chip. `budget` is for tuning, `limit` for the whole stage, `operator_limit` for one operator. `max_len` cuts the
+    longest context that is looked at; `classes` is how many shape classes of an operator are measured; `floor` the
+    least that express may have of native speed. `exclude` takes operators out by hand: its values are the reasons.
+    """
+
+    policy: Literal["express", "coverage"] = "express"
+    device: str = "cuda"
+    budget: str = "10m"
+    limit: str = "2h"
+    operator_limit: str = "3m"
+    max_len: int | None = None
+    classes: int = 24
+    floor: float = 0.98
+    exclude: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "limit", "operator_limit"):
+            duration(getattr(self, name))
+        if self.max_len is not None and self.max_len < 2 or self.classes < 1:
+            raise ValueError("max_len is at least 2 and classes at least 1")
+
+
+def duration(text: str) -> float:
+    """Seconds of 90s, 10m or 2h. Raises ValueError."""
+    match = _TIME.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no time: write 90s, 10m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chip:
     """An accelerator as a release target. `reasons` say why a component is `none`, for the card;
     `python` is the version that the base image has."""
@@ -73,6 +110,7 @@ class Chip:
     hosts: tuple[str, ...] = ("local",)
     reasons: Mapping[str, str] = field(default_factory=dict)
     profile: str | None = None
+    kernels: Kernels | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +268,7 @@ class Defaults:
     baseline: Baseline
     stack: Stack = "flagos"
     profile: str = "full"
+    kernels: Kernels = field(default_factory=Kernels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,21 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """What was fetched where something else is served: its folder, set digest and files; the sha256 of the program that
+    made the one out of the other, and the versions of what it used."""
+
+    folder: str
+    digest: str
+    files: tuple[LockedFile, ...]
+    program: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Verified model files. `folder` is relative to the workspace's weights folder; `bytes_moved` were fetched."""
+    """Verified model files, as they are served. `folder` is relative to the workspace's weights folder; `bytes_moved`
+    were fetched. `digest` names what answers depend on; with `unpacked` they were made here out of what was fetched."""
 
     folder: str
     source: str
@@ -24,11 +37,73 @@ class Weights:
     digest: str
     files: tuple[LockedFile, ...]
     bytes_moved: int
+    unpacked: Unpacked | None = None
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def fetched(self) -> tuple[LockedFile, ...]:
+        """The files that `source` has."""
+        return self.unpacked.files if self.unpacked else self.files
 
     @property
     def summary(self) -> str:
         return f"{len(self.files)} file{'s' * (len(self.files) != 1)}, {self.digest[:19]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """An operator in effect: its shape classes that were measured, those where it certainly beats the vendor's kernel,
+    and the median share of the chip's limit that it and the vendor's kernel reach there (fractions of 1)."""
+
+    name: str
+    classes: int = 0
+    faster: int = 0
+    share: float | None = None
+    native_share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcludedOperator:
+    """An operator that the model calls and that stays with the vendor's kernel."""
+
+    operator: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Kernels with candidates, the keys (sizes and dtypes) they were tuned for, candidates timed, seconds in all."""
+
+    kernels: int
+    keys: int
+    candidates: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """The operators that this model is served with on this chip, as a bundle.
+
+    `folder` is relative to the workspace; `content` (64 hex digits) is what the bundle and each process that has it in
+    effect call it. `verdicts` counts operators; `served` is, by load, speed with all operators over native speed:
+    median, and the ends of its 95 % interval."""
+
+    folder: str
+    content: str
+    policy: str
+    operators: tuple[Operator, ...]
+    excluded: tuple[ExcludedOperator, ...]
+    verdicts: Mapping[str, int]
+    tuning: Tuning
+    served: Mapping[str, tuple[float, float, float]]
+    versions: Mapping[str, str]
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        calls = len(self.operators) + len(self.excluded)
+        return f"{len(self.operators)} of {calls} operators ({self.policy}), {self.tuning.keys} keys tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
