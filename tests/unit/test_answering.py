@@ -198,12 +198,13 @@ def test_a_killed_stage_asks_only_what_is_missing(sampled: World) -> None:
     sampled.stacks["flagos"] = breaking
     with pytest.raises(SmokeFailed):
         sampled.evaluate(job)
-    before = dict(sampled.endpoints["native"].asked)
+    before = sampled.endpoints.pop("native").asked.total()
     sampled.stacks["flagos"] = sampling("b")
     (score,) = sampled.evaluate(job).benchmarks
     assert score.course is not None
     assert sampled.endpoints["flagos"].asked.total() == score.course.answers - 150
-    assert sampled.endpoints["native"].asked.total() == score.course.answers - sum(before.values())
+    again = sampled.endpoints["native"].asked.total() if "native" in sampled.endpoints else 0
+    assert again == score.course.answers - before
     other = world_of_again(sampled)
     assert other.evaluate(job).benchmarks[0] == score
 
