@@ -191,6 +191,40 @@ def test_order_says_nothing(shuffler: random.Random, n: int, k: int) -> None:
     assert sorted(here.lost) == sorted(there.lost)
 
 
+WORSE_FIRST = [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS]
+RIGHT = st.lists(st.booleans(), min_size=1, max_size=60)
+
+
+@given(RIGHT, st.data())
+def test_one_more_wrong_answer_never_betters_a_verdict(right: list[bool], data: st.DataObject) -> None:
+    """One answer to each question; with repeats, a wrong answer can also make a lucky question less of an outlier."""
+    candidate = data.draw(st.lists(st.booleans(), min_size=len(right), max_size=len(right)))
+    at = data.draw(st.integers(0, len(right) - 1))
+    spoilt = [*candidate[:at], False, *candidate[at + 1 :]]
+    one, other = (judged(answers([[x] for x in right]), answers([[x] for x in side])) for side in (candidate, spoilt))
+    assert WORSE_FIRST.index(other.verdict) <= WORSE_FIRST.index(one.verdict)
+    assert other.p_regression <= one.p_regression + 1e-12
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 60), st.integers(1, 4), st.floats(0.01, 0.5), st.floats(1, 2))
+def test_a_wider_margin_never_worsens_a_verdict(
+    draw: random.Random, n: int, k: int, margin: float, more: float
+) -> None:
+    sides = [answers([[draw.random() < p for _ in range(k)] for _ in range(n)]) for p in (0.8, draw.random())]
+    narrow, wide = judged(*sides, margin), judged(*sides, margin * more)
+    assert WORSE_FIRST.index(narrow.verdict) <= WORSE_FIRST.index(wide.verdict)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 60), st.integers(1, 4), st.floats(0.01, 0.5))
+def test_nothing_fails_against_itself(draw: random.Random, n: int, k: int, margin: float) -> None:
+    same = answers([[draw.random() < 0.6 for _ in range(k)] for _ in range(n)])
+    one = judged(same, same, margin)
+    assert one.verdict is not Verdict.FAIL
+    assert one.difference == 0
+    assert one.interval90[0] < 0 < one.interval90[1]
+    assert one.p_regression >= 0.5 - 1e-12
+
+
 def test_where_the_baseline_guesses_the_answers_decide() -> None:
     right = answers([[n % 4 == 0] for n in range(200)])
     judged = compare(right, right, margins={"mmlu": 0.05}).benchmarks["mmlu"]
