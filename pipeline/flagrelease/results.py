@@ -323,6 +323,36 @@ class Publish:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Culprit:
+    """An operator that makes the answers worse, alone or beside `partner`; `finding` is the measurement in words."""
+
+    operator: str
+    finding: str
+    partner: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Which of `operators` explain that `gate` (a stage) failed in round `round`, counted from 1. `clean`: without the
+    culprits the rest is as near to float32 as the native kernels are; `together` is the finding on all of them."""
+
+    round: int
+    gate: str
+    operators: int
+    together: str
+    culprits: tuple[Culprit, ...]
+    clean: bool
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        if not self.culprits:
+            named = "no operator can be named" if not self.clean else "the operators are not guilty"
+            return f"{named}: {self.together}"
+        return "; ".join(f"{one.operator}: {one.finding}" for one in self.culprits)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spent:
     """What a stage cost. `seconds` is all of it; `outside` of them went to download, build, push, serving start
     and inference, so that the difference is our own overhead. `moved` counts bytes over the network."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
     from flagrelease.ports.runner import Kind, Runner
+    from flagrelease.results import Attribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Job:
     """The inputs of a cell's stages, all of them known before anything runs.
 
     `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data; `runner` is
-    what starts programs on the chip's host.
+    what starts programs on the chip's host; `attributed` are the rounds whose culprits the cell's kernels leave out.
     """
 
     cell: Cell
@@ -41,6 +42,7 @@ class Job:
     templates: Path
     data_dir: Path | None = None
     runner: Kind = "docker"
+    attributed: tuple[Attribution, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
