@@ -13,7 +13,6 @@ as plain text, so 198 questions of MMLU are put into a file of its shape.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -21,29 +20,24 @@ import sys
 import tempfile
 import threading
 import urllib.request
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from parity_answers import Said, answered, instructed, scored
+from parity_data import BENCHMARKS, Asked, Compared, Row, asked, data_set, lay_out
 
-from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.evaluation.tasks.choices import REASONED_PROMPT
-from flagrelease.evaluation.tasks.numbers import PROMPT
 from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
 from flagrelease.samples import read_samples
 
-Row = Mapping[str, Any]
-Rows = Callable[[DataSet], Iterator[tuple[str, Row]]]
-GPQA_ROWS = 198
+TAIL = 20
 RUN = """
 import json, sys
 from evalscope import TaskConfig, run_task
@@ -51,202 +45,28 @@ run_task(TaskConfig(**json.loads(sys.argv[1])))
 """
 
 
-def as_they_are(data: DataSet) -> Iterator[tuple[str, Row]]:
-    """(evalscope's split, row as its hub has it) of every question, in the order in which our task reads them."""
-    for file in data.files:
-        for row in file.rows():
-            yield "test", row
-
-
-def renamed(**names: str) -> Rows:
-    def rows(data: DataSet) -> Iterator[tuple[str, Row]]:
-        for split, row in as_they_are(data):
-            yield split, {names.get(key, key): value for key, value in row.items()}
-
-    return rows
-
-
-def mmlu(data: DataSet) -> Iterator[tuple[str, Row]]:
-    for file in data.files:
-        subject, _, split = Path(file.name).stem.rpartition("_")
-        for row in file.rows():
-            choices = [row[f"choice{index}"] for index in range(4)]
-            answer = int(row["answer"])
-            yield split, {"question": row["question"], "subject": subject, "choices": choices, "answer": answer}
-
-
-def mmlu_pro(data: DataSet) -> Iterator[tuple[str, Row]]:
-    for file in data.files:
-        for row in file.rows():
-            yield Path(file.name).name.partition("-")[0], row
-
-
-def musr(data: DataSet) -> Iterator[tuple[str, Row]]:
-    splits = {"mystery": "murder_mysteries", "placements": "object_placements", "allocation": "team_allocation"}
-    for file in data.files:
-        split = splits[Path(file.name).stem.rpartition("_")[2]]
-        for row in file.rows():
-            for each in row["questions"]:
-                told = {"narrative": row["context"], "question": each["question"], "choices": repr(each["choices"])}
-                yield split, {**told, "answer_index": int(each["answer"])}
-
-
-def gpqa(data: DataSet) -> Iterator[tuple[str, Row]]:
-    for _, row in as_they_are(data):
-        yield "train", row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """A benchmark that both have. `files` are patterns below DATA; `template` is what evalscope gets as its prompt."""
-
-    name: str  # evalscope's
-    task: str
-    files: tuple[str, ...]
-    rows: Rows = as_they_are
-    shots: int = 0
-    template: str = REASONED_PROMPT
-    config: str = "default"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-BENCHMARKS = {
-    "aime24": Compared(name="aime24", task="integer", files=("aime24/test.jsonl",), template=PROMPT),
-    "aime25": Compared(
-        name="aime25",
-        task="integer",
-        files=("aime25/test.jsonl",),
-        rows=renamed(question="problem"),
-        template=PROMPT,
-    ),
-    "gsm8k": Compared(name="gsm8k", task="integer", files=("gsm8k/test.jsonl",), template=PROMPT, config="main"),
-    "math500": Compared(
-        name="math_500",
-        task="math",
-        files=("math500/test.jsonl",),
-        rows=renamed(Question="problem", Answer="answer"),
-        template=PROMPT,
-    ),
-    "arc": Compared(
-        name="arc",
-        task="multiple-choice-cot",
-        files=("arc/ARC-Challenge-test.jsonl",),
-        config="ARC-Challenge",
-        options={"subset_list": ["ARC-Challenge"]},
-    ),
-    "mmlu": Compared(
-        name="mmlu",
-        task="multiple-choice-cot",
-        files=("mmlu/test/*.csv", "mmlu/dev/*.csv"),
-        rows=mmlu,
-        shots=5,
-        config="all",
-    ),
-    "mmlu-letter": Compared(
-        name="mmlu",
-        task="multiple-choice",
-        files=("mmlu/test/*.csv", "mmlu/dev/*.csv"),
-        rows=mmlu,
-        shots=5,
-        template="",
-        config="all",
-    ),
-    "mmlu-pro": Compared(
-        name="mmlu_pro", task="multiple-choice-cot", files=("mmlu_pro/test-*.parquet",), rows=mmlu_pro
-    ),
-    "musr": Compared(name="musr", task="multiple-choice-cot", files=("musr_small/*.json",), rows=musr),
-    "gpqa": Compared(name="gpqa_diamond", task="multiple-choice-cot", files=(), rows=gpqa),
-    "ifeval": Compared(
-        name="ifeval",
-        task="ifeval",
-        files=("ifeval/*.jsonl",),
-        rows=lambda data: (("train", row) for _, row in as_they_are(data)),
-        template="",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Questions, and the row that evalscope makes the same question of; `examples` are rows of another split."""
-
-    pairs: tuple[tuple[Question, str, Row], ...]
-    examples: tuple[tuple[str, Row], ...]
-
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        return tuple(question for question, _, _ in self.pairs)
-
-
-def data_set(name: str, data: Path, work: Path) -> DataSet:
-    if name == "gpqa":
-        return in_the_shape_of_gpqa(data, work)
-    paths = [path for pattern in BENCHMARKS[name].files for path in sorted(data.glob(pattern))]
-    files = tuple(DataFile(name=path.relative_to(data).as_posix(), path=path) for path in paths)
-    return DataSet(benchmark=name, digest="0" * 64, files=files)
-
-
-def in_the_shape_of_gpqa(data: Path, work: Path) -> DataSet:
-    """A zip like the authors', with questions of MMLU in it, some with spaces around their texts as there."""
-    paths = sorted(data.glob("mmlu/test/college_*.csv"))
-    rows = [row for path in paths for row in DataFile(name=path.name, path=path).rows()][:GPQA_ROWS]
-    header = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {index}" for index in (1, 2, 3))]
-    path = work / "dataset.zip"
-    with zipfile.ZipFile(path, "w") as archive, archive.open("dataset/gpqa_diamond.csv", "w") as member:
-        lines = [",".join(header)]
-        for number, row in enumerate(rows):
-            choices = [f"{row[f'choice{index}']}{' ' * (number % 2)}" for index in range(4)]
-            right = choices.pop(int(row["answer"]))
-            quoted = [f"rec{number}", row["question"] + "\n" * (number % 3), right, *choices]
-            lines.append(",".join('"' + cell.replace('"', '""') + '"' for cell in quoted))
-        member.write("\n".join(lines).encode())
-    file = DataFile(name="dataset.zip", path=path, member="gpqa_diamond.csv")
-    assert list(csv.DictReader(file.read().decode().splitlines()))  # the standard reader agrees that it is a table
-    return DataSet(benchmark="gpqa", digest="0" * 64, files=(file,))
-
-
-def asked(name: str, data: DataSet, limit: int | None) -> Asked:
-    """Our questions beside evalscope's rows, both in the order of the files."""
-    benchmark = BENCHMARKS[name]
-    questions = TASKS[benchmark.task].read(data, benchmark.shots)
-    rows = list(benchmark.rows(data))
-    examples = tuple(row for row in rows if row[0] == "dev")
-    asked_rows = [row for row in rows if row[0] != "dev"]
-    pairs = [(question, *row) for question, row in zip(questions, asked_rows, strict=True)]
-    chosen = sorted(pairs, key=lambda pair: pair[0].prompt_sha256)[:limit]
-    return Asked(tuple(chosen), examples)
-
-
 class Book:
     """Answers by prompt. evalscope's own prompt of the letter task is found by the options at its end."""
 
-    def __init__(self, task: str, questions: Sequence[Question]) -> None:
-        texts = [question.messages[-1]["content"] for question in questions]
+    def __init__(self, task: str, asked: Asked) -> None:
+        texts = [question.messages[-1]["content"] for question in asked.questions]
         self.said: dict[str, Said] = {}
         self.ends: dict[str, list[tuple[str, Question]]] = defaultdict(list)
-        for question, prompt in zip(questions, texts, strict=True):
+        for (question, _, row), prompt in zip(asked.pairs, texts, strict=True):
             self.said[prompt] = instructed(question, texts) if task == "ifeval" else answered(task, question)
             if task == "multiple-choice":
-                end = with_parentheses(prompt)
-                self.ends[end[-60:]].append((end, question))
+                options = [f"{letter}) {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True)]
+                end = "\n".join([row["question"], "", *options])
+                self.ends[end[-TAIL:]].append((end, question))
 
     def ours(self, prompt: str) -> str:
         """The prompt itself, or our prompt of the question that is asked in another harness's words."""
         if prompt in self.said:
             return prompt
-        for end, question in self.ends.get(prompt[-60:], ()):
+        for end, question in self.ends.get(prompt[-TAIL:], ()):
             if prompt.endswith(end):
                 return question.messages[-1]["content"]
         raise KeyError(f"a prompt that is none of ours: …{prompt[-300:]!r}")
-
-
-def with_parentheses(prompt: str) -> str:
-    """The question at the end of a letter prompt, in evalscope's layout."""
-    text = prompt.rpartition("Answer: ")[2].partition("\n\n")[2].removesuffix("\nAnswer:")
-    head, *options = (part for part in text.rsplit("\n", 4))
-    if not all(option.startswith(f"{letter}. ") for letter, option in zip("ABCD", options, strict=True)):
-        head, options = text, []  # an option of several lines; nothing is found then, and that fails loudly
-    return "\n\n".join([head, "\n".join(f"{option[0]}) {option[3:]}" for option in options)])
 
 
 @dataclass(frozen=True)
@@ -341,18 +161,6 @@ def ask_ourselves(task: Task, questions: Sequence[Question], url: str, work: Pat
     return {sample.prompt_sha256: bool(sample.correct) for sample in read_samples(path)}
 
 
-def lay_out(benchmark: Compared, asked: Asked, folder: Path) -> None:
-    """The data as evalscope wants it: a data set repository of the hub."""
-    folder.mkdir(parents=True)
-    splits: dict[str, list[Row]] = defaultdict(list)
-    for split, row in (*asked.examples, *((split, row) for _, split, row in asked.pairs)):
-        splits[split].append(row)
-    for split, rows in splits.items():
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
-    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {benchmark.config}\n  data_files:\n{files}---\n")
-
-
 def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, tokens: int) -> Iterator[tuple[str, Row]]:
     """evalscope's reviews by prompt."""
     options: dict[str, Any] = {"local_path": str(work / "data" / benchmark.name), **benchmark.options}
@@ -432,7 +240,7 @@ def both(name: str, arguments: argparse.Namespace, work: Path) -> Result:
     benchmark = BENCHMARKS[name]
     real = Real(arguments.endpoint, arguments.model) if arguments.endpoint else None
     chosen = asked(name, data_set(name, arguments.data, work), arguments.limit)
-    between = Between(Book(benchmark.task, chosen.questions), real)
+    between = Between(Book(benchmark.task, chosen), real)
     lay_out(benchmark, chosen, work / "data" / benchmark.name)
     task = TASKS[benchmark.task]
     ours = ask_ourselves(task, chosen.questions, between.url("ours"), work, arguments.tokens)
