@@ -84,7 +84,7 @@ class Kernels:
     def __post_init__(self) -> None:
         for name in ("budget", "limit", "operator_limit"):
             duration(getattr(self, name))
-        if self.max_len is not None and self.max_len < 2 or self.classes < 1:
+        if (self.max_len is not None and self.max_len < 2) or self.classes < 1:
             raise ValueError("max_len is at least 2 and classes at least 1")
 
 

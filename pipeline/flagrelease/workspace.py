@@ -72,6 +72,11 @@ class Workspace:
         return self.root / "processes"
 
     @property
+    def kernels(self) -> Path:
+        """Bundles of operators, by cell and content."""
+        return self.root / "kernels"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

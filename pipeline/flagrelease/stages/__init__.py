@@ -1,10 +1,11 @@
 """The product at a glance: the stages of a release, in order."""
 
 from flagrelease.stage import Stage
-from flagrelease.stages import accuracy, card, image, publish, smoke, speed, weights
+from flagrelease.stages import accuracy, card, image, kernels, publish, smoke, speed, weights
 
 STAGES: tuple[Stage, ...] = (
     weights.STAGE,   # fetch the model and verify every file against the lock
+    kernels.STAGE,   # qualify, tune and choose the chip's Triton operators
     image.STAGE,     # build the serving image from locked parts, push it, read its digest back
     smoke.STAGE,     # start the pushed image as the card says, and see that it answers as it must
     accuracy.STAGE,  # evaluate it on real questions against the native stack
