@@ -82,7 +82,7 @@ def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness
         known = [answering.baseline(sheet) for sheet in sheets]
         reference = _reference(job, context, servers)
         pairs = tuple(answering.pair(sheet, side) for sheet, side in zip(sheets, known, strict=True))
-        if together(job):  # both are up by now, unless nothing was missing
+        if job.cell.holds_both:  # both are up by now, unless nothing was missing
             reference = _reference(job, context, servers)
         likeness, evidence = fidelity.result(context, job.cell, reference, servers.get(job.cell.stack))
     return Gathered(
@@ -99,11 +99,6 @@ def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Referen
     return kept
 
 
-def together(job: Job) -> bool:
-    """Whether both stacks of a chip can be up at once."""
-    return job.cell.chip.vendor == "cpu"
-
-
 class Servers:
     """The cell's stacks, each started when something is asked of it. What is up stays up until the end or, where
     the chip holds one server only, until the other is wanted."""
@@ -116,7 +111,7 @@ class Servers:
     def get(self, stack: Stack) -> Served:
         if stack in self._up:
             return self._up[stack]
-        if not together(self._job):
+        if not self._job.cell.holds_both:
             self._up.clear()
             self._stack.pop_all().close()
         upstream = self._context.upstream
@@ -177,7 +172,7 @@ class _Answering:
                 context.progress.note(f"the kept baseline of {sheet.benchmark} is only a part and cannot be used here")
             return None
         side = self._side(sheet, "baseline", cell.baseline.stack, kept or ())
-        if self._sequential and together(self._job):
+        if self._sequential and self._job.cell.holds_both:
             return side
         return Kept(self._keep(sheet, side.whole(sheet.repeats)))
 
