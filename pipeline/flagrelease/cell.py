@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
-from flagrelease.matrix import Baseline, Chip, Kernels, Matrix, Model, Profile, Stack, check_name
+from flagrelease.matrix import Baseline, Chip, Kernels, Matrix, Model, OnChip, Profile, Stack, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
 
 def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) -> Cell:
     chip, model = matrix.chips[chip_name], matrix.models[model_name].on_chip(chip_name)
-    own = matrix.models[model_name].on.get(chip_name)
+    own = matrix.models[model_name].on.get(chip_name, OnChip())
     baseline = model.baseline or matrix.defaults.baseline
     if baseline.chip == "same":
         baseline = Baseline(chip=chip_name, stack=baseline.stack)
@@ -74,7 +74,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         ),
         "",
     )
-    profile_name = profile or (own and own.profile) or chip.profile or matrix.defaults.profile
+    profile_name = profile or own.profile or chip.profile or matrix.defaults.profile
     return Cell(
         chip_name=chip_name,
         model_name=model_name,
@@ -84,7 +84,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         baseline=baseline,
         profile_name=profile_name,
         profile=matrix.profiles[profile_name],
-        kernels=chip.kernels or matrix.defaults.kernels,
+        kernels=own.kernels or chip.kernels or matrix.defaults.kernels,
         excluded=excluded,
     )
 

@@ -157,6 +157,7 @@ class OnChip:
     sampling: Sampling | None = None
     baseline: Baseline | None = None
     notes: tuple[str, ...] | None = None
+    kernels: Kernels | None = None
     profile: str | None = None
 
 

@@ -85,6 +85,7 @@ ON = """\
       gpu:
         serve: {name: tiny, engine: vllm, convert: safetensors}
         notes: [unpacked]
+        kernels: {policy: coverage, budget: 1m}
         baseline: {chip: same}
         profile: quick
 """
@@ -110,6 +111,7 @@ def test_what_a_model_has_otherwise_on_a_chip_replaces_its_own_there_only() -> N
     assert at["gpu/tiny"].baseline.chip == "gpu"
     assert at["cpu/tiny"].baseline.chip == "cpu"
     assert not gpu.on
+    assert (at["gpu/tiny"].kernels.policy, at["cpu/tiny"].kernels.policy) == ("coverage", "express")
 
 
 def test_a_profile_of_a_model_on_a_chip_gives_way_to_the_one_asked_for() -> None:
