@@ -26,6 +26,7 @@ MARKS = {
     "failed": "✗",
     "blocked": "·",
     "interrupted": "!",
+    "remedied": "↻",
     "running": "▸",
     "waiting": " ",
 }
@@ -208,6 +209,9 @@ class LiveBoard:
         self._console.print(text, style="dim", markup=False, highlight=False)
 
     def begin(self, cell: str, stage: str, doing: str) -> None:
+        if stage not in self._stages:  # a remedy, which most runs do without
+            self._stages.append(stage)
+            self._rows |= {(one, stage): _Row() for one in self._cells}
         self._rows[cell, stage].begin(doing)
 
     def progress(self, cell: str, stage: str) -> Progress:
@@ -217,7 +221,7 @@ class LiveBoard:
         self._rows[cell, stage].update(text, count)
 
     def settle(self, outcome: Outcome) -> None:
-        row = self._rows[outcome.cell, outcome.stage]
+        row = self._rows.setdefault((outcome.cell, outcome.stage), _Row())
         row.state, row.seconds, row.text = outcome.status, outcome.spent.seconds, outcome.reason
 
     def _table(self) -> Table:

@@ -11,10 +11,11 @@ from typing import Protocol
 
 from flagrelease import embedded
 from flagrelease.runner import CellRun
+from flagrelease.stage import Stage
 
 
 class Engine(Protocol):
-    """Takes every cell through all stages. A red stage stops its own cell only."""
+    """Takes every cell along its route. A red stage stops its own cell only."""
 
     def execute(self, runs: Sequence[CellRun]) -> None: ...
 
@@ -25,6 +26,13 @@ def by_host(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
     for run in runs:
         grouped.setdefault(run.cell.chip.hosts[0], []).append(run)
     return grouped
+
+
+def route(runs: Sequence[CellRun]) -> Iterator[tuple[CellRun, Stage]]:
+    """What one host does, each step after the one before has ended."""
+    for run in runs:
+        for stage in run.route():
+            yield run, stage
 
 
 class InlineEngine:
@@ -40,9 +48,8 @@ class InlineEngine:
 
     @staticmethod
     def _one_after_another(runs: Sequence[CellRun]) -> None:
-        for run in runs:
-            for stage in run.session.stages:
-                run.advance(stage)
+        for run, stage in route(runs):
+            run.advance(stage)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,13 +11,14 @@ from prefect import allow_failure, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flagrelease.engine import by_host
+from flagrelease.engine import by_host, route
 from flagrelease.runner import CellRun, Outcome
+from flagrelease.stage import Stage
 
 
 class PrefectEngine:
@@ -30,8 +31,7 @@ class PrefectEngine:
         @task(task_run_name="{cell}:{stage}", cache_policy=NO_CACHE, persist_result=False, retries=0)
         def stage_task(cell: str, stage: str) -> State[None]:
             run = by_id[cell]
-            outcome = run.advance(next(one for one in run.session.stages if one.name == stage))
-            return _state(outcome)
+            return _state(run.advance(run.stage(stage)))
 
         threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(groups))
 
@@ -43,15 +43,21 @@ class PrefectEngine:
             retries=0,
         )
         def release(cells: list[str]) -> State[None]:
+            # One thread a host: a host's cells form one chain, and a red stage does not break it. Which stage is next
+            # shows only when the one before has ended.
+            waiting: dict[PrefectFuture[State[None]], Iterator[tuple[CellRun, Stage]]] = {}
+
+            def go_on(chain: Iterator[tuple[CellRun, Stage]], *before: PrefectFuture[State[None]]) -> None:
+                if (step := next(chain, None)) is not None:
+                    waits = [allow_failure(one) for one in before]
+                    future = stage_task.submit(step[0].cell.id, step[1].name, wait_for=waits)  # type: ignore[call-overload]
+                    waiting[future] = chain
+
             for group in groups.values():
-                # One thread a host: a host's cells form one chain, and a red stage does not break it.
-                before: list[PrefectFuture[State[None]]] = []
-                for run in group:
-                    for stage in run.session.stages:
-                        waits = [allow_failure(one) for one in before]
-                        before = [stage_task.submit(run.cell.id, stage.name, wait_for=waits)]  # type: ignore[call-overload]
-                for future in before:
-                    future.wait()
+                go_on(route(group))
+            while waiting:
+                ended = next(as_completed(list(waiting)))
+                go_on(waiting.pop(ended), ended)
             _show(runs)
             red = [run.cell.id for run in runs if any(outcome.red for outcome in run.outcomes)]
             if red:

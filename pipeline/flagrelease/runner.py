@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
-from flagrelease import hold
+from flagrelease import attribution, hold
+from flagrelease.attribution import Remedy
 from flagrelease.cell import Cell
 from flagrelease.display import Board
 from flagrelease.errors import FlagreleaseError, Interrupted
@@ -20,16 +21,16 @@ from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ledger import Entry, Failure, Ledger, evidence_of, process_id
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.redact import redact
-from flagrelease.results import Done, Spent
+from flagrelease.results import Attribution, Done, Spent
 from flagrelease.stage import Context, Job, Look, Meter, Ports, Stage, keys
 from flagrelease.workspace import Workspace
 
-Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted"]
+Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted", "remedied"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one stage of one cell ended."""
+    """How one stage of one cell ended. `remedied`: it failed, and the cell went on without the cause."""
 
     cell: str
     stage: str
@@ -45,7 +46,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One invocation of `run`: what all of its cells share."""
+    """One invocation of `run`: what all of its cells share. `remedy` is tried after a gate that failed."""
 
     run_id: str
     workspace: Workspace
@@ -56,6 +57,12 @@ class Session:
     choice: Choice
     board: Board
     workers: Workers
+    remedy: Remedy | None = None
+
+    @property
+    def known(self) -> tuple[Stage, ...]:
+        """Every stage that can run, the remedy last."""
+        return self.stages if self.remedy is None else (*self.stages, self.remedy.stage)
 
 
 def new_run_id() -> str:
@@ -91,11 +98,11 @@ class CellRun:
 
     def __init__(self, session: Session, job: Job) -> None:
         self.session = session
-        self.job = job
         self.outcomes: list[Outcome] = []
-        self._keys = keys(job, session.stages)
+        self._since = 0  # the first outcome of this round
         self._steps: dict[str, Step] = {}
         self._done: dict[str, Done] = {}
+        self._take(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
         self._past = Past(session.ledger, look)
 
@@ -107,20 +114,72 @@ class CellRun:
     def _clock(self) -> Any:
         return self.session.ports.clock
 
+    def _take(self, job: Job) -> None:
+        self.job = job
+        self._keys = keys(job, self.session.known)
+
+    def route(self) -> Iterator[Stage]:
+        """The stages to advance, each after the one before has ended. A gate that failed is followed by the remedy
+        and, where that names culprits, by all that depends on them once more."""
+        remedy, ahead = self.session.remedy, list(self.session.stages)
+        while ahead:
+            yield ahead.pop(0)
+            last = self.outcomes[-1]
+            if remedy is None or self.session.choice.only or not attribution.wanted(remedy, self.job, last, self._done):
+                continue
+            yield remedy.stage
+            found = self._done.get(remedy.stage.name)
+            if found is not None and found.result.culprits:
+                ahead = self._anew(remedy, found.result)
+
+    def _anew(self, remedy: Remedy, found: Attribution) -> list[Stage]:
+        """Start the next round without the culprits; the stages that it goes through."""
+        self._forgive()
+        self._since = len(self.outcomes)
+        self._take(attribution.without(self.job, found))
+        names = [stage.name for stage in self.session.stages]
+        kept = names[: names.index(remedy.again)]
+        self._steps = {name: step for name, step in self._steps.items() if name in kept}
+        self._done = {name: done for name, done in self._done.items() if name in kept}
+        return [stage for stage in self.session.stages if stage.name not in kept]
+
     def advance(self, stage: Stage) -> Outcome:
         """Do the next stage: run it, reuse it, skip it, or say that an earlier one keeps it from running."""
-        red = next((outcome for outcome in self.outcomes if outcome.red), None)
-        if red is not None:
-            outcome = Outcome(cell=self.cell.id, stage=stage.name, status="blocked", reason=f"{red.stage} {red.status}")
-        else:
-            try:
-                with self.session.workers.working():
-                    outcome = self._advance(stage)
-            except StopRequested:
-                outcome = self._stopped(stage)
+        remedy = self.session.remedy
+        outcome = self._remedy(stage) if remedy is not None and stage is remedy.stage else self._do(stage)
         self.outcomes.append(outcome)
         self.session.board.settle(outcome)
         return outcome
+
+    def _remedy(self, stage: Stage) -> Outcome:
+        """One that fails leaves the gate's failure as it is, and is no failure of the cell itself."""
+        outcome = self._stoppable(stage)
+        if outcome.status == "interrupted":
+            self._forgive()  # how the gate ends is open again
+        if outcome.status != "failed":
+            return outcome
+        return replace(outcome, status="skipped", reason=f"no cause was found: {outcome.reason}")
+
+    def _forgive(self) -> None:
+        self.outcomes = [replace(one, status="remedied") if one.red else one for one in self.outcomes]
+
+    def _do(self, stage: Stage) -> Outcome:
+        red = next((outcome for outcome in self.outcomes if outcome.red), None)
+        if red is not None:
+            reason = f"{red.stage} {red.status}"
+            return Outcome(cell=self.cell.id, stage=stage.name, status="blocked", reason=reason)
+        return self._stoppable(stage)
+
+    def _stoppable(self, stage: Stage) -> Outcome:
+        try:
+            with self.session.workers.working():
+                return self._advance(stage)
+        except StopRequested:
+            return self._stopped(stage)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name, the remedy included."""
+        return next(stage for stage in self.session.known if stage.name == name)
 
     def image_digest(self) -> str:
         """The digest of the cell's image, once there is one."""
@@ -129,11 +188,13 @@ class CellRun:
 
     def abandon(self) -> None:
         """After a stop: say in the ledger that what still counts as running was interrupted."""
-        for stage in self.session.stages:
+        for stage in self.session.known:
             last = self.session.ledger.last(self.cell.id, stage.name)
             if last is not None and last.state == "running" and last.run == self.session.run_id:
                 self._write(stage.name, "interrupted", key=last.key, reads=last.reads)
-            if stage.name not in [outcome.stage for outcome in self.outcomes]:
+        for stage in self.session.stages:
+            settled = {outcome.stage for outcome in self.outcomes[self._since :]} | self._done.keys()
+            if stage.name not in settled:
                 self.outcomes.append(self._stopped(stage))
 
     def _advance(self, stage: Stage) -> Outcome:
@@ -181,8 +242,13 @@ class CellRun:
             stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry
         )
         self._keep(stage, entry)
+        skipped = getattr(result, "skipped", "")
         return Outcome(
-            cell=self.cell.id, stage=stage.name, status="done", reason=result.summary, spent=entry.spent or spent()
+            cell=self.cell.id,
+            stage=stage.name,
+            status="skipped" if isinstance(skipped, str) and skipped else "done",
+            reason=result.summary,
+            spent=entry.spent or spent(),
         )
 
     def _hold_host(self, stack: ExitStack, stage: Stage) -> None:

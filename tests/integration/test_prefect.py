@@ -34,10 +34,10 @@ print(json.dumps({
 """
 
 
-def start(root: Path, **env: str) -> subprocess.Popen[str]:
+def start(root: Path, program: str = PROGRAM, **env: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(root)],
+        [sys.executable, "-c", program, str(root)],
         env={**os.environ, "PYTHONPATH": path, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -99,3 +99,36 @@ def test_a_named_server_that_does_not_answer(tmp_path: Path) -> None:
     with start(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api") as done:
         _, err = done.communicate(timeout=60)
     assert "EnvironmentFault: the Prefect server at http://127.0.0.1:9/api did not answer" in err
+
+
+ROUNDS = """
+import sys, json, urllib.request, os
+from pathlib import Path
+from flagrelease import engine
+from toy_operators import run_cell
+root = Path(sys.argv[1])
+run = run_cell(root)
+with engine.opened("prefect", root / "prefect", "testrun") as chosen:
+    chosen.execute([run])
+    request = urllib.request.Request(os.environ["PREFECT_API_URL"] + "/flow_runs/filter", b"{}",
+                                     {"content-type": "application/json"})
+    flows = json.load(urllib.request.urlopen(request))
+print(json.dumps({
+    "outcomes": [f"{one.stage} {one.status}" for one in run.outcomes],
+    "flows": [flow["state_type"] for flow in flows],
+}))
+"""
+
+
+def test_a_failure_that_is_remedied_leaves_the_flow_green(tmp_path: Path) -> None:
+    (tmp_path / "deadly").write_text("mul")
+    (tmp_path / "findable").write_text("mul")
+    with start(tmp_path, program=ROUNDS) as run:
+        out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    told = json.loads(out)
+    assert told["outcomes"] == [
+        *("weights done", "kernels done", "smoke remedied", "attribute done"),
+        *("kernels done", "smoke done", "accuracy done", "card done"),
+    ]
+    assert told["flows"] == ["COMPLETED"]

@@ -1,0 +1,83 @@
+"""After a gate that failed: find the operators that did it, take them out, and release the rest. Pure.
+
+A remedy is a stage outside the usual order. What it takes out becomes an input of the stage `again`, so that this one
+and all that reads it have other keys and run anew. Only the ledger remembers: which operators a cell leaves out follows
+from its entries under the remedy's own keys, round by round. So a killed run goes on where it was, and a cell whose
+chip, model or software has changed starts from all of its operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from flagrelease.errors import FlagreleaseError
+from flagrelease.results import Attribution, Done
+from flagrelease.stage import Job, Stage, keys
+
+if TYPE_CHECKING:
+    from flagrelease.ledger import Entry
+    from flagrelease.runner import Outcome
+
+__all__ = ["Remedy", "resumed", "wanted", "without"]
+
+_SERVED_BADLY = frozenset({"SmokeFailed", "NeverReady", "DiedBeforeReady", "DiedLater"})
+"""Failures of a gate that an operator can be the cause of: what is served answers wrongly, dies or hangs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """`stage` gives an Attribution; it is tried after each of `gates`, at most `rounds` times a release."""
+
+    stage: Stage
+    again: str = "kernels"
+    gates: tuple[str, ...] = ("smoke", "accuracy")
+    rounds: int = 3
+
+
+class History(Protocol):
+    def last(self, cell: str, stage: str) -> Entry | None: ...
+
+    def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None: ...
+
+
+def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Mapping[str, Done]) -> bool:
+    """Whether `outcome` is a failure that the cell's operators may be the cause of, and a round is left."""
+    if outcome.stage not in remedy.gates or len(job.attributed) >= remedy.rounds:
+        return False
+    prepared = done.get(remedy.again)
+    return prepared is not None and bool(prepared.result.operators) and _failed(outcome, done)
+
+
+def _failed(outcome: Outcome, done: Mapping[str, Done]) -> bool:
+    if outcome.error is not None:
+        return outcome.error.kind in _SERVED_BADLY
+    judged = done.get(outcome.stage)
+    return judged is not None and getattr(judged.result, "verdict", "") == "FAIL"
+
+
+def without(job: Job, found: Attribution) -> Job:
+    """The job less the culprits. They are taken out as a user does it by hand, with what was found as the reason."""
+    plan = job.cell.kernels
+    reasons = {one.operator: f"taken out after round {found.round}: {one.finding}" for one in found.culprits}
+    kernels = replace(plan, exclude={**plan.exclude, **reasons})
+    return replace(job, cell=replace(job.cell, kernels=kernels), attributed=(*job.attributed, found))
+
+
+def resumed(job: Job, stages: tuple[Stage, ...], remedy: Remedy, history: History) -> Job:
+    """The job with every round that earlier runs have finished."""
+    cell, stage = job.cell.id, remedy.stage
+    while history.last(cell, stage.name) is not None:
+        try:
+            key = keys(job, (*stages, stage))[stage.name]
+            entry = history.last_done(cell, stage.name, key)
+            found = None if entry is None else msgspec.convert(entry.result, Attribution)
+        except (FlagreleaseError, msgspec.ValidationError):  # not locked, which `plan` says; of another version
+            return job
+        if found is None or not found.culprits:
+            return job
+        job = without(job, found)
+    return job
