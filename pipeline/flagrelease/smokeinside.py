@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from flagrelease import container, layout, results, usage
+from flagrelease import container, layout, probe, results, usage
 from flagrelease.cell import Cell
 from flagrelease.serving import Served
-from flagrelease.smokechecks import Wrong
+from flagrelease.smokechecks import Skipped, Wrong
 from flagrelease.stage import Context
 from flagrelease.wheels import sha256_of
 
@@ -23,12 +22,8 @@ _COMMAND_SECONDS = 600.0
 _REPEATED_BYTES = 1_000_000_000
 """Weights up to this size are downloaded once more, to prove the card's command; larger ones would take hours."""
 
-_LOOK = """
-import glob, importlib.metadata as metadata, json, re
-packages = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
-processes = [open(path).read().replace("\\0", " ") for path in glob.glob("/proc/[0-9]*/cmdline")]
-print(json.dumps({"packages": packages, "processes": processes}))
-"""
+OFFLINE = "FLAGRELEASE_OFFLINE"
+"""Set on machines that reach no hub: the card's download is then not tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +42,13 @@ class Inside:
             raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
         return printed
 
-    def look(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = json.loads(self.execute("python3", "-c", _LOOK).strip().splitlines()[-1])
-        return found
+    def packages(self) -> Mapping[str, str]:
+        return probe.read(self.execute("python3", "-c", probe.PROGRAM)).packages
 
 
 def flagscale_in_effect(at: Inside) -> str:
     """The engine must have been started by FlagScale, for a stack that promises it."""
-    processes = [" ".join(line.split()) for line in at.look()["processes"]]
+    processes = [" ".join(line.split()) for line in at.server.running.processes()]
     through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
     if not through:
         raise Wrong(f"no process of FlagScale among {processes}")
@@ -69,7 +63,7 @@ def manifest_inside(at: Inside) -> str:
     if sha256_of(text.encode()) != kept.sha256:
         raise Wrong(f"{path} is not the one that was built")
     built = next(one for one in at.image.evidence if one.name == "packages.json")
-    expected, found = json.loads(at.context.evidence.read(built)), at.look()["packages"]
+    expected, found = json.loads(at.context.evidence.read(built)), at.packages()
     moved = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
     if moved:
         seen = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in sorted(moved))
@@ -86,6 +80,7 @@ def card_run(cell: Cell, image: results.Image) -> container.ContainerRun:
 
 def run_command(at: Inside) -> str:
     """The card's `docker run` line, with this machine's name, port and folder in it, must give this very container."""
+    _needs_docker(at)
     name = f"{at.server.run.placement.name}-card"
     placed = replace(at.server.run, placement=replace(at.server.run.placement, name=name))
     shown = card_run(at.cell, at.image)
@@ -108,44 +103,56 @@ def run_command(at: Inside) -> str:
 def commands(at: Inside) -> dict[str, str]:
     """The card's commands by name, those that `executed` runs."""
     model, port = at.cell.model, at.cell.model.serve.port
+    pull = {"pull": usage.pull(at.image.reference)} if at.image.runner == "docker" else {}
     shown = {
-        "pull": usage.pull(at.image.reference),
+        **pull,
         "wait": usage.wait(port),
         "chat": usage.chat(model),
+        "python": usage.python(model),
     }
-    if repeatable(at):
+    if not _unrepeatable(at):
         shown = {
             "download": usage.download(model, at.weights.revision),
-            "verify": usage.verify(model, at.weights.files),
+            "verify": usage.verify(model, at.weights.fetched),
             **shown,
         }
     return shown
 
 
-def repeatable(at: Inside) -> bool:
-    return sum(one.size for one in at.weights.files) <= _REPEATED_BYTES
+def _unrepeatable(at: Inside) -> str:
+    """Why the weights are not downloaded once more."""
+    if os.environ.get(OFFLINE):
+        return f"{OFFLINE} is set"
+    size = sum(one.size for one in at.weights.fetched)
+    return f"{size / 1e9:.0f} GB would be downloaded once more" if size > _REPEATED_BYTES else ""
 
 
 def download_command(at: Inside) -> str:
     """Run the card's download and verify commands, in a folder of this machine instead of /nfs/models."""
+    if reason := _unrepeatable(at):
+        raise Skipped(reason)
     shown = commands(at)
     with tempfile.TemporaryDirectory(dir=at.context.workspace.scratch(at.cell.slug, "smoke")) as folder:
         for name in ("download", "verify"):
-            _shell(at, shown[name].replace(usage.model_dir(at.cell.model), f"{folder}/model"))
+            _shell(at, shown[name].replace(usage.source_dir(at.cell.model), f"{folder}/model"))
         got = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
-    size = sum(one.size for one in at.weights.files)
+    size = sum(one.size for one in at.weights.fetched)
     return f"{len(got)} file{'s' * (len(got) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
 
 
 def pull_command(at: Inside) -> str:
+    _needs_docker(at)
     _shell(at, commands(at)["pull"])
     return at.image.reference
 
 
 def curl_commands(at: Inside) -> str:
     """Run the card's curl lines as they are, in the container, where the port is the card's port."""
+    if at.image.runner == "process" and at.server.running.execute(["which", "curl"], seconds=_EXEC_SECONDS)[0]:
+        raise Skipped("this machine has no curl")
     shown = commands(at)
-    inside = at.server.run.placement.port if at.server.run.flags.network == "host" else container.PORT
+    mapped = at.image.runner == "docker" and at.server.run.flags.network == "bridge"
+    inside = container.PORT if mapped else at.server.run.placement.port
     port = at.cell.model.serve.port
     texts = [shown[name].replace(f"localhost:{port}", f"localhost:{inside}") for name in ("wait", "chat")]
     at.execute("bash", "-c", texts[0])
@@ -154,6 +161,22 @@ def curl_commands(at: Inside) -> str:
     if not text:
         raise Wrong("the card's question got an empty answer")
     return f"curl got {text[:60]!r}"
+
+
+def python_snippet(at: Inside) -> str:
+    """Run the card's Python as it is, but for the address, with the openai client that flagrelease depends on."""
+    here = usage.address(at.cell.model)
+    text = commands(at)["python"].replace(here, at.server.base_url)
+    own = {"NO_PROXY": "*"}  # a proxy of this machine is not the one of the service
+    printed = at.context.ports.command([sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=own).stdout.strip()
+    if not printed:
+        raise Wrong("the card's Python printed nothing")
+    return f"Python got {printed[:60]!r}"
+
+
+def _needs_docker(at: Inside) -> None:
+    if at.image.runner == "process":
+        raise Skipped("it was served by a process, without Docker")
 
 
 def _shell(at: Inside, text: str) -> None:
@@ -170,5 +193,5 @@ def all_of(at: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "card: docker run", lambda: run_command(at)
     yield "card: docker pull", lambda: pull_command(at)
     yield "card: curl", lambda: curl_commands(at)
-    if repeatable(at):
-        yield "card: download", lambda: download_command(at)
+    yield "card: Python", lambda: python_snippet(at)
+    yield "card: download", lambda: download_command(at)

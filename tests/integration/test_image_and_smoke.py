@@ -70,7 +70,7 @@ def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     assert result.docker_run[-1] == started.image.reference
     assert "--publish=8000:8000" in result.docker_run
     assert result.environment["Docker Engine"]
-    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat"}
+    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat", "python"}
     assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
 
 
