@@ -2,7 +2,7 @@
 
 The endpoint answers every question in one of many forms (boxed, marked, bare, hedged, cut, with thinking …; see
 parity_answers.py) that the prompt's digest chooses, so both harnesses get the same answer to the same prompt. Or it is
-a real one (`--endpoint URL --model NAME`), asked with greedy sampling, one request at a time. evalscope gets our prompt
+a real one (`--endpoint URL --model NAME`), asked with greedy sampling, once for each prompt. evalscope gets our prompt
 templates and has an environment of its own; DATA is a folder of benchmark data. GPQA's questions must not be published
 as plain text, so 198 questions of MMLU are put into a file of its shape.
 
@@ -85,6 +85,7 @@ class Between:
         self.real = real
         self.heard: dict[str, dict[str, str]] = {"ours": {}, "theirs": {}}
         self._one = threading.Lock()
+        self._given: dict[str, bytes] = {}
         between = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -131,6 +132,14 @@ class Between:
         return json.dumps({**whole, "usage": usage}).encode()
 
     def forwarded(self, prompt: str, request: dict[str, Any]) -> bytes:
+        """The endpoint's answer; asked again, the same one, since servers need not repeat themselves."""
+        assert self.real is not None
+        with self._one:
+            if prompt not in self._given:
+                self._given[prompt] = self.generated(prompt, request)
+            return self._given[prompt]
+
+    def generated(self, prompt: str, request: dict[str, Any]) -> bytes:
         assert self.real is not None
         sent = {
             "model": self.real.model,
@@ -141,7 +150,7 @@ class Between:
         wanted = urllib.request.Request(  # noqa: S310  the user's own endpoint
             f"{self.real.url}/chat/completions", json.dumps(sent).encode(), {"Content-Type": "application/json"}
         )
-        with self._one, urllib.request.urlopen(wanted, timeout=600) as response:  # noqa: S310
+        with urllib.request.urlopen(wanted, timeout=600) as response:  # noqa: S310
             body: bytes = response.read()
         return body
 
@@ -189,7 +198,7 @@ def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, token
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     for path in sorted((work / "out" / "reviews").rglob("*.jsonl")):
-        for line in path.read_text().splitlines():
+        for line in path.open():
             review = json.loads(line)
             asked = [one for one in review["messages"] if one["role"] == "user"][-1]["content"]
             yield asked if isinstance(asked, str) else asked[0]["text"], review["sample_score"]["score"]
