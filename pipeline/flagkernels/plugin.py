@@ -13,7 +13,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +112,13 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _found_without(python_path: str) -> bool:
+    """Whether every Python here finds flagkernels by itself: then its folder, in which other packages may lie, must
+    not come before what the machine has."""
+    root = str(STARTUP.parent.parent)
+    return root in sys.path[1:] and root not in map(os.path.abspath, filter(None, python_path.split(os.pathsep)))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
     parser.add_argument("--effective", type=Path, help="folder for what is in effect, one file a process")
@@ -137,9 +143,8 @@ def main(args: argparse.Namespace) -> int:
         environment[activation.EFFECTIVE] = str(args.effective.resolve())
         for stale in args.effective.glob("[0-9]*.json"):  # of an engine before this one
             stale.unlink(missing_ok=True)
-    root = str(STARTUP.parent.parent)
-    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    places = [str(STARTUP), *([] if installed else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = os.environ.get("PYTHONPATH", "")
+    places = [str(STARTUP), *([] if _found_without(given) else [str(STARTUP.parent.parent)]), *filter(None, [given])]
     environment["PYTHONPATH"] = os.pathsep.join(places)
     sys.stdout.flush()
     os.execve(program, command, environment)  # noqa: S606 -- no shell: the engine takes this process over

@@ -12,9 +12,10 @@ from typing import IO, Any
 
 import msgspec
 
-from flagrelease import container, serveconfig, wheels
+from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
 from flagrelease.layout import DOCKER, Layout
+from flagrelease.shipped import Shipped
 from flagrelease.stage import Job
 
 
@@ -32,14 +33,22 @@ class Plan:
         return self.files["config/manifest.json"][0]
 
 
-def draw(job: Job, house: wheels.Wheelhouse, base: str, base_id: str, layout: Layout = DOCKER) -> Plan:
+def draw(
+    job: Job,
+    house: wheels.Wheelhouse,
+    base: str,
+    base_id: str,
+    layout: Layout = DOCKER,
+    operators: Shipped | None = None,
+) -> Plan:
     """Render the templates and list the files; `layout` decides which paths they hold."""
     cell = job.cell
-    labels, remarks = _labels(job, base), _remarks(cell, house)
+    labels, remarks = _labels(job, base, operators), _remarks(cell, house)
     files = {
-        "Dockerfile": (_render(job, "Dockerfile.j2", **_dockerfile_view(cell, labels)), 0o644),
-        "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell, layout)), 0o644),
-        "config/manifest.json": (_manifest(job, house, base, base_id, remarks, layout), 0o644),
+        "Dockerfile": (_render(job, "Dockerfile.j2", **_dockerfile_view(cell, labels, operators)), 0o644),
+        "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell, layout, operators)), 0o644),
+        "config/manifest.json": (_manifest(job, house, base, base_id, remarks, layout, operators), 0o644),
+        **({} if operators is None else operators.files()),
         **{f"programs{path}": (program, 0o755) for path, program in programs(cell).items()},
     }
     return Plan(files=files, labels=labels, remarks=remarks, house=house)
@@ -50,6 +59,8 @@ def programs(cell: Cell) -> dict[str, bytes]:
     found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
     if cell.model.serve.engine == "llama_cpp":
         found[DOCKER.llama_server] = _inside("llama_server.py")
+    if cell.model.serve.convert:
+        found[f"{DOCKER.programs}/{usage.UNPACKER}"] = _inside("gguf_to_safetensors.py")
     return found
 
 
@@ -86,7 +97,7 @@ def _render(job: Job, template: str, /, **view: Any) -> bytes:
     return environment.get_template(template).render(view).encode()
 
 
-def _dockerfile_view(cell: Cell, labels: Mapping[str, str]) -> dict[str, Any]:
+def _dockerfile_view(cell: Cell, labels: Mapping[str, str], operators: Shipped | None) -> dict[str, Any]:
     test = f"import sys; v = '%d.%d' % sys.version_info[:2]; v == '{cell.chip.python}' or sys.exit("
     said = f"'the base image has Python ' + v + ', matrix.yaml says {cell.chip.python}')"
     return {
@@ -96,10 +107,11 @@ def _dockerfile_view(cell: Cell, labels: Mapping[str, str]) -> dict[str, Any]:
         "port": container.PORT,
         "python_check": f'python3 -c "{test}{said}"',
         "labels": labels,
+        "operators": operators is not None,
     }
 
 
-def _serve_view(cell: Cell, layout: Layout) -> dict[str, Any]:
+def _serve_view(cell: Cell, layout: Layout, operators: Shipped | None) -> dict[str, Any]:
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
@@ -109,13 +121,13 @@ def _serve_view(cell: Cell, layout: Layout) -> dict[str, Any]:
         "engine": cell.model.serve.engine,
         "config": layout.config,
         "home": layout.home,
-        "env": serveconfig.env(cell, "flagos"),
+        "env": serveconfig.env(cell, "flagos", layout, operators is not None),
         "arguments": serveconfig.common(cell, layout),
         "specific": serveconfig.specific(cell),
     }
 
 
-def _labels(job: Job, base: str) -> dict[str, str]:
+def _labels(job: Job, base: str, operators: Shipped | None) -> dict[str, str]:
     cell, parts = job.cell, job.cell.chip.components
     title = f"{cell.model.title} on {cell.chip.device.name}"
     return {
@@ -133,6 +145,7 @@ def _labels(job: Job, base: str) -> dict[str, str]:
         "io.flagos.flaggems": parts.flaggems,
         "io.flagos.flagtree": parts.flagtree,
         "io.flagos.flagcx": parts.flagcx,
+        **({} if operators is None else {"io.flagos.kernels": operators.result.content}),
     }
 
 
@@ -154,7 +167,13 @@ def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
 
 
 def _manifest(
-    job: Job, house: wheels.Wheelhouse, base: str, base_id: str, remarks: tuple[str, ...], layout: Layout
+    job: Job,
+    house: wheels.Wheelhouse,
+    base: str,
+    base_id: str,
+    remarks: tuple[str, ...],
+    layout: Layout,
+    operators: Shipped | None,
 ) -> bytes:
     cell, weights = job.cell, job.lock.models[job.cell.model_name]
     own = {path: wheels.sha256_of(data) for path, data in programs(cell).items()}
@@ -168,8 +187,14 @@ def _manifest(
         "packages": [msgspec.to_builtins(wheel) for wheel in house.installed],
         "programs": own,
         "remarks": list(remarks),
-        "serve": serveconfig.for_entrypoint(cell, layout),
+        "serve": serveconfig.for_entrypoint(cell, layout, operators is not None),
     }
+    if operators is not None:
+        document["kernels"] = {
+            "content": operators.result.content,
+            "policy": operators.result.policy,
+            "operators": [one.name for one in operators.result.operators],
+        }
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import container
+from flagrelease import container, shipped
 from flagrelease.cell import Cell
 from flagrelease.layout import Layout
 
@@ -52,21 +52,28 @@ def native(cell: Cell, layout: Layout) -> list[str]:
             return ["python", "-m", "sglang.launch_server", "--model-path", model, *_options(renamed)]
 
 
-def env(cell: Cell, stack: str) -> dict[str, str]:
-    """Environment of the engine. Only `flagos` switches FlagGems on, and only where the chip has it."""
+def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]:
+    """Environment of the engine. Only `flagos` switches FlagGems on, and only where the chip has it. Where its
+    operators are `bundled`, the bundle alone says which are in effect."""
     variables = {"HF_HUB_OFFLINE": "1"}
-    if cell.chip.components.flaggems != "none":
+    if bundled:
+        on = {"FLAGKERNELS_BUNDLE": shipped.bundle(layout), "FLAGKERNELS_EFFECTIVE": shipped.effective(layout)}
+        variables |= {"USE_FLAGGEMS": "0"} | (on if stack == "flagos" else {"FLAGKERNELS_BUNDLE": "none"})
+    elif cell.chip.components.flaggems != "none":
         variables["USE_FLAGGEMS"] = "1" if stack == "flagos" else "0"
     return variables
 
 
-def for_entrypoint(cell: Cell, layout: Layout) -> dict[str, Any]:
-    """The part of the manifest that the image's entry point reads."""
+def for_entrypoint(cell: Cell, layout: Layout, bundled: bool) -> dict[str, Any]:
+    """The part of the manifest that the image's entry point reads. `operators` are the words that start `flagos` with
+    the bundle in effect, after the Python."""
+    places = ("--bundle", shipped.bundle(layout), "--effective", shipped.effective(layout))
     return {
+        "operators": ["-m", "flagkernels", "run", *places, "--"] if bundled else [],
         "name": cell.model.serve.name,
         "logs": f"{layout.home}/serve_logs",
         "native": native(cell, layout),
-        "env": {stack: env(cell, stack) for stack in ("flagos", "native")},
+        "env": {stack: env(cell, stack, layout, bundled) for stack in ("flagos", "native")},
     }
 
 

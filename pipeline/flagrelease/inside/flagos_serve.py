@@ -10,9 +10,11 @@ import argparse
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -53,6 +55,8 @@ def main() -> int:
         return 0
     finally:
         end_descendants()
+        if "FLAGKERNELS_CACHE" in os.environ:
+            shutil.rmtree(os.environ["FLAGKERNELS_CACHE"], ignore_errors=True)
 
 
 def through_flagscale(serve: dict[str, Any], port: int) -> int:
@@ -62,6 +66,10 @@ def through_flagscale(serve: dict[str, Any], port: int) -> int:
     for stale in (output, pid_file):
         stale.unlink(missing_ok=True)
     command = ["flagscale", "serve", serve["name"], str(CONFIG / "serve.yaml"), "--port", str(port)]
+    if serve["operators"]:
+        # Each start has its own writable copy of the tuned database: nothing is found there that was not shipped.
+        os.environ["FLAGKERNELS_CACHE"] = tempfile.mkdtemp(prefix="flagkernels-")
+        command = [sys.executable, *serve["operators"], *command]
     code = subprocess.run(command, check=False).returncode
     if code or not pid_file.exists():
         sys.stderr.write("flagos-serve: FlagScale started nothing\n")

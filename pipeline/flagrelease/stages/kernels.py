@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -26,12 +25,10 @@ from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, Fla
 from flagrelease.evidence import Evidence
 from flagrelease.matrix import Serve, duration
 from flagrelease.ports.progress import Count, Progress
-from flagrelease.sources import PACKAGE
+from flagrelease.shipped import FLAGKERNELS, PROGRAMS, SOURCES
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space, unfinished
 
-FLAGKERNELS = PACKAGE.parent / "flagkernels"
-SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in FLAGKERNELS.rglob("*.py")))
 _DIGEST_LETTERS = 12
 _LOOK_SECONDS = 120.0
 _MOST_TOKENS = 8192
@@ -81,7 +78,7 @@ def run(job: Job, context: Context) -> results.Kernels:
     place = _Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
     place.fill()
     context.ports.runner.reap(job.cell.id, context.workspace.root)
-    image = "" if job.runner == "process" else base.base_image(job, context)[0]
+    image, _ = base.base_image(job, context)
     packages = _packages(job, context, place, image)
     seen = _Seen(context.progress)
     try:
@@ -92,7 +89,7 @@ def run(job: Job, context: Context) -> results.Kernels:
                 context,
                 name="kernels",
                 image=image,
-                argv=[_python(job), *_words(job, place, config)],
+                argv=["python3", *_words(job, place, config)],
                 mounts=[
                     *(f"{place.root}:{place.root}:rw", f"{place.sources}:{place.sources}:ro"),
                     *(f"{one}:{one}:ro" for one in (config, packages) if one is not None),
@@ -137,10 +134,6 @@ class _Place:
                 target = self.sources / "flagkernels" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(FLAGKERNELS / name, target)
-
-
-def _python(job: Job) -> str:
-    return sys.executable if job.runner == "process" else "python3"
 
 
 def _limits(job: Job) -> dict[str, int]:
@@ -193,8 +186,7 @@ _HAS_FLAGGEMS = "import importlib.util as u; print('flag_gems', u.find_spec('fla
 def _packages(job: Job, context: Context, place: _Place, image: str) -> Path | None:
     """The packages of the image, unpacked, where the base does not have FlagGems itself."""
     context.progress.doing("looking for FlagGems in the base")
-    argv = [_python(job), "-c", _HAS_FLAGGEMS]
-    look = task.of(job, context, name="look", image=image, argv=argv)
+    look = task.of(job, context, name="look", image=image, argv=["python3", "-c", _HAS_FLAGGEMS])
     if "flag_gems True" in task.finish(context, look, seconds=_LOOK_SECONDS, line=lambda _text: None):
         return None
     job.lock.require("wheels", wheels.name(job.cell))
@@ -335,7 +327,7 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("weights",),
-    programs=tuple(f"../flagkernels/{name}" for name in SOURCES),
+    programs=PROGRAMS,
     on_chip=True,
     skip=skip,
     intact=intact,

@@ -1,0 +1,69 @@
+"""The operators of a release as parts of its image: the bundle, and flagkernels, which puts it into effect."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from flagrelease import __version__, results
+from flagrelease.layout import DOCKER, Layout
+from flagrelease.sources import PACKAGE
+from flagrelease.workspace import Workspace
+
+FLAGKERNELS = PACKAGE.parent / "flagkernels"
+SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in FLAGKERNELS.rglob("*.py")))
+PROGRAMS = tuple(f"../flagkernels/{name}" for name in SOURCES)
+"""As Stage.programs names them."""
+CONTEXT = "kernels"
+"""The bundle's folder in the build context, and below the image's config."""
+
+_ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.plugin:register\n"
+"""vLLM calls it in every process that it starts. The same is in pyproject.toml."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What the kernels stage gave, and the bundle's folder on this machine."""
+
+    result: results.Kernels
+    folder: Path
+
+    def files(self) -> dict[str, tuple[bytes, int]]:
+        """By path in the build context, with mode."""
+        bundle = {
+            f"{CONTEXT}/{path.relative_to(self.folder).as_posix()}": (path.read_bytes(), 0o644)
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+        packages = {f"programs{DOCKER.packages}/{name}": (data, 0o644) for name, data in _distribution().items()}
+        return bundle | packages
+
+
+def of(result: results.Kernels | None, workspace: Workspace) -> Shipped | None:
+    return None if result is None else Shipped(result, workspace.root / result.folder)
+
+
+def bundle(layout: Layout) -> str:
+    return f"{layout.config}/{CONTEXT}"
+
+
+def effective(layout: Layout) -> str:
+    """Where each process of the engine says what is in effect in it."""
+    return f"{layout.home}/effective"
+
+
+def _distribution() -> dict[str, bytes]:
+    """flagkernels as an installed distribution, since vLLM finds plugins by their metadata."""
+    info = f"flagkernels-{__version__}.dist-info"
+    files = {f"flagkernels/{name}": (FLAGKERNELS / name).read_bytes() for name in SOURCES}
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: flagkernels\nVersion: {__version__}\n".encode()
+    files[f"{info}/entry_points.txt"] = _ENTRY_POINTS.encode()
+    lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
+    return files
+
+
+def _digest(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
