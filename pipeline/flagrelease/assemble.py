@@ -113,11 +113,12 @@ def project(options: Options) -> Project:
     )
 
 
-def real_ports() -> Ports:
+def real_ports(workspace: Workspace, kind: Kind = "docker") -> Ports:
     """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
     from flagrelease.ports import command
     from flagrelease.ports.docker import Engine
     from flagrelease.ports.hub import RealHubs
+    from flagrelease.ports.processes import ProcessRunner
     from flagrelease.ports.registry import OciRegistry
     from flagrelease.stage import Ports
 
@@ -126,7 +127,7 @@ def real_ports() -> Ports:
         clock=SystemClock(),
         command=command.run,
         docker=engine,
-        runner=engine,
+        runner=engine if kind == "docker" else ProcessRunner(workspace),
         registry=OciRegistry(),
         hubs=RealHubs(),
     )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from flagrelease.errors import EnvironmentFault
 from flagrelease.lock import LockedChip
+from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.progress import Count
+from flagrelease.ports.runner import LocalImage
 
 if TYPE_CHECKING:
-    from flagrelease.ports.runner import LocalImage, Moved
+    from flagrelease.ports.runner import Moved
     from flagrelease.stage import Context, Job
 
 
@@ -18,8 +20,11 @@ def locked_base(job: Job) -> LockedChip:
 
 
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
-    """Its reference and what is here, pulled where it has a digest. Raises EnvironmentFault where a local one is
-    missing."""
+    """Its reference and what is here, pulled where it has a digest; without containers it is this machine. Raises
+    EnvironmentFault where a local one is missing."""
+    if job.runner == "process":
+        machine = processes(context).machine
+        return machine.name, LocalImage(id=machine.id, size=0, labels={})
     locked = locked_base(job)
     docker = context.ports.docker
     if not locked.digest:
@@ -37,6 +42,14 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
         with context.meter.waiting():
             found = docker.pull(name, locked.digest, counted(context, "pulling the base"))
     return reference, found
+
+
+def processes(context: Context) -> ProcessRunner:
+    """The runner of a job whose runner is `process`."""
+    runner = context.ports.runner
+    if not isinstance(runner, ProcessRunner):
+        raise TypeError(f"the job's runner is process, the ports' {runner.kind}")
+    return runner
 
 
 def counted(context: Context, doing: str) -> Moved:

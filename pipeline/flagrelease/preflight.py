@@ -10,7 +10,7 @@ from flagrelease.plan import CellPlan
 from flagrelease.stage import Ports
 from flagrelease.workspace import free_bytes
 
-_NEEDS_DOCKER = frozenset({"kernels", "image", "smoke", "accuracy", "speed"})
+_NEEDS_RUNNER = frozenset({"kernels", "image", "smoke", "accuracy", "speed"})
 _NEEDS_REGISTRY = frozenset({"image", "smoke", "accuracy", "speed", "publish"})
 _LEAST_FREE_BYTES = 2_000_000_000
 
@@ -18,9 +18,9 @@ _LEAST_FREE_BYTES = 2_000_000_000
 def preflight(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
     """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet."""
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
-    if will_run & _NEEDS_DOCKER:
+    if will_run & _NEEDS_RUNNER:
         ports.runner.version()
-    if will_run & _NEEDS_REGISTRY:
+    if will_run & _NEEDS_REGISTRY and project.runner == "docker":
         impatient_registry().check_push(f"{project.registry}/preflight")
     if will_run - {"card", "publish"}:
         free = free_bytes(project.workspace.root)

@@ -12,10 +12,15 @@ _URL_USER = re.compile(r"(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
 _SHORTEST = 6
 
 
+def secret(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return _SECRET_NAME.search(name.upper()) is not None
+
+
 def redact(text: str, env: Mapping[str, str] | None = None) -> str:
     """`text` with the values of secret environment variables replaced by `$NAME`, longest first."""
     variables = os.environ if env is None else env
-    secrets = [(value, name) for name, value in variables.items() if _SECRET_NAME.search(name.upper())]
+    secrets = [(value, name) for name, value in variables.items() if secret(name)]
     for value, name in sorted(secrets, key=lambda pair: -len(pair[0])):
         if len(value) >= _SHORTEST:
             text = text.replace(value, f"${name}")

@@ -149,18 +149,21 @@ class Check:
 @dataclass(frozen=True, kw_only=True)
 class Smoke:
     """A started image that answered as it must. `docker_run` is the command line that started it, as the card
-    shows it; `environment` names the host's OS, Docker and driver versions as the card's table does."""
+    shows it; `environment` names the host's OS, Docker and driver versions as the card's table does; `skipped` says by
+    name why a check could not be made."""
 
     ready_seconds: float
     checks: tuple[Check, ...]
     docker_run: tuple[str, ...]
     commands: Mapping[str, str]
     environment: Mapping[str, str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def summary(self) -> str:
-        return f"{len(self.checks)} checks, ready in {self.ready_seconds:.1f} s"
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{len(self.checks)} checks{skipped}, ready in {self.ready_seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,17 +312,19 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Where the release is: tags by name, all of the one digest, and the local release folder."""
+    """Where the release is: tags by name, all of the one digest, and the local release folder. Where `skipped` says
+    why nothing was published, there is no tag, and the folder holds the private draft."""
 
     digest: str
     tags: tuple[str, ...]
     folder: str
     record: Evidence
+    skipped: str = ""
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def summary(self) -> str:
-        return ", ".join(self.tags)
+        return self.skipped or ", ".join(self.tags)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def _placed(
     placement = container.Placement(
         name=f"flagrelease-{cell.slug}-{stack}-{context.run_id}",
         # With a bridge the engine picks the port when it starts, so nobody can take it in between.
-        port=_free_port(job) if cell.chip.container.network == "host" else None,
+        port=None if job.runner == "docker" and cell.chip.container.network == "bridge" else _free_port(job),
         address="127.0.0.1",
         labels=labels(context.run_id, cell.id, context.workspace.root),
     )

@@ -22,6 +22,10 @@ class Wrong(Exception):
     """What was seen instead of what must be."""
 
 
+class Skipped(Exception):
+    """Why a check cannot be made here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A served model on the bench. `reference` is its greedy answer to QUESTION, warm; `long_tokens` is how long a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from flagrelease import rootfolder
 from flagrelease.cell import Cell
 from flagrelease.stage import Ports
 from flagrelease.workspace import TEMPORARY, Workspace, abandoned
@@ -14,6 +15,7 @@ def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None
     """Remove containers of these cells, which the caller holds, and temporary files of dead processes."""
     for cell in cells:
         ports.runner.reap(cell.id, workspace.root)
+    rootfolder.sweep(workspace.images)
     for path in [*workspace.root.glob(f"{TEMPORARY}*"), *workspace.root.glob(f"*/**/{TEMPORARY}*")]:
         if abandoned(path):
             if path.is_dir():

@@ -52,19 +52,20 @@ def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     hint: str = "",
+    inherit: bool = True,
 ) -> Completed:
     """Run `argv` (never a shell string) in a process group of its own, for at most `seconds`.
 
-    `env` is laid over the current environment. On a deadline or an interrupt the whole group is ended.
-    Raises CommandFailed (with the last lines printed) for a non-zero exit when `check`, or on the deadline;
-    EnvironmentFault where the program is not installed.
+    `env` is laid over the current environment, or, unless `inherit`, is all of it. On a deadline or an interrupt the
+    whole group is ended. Raises CommandFailed (with the last lines printed) for a non-zero exit when `check`, or on
+    the deadline; EnvironmentFault where the program is not installed.
     """
     words = [str(word) for word in argv]
     try:
         process = subprocess.Popen(
             words,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={**(os.environ if inherit else {}), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -102,6 +103,23 @@ def end_all() -> None:
     for process in list(_running):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
+
+
+def spawn(argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own with just this environment; what it prints is appended to `log`.
+
+    The caller ends it. Raises OSError.
+    """
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [str(word) for word in argv],
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ _QUIET_SECONDS = 900
 
 
 _CONFLICT = 409
+_LOOK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +257,11 @@ class Started:
             result = self._container.exec_run(["timeout", str(max(1, round(seconds))), *argv])
         printed: bytes = result.output
         return int(result.exit_code), redact(printed.decode(errors="replace"))
+
+    def processes(self) -> tuple[str, ...]:
+        script = "for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $file; echo; done 2>/dev/null"
+        _code, printed = self.execute(["sh", "-c", script], seconds=_LOOK_SECONDS)
+        return tuple(line.strip() for line in printed.splitlines() if line.strip())
 
     def inspect(self) -> Mapping[str, Any]:
         """The engine's description; empty when the container is gone."""

@@ -80,6 +80,10 @@ class Running(Protocol):
         """Run a program beside it, in its surroundings; the exit code and what was printed."""
         ...
 
+    def processes(self) -> tuple[str, ...]:
+        """The command lines of all that runs in it."""
+        ...
+
     def inspect(self) -> Mapping[str, Any]: ...
     def stop(self) -> None:
         """End all of its processes and remove it. Fine when it is gone."""

@@ -1,4 +1,7 @@
-"""image: build without network, push by digest, read the digest back from the registry."""
+"""image: build without network, push by digest, read the digest back from the registry.
+
+Without Docker the same files are laid under a folder of the workspace, and nothing is pushed.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, results, wheels
-from flagrelease.base import base_image, counted, locked_base
+from flagrelease import buildcontext, layout, probe, results, rootfolder, wheels
+from flagrelease.base import base_image, counted, locked_base, processes
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
+from flagrelease.evidence import Evidence
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.stage import Context, Job, Look, Stage
@@ -20,16 +24,6 @@ _FIRST_PAUSE = 1.0
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
 _SHOWN = ("flag-scale", "flag-gems", "flagtree", "vllm", "sglang", "torch", "triton", "xllamacpp")
-
-_VERSIONS = """
-import importlib.metadata as metadata, json, platform, re
-found = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
-try:
-    system = platform.freedesktop_os_release()["PRETTY_NAME"]
-except OSError:
-    system = platform.platform()
-print(json.dumps({"packages": found, "python": platform.python_version(), "system": system}))
-"""
 
 
 def repository(job: Job) -> str:
@@ -54,23 +48,27 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "upstream": cell.model.upstream,
         "serve": cell.model.serve,
         "stack": cell.stack,
+        "runner": job.runner,
     }
 
 
 def run(job: Job, context: Context) -> results.Image:
-    """Raises RegistryDenied before anything is built where we may not push; else what its parts raise."""
+    """Raises RegistryDenied before anything is built where we may not push; else what its parts raise. Without Docker
+    EnvironmentFault, where this machine has another Python than the chip."""
     job.lock.require("wheels", wheels.name(job.cell))
     job.lock.require("models", job.cell.model_name)
+    return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
+
+
+def _built(job: Job, context: Context) -> results.Image:
     context.progress.doing("asking the registry")
     with context.meter.waiting():
         context.ports.registry.check_push(repository(job))
     base, found = base_image(job, context)
-    context.progress.doing("gathering Python packages")
-    with context.meter.waiting():
-        house = wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
+    house = _packages(job, context)
     plan = buildcontext.draw(job, house, base, found.id)
     image_id = _build(job, context, plan, base)
-    inside = _look_inside(job, context, plan, image_id)
+    inside = _look_inside(job, context, plan.house, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
     built = context.ports.docker.image(image_id)
     if built is None:
@@ -89,15 +87,57 @@ def run(job: Job, context: Context) -> results.Image:
         remarks=plan.remarks,
         evidence=(
             context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
-            context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
-            context.evidence.put("manifest.json", plan.manifest),
-            context.evidence.put("packages.json", json.dumps(inside["packages"], indent=1, sort_keys=True).encode()),
+            *_evidence(context, plan, inside),
         ),
     )
 
 
+def _laid_out(job: Job, context: Context) -> results.Image:
+    base, found = base_image(job, context)
+    machine = processes(context).machine
+    rootfolder.check_python(machine, job.cell.chip.python)
+    house = _packages(job, context)
+    context.progress.doing("laying out the image")
+    digest = rootfolder.digest(buildcontext.draw(job, house, base, found.id))
+    root = context.workspace.image(digest)
+    plan = buildcontext.draw(job, house, base, found.id, layout.under(root))
+    with context.meter.waiting():
+        made = rootfolder.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
+    inside = _look_inside(job, context, house, f"{repository(job)}@{digest}")
+    return results.Image(
+        repository=repository(job),
+        digest=digest,
+        image_id=digest,
+        base=base,
+        base_id=found.id,
+        size=made.size,
+        pushed_bytes=0,
+        labels=plan.labels,
+        versions=_shown(inside),
+        remarks=plan.remarks,
+        runner="process",
+        evidence=_evidence(context, plan, inside),
+    )
+
+
+def _evidence(context: Context, plan: buildcontext.Plan, inside: probe.Seen) -> tuple[Evidence, ...]:
+    return (
+        context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
+        context.evidence.put("manifest.json", plan.manifest),
+        context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode()),
+    )
+
+
+def _packages(job: Job, context: Context) -> wheels.Wheelhouse:
+    context.progress.doing("gathering Python packages")
+    with context.meter.waiting():
+        return wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
+
+
 def intact(result: results.Image, look: Look) -> str:
     """An image that is gone from the registry has to be pushed again. Without a registry nothing is asked."""
+    if result.runner == "process":
+        return "" if rootfolder.whole(look.workspace.image(result.digest)) else "its folder is gone"
     if look.registry is None:
         return ""
     return "" if look.registry.digest(result.repository, result.digest) else "the registry does not have it any more"
@@ -121,24 +161,23 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _look_inside(job: Job, context: Context, plan: buildcontext.Plan, image_id: str) -> dict[str, Any]:
-    """What the image really has: `packages`, `python`, `system`. Raises UpstreamRefused where a package is lost."""
+def _look_inside(job: Job, context: Context, house: wheels.Wheelhouse, image: str) -> probe.Seen:
+    """What the image really has. Raises UpstreamRefused where a package is lost."""
     context.progress.doing("looking inside")
     with context.meter.waiting():
         ours = labels(context.run_id, job.cell.id, context.workspace.root)
-        printed = context.ports.runner.output(image_id, ["python3", "-c", _VERSIONS], ours)
-    inside: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
-    lost = [wheel.name for wheel in plan.house.installed if wheel.name not in inside["packages"]]
+        printed = context.ports.runner.output(image, ["python3", "-c", probe.PROGRAM], ours)
+    inside = probe.read(printed)
+    lost = [wheel.name for wheel in house.installed if wheel.name not in inside.packages]
     if lost:
         raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
     return inside
 
 
-def _shown(inside: Mapping[str, Any]) -> dict[str, str]:
+def _shown(inside: probe.Seen) -> dict[str, str]:
     # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
-    found = inside["packages"]
-    shown = {name: found[name] for name in _SHOWN if name in found}
-    return {"Base system": inside["system"], "Python": inside["python"], **shown}
+    shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
+    return {"Base system": inside.system, "Python": inside.python, **shown}
 
 
 def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
@@ -190,6 +229,6 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     intact=intact,
-    programs=("inside/flagos_serve.py", "inside/llama_server.py"),
+    programs=("inside/flagos_serve.py", "inside/llama_server.py", "inside/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

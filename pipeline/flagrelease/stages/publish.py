@@ -46,7 +46,17 @@ def run(job: Job, context: Context) -> results.Publish:
     beside = files(context.upstream["card"])
     kept = beside[RECORD]
     release = record.loads(context.evidence.read(kept))
-    _gate(release, job, context, {name: context.evidence.read(one) for name, one in beside.items()})
+    drafted = {name: context.evidence.read(one) for name, one in beside.items()}
+    _gate(release, job, context, drafted)
+    if release.image.runner == "process":
+        folder = _draft(job, context, drafted)
+        return results.Publish(
+            digest=release.image.digest,
+            tags=(),
+            folder=folder.relative_to(context.workspace.root).as_posix(),
+            record=kept,
+            skipped=f"served by processes, so there is no image to publish; the card is in {folder}",
+        )
     image, tag = release.image, release.tag
     _check_name(image.repository)
 
@@ -92,6 +102,8 @@ def run(job: Job, context: Context) -> results.Publish:
 def intact(result: results.Publish, look: Look) -> str:
     """Looks at the release folder, and at the tags where a registry may be asked."""
     folder = look.workspace.root / result.folder
+    if result.skipped:
+        return "" if (folder / README).is_file() else "its draft is gone"
     if not (folder / SUMS).is_file():
         return "its release folder is gone"
     if look.registry is not None:
@@ -107,9 +119,7 @@ def _gate(release: Record, job: Job, context: Context, draft: Mapping[str, bytes
     failed = [check for check in release.smoke.checks if not check.passed]
     if release.verdict == "PASS" and not failed:
         return
-    folder = context.workspace.drafts / job.cell.chip_name / job.cell.model_name
-    for name, data in draft.items():
-        write_atomic(folder / name, data)
+    folder = _draft(job, context, draft)
     private = f"the card is kept as a private draft: {folder / README}"
     if failed:
         raise GateFailed(
@@ -118,6 +128,13 @@ def _gate(release: Record, job: Job, context: Context, draft: Mapping[str, bytes
             hint=private,
         )
     raise _verdict_error(release, private)
+
+
+def _draft(job: Job, context: Context, draft: Mapping[str, bytes]) -> Path:
+    folder = context.workspace.drafts / job.cell.chip_name / job.cell.model_name
+    for name, data in draft.items():
+        write_atomic(folder / name, data)
+    return folder
 
 
 def _verdict_error(release: Record, private: str) -> FlagreleaseError:

@@ -48,7 +48,7 @@ def run(job: Job, context: Context) -> results.Smoke:
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
         at = smokeinside.Inside(cell=cell, context=context, server=server, image=image, weights=weights)
-        checks = _perform(context, server, _checks(cell, server, client, at))
+        checks, skipped = _perform(context, server, _checks(cell, server, client, at))
         commands = smokeinside.commands(at)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
@@ -67,6 +67,7 @@ def run(job: Job, context: Context) -> results.Smoke:
         docker_run=smokeinside.card_run(cell, image).argv(),
         commands=commands,
         environment=_environment(job, context),
+        skipped=skipped,
         evidence=kept,
     )
 
@@ -83,16 +84,23 @@ def _checks(cell: Cell, server: Served, client: Client, at: smokeinside.Inside) 
     yield from smokeinside.all_of(at)
 
 
-def _perform(context: Context, server: Served, checks: Iterable[Named]) -> tuple[results.Check, ...]:
-    """Every check, also after one that failed: a list of all that is wrong is worth more than the first."""
+def _perform(
+    context: Context, server: Served, checks: Iterable[Named]
+) -> tuple[tuple[results.Check, ...], dict[str, str]]:
+    """Every check, also after one that failed: a list of all that is wrong is worth more than the first. Then those
+    that could not be made, with the reason."""
     clock = context.ports.clock
     done: list[results.Check] = []
+    skipped: dict[str, str] = {}
     for name, check in checks:
         context.progress.doing(name, Count(len(done), None, "checks"))
         start = clock.monotonic()
         try:
             with context.meter.waiting():
                 passed, detail = True, check()
+        except smokechecks.Skipped as reason:
+            skipped[name] = str(reason)
+            continue
         except smokechecks.Wrong as wrong:
             passed, detail = False, str(wrong)
         except NoAnswer as trouble:
@@ -105,7 +113,7 @@ def _perform(context: Context, server: Served, checks: Iterable[Named]) -> tuple
             server.check()
             passed, detail = False, f"an answer of another shape: {type(shape).__name__}: {shape}"
         done.append(results.Check(name=name, passed=passed, detail=detail, seconds=clock.monotonic() - start))
-    return tuple(done)
+    return tuple(done), skipped
 
 
 def _environment(job: Job, context: Context) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from flagrelease import cli
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.ports.processes import ProcessRunner
 from flagrelease.stage import Ports
 from flagrelease.tables import aligned
 from flagrelease.workspace import free_bytes
@@ -33,7 +34,7 @@ class Finding:
 
 def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
-    ports = real_ports()
+    ports = real_ports(everything.workspace, everything.runner)
     findings = [_asked(name, look) for name, look in _looks(everything, ports)]
     failing = [finding for finding in findings if not finding.ok]
     if arguments.json:
@@ -46,15 +47,20 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _looks(everything: Project, ports: Ports) -> list[tuple[str, Callable[[], Finding]]]:
+    common: list[tuple[str, Callable[[], Finding]]] = [
+        ("disk", lambda: _disk(everything)),
+        ("memory", _memory),
+        ("ports", lambda: _ports(everything)),
+        ("matrix.lock", lambda: _lock(everything)),
+    ]
+    if everything.runner == "process":
+        return [("python", lambda: _python(everything)), *common]
     return [
         ("docker engine", lambda: _docker(ports)),
         ("registry", lambda: _registry(everything)),
         ("base images", lambda: _bases(everything, ports)),
-        ("disk", lambda: _disk(everything)),
-        ("memory", _memory),
-        ("ports", lambda: _ports(everything)),
         ("credentials", lambda: _credentials(everything)),
-        ("matrix.lock", lambda: _lock(everything)),
+        *common,
     ]
 
 
@@ -63,6 +69,15 @@ def _asked(name: str, look: Callable[[], Finding]) -> Finding:
         return look()
     except FlagreleaseError as error:
         return Finding(name, False, error.line(), error.hint or "see `flagrelease doctor --help`")
+
+
+def _python(everything: Project) -> Finding:
+    """Without Docker this machine is the base of all images."""
+    machine = ProcessRunner(everything.workspace).machine
+    fit = [name for name, chip in everything.matrix.chips.items() if machine.fits(chip.python)]
+    wanted = ", ".join(sorted({chip.python for chip in everything.matrix.chips.values()}))
+    found = f"Python {machine.version} on {machine.system}, for {', '.join(fit) or 'no chip'}"
+    return Finding("python", bool(fit), found, f"put one of Python {wanted} first on PATH")
 
 
 def _docker(ports: Ports) -> Finding:

@@ -18,7 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
     cells = [
         cell for cell in select(everything.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
     ]
-    ports = replace(real_ports(), registry=impatient_registry())
+    ports = replace(real_ports(everything.workspace), registry=impatient_registry())
     progress = PlainBoard().progress("lock", "")
     new = locking.relock(everything.matrix, everything.lock, ports, cells, progress)
     changed = locks.changes(everything.lock, new)

@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    ports = real_ports()
+    ports = real_ports(everything.workspace, everything.runner)
     plans = [plan for plan in everything.plan(cells, STAGES, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)

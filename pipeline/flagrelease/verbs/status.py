@@ -59,5 +59,6 @@ def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
         if entry.state == "running" and process_lives(entry.process):
             state, reason = "running", f"run {entry.run}"
         return Standing(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
-    state = "released" if "publish" in latest else "partial"
+    published = latest.get("publish")
+    state = "released" if published is not None and published.result.get("tags") else "partial"
     return Standing(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)
