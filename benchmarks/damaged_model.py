@@ -1,0 +1,313 @@
+"""The real model of the chip `cpu`, honest and damaged on purpose, through the accuracy stage as a release uses it.
+
+    make release                                         # builds and pushes the image that is served here
+    python benchmarks/damaged_model.py DATA [--benchmark ifeval] [--margin 0.05] [--threads 2] [--work DIR]
+
+The native stack serves the model as it is. The flagos stack serves the same file, then copies with one layer scaled or
+all blocks quantised further, patched in place in the GGUF. DATA is a data folder with its manifest. Prints a table;
+exits with 1 where a damaged copy did not FAIL or the honest one did. What was answered is kept in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flagrelease import results
+from flagrelease.answering import Serve
+from flagrelease.assemble import Options, Project, project, real_ports
+from flagrelease.evidence import EvidenceStore
+from flagrelease.matrix import Profile, Share, Stack
+from flagrelease.ports.progress import Count
+from flagrelease.serving import Served, served
+from flagrelease.stage import Context, Job, Meter
+from flagrelease.stages import accuracy
+from flagrelease.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL = "cpu/smollm2-135m"
+Q4_1, Q4_1_BYTES, Q4_1_WEIGHTS = 3, 20, 32
+Blocks = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a GGUF file: `start` is its first byte in the file, `weights` how many it has."""
+
+    name: str
+    kind: int
+    start: int
+    weights: int
+
+
+def tensors(path: Path) -> list[Tensor]:
+    """The table of a GGUF file, version 3 (github.com/ggml-org/ggml, docs/gguf.md)."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise SystemExit(f"{path} is no GGUF file")
+        _version, count, keys = struct.unpack("<IQQ", file.read(20))
+        alignment = 32
+        for _ in range(keys):
+            key, value = _text(file), _value(file, _number(file, "<I"))
+            alignment = value if key == "general.alignment" else alignment
+        table = []
+        for _ in range(count):
+            name = _text(file)
+            sizes = [_number(file, "<Q") for _ in range(_number(file, "<I"))]
+            table.append((name, int(np.prod(sizes)), _number(file, "<I"), _number(file, "<Q")))
+        data = -(-file.tell() // alignment) * alignment
+    return [Tensor(name, kind, data + offset, weights) for name, weights, kind, offset in table]
+
+
+_FORMS = ("<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d")
+_TEXT, _LIST = 8, 9
+
+
+def _number(file: BinaryIO, form: str) -> int:
+    (value,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    return int(value)
+
+
+def _text(file: BinaryIO) -> str:
+    return file.read(_number(file, "<Q")).decode(errors="replace")
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _TEXT:
+        return _text(file)
+    if kind == _LIST:
+        inner, count = _number(file, "<I"), _number(file, "<Q")
+        return [_value(file, inner) for _ in range(count)]
+    (value,) = struct.unpack(_FORMS[kind], file.read(struct.calcsize(_FORMS[kind])))
+    return value
+
+
+def scaled(factor: float) -> Callable[[Blocks], None]:
+    """A Q4_1 block is scale and minimum as float16 and 32 weights of 4 bits: weight = scale·q + minimum."""
+
+    def change(blocks: Blocks) -> None:
+        ends = blocks[:, :4].copy().view(np.float16)
+        blocks[:, :4] = (ends * np.float16(factor)).view(np.uint8)
+
+    return change
+
+
+def coarser(bits: int) -> Callable[[Blocks], None]:
+    """So many of each weight's four bits, the rest at the middle: its share of the scale goes into the minimum."""
+
+    def change(blocks: Blocks) -> None:
+        kept = 0b1111 & ~(2 ** (4 - bits) - 1)
+        blocks[:, 4:] &= np.uint8(kept << 4 | kept)
+        ends = blocks[:, :4].copy().view(np.float16)
+        ends[:, 1] += ends[:, 0] * np.float16((2 ** (4 - bits) - 1) / 2)
+        blocks[:, :4] = ends.view(np.uint8)
+
+    return change
+
+
+@dataclass(frozen=True)
+class Damage:
+    """`change` is applied to every Q4_1 tensor whose name starts with `prefix`."""
+
+    name: str
+    prefix: str
+    change: Callable[[Blocks], None]
+
+    def to(self, source: Path, target: Path) -> int:
+        """A damaged copy; gives how many weights were changed."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        whole: NDArray[np.uint8] = np.memmap(target, np.uint8, "r+")
+        changed = 0
+        for one in tensors(source):
+            if one.kind == Q4_1 and one.name.startswith(self.prefix):
+                size = one.weights // Q4_1_WEIGHTS * Q4_1_BYTES
+                self.change(whole[one.start : one.start + size].reshape(-1, Q4_1_BYTES))
+                changed += one.weights
+        whole.flush()  # type: ignore[attr-defined]
+        return changed
+
+
+DAMAGES = (
+    Damage("one layer of 30 scaled by 1.5", "blk.10.", scaled(1.5)),
+    Damage("all layers quantised to 3 bits", "blk.", coarser(3)),
+)
+
+
+class Plain:
+    """Progress as a line, when it changes by a tenth."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._last = name, ""
+
+    def doing(self, text: str, count: Count | None = None) -> None:
+        tenth = f" {10 * count.done // max(count.total or 1, 1)}0 % of {count.total}" if count else ""
+        line = f"{self._name}: {text.partition(', accuracy')[0]}{tenth}"
+        if line != self._last and not text.startswith("waiting"):
+            print(line, file=sys.stderr, flush=True)
+            self._last = line
+
+    def note(self, text: str) -> None:
+        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+
+def job_for(everything: Project, wanted: argparse.Namespace) -> Job:
+    job = everything.job(next(one for one in everything.cells if one.id == CELL))
+    benchmark = replace(job.matrix.benchmarks[wanted.benchmark], margin=wanted.margin)
+    matrix = replace(job.matrix, benchmarks={**job.matrix.benchmarks, wanted.benchmark: benchmark})
+    profile = Profile(benchmarks={wanted.benchmark: Share(limit=wanted.limit)})
+    sampling = replace(job.cell.model.sampling, max_tokens=wanted.max_tokens)
+    model = replace(job.cell.model, sampling=sampling)
+    return replace(job, matrix=matrix, cell=replace(job.cell, profile=profile, model=model))
+
+
+def with_threads(job: Job, image: results.Image, workspace: Workspace, threads: int) -> Job:
+    """Both stacks with so many threads: the image's own two files of settings, that number changed, mounted over it.
+
+    On a machine that is busy otherwise, one thread is much faster than two that wait for each other.
+    """
+    runner, chip, folder = real_ports(workspace).runner, job.cell.chip, workspace.root / "config"
+    folder.mkdir(parents=True, exist_ok=True)
+    mounts = list(chip.container.mounts)
+    for name, before, after in (
+        ("serve.yaml", "threads: 2", f"threads: {threads}"),
+        ("manifest.json", r'("--threads",\s*)"2"', rf'\1"{threads}"'),
+    ):
+        text = runner.output(image.reference, ["cat", f"/etc/flagos/{name}"], {})
+        text, changed = re.subn(before, after, text)
+        if not changed:
+            raise SystemExit(f"/etc/flagos/{name} of the image says nothing of two threads")
+        (folder / name).write_text(text)
+        mounts.append(f"{folder / name}:/etc/flagos/{name}:ro")
+    container = replace(chip.container, mounts=tuple(mounts))
+    return replace(job, cell=replace(job.cell, chip=replace(chip, container=container)))
+
+
+def released(everything: Project, stage: str, kind: type[Any]) -> Any:
+    entry = everything.ledger.last_done(CELL, stage)
+    if entry is None:
+        raise SystemExit(f"{CELL} has no {stage} yet: run `make release` first")
+    return msgspec.convert(entry.result, kind)
+
+
+def serving(candidate: results.Weights) -> Serve:
+    """The stage's own way to serve, with other weights for the candidate."""
+
+    def serve(
+        job: Job,
+        context: Context,
+        *,
+        image: results.Image,
+        weights: results.Weights,
+        stack: Stack,
+        beside: bool = False,
+    ) -> AbstractContextManager[Served]:
+        chosen = candidate if stack == job.cell.stack else weights
+        return served(job, context, image=image, weights=chosen, stack=stack, beside=beside)
+
+    return serve
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--benchmark", default="ifeval")
+    parser.add_argument("--margin", type=float, default=0.05)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path(".flagrelease/damaged"))
+    wanted = parser.parse_args()
+    everything = project(Options(matrix=ROOT / "matrix.yaml", data_dir=wanted.data.resolve()))
+    job = job_for(everything, wanted)
+    weights: results.Weights = released(everything, "weights", results.Weights)
+    image: results.Image = released(everything, "image", results.Image)
+    workspace = Workspace(wanted.work.resolve())
+    if wanted.threads != 2:
+        job = with_threads(job, image, workspace, wanted.threads)
+    source = next((everything.workspace.weights / weights.folder).rglob("*.gguf"))
+    rows, wrong = [], 0
+    for name, folder in copies(source, workspace, weights.folder):
+        candidate = replace(weights, folder=folder)
+        result = accuracy.run(
+            job, context_for(name, workspace, replace(weights, folder="honest"), image), serve=serving(candidate)
+        )
+        (score,) = result.benchmarks
+        rows.append(row(name, score))
+        print(rows[-1], flush=True)
+        wrong += (score.verdict == "FAIL") is (folder == "honest")
+    head = ("candidate", "baseline", "candidate's", "difference", "90 % interval", "answers", "look", "verdict")
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|\n" + "\n".join(rows))
+    return 1 if wrong else 0
+
+
+def copies(source: Path, workspace: Workspace, model: str) -> Iterator[tuple[str, str]]:
+    """The honest file and each damaged copy of it: what it is called, and its folder."""
+    target = workspace.weights / "honest" / source.name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    yield "the same file", "honest"
+    for number, damage in enumerate(DAMAGES):
+        folder = f"damaged-{number}"
+        changed = damage.to(source, workspace.weights / folder / source.name)
+        yield f"{damage.name} ({changed / 1e6:.1f} M weights of {model.partition('/')[0]})", folder
+
+
+def context_for(name: str, workspace: Workspace, weights: results.Weights, image: results.Image) -> Context:
+    ports = real_ports(workspace)
+    known = workspace.root / "baselines"
+    known.mkdir(parents=True, exist_ok=True)
+
+    def recall(key: str) -> Mapping[str, Any] | None:
+        path = known / f"{key}.json"
+        return msgspec.json.decode(path.read_bytes()) if path.exists() else None
+
+    def remember(key: str, value: Any) -> None:
+        (known / f"{key}.json").write_bytes(msgspec.json.encode(value))
+
+    return Context(
+        run_id="damaged",
+        workspace=workspace,
+        evidence=EvidenceStore(workspace.evidence),
+        ports=ports,
+        progress=Plain(name),
+        meter=Meter(ports.clock),
+        upstream={"weights": weights, "image": image},
+        recall=recall,
+        remember=remember,
+    )
+
+
+def row(name: str, score: results.BenchmarkScore) -> str:
+    low, high = score.interval90 or (0.0, 0.0)
+    course = score.course
+    asked = f"{course.answers} of {course.planned}" if course else str(score.n)
+    look = f"{course.look} of {course.looks}" if course else "–"
+    cells = (
+        name,
+        f"{score.baseline or 0:.3f}",
+        f"{score.candidate:.3f}",
+        f"{score.difference or 0:+.3f}",
+        f"{low:+.3f} {high:+.3f}",
+        asked,
+        look,
+        score.verdict,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
