@@ -141,9 +141,12 @@ class Stage:
 
 
 def keys(job: Job, stages: tuple[Stage, ...]) -> dict[str, str]:
-    """The key of every stage of the job's cell, in order."""
+    """The key of every stage of the job's cell, in order. Of a stage that is skipped nothing but that counts."""
     found: dict[str, str] = {}
     for stage in stages:
+        if skipped := stage.skip(job):
+            found[stage.name] = fingerprint({"stage": stage.name, "skipped": skipped})
+            continue
         found[stage.name] = fingerprint(
             {
                 "stage": stage.name,
