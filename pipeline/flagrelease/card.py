@@ -9,7 +9,7 @@ from typing import Any
 from flagrelease import charts, usage
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.record import COMPONENTS, Record
-from flagrelease.results import BenchmarkScore, Speed, SpeedPoint
+from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
 
 TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"
@@ -49,7 +49,8 @@ def view(record: Record) -> dict[str, Any]:
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
         "download": fenced(commands.pop("download", usage.download(model, record.weights.revision)), "bash"),
-        "verify": fenced(commands.pop("verify", usage.verify(model, record.weights.files)), "bash"),
+        "verify": fenced(commands.pop("verify", usage.verify(model, record.weights.fetched)), "bash"),
+        "unpack": fenced(usage.unpack(model, record.image.reference), "bash") if record.weights.unpacked else None,
         "pull": fenced(commands.pop("pull", usage.pull(record.image.reference)), "bash"),
         "run": fenced(usage.docker_run(smoke.docker_run), "bash"),
         "executed": ", ".join(smoke.commands),
@@ -222,7 +223,7 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Image size", _bytes(record.image.size)),
         ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
         ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
-        ("Weights digest", code(record.weights.digest)),
+        *_weights(record.weights),
         ("Smoke checks passed", ", ".join(check.name for check in record.smoke.checks if check.passed)),
         ("Evaluation profile", code(record.profile_name)),
     ]
@@ -230,6 +231,16 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
         rows.append(("Baseline", baseline))
     return rows
+
+
+def _weights(weights: Weights) -> list[tuple[object, object]]:
+    if weights.unpacked is None:
+        return [("Weights digest", code(weights.digest))]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(weights.unpacked.versions.items()))
+    return [
+        ("Downloaded weights digest", code(weights.unpacked.digest)),
+        ("Served weights digest", Markdown(f"{code(weights.digest)}, unpacked by {escape(versions)}")),
+    ]
 
 
 def stages_table(record: Record) -> Markdown:

@@ -315,7 +315,7 @@ def _references(page: Page) -> Iterator[Finding]:
 
 def _paths(page: Page) -> Iterator[Finding]:
     folder = page.record.model_dir
-    source = page.record.model.source
+    source, downloads = page.record.model.source, usage.source_dir(page.record.model)
     mounted = usage.mounts(page.record.smoke.docker_run)
     if mounted.get(folder) != folder:
         yield Finding(
@@ -324,11 +324,11 @@ def _paths(page: Page) -> Iterator[Finding]:
     for block in page.blocks:
         for at, line in enumerate(block.body.splitlines(), 1):
             for path in re.findall(r"(?<![\w.])/nfs/[^\s:'\";]*", line):
-                if path != folder and not path.startswith(f"{folder}/") and path not in source:
+                if not f"{path}/".startswith((f"{folder}/", f"{downloads}/")) and path not in source:
                     yield Finding(block.line + at, f"path {path} is not under {folder}")
             if _MACHINE.search(line):
                 yield Finding(block.line + at, "a path of the machine that made the release")
-    started = [block for block in page.blocks if block.body.startswith("docker run")]
+    started = [block for block in page.blocks if block.body.startswith("docker run") and "--detach" in block.body]
     if len(started) != 1:
         yield Finding(1, f"{len(started)} docker run commands instead of one")
     for block in started:

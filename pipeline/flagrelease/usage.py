@@ -1,7 +1,7 @@
 """The commands with which a user serves and asks a released model, as the card prints them. Pure.
 
-Download folder, mounted folder and served folder are one path: container.model_path. Weights that are unpacked first are
-downloaded beside it.
+Download folder, mounted folder and served folder are one path: container.model_path. Weights that are unpacked first
+are downloaded beside it.
 """
 
 from __future__ import annotations

