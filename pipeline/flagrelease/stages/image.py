@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, layout, probe, results, rootfolder, wheels
+from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
 from flagrelease.base import base_image, counted, locked_base, processes
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.evidence import Evidence
@@ -66,7 +66,7 @@ def _built(job: Job, context: Context) -> results.Image:
         context.ports.registry.check_push(repository(job))
     base, found = base_image(job, context)
     house = _packages(job, context)
-    plan = buildcontext.draw(job, house, base, found.id)
+    plan = buildcontext.draw(job, house, base, found.id, operators=_operators(context))
     image_id = _build(job, context, plan, base)
     inside = _look_inside(job, context, plan.house, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
@@ -98,9 +98,9 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     rootfolder.check_python(machine, job.cell.chip.python)
     house = _packages(job, context)
     context.progress.doing("laying out the image")
-    digest = rootfolder.digest(buildcontext.draw(job, house, base, found.id))
+    digest = rootfolder.digest(buildcontext.draw(job, house, base, found.id, operators=_operators(context)))
     root = context.workspace.image(digest)
-    plan = buildcontext.draw(job, house, base, found.id, layout.under(root))
+    plan = buildcontext.draw(job, house, base, found.id, layout.under(root), _operators(context))
     with context.meter.waiting():
         made = rootfolder.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
     inside = _look_inside(job, context, house, f"{repository(job)}@{digest}")
@@ -126,6 +126,10 @@ def _evidence(context: Context, plan: buildcontext.Plan, inside: probe.Seen) -> 
         context.evidence.put("manifest.json", plan.manifest),
         context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode()),
     )
+
+
+def _operators(context: Context) -> shipped.Shipped | None:
+    return shipped.of(context.upstream.get("kernels"), context.workspace)
 
 
 def _packages(job: Job, context: Context) -> wheels.Wheelhouse:
@@ -229,6 +233,7 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     intact=intact,
+    reads=("kernels",),
     programs=("inside/flagos_serve.py", "inside/llama_server.py", "inside/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )
