@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import results, smokechecks, smokeinside
+from flagrelease import results, smokechecks, smokeinside, smokeoperators
 from flagrelease.cell import Cell
 from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.ports.progress import Count
@@ -43,12 +43,13 @@ def run(job: Job, context: Context) -> results.Smoke:
     cell = job.cell
     image: results.Image = context.upstream["image"]
     weights: results.Weights = context.upstream["weights"]
+    kernels: results.Kernels | None = context.upstream.get("kernels")
     with (
         served(job, context, image=image, weights=weights, stack=cell.stack) as server,
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
         at = smokeinside.Inside(cell=cell, context=context, server=server, image=image, weights=weights)
-        checks, skipped = _perform(context, server, _checks(cell, server, client, at))
+        checks, skipped = _perform(context, server, _checks(cell, server, client, at, kernels))
         commands = smokeinside.commands(at)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
@@ -75,12 +76,16 @@ def run(job: Job, context: Context) -> results.Smoke:
 Named = tuple[str, Callable[[], str]]
 
 
-def _checks(cell: Cell, server: Served, client: Client, at: smokeinside.Inside) -> Iterable[Named]:
+def _checks(
+    cell: Cell, server: Served, client: Client, at: smokeinside.Inside, kernels: results.Kernels | None
+) -> Iterable[Named]:
     # Reading a whole window takes a minute on a CPU; its limit is found by the prompt that is too long.
     window = cell.model.serve.max_model_len
     long_tokens = window // 8 if cell.chip.vendor == "cpu" else window
     on = smokechecks.bench(server, client, cell.model, long_tokens=long_tokens)
     yield from smokechecks.all_of(on)
+    if kernels is not None:
+        yield from smokeoperators.all_of(at, on, kernels)
     yield from smokeinside.all_of(at)
 
 
@@ -135,6 +140,6 @@ STAGE = Stage(
     result=results.Smoke,
     inputs=inputs,
     run=run,
-    reads=("weights", "image"),
+    reads=("weights", "kernels", "image"),
     on_chip=True,
 )
