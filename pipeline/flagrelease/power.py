@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from flagrelease.gates import ALPHA
 from flagrelease.stage import Job
 from flagrelease.tables import aligned
 
@@ -20,49 +21,52 @@ def forecasts(job: Job) -> list[Forecast]:
     """One for each benchmark of the cell's profile, with the safe guess of a pair's variance.
 
     The number of questions is that of the locked data, else the benchmark's `total`; a benchmark of which
-    neither is known is left out.
+    neither is known is left out. Where the chip cannot hold both stacks, the baseline is there in whole.
     """
+    from flagrelease.stats.design import Design
     from flagrelease.stats.planner import forecast
 
-    found = []
-    for name, share in job.cell.profile.benchmarks.items():
+    found, cell = [], job.cell
+    grows = cell.own_baseline and cell.holds_both
+    for name, share in cell.profile.benchmarks.items():
         benchmark = job.matrix.benchmarks[name]
         locked = job.lock.benchmarks.get(name)
         there = locked.rows if locked is not None else benchmark.total
         if there is None:
             continue
-        found.append(
-            forecast(
-                name,
-                questions=min(share.limit or there, there),
-                repeats=share.repeats or benchmark.repeats,
-                margin=benchmark.margin,
-                power=POWER,
-                losses=LOSSES,
-            )
+        repeats = share.repeats or benchmark.repeats
+        design = Design(
+            questions=min(share.limit or there, there),
+            margin=benchmark.margin,
+            repeats=repeats,
+            fail_alpha=ALPHA / len(cell.profile.benchmarks),
         )
+        reference = repeats if repeats > 1 and not grows else 0
+        found.append(forecast(name, design, power=POWER, reference=reference, losses=LOSSES))
     return found
 
 
 def table(jobs: Sequence[Job]) -> str:
-    """A row a benchmark: answers on each side, chance of PASS at no loss, chance to find each loss, what is needed."""
+    """A row a benchmark: answers of each side in whole and, where the profile is sequential, as many as are expected
+    to be asked of the candidate; the chances of PASS and of finding a loss; the fixed plan that is needed."""
     rows = []
     for job in jobs:
         for number, one in enumerate(forecasts(job)):
-            finds = [f"{one.finds[loss]:.0%}" for loss in LOSSES]
+            expected = [f"{one.sequential[loss].pairs:,.0f}" for loss in (0.0, LOSSES[-1])]
+            if not job.cell.profile.sequential:
+                expected = ["–", "–"]
             margin = f"{100 * one.needed.margin:g} pt"
-            needed = f"{one.needed.pairs:,}"
             label = job.cell.id if number == 0 else ""
-            row = [label, one.benchmark, f"{one.answers:,}", margin, f"{one.passes:.0%}", *finds]
-            rows.append([*row, needed, f"{one.sequential:,}"])
-    heading = ["cell", "benchmark", "answers", "margin", "PASS if equal"]
-    heading += [f"finds {100 * loss:g} pt" for loss in LOSSES]
-    heading += [f"needed for {POWER:.0%}", "sequential"]
+            finds = [f"{one.finds[loss]:.0%}" for loss in LOSSES]
+            row = [label, one.benchmark, margin, f"{one.answers:,}", *expected, f"{one.passes:.0%}", *finds]
+            rows.append([*row, f"{one.needed.pairs:,}"])
+    heading = ["cell", "benchmark", "margin", "in whole", "expected if equal", f"at {100 * LOSSES[-1]:g} pt"]
+    heading += ["PASS if equal", *(f"finds {100 * loss:g} pt" for loss in LOSSES), f"needed for {POWER:.0%}"]
     note = (
-        "answers: on each side. The variance of a pair is taken as 0.25, the largest; stacks that mostly give the same "
-        "answers need fewer."
+        "in whole, expected: answers of the candidate, all of them or until a sequential evaluation has decided. The "
+        "variance of a\npair is taken as 0.25, the largest; stacks that mostly give the same answers need fewer."
     )
-    return aligned(heading, rows, right=range(2, 10)) + f"\n\n{note}"
+    return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}"
 
 
 def as_json(job: Job) -> list[dict[str, Any]]:
@@ -75,7 +79,12 @@ def as_json(job: Job) -> list[dict[str, Any]]:
             "passes_if_equal": _plain(one.passes),
             "finds": {f"{loss:g}": _plain(chance) for loss, chance in one.finds.items()},
             "needed": one.needed.pairs,
-            "sequential": one.sequential,
+            "sequential": {
+                f"{loss:g}": {"answers": round(at.pairs), "passes": _plain(at.passes), "fails": _plain(at.fails)}
+                for loss, at in one.sequential.items()
+            }
+            if job.cell.profile.sequential
+            else None,
         }
         for one in forecasts(job)
     ]

@@ -75,8 +75,11 @@ def test_what_an_evaluation_can_decide(here: Path, capsys: pytest.CaptureFixture
     assert told["answers"] == 200
     assert told["needed"] > 200 > 0
     assert 0 < told["passes_if_equal"] < told["finds"]["0.1"] < 1
+    assert told["sequential"]["0.1"]["answers"] < told["sequential"]["0"]["answers"] < 200
     assert cli.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
-    assert "aime" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "aime" in shown
+    assert "expected if equal" in shown
 
 
 def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

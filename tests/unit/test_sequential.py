@@ -16,7 +16,7 @@ from flagrelease.errors import ComparisonRefused
 from flagrelease.gates import Verdict
 from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
 from flagrelease.stats.paired import Side
-from flagrelease.stats.planner import GUESS, expected, forecast, pair_variance, plan
+from flagrelease.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
 from flagrelease.stats.sequential import Progress, allocate
 from flagrelease.stats.spending import characteristics, inflation, limits
 
@@ -291,15 +291,39 @@ def test_a_sequential_design_costs_less_than_the_fixed_one_it_matches() -> None:
 
 
 def test_a_forecast_tells_cost_and_power() -> None:
-    aime = forecast("aime", questions=30, repeats=1, margin=0.05, variance=0.24)
+    aime = forecast("aime", Design(questions=30, margin=0.05, repeats=1), variance=0.24)
     assert aime.answers == 30
     assert aime.passes < 0.2
     assert aime.finds[0.1] < 0.35
     assert aime.needed.repeats == 21
-    assert aime.sequential < 0.75 * aime.needed.pairs
-    better = forecast("aime", questions=30, repeats=32, margin=0.05, variance=0.24)
+    assert aime.sequential[0.0].pairs <= 30
+    better = forecast("aime", Design(questions=30, margin=0.05, repeats=32), variance=0.24)
     assert better.passes > 0.9
     assert better.finds[0.02] < better.finds[0.05] < better.finds[0.1]
+    assert better.sequential[0.0].pairs < 0.65 * better.answers
+    assert better.sequential[0.1].pairs < 0.3 * better.answers
+    assert better.sequential[0.1].fails > 0.99 > 0.05 > better.sequential[0.0].fails
+
+
+@pytest.mark.parametrize(("case", "reference"), [(0, False), (0, True), (1, False), (1, True)])
+def test_the_outlook_is_that_of_simulated_evaluations(case: int, reference: bool) -> None:
+    """Which asked all questions alike, as the outlook takes it. It knows the variance; they have to estimate it."""
+    benchmark, random = _benchmark(), np.random.default_rng(12)
+    one, runs = benchmark.CASES[case], 400
+    design = Design(questions=one.n, margin=one.margin, repeats=100)
+    p, q = one.draw(random, runs, 0.0)
+    repeats = one.reference if reference else 0
+    seen = benchmark.Simulation(design, p, q, random, by_variance=False, reference=repeats).run()
+    told = outlook(design, 0.0, variance=2 * one.variance, reference=repeats)
+    assert told.pairs * (1 if reference else 2) == pytest.approx(seen.answers, rel=0.2)
+    assert told.passes == pytest.approx(seen.passed, abs=0.05)
+
+
+def test_an_evaluation_that_ends_before_its_design_spends_the_rest_at_its_last_look() -> None:
+    times = (0.2, 0.4)
+    found = limits(times, 0.05, 1.0, last=True)
+    covariance = [[1.0, math.sqrt(0.5)], [math.sqrt(0.5), 1.0]]
+    assert 1 - multivariate_normal.cdf(found, np.zeros(2), covariance, abseps=1e-8) == pytest.approx(0.05, abs=2e-6)
 
 
 def test_stages_grow_where_a_reference_has_noise_of_its_own() -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
-from flagrelease.stats.paired import Side
-from flagrelease.stats.spending import Characteristics, characteristics, inflation
+from flagrelease.stats.design import Design
+from flagrelease.stats.paired import Floats, Side
+from flagrelease.stats.spending import Characteristics, characteristics, endings, inflation
 
-__all__ = ["GUESS", "Forecast", "Plan", "expected", "forecast", "pair_variance", "plan"]
+__all__ = ["GUESS", "Forecast", "Outlook", "Plan", "expected", "forecast", "outlook", "pair_variance", "plan"]
 
 GUESS = 0.25
 
@@ -120,12 +121,60 @@ def expected(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """How a sequential evaluation ends on average: `pairs` answers on each side, the chances of PASS and of FAIL."""
+
+    pairs: float
+    passes: float
+    fails: float
+
+
+def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: int = 0) -> Outlook:
+    """What `design` does at a true loss of `drop` (a fraction). `variance` is that of a pair; asking by variance, which
+    saves some more, is left out. With `reference` repeats of a baseline that is whole only the candidate is asked."""
+    pairs = _schedule(design, variance, reference)
+    noise = variance / 2 / (design.questions * reference) if reference else 0.0
+    each = variance / 2 if reference else variance
+    times = tuple(1 / ((each / count + noise) * design.information) for count in pairs)
+    ends = endings(
+        times,
+        drop=drop / design.margin,
+        reach=design.margin * math.sqrt(design.information),
+        alpha=design.alpha,
+        fail_alpha=design.fail_alpha,
+        exponent=design.exponent,
+    )
+    decided = ends.passes + ends.fails
+    asked = float((decided * pairs).sum() + (1 - decided.sum()) * pairs[-1])
+    return Outlook(pairs=asked, passes=float(ends.passes.sum()), fails=float(ends.fails.sum()))
+
+
+def _schedule(design: Design, variance: float, reference: int) -> Floats:
+    """Answers on each side at each look, on average: as `Design.opening` and `Design.stage_pairs` take them."""
+    if reference:
+        noise, each, found = variance / 2 / (design.questions * reference), variance / 2, []
+    else:
+        noise, each = 0.0, variance
+        parts, repeats = design.opening
+        found = [design.questions * repeats * (part + 1) / parts for part in range(parts)]
+    number = len(found)
+    while number < design.looks and (not found or found[-1] < design.budget):
+        number += 1
+        room = design.looks / (number * design.information) - noise
+        before = found[-1] if found else 0.0
+        step = each / room - before if room > 0 else design.budget / design.looks
+        if step > 0:
+            found.append(min(before + max(step, 1.0), float(design.budget)))
+    return np.array(found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What an evaluation of a benchmark will cost and can decide, before it runs.
 
-    `answers` is for each side. `passes` is the chance of PASS at no loss, `finds` that of a significant result at
-    each loss. `needed` is the plan that has the power asked for; `sequential` the answers on each side that a
-    sequential evaluation of the same power takes on average when there is no loss.
+    `answers` is for each side and in whole. `passes` is the chance of PASS at no loss, `finds` that of a significant
+    result at each loss. `needed` is the fixed plan that has the power asked for. `sequential` says what comes of a
+    sequential evaluation at no loss (0) and at each of the losses.
     """
 
     benchmark: str
@@ -133,29 +182,26 @@ class Forecast:
     passes: float
     finds: Mapping[float, float]
     needed: Plan
-    sequential: int
+    sequential: Mapping[float, Outlook]
 
 
 def forecast(
     benchmark: str,
+    design: Design,
     *,
-    questions: int,
-    repeats: int,
-    margin: float,
     variance: float = GUESS,
-    alpha: float = 0.05,
     power: float = 0.80,
+    reference: int = 0,
     losses: Sequence[float] = (0.02, 0.05, 0.10),
 ) -> Forecast:
-    """`variance` is that of a pair: `pair_variance` of a baseline, or the safe guess."""
-    own = Plan(questions=questions, repeats=repeats, margin=margin, alpha=alpha, variance=variance, between=0.0)
-    needed = plan(margin=margin, questions=questions, variance=variance, alpha=alpha, power=power)
-    share = expected(needed, 0.0, power=power).information
+    """`variance` is that of a pair: `pair_variance` of a baseline, or the safe guess. For `reference` see `outlook`."""
+    n, margin, alpha = design.questions, design.margin, design.alpha
+    own = Plan(questions=n, repeats=design.repeats, margin=margin, alpha=alpha, variance=variance, between=0.0)
     return Forecast(
         benchmark=benchmark,
         answers=own.pairs,
         passes=own.passes(0.0),
         finds={loss: own.finds(loss) for loss in losses},
-        needed=needed,
-        sequential=math.ceil(share * needed.pairs),
+        needed=plan(margin=margin, questions=n, variance=variance, alpha=alpha, power=power),
+        sequential={loss: outlook(design, loss, variance=variance, reference=reference) for loss in (0.0, *losses)},
     )

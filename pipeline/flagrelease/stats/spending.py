@@ -19,7 +19,16 @@ from scipy.special import ndtr, ndtri
 
 from flagrelease.stats.paired import Floats
 
-__all__ = ["CLOSEST", "Characteristics", "Walk", "characteristics", "inflation", "limits"]
+__all__ = [
+    "CLOSEST",
+    "Characteristics",
+    "Endings",
+    "Walk",
+    "characteristics",
+    "endings",
+    "inflation",
+    "limits",
+]
 
 # Looks closer together than this in information time are one look: the integration grid resolves no less.
 CLOSEST = 0.02
@@ -78,13 +87,14 @@ class Walk:
         return self.within(time, np.full_like(time, -_FAR) * root, z * root)
 
 
-def limits(times: tuple[float, ...], alpha: float, exponent: float) -> Floats:
-    """The z-values of an upper boundary that spends α·t^exponent by each of `times`."""
+def limits(times: tuple[float, ...], alpha: float, exponent: float, *, last: bool = False) -> Floats:
+    """The z-values of an upper boundary that spends α·t^exponent by each of `times`; all of α by the `last`, if so."""
     walk, spent, found = Walk.start(), 0.0, []
     for t in times:
         now = np.array([t])
-        z = walk.limit(now, np.array([alpha * min(t, 1.0) ** exponent - spent]))
-        spent = alpha * min(t, 1.0) ** exponent
+        by_now = alpha if last and t == times[-1] else alpha * min(t, 1.0) ** exponent
+        z = walk.limit(now, np.array([by_now - spent]))
+        spent = by_now
         walk = walk.below(now, z)
         found.append(float(z[0]))
     return np.array(found)
@@ -107,21 +117,43 @@ def characteristics(
     `drop` is the true loss in units of the margin. PASS is rejecting "the loss is the margin", FAIL is rejecting
     "there is no loss", each with its own one-sided boundary; whichever comes first ends it.
     """
-    times = np.arange(1, looks + 1) / looks
-    z = limits(tuple(times), alpha, exponent)
+    times = tuple(np.arange(1, looks + 1) / looks)
     reach = float(ndtri(1 - alpha) + ndtri(power)) * math.sqrt(factor)  # margin in standard errors at t = 1
-    walk, passes, fails, information = Walk.start(), 0.0, 0.0, 0.0
-    for t, limit in zip(times, z, strict=True):
+    ends = endings(times, drop=drop, reach=reach, alpha=alpha, fail_alpha=alpha, exponent=exponent)
+    alive = 1.0 - np.concatenate(([0.0], np.cumsum(ends.passes + ends.fails)[:-1]))
+    return Characteristics(
+        passes=float(ends.passes.sum()),
+        fails=float(ends.fails.sum()),
+        information=float(factor * (alive * np.diff(times, prepend=0.0)).sum()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endings:
+    """The chance that an evaluation ends at each of its looks with PASS, and with FAIL; both (looks,)."""
+
+    passes: Floats
+    fails: Floats
+
+
+def endings(
+    times: tuple[float, ...], *, drop: float, reach: float, alpha: float, fail_alpha: float, exponent: float
+) -> Endings:
+    """How an evaluation with looks at `times` ends; the last look spends all that is left of its α.
+
+    `drop` is the true loss in units of the margin, `reach` the margin in standard errors at t = 1.
+    """
+    passing, failing = (limits(times, level, exponent, last=True) for level in (alpha, fail_alpha))
+    walk = Walk.start()
+    passes, fails = np.zeros(len(times)), np.zeros(len(times))
+    for look, t in enumerate(times):
         now = np.array([t])
-        low = np.array([-limit * math.sqrt(t)])
-        high = np.maximum(limit * math.sqrt(t) - reach * t, low)
-        alive = float(walk.mass.sum())
-        information += factor * (t - float(walk.time[0])) * alive
-        up = float(walk.above(now, high, -drop * reach)[0])
-        down = alive - float(walk.above(now, low, -drop * reach)[0])
-        passes, fails = passes + up, fails + down
+        low = np.array([-failing[look] * math.sqrt(t)])
+        high = np.maximum(passing[look] * math.sqrt(t) - reach * t, low)
+        passes[look] = float(walk.above(now, high, -drop * reach)[0])
+        fails[look] = float(walk.mass.sum()) - float(walk.above(now, low, -drop * reach)[0])
         walk = walk.within(now, low, high, -drop * reach)
-    return Characteristics(passes=passes, fails=fails, information=information)
+    return Endings(passes=passes, fails=fails)
 
 
 @cache
