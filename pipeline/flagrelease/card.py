@@ -41,6 +41,7 @@ def view(record: Record) -> dict[str, Any]:
         "chart": Markdown(charts.SCORES),
         "chart_text": "Scores and differences of the table below, with their 90 % intervals",
         "scores": scores_table(record),
+        "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
         "slo": None if record.speed is None else _slo(record.speed),
@@ -87,6 +88,25 @@ def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
         f"{row.margin:.3f}",
         row.verdict,
     )
+
+
+def score_note(row: BenchmarkScore) -> str:
+    """What the numbers of a line do not say: how much was asked and why no more, what failed, what is only noise."""
+    parts = [f"partial ({row.partial})"] if row.partial else []
+    if course := row.course:
+        stopped = "stopped early, " if course.early else ""
+        asked = f"{course.answers:,} of at most {course.planned:,} answers on each side"
+        parts.append(f"{stopped}{asked}, at look {course.look} of {course.looks}: {course.why}")
+    parts.append(f"{row.errors} requests failed, {row.truncated} answers were cut off")
+    if row.flips:
+        parts.append(f"{row.flips[0]} questions gained, {row.flips[1]} lost")
+    if noise := row.noise:
+        low, high = map(signed, noise.interval90)
+        parts.append(
+            f"the baseline against itself, {noise.repeats:g} repeats each: difference {signed(noise.difference)} "
+            f"[{low}, {high}], {100 * noise.flip_rate:.1f} % of the questions flip"
+        )
+    return "; ".join((*parts, row.reason))
 
 
 def signed(value: float) -> str:

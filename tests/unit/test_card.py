@@ -11,6 +11,7 @@ from flagrelease import matrix as matrices
 from flagrelease.cardlint import Page, lint
 from flagrelease.cell import Cell, expand
 from flagrelease.container import Placement, for_serving, model_path
+from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
@@ -109,6 +110,21 @@ def test_what_did_not_pass_is_a_private_draft(verdict: Any) -> None:
     assert f"> **Private draft, not published.** Verdict of the evaluation: **{verdict}**. too few" in text
     assert "The same image is tagged" not in text
     assert lint(text, made, PNG) == []
+
+
+def test_a_line_says_why_no_more_was_asked_and_what_is_only_noise() -> None:
+    course = Course(answers=100, planned=400, look=1, looks=4, why="the scores decided")
+    noise = NoiseFloor(repeats=8, difference=-0.004, interval90=(-0.031, 0.023), flip_rate=0.05)
+    row = given.score(n=100, repeats=2.5, course=course, noise=noise)
+    made = given.record(accuracy=given.accuracy(row))
+    page = rendered(made)
+    assert lint(page, made, PNG) == []
+    assert "stopped early, 100 of at most 400 answers on each side, at look 1 of 4: the scores decided" in page
+    assert "baseline against itself, 8 repeats each: difference −0.004 \\[−0.031, +0.023\\], 5.0 % of" in page
+    assert "| 100 | 2.5 |" in page
+    assert "The looks at the answers were planned" in page
+    whole = rendered(given.record(accuracy=given.accuracy(replace(row, course=None))))
+    assert "The looks at the answers" not in whole
 
 
 def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
