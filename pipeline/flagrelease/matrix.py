@@ -17,6 +17,7 @@ _SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
+HarnessName = Literal["own", "evalscope", "flageval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,8 @@ class Benchmark:
     """A question set and how it is asked.
 
     `total` is the size of the whole benchmark where `data` holds only a part of it; such a score is shown
-    as partial. `margin` is the largest loss, as a fraction of 1, that still counts as equivalent.
+    as partial. `margin` is the largest loss, as a fraction of 1, that still counts as equivalent. `harness` asks it
+    instead of the profile's.
     """
 
     title: str
@@ -210,6 +212,7 @@ class Benchmark:
     repeats: int = 1
     margin: float = 0.05
     total: int | None = None
+    harness: HarnessName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,11 +259,13 @@ class Traffic:
 class Profile:
     """What a release is asked, and the load under which its speed is measured; without `speed` it is not.
 
-    A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked.
+    A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked. `harness` is what
+    asks: our own engine, evalscope, or the FlagEval service.
     """
 
     benchmarks: Mapping[str, Share]
     sequential: bool = True
+    harness: HarnessName = "own"
     speed: tuple[Traffic, ...] = ()
 
 

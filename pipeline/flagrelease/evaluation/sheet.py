@@ -13,7 +13,7 @@ from flagrelease.evaluation.data import DataSet
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.request import concurrency, sampling_of
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.matrix import Benchmark, Model, Share
+from flagrelease.matrix import Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]
@@ -58,12 +58,18 @@ class Sheet:
             "prompts": fingerprint({"prompts": prompts}),
             "parameters": self.evaluation.parameters,
             "thinking": self.evaluation.thinking,
+            "harness": self.evaluation.harness,
             "repeats": self.repeats,
         }
 
 
-def draw_up(name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model) -> Sheet:
-    """The sheet of one benchmark. Raises ConfigError for an unknown task or data that the task cannot read."""
+def draw_up(
+    name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model, harness: HarnessName = "own"
+) -> Sheet:
+    """The sheet of one benchmark, asked by `harness` unless it has its own.
+
+    Raises ConfigError for an unknown task or data that the task cannot read.
+    """
     task = task_named(benchmark.task, name)
     everything = task.read(data, benchmark.shots)
     questions = choose(name, everything, share.limit)
@@ -84,6 +90,7 @@ def draw_up(name: str, benchmark: Benchmark, share: Share, data: DataSet, model:
             parameters=parameters,
             concurrency=concurrency(parameters, model.serve.engine, model.serve.concurrency),
             thinking=model.sampling.thinking and task.scoring == "text",
+            harness=benchmark.harness or harness,
         ),
         questions=questions,
         repeats=repeats,

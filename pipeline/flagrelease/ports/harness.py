@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.matrix import HarnessName
 from flagrelease.samples import Key
 
 __all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Tally"]
@@ -39,7 +40,7 @@ class Evaluation:
     """What is to be answered. A sequential design sends several, for the same file of answers.
 
     `parameters` go into every request; `concurrency` is how many are in flight; `thinking` says that the model
-    reasons before it answers.
+    reasons before it answers; `harness` names what asks.
     """
 
     benchmark: str
@@ -48,6 +49,7 @@ class Evaluation:
     parameters: Mapping[str, Any]
     concurrency: int
     thinking: bool = False
+    harness: HarnessName = "own"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,74 @@
+"""Which harness asks a benchmark: chosen by its name in the matrix, made when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.matrix import HarnessName
+from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
+from flagrelease.ports.harness_evalscope import EvalscopeHarness, refuse
+from flagrelease.ports.load_evalscope import PROGRAM
+
+__all__ = ["Harnesses", "check", "lacking"]
+
+
+class Harnesses:
+    """Hands each evaluation to the harness that it names."""
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = os.environ if env is None else env
+        self._made: dict[HarnessName, Harness] = {}
+
+    def evaluate(
+        self,
+        endpoint: Endpoint,
+        evaluation: Evaluation,
+        into: Path,
+        *,
+        watch: Callable[[], None],
+        report: Callable[[Tally], None],
+    ) -> Tally:
+        """See Harness.evaluate. Raises EnvironmentFault where the harness is not set up on this machine."""
+        return self._harness(evaluation.harness).evaluate(endpoint, evaluation, into, watch=watch, report=report)
+
+    def _harness(self, name: HarnessName) -> Harness:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: HarnessName) -> Harness:
+        if name == "own":
+            return OwnHarness()
+        if name == "flageval":
+            raise ConfigError("FlagEval gives scores and no answers", why="it cannot be asked a question at a time")
+        if missing := lacking(name, self._env):
+            raise EnvironmentFault(f"harness {name} is not set up", why=missing[0], hint=missing[1])
+        return EvalscopeHarness(self._env[PROGRAM])
+
+
+def check(evaluations: Iterable[Evaluation], env: Mapping[str, str] | None = None) -> None:
+    """Before anything is started: raises ConfigError for a task that its harness cannot ask, EnvironmentFault for a
+    harness that is not set up."""
+    harnesses = Harnesses(env)
+    for evaluation in evaluations:
+        harnesses._harness(evaluation.harness)
+        if evaluation.harness == "evalscope":
+            refuse(evaluation.task, evaluation.benchmark)
+
+
+def lacking(name: HarnessName, env: Mapping[str, str]) -> tuple[str, str] | None:
+    """What this machine lacks for a harness, and what to do about it."""
+    if name == "evalscope":
+        program = env.get(PROGRAM, "")
+        if not program:
+            return (
+                f"{PROGRAM} is not set",
+                f"install evalscope 1.14.1 in an environment of its own and set {PROGRAM} to the program",
+            )
+        if not Path(program).is_file():
+            return f"{PROGRAM} names {program}, which is not there", f"set {PROGRAM} to the program `evalscope`"
+    return None

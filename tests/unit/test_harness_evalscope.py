@@ -1,0 +1,180 @@
+"""evalscope as a harness: what it is given, and what is made of what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.tasks import TASKS
+from flagrelease.ports.harness import Ask, Endpoint, Evaluation
+from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
+from flagrelease.ports.harnesses import Harnesses, check, lacking
+
+CHOICES = "A) one\nB) two\nB) of two\nC) three"
+
+
+def question(number: int = 1, text: str = "", reference: Any = ("ABC", "B")) -> Question:
+    content = text or f"Question {number}\n\n{CHOICES}"
+    return Question(
+        subset="all", id=f"q{number}", messages=({"role": "user", "content": content},), reference=reference
+    )
+
+
+def evaluation(task: str = "multiple-choice-cot", n: int = 3, **changes: Any) -> Evaluation:
+    values: dict[str, Any] = {
+        "benchmark": "made-up",
+        "task": TASKS[task],
+        "asks": asks([question(number) for number in range(n)], range(1)),
+        "parameters": {"temperature": 0.6, "max_tokens": 64, "chat_template_kwargs": {"enable_thinking": True}},
+        "concurrency": 4,
+        "harness": "evalscope",
+    }
+    return Evaluation(**{**values, **changes})
+
+
+def left_behind(
+    folder: Path,
+    asked: tuple[Ask, ...],
+    said: dict[int, dict[str, Any]] | None = None,
+    graded: dict[int, dict[str, Any]] | None = None,
+) -> None:
+    """The files of evalscope 1.14.1, less what is not read; `said` and `graded` change single lines."""
+    predictions, reviews = [], []
+    for index, ask in enumerate(asked):
+        message = {"role": "user", "content": ask.question.messages[0]["content"]}
+        output = {
+            "choices": [{"message": {"role": "assistant", "content": "ANSWER: B"}, "stop_reason": "stop"}],
+            "usage": {"input_tokens": 69, "output_tokens": 7},
+            "time": 0.5,
+            "error": None,
+        }
+        score = {"value": {"acc": 1.0}, "extracted_prediction": "B", "main_score_name": "acc"}
+        predictions.append({"index": index, "model_output": {**output, **(said or {}).get(index, {})}})
+        review = {"index": index, "messages": [message], "sample_score": {"score": score}}
+        reviews.append({**review, **(graded or {}).get(index, {})})
+    for name, lines in (("predictions", predictions), ("reviews", reviews)):
+        path = folder / "out" / name / "m" / "arc_ARC-Challenge.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def scored(value: dict[str, Any]) -> dict[str, Any]:
+    return {"sample_score": {"score": {"value": value, "extracted_prediction": "B", "main_score_name": None}}}
+
+
+def test_its_files_become_samples(tmp_path: Path) -> None:
+    what = evaluation()
+    left_behind(tmp_path, what.asks, graded={1: scored({"accuracy": 0.0})})
+    samples = read_run(tmp_path, what, what.asks)
+    assert [(one.question_id, one.correct, one.answer) for one in samples] == [
+        ("q0", True, "B"),
+        ("q1", False, "B"),
+        ("q2", True, "B"),
+    ]
+    assert {one.prompt_sha256 for one in samples} == {ask.question.prompt_sha256 for ask in what.asks}
+    assert (samples[0].finish_reason, samples[0].completion_tokens, samples[0].latency_s) == ("stop", 7, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("stop", "finish"), [("max_tokens", "length"), ("model_length", "length"), ("unknown", None), (None, None)]
+)
+def test_why_an_answer_ended_is_told_only_where_evalscope_knows(
+    stop: str | None, finish: str | None, tmp_path: Path
+) -> None:
+    what = evaluation(n=1)
+    left_behind(tmp_path, what.asks, said={0: {"choices": [{"stop_reason": stop}], "usage": None, "time": None}})
+    (sample,) = read_run(tmp_path, what, what.asks)
+    assert (sample.finish_reason, sample.completion_tokens, sample.latency_s) == (finish, None, None)
+
+
+def test_what_it_did_not_answer_or_grade_is_an_error_and_wrong(tmp_path: Path) -> None:
+    what = evaluation(n=4)
+    left_behind(tmp_path, what.asks, said={2: {"error": "HTTP 500"}}, graded={1: scored({}), 3: scored({"acc": 7})})
+    path = tmp_path / "out" / "predictions" / "m" / "arc_ARC-Challenge.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # the first request was given up
+    log = "ERROR: Processing item in subset='ARC-Challenge' failed: Request timed out.\nTraceback:\n"
+    (tmp_path / "evalscope.log").write_text(log)
+    samples = read_run(tmp_path, what, what.asks)
+    assert [one.correct for one in samples] == [False] * 4
+    assert [one.error for one in samples] == [
+        "evalscope has no answer: Request timed out. Traceback:",
+        "evalscope gave no grade: {}",
+        "HTTP 500",
+        "evalscope gave no grade: {'acc': 7}",
+    ]
+
+
+def test_another_prompt_than_ours_is_refused(tmp_path: Path) -> None:
+    what = evaluation()
+    left_behind(tmp_path, what.asks, graded={1: {"messages": [{"role": "user", "content": "in other words"}]}})
+    with pytest.raises(SmokeFailed, match="did not ask q1 as it was to"):
+        read_run(tmp_path, what, what.asks)
+
+
+def test_an_answer_that_was_reviewed_twice_is_refused(tmp_path: Path) -> None:
+    what = evaluation()
+    left_behind(tmp_path, what.asks, graded={1: {"index": 0}})
+    with pytest.raises(SmokeFailed, match="reviewed answer 0 twice"):
+        read_run(tmp_path, what, what.asks)
+
+
+def test_files_of_another_shape_are_refused(tmp_path: Path) -> None:
+    what = evaluation()
+    left_behind(tmp_path, what.asks, graded={0: {"sample_score": {}}})
+    with pytest.raises(SmokeFailed, match="cannot be read"):
+        read_run(tmp_path, what, what.asks)
+
+
+def test_options_that_are_put_back_make_the_prompt_that_they_were_taken_from() -> None:
+    for text in (f"Why?\n\n{CHOICES}", "A list:\n\nA) not this\n\nWhich?\n\nA) a\nB) b\n\nB) b again\nC) c\nD) more"):
+        row = _choice_row(question(text=text))
+        options = zip("ABC", row["choices"]["text"], strict=True)
+        assert row["question"] + "\n\n" + "\n".join(f"{letter}) {one}" for letter, one in options) == text
+
+
+def test_sampling_goes_along_and_a_key_does_not(tmp_path: Path) -> None:
+    words = argv(Endpoint(base_url="http://h/v1", model="m", key="hush-hush"), evaluation(), tmp_path)
+    assert "hush-hush" not in " ".join(words)
+    sampling = json.loads(words[words.index("--generation-config") + 1])
+    extra = {"chat_template_kwargs": {"enable_thinking": True}}
+    assert sampling == {"temperature": 0.6, "max_tokens": 64, "extra_body": extra}
+
+
+@pytest.mark.parametrize(("task", "why"), [("multiple-choice", "log-probabilities"), ("livebench", "no LiveBench")])
+def test_what_it_cannot_ask_is_refused_before_it_starts(task: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"evalscope cannot ask mmlu .task {task}.") as refused:
+        refuse(TASKS[task], "mmlu")
+    assert why in refused.value.why
+    assert "harness: own" in refused.value.hint
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    harness = EvalscopeHarness(str(tmp_path / "nothing"))
+    with pytest.raises(EnvironmentFault, match="is not installed"):
+        harness.evaluate(
+            Endpoint(base_url="http://h/v1", model="m"),
+            evaluation(),
+            tmp_path / "s.jsonl",
+            watch=lambda: None,
+            report=lambda _tally: None,
+        )
+
+
+def test_a_harness_that_is_not_set_up_is_named_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault) as refused:
+        check([evaluation()], {})
+    assert "FLAGRELEASE_EVALSCOPE is not set" in refused.value.line()
+    program = tmp_path / "evalscope"
+    env = {"FLAGRELEASE_EVALSCOPE": str(program)}
+    assert "not there" in (lacking("evalscope", env) or ("",))[0]
+    program.touch()
+    check([evaluation()], env)
+    with pytest.raises(ConfigError):
+        check([evaluation("livebench")], env)
+    assert Harnesses({})._harness("own") is not None
