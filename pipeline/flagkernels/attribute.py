@@ -11,18 +11,31 @@ import itertools
 import math
 import os
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from flagkernels import bundle
+from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
 from flagkernels.bundle import Operators
 from flagkernels.errors import Refused, UsageError
-from flagkernels.files import append_line, read_lines, write_json, write_text
+from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
 from flagkernels.progress import Progress
 
-__all__ = ["Answers", "Attribution", "Measurement", "Round", "add_arguments", "attribute", "judge", "main"]
+__all__ = [
+    "Answers",
+    "Attribution",
+    "Lost",
+    "Measurement",
+    "Round",
+    "add_arguments",
+    "attribute",
+    "judge",
+    "main",
+    "read_record",
+]
 
 EXCESS = 1.25  # times the native distance from float32; within it, results of equal quality differ by rounding
 SIGMAS = 4.0  # standard errors by which the squared errors must differ
@@ -39,6 +52,9 @@ class Answers(Protocol):
 
     def with_operators(self, names: frozenset[str]) -> Sequence[float]:
         """With these operators on and no other. May raise: an operator that dies is a culprit as well."""
+
+    def alive(self) -> bool:
+        """Whether anything more can be asked of the chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +92,9 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """`clean`: what remains is as near to float32 as native is."""
+    """`together` is the measurement of all; `clean`: what remains is as near to float32 as native is."""
 
+    together: Measurement | None
     rounds: tuple[Round, ...]
     culprits: tuple[str, ...]
     remaining: tuple[str, ...]
@@ -120,23 +137,38 @@ def judge(
     )
 
 
+class Lost(Exception):
+    """The chip answers nothing any more, whatever is asked: the measurements go on in a new process."""
+
+
+def read_record(path: Path) -> dict[tuple[str, ...], Measurement]:
+    """What is measured, by its operators."""
+    found = {}
+    for data in read_lines(path):
+        if BEGUN not in data:
+            measurement = Measurement(**{**data, "operators": tuple(data["operators"])})
+            found[measurement.operators] = measurement
+    return found
+
+
 class _Court:
     """Measures each set once, keeps every measurement in a file, and reads it back after a kill."""
 
     def __init__(self, answers: Answers, record: Path | None) -> None:
         self.answers, self.record = answers, record
         self.native, self.reference = list(answers.native()), list(answers.reference())
-        self.known: dict[tuple[str, ...], Measurement] = {}
-        for data in read_lines(record) if record else ():
-            measurement = Measurement(**{**data, "operators": tuple(data["operators"])})
-            self.known[measurement.operators] = measurement
+        self.known = read_record(record) if record else {}
 
     def __call__(self, names: Sequence[str]) -> Measurement:
         key = tuple(sorted(names))
         if key not in self.known:
+            if self.record:
+                append_line(self.record, {BEGUN: key})
             self.known[key] = self._measure(key)
             if self.record:
                 append_line(self.record, self.known[key].to_json())
+            if self.known[key].excess is None and not self.answers.alive():
+                raise Lost
         return self.known[key]
 
     def _measure(self, key: tuple[str, ...]) -> Measurement:
@@ -159,19 +191,22 @@ def attribute(
     """Takes out one culprit a round, until what remains is clean, nobody can be named, or the rounds are spent."""
     court = _Court(answers, record)
     remaining, culprits, done = sorted(operators), list[str](), list[Round]()
-    while remaining:
-        together = court(remaining)
-        if not together.guilty or len(done) == rounds:
-            return Attribution(
-                rounds=tuple(done), culprits=tuple(culprits), remaining=tuple(remaining), clean=not together.guilty
-            )
+    first = together = court(remaining) if remaining else None
+    while together is not None and together.guilty and len(done) < rounds:
         found = _round(court, remaining, together, progress)
         done.append(found)
         if found.culprit is None:
-            return Attribution(rounds=tuple(done), culprits=tuple(culprits), remaining=tuple(remaining), clean=False)
+            break
         culprits.append(found.culprit)
         remaining.remove(found.culprit)
-    return Attribution(rounds=tuple(done), culprits=tuple(culprits), remaining=(), clean=True)
+        together = court(remaining) if remaining else None
+    return Attribution(
+        together=first,
+        rounds=tuple(done),
+        culprits=tuple(culprits),
+        remaining=tuple(remaining),
+        clean=together is None or not together.guilty,
+    )
 
 
 def _round(court: _Court, remaining: Sequence[str], together: Measurement, progress: Progress | None) -> Round:
@@ -204,7 +239,8 @@ def _badness(measurement: Measurement) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that is under suspicion")
+    parser.add_argument("--operators", type=Path, help="operators.yaml that is under suspicion")
+    parser.add_argument("--bundle", type=Path, help="instead: the bundle under suspicion, with its tuned kernels")
     parser.add_argument(
         "--out", type=Path, required=True, help="the report, JSON; beside it FILE.jsonl, every measurement"
     )
@@ -214,45 +250,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, help="without weights: config.json, for random weights in the same shapes"
     )
     parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=600.0, help="most time for one set of operators")
     parser.add_argument("--layers", type=int, help="without weights: cut the model to its first layers")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
-    from flagkernels.logprobs import ModelAnswers
-    from flagkernels.tune import Layout
-
-    if args.tuned:
-        os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported
-    chosen = bundle.read_operators(args.operators)
+    """Supervises a worker: a set of operators that kills or hangs it is measured by that, and a new one goes on."""
+    chosen = _chosen(args)
     if (args.weights is None) == (args.config is None):
         raise UsageError("give either --weights or --config", hint="--weights is the model's folder")
+    if args.worker:
+        return _work(args, chosen)
+    args.out.unlink(missing_ok=True)
+    code = supervise(_worker(args), args.out.with_suffix(".jsonl"), seconds=args.seconds)
+    return code or _tell(args, chosen)
+
+
+def _worker(args: argparse.Namespace) -> list[str]:
+    """The command line of a worker with the same options."""
+    words = [sys.executable, "-m", "flagkernels", "attribute", "--worker"]
+    for name, value in vars(args).items():
+        if name not in ("worker", "clean") and value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _chosen(args: argparse.Namespace) -> Operators:
+    if (args.operators is None) == (args.bundle is None):
+        raise UsageError("give either --operators or --bundle", hint="--bundle brings operators, database and kernels")
+    return bundle.load(args.bundle).operators if args.bundle else bundle.read_operators(args.operators)
+
+
+def _work(args: argparse.Namespace, chosen: Operators) -> int:
+    """Measures, and writes the report. All that is set in the environment is set before FlagGems is imported."""
+    if args.tuned:
+        from flagkernels.tune import Layout
+
+        os.environ.update(Layout(args.tuned).environment())
+    if args.bundle:
+        from flagkernels.overlay import prepare
+
+        os.environ.update(prepare(bundle.load(args.bundle)).environment)
+    from flagkernels.logprobs import ModelAnswers
+
     answers = ModelAnswers.open(args, chosen)
-    with Progress("attribute", total=len(chosen.include)) as progress:
-        found = attribute(
-            answers,
-            chosen.include,
-            rounds=args.rounds,
-            record=args.out.with_suffix(".jsonl"),
-            progress=progress,
-        )
+    try:
+        with Progress("attribute", total=len(chosen.include)) as progress:
+            found = attribute(
+                answers,
+                chosen.include,
+                rounds=args.rounds,
+                record=args.out.with_suffix(".jsonl"),
+                progress=progress,
+            )
+    except Lost:
+        sys.stderr.flush()
+        os._exit(CHIP_LOST)  # an orderly end would wait for the chip
     write_json(args.out, found.to_json())
-    for number, each in enumerate(found.rounds, 1):
-        beside = f" together with {each.partner}" if each.partner else ""
-        print(f"round {number}: {each.together} → {each.culprit or 'nobody named'}{beside}")  # noqa: T201
-    if not found.clean:
+    return 0
+
+
+def _tell(args: argparse.Namespace, chosen: Operators) -> int:
+    report = read_json(args.out)
+    for number, each in enumerate(report["rounds"], 1):
+        together = Measurement(**each["together"])
+        beside = f" together with {each['partner']}" if each["partner"] else ""
+        print(f"round {number}: {together} → {each['culprit'] or 'nobody named'}{beside}")  # noqa: T201
+    culprits = report["culprits"]
+    if not report["clean"]:
         raise Refused(
             "what remains is still farther from float32 than native is",
-            why=f"taken out: {', '.join(found.culprits) or 'nobody'}; rounds: {len(found.rounds)} of {args.rounds}",
+            why=f"taken out: {', '.join(culprits) or 'nobody'}; rounds: {len(report['rounds'])} of {args.rounds}",
             hint="raise --rounds, or release this cell on its native stack",
         )
     if args.clean:
-        write_text(args.clean, without(chosen, found.culprits).to_yaml())
-    print(f"culprits: {', '.join(found.culprits) or 'none'}; clean with {len(found.remaining)} operators")  # noqa: T201
+        write_text(args.clean, without(chosen, culprits).to_yaml())
+    print(f"culprits: {', '.join(culprits) or 'none'}; clean with {len(report['remaining'])} operators")  # noqa: T201
     return 0
 
 

@@ -21,25 +21,40 @@ __all__ = ["ModelAnswers", "log_probabilities"]
 
 POSITIONS = 32  # rows of one product with the vocabulary
 DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
+BATCH = 8  # parts of the text that are decoded beside each other, as an engine batches requests
+BATCHED = 8  # tokens of each part that are
 
 
 def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Natural logarithms, float32, of tokens 1 … n−1 given their predecessors, by one prefill; then those of the last
-    DECODED tokens again by decode steps. ids: (1, n)."""
+    """Natural logarithms, float32, of tokens given their predecessors. ids: (1, n).
+
+    Tokens 1 … n−1 by one prefill; the last DECODED again by decode steps; and, where n allows, the last BATCHED of
+    each of BATCH parts by decode steps of all parts at once."""
     count = ids.shape[1]
-    decoded = min(DECODED, count // 2)
     with torch.inference_mode():
-        whole = model(input_ids=ids, use_cache=False).logits[0, :-1]
-        cache = model(input_ids=ids[:, : count - decoded], use_cache=True).past_key_values
-        steps = []
-        for position in range(count - decoded, count - 1):
-            out = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
-            steps.append(out.logits[0])
-    return _picked(torch.cat([whole, *steps]), torch.cat([ids[0, 1:], ids[0, count - decoded + 1 :]]))
+        found = [_picked(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])]
+        found.append(_decoded(model, ids, min(DECODED, count // 2)))
+        if (length := count // BATCH) >= 2 * BATCHED:
+            found.append(_decoded(model, ids[0, : BATCH * length].view(BATCH, length), BATCHED))
+    return torch.cat(found)
+
+
+def _decoded(model: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
+    """The last steps − 1 tokens of each row, after a prefill of those before."""
+    start = ids.shape[1] - steps
+    cache = model(input_ids=ids[:, :start], use_cache=True).past_key_values
+    logits = []
+    for position in range(start, ids.shape[1] - 1):
+        out = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+        logits.append(out.logits)
+    return _picked(torch.cat(logits, dim=1), ids[:, start + 1 :])
 
 
 def _picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    """logits: (batch, m, vocabulary); targets: (batch, m)."""
+    rows = torch.split(logits.flatten(0, 1), POSITIONS)
+    columns = torch.split(targets.reshape(-1, 1), POSITIONS)
+    return torch.cat([x.float().log_softmax(-1).gather(-1, at) for x, at in zip(rows, columns, strict=True)])[:, 0]
 
 
 class ModelAnswers:
@@ -89,8 +104,15 @@ class ModelAnswers:
         )
         with installed(self.source, kept, self.device):
             found = log_probabilities(self.model, self.ids)
-        values: list[float] = found.tolist()
+            values: list[float] = found.tolist()
         return values
+
+    def alive(self) -> bool:
+        """Whether the device still computes; a kernel that wrote where it must not may have ended its context."""
+        try:
+            return bool(torch.ones(2, device=self.device).sum().item() == 2)
+        except RuntimeError:
+            return False
 
     def _values(self, model: nn.Module) -> list[float]:
         values: list[float] = log_probabilities(model, self.ids).tolist()

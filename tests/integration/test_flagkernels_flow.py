@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 pytest.importorskip("sqlalchemy", reason="flagkernels reads FlagGems' database with it")
 
-from flagkernels import bench, bundle, qualify, trace  # noqa: E402
+from flagkernels import attribute, bench, bundle, qualify, trace  # noqa: E402
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -114,6 +114,21 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
     assert report["culprits"] == ["silu"]
     assert report["clean"] is True
     assert bundle.read_operators(folder / "clean.yaml").include == ("mm", "rsqrt")
-    recorded = (folder / "attribute.jsonl").read_text().splitlines()
+    recorded = attribute.read_record(folder / "attribute.jsonl")
     assert len(recorded) == 5  # all three, each alone, and what remains
-    assert json.loads(recorded[-1])["operators"] == ["mm", "rsqrt"]
+    assert list(recorded)[-1] == ("mm", "rsqrt")
+    assert report["together"]["operators"] == ["mm", "rsqrt", "silu"]
+
+
+def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(folder: Path) -> None:
+    (folder / "two.yaml").write_text(bundle.Operators(include=("mm", "rsqrt")).to_yaml())
+    said = flagkernels(
+        folder,
+        "attribute --operators two.yaml --config config.json --out deadly.json --clean clean.yaml --device cpu"
+        " --source flagkernels_mixed:MM_ABORTS --tokens 64",
+    )
+    assert "culprits: mm; clean with 1 operators" in said
+    recorded = attribute.read_record(folder / "deadly.jsonl")
+    assert recorded["mm",].note == "died of SIGABRT"
+    assert not recorded["rsqrt",].guilty
+    assert bundle.read_operators(folder / "clean.yaml").include == ("rsqrt",)

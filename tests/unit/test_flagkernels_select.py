@@ -225,6 +225,10 @@ class Text:
         return [x + self.generator.gauss(0, 0.01) - harm for x in self.exact]
 
 
+    def alive(self) -> bool:
+        return True
+
+
 OPS = ("add", "cat", "mm", "mul", "silu")
 
 
