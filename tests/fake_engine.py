@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from os import _exit
+from os import _exit, environ
 
 MODE = sys.argv[1]
 ANSWERS = {
@@ -54,6 +54,6 @@ if MODE == "port":
     sys.exit("bind: Address already in use")
 if MODE == "silent":
     time.sleep(600)
-server = ThreadingHTTPServer(("0.0.0.0", 8000), Handler)
+server = ThreadingHTTPServer(("0.0.0.0", int(environ.get("FLAGOS_PORT", "8000"))), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 time.sleep(600)

@@ -247,6 +247,8 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Smoke checks passed", ", ".join(check.name for check in record.smoke.checks if check.passed)),
         ("Evaluation profile", code(record.profile_name)),
     ]
+    if record.smoke.skipped:
+        rows.append(("Smoke checks skipped", "; ".join(f"{name}: {why}" for name, why in record.smoke.skipped.items())))
     if record.accuracy.baseline_key:
         baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
         rows.append(("Baseline", baseline))

@@ -76,16 +76,12 @@ def make(root: Path, name: str, plan: buildcontext.Plan, machine: Machine, engin
         layout = under(root)
         _python(layout, machine, command)
         _packages(layout, plan.house, _needed(machine, engine, command), command)
+        copied = {"programs": layout.root, "config": layout.config, shipped.CONTEXT: shipped.bundle(layout)}
         for path, (data, mode) in plan.files.items():
             place, _, rest = path.partition("/")
-            if place == "programs":
-                write_atomic(Path(layout.place(f"/{rest}")), data, mode=mode)
-            elif place == shipped.CONTEXT:
-                write_atomic(Path(layout.config, path), data, mode=mode)
-            elif place == "config":
-                write_atomic(Path(layout.config, rest), data, mode=mode)
+            if place in copied:
+                write_atomic(Path(copied[place], rest), data, mode=mode)
         _engine_programs(layout, machine)
-        Path(layout.home).mkdir(parents=True)
         size = sum(path.stat(follow_symlinks=False).st_size for path in root.rglob("*"))
         made = Folder(digest=name, size=size, labels=plan.labels, entrypoint=ENTRYPOINT)
         write_atomic(root / IMAGE, msgspec.json.encode(made))

@@ -1,4 +1,4 @@
-"""Tasks in real containers: what they print, how they fail, and that nothing of them is left."""
+"""Tasks in real containers and processes: what they print, how they fail, and that nothing of them is left."""
 
 import subprocess
 import threading
@@ -15,16 +15,18 @@ from flagrelease.container import ContainerRun, Placement, effective
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ports.docker import Engine
-from flagrelease.ports.runner import WORKSPACE_LABEL
+from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.runner import WORKSPACE_LABEL, Runner
 from flagrelease.stage import Context
+from flagrelease.workspace import Workspace
 
 pytestmark = pytest.mark.integration
 
 
 class Tasks:
-    def __init__(self, engine: Engine, base: str, root: Path) -> None:
+    def __init__(self, runner: Runner, base: str, root: Path) -> None:
         self.base = base
-        self.context: Context = given.context(root, runner=engine)
+        self.context: Context = given.context(root, runner=runner)
         self.seen: list[tuple[float, str]] = []
 
     def of(self, program: str, *mounts: str) -> ContainerRun:
@@ -38,13 +40,24 @@ class Tasks:
         return task.finish(self.context, self.of(program, *mounts), seconds=seconds, line=note)
 
     def left(self) -> list[str]:
+        """Containers and processes of this workspace."""
+        if self.context.ports.runner.kind == "process":
+            return [path.name for path in self.context.workspace.processes.glob("*")]
         label = f"label={WORKSPACE_LABEL}={self.context.workspace.root.resolve()}"
         argv = ["docker", "ps", "-aq", "--filter", label]
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.fixture(params=["docker", "process"])
+def tasks(request: pytest.FixtureRequest, tmp_path: Path) -> Tasks:
+    if request.param == "process":
+        runner = ProcessRunner(Workspace(tmp_path))
+        return Tasks(runner, runner.machine.name, tmp_path)
+    return Tasks(request.getfixturevalue("engine"), request.getfixturevalue("base"), tmp_path)
+
+
 @pytest.fixture
-def tasks(engine: Engine, base: str, tmp_path: Path) -> Tasks:
+def contained(engine: Engine, base: str, tmp_path: Path) -> Tasks:
     return Tasks(engine, base, tmp_path)
 
 
@@ -61,9 +74,9 @@ def test_lines_come_while_it_runs_and_what_it_writes_stays(tasks: Tasks, tmp_pat
     assert not tasks.left()
 
 
-def test_a_mount_that_is_not_writable_is_not(tasks: Tasks, tmp_path: Path) -> None:
+def test_a_mount_that_is_not_writable_is_not(contained: Tasks, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="ended with 1") as caught:
-        tasks.finish(f"open('{tmp_path}/out', 'w')", f"{tmp_path}:{tmp_path}:ro")
+        contained.finish(f"open('{tmp_path}/out', 'w')", f"{tmp_path}:{tmp_path}:ro")
     assert "Read-only file system" in caught.value.why
 
 
@@ -114,8 +127,8 @@ def test_what_reads_the_lines_may_fail(tasks: Tasks) -> None:
     assert not tasks.left()
 
 
-def test_the_line_says_what_the_api_is_told(tasks: Tasks) -> None:
-    run = replace(tasks.of("pass", "/tmp:/tmp:rw"), placement=Placement(name="", port=None))
+def test_the_line_says_what_the_api_is_told(contained: Tasks) -> None:
+    run = replace(contained.of("pass", "/tmp:/tmp:rw"), placement=Placement(name="", port=None))
     client = docker.from_env()
     by_api = client.containers.create(**run.sdk())
     line = subprocess.run(["docker", "create", *run.argv()[3:]], capture_output=True, text=True, check=True).stdout

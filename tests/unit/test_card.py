@@ -96,6 +96,24 @@ def test_what_smoke_executed_replaces_what_would_be_printed() -> None:
     assert text.count("--header 'Content-Type") == 0
 
 
+def test_what_processes_served_is_not_said_of_an_image() -> None:
+    image = given.image(runner="process")
+    smoke = replace(
+        given.smoke(image.reference),
+        commands={"wait": usage.wait(8000)},
+        skipped={"card: docker run": "no Docker here"},
+    )
+    made = given.record(image=image, smoke=smoke)
+    assert lint(rendered(made), made, PNG) == []
+    text = rendered(made)
+    assert "The `docker` commands of this page were not executed." in text
+    assert "These commands of this page were executed: wait." in text
+    assert "card: docker run: no Docker here" in text
+    for claim in ("byte for byte", "gives the container that was tested", "The same image is tagged"):
+        assert claim in rendered(given.record())
+        assert claim not in text
+
+
 def test_what_is_not_upstreams_own_is_said() -> None:
     text = rendered(given.record())
     assert "- FlagGems is not applied: needs an active Triton driver" in text
@@ -135,7 +153,7 @@ def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
 
 
 # Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.
-FIXED = {"verdict", "engine", "runner", "network", "source", "stack", "sha256", "components", "docker_run"}
+FIXED = {"verdict", "engine", "harness", "runner", "network", "source", "stack", "sha256", "components", "docker_run"}
 
 
 def everywhere(value: Any, payload: str) -> Any:

@@ -63,6 +63,28 @@ def test_the_card_of_a_refused_cell_stays_readable(tmp_path: Path) -> None:
     assert not (tmp_path / "releases").exists()
 
 
+def test_what_processes_served_is_judged_and_kept_as_a_draft(tmp_path: Path) -> None:
+    context = finished(tmp_path, image=given.image(runner="process"))
+    result = publish.run(given.job(), context)
+    draft = tmp_path / "drafts/cpu/smollm2-135m"
+    assert result.tags == ()
+    assert result.summary == f"served by processes, so there is no image to publish; the card is in {draft}"
+    assert (draft / "README.md").is_file()
+    assert not (tmp_path / "releases").exists()
+    look = Look(workspace=context.workspace, evidence=context.evidence)
+    assert publish.intact(result, look) == ""
+    (draft / "README.md").unlink()
+    assert publish.intact(result, look) == "its draft is gone"
+
+
+def test_processes_pass_no_gate_that_an_image_would_not(tmp_path: Path) -> None:
+    row = given.score(verdict="FAIL", reason="it may be worse")
+    accuracy = given.accuracy(row, verdict="FAIL", reason="it may be worse")
+    context = finished(tmp_path, image=given.image(runner="process"), accuracy=accuracy)
+    with pytest.raises(GateFailed, match="answers worse"):
+        publish.run(given.job(), context)
+
+
 def test_a_failed_smoke_check_is_refused(tmp_path: Path) -> None:
     smoke = given.smoke(given.image().reference)
     failed = replace(

@@ -125,6 +125,10 @@ class ProcessRunner:
         layout, env, entrypoint = self._surroundings(run.image)
         for mount in (*run.flags.mounts, *run.mounts):
             _mount(layout, mount)
+        if layout is not None and run.image not in [one["image"] for _folder, one in self._runs()]:
+            # As a fresh container has it. What runs beside another stack shares it.
+            shutil.rmtree(layout.home, ignore_errors=True)
+            Path(layout.home).mkdir(parents=True)
         identity = uuid.uuid4().hex[:12]
         folder = self._workspace.processes / identity
         env |= {**run.env, MARK: identity, "HOME": str(folder / "home")}
@@ -136,7 +140,9 @@ class ProcessRunner:
             (folder / "home").mkdir(parents=True, mode=0o700)
             folder.chmod(0o700)
             labels = dict(run.placement.labels)
-            write_atomic(folder / _RUN, json.dumps({"labels": labels, "argv": argv}).encode(), mode=0o600)
+            write_atomic(
+                folder / _RUN, json.dumps({"image": run.image, "labels": labels, "argv": argv}).encode(), mode=0o600
+            )
             started = command.spawn(
                 [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid()), *argv],
                 log=folder / _LOG,
@@ -155,12 +161,19 @@ class ProcessRunner:
     def reap(self, cell: str, workspace: Path) -> int:
         wanted = {CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
         ended = 0
+        for folder, run in self._runs():
+            if wanted.items() <= run["labels"].items():
+                _end(folder)
+                ended += 1
+        return ended
+
+    def _runs(self) -> list[tuple[Path, Mapping[str, Any]]]:
+        """What was started and not yet removed, by whatever run."""
+        found = []
         for path in self._workspace.processes.glob(f"*/{_RUN}"):
             with suppress(OSError, ValueError):
-                if wanted.items() <= json.loads(path.read_text())["labels"].items():
-                    _end(path.parent)
-                    ended += 1
-        return ended
+                found.append((path.parent, json.loads(path.read_text())))
+        return found
 
     def _folder(self, reference: str) -> Folder | None:
         _, _, digest = reference.partition("@")
