@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flagrelease import container, results
+from flagrelease import container, layout, results
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.matrix import Stack
 from flagrelease.ports.progress import Count
@@ -22,10 +22,13 @@ _FULL_POLL_AFTER = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A model that answers. `base_url` ends with /v1; `model` is the name to ask for."""
+    """A model that answers. `base_url` ends with /v1; `model` is the name to ask for. Programs that are executed beside
+    it reach it at `port_inside`, and its files in `folder_inside`."""
 
     base_url: str
     model: str
+    port_inside: int
+    folder_inside: str
     ready_seconds: float
     run: container.ContainerRun
     running: Running = field(repr=False)
@@ -74,7 +77,7 @@ def served(
         running = runner.start(run)
     try:
         with context.meter.waiting():
-            one = _wait(job, context, run, running, start)
+            one = _wait(job, context, run, running, start, layout.of(image, context.workspace))
         try:
             yield one
         except (FlagreleaseError, NoAnswer):
@@ -136,12 +139,15 @@ def _free_port(job: Job) -> int:
     raise PortInUse("no port is free on this machine", hint="`ss -ltn` shows what listens")
 
 
-def _wait(job: Job, context: Context, run: container.ContainerRun, running: Running, start: float) -> Served:
+def _wait(
+    job: Job, context: Context, run: container.ContainerRun, running: Running, start: float, places: layout.Layout
+) -> Served:
     """Watch the process, the endpoint and the deadline until one of them decides."""
     clock = context.ports.clock
     cell = job.cell
     deadline = start + cell.model.serve.ready_seconds
-    host_port: int | None = run.placement.port if run.flags.network == "host" else None
+    mapped = run.flags.network == "bridge" and job.runner == "docker"
+    host_port: int | None = None if mapped else run.placement.port
     trouble = "it has not answered once"
     while True:
         ended = running.ended()
@@ -167,6 +173,8 @@ def _wait(job: Job, context: Context, run: container.ContainerRun, running: Runn
                     return Served(
                         base_url=base_url,
                         model=cell.model.title,
+                        port_inside=container.PORT if mapped else host_port,
+                        folder_inside=places.model(cell.model),
                         ready_seconds=clock.monotonic() - start,
                         run=run,
                         running=running,

@@ -151,10 +151,8 @@ def curl_commands(at: Inside) -> str:
     if at.image.runner == "process" and at.server.running.execute(["which", "curl"], seconds=_EXEC_SECONDS)[0]:
         raise Skipped("this machine has no curl")
     shown = commands(at)
-    mapped = at.image.runner == "docker" and at.server.run.flags.network == "bridge"
-    inside = container.PORT if mapped else at.server.run.placement.port
-    port = at.cell.model.serve.port
-    texts = [shown[name].replace(f"localhost:{port}", f"localhost:{inside}") for name in ("wait", "chat")]
+    there, here = f"localhost:{at.cell.model.serve.port}", f"localhost:{at.server.port_inside}"
+    texts = [shown[name].replace(there, here) for name in ("wait", "chat")]
     at.execute("bash", "-c", texts[0])
     answer = json.loads(at.execute("bash", "-c", texts[1]))
     text = str(answer["choices"][0]["message"]["content"]).strip()

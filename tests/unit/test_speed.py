@@ -283,16 +283,15 @@ def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPat
     class Up:
         base_url: str = "http://127.0.0.1:1/v1"
         model: str = "M"
+        port_inside: int = 8000
+        folder_inside: str = "/nfs/models/M"
         running: Any = None
-        run: Any = None
 
     class Running:
         execute = staticmethod(lambda *_a, **_k: (0, ""))
 
     job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
-    up: Any = Up(
-        running=Running, run=given.for_serving(job.cell.chip, job.cell.model, "i", "/m", "flagos", given.Placement())
-    )
+    up: Any = Up(running=Running)
     monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
     assert isinstance(speed.choose(job, context, up), StreamingLoad)
     monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flagrelease import container, gates, results
+from flagrelease import gates, results
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
@@ -140,12 +140,11 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
     """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
     cell = job.cell
     if cell.model.serve.engine == "vllm":
-        host_port = server.run.placement.port if server.run.flags.network == "host" else None
         return VllmBench(
             server.running.execute,
             model=server.model,
-            tokenizer=container.model_path(cell.model),
-            port=host_port or container.PORT,
+            tokenizer=server.folder_inside,
+            port=server.port_inside,
         )
     program = os.environ.get(PROGRAM)
     if program:
