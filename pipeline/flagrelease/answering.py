@@ -76,6 +76,8 @@ class Gathered:
 
 def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness, serve: Serve) -> Gathered:
     """Ask what is missing. Raises SmokeFailed for a server that cannot be evaluated; what was answered is kept."""
+    if not sheets:
+        return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
         answering = _Answering(job, context, counted, servers, fail_alpha=ALPHA / len(sheets))

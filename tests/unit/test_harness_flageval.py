@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,25 @@ def test_scores_of_every_data_set(tmp_path: Path) -> None:
         assert evaluate(service, tmp_path / "state.json", report=seen.append) == SCORES
     assert service.paths() == ["/evaluation", *["/evaluation_progress"] * 3, "/evaldiffs"]
     assert seen[0] == Progress(status="R", done=1, total=3, running="AIME 3/30")
-    assert not (tmp_path / "state.json").exists()
+
+
+def test_scores_that_are_known_are_not_asked_for_again(tmp_path: Path) -> None:
+    with platform() as service:
+        first = evaluate(service, tmp_path / "state.json")
+        calls = len(service.calls)
+        assert evaluate(service, tmp_path / "state.json") == first
+    assert len(service.calls) == calls
+
+
+def test_a_server_that_moved_gets_a_request_of_its_own(tmp_path: Path) -> None:
+    state, moved = tmp_path / "state.json", replace(ASKED, eval_url="http://chip.example:9000/v1/chat/completions")
+    with platform(course=["F"]) as service:
+        with pytest.raises(SmokeFailed):
+            evaluate(service, state)
+        service.course[:] = ["S"]
+        client = FlagEval(service.url, "", QUICK)
+        assert client.evaluate(moved, state, watch=lambda: None, report=lambda _progress: None) == SCORES
+    assert service.paths()[-4:] == ["/stop_evaluation", "/evaluation", "/evaluation_progress", "/evaldiffs"]
 
 
 def test_what_is_sent_is_what_the_platform_takes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,30 @@ class Pace:
         return next((seconds for until, seconds in self.polls if number <= until), self.then)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A request at the platform, as it is kept on disk; `resumed` says that it was started or resumed by this run."""
+
+    url: str
+    eval_url: str
+    asked: Mapping[str, Any]
+    request_id: str
+    scores: Mapping[str, float] | None = None
+    resumed: bool = True
+
+
+def _read(state: Path) -> _Kept | None:
+    try:
+        return _Kept(**json.loads(state.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _write(state: Path, kept: _Kept) -> None:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(state, json.dumps(asdict(kept)).encode())
+
+
 class FlagEval:
     """`url` is the platform's; `token`, where it asks for one, is a bearer token."""
 
@@ -104,31 +128,35 @@ class FlagEval:
     ) -> dict[str, float]:
         """The score (a fraction of 1) of each of the platform's data sets, by its name there.
 
-        `state` keeps the request's id: a run that was stopped goes on with the same request, and never starts a
-        second one. `watch` is called about once a second; whatever ends this early stops the request at the platform.
-        Raises SmokeFailed where the evaluation failed, UpstreamRefused, HubUnavailable.
+        `state` keeps the request's id, and then its scores: a run that was stopped goes on with the same request, and
+        one that was stopped later asks nothing. `watch` is called about once a second; whatever ends this early stops
+        the request at the platform. Raises SmokeFailed where the evaluation failed, UpstreamRefused, HubUnavailable.
         """
-        request_id, resumed = self._begin(submission, state)
-        try:
-            self._wait(request_id, resumed, watch, report)
-        except BaseException:
-            with suppress(FlagreleaseError):
-                self.stop(request_id)
-            raise
-        scores = self.scores(request_id, submission.eval_model)
-        state.unlink()
-        return scores
+        kept = self._begin(submission, state)
+        if kept.scores is None:
+            try:
+                self._wait(kept.request_id, kept.resumed, watch, report)
+            except BaseException:
+                with suppress(FlagreleaseError):
+                    self.stop(kept.request_id)
+                raise
+            kept = replace(kept, scores=self.scores(kept.request_id, submission.eval_model))
+            _write(state, kept)
+        return dict(kept.scores or {})
 
-    def _begin(self, submission: Submission, state: Path) -> tuple[str, bool]:
-        with suppress(FileNotFoundError, ValueError, KeyError):
-            kept = json.loads(state.read_text())
-            if kept["url"] == self._url and kept["eval_url"] == submission.eval_url:
-                return str(kept["request_id"]), False
+    def _begin(self, submission: Submission, state: Path) -> _Kept:
+        """What was begun before, or a new request."""
+        asked = {name: value for name, value in asdict(submission).items() if name not in ("eval_url", "api_key")}
+        kept = _read(state)
+        if kept is not None and kept.asked == asked and kept.url == self._url:
+            if kept.scores is not None or kept.eval_url == submission.eval_url:
+                return replace(kept, resumed=False)
+            with suppress(FlagreleaseError):  # it asks where nothing listens any more
+                self.stop(kept.request_id)
         request_id = self.submit(submission)
-        state.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"url": self._url, "eval_url": submission.eval_url, "request_id": request_id}
-        write_atomic(state, json.dumps(kept).encode())
-        return request_id, True
+        kept = _Kept(url=self._url, eval_url=submission.eval_url, asked=asked, request_id=request_id)
+        _write(state, kept)
+        return kept
 
     def _wait(
         self, request_id: str, resumed: bool, watch: Callable[[], None], report: Callable[[Progress], None]

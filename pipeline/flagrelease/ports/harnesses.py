@@ -11,6 +11,7 @@ from flagrelease.matrix import HarnessName
 from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, refuse
+from flagrelease.ports.harness_flageval import ENDPOINT, SERVICE, TOKEN
 from flagrelease.ports.load_evalscope import PROGRAM
 
 __all__ = ["Harnesses", "check", "lacking"]
@@ -71,4 +72,12 @@ def lacking(name: HarnessName, env: Mapping[str, str]) -> tuple[str, str] | None
             )
         if not Path(program).is_file():
             return f"{PROGRAM} names {program}, which is not there", f"set {PROGRAM} to the program `evalscope`"
+    if name == "flageval":
+        if not env.get(SERVICE):
+            return f"{SERVICE} is not set", f"set {SERVICE} to the platform's URL; {TOKEN} is its key, where it has one"
+        if not env.get(ENDPOINT):
+            return (
+                f"{ENDPOINT} is not set",
+                f"set {ENDPOINT} to the URL at which the platform reaches this host's servers",
+            )
     return None

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, gates, looks, results
+from flagrelease import baselines, gates, looks, results, scored
 from flagrelease.answering import Gathered, Pair, Serve, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError
@@ -17,7 +17,7 @@ from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evidence import Evidence
 from flagrelease.lock import LockedData
-from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.serving import served
@@ -46,14 +46,17 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "baseline": asdict(cell.baseline),
         "benchmarks": benchmarks,
         "sequential": cell.profile.sequential,
+        "harness": cell.profile.harness,
     }
 
 
 def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
     sheets = draw_up_all(job, context)
-    gathered = gather(job, context, sheets, harness or OwnHarness(), serve)
-    result = _result(job, context, gathered)
+    harnesses.check(sheet.evaluation for sheet in sheets)
+    told = scored.score(job, context, serve)
+    gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), serve)
+    result = _result(job, context, gathered, told)
     # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "accuracy"), ignore_errors=True)
     return result
@@ -72,22 +75,28 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
     if not job.cell.profile.benchmarks:
         raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="name one under its `benchmarks`")
     sheets = []
+    elsewhere = scored.asked_there(job.cell, job.matrix.benchmarks)
     for name, share in job.cell.profile.benchmarks.items():
+        if name in elsewhere:
+            continue
         context.progress.doing(f"reading the questions of {name}")
         benchmark = job.matrix.benchmarks[name]
         data = load(name, benchmark, job.lock, job.data_dir, fetch)
-        sheets.append(draw_up(name, benchmark, share, data, job.cell.model))
+        sheets.append(draw_up(name, benchmark, share, data, job.cell.model, job.cell.profile.harness))
     return sheets
 
 
-def _result(job: Job, context: Context, gathered: Gathered) -> results.Accuracy:
+def _result(
+    job: Job, context: Context, gathered: Gathered, told: Sequence[results.BenchmarkScore]
+) -> results.Accuracy:
     cell, pairs = job.cell, gathered.pairs
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)
-    scores = tuple(
+    asked = (
         _score(pair, judged[pair.sheet.benchmark]) if pair.baseline is not None else _alone(pair, baselines.need(cell))
         for pair in pairs
     )
+    scores = (*asked, *told)
     verdict = gates.worst_verdict(gates.Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
     weights: results.Weights = context.upstream["weights"]
@@ -188,7 +197,7 @@ def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
 def sampling(sheets: Sequence[Sheet]) -> dict[str, Any]:
     """The parameters of all requests where they are the same, else those of each benchmark as text."""
     each = {sheet.benchmark: dict(sheet.evaluation.parameters) for sheet in sheets}
-    first = next(iter(each.values()))
+    first = next(iter(each.values()), {})
     if all(parameters == first for parameters in each.values()):
         return first
     return {name: ", ".join(f"{key} {value}" for key, value in used.items()) for name, used in each.items()}

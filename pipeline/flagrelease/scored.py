@@ -1,0 +1,201 @@
+"""Benchmarks that the FlagEval platform asks: both stacks' scores side by side, and no verdict but INCONCLUSIVE.
+
+The platform tells a score for each data set and no answers. Without answers nothing is paired, so there is no interval
+and no test: a score that is equal by luck and one that is equal by merit look the same. So it never passes, and never
+fails; the numbers are on the card with that reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from flagrelease import baselines
+from flagrelease.answering import Serve
+from flagrelease.cell import Cell, fingerprint
+from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.matrix import Benchmark, Stack
+from flagrelease.ports.harness_flageval import (
+    ENDPOINT,
+    SERVICE,
+    TOKEN,
+    FlagEval,
+    Progress,
+    Submission,
+    dataset_name,
+    public_url,
+)
+from flagrelease.ports.harnesses import lacking
+from flagrelease.ports.progress import Count
+from flagrelease.results import BenchmarkScore
+from flagrelease.serving import Served
+from flagrelease.stage import Context, Job
+
+__all__ = ["asked_there", "score"]
+
+# How many questions the platform's data sets have: its own dataset_map, as upstream's server source has it.
+QUESTIONS: Mapping[str, int] = {
+    "aime": 30,
+    "gpqa": 1192,
+    "livebench": 910,
+    "mmlu": 14042,
+    "musr": 756,
+    "math500": 500,
+    "gpqadiamond": 198,
+    "mmlupro": 12032,
+    "gsm8k": 1319,
+}
+WHY = "FlagEval tells scores and no answers, so nothing is paired and no interval can be drawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredScores:
+    """One stack's scores (fractions of 1) by the platform's names, as the ledger keeps a baseline's."""
+
+    model: str
+    chip: str
+    stack: str
+    scores: Mapping[str, float]
+    run: str
+
+
+def asked_there(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> tuple[str, ...]:
+    """The benchmarks of the cell's profile that FlagEval asks."""
+    chosen = {name: benchmarks[name].harness or cell.profile.harness for name in cell.profile.benchmarks}
+    return tuple(name for name, harness in chosen.items() if harness == "flageval")
+
+
+def score(job: Job, context: Context, serve: Serve, *, platform: FlagEval | None = None) -> tuple[BenchmarkScore, ...]:
+    """Both stacks' scores of the benchmarks that FlagEval asks; none where it asks none.
+
+    Raises EnvironmentFault where the platform is not set up, ConfigError for a benchmark that it does not have.
+    """
+    names = asked_there(job.cell, job.matrix.benchmarks)
+    if not names:
+        return ()
+    if missing := lacking("flageval", os.environ):
+        raise EnvironmentFault("harness flageval is not set up", why=missing[0], hint=missing[1])
+    there = platform or FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
+    baseline = _baseline(job, context, serve, there)
+    candidate = _evaluate(job, context, serve, there, job.cell.stack)
+    return tuple(_row(job, name, baseline, candidate) for name in names)
+
+
+def _baseline(job: Job, context: Context, serve: Serve, platform: FlagEval) -> Mapping[str, float] | None:
+    """The kept one, or a new one where it is evaluated on this chip."""
+    cell = job.cell
+    found = context.recall(_key(cell, context))
+    if found is not None:
+        return msgspec.convert(found, StoredScores, from_attributes=True).scores
+    if not cell.own_baseline:
+        return None
+    scores = _evaluate(job, context, serve, platform, cell.baseline.stack)
+    kept = StoredScores(
+        model=context.upstream["weights"].digest,
+        chip=cell.baseline.chip,
+        stack=cell.baseline.stack,
+        scores=scores,
+        run=context.run_id,
+    )
+    context.remember(_key(cell, context), kept)
+    return scores
+
+
+def _evaluate(job: Job, context: Context, serve: Serve, platform: FlagEval, stack: Stack) -> dict[str, float]:
+    upstream = context.upstream
+    folder = context.workspace.scratch(job.cell.slug, "accuracy") / "flageval"
+    with serve(job, context, image=upstream["image"], weights=upstream["weights"], stack=stack) as served:
+
+        def report(progress: Progress) -> None:
+            count = Count(progress.done, progress.total, "data sets")
+            context.progress.doing(f"{stack}: FlagEval, {progress.running or 'waiting'}", count)
+
+        with context.meter.waiting():
+            return platform.evaluate(
+                _submission(job.cell, served, stack),
+                folder / f"{stack}-{upstream['image'].digest.removeprefix('sha256:')[:16]}.json",
+                watch=served.check,
+                report=report,
+            )
+
+
+def _submission(cell: Cell, served: Served, stack: Stack) -> Submission:
+    model = cell.model
+    name = "origin" if stack == "native" else stack
+    return Submission(
+        eval_url=public_url(os.environ[ENDPOINT], served.base_url),
+        model=served.model,
+        eval_model=f"{cell.model_name}-{cell.chip.vendor}-{name}",
+        base_model_name=model.title,
+        chip=cell.chip.device.name,
+        gen_kwargs=_sampling(cell),
+        num_concurrent=model.serve.concurrency,
+        thinking=model.sampling.thinking,
+    )
+
+
+def _sampling(cell: Cell) -> str:
+    used = cell.model.sampling
+    values = {
+        "temperature": used.temperature,
+        "top_p": used.top_p,
+        "top_k": used.top_k,
+        "max_gen_toks": used.max_tokens,
+    }
+    return ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
+def _key(cell: Cell, context: Context) -> str:
+    return fingerprint(
+        {
+            "flageval": os.environ[SERVICE],
+            "model": context.upstream["weights"].digest,
+            "engine": cell.model.serve.engine,
+            "chip": cell.baseline.chip,
+            "stack": cell.baseline.stack,
+            "sampling": _sampling(cell),
+            "thinking": cell.model.sampling.thinking,
+        }
+    )
+
+
+def _row(job: Job, name: str, baseline: Mapping[str, float] | None, candidate: Mapping[str, float]) -> BenchmarkScore:
+    benchmark = job.matrix.benchmarks[name]
+    there = _there(benchmark, candidate)
+    before = None if baseline is None else baseline.get(there)
+    n = QUESTIONS.get(dataset_name(there), benchmark.total or 0)
+    if n == 0:
+        raise ConfigError(f"benchmark {name} has no size", why="FlagEval does not tell it", hint="set its `total`")
+    return BenchmarkScore(
+        benchmark=name,
+        metric=there,
+        n=n,
+        repeats=1.0,
+        baseline=before,
+        candidate=candidate[there],
+        difference=None if before is None else candidate[there] - before,
+        interval90=None,
+        margin=benchmark.margin,
+        p_regression=None,
+        flips=None,
+        errors=0,
+        truncated=0,
+        partial="",
+        data_sha256="not told by FlagEval",
+        verdict="INCONCLUSIVE",
+        reason=f"{baselines.need(job.cell)}; {WHY}" if before is None else f"{WHY}; `harness: own` decides",
+    )
+
+
+def _there(benchmark: Benchmark, scores: Mapping[str, float]) -> str:
+    """The platform's name of a benchmark. Raises ConfigError."""
+    wanted = dataset_name(benchmark.title)
+    for name in scores:
+        if dataset_name(name) == wanted:
+            return name
+    raise ConfigError(
+        f"FlagEval has no {benchmark.title}", why=f"it told {', '.join(scores)}", hint="set `harness: own` for it"
+    )
