@@ -104,6 +104,13 @@ def test_gpqa_keeps_its_order_of_choices_and_favours_no_letter(tmp_path: Path) -
     assert all(70 <= first.count(index) <= 130 for index in range(4))
 
 
+def test_where_letter_and_index_disagree_the_letter_counts(tmp_path: Path) -> None:
+    (choice,) = read_choices(written(tmp_path, [ROWS["mmlu_pro"] | {"answer_index": 1}]).files[0])
+    assert choice.options[choice.right] == "three"
+    (choice,) = read_choices(written(tmp_path, [ROWS["mmlu_pro"] | {"answer": None}]).files[0])
+    assert choice.options[choice.right] == "three"
+
+
 def test_gpqa_s_order_of_choices_is_fixed_for_ever(tmp_path: Path) -> None:
     """evalscope 1.14.1's for this question. Another order would be another prompt, and baselines would be worthless."""
     (choice,) = read_choices(written(tmp_path, [ROWS["gpqa"]]).files[0])

@@ -97,7 +97,8 @@ def _plain(row: Row, subset: str) -> Iterator[Choice]:
     """question; options or choices as a list, or one text with a line `A. …` for each; answer an index, a letter
     or the text of the right one."""
     options = _options(row["options"] if "options" in row else row["choices"])
-    answer = row["answer_index"] if row.get("answer_index") is not None else row["answer"]
+    # MMLU-Pro has both, which disagree on one question; its authors' own program goes by the letter.
+    answer = row["answer"] if row.get("answer") is not None else row["answer_index"]
     subject = str(row.get("category") or row.get("subject") or subset)
     yield Choice(
         subset=subject.replace(" ", "_"),
