@@ -1,0 +1,152 @@
+"""An image's files under a folder: packages beside those of the machine, whole or not at all."""
+
+import ensurepip
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import served_cell as given
+from flagrelease import buildcontext, layout, rootfolder
+from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.lock import Lock, LockedModel
+from flagrelease.ports import command
+from flagrelease.ports.processes import Machine, ProcessRunner
+from flagrelease.stage import Job
+from flagrelease.wheels import Wheel, Wheelhouse
+from flagrelease.workspace import TEMPORARY, Workspace
+
+pytestmark = pytest.mark.integration
+
+
+def distribution(name: str, version: str, requires: str = "") -> dict[str, str]:
+    """The files of an installed package whose module says its version."""
+    info = f"{name}-{version}.dist-info"
+    return {
+        f"{name}.py": f"VERSION = {version!r}\ndef main():\n    import one\n    print('one', one.VERSION)\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+
+
+def written(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
+    """one 1.0 and two 1.0, and the pip that comes with Python."""
+    folder = tmp_path_factory.mktemp("wheels")
+    wheels = []
+    for name in ("one", "two"):
+        file = f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(folder / file, "w") as archive:
+            for path, text in distribution(name, "1.0").items():
+                archive.writestr(path, text)
+        wheels.append(Wheel(file=file, name=name, version="1.0", sha256=""))
+    pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    (folder / pip.name).write_bytes(pip.read_bytes())
+    return Wheelhouse(folder=folder, wheels=(*wheels, Wheel(file=pip.name, name="pip", version="1", sha256="")))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine that brings its own engine, which needs its own `two`, and an old `one` that nobody needs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "machine"], check=True)
+    site = next((tmp_path / "machine").glob("lib/python3*/site-packages"))
+    written(site, distribution("vllm", "0.19", "Requires-Dist: two>=2\nRequires-Dist: one; extra == 'all'\n"))
+    written(site, distribution("two", "2.0") | distribution("one", "0.1"))
+    script = tmp_path / "machine/bin/vllm"
+    script.write_text(f"#!{tmp_path}/machine/bin/python3\nimport vllm\nvllm.main()\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/machine/bin{os.pathsep}{os.environ['PATH']}")
+    return ProcessRunner(Workspace(tmp_path)).machine
+
+
+def drawn(house: Wheelhouse, root: Path | None = None) -> buildcontext.Plan:
+    cell = given.cell()
+    weights = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
+    job: Job = replace(given.job(cell), lock=Lock(models={cell.model_name: weights}))
+    places = layout.DOCKER if root is None else layout.under(root)
+    return buildcontext.draw(job, house, "base", "id", places)
+
+
+def laid_out(root: Path, house: Wheelhouse, machine: Machine, engine: str) -> rootfolder.Folder:
+    return rootfolder.make(root, rootfolder.digest(drawn(house)), drawn(house, root), machine, engine, command.run)
+
+
+def printed(root: Path, *argv: str) -> str:
+    path = f"{root}/opt/flagos/bin:{root}/opt/flagos/lib/bin:{os.defpath}"
+    return command.run(argv, seconds=30, env={"PATH": path}, inherit=False).stdout.strip()
+
+
+VERSIONS = "import one, two; print(one.VERSION, two.VERSION)"
+
+
+def test_the_machine_keeps_what_its_engine_needs_and_no_more(
+    house: Wheelhouse, machine: Machine, tmp_path: Path
+) -> None:
+    root = tmp_path / "images/a"
+    made = laid_out(root, house, machine, "vllm")
+    assert printed(root, "python3", "-c", VERSIONS) == "1.0 2.0"
+    assert printed(root, "vllm") == "one 1.0"
+    assert (root / "opt/flagos/lib/one.py").is_file()
+    assert not (root / "opt/flagos/lib/two.py").exists()
+    manifest = root / "etc/flagos/manifest.json"
+    assert f'"{root}/' in manifest.read_text()
+    assert os.access(root / "opt/flagos/bin/flagos-serve", os.X_OK)
+    assert made == rootfolder.whole(root)
+    before = manifest.stat().st_mtime_ns
+    laid_out(root, house, machine, "vllm")
+    assert manifest.stat().st_mtime_ns == before
+
+
+def test_without_an_engine_of_the_machine_all_is_the_release_s(
+    house: Wheelhouse, machine: Machine, tmp_path: Path
+) -> None:
+    root = tmp_path / "images/a"
+    laid_out(root, house, machine, "llama_cpp")
+    assert printed(root, "python3", "-c", VERSIONS) == "1.0 1.0"
+
+
+def test_the_digest_is_that_of_the_content_wherever_it_lies(house: Wheelhouse) -> None:
+    one = rootfolder.digest(drawn(house))
+    assert one == rootfolder.digest(drawn(house))
+    plan = drawn(house)
+    changed = replace(plan, files={**plan.files, "config/serve.yaml": (b"other", 0o644)})
+    assert rootfolder.digest(changed) != one
+
+
+def test_what_fails_leaves_nothing(house: Wheelhouse, machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "images/a"
+    broken = replace(house, wheels=(replace(house.wheels[0], file="gone-1.0-py3-none-any.whl"), house.wheels[-1]))
+    with pytest.raises(CommandFailed, match="ended with"):
+        rootfolder.make(root, "sha256:1", replace(drawn(house, root), house=broken), machine, "vllm", command.run)
+    assert not root.exists()
+
+
+def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    images = tmp_path / "images"
+    for name, pid in (("dead", dead.pid), ("alive", os.getpid()), ("whole", dead.pid)):
+        (images / name).mkdir(parents=True)
+        (images / name / f"{TEMPORARY}{pid}.image").touch()
+    (images / "whole/image.json").write_text('{"digest":"d","size":1,"labels":{},"entrypoint":["x"]}')
+    rootfolder.sweep(images)
+    assert sorted(path.name for path in images.iterdir()) == ["alive", "whole"]
+
+
+def test_another_python_is_refused_with_what_to_do(machine: Machine) -> None:
+    rootfolder.check_python(machine, ".".join(map(str, sys.version_info[:2])))
+    with pytest.raises(EnvironmentFault, match=r"this machine's python3 is 3\.\d+") as caught:
+        rootfolder.check_python(machine, "3.99")
+    assert "3.99 first on PATH" in caught.value.hint
