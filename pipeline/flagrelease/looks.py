@@ -194,6 +194,8 @@ def unsettled(
 
 
 def _agreement_alpha(planned: PlannedLooks, candidate: Sequence[Sample]) -> float:
+    if planned.repeats > 1:  # compared once
+        return ALPHA
     return FIRST_ALPHA if len(candidate) < planned.design.budget else LAST_ALPHA
 
 

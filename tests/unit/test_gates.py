@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import BenchmarkVerdict, Verdict, compare, guessed, worst_verdict
+from flagrelease.gates import (
+    BenchmarkVerdict,
+    Verdict,
+    agree,
+    compare,
+    guessed,
+    guessing,
+    own_noise,
+    worst_verdict,
+)
 from flagrelease.samples import Sample
 
 MMLU = {"mmlu": 0.05}
@@ -236,3 +245,29 @@ def test_where_the_baseline_guesses_the_answers_decide() -> None:
     assert guessed(judged, differing=200, answers=200).verdict is Verdict.INCONCLUSIVE
     worse = compare(answers([[True]] * 200), answers([[False]] * 200), margins={"mmlu": 0.05}).benchmarks["mmlu"]
     assert guessed(worse, differing=200, answers=200).verdict is Verdict.FAIL
+
+
+def test_agreement_is_certain_impossible_or_open() -> None:
+    assert agree(differing=0, answers=59, margin=0.05) is True
+    assert agree(differing=0, answers=58, margin=0.05) is None
+    assert agree(differing=0, answers=59, margin=0.05, alpha=0.01) is None
+    assert agree(differing=20, answers=100, margin=0.05) is False
+    assert agree(differing=10, answers=10, margin=0.05) is False
+
+
+def test_a_score_is_told_from_guessing_the_sooner_the_more_was_asked() -> None:
+    assert guessing(0.29, 100, 0.25)
+    assert not guessing(0.29, 1000, 0.25)
+    assert not guessing(0.0, 1000, 0.0)
+
+
+def test_a_baseline_is_its_own_noise_where_it_was_asked_twice() -> None:
+    p = np.random.default_rng(5).beta(0.8, 0.5, 198)
+    grown = answers(drawn(1, p, 8))
+    floor = own_noise([one for one in grown if one.repeat < 4 or one.question_id == "q0"])
+    assert floor is not None
+    assert floor.repeats == 2
+    assert floor.interval90[0] < floor.difference < floor.interval90[1]
+    assert 0.05 < floor.flip_rate < 0.5
+    assert own_noise([one for one in grown if one.repeat == 0]) is None
+    assert own_noise([]) is None
