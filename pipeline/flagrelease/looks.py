@@ -150,6 +150,7 @@ def settle(
     after = [one for one in candidate if _answer(one) in used]
     before = list(baseline) if planned.reference else [one for one in baseline if _answer(one) in used]
     gained, lost = ((), ()) if planned.reference else _flips(before, after)
+    by_answers = guessing(decision.baseline_score, decision.n, planned.chance)
     judged = BenchmarkVerdict(
         benchmark=benchmark,
         n=_questions(after),
@@ -165,11 +166,11 @@ def settle(
         gained=gained,
         lost=lost,
         more_answers=decision.more_answers,
-        course=_course(planned, decision, len(candidate)),
+        course=_course(planned, decision, len(candidate), by_answers=by_answers),
     )
     if margin is not None and margin != planned.margin:
         judged = _rejudged(judged, margin)
-    if not guessing(decision.baseline_score, decision.n, planned.chance):
+    if not by_answers:
         return judged
     alpha = _agreement_alpha(planned, candidate)
     return guessed(judged, differing=differing(baseline, candidate), answers=len(candidate), alpha=alpha)
@@ -205,11 +206,12 @@ def differing(before: Sequence[Sample], after: Sequence[Sample]) -> int:
     return sum(one.error is not None or one.key not in given or given[one.key] != one.answer for one in after)
 
 
-def _course(planned: PlannedLooks, decision: Decision, answers: int) -> Course:
-    decided = decision.verdict is not Verdict.INCONCLUSIVE
-    why = "the scores decided" if decided else "all answers that were planned are there and do not decide"
-    if answers > decision.pairs:
-        why += f" after {decision.pairs:,} answers; then the answers were compared, since the baseline guesses"
+def _course(planned: PlannedLooks, decision: Decision, answers: int, *, by_answers: bool) -> Course:
+    why = "all that was planned is answered and does not decide"
+    if decision.verdict is not Verdict.INCONCLUSIVE:
+        why = "the scores decided"
+    if by_answers:
+        why += f" after {decision.pairs:,} answers; the answers themselves were compared, since the baseline guesses"
     return Course(
         answers=answers,
         planned=planned.design.budget,
