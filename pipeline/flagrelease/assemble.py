@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagrelease import attribution
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
@@ -60,7 +61,10 @@ class Project:
     runner: Kind = "docker"
 
     def job(self, cell: Cell) -> Job:
-        return Job(
+        """The cell's job, less the operators that earlier runs found guilty."""
+        from flagrelease.stages import REMEDY, STAGES
+
+        job = Job(
             cell=cell,
             matrix=self.matrix,
             lock=self.lock,
@@ -69,6 +73,7 @@ class Project:
             data_dir=self.data_dir,
             runner=self.runner,
         )
+        return attribution.resumed(job, STAGES, REMEDY, self.ledger)
 
     def plan(
         self, cells: Sequence[Cell], stages: tuple[Stage, ...], wanted: Choice, registry: Registry | None = None

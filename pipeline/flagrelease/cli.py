@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     made["run"].add_argument(
         "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", "prefect")
     )
+    made["run"].add_argument(
+        "--rounds", type=int, metavar="N", help="after a gate that failed, go on without the guilty operators; 0: never"
+    )
     for name in ("explain", "card"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     made["card"].add_argument("-o", "--output", type=Path, metavar="DIR", help="write README.md and pictures there")

@@ -271,10 +271,13 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
+    """`rounds`: how often a release whose gate failed goes on without the operators that did it."""
+
     baseline: Baseline
     stack: Stack = "flagos"
     profile: str = "full"
     kernels: Kernels = field(default_factory=Kernels)
+    rounds: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.results import Accuracy, Done, Image, Smoke, Speed, Verdict, Weights
+from flagrelease.results import Accuracy, Attribution, Done, Image, Smoke, Speed, Verdict, Weights
 from flagrelease.stage import Job
 
 VERSION = 1
@@ -32,7 +32,7 @@ COMPONENTS: Mapping[str, str] = {
     "flagcx": "FlagCX",
 }
 _OWN = ("weights", "image", "smoke", "accuracy")
-_NAMED = (*_OWN, "speed")
+_NAMED = (*_OWN, "speed", "attribute")
 _AFTER = ("card", "publish")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -63,7 +63,8 @@ class Record:
     """One release of one cell.
 
     `rendered_by` is the sha256 (hex) of the template and code that make the card, so that a mended card is a new
-    release. `differences` are whole sentences about what is not upstream's own. `further` holds the results of stages
+    release. `differences` are whole sentences about what is not upstream's own; `attributed` the rounds in which a gate
+    failed and operators were taken out, or none was to blame. `further` holds the results of stages
     that have no field of their own, by stage name. `chip.hosts` is empty: a record is public.
     """
 
@@ -87,6 +88,7 @@ class Record:
     stages: tuple[StageCost, ...]
     differences: tuple[str, ...]
     speed: Speed | None = None
+    attributed: tuple[Attribution, ...] = ()
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -164,6 +166,7 @@ def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
         smoke=finished["smoke"].result,
         accuracy=finished["accuracy"].result,
         speed=finished["speed"].result if "speed" in finished else None,
+        attributed=(*job.attributed, *(finished[name].result for name in ("attribute",) if name in finished)),
         stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),
         differences=_differences(cell, image),
         further={

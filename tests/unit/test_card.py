@@ -15,7 +15,7 @@ from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
-from flagrelease.results import Likeness, Unpacked
+from flagrelease.results import Attribution, Culprit, Likeness, Unpacked
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
 HOSTILE = (
@@ -294,3 +294,22 @@ def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
     assert f"`sha256:{'7' * 64}`, unpacked by gguf 0.19.0" in text
     assert f"| Downloaded weights digest | `{fetched.digest}` |" in text
     assert lint(text, made, PNG) == []
+
+
+def test_operators_that_were_taken_out_are_named_with_the_finding() -> None:
+    found = Attribution(
+        round=1,
+        gate="accuracy",
+        operators=13,
+        together="9.1 times",
+        culprits=(Culprit(operator="mul", finding="log-probabilities 9.10 times as far from float32"),),
+        clean=True,
+    )
+    again = replace(found, round=2, culprits=(), together="1.01 times")
+    made = record.build(replace(given.job(), attributed=(found,)), given.finished(attribute=again), "0" * 64)
+    text = rendered(made)
+    assert lint(text, made, PNG) == []
+    assert "- `mul` was taken out after round 1, in which accuracy failed: log-probabilities 9.10 times as far" in text
+    assert "- Round 2, in which accuracy failed: the operators are not the cause; all 13 together: 1.01 times." in text
+    assert record.loads(record.dumps(made)) == made
+    assert made.further == {}

@@ -1,7 +1,8 @@
 """The product at a glance: the stages of a release, in order."""
 
+from flagrelease.attribution import Remedy
 from flagrelease.stage import Stage
-from flagrelease.stages import accuracy, card, image, kernels, publish, smoke, speed, weights
+from flagrelease.stages import accuracy, attribute, card, image, kernels, publish, smoke, speed, weights
 
 STAGES: tuple[Stage, ...] = (
     weights.STAGE,   # fetch the model and verify every file against the lock
@@ -13,3 +14,6 @@ STAGES: tuple[Stage, ...] = (
     card.STAGE,      # render the model card from the release record, and lint it
     publish.STAGE,   # digest first, tag last
 )  # fmt: skip
+
+# What follows a gate that failed: name the operators that did it, and go on from `kernels` without them.
+REMEDY = Remedy(stage=attribute.STAGE)

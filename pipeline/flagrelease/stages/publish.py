@@ -70,7 +70,7 @@ def run(job: Job, context: Context) -> results.Publish:
             hint=f"build and push it again: `flagrelease run {job.cell.id} --force image`",
         )
     context.progress.doing("writing the release folder")
-    sources = {name: context.evidence.path(one) for name, one in (beside | _evidence(context)).items()}
+    sources = {name: context.evidence.path(one) for name, one in (beside | _evidence(job, context)).items()}
     folder = context.workspace.releases / job.cell.chip_name / job.cell.model_name / tag
     _keep_folder(folder, sources)
     with context.meter.waiting():
@@ -183,11 +183,12 @@ def _check_name(repository: str) -> None:
         )
 
 
-def _evidence(context: Context) -> dict[str, Evidence]:
+def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
     """The evidence of all stages before the card by its place in the release folder, verified."""
     found: dict[str, Evidence] = {}
-    for name, done in context.finished.items():
-        for one in () if name in _AFTER else evidence_of(done.result):
+    made = [(name, done.result) for name, done in context.finished.items() if name not in _AFTER]
+    for name, result in [*made, *(("attribute", one) for one in job.attributed)]:
+        for one in evidence_of(result):
             context.evidence.read(one)
             base = re.sub(r"[^\w.-]+", "_", one.name).lstrip(".") or "file"
             place = f"evidence/{name}/{base}"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from flagrelease import cli, engine, hold, summary, sweep
 from flagrelease.assemble import Project, project, real_ports
@@ -19,7 +20,7 @@ from flagrelease.plan import CellPlan, Choice, choice
 from flagrelease.preflight import preflight
 from flagrelease.runner import CellRun, Session, new_run_id
 from flagrelease.stage import Ports
-from flagrelease.stages import STAGES
+from flagrelease.stages import REMEDY, STAGES
 from flagrelease.summary import CellResult
 from flagrelease.verbs import plan as plan_verb
 
@@ -65,7 +66,7 @@ def _release(
         preflight(free, everything, ports)
         sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in STAGES])
-        session = _session(everything, wanted, ports, run_id, shown, workers)
+        session = _session(everything, wanted, ports, run_id, shown, workers, arguments.rounds)
         runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
@@ -74,8 +75,17 @@ def _release(
 
 
 def _session(
-    everything: Project, wanted: Choice, ports: Ports, run_id: str, shown: Board, workers: Workers
+    everything: Project,
+    wanted: Choice,
+    ports: Ports,
+    run_id: str,
+    shown: Board,
+    workers: Workers,
+    rounds: int | None,
 ) -> Session:
+    rounds = everything.matrix.defaults.rounds if rounds is None else rounds
+    if rounds < 0:
+        raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
     return Session(
         run_id=run_id,
         workspace=everything.workspace,
@@ -86,6 +96,7 @@ def _session(
         choice=wanted,
         board=shown,
         workers=workers,
+        remedy=replace(REMEDY, rounds=rounds),
     )
 
 

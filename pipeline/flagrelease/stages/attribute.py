@@ -1,0 +1,102 @@
+"""attribute: after a gate that failed, which of the cell's operators did it. Not one of the usual stages.
+
+A fixed text, its log-probabilities with the native kernels, with all operators of the bundle, and with each alone:
+`python -m flagkernels attribute` on the chip, with the very bundle that is in the image.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease import chipside, results
+from flagrelease.attribution_text import TEXT
+from flagrelease.errors import FlagreleaseError, GateFailed
+from flagrelease.evidence import Evidence
+from flagrelease.matrix import duration
+from flagrelease.shipped import PROGRAMS
+from flagrelease.stage import Context, Job, Stage
+from flagrelease.workspace import write_atomic
+
+_TOKENS = 1024
+_DIGEST_LETTERS = 12
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    return {"device": job.cell.kernels.device, "tokens": _TOKENS, "runner": job.runner}
+
+
+def run(job: Job, context: Context) -> results.Attribution:
+    """Raises EnvironmentFault where chip or base image lack something, CommandFailed where it runs out of time."""
+    weights: results.Weights = context.upstream["weights"]
+    prepared: results.Kernels = context.upstream["kernels"]
+    place = chipside.Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
+    place.fill()
+    model = (context.workspace.weights / weights.folder).resolve()
+    bundle = (context.workspace.root / prepared.folder).resolve()
+    folder = place.root / "attribute" / prepared.content[:_DIGEST_LETTERS]
+    folder.mkdir(parents=True, exist_ok=True)
+    text, report = folder / "text.txt", folder / "attribute.json"
+    write_atomic(text, TEXT.encode())
+    report.unlink(missing_ok=True)
+    plan = job.cell.kernels
+    words = [
+        *("attribute", "--bundle", str(bundle), "--weights", str(model), "--text", str(text), "--out", str(report)),
+        *("--device", plan.device, "--tokens", str(_TOKENS), "--seconds", str(duration(plan.operator_limit))),
+    ]
+    limit = duration(plan.limit)
+    try:
+        chipside.call(job, context, place, name="attribute", words=words, reads=[bundle, model], seconds=limit)
+    except GateFailed:
+        if not report.exists():  # it ends so where what remains is not clean, and has written its report before
+            raise
+    found = json.loads(report.read_text())
+    measured = report.with_suffix(".jsonl")
+    kept = tuple(context.evidence.put(f"attribute/{one.name}", one.read_bytes()) for one in (report, measured))
+    shutil.rmtree(folder, ignore_errors=True)
+    return _result(job, context, found, kept)
+
+
+def _result(job: Job, context: Context, found: Mapping[str, Any], kept: tuple[Evidence, ...]) -> results.Attribution:
+    together = found["together"]
+    if together is None:
+        raise FlagreleaseError("the bundle has no operators", hint="there is nothing that could be taken out")
+    return results.Attribution(
+        round=len(job.attributed) + 1,
+        gate="accuracy" if "accuracy" in context.finished else "smoke",
+        operators=len(together["operators"]),
+        together=_figures(together),
+        culprits=tuple(_culprit(one) for one in found["rounds"] if one["culprit"]),
+        clean=found["clean"],
+        evidence=kept,
+    )
+
+
+def _culprit(named: Mapping[str, Any]) -> results.Culprit:
+    """The one that a round named, with its own figures, or those of the pair where it is only guilty beside another."""
+    operators = sorted(filter(None, (named["culprit"], named["partner"])))
+    measured = next(one for one in named["measurements"] if sorted(one["operators"]) == operators)
+    return results.Culprit(operator=named["culprit"], partner=named["partner"] or "", finding=_figures(measured))
+
+
+def _figures(measured: Mapping[str, Any]) -> str:
+    if measured["excess"] is None:
+        return str(measured["note"])
+    return (
+        f"log-probabilities {measured['excess']:.2f} times as far from float32 as with the native kernels, "
+        f"{measured['shift']:+.4f} nats a token on average"
+    )
+
+
+STAGE = Stage(
+    name="attribute",
+    doing="finding the operators that did it",
+    result=results.Attribution,
+    inputs=inputs,
+    run=run,
+    reads=("weights", "kernels", "image"),
+    programs=PROGRAMS,
+    on_chip=True,
+)
