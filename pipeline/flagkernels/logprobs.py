@@ -22,7 +22,7 @@ __all__ = ["ModelAnswers", "log_probabilities"]
 POSITIONS = 32  # rows of one product with the vocabulary
 DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
 BATCH = 8  # parts of the text that are decoded beside each other, as an engine batches requests
-BATCHED = 8  # tokens of each part that are
+BATCHED = 16  # tokens of each part that are
 
 
 def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:

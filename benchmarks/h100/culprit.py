@@ -1,0 +1,54 @@
+"""FlagGems' operators as they are (RIGHT), and with two that small shapes do not give away (OFF).
+
+`silu` is 1.5 % too large where it has 256 rows or more: in prefill, never in a decode step. `rsqrt` is 2 % too large
+where eight requests or more are decoded together. Importing this needs the chip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from flagkernels.operators import FlagGems
+
+OPERATORS = (
+    "add",
+    "arange",
+    "bmm",
+    "cos",
+    "embedding",
+    "mean_dim",
+    "mm",
+    "neg",
+    "pow_tensor_scalar",
+    "rsqrt",
+    "silu",
+    "sin",
+    "to_copy",
+)
+"""What qualifies of the operators that Qwen3-8B calls (docs/proofs/h100/operators.md)."""
+
+_GEMS = FlagGems(configs=2)
+
+
+def _off(factor: float, where: Callable[[torch.Tensor], bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def planted(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: right(x) * factor if where(x) else right(x)
+
+    return planted
+
+
+def _rows(x: torch.Tensor) -> int:
+    return x.numel() // x.shape[-1] if x.dim() else 1
+
+
+FAULTS = {
+    "silu": _off(1.015, lambda x: _rows(x) >= 256),
+    "rsqrt": _off(1.02, lambda x: x.dim() > 2 and x.shape[0] >= 8 and x.shape[1] == 1),
+}
+RIGHT: Mapping[str, Mapping[str, Callable[..., Any]]] = {name: _GEMS.implementations(name) for name in OPERATORS}
+OFF = {
+    name: {key: FAULTS[name](one) for key, one in found.items()} if name in FAULTS else found
+    for name, found in RIGHT.items()
+}
