@@ -100,6 +100,15 @@ def judge(
     are not those that the design asks for.
     """
     _check(planned, benchmark, baseline, candidate)
+    if planned.reference:
+        every = ((*question, repeat) for question in planned.questions for repeat in range(planned.repeats))
+        there = scores(baseline)
+        if missing := [one for one in every if one not in there]:
+            raise ComparisonRefused(
+                f"the baseline is incomplete in {benchmark}",
+                why=f"{len(missing)} of its answers are not there, such as {_name(missing[0])}",
+                hint="its design takes the whole baseline: resume that evaluation",
+            )
     step = planned.evaluation.next(scores(baseline), scores(candidate))
     if isinstance(step, Ask):
         side, missing = ("candidate", step.candidate) if step.candidate else ("baseline", step.baseline)

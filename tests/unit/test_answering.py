@@ -217,10 +217,10 @@ def world_of_again(world: World) -> World:
 # What it leaves, and who may judge that
 
 
-@pytest.fixture
-def left(sampled: World, tmp_path: Path) -> tuple[Path, Path, Accuracy]:
-    """Both sides as two folders of answers with their conditions."""
-    result = sampled.evaluate(sampled.sampled())
+@pytest.fixture(params=["cpu", "nvidia"])
+def left(request: pytest.FixtureRequest, sampled: World, tmp_path: Path) -> tuple[Path, Path, Accuracy]:
+    """Both sides as two folders of answers with their conditions; grown beside each other, or against a whole one."""
+    result = sampled.evaluate(sampled.sampled(vendor=request.param))
     store = EvidenceStore(sampled.root / "evidence")
     named = {one.name: store.path(one) for one in result.evidence}
     folders = []
