@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -11,18 +12,26 @@ from flagrelease.cell import Cell, fingerprint
 from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence, EvidenceStore
-from flagrelease.results import Weights
+from flagrelease.ledger import Entry
 from flagrelease.samples import Sample, read_samples
 from flagrelease.stage import Context
 
-__all__ = ["StoredBaseline", "complete", "find", "keep", "key", "name", "need"]
+__all__ = ["StoredBaseline", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
+
+
+class Digested(Protocol):
+    """The weights, as the weights stage or matrix.lock has them."""
+
+    @property
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBaseline:
     """One benchmark answered by the baseline stack, as the ledger keeps it. `score` is a fraction of 1.
 
-    What grew beside a sequential candidate may be a part: `n` questions, `repeats` times on average.
+    What grew beside a sequential candidate may be a part: `n` questions, `repeats` times on average. `source` is the
+    file or record that it was imported from; it is empty for what was evaluated here.
     """
 
     benchmark: str
@@ -36,9 +45,10 @@ class StoredBaseline:
     errors: int
     samples: Evidence
     run: str
+    source: str = ""
 
 
-def key(cell: Cell, weights: Weights, sheet: Sheet) -> str:
+def key(cell: Cell, weights: Digested, sheet: Sheet) -> str:
     """What a baseline depends on: model, data, prompts, sampling, stack and chip; not the image, not the cell."""
     return fingerprint(
         {
@@ -61,11 +71,12 @@ def need(cell: Cell) -> str:
     other = f"{cell.baseline.chip}/{cell.model_name}"
     return (
         f"no baseline: {cell.model_name} was never evaluated {name(cell)} with these questions; run `flagrelease run "
-        f"{other} --profile {cell.profile_name}` first, or set the model's baseline to {{chip: same}}"
+        f"{other} --profile {cell.profile_name}` first, import one (`flagrelease baseline import`), or set the model's "
+        f"baseline to {{chip: same}}"
     )
 
 
-def find(context: Context, cell: Cell, weights: Weights, sheet: Sheet) -> list[Sample] | None:
+def find(context: Context, cell: Cell, weights: Digested, sheet: Sheet) -> list[Sample] | None:
     """The answers of the kept baseline; None where there is none, or its evidence is gone or damaged."""
     found = context.recall(key(cell, weights, sheet))
     if found is None:
@@ -79,11 +90,24 @@ def find(context: Context, cell: Cell, weights: Weights, sheet: Sheet) -> list[S
 
 
 def keep(
-    context: Context, cell: Cell, weights: Weights, sheet: Sheet, samples: Sequence[Sample], evidence: Evidence
+    context: Context, cell: Cell, weights: Digested, sheet: Sheet, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
     """Put a baseline evaluation into the ledger, for every cell of the model."""
+    context.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
+
+
+def stored(
+    cell: Cell,
+    weights: Digested,
+    sheet: Sheet,
+    samples: Sequence[Sample],
+    evidence: Evidence,
+    run: str,
+    source: str = "",
+) -> StoredBaseline:
+    """What the ledger keeps of a baseline evaluation."""
     questions = len({(one.subset, one.question_id) for one in samples})
-    stored = StoredBaseline(
+    return StoredBaseline(
         benchmark=sheet.benchmark,
         model=weights.digest,
         chip=cell.baseline.chip,
@@ -94,9 +118,23 @@ def keep(
         score=sum(float(sample.correct) for sample in samples) / len(samples),
         errors=sum(sample.error is not None for sample in samples),
         samples=evidence,
-        run=context.run_id,
+        run=run,
+        source=source,
     )
-    context.remember(key(cell, weights, sheet), stored)
+
+
+def known(entries: Iterable[Entry]) -> dict[str, tuple[Entry, StoredBaseline]]:
+    """The newest baseline evaluation of each key, oldest first; what else cells share is passed over."""
+    found: dict[str, tuple[Entry, StoredBaseline]] = {}
+    for entry in entries:
+        if entry.stage == "baseline" and entry.state == "done":
+            try:
+                one = msgspec.convert(entry.result, StoredBaseline)
+            except msgspec.ValidationError:
+                continue
+            found.pop(entry.key, None)
+            found[entry.key] = entry, one
+    return found
 
 
 def complete(samples: Sequence[Sample], sheet: Sheet) -> bool:

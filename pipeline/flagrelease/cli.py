@@ -35,6 +35,7 @@ VERBS = (
     ("status", "show where every cell stands"),
     ("explain", "say why a cell is as it is"),
     ("compare", "compare two answer sets, without running anything"),
+    ("baseline", "list the kept baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
     ("lock", "pin everything that can move; show the difference"),
     ("doctor", "check this machine; say what to do"),
@@ -99,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
     made["compare"].add_argument(
         "--margin", action="append", default=[], metavar="[BENCHMARK=]FRACTION", help="largest loss that still passes"
     )
+    made["baseline"].add_argument("action", choices=("list", "import"))
+    made["baseline"].add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="answers with conditions.json, or a release"
+    )
+    made["baseline"].add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is compared with it")
+    made["baseline"].add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
     made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE")
     return top
 

@@ -14,7 +14,17 @@ from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
 
-__all__ = ["ANY", "Answers", "compare_main", "default_margin", "load", "parse_margins", "render_json", "render_table"]
+__all__ = [
+    "ANY",
+    "Answers",
+    "compare_main",
+    "default_margin",
+    "in_record",
+    "load",
+    "parse_margins",
+    "render_json",
+    "render_table",
+]
 
 ANY = "*"  # the margin of all benchmarks that have none of their own
 
@@ -111,12 +121,12 @@ def load(path: Path) -> Answers:
     if not path.exists():
         raise ComparisonRefused(f"{path} does not exist", hint=f"give a {SAMPLES}, its folder or a release.json")
     if not path.is_dir():
-        return _in_record(path) if path.suffix == ".json" else _beside(path)
+        return in_record(path) if path.suffix == ".json" else _beside(path)
     for inside in (path / SAMPLES, path / "evidence" / SAMPLES):
         if inside.is_file():
             return _beside(inside)
     if (path / "release.json").is_file():
-        return _in_record(path / "release.json")
+        return in_record(path / "release.json")
     raise ComparisonRefused(f"no answers in {path}", why=f"neither {SAMPLES} nor release.json is there")
 
 
@@ -124,21 +134,21 @@ def _beside(samples: Path) -> Answers:
     return Answers(samples, read_samples(samples), read_conditions(samples.parent / CONDITIONS))
 
 
-def _in_record(record: Path) -> Answers:
-    """The answers that a record names, from the evidence folder beside it, found by what they are."""
+def in_record(record: Path, name: str = SAMPLES) -> Answers:
+    """The answers that a record names `name`, from the evidence folder beside it, found by what they are."""
     try:
         named = list(_evidence(json.loads(record.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
     digests = {Path(str(one["name"])).name: str(one["sha256"]) for one in named}
-    if SAMPLES not in digests:
-        raise ComparisonRefused(f"{record} names no {SAMPLES}", hint="was its accuracy stage run?")
+    if name not in digests:
+        raise ComparisonRefused(f"{record} names no {name}", hint="was its accuracy stage run?")
     folder = record.parent / "evidence"
-    samples = _by_digest(folder, SAMPLES, digests[SAMPLES])
+    samples = _by_digest(folder, name, digests[name])
     if samples is None:
         raise ComparisonRefused(
             f"the answers that {record} names are not there",
-            why=f"no file in {folder} has sha256 {digests[SAMPLES]}",
+            why=f"no file in {folder} has sha256 {digests[name]}",
             hint="take the whole release folder, not only the record",
         )
     conditions = _by_digest(folder, CONDITIONS, digests.get(CONDITIONS, ""))
@@ -170,7 +180,7 @@ def _require_same_conditions(baseline: Answers, candidate: Answers) -> None:
     a, b = baseline.conditions, candidate.conditions
     if a is None or b is None:
         return
-    for what in ("model", "data", "sampling"):
+    for what in ("model", "data", "sampling", "harness"):
         mine, other = getattr(a, what), getattr(b, what)
         if mine != other:
             raise ComparisonRefused(

@@ -214,7 +214,8 @@ class Likeness:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger."""
+    """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger; `awaited` are the
+    keys of those that were not there."""
 
     verdict: Verdict
     reason: str
@@ -226,6 +227,7 @@ class Accuracy:
     inference_seconds: float
     likeness: Likeness | None = None
     evidence: tuple[Evidence, ...] = ()
+    awaited: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:

@@ -77,13 +77,15 @@ class Conditions:
 
     `model` names the weights with their revision, `data` the sha256 of each benchmark's questions, `sampling`
     the parameters that each benchmark was asked with. The prompts themselves are in the answers. `design` holds, for
-    each benchmark that was evaluated sequentially, the design that its answers were asked by (see looks.py).
+    each benchmark that was evaluated sequentially, the design that its answers were asked by (see looks.py); `harness`
+    what asked and graded a benchmark, where that was not our own engine.
     """
 
     model: str
     data: Mapping[str, str]
     sampling: Mapping[str, Mapping[str, Any]]
     design: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    harness: Mapping[str, str] = field(default_factory=dict)
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -16,12 +16,13 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evidence import Evidence
+from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.serving import served
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Context, Job, Look, Stage
 
 DIFFERENCES = "accuracy/comparison.json"
 FLIPPED = "accuracy/flipped.jsonl"
@@ -101,6 +102,7 @@ def _result(
     decisive = [score for score in scores if score.verdict == verdict]
     weights: results.Weights = context.upstream["weights"]
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
+    alone = [baselines.key(cell, weights, pair.sheet) for pair in pairs if pair.baseline is None]
     return results.Accuracy(
         verdict=verdict.value,
         reason="; ".join(f"{score.benchmark}: {score.reason}" for score in decisive),
@@ -112,6 +114,7 @@ def _result(
         inference_seconds=round(gathered.seconds, 3),
         likeness=gathered.likeness,
         evidence=(*_evidence(context, pairs, judged), *gathered.evidence),
+        awaited=tuple(one for one in alone if context.recall(one) is None),  # what is there, and a part, is no use
     )
 
 
@@ -212,6 +215,7 @@ def _evidence(
         data={pair.sheet.benchmark: pair.sheet.data_sha256 for pair in pairs},
         sampling={pair.sheet.benchmark: dict(pair.sheet.evaluation.parameters) for pair in pairs},
         design={pair.sheet.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
+        harness={one.benchmark: one.harness for pair in pairs if (one := pair.sheet.evaluation).harness != "own"},
     )
     put = context.evidence.put
     kept = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]
@@ -263,6 +267,14 @@ def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
+def intact(result: results.Accuracy, look: Look) -> str:
+    """A score that had nothing to be compared with is judged anew once its baseline is there."""
+    if not result.awaited:
+        return ""
+    there = baselines.known(Ledger(look.workspace.ledger).entries())
+    return "its baseline is there now" if any(one in there for one in result.awaited) else ""
+
+
 STAGE = Stage(
     name="accuracy",
     doing="evaluating",
@@ -270,5 +282,6 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=("weights", "image"),
+    intact=intact,
     on_chip=True,
 )

@@ -1,0 +1,136 @@
+"""`flagrelease baseline`: list the baseline evaluations that cells share, or take one over from elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flagrelease import baselines, cli, results
+from flagrelease.assemble import Project, project, real_ports
+from flagrelease.cell import Cell, select
+from flagrelease.errors import ConfigError
+from flagrelease.importing import Fitting, answers_of, fit
+from flagrelease.ledger import Entry, process_id
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.progress import Silent
+from flagrelease.runner import new_run_id
+from flagrelease.samples import dump
+from flagrelease.stage import Context, Meter
+from flagrelease.stages import accuracy
+from flagrelease.tables import aligned
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    if arguments.action == "list":
+        return _list(everything, as_json=arguments.json)
+    if arguments.path is None or arguments.cell is None:
+        raise ConfigError(
+            "`baseline import` needs PATH and CHIP/MODEL", hint="the cell says of which model, and compared with what"
+        )
+    cell = select(everything.cells, [arguments.cell], [], [])[0]
+    kept = _take_over(everything, cell, arguments.path)
+    if arguments.json:
+        print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
+    else:
+        print(_table(kept))
+    return 0
+
+
+def _take_over(everything: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
+    """Every benchmark of PATH that the cell's profile asks goes into the ledger; none, where one does not fit."""
+    ports = real_ports(everything.workspace)
+    run_id = new_run_id()
+    context = Context(
+        run_id=run_id,
+        workspace=everything.workspace,
+        evidence=everything.evidence,
+        ports=ports,
+        progress=Silent(),
+        meter=Meter(ports.clock),
+    )
+    answers = answers_of(path, cell)
+    sheets = accuracy.draw_up_all(everything.job(cell), context)
+    weights = _weights(everything, cell)
+    return [_keep(everything, cell, weights, one, run_id, str(path)) for one in fit(answers, weights.digest, sheets)]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    digest: str
+
+
+def _weights(everything: Project, cell: Cell) -> _Weights:
+    """Those that are served: the locked ones, or what the weights stage made of them. Raises ConfigError."""
+    everything.lock.require("models", cell.model_name)
+    if not cell.model.serve.convert:
+        return _Weights(everything.lock.models[cell.model_name].digest)
+    entry = everything.ledger.last_done(cell.id, "weights")
+    if entry is None:
+        raise ConfigError(
+            f"the weights of {cell.id} are not known yet",
+            why="they are converted before they are served",
+            hint=f"`flagrelease run {cell.id} --only weights` makes them",
+        )
+    return _Weights(msgspec.convert(entry.result, results.Weights).digest)
+
+
+def _keep(
+    everything: Project, cell: Cell, weights: _Weights, one: Fitting, run_id: str, source: str
+) -> tuple[Entry, baselines.StoredBaseline]:
+    lines = "".join(map(dump, one.samples)).encode()
+    evidence = everything.evidence.put(f"accuracy/{cell.baseline.stack}.{one.sheet.benchmark}.jsonl", lines)
+    stored = baselines.stored(cell, weights, one.sheet, one.samples, evidence, run_id, source)
+    entry = Entry(
+        at=SystemClock().now().isoformat(timespec="seconds"),
+        run=run_id,
+        cell=cell.id,
+        stage="baseline",
+        state="done",
+        key=baselines.key(cell, weights, one.sheet),
+        process=process_id(),
+        result=msgspec.to_builtins(stored),
+    )
+    everything.ledger.append(entry)
+    return entry, stored
+
+
+def _list(everything: Project, *, as_json: bool) -> int:
+    kept = list(baselines.known(everything.ledger.entries()).values())
+    if as_json:
+        print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
+    elif kept:
+        print(_table(kept))
+    else:
+        print(
+            "no baseline is kept; a run makes one on the chip that it is to come from, `baseline import` takes one over"
+        )
+    return 0
+
+
+def _told(entry: Entry, one: baselines.StoredBaseline) -> dict[str, Any]:
+    return {"key": entry.key, "cell": entry.cell, "at": entry.at, **asdict(one)}
+
+
+def _table(kept: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
+    rows = [
+        [
+            one.benchmark,
+            entry.cell.rpartition("/")[2],
+            f"{one.stack} on {one.chip}",
+            f"{one.n:,}",
+            f"{one.repeats:g}",
+            f"{one.score:.3f}",
+            str(one.errors),
+            one.source or "evaluated here",
+            entry.at[:16].replace("T", " "),
+        ]
+        for entry, one in kept
+    ]
+    return aligned(["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at"], rows)
