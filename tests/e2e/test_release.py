@@ -53,7 +53,7 @@ def test_released(user: UserProject) -> None:
     for remark in ("FlagGems is not applied", "xllamacpp", "Q4_1"):
         assert remark in card
     (score,) = record["accuracy"]["benchmarks"]
-    assert score["n"] == 40
+    assert score["course"]["planned"] == 40 >= score["course"]["answers"] >= score["n"] > 0
     assert record["accuracy"]["verdict"] == "PASS"
     assert {cost["stage"] for cost in record["stages"]} >= {"weights", "image", "smoke", "accuracy"}
     assert user.leftovers() == []
