@@ -4,17 +4,19 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import served_cell as given
-from flagrelease import fidelity, results, serving
+from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.layout import DOCKER
 from flagrelease.lock import LockedChip
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.stage import Context, Look
 from flagrelease.stages import image, smoke, weights
@@ -72,6 +74,35 @@ def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     assert result.environment["Docker Engine"]
     assert set(result.commands) == {"download", "verify", "pull", "wait", "chat", "python"}
     assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
+
+
+def test_processes_serve_the_same_without_docker_and_registry(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ProcessRunner(started.context.workspace)
+    if not runner.machine.fits(started.job.cell.chip.python):
+        pytest.skip(f"{runner.machine.name} has another Python than the chip")
+    nothing: Any = None
+    ports = replace(started.context.ports, runner=runner, docker=nothing, registry=nothing)
+    context = replace(started.after(), ports=ports)
+    job = replace(started.job, runner="process")
+    laid_out = image.run(job, context)
+    assert (laid_out.runner, laid_out.pushed_bytes) == ("process", 0)
+    assert laid_out.base == runner.machine.name
+    assert image.run(job, context) == laid_out
+    for name in ("flag-scale", "xllamacpp"):
+        assert laid_out.versions[name] == started.image.versions[name]
+    look = Look(workspace=context.workspace, evidence=context.evidence)
+    assert image.intact(laid_out, look) == ""
+    monkeypatch.setenv(smokeinside.OFFLINE, "1")
+    result = smoke.run(job, replace(context, upstream={**context.upstream, "image": laid_out}))
+    assert [check for check in result.checks if not check.passed] == []
+    assert set(result.skipped) == {"card: docker run", "card: docker pull", "card: download"}
+    assert {"FlagScale in effect", "manifest", "card: curl", "card: Python"} <= {one.name for one in result.checks}
+    assert set(result.commands) == {"wait", "chat", "python"}
+    assert result.docker_run[-1] == laid_out.reference
+    assert list(context.workspace.processes.iterdir()) == []
+    assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is gone"
 
 
 def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:
