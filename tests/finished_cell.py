@@ -30,7 +30,22 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.progress import Silent
 from flagrelease.record import Record, build
-from flagrelease.results import Accuracy, BenchmarkScore, Check, Done, Image, Likeness, Smoke, Spent, Verdict, Weights
+from flagrelease.results import (
+    Accuracy,
+    BenchmarkScore,
+    Check,
+    Done,
+    ExcludedOperator,
+    Image,
+    Kernels,
+    Likeness,
+    Operator,
+    Smoke,
+    Spent,
+    Tuning,
+    Verdict,
+    Weights,
+)
 from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
@@ -150,6 +165,28 @@ def accuracy(*rows: BenchmarkScore, verdict: Verdict = "PASS", reason: str = "")
         ),
         evidence=(ANSWERS,),
     )
+
+
+def kernels(**changes: Any) -> Kernels:
+    """Two operators in effect, and two that are not."""
+    values: dict[str, Any] = {
+        "folder": "kernels/cpu--smollm2-135m/abab",
+        "content": "ab" * 32,
+        "policy": "express",
+        "operators": (
+            Operator(name="mm", classes=20, faster=4, share=0.912, native_share=0.88),
+            Operator(name="neg"),
+        ),
+        "excluded": (
+            ExcludedOperator(operator="cat", verdict="correct", reason="slower at decode:1x512"),
+            ExcludedOperator(operator="mul", verdict="crash", reason="killed by SIGSEGV at mul.Tensor [2×1×96]"),
+        ),
+        "verdicts": {"correct": 3, "crash": 1},
+        "tuning": Tuning(kernels=1, keys=47, candidates=3921, seconds=37.5),
+        "served": {"decode:1x512": (1.02, 1.01, 1.03)},
+        "versions": {"torch": "2.11.0"},
+    }
+    return Kernels(**{**values, **changes})
 
 
 def image(**changes: Any) -> Image:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease import charts, usage
+from flagrelease import charts, operators_text, usage
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.record import COMPONENTS, Record
 from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
@@ -62,6 +62,7 @@ def view(record: Record) -> dict[str, Any]:
         "python": fenced(commands.pop("python", usage.python(model)), "python"),
         "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
         "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
+        "operators": None if record.kernels is None else operators_text.view(record.kernels),
         "flaggems_reason": record.chip.reasons.get("flaggems", "").rstrip("."),
         "provenance": table(("Item", "Value"), _provenance(record)),
         "stages": stages_table(record),

@@ -11,6 +11,7 @@ from functools import cached_property
 from flagrelease import usage
 from flagrelease.card import SPEED_FIRST, score_cells, speed_cells
 from flagrelease.errors import GateFailed
+from flagrelease.operators_text import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
 from flagrelease.record import Record, dumps
 from flagrelease.redact import redact
 
@@ -296,6 +297,19 @@ def _speed(page: Page) -> Iterator[Finding]:
         yield Finding(table.line + (wrong[0] + 2 if wrong else 0), "the speeds are not those of the record")
 
 
+def _operators(page: Page) -> Iterator[Finding]:
+    kernels = page.record.kernels
+    effect = [] if kernels is None else [effect_cells(one) for one in kernels.operators]
+    left_out = [] if kernels is None else [f"`{one.operator}`" for one in kernels.excluded]
+    shown = {one.rows[0][0]: one for one in page.tables}
+    for first, wanted in ((EFFECT_FIRST, effect), (EXCLUDED_FIRST, [(name,) for name in left_out])):
+        table = shown.get(first)
+        rows = [] if table is None else [row[: len(wanted[0])] if wanted else row for row in table.rows[2:]]
+        if rows != wanted:
+            line = table.line if table else 1
+            yield Finding(line, f"the table {first!r} is not that of the record: {len(rows)} lines for {len(wanted)}")
+
+
 def _references(page: Page) -> Iterator[Finding]:
     known = set(_SHA256.findall(dumps(page.record).decode()))
     image = page.record.image
@@ -376,6 +390,7 @@ CHECKS: Mapping[str, Callable[[Page], Iterator[Finding]]] = {
     "tables": _tables,
     "scores equal the record": _scores,
     "speeds equal the record": _speed,
+    "operators equal the record": _operators,
     "digests and tags equal the record": _references,
     "one path from download to service": _paths,
     "links and images": _links,

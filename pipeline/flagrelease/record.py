@@ -21,7 +21,7 @@ from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.results import Accuracy, Attribution, Done, Image, Smoke, Speed, Verdict, Weights
+from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
 from flagrelease.stage import Job
 
 VERSION = 1
@@ -32,7 +32,7 @@ COMPONENTS: Mapping[str, str] = {
     "flagcx": "FlagCX",
 }
 _OWN = ("weights", "image", "smoke", "accuracy")
-_NAMED = (*_OWN, "speed", "attribute")
+_NAMED = (*_OWN, "kernels", "speed", "attribute")
 _AFTER = ("card", "publish")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -87,6 +87,7 @@ class Record:
     accuracy: Accuracy
     stages: tuple[StageCost, ...]
     differences: tuple[str, ...]
+    kernels: Kernels | None = None
     speed: Speed | None = None
     attributed: tuple[Attribution, ...] = ()
     further: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +166,7 @@ def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
         image=image,
         smoke=finished["smoke"].result,
         accuracy=finished["accuracy"].result,
+        kernels=finished["kernels"].result if "kernels" in finished else None,
         speed=finished["speed"].result if "speed" in finished else None,
         attributed=(*job.attributed, *(finished[name].result for name in ("attribute",) if name in finished)),
         stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),

@@ -152,6 +152,22 @@ def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
     assert lint(rendered(made), made, PNG) == []
 
 
+def test_operators_have_a_section_with_every_reason() -> None:
+    made = replace(given.record(), kernels=given.kernels())
+    text = rendered(made)
+    assert "against float64: 3 correct, 1 crash." in text
+    assert "2 are in effect" in text
+    assert "| `mm` | 20 | 4 | 91.2 % | 88.0 % |" in text
+    assert "| `mul` | crash | killed by SIGSEGV at mul.Tensor" in text
+    assert "47 sizes were tuned: 3,921 candidates were timed, all in 38 s" in text
+    assert "`decode:1x512` 1.020 [1.010, 1.030]" in text
+    assert lint(text, made, PNG) == []
+
+
+def test_without_operators_the_card_says_why() -> None:
+    assert "Operators were not qualified one by one: there is no Triton backend." in rendered(given.record())
+
+
 # Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.
 FIXED = {"verdict", "engine", "harness", "runner", "network", "source", "stack", "sha256", "components", "docker_run"}
 
@@ -167,9 +183,9 @@ def everywhere(value: Any, payload: str) -> Any:
 
 @pytest.mark.parametrize("payload", HOSTILE)
 def test_text_from_outside_is_inert_wherever_it_stands(payload: str) -> None:
-    plain = msgspec.json.decode(record.dumps(given.record()))
-    made = msgspec.convert(everywhere(plain, payload), Record)
-    assert shape(made) == shape(given.record())
+    whole = replace(given.record(), kernels=given.kernels())
+    made = msgspec.convert(everywhere(msgspec.json.decode(record.dumps(whole)), payload), Record)
+    assert shape(made) == shape(whole)
     assert "1337" not in rendered(made)
 
 

@@ -113,3 +113,14 @@ def test_the_served_folder_is_the_downloaded_one() -> None:
 def test_an_image_is_a_picture() -> None:
     found = cardlint.lint(GOOD, RECORD, {"scores.png": b"<svg/>"})
     assert [one.text for one in found] == ["scores.png is not a PNG image"]
+
+
+def test_the_operators_are_those_of_the_record() -> None:
+    made = replace(RECORD, kernels=given.kernels())
+    good = card.render(made, given.TEMPLATES)
+    assert findings(good, made) == []
+    faster = good.replace("| `mm` | 20 | 4 |", "| `mm` | 20 | 5 |")
+    assert any("'Operator in effect' is not that of the record" in text for text in findings(faster, made))
+    hidden = "\n".join(line for line in good.splitlines() if not line.startswith("| `mul` |"))
+    assert any("'Operator left out' is not that of the record" in text for text in findings(hidden, made))
+    assert any("2 lines for 0" in text for text in findings(good, RECORD))

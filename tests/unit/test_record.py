@@ -72,10 +72,10 @@ def test_what_has_not_finished_is_named() -> None:
 
 def test_stages_without_a_field_of_their_own_are_kept() -> None:
     finished = given.finished() | {
-        "kernels": Done(stage="kernels", key="5" * 64, result={"tuned": 0.97}, spent=Spent(seconds=1))
+        "quantise": Done(stage="quantise", key="5" * 64, result={"tuned": 0.97}, spent=Spent(seconds=1))
     }
     made = record.build(given.job(), finished, "0" * 64)
-    assert made.further == {"kernels": {"tuned": 0.97}}
+    assert made.further == {"quantise": {"tuned": 0.97}}
     assert record.loads(record.dumps(made)) == made
 
 

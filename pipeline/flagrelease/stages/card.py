@@ -62,6 +62,6 @@ STAGE = Stage(
     result=results.Card,
     inputs=inputs,
     run=run,
-    reads=("weights", "image", "smoke", "accuracy", "speed"),
+    reads=("weights", "kernels", "image", "smoke", "accuracy", "speed"),
     templates=(card.TEMPLATE,),
 )

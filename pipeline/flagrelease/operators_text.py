@@ -1,0 +1,61 @@
+"""What a card says of its operators. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease.markdown import Markdown, code, table
+from flagrelease.results import Kernels, Operator
+
+EFFECT_FIRST = "Operator in effect"
+EXCLUDED_FIRST = "Operator left out"
+"""The first columns of the two tables."""
+
+POLICIES: Mapping[str, str] = {
+    "coverage": "every operator that is correct",
+    "express": "the correct operators, at the sizes at which they are certainly faster, that serve the model fastest",
+}
+
+
+def view(kernels: Kernels) -> dict[str, Any]:
+    """What the card's section on operators shows."""
+    tuning = kernels.tuning
+    return {
+        "calls": len(kernels.operators) + len(kernels.excluded),
+        "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in _most_first(kernels.verdicts)),
+        "chosen": POLICIES.get(kernels.policy, kernels.policy),
+        "kernels": "1 kernel" if tuning.kernels == 1 else f"{tuning.kernels} kernels",
+        "candidates": f"{tuning.candidates:,}",
+        "time": f"{tuning.seconds:.0f} s" if tuning.seconds < 120 else f"{tuning.seconds / 60:.1f} min",
+        "served": Markdown("; ".join(f"{code(load)} {_ratio(found)}" for load, found in kernels.served.items())),
+        "in_effect": effect_table(kernels) if kernels.operators else None,
+        "left_out": excluded_table(kernels) if kernels.excluded else None,
+    }
+
+
+def effect_table(kernels: Kernels) -> Markdown:
+    header = (EFFECT_FIRST, "Sizes measured", "Certainly faster", "Share of the chip's limit", "Vendor's kernel")
+    return table(header, [tuple(map(Markdown, effect_cells(one))) for one in kernels.operators])
+
+
+def effect_cells(one: Operator) -> tuple[str, ...]:
+    """One line, exactly as it is printed."""
+    return (code(one.name), str(one.classes), str(one.faster), _share(one.share), _share(one.native_share))
+
+
+def excluded_table(kernels: Kernels) -> Markdown:
+    rows = [(code(one.operator), one.verdict, one.reason or "no reason was given") for one in kernels.excluded]
+    return table((EXCLUDED_FIRST, "Verdict", "Why"), rows)
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def _ratio(found: tuple[float, float, float]) -> str:
+    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
