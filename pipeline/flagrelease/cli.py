@@ -27,6 +27,10 @@ exit codes:
   7    upstream: a hub or registry refused
   75   busy: another run holds the cell
   130  interrupted
+
+environment:
+  FLAGRELEASE_REGISTRY, FLAGRELEASE_ENGINE   defaults of --registry and --engine
+  FLAGRELEASE_OFFLINE                        set where no hub is reached: the card's download is then not tried
 """
 
 VERBS = (

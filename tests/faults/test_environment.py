@@ -1,6 +1,7 @@
 """What a user sees when the machine or the registry is not fit: one line, the right exit code, nothing lost."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,17 @@ def test_doctor_says_what_to_do(tmp_path: Path, base: str, own_registry: str) ->
     assert "✗  docker engine" in out
     assert "✗  registry" in out
     assert out.count("  → ") >= 2
+
+
+def test_without_docker_neither_it_nor_a_registry_is_asked_for(tmp_path: Path) -> None:
+    user = project(tmp_path, "localhost:1/none")
+    absent = {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+    _, out, _ = user.call("doctor", "--runner", "process", **absent)
+    assert re.search(r"python +Python 3\.\d+\.\d+ on ", out), out
+    assert not re.search("docker|registry|credentials", out)
+    (tmp_path / ".flagrelease").mkdir()
+    code, out, err = user.call("run", CELL, "--runner", "process", "--only", "weights", **absent)
+    assert code == 0, out + err
+    code, out, _ = user.call("plan", CELL, "--runner", "process", **absent)
+    assert code == 0
+    assert re.search(r"weights +reuse", out)

@@ -252,6 +252,8 @@ class Process:
             done = command.run(argv, seconds=seconds, env=self.env, inherit=False, check=False, cwd=self.folder)
         except CommandFailed as error:
             return 124, error.line()
+        except EnvironmentFault as error:
+            return 127, error.line()
         return done.code, done.stdout + done.stderr
 
     def processes(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ case that it is killed itself.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -90,7 +91,12 @@ class Supervisor:
 
 def where() -> str:
     """Process ids mean something on one boot and in one namespace."""
-    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    found = []
+    with suppress(OSError):  # not every sandbox shows them
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        found.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(found)
 
 
 def started(pid: int) -> str:
@@ -121,7 +127,14 @@ def descendants(root: int) -> list[int]:
 def kill(pid: int, start: str, signum: int = signal.SIGKILL) -> None:
     """Signal the process `pid` that started at `start`, and never another one that has got its number since."""
     with suppress(ProcessLookupError, PermissionError):
-        handle = os.pidfd_open(pid)
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            if start and started(pid) == start:
+                os.kill(pid, signum)
+            return
         try:
             if start and started(pid) == start:
                 signal.pidfd_send_signal(handle, signum)
