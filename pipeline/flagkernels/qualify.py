@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -209,11 +210,11 @@ def qualify(
 
 
 def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
-    """How many operators were qualified, which are excluded, and why."""
+    """How many operators got which verdict, which are correct, which are excluded, and why; as in prepare's report."""
     return {
         "model": found.model,
         "versions": found.versions,
-        "qualified": len(rows),
+        "verdicts": dict(Counter(row.verdict for row in rows)),
         "correct": [row.operator for row in rows if row.verdict == "correct"],
         "excluded": [
             {"operator": row.operator, "verdict": row.verdict, "reason": row.reason, "at": row.at}

@@ -71,6 +71,7 @@ def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
     assert set(verdicts) == set(trace.read(folder / "trace.json").operators)
     assert {name for name, row in verdicts.items() if row.verdict != "correct"} == {"silu"}
     report = json.loads((folder / "qualified.json").read_text())
+    assert report["verdicts"] == {"correct": len(verdicts) - 1, "wrong": 1}
     assert [(row["operator"], row["verdict"]) for row in report["excluded"]] == [("silu", "wrong")]
     flagkernels(folder, "select --trace trace.json --verdicts verdicts.jsonl --out coverage.yaml")
     assert bundle.read_operators(folder / "coverage.yaml").include == tuple(sorted(set(verdicts) - {"silu"}))
