@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flagrelease.assemble import Project, impatient_registry
 from flagrelease.errors import NoSpace
 from flagrelease.plan import CellPlan
+from flagrelease.ports import harnesses
 from flagrelease.stage import Ports
 from flagrelease.workspace import free_bytes
 
@@ -16,7 +17,11 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def preflight(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
-    """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet."""
+    """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet; for a
+    harness that is not set up EnvironmentFault, and ConfigError for what it cannot ask."""
+    for plan in plans:
+        if any(step.stage == "accuracy" and step.action == "run" for step in plan.steps):
+            harnesses.check(plan.cell, project.matrix.benchmarks)
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()

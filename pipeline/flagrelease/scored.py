@@ -16,7 +16,7 @@ import msgspec
 from flagrelease import baselines
 from flagrelease.answering import Serve
 from flagrelease.cell import Cell, fingerprint
-from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.errors import ConfigError
 from flagrelease.matrix import Benchmark, Stack
 from flagrelease.ports.harness_flageval import (
     ENDPOINT,
@@ -28,7 +28,7 @@ from flagrelease.ports.harness_flageval import (
     dataset_name,
     public_url,
 )
-from flagrelease.ports.harnesses import lacking
+from flagrelease.ports.harnesses import chosen
 from flagrelease.ports.progress import Count
 from flagrelease.results import BenchmarkScore
 from flagrelease.serving import Served
@@ -64,20 +64,17 @@ class StoredScores:
 
 def asked_there(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> tuple[str, ...]:
     """The benchmarks of the cell's profile that FlagEval asks."""
-    chosen = {name: benchmarks[name].harness or cell.profile.harness for name in cell.profile.benchmarks}
-    return tuple(name for name, harness in chosen.items() if harness == "flageval")
+    return tuple(name for name, harness in chosen(cell, benchmarks).items() if harness == "flageval")
 
 
 def score(job: Job, context: Context, serve: Serve, *, platform: FlagEval | None = None) -> tuple[BenchmarkScore, ...]:
     """Both stacks' scores of the benchmarks that FlagEval asks; none where it asks none.
 
-    Raises EnvironmentFault where the platform is not set up, ConfigError for a benchmark that it does not have.
+    Raises ConfigError for a benchmark that the platform does not have.
     """
     names = asked_there(job.cell, job.matrix.benchmarks)
     if not names:
         return ()
-    if missing := lacking("flageval", os.environ):
-        raise EnvironmentFault("harness flageval is not set up", why=missing[0], hint=missing[1])
     there = platform or FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
     baseline = _baseline(job, context, serve, there)
     candidate = _evaluate(job, context, serve, there, job.cell.stack)

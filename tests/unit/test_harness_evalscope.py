@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import finished_cell
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
+from flagrelease.matrix import Share
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
-from flagrelease.ports.harnesses import Harnesses, check, lacking
+from flagrelease.ports.harnesses import check, lacking
 
 CHOICES = "A) one\nB) two\nB) of two\nC) three"
 
@@ -167,14 +170,19 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_harness_that_is_not_set_up_is_named_before_anything_is_asked(tmp_path: Path) -> None:
+    job = finished_cell.job()
+    profile = replace(job.cell.profile, benchmarks={"mmlu-sample": Share()}, harness="evalscope")
+    cell = replace(job.cell, profile=profile)
+    reasoned = {"mmlu-sample": replace(job.matrix.benchmarks["mmlu-sample"], task="multiple-choice-cot")}
     with pytest.raises(EnvironmentFault) as refused:
-        check([evaluation()], {})
+        check(cell, reasoned, {})
     assert "FLAGRELEASE_EVALSCOPE is not set" in refused.value.line()
     program = tmp_path / "evalscope"
     env = {"FLAGRELEASE_EVALSCOPE": str(program)}
     assert "not there" in (lacking("evalscope", env) or ("",))[0]
     program.touch()
-    check([evaluation()], env)
+    check(cell, reasoned, env)
     with pytest.raises(ConfigError):
-        check([evaluation("livebench")], env)
-    assert Harnesses({})._harness("own") is not None
+        check(cell, {"mmlu-sample": replace(reasoned["mmlu-sample"], task="multiple-choice")}, env)
+    own = {"mmlu-sample": replace(reasoned["mmlu-sample"], task="multiple-choice", harness="own")}
+    check(cell, own, {})

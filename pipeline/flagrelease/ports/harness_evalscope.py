@@ -30,11 +30,11 @@ from flagrelease.redact import redact
 from flagrelease.samples import Sample, SampleWriter
 from flagrelease.workspace import telling_space, write_atomic
 
-__all__ = ["EvalscopeHarness", "read_run", "refuse"]
+__all__ = ["VERSION", "EvalscopeHarness", "read_run", "refuse"]
 
 Row = dict[str, Any]
 
-_VERSION = "1.14"
+VERSION = "1.14"
 _WATCH_SECONDS = 1.0
 _LONGEST = 1000  # an "extracted" answer beyond this is the whole reply
 _OPTION = re.compile(r"^([A-Z])\) ", re.MULTILINE)
@@ -177,7 +177,7 @@ class EvalscopeHarness:
                 self._wait(process, folder, watch, progress)
         except FileNotFoundError:
             raise EnvironmentFault(
-                f"{self._program} is not installed", hint=f"{PROGRAM} names the program `evalscope` ({_VERSION})"
+                f"{self._program} is not installed", hint=f"{PROGRAM} names the program `evalscope` ({VERSION})"
             ) from None
         if process.returncode and not any(_lines(folder, "predictions")):
             watch()  # a server that is gone explains it better
@@ -185,7 +185,7 @@ class EvalscopeHarness:
             raise CommandFailed(
                 f"evalscope ended with {process.returncode}",
                 why=tail[-1] if tail else "it printed nothing",
-                hint=f"it is used as {_VERSION} is; `evalscope eval` was run in {folder}",
+                hint=f"it is used as {VERSION} is; `evalscope eval` was run in {folder}",
                 detail="\n".join(tail),
             )
 
@@ -292,7 +292,7 @@ def _sample(blank: Sample, ask: Ask, said: Row, graded: Row) -> Sample:
 
 
 def _differs() -> str:
-    return f"its files are read as {_VERSION} writes them; `evalscope --version` tells yours"
+    return f"its files are read as {VERSION} writes them; `evalscope --version` tells yours"
 
 
 def _blank(benchmark: str, ask: Ask) -> Sample:

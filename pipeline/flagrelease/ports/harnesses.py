@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.matrix import HarnessName
+from flagrelease.evaluation.tasks import task_named
+from flagrelease.matrix import Benchmark, HarnessName
 from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, refuse
 from flagrelease.ports.harness_flageval import ENDPOINT, SERVICE, TOKEN
 from flagrelease.ports.load_evalscope import PROGRAM
 
-__all__ = ["Harnesses", "check", "lacking"]
+__all__ = ["Harnesses", "check", "chosen", "lacking"]
 
 
 class Harnesses:
@@ -51,14 +53,19 @@ class Harnesses:
         return EvalscopeHarness(self._env[PROGRAM])
 
 
-def check(evaluations: Iterable[Evaluation], env: Mapping[str, str] | None = None) -> None:
+def chosen(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> dict[str, HarnessName]:
+    """The harness of each benchmark in the cell's profile."""
+    return {name: benchmarks[name].harness or cell.profile.harness for name in cell.profile.benchmarks}
+
+
+def check(cell: Cell, benchmarks: Mapping[str, Benchmark], env: Mapping[str, str] | None = None) -> None:
     """Before anything is started: raises ConfigError for a task that its harness cannot ask, EnvironmentFault for a
     harness that is not set up."""
-    harnesses = Harnesses(env)
-    for evaluation in evaluations:
-        harnesses._harness(evaluation.harness)
-        if evaluation.harness == "evalscope":
-            refuse(evaluation.task, evaluation.benchmark)
+    for name, harness in chosen(cell, benchmarks).items():
+        if harness == "evalscope":
+            refuse(task_named(benchmarks[name].task, name), name)
+        if missing := lacking(harness, os.environ if env is None else env):
+            raise EnvironmentFault(f"harness {harness} is not set up", why=missing[0], hint=missing[1])
 
 
 def lacking(name: HarnessName, env: Mapping[str, str]) -> tuple[str, str] | None:

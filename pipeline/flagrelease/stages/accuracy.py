@@ -53,8 +53,8 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
+    harnesses.check(job.cell, job.matrix.benchmarks)
     sheets = draw_up_all(job, context)
-    harnesses.check(sheet.evaluation for sheet in sheets)
     told = scored.score(job, context, serve)
     gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), serve)
     result = _result(job, context, gathered, told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from flagrelease import cli
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.ports import harnesses, load_evalscope
+from flagrelease.ports.harness_evalscope import VERSION
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.stage import Ports
 from flagrelease.tables import aligned
@@ -52,6 +55,7 @@ def _looks(everything: Project, ports: Ports) -> list[tuple[str, Callable[[], Fi
         ("memory", _memory),
         ("ports", lambda: _ports(everything)),
         ("matrix.lock", lambda: _lock(everything)),
+        ("harnesses", lambda: _harnesses(everything, ports)),
     ]
     if everything.runner == "process":
         return [("python", lambda: _python(everything)), *common]
@@ -150,6 +154,22 @@ def _credentials(everything: Project) -> Finding:
     if docker_config.exists():
         return Finding("credentials", True, f"docker's own are used ({docker_config})")
     return Finding("credentials", False, "none for the registry", f"set {' and '.join(names)}, or `docker login`")
+
+
+def _harnesses(everything: Project, ports: Ports) -> Finding:
+    """What asks the benchmarks of the cells that can run, as their profiles have it."""
+    cells = [cell for cell in everything.cells if not cell.excluded]
+    benchmarks = everything.matrix.benchmarks
+    wanted = sorted({one for cell in cells for one in harnesses.chosen(cell, benchmarks).values()})
+    for cell in cells:
+        harnesses.check(cell, benchmarks)
+    if "evalscope" in wanted:
+        program = os.environ[load_evalscope.PROGRAM]
+        said = ports.command([program, "--version"], seconds=60.0, check=False).stdout.strip()
+        if not re.search(rf"\b{re.escape(VERSION)}\.", said):
+            hint = f"install evalscope {VERSION} in an environment of its own: its files are read as that writes them"
+            return Finding("harnesses", False, f"{program} is {said[-40:] or 'no evalscope'}", hint)
+    return Finding("harnesses", True, ", ".join(wanted))
 
 
 def _lock(everything: Project) -> Finding:
