@@ -13,21 +13,21 @@ from flagrelease.cell import Cell, select
 from flagrelease.display import amount, spell
 from flagrelease.ledger import Entry, evidence_of
 from flagrelease.stage import Stage
-from flagrelease.stages import STAGES
+from flagrelease.stages import REMEDY, STAGES
 from flagrelease.verbs.status import standing
 
 
 def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cell = select(everything.cells, [arguments.cell], [], [])[0]
-    latest = everything.latest(cell, STAGES)
+    latest = everything.latest(cell, (*STAGES, REMEDY.stage))
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         print(json.dumps({"cell": cell.id, "stages": entries}, indent=2, ensure_ascii=False))
         return 0
     now = standing(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
-    for stage in STAGES:
+    for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
         print()
         print("\n".join(_stage(everything, cell, stage, latest.get(stage.name))))
     return 0
