@@ -36,6 +36,7 @@ environment:
 VERBS = (
     ("run", "release cells: all, or those that are named"),
     ("plan", "show what `run` would do, and why"),
+    ("tune", "prepare the operators of a chip for a model, and nothing else"),
     ("status", "show where every cell stands"),
     ("explain", "say why a cell is as it is"),
     ("compare", "compare two answer sets, without running anything"),
@@ -77,11 +78,11 @@ def parser() -> argparse.ArgumentParser:
             _common(verb)
         if name != "init":
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    for name in ("run", "plan", "status", "lock"):
+    for name in ("run", "plan", "tune", "status", "lock"):
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
-    for name in ("run", "plan", "doctor"):
+    for name in ("run", "plan", "tune", "doctor"):
         made[name].add_argument(
             "--runner",
             choices=("docker", "process"),
@@ -90,9 +91,13 @@ def parser() -> argparse.ArgumentParser:
         )
     made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
-    made["run"].add_argument(
-        "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", "prefect")
-    )
+    for name, default in (("run", "prefect"), ("tune", "inline")):
+        made[name].add_argument(
+            "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", default)
+        )
+    made["tune"].add_argument("--policy", choices=("express", "coverage"), help="in place of the matrix's")
+    made["tune"].add_argument("--budget", metavar="TIME", help="for tuning, in place of the matrix's: 90s, 10m, 2h")
+    made["tune"].add_argument("--again", action="store_true", help="although nothing has changed")
     made["run"].add_argument(
         "--rounds", type=int, metavar="N", help="after a gate that failed, go on without the guilty operators; 0: never"
     )

@@ -19,7 +19,7 @@ from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice, choice
 from flagrelease.preflight import preflight
 from flagrelease.runner import CellRun, Session, new_run_id
-from flagrelease.stage import Ports
+from flagrelease.stage import Ports, Stage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.summary import CellResult
 from flagrelease.verbs import plan as plan_verb
@@ -31,8 +31,21 @@ def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
+    results = through(everything, cells, STAGES, wanted, arguments)
+    excluded = [cell for cell in cells if cell.excluded]
+    return _finish(results, excluded, arguments.json)
+
+
+def through(
+    everything: Project,
+    cells: Sequence[Cell],
+    stages: tuple[Stage, ...],
+    wanted: Choice,
+    arguments: argparse.Namespace,
+) -> list[CellResult]:
+    """Bring `cells` through `stages`, showing what goes on. Raises ConfigError where the only cell cannot run."""
     ports = real_ports(everything.workspace, everything.runner)
-    plans = [plan for plan in everything.plan(cells, STAGES, wanted, ports.registry) if not plan.cell.excluded]
+    plans = [plan for plan in everything.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
     results = [_blocked(plan) for plan in plans if plan.blocked]
@@ -40,13 +53,17 @@ def main(arguments: argparse.Namespace) -> int:
     if all(plan.idle for plan in ready):
         results += [summary.unchanged(plan, everything.ledger) for plan in ready]
     else:
-        results += _release(everything, ready, wanted, ports, arguments)
-    excluded = [cell for cell in cells if cell.excluded]
-    return _finish(results, excluded, arguments.json)
+        results += _release(everything, ready, stages, wanted, ports, arguments)
+    return results
 
 
 def _release(
-    everything: Project, plans: Sequence[CellPlan], wanted: Choice, ports: Ports, arguments: argparse.Namespace
+    everything: Project,
+    plans: Sequence[CellPlan],
+    stages: tuple[Stage, ...],
+    wanted: Choice,
+    ports: Ports,
+    arguments: argparse.Namespace,
 ) -> list[CellResult]:
     """Run what must run. Cells that another run holds are busy; the others go on."""
     run_id = new_run_id()
@@ -65,8 +82,8 @@ def _release(
             return results
         preflight(free, everything, ports)
         sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
-        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in STAGES])
-        session = _session(everything, wanted, ports, run_id, shown, workers, arguments.rounds)
+        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
+        session = _session(everything, stages, wanted, ports, run_id, shown, workers, arguments.rounds)
         runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
@@ -76,6 +93,7 @@ def _release(
 
 def _session(
     everything: Project,
+    stages: tuple[Stage, ...],
     wanted: Choice,
     ports: Ports,
     run_id: str,
@@ -92,11 +110,11 @@ def _session(
         ledger=everything.ledger,
         evidence=everything.evidence,
         ports=ports,
-        stages=STAGES,
+        stages=stages,
         choice=wanted,
         board=shown,
         workers=workers,
-        remedy=replace(REMEDY, rounds=rounds),
+        remedy=replace(REMEDY, rounds=rounds) if stages == STAGES else None,
     )
 
 

@@ -1,0 +1,102 @@
+"""`flagrelease tune`: qualify, tune and choose the operators of a chip for a model, without the rest of a release."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from flagrelease import cli, results
+from flagrelease.assemble import Project, project
+from flagrelease.cell import Cell, select
+from flagrelease.errors import ConfigError, worst
+from flagrelease.plan import Choice
+from flagrelease.stage import keys
+from flagrelease.stages import kernels, weights
+from flagrelease.summary import CellResult, as_error
+from flagrelease.tables import aligned
+from flagrelease.verbs import run
+
+_STAGES = (weights.STAGE, kernels.STAGE)
+_REASON_WIDTH = 90
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(cli.options(arguments))
+    cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
+    arguments.rounds = 0
+    force = frozenset({kernels.STAGE.name} if arguments.again else ())
+    ended = run.through(everything, cells, _STAGES, Choice(force=force), arguments)
+    made = {cell.id: _made(everything, cell) for cell in cells}
+    code = worst(one.code for one in ended)
+    if arguments.json:
+        told = [_as_json(everything, one, made.get(one.cell)) for one in ended]
+        print(json.dumps({"exit_code": code, "cells": told}, indent=2, ensure_ascii=False))
+        return code
+    for one in ended:
+        print(_text(everything, one, made.get(one.cell)))
+        if one.code:
+            cli.show_error(as_error(one))
+    return code
+
+
+def _chosen(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
+    """The cells, with what the command line says in place of the matrix. Raises ConfigError."""
+    given = {"policy": arguments.policy, "budget": arguments.budget}
+    changes: Mapping[str, Any] = {name: value for name, value in given.items() if value is not None}
+    try:
+        return [replace(cell, kernels=replace(cell.kernels, **changes)) for cell in cells]
+    except ValueError as error:
+        raise ConfigError("--budget cannot be read", why=str(error)) from None
+
+
+def _made(everything: Project, cell: Cell) -> results.Kernels | None:
+    """The bundle for the inputs as they are now."""
+    if cell.excluded or kernels.STAGE.skip(everything.job(cell)):
+        return None
+    key = keys(everything.job(cell), _STAGES)[kernels.STAGE.name]
+    entry = everything.ledger.last_done(cell.id, kernels.STAGE.name, key)
+    return None if entry is None else msgspec.convert(entry.result, results.Kernels)
+
+
+def _as_json(everything: Project, ended: CellResult, made: results.Kernels | None) -> dict[str, Any]:
+    told = {"cell": ended.cell, "state": ended.state, "reason": ended.reason, "exit_code": ended.code}
+    if made is None:
+        return {**told, "bundle": None}
+    bundle = str(everything.workspace.root / made.folder)
+    return {**told, "bundle": bundle, "kernels": msgspec.to_builtins(made, enc_hook=dict)}
+
+
+def _text(everything: Project, ended: CellResult, made: results.Kernels | None) -> str:
+    """A table of all operators that the model calls, and where the bundle is."""
+    if made is None:
+        return f"{ended.cell}: no operators were prepared: {ended.reason}"
+    tuning = made.tuning
+    rows = [
+        [one.name, "correct", "yes", f"{one.faster} of {one.classes}", _share(one.share), _share(one.native_share), ""]
+        for one in made.operators
+    ]
+    rows += [[one.operator, one.verdict, "no", "", "", "", _short(one.reason)] for one in made.excluded]
+    heading = [ended.cell, "verdict", "in effect", "faster at", "of limit", "vendor's", "why not"]
+    candidates = f"{tuning.candidates:,} candidates"
+    lines = [
+        aligned(heading, sorted(rows), right=[3, 4, 5]),
+        "",
+        f"policy  {made.policy}",
+        f"tuned   {tuning.kernels} kernels, {tuning.keys} sizes, {candidates}, {tuning.seconds:.0f} s",
+        *(f"served  {load}: {a:.3f} [{b:.3f}, {c:.3f}] of native speed" for load, (a, b, c) in made.served.items()),
+        f"bundle  {everything.workspace.root / made.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _REASON_WIDTH else text[: _REASON_WIDTH - 1].rstrip() + "…"
