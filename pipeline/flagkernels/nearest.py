@@ -7,6 +7,7 @@ FlagGems as ever, and counted as such."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +22,17 @@ def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
     """Patches FlagGems' tuner for the rest of the process; `note` is told the kernel of each key that was filled."""
     original = tuner_class.get_key
     settled: set[tuple[str, Key]] = set()
+    filling = threading.Lock()  # a second thread must not look before the first has written
 
     def get_key(tuner: Any, args: Any) -> Key:
         key: Key = original(tuner, args)
         name = (tuner.config_table_name, key)
-        if name not in settled:
-            settled.add(name)
-            if key not in tuner.cache and _fill(tuner, key):
+        if name in settled:
+            return key
+        with filling:
+            if name not in settled and key not in tuner.cache and _fill(tuner, key):
                 note(str(tuner.base_fn.__name__))
+            settled.add(name)
         return key
 
     tuner_class.get_key = get_key
