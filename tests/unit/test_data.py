@@ -233,6 +233,25 @@ def test_an_absent_member_is_named(gpqa: Path) -> None:
         loaded("data://dataset.zip#gpqa_main.csv", gpqa).files[0].rows()
 
 
+def test_several_members_are_asked_together_and_their_common_questions_are_dependent(tmp_path: Path) -> None:
+    sets = {"main": [0, 1, 2], "extended": [0, 1, 2, 3], "diamond": [1]}
+    columns = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {index}" for index in (1, 2, 3))]
+    with zipfile.ZipFile(tmp_path / "dataset.zip", "w") as archive:
+        for name, numbers in sets.items():
+            rows = [f"rec{number},Which of {number}?,w,x,y,z" for number in numbers]
+            archive.writestr(f"dataset/gpqa_{name}.csv", "\n".join([",".join(columns), *rows, ""]))
+    write_manifest(tmp_path)
+    members = ",".join(f"gpqa_{name}.csv" for name in sets)
+    questions = TASKS["multiple-choice-cot"].read(loaded(f"data://dataset.zip#{members}", tmp_path), 0)
+    assert len(questions) == len({(one.subset, one.id) for one in questions}) == 8
+    assert {one.id for one in questions if one.id.startswith("rec1#")} == {f"rec1#{name}" for name in sets}
+    assert {one.subset for one in questions} == {"gpqa"}
+    prompts = {one.prompt_sha256 for one in questions if one.id.startswith("rec1#")}
+    assert len(prompts) == 1
+    (alone,) = TASKS["multiple-choice-cot"].read(loaded("data://dataset.zip#gpqa_diamond.csv", tmp_path), 0)
+    assert (alone.subset, alone.id) == ("gpqa_diamond", "rec1")
+
+
 def test_another_member_is_other_data(gpqa: Path) -> None:
     assert loaded("data://dataset.zip#a.csv", gpqa).digest != loaded("data://dataset.zip#b.csv", gpqa).digest
 

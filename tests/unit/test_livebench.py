@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from test_tasks import real
 
+from flagrelease.errors import ConfigError
 from flagrelease.evaluation import tables_text
+from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.tasks import TASKS
+
+FOURS = "a, b, c, d, e, f, g, h"
 
 
 def score(kind: str, reference: Any, text: str, prompt: str = "") -> float:
@@ -42,6 +47,14 @@ def score(kind: str, reference: Any, text: str, prompt: str = "") -> float:
         ("zebra_puzzle", "1, police-officer", "<solution>1, police officer</solution>", 1.0),
         ("zebra_puzzle", "1, police-officer", "<solution>1, journalist</solution>", 0.25),
         ("zebra_puzzle", "1, police-officer", "no idea", 0.0),
+        ("typos", "It is so, we say.", "Here:\nIt is so\nwe say.", 0.0),
+        ("typos", "It is so, we say.", "Here:\n\nIt is so,\nwe say.", 1.0),
+        ("connections", FOURS, "Best: **b, a, d, c, h, g, f, e**", 1.0),
+        ("connections", FOURS, "**a, b, c, d** or **a, b, c, e, d, f, g, h**", 0.5),
+        ("connections", FOURS, "a, b, c, d, e, f, g, h", 0.0),
+        ("plot_unscrambling", "A b c. D e f. G h i.", "So: <PLOT_SUMMARY> A b c. D e f. G h i.", 1.0),
+        ("plot_unscrambling", "A b c. D e f. G h i.", "D e f. A b c. G h i.", pytest.approx(1 / 3)),
+        ("plot_unscrambling", "A b c. D e f.", "", 0.0),
         ("cta", "Year", "Year", 1.0),
         ("cta", "Year", "The class is:\n**Year**", 1.0),
         ("cta", "Year", "country", 0.0),
@@ -54,6 +67,34 @@ def score(kind: str, reference: Any, text: str, prompt: str = "") -> float:
 )
 def test_grades(kind: str, reference: Any, text: str, expected: float) -> None:
     assert score(kind, reference, text) == pytest.approx(expected)
+
+
+def test_connections_are_read_from_the_tag_where_the_prompt_asks_for_one() -> None:
+    asked = "put them in <solution></solution> tags"
+    assert score("connections", FOURS, "<solution>a, b, c, d, h, g, f, e</solution>", asked) == 1.0
+    assert score("connections", FOURS, "**a, b, c, d, e, f, g, h**", asked) == 0.0
+    assert score("connections", FOURS, "\\boxed{\\text{a, b, c, d, e, f, g, x}}", asked) == 0.5
+
+
+def livebench(tmp_path: Path, *kinds: str) -> DataSet:
+    row = {
+        "turns": ["Do it."],
+        "ground_truth": "x",
+        "livebench_release_date": "2024-07-26",
+        "livebench_removal_date": "",
+    }
+    path = tmp_path / "question.jsonl"
+    rows = [{**row, "question_id": f"q{at}", "task": kind} for at, kind in enumerate(kinds)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataSet(benchmark="livebench", digest="0" * 64, files=(DataFile(name=path.name, path=path),))
+
+
+def test_programs_are_left_out_and_what_is_unknown_is_refused(tmp_path: Path) -> None:
+    read = TASKS["livebench"].read
+    asked = read(livebench(tmp_path, "typos", "LCB_generation", "coding_completion", "plot_unscrambling"), 0)
+    assert [question.subset for question in asked] == ["typos", "plot_unscrambling"]
+    with pytest.raises(ConfigError, match="'poetry' cannot be graded"):
+        read(livebench(tmp_path, "poetry"), 0)
 
 
 TABLE = [{"a": "1", "b": "x, y"}, {"a": "2.0", "b": ""}]

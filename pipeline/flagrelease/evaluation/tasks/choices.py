@@ -8,7 +8,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -217,7 +217,10 @@ def _read(data: DataSet, shots: int, ask: Callable[[Choice, Sequence[Choice]], s
 
 def _split(data: DataSet, shots: int) -> tuple[list[Choice], dict[str, list[Choice]]]:
     """The questions to ask, and the examples of each subset."""
-    asked = [choice for file in data.files if not _is_example(file) for choice in read_choices(file)]
+    files = [file for file in data.files if not _is_example(file)]
+    asked = [choice for file in files for choice in read_choices(file)]
+    if sum(bool(file.member) for file in files) > 1:
+        asked = [_in_several(choice) for choice in asked]
     pool: dict[str, list[Choice]] = defaultdict(list)
     if shots:
         for file in data.files:
@@ -225,6 +228,13 @@ def _split(data: DataSet, shots: int) -> tuple[list[Choice], dict[str, list[Choi
                 for choice in read_choices(file):
                     pool[choice.subset].append(choice)
     return asked, pool
+
+
+def _in_several(choice: Choice) -> Choice:
+    """A question of one of GPQA's sets when several are asked: they are nested, so the same question comes up to three
+    times. Named QUESTION#SET, its answers are taken as dependent."""
+    family, _, part = choice.subset.partition("_")
+    return replace(choice, subset=family, id=f"{choice.id}#{part or family}")
 
 
 def _letter_prompt(choice: Choice, examples: Sequence[Choice]) -> str:

@@ -1,13 +1,16 @@
 """LiveBench's text tasks (White et al. 2024, arXiv 2406.19314), the release of 2024-11-25.
 
 What each task counts follows the authors' scorers (github LiveBench/LiveBench, livebench/process_results); how an
-answer is read out of the text is our own. Coding and language are not here: their questions are not
-in the public files. The score is therefore of a part, and is called so.
+answer is read out of the text is our own. Coding is left out: its answers are programs, and running what a model wrote
+takes a sandbox that is worth the name, which this project does not have. The score is then of a part, and is called so.
+The public files lack language too; where a data folder has it, it is asked.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation import tables_text
@@ -20,13 +23,14 @@ from flagrelease.evaluation.text import bold, boxed, listed, marked, tagged
 __all__ = ["LIVEBENCH"]
 
 RELEASE = "2024-11-25"
+CODING = ("LCB_generation", "coding_completion", "code_generation", "code_completion", "agentic_coding")
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 
 
 def read_livebench(data: DataSet, shots: int) -> list[Question]:
-    """The questions that are active in the release and whose task can be graded here."""
+    """The questions that are active in the release, without those whose answers are programs."""
     if shots:
         raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
     questions = []
@@ -36,6 +40,8 @@ def read_livebench(data: DataSet, shots: int) -> list[Question]:
                 if not _active(row):
                     continue
                 kind, turns = row["task"], row["turns"]
+                if kind in CODING:
+                    continue
                 if kind not in _GRADERS or len(turns) != 1:
                     where = f"{file.name}, row {number}"
                     raise ConfigError(f"{where}: the task {kind!r} cannot be graded", why="not a text task")
@@ -166,6 +172,40 @@ def _reformat(text: str, reference: str, prompt: str) -> Grade:
     return Grade(wanted is not None and given is not None and tables_text.same(given, wanted), None)
 
 
+def _typos(text: str, reference: str, _prompt: str) -> Grade:
+    """The corrected text stands in the answer, line ends aside."""
+    answer = " ".join(line for line in text.split("\n") if line)
+    return Grade(reference in answer, None)
+
+
+def _connections(text: str, reference: str, prompt: str) -> Grade:
+    """The share of groups of four words that are named whole: in a solution tag where the prompt asks for one, else
+    the best of what is in bold."""
+    wanted = _fours(reference)
+    if "<solution>" in prompt:
+        said = [tagged(text, "solution") or _plain(boxed(text)) or ""]
+    else:
+        said = re.findall(r"\*\*(.*?)\*\*", text.replace("\n", ""))
+    right = [sum(group in _fours(one) for group in wanted) for one in said]
+    best = max(right, default=0)
+    return Grade(best / len(wanted), said[right.index(best)] if right and said[right.index(best)] else None)
+
+
+def _fours(words: str) -> list[frozenset[str]]:
+    named = [word.strip().lower() for word in words.replace("\n", "").split(",")]
+    return [frozenset(named[at : at + 4]) for at in range(0, len(named), 4)]
+
+
+def _plot(text: str, reference: str, _prompt: str) -> Grade:
+    """1 − edit distance / length of the order of sentences; each is found by its likeness."""
+    wanted = [part.strip() for part in reference.split(".") if part.strip()]
+    _, found, summary = text.partition("<PLOT_SUMMARY>")
+    given = [part.strip() for part in (summary if found else text).split(".") if part.strip()]
+    places = [given.index(near[0]) for one in wanted if (near := get_close_matches(one, given, n=1, cutoff=0.0))]
+    distance = _distance([str(place) for place in places], [str(place) for place in range(len(wanted))])
+    return Grade(max(0.0, 1 - distance / len(wanted)), ",".join(map(str, places)) or None)
+
+
 _GRADERS: Mapping[str, Callable[..., Grade]] = {
     "paraphrase": _instructions,
     "simplify": _instructions,
@@ -177,6 +217,9 @@ _GRADERS: Mapping[str, Callable[..., Grade]] = {
     "spatial": _spatial,
     "web_of_lies_v2": _lies,
     "zebra_puzzle": _zebra,
+    "typos": _typos,
+    "connections": _connections,
+    "plot_unscrambling": _plot,
     "cta": _column,
     "tablejoin": _join,
     "tablereformat": _reformat,
