@@ -4,7 +4,8 @@ The endpoint answers every question in one of many forms (boxed, marked, bare, h
 parity_answers.py) that the prompt's digest chooses, so both harnesses get the same answer to the same prompt. Or it is
 a real one (`--endpoint URL --model NAME`), asked with greedy sampling, once for each prompt. evalscope gets our prompt
 templates and has an environment of its own; DATA is a folder of benchmark data. GPQA's questions must not be published
-as plain text, so 198 questions of MMLU are put into a file of its shape.
+as plain text, so 198 questions of MMLU are put into a file of its shape. IFEval needs NLTK's `punkt_tab` in the folder
+that NLTK_DATA names.
 
     python -m venv V && V/bin/pip install 'evalscope[ifeval]==1.14.1'
     PYTHONPATH=pipeline python benchmarks/evalscope_parity.py --evalscope V/bin/python --data DATA [BENCHMARK …]
