@@ -314,19 +314,19 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Where the release is: tags by name, all of the one digest, and the local release folder. Where `skipped` says
+    """Where the release is: tags by name, all of the one digest, and the local release folder. Where `withheld` says
     why nothing was published, there is no tag, and the folder holds the private draft."""
 
     digest: str
     tags: tuple[str, ...]
     folder: str
     record: Evidence
-    skipped: str = ""
+    withheld: str = ""
     evidence: tuple[Evidence, ...] = ()
 
     @property
     def summary(self) -> str:
-        return self.skipped or ", ".join(self.tags)
+        return self.withheld or ", ".join(self.tags)
 
 
 @dataclass(frozen=True, kw_only=True)

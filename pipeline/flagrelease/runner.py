@@ -242,11 +242,10 @@ class CellRun:
             stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry
         )
         self._keep(stage, entry)
-        skipped = getattr(result, "skipped", "")
         return Outcome(
             cell=self.cell.id,
             stage=stage.name,
-            status="skipped" if isinstance(skipped, str) and skipped else "done",
+            status="skipped" if getattr(result, "withheld", "") else "done",
             reason=result.summary,
             spent=entry.spent or spent(),
         )

@@ -45,6 +45,7 @@ _LOG = "log"
 _LOOK_SECONDS = 60.0
 _OUTPUT_SECONDS = 600.0
 _POLL = 0.1
+_LONGEST_LINE = 4096
 _DEAD_SECONDS = 15.0
 
 _OURS = ("FLAGRELEASE_", "FLAGOS_", "PYTEST_", "VIRTUAL_ENV", "XDG_CACHE_HOME")
@@ -143,12 +144,12 @@ class ProcessRunner:
             write_atomic(
                 folder / _RUN, json.dumps({"image": run.image, "labels": labels, "argv": argv}).encode(), mode=0o600
             )
-            started = command.spawn(
-                [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid()), *argv],
-                log=folder / _LOG,
-                env=env,
-                cwd=folder / "home",
-            )
+            guard: list[str | Path] = [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid())]
+            try:
+                started = command.spawn([*guard, *argv], log=folder / _LOG, env=env, cwd=folder / "home")
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         return Process(folder=folder, env=env, port_number=run.placement.port, popen=started, out_of_memory=_ooms())
 
     def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:  # noqa: ARG002 - as a child
@@ -228,11 +229,11 @@ class Process:
         return Ended(code=code, out_of_memory=killed, error="")
 
     def logs(self, lines: int) -> str:
-        try:
-            text = (self.folder / _LOG).read_text(errors="replace")
-        except OSError:
-            return ""
-        return redact("".join(text.splitlines(keepends=True)[-lines:]))
+        with suppress(OSError), (self.folder / _LOG).open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST_LINE * lines))
+            text = log.read().decode(errors="replace")
+            return redact("".join(text.splitlines(keepends=True)[-lines:]))
+        return ""
 
     def lines(self) -> Iterator[str]:
         with suppress(FileNotFoundError), (self.folder / _LOG).open("rb") as log:

@@ -55,7 +55,7 @@ def run(job: Job, context: Context) -> results.Publish:
             tags=(),
             folder=folder.relative_to(context.workspace.root).as_posix(),
             record=kept,
-            skipped=f"served by processes, so there is no image to publish; the card is in {folder}",
+            withheld=f"served by processes, so there is no image to publish; the card is in {folder}",
         )
     image, tag = release.image, release.tag
     _check_name(image.repository)
@@ -102,7 +102,7 @@ def run(job: Job, context: Context) -> results.Publish:
 def intact(result: results.Publish, look: Look) -> str:
     """Looks at the release folder, and at the tags where a registry may be asked."""
     folder = look.workspace.root / result.folder
-    if result.skipped:
+    if result.withheld:
         return "" if (folder / README).is_file() else "its draft is gone"
     if not (folder / SUMS).is_file():
         return "its release folder is gone"
