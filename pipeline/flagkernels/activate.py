@@ -163,7 +163,7 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
         native=bundle.operators.native,
         accepted=tuple(accepted),
     )
-    _count_events(status)
+    _count_events(status, () if libentry is None else libentry.LibTuner)
     if libentry is not None:
         use_nearest(libentry.LibTuner, status.fill)
     status.keys = _register(source, bundle.operators, status)
@@ -239,8 +239,9 @@ def _device_of(source: Any) -> str:
     return str(gems.device) if gems is not None else "cpu"
 
 
-def _count_events(status: Status) -> None:
-    """Candidates timed, by FlagGems' tuner or Triton's own, and kernels compiled; nothing where there is no Triton."""
+def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
+    """Candidates of FlagGems' kernels timed, by its tuner (`own`) or by Triton; and kernels compiled. Nothing where
+    there is no Triton."""
     try:
         from triton import knobs
         from triton.runtime.autotuner import Autotuner
@@ -249,7 +250,9 @@ def _count_events(status: Status) -> None:
     original = Autotuner._bench
 
     def bench(tuner: Any, *args: Any, **kwargs: Any) -> Any:
-        status.tuning(str(tuner.base_fn.__name__))
+        # An engine has kernels of its own, which it tunes in the native stack as well.
+        if isinstance(tuner, own) or str(tuner.base_fn.__module__).startswith("flag_gems"):
+            status.tuning(str(tuner.base_fn.__name__))
         return original(tuner, *args, **kwargs)
 
     Autotuner._bench = bench
