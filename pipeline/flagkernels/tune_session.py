@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flagkernels import candidates, database
-from flagkernels.candidates import Key, Launch, compilations, signature_of
+from flagkernels.candidates import Key, Launch, compilations
 from flagkernels.errors import BudgetTooSmall, ChipFault, KernelsError, NoSpace
 from flagkernels.tune_capture import Failure, Library, discover, key_of, patched, recording_kernels
 from flagkernels.tune_compile import Compiled, compile_all
 from flagkernels.tune_journal import Journal, Report, Tuned
-from flagkernels.tune_time import Timer, quantiles
+from flagkernels.tune_key import Contest, name_of, names_of
+from flagkernels.tune_time import Timer
 
 __all__ = ["Operation", "Session"]
 
@@ -22,10 +23,6 @@ T = TypeVar("T")
 
 COMPILE_SHARE = 0.6
 """Of a time budget: compiling may take this much of it, so that something is timed."""
-CHUNK = 24
-"""Candidates screened between two looks at the clock."""
-ROUNDS = (5, 40)
-"""Replays of every finalist, then of those that are still close."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ class Session:
     def _compile(self, launches: Sequence[Launch], began: float) -> None:
         known = self.journal.crashed
         jobs = compilations(
-            launches, lambda la: [c for c in la.configs if (*_names(la), str(c)) not in known]
+            launches, lambda la: [c for c in la.configs if (*names_of(la), str(c)) not in known]
         )
         share = began + COMPILE_SHARE * (self.deadline - began) if self.deadline < math.inf else math.inf
         self._compile_jobs(jobs, share)
@@ -206,17 +203,18 @@ class Session:
             if name not in smallest or launch.elements < smallest[name][1].elements:
                 smallest[name] = (index, launch)
         several = {n: v for n, v in smallest.items() if v[1].elements < largest[n] and len(self.journal.close[n]) > 1}
-        jobs = compilations([la for _, la in several.values()], lambda la: _among(la, self.journal.close[_name(la)]))
+        jobs = compilations([la for _, la in several.values()], lambda la: _among(la, self.journal.close[name_of(la)]))
         self._compile_jobs(jobs, self.deadline)
         waiting = {(id(la.tuner), la.key): la for _, la in several.values()}
+        contest = self._contest()
 
         def settle(launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             launch.tuner.nargs = dict(zip(launch.tuner.arg_names, args, strict=False))
-            there = self.journal.close[_name(launch)]
-            ready = [c for c in _among(launch, there) if (made := self._made(launch, c)) and not made.error]
+            there = self.journal.close[name_of(launch)]
+            ready = [c for c in _among(launch, there) if (made := contest.made(launch, c)) and not made.error]
             if len(ready) < 2:
                 return
-            here = {text: timing[0] for text, timing in self._replay(launch, ready, args, kwargs).items()}
+            here = {text: timing[0] for text, timing in contest.replay(launch, ready, args, kwargs).items()}
             best = candidates.least_behind([{text: there[text] for text in here}, here])
             config = next(c for c in ready if str(c) == best)
             database.write_config(self.library.model, launch.tuner.config_table_name, launch.key, config)
@@ -230,103 +228,24 @@ class Session:
             if (row.kernel, row.key) == (launch.name, launch.key):
                 self.tuned[index] = replace(row, config=config, ms=ms, smallest_ms=smallest_ms)
 
-    def _made(self, launch: Launch, config: Any) -> Compiled | None:
-        return self.compiled.get(signature_of(launch, config))
+    def _contest(self) -> Contest:
+        return Contest(
+            library=self.library,
+            timer=self.timer,
+            journal=self.journal,
+            compiled=self.compiled,
+            loaded=self.loaded,
+            deadline=self.deadline,
+        )
 
     def _tune_key(self, launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         began = time.monotonic()
-        tuner, table = launch.tuner, launch.tuner.config_table_name
-        tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
-        names = _names(launch)
-        careful = names in self.journal.suspects
-        self.journal.write("begin", table, launch.key)
-        past = self.journal.measured.setdefault(table, {})
-        out = candidates.hopeless(launch.key, past)
-        live, times = self._live(launch, out)
-        for start in range(0, len(live), 1 if careful else CHUNK):
-            some = live[start : start + (1 if careful else CHUNK)]
-            if careful:
-                self.journal.write("launch", table, launch.key, config=str(some[0]))
-            times |= self._screen(launch, some, args, kwargs)
-            if time.monotonic() >= self.deadline:
-                break
-        by_text = {str(config): config for config in launch.configs}
-        finals = candidates.finalists(times)
-        if not finals:
-            self.journal.write("end", table, launch.key, state="failed", values=launch.key, times={}, close={})
+        won = self._contest().run(launch, args, kwargs)
+        if won is None:
             return
-        exact = self._replay(launch, [by_text[text] for text in finals], args, kwargs)
-        self.journal.close[_name(launch)] = {text: timing[0] for text, timing in exact.items()}
-        best = min(exact, key=lambda text: exact[text][0])
-        timings = {text: (ms, ms, ms) for text, ms in times.items()} | exact
-        database.write_benchmarks(
-            self.library.model,
-            tuner.benchmark_table_name,
-            launch.key,
-            [(by_text[text], timing) for text, timing in timings.items()],
-        )
-        database.write_config(self.library.model, table, launch.key, by_text[best])
-        screened = sum(math.isfinite(ms) for ms in times.values())
-        partial = len(times) + len(out & by_text.keys()) < len(launch.configs)
-        self._finish(
-            launch,
-            best,
-            exact[best][0],
-            "partial" if partial else "tuned",
-            counts=(len(live), len(out & by_text.keys()), screened, len(finals)),
-            times={text: timing[0] for text, timing in timings.items()},
-            seconds=time.monotonic() - began,
-        )
-        tuner.pre_hook({**tuner.nargs, **kwargs, **by_text[best].all_kwargs()}, reset_only=True)
-
-    def _live(self, launch: Launch, out: set[str]) -> tuple[list[Any], dict[str, float]]:
-        """The candidates worth launching, and infinity for those known not to run."""
-        live, times = [], {}
-        for config in launch.configs:
-            text = str(config)
-            if text in out:
-                continue
-            if (*_names(launch), text) in self.journal.crashed:
-                times[text] = math.inf
-                continue
-            made = self._made(launch, config)
-            if made is None:
-                continue  # the budget for compiling ended before it
-            if made.left_to_chip:
-                live.append(config)
-            elif made.error or made.shared > self.library.shared_memory():
-                times[text] = math.inf
-            else:
-                live.append(config)
-        return live, times
-
-    def _screen(
-        self, launch: Launch, configs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, float]:
-        launchers = [_launcher(launch.tuner, config, args, kwargs) for config in configs]
-        signatures = [signature_of(launch, config) for config in configs]
-        measured = self.timer.screen(launchers, fresh=[signature not in self.loaded for signature in signatures])
-        self.loaded.update(signatures)
-        return {str(config): ms for config, ms in zip(configs, measured, strict=True)}
-
-    def _replay(
-        self,
-        launch: Launch,
-        configs: Sequence[Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> dict[str, tuple[float, float, float]]:
-        """(p50, p20, p80) of each finalist; the second round is for those that the first left close."""
-        launchers = {str(c): _launcher(launch.tuner, c, args, kwargs) for c in configs}
-        samples: dict[str, list[float]] = {text: [] for text in launchers}
-        going = list(launchers)
-        for rounds in ROUNDS:
-            for text, times in zip(going, self.timer.replay([launchers[t] for t in going], rounds), strict=True):
-                samples[text] += times
-            going = candidates.survivors({text: quantiles(samples[text])[0] for text in going})
-            if len(going) == 1 or time.monotonic() >= self.deadline:
-                break
-        return {text: quantiles(times) for text, times in samples.items()}
+        state = "partial" if won.partial else "tuned"
+        spent = time.monotonic() - began
+        self._finish(launch, won.config, won.ms, state, counts=won.counts, times=won.times, seconds=spent)
 
     def _finish(
         self,
@@ -342,7 +261,7 @@ class Session:
         table = launch.tuner.config_table_name
         if state != "borrowed":
             self.journal.measured.setdefault(table, {})[launch.key] = times
-        close = self.journal.close.get(_name(launch), {})
+        close = self.journal.close.get(name_of(launch), {})
         self.journal.write(
             "end", table, launch.key, state=state, values=launch.key, times=_finite(times), close=close
         )
@@ -436,37 +355,9 @@ def _shells(operations: Sequence[Operation]) -> list[tuple[str, int, Callable[[]
     return [(operation.name, operation.elements, operation.shell) for operation in operations]
 
 
-def _name(launch: Launch) -> tuple[str, Key]:
-    return launch.tuner.config_table_name, launch.key
-
-
 def _among(launch: Launch, texts: Mapping[str, float]) -> list[Any]:
     return [config for config in launch.configs if str(config) in texts]
 
 
-def _names(launch: Launch) -> tuple[str, str]:
-    return launch.tuner.config_table_name, repr(launch.key)
-
-
 def _finite(times: Mapping[str, float]) -> dict[str, float]:
     return {text: ms for text, ms in times.items() if math.isfinite(ms)}
-
-
-def _launcher(tuner: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], object]:
-    """The tuner's own launch of one candidate, with all its hooks: what its `_bench` hands to a benchmarker."""
-    handed: list[Callable[[], object]] = []
-
-    def keep(call: Callable[[], object], quantiles: object = None) -> list[float]:  # noqa: ARG001 -- Triton's signature
-        handed.append(call)
-        return [math.inf] * 3
-
-    before = tuner.__dict__.get("do_bench")
-    tuner.__dict__["do_bench"] = keep
-    try:
-        tuner._bench(*args, config=config, **kwargs)
-    finally:
-        if before is None:
-            del tuner.__dict__["do_bench"]
-        else:
-            tuner.__dict__["do_bench"] = before
-    return handed[0]

@@ -105,7 +105,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
     from flagkernels import flaggems
     from flagkernels.tune_capture import key_of, patched
-    from flagkernels.tune_session import _launcher
+    from flagkernels.tune_key import launcher_of
     from flagkernels.tune_time import ChipTimer, quantiles
 
     library = flaggems.load()
@@ -121,7 +121,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             tuner.nargs = dict(zip(tuner.arg_names, a, strict=False))
             configs = {str(c): c for c in tuner.configs}
             names = [str(library.model.get_config(tuner.config_table_name, key)), theirs(tuner.config_table_name, key)]
-            calls = [_launcher(tuner, configs[name], a, kwargs) for name in dict.fromkeys(names)]
+            calls = [launcher_of(tuner, configs[name], a, kwargs) for name in dict.fromkeys(names)]
             rows.append({"key": key, "ours": names[0], "theirs": names[1], "launch": calls})
         return original(tuner, *a, **kwargs)
 
