@@ -70,7 +70,7 @@ def test_nearest_rank() -> None:
 def test_a_streaming_server_is_measured_at_its_pace() -> None:
     pace = Pace(first=0.06, each=0.01)
     with streaming(pace) as base_url:
-        run = StreamingLoad(base_url, "m").measure(POINT, 7)
+        run = StreamingLoad(base_url, "m").measure([POINT], 7)[0]
     made = figures([run], Slo())
     assert pace.most_in_flight == POINT.concurrency
     assert len(run.finished) == POINT.requests
@@ -87,7 +87,7 @@ def test_prompts_follow_the_seed_and_answers_are_not_ended_early() -> None:
     pace = Pace(first=0.0, each=0.0)
     with streaming(pace) as base_url:
         for seed in (1, 1, 2):
-            StreamingLoad(base_url, "m").measure(POINT, seed)
+            StreamingLoad(base_url, "m").measure([POINT], seed)
     prompts = [sorted(one["prompt"] for one in pace.requests[at : at + 6]) for at in (0, 6, 12)]
     assert prompts[0] == prompts[1] != prompts[2]
     assert {len(one["prompt"]) for one in pace.requests} == {16}
@@ -99,9 +99,9 @@ def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, said: str) -> Non
     with streaming(pace) as base_url:
         if pace.cut:
             with pytest.raises(SmokeFailed):  # nothing that finished, so nothing that was measured
-                figures([StreamingLoad(base_url, "m").measure(POINT, 1)], Slo())
+                figures(StreamingLoad(base_url, "m").measure([POINT], 1), Slo())
             return
-        run = StreamingLoad(base_url, "m").measure(POINT, 1)
+        run = StreamingLoad(base_url, "m").measure([POINT], 1)[0]
     failed = [one for one in run.requests if one.error]
     assert len(run.requests) == POINT.requests
     assert [one.error for one in failed] == [said, said]
@@ -148,18 +148,21 @@ def test_vllm_runs_inside_and_cleans_up() -> None:
         ran.append(words)
         return 0, json.dumps(DETAILED) if words[0] == "cat" else ""
 
-    load_vllm.VllmBench(execute, model="M", tokenizer="/nfs/models/M", port=8001).measure(POINT, 5)
-    line = " ".join(ran[0])
+    load_vllm.VllmBench(execute, model="M", tokenizer="/nfs/models/M", port=8001).measure([POINT, POINT], 5)
+    assert ran[0][:2] == ["python3", "-c"]
+    lines = json.loads(ran[0][3])
+    assert len(lines) == 2
+    line = " ".join(lines[0])
     assert line.startswith("vllm bench serve --backend openai --base-url http://127.0.0.1:8001 ")
-    for part in ("--seed 5", "--num-prompts 6", "--num-warmups 2", "--max-concurrency 2", "--ignore-eos", "--save-detailed"):
+    for part in ("--seed 5", "--num-prompts 6", "--num-warmups 2", "--max-concurrency 2", "--save-detailed"):
         assert part in line
-    assert [words[0] for words in ran] == ["vllm", "cat", "rm"]
+    assert [words[0] for words in ran] == ["python3", "cat", "cat", "rm"]
 
 
 def test_vllm_that_fails_says_its_last_line() -> None:
     bench = load_vllm.VllmBench(lambda *_a, **_k: (1, "x\nValueError: no\n"), model="M", tokenizer="/m", port=1)
     with pytest.raises(SmokeFailed) as caught:
-        bench.measure(POINT, 5)
+        bench.measure([POINT], 5)
     assert caught.value.why == "ValueError: no"
 
 

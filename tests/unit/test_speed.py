@@ -6,7 +6,7 @@ The servers are loopback endpoints that stream at a set pace; the load, the stat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class World:
     failing: str = ""
     breaks_at: int = -1
     seen: list[tuple[str, LoadPoint, int]] = field(default_factory=list)
+    starts_slowly: bool = False
     started: list[str] = field(default_factory=list)
 
     def job(self, *, vendor: str = "cpu", traffic: tuple[Traffic, ...] = TRAFFIC) -> Job:
@@ -94,9 +95,15 @@ class Rated:
 
     server: Stood
     name: str = "a stand-in"
-    warms_up: bool = False
 
-    def measure(self, point: LoadPoint, seed: int) -> Load:
+    @property
+    def starts_slowly(self) -> bool:
+        return self.server.world.starts_slowly
+
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
+        return [self._measure(point, seed) for point in points]
+
+    def _measure(self, point: LoadPoint, seed: int) -> Load:
         world, stack = self.server.world, self.server.stack
         if len(world.seen) == world.breaks_at:
             raise SmokeFailed("it broke")
@@ -147,6 +154,14 @@ def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
     assert world.run(vendor="nvidia").turns == speed.ALONE
     assert world.started == ["native", "flagos"] * 3
     assert measured(world) == [("native", 1), ("native", 2), ("flagos", 1), ("flagos", 2)] * 3
+
+
+def test_a_tool_that_starts_slowly_is_started_once_a_round_for_each_stack(world: World) -> None:
+    world.starts_slowly = True
+    world.run()
+    assert world.started == ["native", "flagos"]
+    assert measured(world) == [("native", 1), ("native", 2), ("flagos", 1), ("flagos", 2)] * 3
+    assert len(measured(world)) == len(world.seen), "it warms up by itself"
 
 
 @pytest.mark.parametrize(("vendor", "warmups"), [("cpu", 4), ("nvidia", 12)])

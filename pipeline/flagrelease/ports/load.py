@@ -81,16 +81,16 @@ class Load:
 
 
 class LoadGenerator(Protocol):
-    """Puts load on one server. `name` says with which tool, for the record; one that `warms_up` begins each run with a
-    warm-up of its own, left out of the result."""
+    """Puts load on one server. `name` says with which tool, for the record. One that starts slowly is better given
+    many points at once, and begins each run with a warm-up of its own, left out of the result."""
 
     @property
     def name(self) -> str: ...
     @property
-    def warms_up(self) -> bool: ...
+    def starts_slowly(self) -> bool: ...
 
-    def measure(self, point: LoadPoint, seed: int) -> Load:
-        """One run; `seed` makes the prompts. Failed requests are in it, with their errors.
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
+        """One run at each point; `seed` makes the prompts. Failed requests are in it, with their errors.
 
         Raises SmokeFailed where the tool measured nothing.
         """

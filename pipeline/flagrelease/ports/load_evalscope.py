@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ class EvalscopePerf:
     """`program` is evalscope's; `tokenizer` a folder with the model's tokenizer on this host."""
 
     name = "evalscope perf"
-    warms_up = False
+    starts_slowly = False
 
     def __init__(
         self, program: str, command: Command, *, base_url: str, model: str, tokenizer: Path, seconds: float = 7200.0
@@ -45,8 +46,11 @@ class EvalscopePerf:
         self._tokenizer = tokenizer
         self._seconds = seconds
 
-    def measure(self, point: LoadPoint, seed: int) -> Load:
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """See LoadGenerator.measure. Raises CommandFailed, EnvironmentFault where the program is not there."""
+        return [self._measure(point, seed) for point in points]
+
+    def _measure(self, point: LoadPoint, seed: int) -> Load:
         with tempfile.TemporaryDirectory(prefix="flagrelease-load-") as folder:
             words = argv(point, seed, url=self._base_url, model=self._model, tokenizer=self._tokenizer, into=folder)
             self._command([self._program, *words], seconds=self._seconds, hint=f"{PROGRAM} names the program")

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,16 +30,16 @@ class StreamingLoad:
     """Asks `base_url` (it ends in /v1) for `model`; no request may take longer than `seconds`."""
 
     name = "flagrelease's own streaming client"
-    warms_up = False
+    starts_slowly = False
 
     def __init__(self, base_url: str, model: str, *, seconds: float = 1800.0) -> None:
         self._base_url = base_url
         self._model = model
         self._seconds = seconds
 
-    def measure(self, point: LoadPoint, seed: int) -> Load:
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """See LoadGenerator.measure."""
-        return asyncio.run(self._measure(point, seed))
+        return [asyncio.run(self._measure(point, seed)) for point in points]
 
     async def _measure(self, point: LoadPoint, seed: int) -> Load:
         import httpx

@@ -13,7 +13,22 @@ from flagrelease.ports.load import Load, LoadPoint, Request, spread
 __all__ = ["VllmBench", "argv", "parse"]
 
 _FOLDER = "/tmp"  # noqa: S108 - of the container
-_FILE = "flagrelease-load.json"
+
+# Importing vLLM takes longer than a small run, so all command lines are run by one interpreter that has.
+_ONE_AFTER_ANOTHER = """
+import json, os, sys
+import vllm.benchmarks.serve
+from vllm.entrypoints.cli.main import main
+for line in json.loads(sys.argv[1]):
+    print("$", *line, flush=True)
+    child = os.fork()
+    if child == 0:
+        sys.argv = line
+        sys.exit(main())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+"""
 
 Execute = Callable[..., tuple[int, str]]
 """Running.execute: a program in the container; its exit code and what it printed."""
@@ -23,7 +38,7 @@ class VllmBench:
     """`execute` runs a program in the container, where the server listens on `port` and the model is in `tokenizer`."""
 
     name = "vllm bench serve"
-    warms_up = True  # its own start takes longer than a small run, so the warm-up is in the same call
+    starts_slowly = True
 
     def __init__(self, execute: Execute, *, model: str, tokenizer: str, port: int, seconds: float = 7200.0) -> None:
         self._execute = execute
@@ -32,24 +47,29 @@ class VllmBench:
         self._port = port
         self._seconds = seconds
 
-    def measure(self, point: LoadPoint, seed: int) -> Load:
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """See LoadGenerator.measure."""
-        command = argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=self._port)
-        code, printed = self._execute(command, seconds=self._seconds)
+        files = [f"{_FOLDER}/flagrelease-load-{number}.json" for number in range(len(points))]
+        lines = [
+            argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=self._port, file=file)
+            for point, file in zip(points, files, strict=True)
+        ]
+        code, printed = self._execute(["python3", "-c", _ONE_AFTER_ANOTHER, json.dumps(lines)], seconds=self._seconds)
         if code:
             raise SmokeFailed(
-                f"{self.name} ended with {code} ({point})",
+                f"{self.name} ended with {code} ({', then '.join(map(str, points))})",
                 why=printed.strip().rpartition("\n")[2][:200] or "it printed nothing",
                 hint="its last lines are below",
                 detail="\n".join(printed.splitlines()[-40:]),
             )
-        _, text = self._execute(["cat", f"{_FOLDER}/{_FILE}"], seconds=60)
-        self._execute(["rm", "-f", f"{_FOLDER}/{_FILE}"], seconds=60)
-        return parse(text)
+        texts = [self._execute(["cat", file], seconds=60)[1] for file in files]
+        self._execute(["rm", "-f", *files], seconds=60)
+        return [parse(text) for text in texts]
 
 
-def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int) -> list[str]:
+def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int, file: str) -> list[str]:
     """The command line, as upstream's performance test has it, with a file of results instead of a screen."""
+    folder, _, name = file.rpartition("/")
     options: dict[str, object] = {
         "backend": "openai",
         "base-url": f"http://127.0.0.1:{port}",
@@ -64,8 +84,8 @@ def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int) 
         "max-concurrency": point.concurrency,
         "seed": seed,
         "temperature": 0,
-        "result-dir": _FOLDER,
-        "result-filename": _FILE,
+        "result-dir": folder,
+        "result-filename": name,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return ["vllm", "bench", "serve", *words, "--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"]

@@ -188,12 +188,17 @@ class _Measuring:
             self.name = kept.tool
             return dict(zip(kept.points, kept.pairs, strict=True))
         stacks = (BASELINE, self._job.cell.stack)
-        groups = [[point] for point in points] if self._job.cell.holds_both else [list(points)]
         sides: dict[Stack, dict[LoadPoint, Load]] = {stack: {} for stack in stacks}
-        for group in groups:
+        left = list(points)
+        while left:
+            group: Sequence[LoadPoint] = left
             for stack in stacks:
                 with self._server(stack) as server:
-                    sides[stack] |= {point: self._measure(stack, server, number, point) for point in group}
+                    generator = self._tool(self._job, self._context, server)
+                    if self._job.cell.holds_both and not generator.starts_slowly:
+                        group = left[:1]  # so that runs that are compared are seconds apart
+                    sides[stack] |= self._measure(stack, server, generator, number, group)
+            left = left[len(group) :]
         pairs = tuple(Pair(baseline=sides[stacks[0]][point], candidate=sides[stacks[1]][point]) for point in points)
         write_atomic(path, msgspec.json.encode(_Round(tool=self.name, points=tuple(points), pairs=pairs)))
         return dict(zip(points, pairs, strict=True))
@@ -214,21 +219,29 @@ class _Measuring:
         image, weights = upstream["image"], upstream["weights"]
         return served(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
 
-    def _measure(self, stack: Stack, server: Served, number: int, point: LoadPoint) -> Load:
+    def _measure(
+        self, stack: Stack, server: Served, generator: LoadGenerator, number: int, group: Sequence[LoadPoint]
+    ) -> dict[LoadPoint, Load]:
         context = self._context
-        generator = self._tool(self._job, context, server)
         self.name = generator.name
         seed = 2 * number + 1  # new prompts each round, the same for both stacks
-        if not generator.warms_up and (stack, point) not in self._warm:
-            context.progress.doing(f"{stack}: {point}, warming up")
+        cold = [] if generator.starts_slowly else [point for point in group if (stack, point) not in self._warm]
+        if cold:
+            context.progress.doing(f"{stack}: {_named(cold)}, warming up")
             with context.meter.waiting():
-                generator.measure(replace(point, requests=point.concurrency), seed + 1)
-            self._warm.add((stack, point))
-        context.progress.doing(f"round {number + 1}, {stack}: {point}")
+                generator.measure([replace(point, requests=point.concurrency) for point in cold], seed + 1)
+            self._warm |= {(stack, point) for point in cold}
+        context.progress.doing(f"round {number + 1}, {stack}: {_named(group)}")
         with context.meter.waiting():
-            load = generator.measure(point, seed)
-        _check(stack, point, load, server)
-        return load
+            loads = dict(zip(group, generator.measure(group, seed), strict=True))
+        for point, load in loads.items():
+            _check(stack, point, load, server)
+        return loads
+
+
+def _named(points: Sequence[LoadPoint]) -> str:
+    more = f" and {len(points) - 1} more loads" if len(points) > 1 else ""
+    return f"{points[0]}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
