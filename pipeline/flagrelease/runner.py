@@ -23,6 +23,7 @@ from flagrelease.plan import Choice, Step, decide
 from flagrelease.redact import redact
 from flagrelease.results import Attribution, Done, Spent
 from flagrelease.stage import Context, Job, Look, Meter, Ports, Stage, keys
+from flagrelease.standing import Standing
 from flagrelease.workspace import Workspace
 
 Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted", "remedied"]
@@ -102,6 +103,7 @@ class CellRun:
         self._since = 0  # the first outcome of this round
         self._steps: dict[str, Step] = {}
         self._done: dict[str, Done] = {}
+        self._standing = Standing()
         self._take(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
         self._past = Past(session.ledger, look)
@@ -146,10 +148,20 @@ class CellRun:
     def advance(self, stage: Stage) -> Outcome:
         """Do the next stage: run it, reuse it, skip it, or say that an earlier one keeps it from running."""
         remedy = self.session.remedy
-        outcome = self._remedy(stage) if remedy is not None and stage is remedy.stage else self._do(stage)
+        try:
+            outcome = self._remedy(stage) if remedy is not None and stage is remedy.stage else self._do(stage)
+        except BaseException:
+            self._standing.close()
+            raise
+        if outcome.red or not any(one.on_chip for one in self._after(stage)):
+            self._standing.close()
         self.outcomes.append(outcome)
         self.session.board.settle(outcome)
         return outcome
+
+    def _after(self, stage: Stage) -> tuple[Stage, ...]:
+        stages = self.session.stages
+        return stages[stages.index(stage) + 1 :] if stage in stages else ()
 
     def _remedy(self, stage: Stage) -> Outcome:
         """One that fails leaves the gate's failure as it is, and is no failure of the cell itself."""
@@ -238,9 +250,7 @@ class CellRun:
             )
             return self._failed(stage, wrapped, spent())
         entry = self._append(stage, "done", result=msgspec.to_builtins(result), spent=spent())
-        self._steps[stage.name] = Step(
-            stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry
-        )
+        self._steps[stage.name] = Step(stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry)
         self._keep(stage, entry)
         return Outcome(
             cell=self.cell.id,
@@ -251,6 +261,13 @@ class CellRun:
         )
 
     def _hold_host(self, stack: ExitStack, stage: Stage) -> None:
+        """For the stage; or for as long as servers may stand there."""
+        if self.cell.model.serve.beside:
+            self._standing.hold(lambda held: self._lock_host(held, stage))
+        else:
+            self._lock_host(stack, stage)
+
+    def _lock_host(self, stack: ExitStack, stage: Stage) -> None:
         host = self.cell.chip.hosts[0]
         path = self.session.workspace.locks / f"host-{host.replace('/', '_').replace(':', '_')}.lock"
         progress = self.session.board.progress(self.cell.id, stage.name)
@@ -276,6 +293,7 @@ class CellRun:
             finished=dict(self._done),
             recall=self._recall,
             remember=self._remember,
+            standing=self._standing,
         )
 
     def _recall(self, key: str) -> Any | None:
@@ -336,7 +354,4 @@ class CellRun:
     def _stopped(self, stage: Stage) -> Outcome:
         stopped = Interrupted("interrupted", hint="run again: finished stages are kept")
         failure = Failure(kind="Interrupted", code=stopped.exit_code, what=stopped.what, hint=stopped.hint)
-        return Outcome(
-            cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure
-        )
-
+        return Outcome(cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure)

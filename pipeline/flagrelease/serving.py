@@ -60,11 +60,46 @@ def served(
 ) -> Iterator[Served]:
     """Pull the image by digest, start it with the chip's flags, wait until it answers; stop and remove it afterwards.
 
-    What is left of an earlier start of the cell is removed first, unless it is to run `beside` another stack.
+    What is left of an earlier start of the cell is removed first, unless it is to run `beside` another stack. Where the
+    matrix lets both stand beside each other, a server that did its work is left standing for the next stage.
 
     Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
     PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
     """
+    standing = context.standing if job.cell.model.serve.beside else None
+    key = (image.reference, weights.digest, stack)
+    one = standing.take(key) if standing is not None else None
+    if one is not None:
+        running, run, start = one.running, one.run, 0.0
+    else:
+        running, run, start = _start(job, context, image, weights, stack, beside=beside or bool(standing))
+    left = False
+    try:
+        if one is None:
+            with context.meter.waiting():
+                one = _wait(job, context, run, running, start, layout.of(image, context.workspace))
+        try:
+            yield one
+        except (FlagreleaseError, NoAnswer):
+            _settle(context, one)
+            raise
+        if standing is not None:
+            standing.leave(key, one)
+            left = True
+    except SmokeFailed as error:
+        if error.detail:
+            context.evidence.put(f"server-{stack}.log", error.detail.encode())
+        raise
+    finally:
+        if not left:
+            with context.meter.waiting():
+                running.stop()
+
+
+def _start(
+    job: Job, context: Context, image: results.Image, weights: results.Weights, stack: Stack, *, beside: bool
+) -> tuple[Running, container.ContainerRun, float]:
+    """What was started, as what, and when."""
     runner = context.ports.runner
     with context.meter.waiting():
         if not beside:
@@ -74,22 +109,7 @@ def served(
     context.progress.doing(f"starting {stack}")
     with context.meter.waiting():
         start = context.ports.clock.monotonic()
-        running = runner.start(run)
-    try:
-        with context.meter.waiting():
-            one = _wait(job, context, run, running, start, layout.of(image, context.workspace))
-        try:
-            yield one
-        except (FlagreleaseError, NoAnswer):
-            _settle(context, one)
-            raise
-    except SmokeFailed as error:
-        if error.detail:
-            context.evidence.put(f"server-{stack}.log", error.detail.encode())
-        raise
-    finally:
-        with context.meter.waiting():
-            running.stop()
+        return runner.start(run), run, start
 
 
 def _settle(context: Context, one: Served) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flagrelease.ports.registry import Registry
     from flagrelease.ports.runner import Kind, Runner
     from flagrelease.results import Attribution
+    from flagrelease.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,8 @@ class Meter:
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a stage may use while it runs. `upstream` holds the results of the stages that it reads;
-    `baselines` finds and keeps baseline evaluations that cells share."""
+    `baselines` finds and keeps baseline evaluations that cells share; `standing` has the cell's servers of earlier
+    stages."""
 
     run_id: str
     workspace: Workspace
@@ -106,6 +108,7 @@ class Context:
     finished: Mapping[str, Any] = field(default_factory=dict)
     recall: Callable[[str], Any | None] = lambda _key: None
     remember: Callable[[str, Any], None] = lambda _key, _value: None
+    standing: Standing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,55 @@
+"""Servers that stay up from one stage of a cell to the next.
+
+Only where the matrix says that the chip holds both stacks beside each other (`serve.beside`): an engine for an
+accelerator takes a minute to start, and three stages in a row need the same two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flagrelease.serving import Served
+
+Key = tuple[str, str, str]
+"""Image reference, weights digest, stack."""
+
+
+class Standing:
+    """The servers of one cell that nobody is using right now, and what is held for as long as there may be any."""
+
+    def __init__(self) -> None:
+        self._servers: dict[Key, Served] = {}
+        self._held = ExitStack()
+        self._holding = False
+
+    def __bool__(self) -> bool:
+        return bool(self._servers)
+
+    def hold(self, take: Callable[[ExitStack], None]) -> None:
+        """Take the chip's host once, until `close`: between two stages it is not free."""
+        if not self._holding:
+            take(self._held)
+            self._holding = True
+
+    def take(self, key: Key) -> Served | None:
+        """The server with this key, if it still runs. It is the caller's to stop or to leave again."""
+        found = self._servers.pop(key, None)
+        if found is not None and found.running.ended() is not None:
+            found.running.stop()
+            return None
+        return found
+
+    def leave(self, key: Key, server: Served) -> None:
+        self._servers[key] = server
+
+    def close(self) -> None:
+        """Stop all of them, and let the host go."""
+        try:
+            while self._servers:
+                self._servers.popitem()[1].running.stop()
+        finally:
+            self._holding = False
+            self._held.close()
