@@ -42,6 +42,7 @@ def view(record: Record) -> dict[str, Any]:
         "chart_text": "Scores and differences of the table below, with their 90 % intervals",
         "scores": scores_table(record),
         "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
+        "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
         "slo": None if record.speed is None else _slo(record.speed),
@@ -74,6 +75,15 @@ def upstream_url(record: Record) -> str:
     """Where the model lives: on ModelScope when its weights come from there, else on Hugging Face."""
     host = "https://modelscope.cn/models" if record.model.source.startswith("modelscope:") else "https://huggingface.co"
     return f"{host}/{record.model.upstream}"
+
+
+def _origin(record: Record, name: str) -> str:
+    """Under which licence a benchmark's data is, and what asked it where that was not our own engine."""
+    benchmark = record.benchmarks.get(name)
+    if benchmark is None:
+        return ""
+    harness = benchmark.harness or record.profile.harness
+    return f", licence {benchmark.license}" + ("" if harness == "own" else f"; asked and graded by {harness}")
 
 
 def score_cells(row: BenchmarkScore) -> tuple[str, ...]:

@@ -329,3 +329,12 @@ def test_operators_that_were_taken_out_are_named_with_the_finding() -> None:
     assert "- Round 2, in which accuracy failed: the operators are not the cause; all 13 together: 1.01 times." in text
     assert record.loads(record.dumps(made)) == made
     assert made.further == {}
+
+
+def test_the_data_s_licence_and_what_asked_are_told() -> None:
+    made = given.record()
+    made = replace(made, benchmarks=dict(given.job().matrix.benchmarks))
+    assert f"licence {made.benchmarks['mmlu-sample'].license}." in rendered(made)
+    theirs = replace(made, profile=replace(made.profile, harness="evalscope"))
+    assert "; asked and graded by evalscope." in rendered(theirs)
+    assert lint(rendered(theirs), theirs, PNG) == []

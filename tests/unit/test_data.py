@@ -12,6 +12,7 @@ import pytest
 
 from flagrelease.errors import ConfigError, Corrupt
 from flagrelease.evaluation.__main__ import main
+from flagrelease.evaluation.__main__ import main as program
 from flagrelease.evaluation.data import DataFile, DataSet, digest_of, load, read_manifest, write_manifest
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.lock import Lock, LockedData, LockedFile
@@ -47,6 +48,17 @@ def test_a_manifest_says_hash_bytes_rows_and_licence(folder: Path) -> None:
     assert set(manifest.files) == {"mmlu/test.jsonl", "mmlu/dev.jsonl", "other.jsonl"}
     one = manifest.files["mmlu/test.jsonl"]
     assert (one.size, one.rows, one.license, len(one.sha256)) == (3 * len(ROW), 3, "MIT", 64)
+
+
+def test_a_licence_that_was_told_stays_told(folder: Path) -> None:
+    assert program([str(folder)]) == 0
+    assert read_manifest(folder).files["mmlu/test.jsonl"].license == "MIT"
+    assert program([str(folder), "mmlu=CC-BY-4.0", "other=MIT"]) == 0
+    assert read_manifest(folder).files["other.jsonl"].license == "MIT"
+    with pytest.raises(ConfigError, match="benchmark mmlu has two licences") as caught:
+        loaded("data://mmlu", folder)
+    assert "CC-BY-4.0 for mmlu/dev.jsonl" in caught.value.why
+    assert program([str(folder), "mmlu"]) == program([]) == 2
 
 
 def test_a_file_and_a_folder_are_found(folder: Path) -> None:

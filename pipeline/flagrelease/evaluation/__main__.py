@@ -1,4 +1,7 @@
-"""`python -m flagrelease.evaluation DIR`: write the manifest of a folder of benchmark data."""
+"""`python -m flagrelease.evaluation DIR [PATH=LICENCE …]`: write the manifest of a folder of benchmark data.
+
+A licence holds for every file whose path begins with PATH: `gpqa=CC-BY-4.0`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from flagrelease.evaluation.data import read_manifest, write_manifest
 
 def main(arguments: list[str]) -> int:
     try:
-        if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-            raise ConfigError("exactly one argument, the data folder, is needed")
-        path = write_manifest(Path(arguments[0]))
+        if not arguments or not Path(arguments[0]).is_dir():
+            raise ConfigError("the first argument has to be the data folder")
+        licenses = dict(argument.partition("=")[::2] for argument in arguments[1:])
+        if not all(licenses.values()):
+            raise ConfigError("a licence is given as PATH=LICENCE", hint="gpqa=CC-BY-4.0")
+        path = write_manifest(Path(arguments[0]), licenses)
         print(f"{path}: {len(read_manifest(path.parent).files)} files")  # noqa: T201  a program of its own
     except FlagreleaseError as error:
         print(error.line(), error.hint, sep="\n", file=sys.stderr)  # noqa: T201

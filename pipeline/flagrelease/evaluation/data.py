@@ -18,6 +18,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,6 +101,12 @@ def load(
     promised = _promised(name, folder, relative)
     for each, promise in promised.items():
         _check(folder / each, promise)
+        if promise.license not in ("", benchmark.license):
+            raise ConfigError(
+                f"benchmark {name} has two licences",
+                why=f"{promise.license} for {each} in {folder / MANIFEST}, {benchmark.license} in matrix.yaml",
+                hint="mend the wrong one: the card shows it",
+            )
     members = [part.strip() for part in member.split(",")]
     files = tuple(DataFile(name=each, path=folder / each, member=one) for each in promised for one in members)
     return DataSet(benchmark=name, digest=_set_digest(promised, member), files=files)
@@ -126,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ConfigError(
             f"{folder} has no {MANIFEST}",
             why="benchmark data is used by sha256 only",
-            hint=f"`python -m flagrelease.evaluation {folder}` writes one for the files that are there; read it",
+            hint=f"`python -m flagrelease.evaluation {folder} [PATH=LICENCE …]` writes one for the files there",
         ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error)) from None
@@ -139,13 +146,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, licenses: Mapping[str, str] | None = None) -> Path:
-    """Write the manifest of every data file under `folder`; `licenses` maps a path prefix to a licence."""
+    """Write the manifest of every data file under `folder`; `licenses` maps a path prefix to a licence. Where it says
+    nothing, what an earlier manifest said of the file stays."""
     files: dict[str, Promise] = {}
+    before: Mapping[str, Promise] = {}
+    with suppress(ConfigError):  # there is none, or none that can be read
+        before = read_manifest(folder).files
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (*_READABLE, ".zip") and path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name == MANIFEST:
             continue
-        licence = next((text for prefix, text in (licenses or {}).items() if name.startswith(prefix)), "")
+        said = before[name].license if name in before else ""
+        licence = next((text for prefix, text in (licenses or {}).items() if name.startswith(prefix)), said)
         rows = None if path.suffix == ".zip" else len(DataFile(name=name, path=path).rows())
         files[name] = Promise(sha256=_sha256(path), size=path.stat().st_size, rows=rows, license=licence)
     content = msgspec.json.format(msgspec.json.encode(Manifest(version=1, files=files), order="sorted"), indent=2)
