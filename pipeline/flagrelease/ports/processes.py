@@ -285,6 +285,7 @@ def _surroundings() -> dict[str, str]:
     env = {name: text for name, text in os.environ.items() if not secret(name) and not name.startswith(_OURS)}
     env["PATH"] = os.pathsep.join(place for place in os.get_exec_path() if place != own)
     source = Path(__file__).parents[2]
+    env.setdefault("PYTHONUSERBASE", str(Path.home() / ".local"))  # also where the home folder is replaced
     packages = [place for place in env.pop("PYTHONPATH", "").split(os.pathsep) if place and Path(place) != source]
     return env | ({"PYTHONPATH": os.pathsep.join(packages)} if packages else {})
 
