@@ -24,6 +24,7 @@ from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse, request
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
 from flagrelease.ports.wire import Response, TransportError, Wire
+from flagrelease.replies import Replies
 from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
 from flagrelease.workspace import telling_space, write_atomic
 
@@ -76,7 +77,8 @@ class OwnHarness:
         with telling_space("keeping answers"), ExitStack() as stack:
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))
-            asking = _Asking(endpoint, evaluation, writer, self._patience)
+            replies = stack.enter_context(Replies(into)) if evaluation.task.scoring == "text" else None
+            asking = _Asking(endpoint, evaluation, writer, self._patience, replies)
             stack.enter_context(asking.running())
             watched = synced = time.monotonic()
             while not asking.ended.wait(_REPORT_SECONDS):
@@ -123,11 +125,19 @@ class _AgainError(Exception):
 class _Asking:
     """One evaluation in progress. Its counts are written by the loop's thread alone."""
 
-    def __init__(self, endpoint: Endpoint, evaluation: Evaluation, writer: SampleWriter, patience: Patience) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        evaluation: Evaluation,
+        writer: SampleWriter,
+        patience: Patience,
+        replies: Replies | None,
+    ) -> None:
         self._endpoint = endpoint
         self._evaluation = evaluation
         self._writer = writer
         self._patience = patience
+        self._replies = replies
         wanted = {ask.key(evaluation.benchmark): ask for ask in evaluation.asks}
         if len(wanted) != len(evaluation.asks):
             raise ValueError(f"{evaluation.benchmark}: a question is asked twice")
@@ -240,6 +250,8 @@ class _Asking:
             start, response = await self._patiently(wire, body)
             latency = round(time.monotonic() - start, 6)
             reply = parse(response.body, self._evaluation.task, thinking=self._evaluation.thinking)
+            if self._replies is not None:
+                self._replies.keep(blank.key, reply.text)
             grade = await self._grade(question, reply, referee)
         except (_RefusedError, _AgainError, GarbageError, GradingFailedError) as error:
             return replace(blank, error=str(error)[:300], latency_s=round(time.monotonic() - start, 6))

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import Popen
@@ -27,6 +28,7 @@ from flagrelease.ports.command import service
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
 from flagrelease.ports.load_evalscope import PROGRAM
 from flagrelease.redact import redact
+from flagrelease.replies import Replies
 from flagrelease.samples import Sample, SampleWriter
 from flagrelease.workspace import telling_space, write_atomic
 
@@ -149,6 +151,7 @@ class EvalscopeHarness:
                 found = read_run(folder, evaluation, missing)
                 for sample in found:
                     writer.write(sample)
+                _keep_replies(folder, evaluation, missing, into)
         shutil.rmtree(folder)
         self._check(evaluation, found)
         tally = counting.tally(found)
@@ -289,6 +292,16 @@ def _sample(blank: Sample, ask: Ask, said: Row, graded: Row) -> Sample:
         completion_tokens=tokens if type(tokens) is int and tokens >= 0 else None,
         latency_s=round(seconds, 6) if isinstance(seconds, int | float) and seconds >= 0 else None,
     )
+
+
+def _keep_replies(folder: Path, evaluation: Evaluation, asks: Sequence[Ask], into: Path) -> None:
+    with Replies(into) as replies:
+        for line in _lines(folder, "predictions"):
+            with suppress(KeyError, IndexError, TypeError):  # without a message there is nothing to keep
+                content = line["model_output"]["choices"][0]["message"]["content"]
+                parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+                text = "".join(part["text"] for part in parts if part["type"] == "text")
+                replies.keep(asks[line["index"]].key(evaluation.benchmark), text)
 
 
 def _differs() -> str:

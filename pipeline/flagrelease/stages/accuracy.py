@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, gates, looks, results, scored
+from flagrelease import baselines, gates, looks, replies, results, scored
 from flagrelease.answering import Gathered, Pair, Serve, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError
@@ -20,6 +20,7 @@ from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
+from flagrelease.replies import REPLIES
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.serving import served
 from flagrelease.stage import Context, Job, Look, Stage
@@ -113,7 +114,7 @@ def _result(
         questions_asked=gathered.asked,
         inference_seconds=round(gathered.seconds, 3),
         likeness=gathered.likeness,
-        evidence=(*_evidence(context, pairs, judged), *gathered.evidence),
+        evidence=(*_evidence(job, context, pairs, judged), *gathered.evidence),
         awaited=tuple(one for one in alone if context.recall(one) is None),  # what is there, and a part, is no use
     )
 
@@ -206,8 +207,19 @@ def sampling(sheets: Sequence[Sheet]) -> dict[str, Any]:
     return {name: ", ".join(f"{key} {value}" for key, value in used.items()) for name, used in each.items()}
 
 
+def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evidence]:
+    """What was graded, word for word. Not of data that is published behind a password: answers quote questions."""
+    told = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.sheet.benchmark].data]
+    folder = context.workspace.scratch(job.cell.slug, "accuracy")
+    for role, name in (("candidate", REPLIES), ("baseline", f"baseline.{REPLIES}")):
+        sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in told]
+        found = replies.collect([folder / role], {sample.key for side in sides for sample in side})
+        if found:
+            yield context.evidence.put(f"accuracy/{name}", found)
+
+
 def _evidence(
-    context: Context, pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]
+    job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]
 ) -> tuple[Evidence, ...]:
     """Both answer sets with their conditions, the comparison, and the questions that flipped."""
     conditions = Conditions(
@@ -220,6 +232,7 @@ def _evidence(
     put = context.evidence.put
     kept = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]
     kept.append(put(f"accuracy/{CONDITIONS}", conditions.dump().encode()))
+    kept += _replies(job, context, pairs)
     if judged:
         kept.append(put(f"accuracy/baseline.{SAMPLES}", b"".join(lines(pair.baseline or ()) for pair in pairs)))
         told = {
