@@ -164,7 +164,9 @@ class CellRun:
         return stages[stages.index(stage) + 1 :] if stage in stages else ()
 
     def _remedy(self, stage: Stage) -> Outcome:
-        """One that fails leaves the gate's failure as it is, and is no failure of the cell itself."""
+        """One that fails leaves the gate's failure as it is, and is no failure of the cell itself. It has the chip to
+        itself: what still stands there is what failed."""
+        self._standing.close()
         outcome = self._stoppable(stage)
         if outcome.status == "interrupted":
             self._forgive()  # how the gate ends is open again
