@@ -69,6 +69,10 @@ def test_a_good_one() -> None:
         ("registry: localhost:5000/x", "registry: [", "matrix.yaml:"),
         ("registry: localhost:5000/x", "\tregistry: x", "matrix.yaml:2"),
         ("  quick: {benchmarks: {sums: {limit: 3}}}", "", "profiles must be a mapping"),
+        ("profile: quick}", "profile: quick, kernels: {budget: soon}}", "'soon' is no time: write 90s, 10m or 2h"),
+        ("profile: quick}", "profile: quick, kernels: {limit: 0s}}", "'0s' is no time"),
+        ("profile: quick}", "profile: quick, kernels: {policy: expres}}", "did you mean 'express'?"),
+        ("profile: quick}", "profile: quick, kernels: {max_len: 1}}", "max_len is at least 2"),
     ],
 )
 def test_mistakes(old: str, new: str, expected: str) -> None:
