@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys\nfrom flagrelease.cli import main\nsys.exit(main())"
-LEFT = ("weights", "wheels", "images", "processes", "data", "drafts")
+LEFT = ("weights", "wheels", "images", "processes", "data", "drafts", "work", "kernels")
 LARGEST = 15_000_000
 
 
@@ -80,7 +80,7 @@ def gather(workspace: Path, cell: str, out: Path) -> None:
     with tarfile.open(out / "evidence.tar.xz", "w:xz") as tar:
         for path in sorted(workspace.rglob("*")):
             inside = path.relative_to(workspace)
-            wanted = inside.parts[0] not in LEFT and "packages" not in inside.parts
+            wanted = inside.parts[0] not in LEFT
             if wanted and path.is_file() and path.stat().st_size <= LARGEST:
                 tar.add(path, arcname=str(inside))
 
