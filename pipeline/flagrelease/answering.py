@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+import msgspec
+
 from flagrelease import baselines, fidelity, results
 from flagrelease.cell import fingerprint
-from flagrelease.errors import SmokeFailed
+from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence
@@ -27,7 +29,7 @@ from flagrelease.matrix import Stack
 from flagrelease.ports.asking import Patience, forget_failures
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.progress import Count
-from flagrelease.samples import SAMPLES, Sample, dump
+from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.serving import Served
 from flagrelease.stage import Context, Job, Meter
 from flagrelease.stats.design import Decision
@@ -179,10 +181,17 @@ class _Answering:
         return Kept(self._keep(sheet, side.whole(sheet.repeats)))
 
     def pair(self, sheet: Sheet, baseline: Kept | Asked | None) -> Pair:
-        candidate = self._side(sheet, "candidate", self._job.cell.stack, ())
+        # Without a baseline they were judged by nobody; evaluated without one again, they are to be asked anew.
+        earlier = () if baseline is None else self._unjudged(sheet)
+        candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)
+        if earlier:
+            self._context.remember(self._depends(sheet, self._job.cell.stack), None)
         if baseline is None or not self._sequential:
             before = None if baseline is None else baseline.samples()
-            return Pair(sheet=sheet, baseline=before, candidate=candidate.whole(sheet.repeats))
+            answers = candidate.whole(sheet.repeats)
+            if before is None:
+                self._keep_unjudged(sheet, answers)
+            return Pair(sheet=sheet, baseline=before, candidate=answers)
         planned = PlannedLooks(
             questions=tuple((one.subset, one.id) for one in sheet.questions),
             margin=sheet.margin,
@@ -227,15 +236,36 @@ class _Answering:
         )
 
     def _unfinished(self, sheet: Sheet, role: str, stack: Stack) -> Path:
-        """Where the answers grow: a place named by everything they depend on, this very image included."""
-        depends = {
-            "image": self._context.upstream["image"].digest,
-            "weights": self._context.upstream["weights"].digest,
-            "stack": stack,
-            **sheet.conditions,
-        }
+        """Where the answers grow: a place named by everything they depend on."""
         folder = self._context.workspace.scratch(self._job.cell.slug, "accuracy")
-        return folder / role / f"{sheet.benchmark}-{fingerprint(depends)[:16]}" / SAMPLES
+        return folder / role / f"{sheet.benchmark}-{self._depends(sheet, stack)[:16]}" / SAMPLES
+
+    def _depends(self, sheet: Sheet, stack: Stack) -> str:
+        """What a stack's answers depend on, this very image included."""
+        return fingerprint(
+            {
+                "image": self._context.upstream["image"].digest,
+                "weights": self._context.upstream["weights"].digest,
+                "stack": stack,
+                **sheet.conditions,
+            }
+        )
+
+    def _unjudged(self, sheet: Sheet) -> Sequence[Sample]:
+        """The candidate's answers of an earlier run that had nothing to compare them with."""
+        found = self._context.recall(self._depends(sheet, self._job.cell.stack))
+        if found is None:
+            return ()
+        evidence = msgspec.convert(found, Evidence, from_attributes=True)
+        try:
+            self._context.evidence.read(evidence)  # checks every byte
+        except Corrupt:
+            return ()
+        return read_samples(self._context.evidence.path(evidence))
+
+    def _keep_unjudged(self, sheet: Sheet, samples: Sequence[Sample]) -> None:
+        evidence = self._context.evidence.put(f"accuracy/unjudged.{sheet.benchmark}.jsonl", lines(samples))
+        self._context.remember(self._depends(sheet, self._job.cell.stack), evidence)
 
     def _keep(self, sheet: Sheet, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context

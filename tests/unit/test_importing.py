@@ -87,10 +87,13 @@ def test_an_imported_baseline_is_compared_with_and_nothing_is_evaluated_again(wo
     assert before.reason.startswith("no baseline")
     (one,) = take_over(world, job, elsewhere)
     assert len(one.samples) == QUESTIONS
-    world.started.clear()
-    (row,) = world.evaluate(job).benchmarks
+    world.endpoints.clear()
+    result = world.evaluate(job)
+    (row,) = result.benchmarks
     assert (row.verdict, row.baseline) == ("PASS", 2 / 3)
-    assert world.started == ["flagos"]
+    assert "native" not in world.endpoints
+    assert result.questions_asked == 0  # neither side is asked what it answered before
+    assert world.evaluate(job).questions_asked == QUESTIONS  # judged once; whoever evaluates anew gets new answers
 
 
 def test_every_chip_of_the_model_uses_it(world: World, elsewhere: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_score_without_a_baseline_is_judged_anew_once_there_is_one(world: Worl
     look = Look(workspace=context.workspace, evidence=context.evidence)
     assert accuracy.intact(result, look) == ""
     take_over(world, job, elsewhere)
-    ((key, stored),) = world.ledger.items()
+    key, stored = next((key, one) for key, one in world.ledger.items() if one and "benchmark" in one)
     entry = Entry(at="", run="r", cell="c", stage="baseline", state="done", key=key, process="1@x", result=stored)
     Ledger(context.workspace.ledger).append(entry)
     assert accuracy.intact(result, look) == "its baseline is there now"
