@@ -23,6 +23,7 @@ from typing import Any
 from flagrelease.cell import fingerprint
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.request import without_thinking
 from flagrelease.ports.asking import Patience, forget_failures
 from flagrelease.ports.command import service
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
@@ -301,7 +302,7 @@ def _keep_replies(folder: Path, evaluation: Evaluation, asks: Sequence[Ask], int
                 content = line["model_output"]["choices"][0]["message"]["content"]
                 parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
                 text = "".join(part["text"] for part in parts if part["type"] == "text")
-                replies.keep(asks[line["index"]].key(evaluation.benchmark), text)
+                replies.keep(asks[line["index"]].key(evaluation.benchmark), without_thinking(text))
 
 
 def _differs() -> str:
