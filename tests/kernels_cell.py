@@ -1,0 +1,128 @@
+"""A chip whose operators a test prepares: the stand-in of chip_site in real containers, with this machine's torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import served_cell as given
+from flagrelease import lock as locks
+from flagrelease.assemble import Options, project
+from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
+from flagrelease.matrix import Container
+from flagrelease.stage import Context, Job
+from flagrelease.wheels import Wheel, Wheelhouse
+
+HERE = Path(__file__).parent
+CELL = "stand-in/tiny"
+NAME = "Tiny"
+CONFIG = {
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 256,
+    "dtype": "bfloat16",
+}
+SITE, CHIP, CACHE = "/srv/site", "/srv/chip", "/srv/cache"
+
+
+def container() -> Container:
+    """What a vendor's base would have in it: torch, Triton and FlagGems, here mounted."""
+    import torch
+
+    sys.path.insert(0, str(HERE / "chip_site"))
+    import chip_stand_in
+
+    sys.path.remove(str(HERE / "chip_site"))
+    cache = chip_stand_in.cache_folder().parent
+    places = {Path(torch.__file__).parents[1]: SITE, HERE / "chip_site": CHIP, cache: CACHE}
+    mounts = tuple(f"{outside}:{inside}:ro" for outside, inside in places.items())
+    env = {"PYTHONPATH": f"{CHIP}:{SITE}", "XDG_CACHE_HOME": CACHE, "OMP_NUM_THREADS": "1"}
+    return Container(mounts=mounts, env=env)
+
+
+def write_project(root: Path, base: str) -> None:
+    """A matrix with one cell, whose model is a config.json, and the lock of it."""
+    source = root / "model"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(CONFIG))
+    flags = container()
+    matrix = {
+        "version": 1,
+        "registry": "localhost:1/none",
+        "defaults": {"baseline": {"chip": "same"}, "profile": "none"},
+        "chips": {
+            "stand-in": {
+                "vendor": "cpu",
+                "device": {"name": "Stand-in", "code": "none", "query": "uname"},
+                "base": base,
+                "components": {"flagscale": "0.8.0", "flaggems": "5.0.2"},
+                "container": {"mounts": list(flags.mounts), "env": dict(flags.env)},
+                "kernels": {"policy": "coverage", "device": "cpu", "budget": "60s", "limit": "20m", "classes": 2},
+            }
+        },
+        "models": {
+            "tiny": {
+                "title": NAME,
+                "source": f"file://{source}",
+                "upstream": "tests/tiny",
+                "license": "apache-2.0",
+                "serve": {"name": "tiny", "engine": "vllm", "max_model_len": 32, "concurrency": 2},
+            }
+        },
+        "benchmarks": {"b": {"title": "B", "task": "integer", "data": "data://b", "license": "MIT"}},
+        "profiles": {"none": {"benchmarks": {"b": {}}}},
+    }
+    (root / "matrix.yaml").write_text(yaml.safe_dump(matrix))
+    data = (source / "config.json").read_bytes()
+    file = LockedFile(path="config.json", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    model = LockedModel(source=f"file://{source}", revision="local", files=(file,), digest=set_digest((file,)))
+    locks.save(root / "matrix.lock", Lock(models={"tiny": model}))
+
+
+def job(root: Path, **plan: Any) -> Job:
+    everything = project(Options(matrix=root / "matrix.yaml"))
+    cell = everything.cells[0]
+    return everything.job(replace(cell, kernels=replace(cell.kernels, **plan)))
+
+
+def context(root: Path) -> Context:
+    """A context with the model's weights in place, as far as the stages read them."""
+    folder = root / ".flagrelease/weights/m"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return given.context(root / ".flagrelease", weights=given.weights("m"))
+
+
+def wheelhouse(folder: Path) -> Wheelhouse:
+    """pip, and in FlagScale's place a program that starts kernels_engine.py into the background as FlagScale does."""
+    import ensurepip
+
+    folder.mkdir()
+    bundled = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    (folder / bundled.name).write_bytes(bundled.read_bytes())
+    name = "flag_scale-0.8.0-py3-none-any.whl"
+    info = "flag_scale-0.8.0.dist-info"
+    files = {
+        "stand_in_flagscale.py": (HERE / "kernels_engine.py").read_text(),
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: flag-scale\nVersion: 0.8.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nflagscale = stand_in_flagscale:start\n",
+    }
+    with zipfile.ZipFile(folder / name, "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+        wheel.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]))
+    pip = Wheel(file=bundled.name, name="pip", version=bundled.name.split("-")[1], sha256="")
+    return Wheelhouse(folder=folder, wheels=(pip, Wheel(file=name, name="flag-scale", version="0.8.0", sha256="")))
