@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from evaluated import world_of
 from flagrelease.fidelity import PROMPTS, TOKENS, Reference, compare, distance, refer
 from flagrelease.ports.logprobs import TOP, NotOffered, ServedProbabilities
 from flagrelease.stats.fidelity import outside
@@ -73,3 +76,16 @@ def test_an_answer_that_ends_early_leaves_positions_out() -> None:
 def test_a_server_without_log_probabilities_says_so() -> None:
     with pytest.raises(NotOffered, match="no log-probabilities by token id"):
         referred("bare")
+
+
+def test_an_evaluation_says_why_nothing_was_probed(tmp_path: Path) -> None:
+    """These endpoints chat and do nothing else; the second evaluation starts no server for the probe's sake."""
+    world = world_of(tmp_path, questions=12)
+    first = world.run().likeness
+    assert first is not None
+    assert first.reason == "native: the server answers tokenize with HTTP 404"
+    world.started.clear()
+    again = world.run().likeness
+    assert again is not None
+    assert again.reason == "native on cpu was never probed"
+    assert world.started == ["flagos"]

@@ -130,7 +130,8 @@ class ServedProbabilities:
     def _post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         reply, name = self._client.post(path, body), path.rpartition("/")[2]
         if reply.status != 200:
-            raise NotOffered(f"the server answers {name} with HTTP {reply.status}: {reply.body[:120]}")
+            said = f": {reply.body[:120]}" if reply.body else ""
+            raise NotOffered(f"the server answers {name} with HTTP {reply.status}{said}")
         try:
             document = json.loads(reply.body)
         except (ValueError, RecursionError):
