@@ -10,7 +10,7 @@ import pytest
 from test_tasks import real
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation import tables_text
+from flagrelease.evaluation import programs, tables_text
 from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.tasks import TASKS
@@ -89,7 +89,10 @@ def livebench(tmp_path: Path, *kinds: str) -> DataSet:
     return DataSet(benchmark="livebench", digest="0" * 64, files=(DataFile(name=path.name, path=path),))
 
 
-def test_programs_are_left_out_and_what_is_unknown_is_refused(tmp_path: Path) -> None:
+def test_programs_are_left_out_without_a_sandbox_and_what_is_unknown_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "sandbox", lambda: "")
     read = TASKS["livebench"].read
     asked = read(livebench(tmp_path, "typos", "LCB_generation", "coding_completion", "plot_unscrambling"), 0)
     assert [question.subset for question in asked] == ["typos", "plot_unscrambling"]

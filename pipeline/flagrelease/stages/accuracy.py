@@ -296,5 +296,6 @@ STAGE = Stage(
     run=run,
     reads=("weights", "image"),
     intact=intact,
+    programs=("evaluation/sandboxed.py",),
     on_chip=True,
 )

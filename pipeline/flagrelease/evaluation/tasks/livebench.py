@@ -1,19 +1,19 @@
 """LiveBench's text tasks (White et al. 2024, arXiv 2406.19314), the release of 2024-11-25.
 
 What each task counts follows the authors' scorers (github LiveBench/LiveBench, livebench/process_results); how an
-answer is read out of the text is our own. Coding is left out: its answers are programs, and running what a model wrote
-takes a sandbox that is worth the name, which this project does not have. The score is then of a part, and is called so.
-The public files lack language too; where a data folder has it, it is asked.
+answer is read out of the text is our own. The public files lack coding and language; where a data folder has them, they
+are asked, coding where there is a sandbox (see programs.py). The score of a part is called so.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation import tables_text
+from flagrelease.evaluation import programs, tables_text
 from flagrelease.evaluation.algebra import equal
 from flagrelease.evaluation.data import DataSet, Row
 from flagrelease.evaluation.instructions import CHECKS, followed
@@ -23,14 +23,15 @@ from flagrelease.evaluation.text import bold, boxed, listed, marked, tagged
 __all__ = ["LIVEBENCH"]
 
 RELEASE = "2024-11-25"
-CODING = ("LCB_generation", "coding_completion", "code_generation", "code_completion", "agentic_coding")
+CODING = ("LCB_generation", "coding_completion")
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 
 
 def read_livebench(data: DataSet, shots: int) -> list[Question]:
-    """The questions that are active in the release, without those whose answers are programs."""
+    """The questions that are active in the release; those whose answers are programs where there is a sandbox."""
+    runs_programs = bool(programs.sandbox())
     if shots:
         raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
     questions = []
@@ -40,7 +41,7 @@ def read_livebench(data: DataSet, shots: int) -> list[Question]:
                 if not _active(row):
                     continue
                 kind, turns = row["task"], row["turns"]
-                if kind in CODING:
+                if kind in CODING and not runs_programs:
                     continue
                 if kind not in _GRADERS or len(turns) != 1:
                     where = f"{file.name}, row {number}"
@@ -59,6 +60,10 @@ def _active(row: Row) -> bool:
 
 
 def _reference(row: Row) -> object:
+    if row["task"] in CODING:
+        function = json.loads(row["original_json"]["metadata"]).get("func_name")
+        tests = {name: row[name] for name in ("public_test_cases", "private_test_cases")}
+        return tests, function, row.get("partial_solution") or ""
     if "instruction_id_list" not in row:
         return str(row["ground_truth"])
     unknown = set(row["instruction_id_list"]) - set(CHECKS)
@@ -172,6 +177,13 @@ def _reformat(text: str, reference: str, prompt: str) -> Grade:
     return Grade(wanted is not None and given is not None and tables_text.same(given, wanted), None)
 
 
+def _coding(text: str, reference: tuple[Row, str | None, str], _prompt: str) -> Grade:
+    """The program in the last fenced block passes every test case."""
+    tests, function, partial = reference
+    code = programs.program(text, partial)
+    return Grade(programs.passes(code, programs.cases(tests), function), code[:200] or None)
+
+
 def _typos(text: str, reference: str, _prompt: str) -> Grade:
     """The corrected text stands in the answer, line ends aside."""
     answer = " ".join(line for line in text.split("\n") if line)
@@ -217,6 +229,8 @@ _GRADERS: Mapping[str, Callable[..., Grade]] = {
     "spatial": _spatial,
     "web_of_lies_v2": _lies,
     "zebra_puzzle": _zebra,
+    "LCB_generation": _coding,
+    "coding_completion": _coding,
     "typos": _typos,
     "connections": _connections,
     "plot_unscrambling": _plot,
