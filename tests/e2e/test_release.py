@@ -55,6 +55,10 @@ def test_released(user: UserProject) -> None:
     (score,) = record["accuracy"]["benchmarks"]
     assert score["course"]["planned"] == 40 >= score["course"]["answers"] >= score["n"] > 0
     assert record["accuracy"]["verdict"] == "PASS"
+    likeness = record["accuracy"]["likeness"]
+    assert likeness["candidate"], likeness["reason"]
+    assert len(likeness["noise"]) == 2
+    assert "### Fidelity" in card
     assert {cost["stage"] for cost in record["stages"]} >= {"weights", "image", "smoke", "accuracy"}
     assert user.leftovers() == []
 
