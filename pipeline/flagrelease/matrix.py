@@ -279,6 +279,10 @@ class Defaults:
     kernels: Kernels = field(default_factory=Kernels)
     rounds: int = 3
 
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise ValueError("rounds is below zero; 0 takes no operator out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:

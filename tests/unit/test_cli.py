@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "cpu/qwen3-8b"], 3, "cpu/qwen3-8b is excluded: 8.2 billion parameters"),
         (["run", "metax/qwen3-8b"], 2, "metax/qwen3-8b cannot run: models.qwen3-8b is not locked"),
         (["run", "--only", "smok"], 2, "unknown stage 'smok'|did you mean 'smoke'?"),
+        (["run", "--rounds", "-1"], 2, "--rounds is below zero|0 takes no operator out"),
         (["run", "--force", "imge"], 2, "did you mean 'image'?"),
         (["run", "--profile", "fully"], 2, "unknown profile 'fully'|did you mean 'full'?"),
         (["plan", "--matrix", "none.yaml"], 2, "none.yaml does not exist|flagrelease init"),

@@ -72,6 +72,7 @@ def test_a_good_one() -> None:
         ("profile: quick}", "profile: quick, kernels: {budget: soon}}", "'soon' is no time: write 90s, 10m or 2h"),
         ("profile: quick}", "profile: quick, kernels: {limit: 0s}}", "'0s' is no time"),
         ("profile: quick}", "profile: quick, kernels: {policy: expres}}", "did you mean 'express'?"),
+        ("profile: quick}", "profile: quick, rounds: -1}", "rounds is below zero"),
         ("profile: quick}", "profile: quick, kernels: {max_len: 1}}", "max_len is at least 2"),
     ],
 )

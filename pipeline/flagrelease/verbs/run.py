@@ -28,6 +28,8 @@ from flagrelease.verbs import plan as plan_verb
 def main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return plan_verb.main(arguments)
+    if arguments.rounds is not None and arguments.rounds < 0:
+        raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
     everything = project(cli.options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
@@ -101,9 +103,6 @@ def _session(
     workers: Workers,
     rounds: int | None,
 ) -> Session:
-    rounds = everything.matrix.defaults.rounds if rounds is None else rounds
-    if rounds < 0:
-        raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
     return Session(
         run_id=run_id,
         workspace=everything.workspace,
