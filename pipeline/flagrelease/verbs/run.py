@@ -85,12 +85,16 @@ def _release(
         preflight(free, everything, ports)
         sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
-        session = _session(everything, stages, wanted, ports, run_id, shown, workers, arguments.rounds)
+        session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
         runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
             _execute(runs, arguments.engine, everything, run_id, shown, workers, _unblock(runs, ports))
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
+
+
+def _rounds(everything: Project, arguments: argparse.Namespace) -> int:
+    return everything.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
 
 
 def _session(
@@ -101,7 +105,7 @@ def _session(
     run_id: str,
     shown: Board,
     workers: Workers,
-    rounds: int | None,
+    rounds: int,
 ) -> Session:
     return Session(
         run_id=run_id,
