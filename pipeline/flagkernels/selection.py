@@ -15,6 +15,7 @@ from flagkernels.bench import Figure
 from flagkernels.bundle import Operators
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
+from flagkernels.progress import Progress
 from flagkernels.served import Served
 from flagkernels.timing import Ratio
 from flagkernels.trace import Trace
@@ -189,13 +190,33 @@ def described(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
     return lines
 
 
+class _Shown:
+    """A served model that tells each comparison as it is made."""
+
+    def __init__(self, served: Served, progress: Progress) -> None:
+        self.served, self.progress = served, progress
+
+    def compare(self, chosen: Operators) -> dict[str, Ratio]:
+        names = ", ".join(chosen.include)
+        self.progress.doing(names)
+        ratios = self.served.compare(chosen)
+        told = "  ".join(f"{load} {ratio}" for load, ratio in ratios.items())
+        self.progress.step(f"{names if len(names) < 40 else f'{len(chosen.include)} operators'}: {told}")
+        return ratios
+
+
 def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> Choice:
     if args.policy == "coverage":
-        return coverage(found, correct, _served(args) if args.config else None)
+        if not args.config:
+            return coverage(found, correct)
+        with Progress("select", total=1) as progress:
+            return coverage(found, correct, _Shown(_served(args), progress))
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
     figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
-    return express(found, figures, _served(args), floor=args.floor)
+    winners, _ = winning(found, figures)
+    with Progress("select", total=len(winners.include) + 1) as progress:
+        return express(found, figures, _Shown(_served(args), progress), floor=args.floor)
 
 
 def _served(args: argparse.Namespace) -> Served:

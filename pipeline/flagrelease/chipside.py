@@ -23,7 +23,7 @@ from flagrelease.workspace import telling_space
 __all__ = ["Place", "call"]
 
 _LOOK_SECONDS = 120.0
-_UNITS = {"trace": "points", "qualify": "operators", "bench": "operators", "prepare": "steps"}
+_UNITS = {"trace": "points", "qualify": "operators", "bench": "operators", "select": "choices", "prepare": "steps"}
 _TUNE_UNITS = {"tune: compile": "candidates", "tune: time": "keys", "tune: verify": "calls"}
 
 
