@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/example/ from the newest release of a cell: its card, its record and its chart, verified.
+"""Writes docs/example/ from the newest release of a cell: its card, its record and its charts, verified.
 
-The README shows the same numbers, between its two `example` comments.
+The README shows the same numbers, between its two `example` comments. `--draft` takes a folder with the private draft
+of a cell that was released without Docker (benchmarks/h100/cell.py brings it back), and goes with `--output`.
 """
 
 import argparse
@@ -24,24 +25,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", default="cpu/smollm2-135m", metavar="CHIP/MODEL")
     parser.add_argument("--workspace", type=Path, default=ROOT / ".flagrelease", metavar="DIR")
+    parser.add_argument("--draft", type=Path, metavar="DIR")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "example", metavar="DIR")
     arguments = parser.parse_args()
 
-    workspace = Workspace(arguments.workspace)
-    found = [one for one in releases.load(workspace).releases if one.cell == arguments.cell]
-    if not found:
-        print(f"example: {arguments.cell} has no release in {workspace.root}\n  → make release", file=sys.stderr)
-        return 1
-    folder = workspace.releases / found[-1].folder
-    shown = {}
-    for line in (folder / "SHA256SUMS").read_text().splitlines():
-        digest, name = line.split("  ", 1)
-        data = (folder / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            print(f"example: {folder / name} was changed after it was published", file=sys.stderr)
+    if arguments.draft:
+        shown, tag = drafted(arguments.draft), str(arguments.draft)
+    else:
+        workspace = Workspace(arguments.workspace)
+        found = [one for one in releases.load(workspace).releases if one.cell == arguments.cell]
+        if not found:
+            print(f"example: {arguments.cell} has no release in {workspace.root}\n  → make release", file=sys.stderr)
             return 1
-        if "/" not in name:
-            shown[name] = data
+        tag = found[-1].tag
+        shown = released(workspace.releases / found[-1].folder)
+    if not shown:
+        return 1
     for name, data in shown.items():
         leak = MACHINE_PATH.search(data)
         if leak:
@@ -54,8 +53,32 @@ def main() -> int:
         tables = f"{card.scores_table(release)}\n\n{card.stages_table(release)}"
         text = SHOWN.sub(lambda match: f"{match[1]}\n{tables}\n\n{match[2]}", README.read_text())
         write_atomic(README, text.encode())
-    print(f"example: {', '.join(sorted(shown))} of {found[-1].tag} in {arguments.output}")
+    print(f"example: {', '.join(sorted(shown))} of {tag} in {arguments.output}")
     return 0
+
+
+def released(folder: Path) -> dict[str, bytes]:
+    """What is shown of a release, as it was published; nothing where it was changed since."""
+    shown = {}
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            print(f"example: {folder / name} was changed after it was published", file=sys.stderr)
+            return {}
+        if "/" not in name:
+            shown[name] = data
+    return shown
+
+
+def drafted(folder: Path) -> dict[str, bytes]:
+    """The card, its record and its pictures; nothing where there is no card."""
+    texts = ("README.md", "release.json")
+    names = [path for path in sorted(folder.iterdir()) if path.name in texts or path.suffix == ".png"]
+    if not (folder / "README.md").is_file():
+        print(f"example: {folder} has no card", file=sys.stderr)
+        return {}
+    return {path.name: path.read_bytes() for path in names}
 
 
 if __name__ == "__main__":
