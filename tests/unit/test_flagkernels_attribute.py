@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,25 @@ def test_a_death_without_an_operator_is_the_model_s_own(tmp_path: Path) -> None:
     with pytest.raises(ChipFault, match="native kernels") as caught:
         supervise([sys.executable, "-S", "-c", "import os; os.abort()"], tmp_path / "none.jsonl", seconds=5.0)
     assert "SIGABRT" in caught.value.why
+
+
+def test_log_probabilities_come_from_a_prefill_from_steps_and_from_parts_in_steps() -> None:
+    torch = pytest.importorskip("torch", reason="the chip side needs torch")
+    transformers = pytest.importorskip("transformers", reason="the model is transformers'")
+    from flagkernels.logprobs import BATCH, BATCHED, DECODED, log_probabilities
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model("qwen3", num_key_value_heads=2, head_dim=16, vocab_size=64, **small)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(0, 64, (1, 256))
+    found = log_probabilities(model, ids)
+
+    def direct(row: Any, last: int) -> Any:
+        with torch.inference_mode():
+            logits = model(input_ids=row[None]).logits[0, :-1].log_softmax(-1)
+        return logits.gather(-1, row[1:, None])[-last:, 0]
+
+    parts = ids.view(BATCH, -1)
+    expected = [direct(ids[0], 255), direct(ids[0], DECODED - 1), *(direct(part, BATCHED - 1) for part in parts)]
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-4, rtol=1e-4)
