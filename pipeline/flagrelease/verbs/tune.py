@@ -13,7 +13,7 @@ import msgspec
 from flagrelease import cli, results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
-from flagrelease.errors import ConfigError, worst
+from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
 from flagrelease.stage import keys
 from flagrelease.stages import kernels, weights
@@ -30,8 +30,9 @@ def main(arguments: argparse.Namespace) -> int:
     cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
+    wanted = {cell.id: _key(everything, cell) for cell in cells if not cell.excluded}
     ended = run.through(everything, cells, _STAGES, Choice(force=force), arguments)
-    made = {cell.id: _made(everything, cell) for cell in cells}
+    made = {name: _made(everything, name, key) for name, key in wanted.items()}
     code = worst(one.code for one in ended)
     if arguments.json:
         told = [_as_json(everything, one, made.get(one.cell)) for one in ended]
@@ -54,12 +55,16 @@ def _chosen(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
         raise ConfigError("--budget cannot be read", why=str(error)) from None
 
 
-def _made(everything: Project, cell: Cell) -> results.Kernels | None:
-    """The bundle for the inputs as they are now."""
-    if cell.excluded or kernels.STAGE.skip(everything.job(cell)):
-        return None
-    key = keys(everything.job(cell), _STAGES)[kernels.STAGE.name]
-    entry = everything.ledger.last_done(cell.id, kernels.STAGE.name, key)
+def _key(everything: Project, cell: Cell) -> str:
+    """That of the bundle; none where something is not locked, which the run says."""
+    try:
+        return keys(everything.job(cell), _STAGES)[kernels.STAGE.name]
+    except FlagreleaseError:
+        return ""
+
+
+def _made(everything: Project, cell: str, key: str) -> results.Kernels | None:
+    entry = everything.ledger.last_done(cell, kernels.STAGE.name, key)
     return None if entry is None else msgspec.convert(entry.result, results.Kernels)
 
 
