@@ -8,16 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 NAME = "Tiny"
-HOME = Path("/var/lib/flagos/serve_logs")
 
 
 def start() -> None:
     """`flagscale serve NAME CONFIG --port N`."""
-    (HOME / "pids").mkdir(parents=True, exist_ok=True)
-    with (HOME / "host_0_localhost.output").open("wb") as output:
+    logs = Path(json.loads((Path(sys.argv[3]).parent / "manifest.json").read_text())["serve"]["logs"])
+    (logs / "pids").mkdir(parents=True, exist_ok=True)
+    with (logs / "host_0_localhost.output").open("wb") as output:
         command = [sys.executable, __file__, sys.argv[sys.argv.index("--port") + 1]]
         engine = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-    (HOME / "pids/host_0_localhost.pid").write_text(str(engine.pid))
+    (logs / "pids/host_0_localhost.pid").write_text(str(engine.pid))
 
 
 class Handler(BaseHTTPRequestHandler):
