@@ -174,6 +174,8 @@ def ask_ourselves(task: Task, questions: Sequence[Question], url: str, work: Pat
 def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, tokens: int) -> Iterator[tuple[str, Row]]:
     """evalscope's reviews by prompt."""
     options: dict[str, Any] = {"local_path": str(work / "data" / benchmark.name), **benchmark.options}
+    if benchmark.split_is_subset:
+        options["subset_list"] = [path.stem for path in sorted((work / "data" / benchmark.name).glob("*.jsonl"))]
     if benchmark.task != "ifeval":
         options["few_shot_num"] = benchmark.shots
     if benchmark.template:

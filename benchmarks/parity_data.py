@@ -82,6 +82,7 @@ class Compared:
     template: str = REASONED_PROMPT
     config: str = "default"
     options: Mapping[str, Any] = field(default_factory=dict)
+    split_is_subset: bool = False
 
 
 BENCHMARKS = {
@@ -128,7 +129,9 @@ BENCHMARKS = {
     "mmlu-pro": Compared(
         name="mmlu_pro", task="multiple-choice-cot", files=("mmlu_pro/test-*.parquet",), rows=mmlu_pro
     ),
-    "musr": Compared(name="musr", task="multiple-choice-cot", files=("musr_small/*.json",), rows=musr),
+    "musr": Compared(
+        name="musr", task="multiple-choice-cot", files=("musr_small/*.json",), rows=musr, split_is_subset=True
+    ),
     "gpqa": Compared(name="gpqa_diamond", task="multiple-choice-cot", files=(), rows=gpqa),
     "ifeval": Compared(
         name="ifeval",
