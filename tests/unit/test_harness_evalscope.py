@@ -184,5 +184,8 @@ def test_a_harness_that_is_not_set_up_is_named_before_anything_is_asked(tmp_path
     check(cell, reasoned, env)
     with pytest.raises(ConfigError):
         check(cell, {"mmlu-sample": replace(reasoned["mmlu-sample"], task="multiple-choice")}, env)
+    with pytest.raises(ConfigError, match="evalscope cannot ask mmlu-sample") as refused_zip:
+        check(cell, {"mmlu-sample": replace(reasoned["mmlu-sample"], data="data://gpqa.zip#gpqa_main.csv")}, env)
+    assert "in memory only" in refused_zip.value.why
     own = {"mmlu-sample": replace(reasoned["mmlu-sample"], task="multiple-choice", harness="own")}
     check(cell, own, {})

@@ -64,6 +64,12 @@ def check(cell: Cell, benchmarks: Mapping[str, Benchmark], env: Mapping[str, str
     for name, harness in chosen(cell, benchmarks).items():
         if harness == "evalscope":
             refuse(task_named(benchmarks[name].task, name), name)
+            if "#" in benchmarks[name].data:
+                raise ConfigError(
+                    f"evalscope cannot ask {name}",
+                    why="it reads its questions from files, and those of a zip are kept in memory only",
+                    hint=f"set `harness: own` for {name}",
+                )
         if missing := lacking(harness, os.environ if env is None else env):
             raise EnvironmentFault(f"harness {harness} is not set up", why=missing[0], hint=missing[1])
 
