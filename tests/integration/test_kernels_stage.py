@@ -32,7 +32,7 @@ from flagrelease.smokechecks import Bench, Wrong
 from flagrelease.smokeinside import Inside
 from flagrelease.stages import kernels
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # six starts of torch in containers
 
 
 PROGRAM = Path(sys.executable).parent / "flagrelease"
@@ -136,9 +136,9 @@ def test_an_excluded_operator_that_does_not_exist_is_met_with_the_nearest(prepar
 
 
 def test_weights_that_are_no_model_are_refused(prepared: Prepared) -> None:
-    context = given.context(prepared.root)
-    config = prepared.root / ".flagrelease/weights/m/config.json"
-    config.unlink()
+    context = given.context(prepared.root, "none")
+    config = prepared.root / ".flagrelease/weights/none/config.json"
+    config.parent.mkdir()
     with pytest.raises(ConfigError, match=r"have no config\.json"):
         kernels.STAGE.run(given.job(prepared.root), context)
     config.write_text('{"model_type": "qwne3"}')
@@ -181,8 +181,8 @@ class Images:
     @contextmanager
     def up(self, image: results.Image) -> Iterator[Up]:
         job = given.job(self.prepared.root)
-        weights = served_cell.weights("m")
         context = given.context(self.prepared.root)
+        weights: results.Weights = context.upstream["weights"]
         with (
             served(job, context, image=image, weights=weights, stack="flagos") as server,
             Client(server.base_url, seconds=60) as client,
