@@ -167,7 +167,8 @@ def _wait(
     cell = job.cell
     deadline = start + cell.model.serve.ready_seconds
     mapped = run.flags.network == "bridge" and job.runner == "docker"
-    host_port: int | None = None if mapped else run.placement.port
+    hosts = run.flags.network == "host" and job.runner == "docker"
+    host_port: int | None = run.placement.port if hosts else None
     trouble = "it has not answered once"
     while True:
         ended = running.ended()

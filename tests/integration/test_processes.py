@@ -166,6 +166,31 @@ def test_stopping_ends_the_whole_tree(runner: ProcessRunner, tmp_path: Path) -> 
     running.stop()
 
 
+def test_a_server_of_others_is_never_taken_for_ours(runner: ProcessRunner, tmp_path: Path) -> None:
+    listen = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', {})); print(s.getsockname()[1]); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-uc", listen.format(0)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        run = bare(runner, tmp_path, "import time; time.sleep(600)")
+        idle = runner.start(replace(run, placement=replace(run.placement, port=port)))
+        with pytest.raises(EnvironmentFault, match="it does not listen at port") as caught:
+            idle.port(port)
+        assert caught.value.why == "another program does"
+        other.kill()
+        other.wait()
+        with pytest.raises(EnvironmentFault) as caught:
+            idle.port(port)
+        assert caught.value.why == "nothing does"
+        idle.stop()
+    run = bare(runner, tmp_path, listen.format(port))
+    ours = runner.start(replace(run, placement=replace(run.placement, port=port)))
+    printed(ours, str(port))
+    assert ours.port(port) == port
+    ours.stop()
+
+
 PIPELINE = f"""
 import os, sys, time
 from pathlib import Path

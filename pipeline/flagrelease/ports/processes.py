@@ -45,6 +45,8 @@ _LOG = "log"
 _LOOK_SECONDS = 60.0
 _OUTPUT_SECONDS = 600.0
 _POLL = 0.1
+_LISTEN = "0A"
+"""TCP_LISTEN in /proc/net/tcp."""
 _LONGEST_LINE = 4096
 _DEAD_SECONDS = 15.0
 
@@ -216,8 +218,14 @@ class Process:
         return self.folder.name
 
     def port(self, inside: int) -> int:
+        """Raises EnvironmentFault until it is one of its processes that listens there: who else does, would be asked
+        and judged in its place."""
         if self.port_number is None:
             raise EnvironmentFault(f"{self.id} was given no port", why=f"port {inside} was asked for")
+        listening = _listening(self.port_number)
+        if listening is not None and not listening & _sockets(supervisor.descendants(self.popen.pid)):
+            why = "another program does" if listening else "nothing does"
+            raise EnvironmentFault(f"it does not listen at port {self.port_number}", why=why)
         return self.port_number
 
     def ended(self) -> Ended | None:
@@ -277,6 +285,31 @@ class Process:
                 self.popen.wait(supervisor.GRACE + _DEAD_SECONDS)
         _end(self.folder)
         self.popen.poll()
+
+
+def _listening(port: int) -> set[str] | None:
+    """The sockets that listen at `port` of this machine; nothing where that cannot be seen."""
+    found = set()
+    try:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    except OSError:
+        return None
+    with suppress(OSError):
+        lines += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    for fields in lines:
+        if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+            found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _sockets(pids: Sequence[int]) -> set[str]:
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    found.add(str(path.readlink()))
+    return found
 
 
 def _surroundings() -> dict[str, str]:
