@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ class Process:
         if self.port_number is None:
             raise EnvironmentFault(f"{self.id} was given no port", why=f"port {inside} was asked for")
         listening = _listening(self.port_number)
-        if listening is not None and not listening & _sockets(supervisor.descendants(self.popen.pid)):
+        if not listening & _sockets(supervisor.descendants(self.popen.pid)) and _owners_are_shown():
             why = "another program does" if listening else "nothing does"
             raise EnvironmentFault(f"it does not listen at port {self.port_number}", why=why)
         return self.port_number
@@ -287,18 +288,22 @@ class Process:
         self.popen.poll()
 
 
-def _listening(port: int) -> set[str] | None:
-    """The sockets that listen at `port` of this machine; nothing where that cannot be seen."""
+@cache
+def _owners_are_shown() -> bool:
+    """Whether /proc says here which process listens where; not every sandbox does."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        return bool(_listening(own.getsockname()[1]) & _sockets([os.getpid()]))
+
+
+def _listening(port: int) -> set[str]:
+    """The sockets that listen at `port` of this machine."""
     found = set()
-    try:
-        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    except OSError:
-        return None
-    with suppress(OSError):
-        lines += [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
-    for fields in lines:
-        if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-            found.add(f"socket:[{fields[9]}]")
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{fields[9]}]")
     return found
 
 
