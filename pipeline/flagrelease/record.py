@@ -64,7 +64,8 @@ class Record:
 
     `rendered_by` is the sha256 (hex) of the template and code that make the card, so that a mended card is a new
     release. `differences` are whole sentences about what is not upstream's own; `attributed` the rounds in which a gate
-    failed and operators were taken out, or none was to blame. `further` holds the results of stages
+    failed and operators were taken out, or none was to blame. `unfinished` says for each gate that was not decided why;
+    such a record is no release. `further` holds the results of stages
     that have no field of their own, by stage name. `chip.hosts` is empty: a record is public.
     """
 
@@ -90,17 +91,21 @@ class Record:
     kernels: Kernels | None = None
     speed: Speed | None = None
     attributed: tuple[Attribution, ...] = ()
+    unfinished: Mapping[str, str] = field(default_factory=dict)
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
         """The worst of the gates."""
-        return gates.worst_verdict(gates.Verdict(gate.verdict) for gate in self._gates).value
+        open_gates = [gates.Verdict.INCONCLUSIVE for _ in self.unfinished]
+        return gates.worst_verdict([*(gates.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
 
     @property
     def reason(self) -> str:
         """What decided the verdict."""
-        return "; ".join(gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason)
+        decided = [gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason]
+        left = [f"{name} {why}" for name, why in self.unfinished.items()] if self.verdict == "INCONCLUSIVE" else []
+        return "; ".join([*decided, *left])
 
     @property
     def _gates(self) -> tuple[Accuracy | Speed, ...]:
@@ -139,7 +144,9 @@ class Record:
         return tag
 
 
-def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
+def build(
+    job: Job, finished: Mapping[str, Done], rendered_by: str, unfinished: Mapping[str, str] | None = None
+) -> Record:
     """The record of the job's cell. Raises FlagreleaseError when a stage that it needs has not finished."""
     missing = [name for name in _OWN if name not in finished]
     if missing:
@@ -171,6 +178,7 @@ def build(job: Job, finished: Mapping[str, Done], rendered_by: str) -> Record:
         attributed=(*job.attributed, *(finished[name].result for name in ("attribute",) if name in finished)),
         stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),
         differences=_differences(cell, image),
+        unfinished=unfinished or {},
         further={
             name: msgspec.to_builtins(done.result, enc_hook=_plain)
             for name, done in finished.items()

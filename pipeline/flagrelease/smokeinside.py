@@ -52,7 +52,8 @@ def flagscale_in_effect(at: Inside) -> str:
     through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
     if not through:
         raise Wrong(f"no process of FlagScale among {processes}")
-    return f"the engine runs under `{through[:80]}`"
+    root = layout.of(at.image, at.context.workspace).root  # of this machine, which is nobody's business
+    return f"the engine runs under `{through.replace(root, '')[:80]}`"
 
 
 def manifest_inside(at: Inside) -> str:

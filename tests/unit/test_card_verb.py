@@ -2,14 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import finished_cell as given
-from flagrelease import cli
-from flagrelease.ledger import Entry, Ledger
+from flagrelease import cli, record
+from flagrelease.ledger import Entry, Ledger, State
 from flagrelease.stages import card
 
 CELL = "cpu/smollm2-135m"
@@ -65,7 +66,7 @@ def test_json_names_every_file_by_its_digest(
 
 def test_no_card_yet(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 2
-    assert "has no card yet\n  → run `flagrelease run" in capsys.readouterr().err
+    assert "has no card yet: not finished: weights, image, smoke, accuracy" in capsys.readouterr().err
 
 
 def test_a_card_that_was_changed_is_not_shown(words: list[str], written: str, tmp_path: Path) -> None:
@@ -74,3 +75,25 @@ def test_a_card_that_was_changed_is_not_shown(words: list[str], written: str, tm
             path.chmod(0o644)
             path.write_text(written.replace("0.290", "0.990"))
     assert cli.main(words) == 7
+
+
+def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(given.workspace(tmp_path / "space").ledger)
+
+    def append(stage: str, state: State, result: object = None) -> None:
+        at = "2026-01-01T00:00:00+00:00"
+        entry = Entry(at=at, run="0" * 12, cell=CELL, stage=stage, state=state, key="0" * 64, process="1@boot")
+        ledger.append(replace(entry, result=msgspec.to_builtins(result)))
+
+    for name, done in given.finished().items():
+        append(name, "done", done.result)
+    append("speed", "running")
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Verdict of the evaluation: **INCONCLUSIVE**. speed was stopped before it was decided" in text
+    assert "Speed was stopped before it was decided, so nothing is said of it here." in text
+    made = record.loads((tmp_path / "out/release.json").read_bytes())
+    assert (made.accuracy.verdict, made.verdict) == ("PASS", "INCONCLUSIVE")
+    assert "README.md, release.json, scores.png" in capsys.readouterr().out

@@ -1,19 +1,24 @@
-"""`flagrelease card CELL`: the card that the cell's last finished card stage made."""
+"""`flagrelease card CELL`: the card that the cell's last finished card stage made; of a cell that was stopped on its
+way, the card as far as its results go."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 
 import msgspec
 
-from flagrelease import cli, results
-from flagrelease.assemble import project
-from flagrelease.cell import select
+from flagrelease import card, charts, cli, record, results
+from flagrelease.assemble import Project, project
+from flagrelease.cell import Cell, select
 from flagrelease.errors import ConfigError
+from flagrelease.stages import STAGES
 from flagrelease.stages import card as stage
 from flagrelease.workspace import write_atomic
+
+NEEDED = ("weights", "image", "smoke", "accuracy")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -21,18 +26,47 @@ def main(arguments: argparse.Namespace) -> int:
     cell = select(everything.cells, [arguments.cell], [], [])[0]
     entry = everything.ledger.last_done(cell.id, stage.STAGE.name)
     if entry is None:
-        raise ConfigError(f"{cell.id} has no card yet", hint=f"run `flagrelease run {cell.id}`")
-    files = stage.files(msgspec.convert(entry.result, results.Card))
-    data = {name: everything.evidence.read(one) for name, one in files.items()}
+        data = so_far(everything, cell)
+    else:
+        files = stage.files(msgspec.convert(entry.result, results.Card))
+        data = {name: everything.evidence.read(one) for name, one in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
     text = data[stage.README].decode()
     if arguments.json:
-        shown = {"cell": cell.id, "card": text, "files": {name: f"sha256:{one.sha256}" for name, one in files.items()}}
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        digests = {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in data.items()}
+        print(json.dumps({"cell": cell.id, "card": text, "files": digests}, indent=2, ensure_ascii=False))
     elif arguments.output is not None:
         print(f"{', '.join(sorted(data))} in {arguments.output}")
     else:
         sys.stdout.write(text)
     return 0
+
+
+def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
+    """Card, record and chart of what is finished. Gates that are open are said to be; nothing of it can be published.
+
+    Raises ConfigError where not even the accuracy is known.
+    """
+    job = everything.job(cell)
+    finished: dict[str, results.Done] = {}
+    unfinished: dict[str, str] = {}
+    for one in STAGES[: STAGES.index(stage.STAGE)]:
+        done = everything.ledger.last_done(cell.id, one.name)
+        last = everything.ledger.last(cell.id, one.name)
+        if done is not None:
+            result = msgspec.convert(done.result, one.result)
+            spent = done.spent or results.Spent(seconds=0.0)
+            finished[one.name] = results.Done(stage=one.name, key=done.key, result=result, spent=spent)
+        elif last is not None and not one.skip(job):
+            unfinished[one.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
+    if missing := [name for name in NEEDED if name not in finished]:
+        hint = f"run `flagrelease run {cell.id}`"
+        raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
+    release = record.build(job, finished, stage.STAGE.code_version(job.templates), unfinished)
+    return {
+        stage.README: card.render(release, job.templates).encode(),
+        stage.RECORD: record.dumps(release),
+        charts.SCORES: charts.scores(release),
+    }
