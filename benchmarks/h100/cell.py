@@ -22,7 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys\nfrom flagrelease.cli import main\nsys.exit(main())"
-LEFT = ("weights", "wheels", "images", "processes", "data", "drafts", "work", "kernels")
+LEFT = ("weights", "wheels", "images", "processes", "data", "drafts", "kernels")
+SCRATCH = ("accuracy", "speed")
+"""Stages whose unfinished work is brought back: the answers and rounds that a stopped run goes on from."""
 LARGEST = 15_000_000
 
 
@@ -80,7 +82,8 @@ def gather(workspace: Path, cell: str, out: Path) -> None:
     with tarfile.open(out / "evidence.tar.xz", "w:xz") as tar:
         for path in sorted(workspace.rglob("*")):
             inside = path.relative_to(workspace)
-            wanted = inside.parts[0] not in LEFT
+            shown = inside.parts[0] != "work" or any(name in inside.parts[2:3] for name in SCRATCH)
+            wanted = inside.parts[0] not in LEFT and shown
             if wanted and path.is_file() and path.stat().st_size <= LARGEST:
                 tar.add(path, arcname=str(inside))
 
