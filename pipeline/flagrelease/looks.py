@@ -111,11 +111,11 @@ def judge(
             )
     step = planned.evaluation.next(scores(baseline), scores(candidate))
     if isinstance(step, Ask):
-        side, missing = ("candidate", step.candidate) if step.candidate else ("baseline", step.baseline)
+        side, wanted = ("candidate", step.candidate) if step.candidate else ("baseline", step.baseline)
         raise ComparisonRefused(
             f"the {side} is incomplete in {benchmark}",
-            why=f"look {step.look} of its design takes {len(missing)} answers that are not there, such as "
-            f"{_name(missing[0])}",
+            why=f"look {step.look} of its design takes {len(wanted)} answers that are not there, such as "
+            f"{_name(wanted[0])}",
             hint="a part of a sequential evaluation is no score: resume it, or compare it with its own baseline",
         )
     return settle(planned, benchmark, step, baseline, candidate, margin=margin)
