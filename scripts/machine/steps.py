@@ -13,19 +13,21 @@ import base
 import engine
 import environment
 import registry
+import sandbox
 from host import Done, SetupError, relative, stop_daemon
 
 STEPS: dict[str, tuple[str, Callable[[], Done]]] = {
     "venv": ("virtual environment", environment.ensure),  # from the hash-locked lists
     "prefect": ("prefect database", environment.prefect),  # its migrations, which take longer than a start
     "kernels": ("torch", environment.kernels),  # only for the tests of flagkernels
+    "sandbox": ("sandbox", sandbox.ensure),  # only for the tests of answers that are programs
     "engine": ("docker engine", engine.ensure),  # a running one is used as it is
     "registry": ("registry", registry.ensure),  # on 127.0.0.1, without a password
     "base": ("base image", base.ensure),  # what the chip `cpu` builds on
 }
 GROUPS = {
     "up": ("venv", "prefect", "engine", "registry", "base"),  # what `make release` needs
-    "test": ("venv", "prefect", "kernels", "engine", "registry", "base"),  # what `make test` needs
+    "test": ("venv", "prefect", "kernels", "sandbox", "engine", "registry", "base"),  # what `make test` needs
 }
 
 
