@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from benchmark_programs import opened
+
 BLOCKS = 4
 
 
 @pytest.fixture(scope="module")
 def damaged() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "damaged_model.py"
-    spec = importlib.util.spec_from_file_location("damaged_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return opened("damaged_model")
 
 
 def text(value: str) -> bytes:

@@ -1,10 +1,6 @@
 """Group-sequential boundaries, allocation by variance, and the design that a harness drives."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
+from benchmark_programs import opened
 from flagrelease.errors import ComparisonRefused
 from flagrelease.gates import Verdict
 from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
@@ -90,21 +87,10 @@ def test_allocation_by_variance_is_unbiased_where_plain_means_are_not() -> None:
     assert float((estimate.error**2).mean()) == pytest.approx(float(estimate.difference.var()), rel=0.12)
 
 
-def _benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "sequential.py"
-    spec = importlib.util.spec_from_file_location("sequential_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(("case", "reference"), [(0, False), (0, True), (1, False), (1, True)])
 def test_simulated_error_rates_keep_their_level(case: int, reference: bool) -> None:
     """False PASS at a loss of exactly the margin, false FAIL at none: 5 %, within three standard deviations."""
-    benchmark = _benchmark()
+    benchmark = opened("sequential")
     one, runs = benchmark.CASES[case], 400
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     same = benchmark.sequential(one, 0.0, power=0.9, seed=3, runs=runs, reference=reference)
@@ -308,7 +294,7 @@ def test_a_forecast_tells_cost_and_power() -> None:
 @pytest.mark.parametrize(("case", "reference"), [(0, False), (0, True), (1, False), (1, True)])
 def test_the_outlook_is_that_of_simulated_evaluations(case: int, reference: bool) -> None:
     """Which asked all questions alike, as the outlook takes it. It knows the variance; they have to estimate it."""
-    benchmark, random = _benchmark(), np.random.default_rng(12)
+    benchmark, random = opened("sequential"), np.random.default_rng(12)
     one, runs = benchmark.CASES[case], 400
     design = Design(questions=one.n, margin=one.margin, repeats=100)
     p, q = one.draw(random, runs, 0.0)
