@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from endpoints import Said, chat, letters, serving
+from flagrelease.replies import REPLIES
 from flagrelease.samples import read_samples
 
 pytestmark = pytest.mark.faults
@@ -121,12 +122,16 @@ def half_right(request: dict[str, Any], _n: int) -> Said:
     return Said(chat(f"\\boxed{{{int(draw < 0.5)}}}").body, seconds=0.002)
 
 
+def answer_files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.jsonl") if path.name != REPLIES]
+
+
 def sequentially(base_url: str, folder: Path, killed_at: tuple[int, ...]) -> tuple[bytes, int]:
     """What it decided, and how many answers there are then. It is killed where so many answers are there."""
     for answers in killed_at:
         running = begin(base_url, folder, SEQUENTIAL)
         deadline = time.monotonic() + 60
-        while sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl")) < answers:
+        while sum(path.read_bytes().count(b"\n") for path in answer_files(folder)) < answers:
             assert running.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline, "the evaluation did not get so far"
             time.sleep(0.002)
@@ -135,7 +140,7 @@ def sequentially(base_url: str, folder: Path, killed_at: tuple[int, ...]) -> tup
     last = begin(base_url, folder, SEQUENTIAL)
     said, _ = last.communicate(timeout=120)
     assert last.returncode == 0
-    return said, sum(len(read_samples(path)) for path in folder.glob("*.jsonl"))
+    return said, sum(len(read_samples(path)) for path in answer_files(folder))
 
 
 def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_same_answers(tmp_path: Path) -> None:
