@@ -57,6 +57,9 @@ def project(root: Path, registry: str = "localhost:1/none", *, questions: int = 
     load = "{input: 64, output: 32, concurrency: [1, 4], requests: 2}"
     assert load in matrix
     fewer = fewer.replace(load, "{input: 16, output: 8, concurrency: [1], requests: 2, gate: 0.1}")
+    # The tests keep the other core busy, and two threads that wait for each other are slower than one.
+    assert "args: {threads: 2}" in fewer
+    fewer = fewer.replace("args: {threads: 2}", "args: {threads: 1}")
     (root / "matrix.yaml").write_text(fewer)
     (root / "matrix.lock").write_bytes((SOURCE / "matrix.lock").read_bytes())
     (root / "templates").symlink_to(SOURCE / "templates")

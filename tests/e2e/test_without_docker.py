@@ -21,11 +21,7 @@ def user(tmp_path: Path) -> UserProject:
     machine = ProcessRunner(Workspace(tmp_path)).machine
     if not machine.fits(given.cell(CELL).chip.python):
         pytest.skip(f"{machine.name} has another Python than the chip")
-    made = project(tmp_path, "localhost:1/none")
-    matrix = tmp_path / "matrix.yaml"
-    assert "args: {threads: 2}" in matrix.read_text()
-    matrix.write_text(matrix.read_text().replace("args: {threads: 2}", "args: {threads: 1}"))
-    return made
+    return project(tmp_path, "localhost:1/none")
 
 
 def served(workspace: Path) -> list[int]:

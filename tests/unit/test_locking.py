@@ -89,7 +89,6 @@ def test_what_can_be_had_is_pinned_and_the_rest_is_named_with_its_reason(world: 
         "chips.nvidia-h100",
         "wheels.cpu-llama_cpp",
         "wheels.metax-vllm",
-        "wheels.nvidia-h100-llama_cpp",
         "wheels.nvidia-h100-vllm",
     }
     assert "does not exist" in lock.unresolved["models.qwen3-8b"]
