@@ -30,16 +30,32 @@ def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
     return process.returncode, rest
 
 
+def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None:
+    assert code == 130, said
+    assert "run again" in said
+    assert user.leftovers() == [], f"after Ctrl-C in {stage}"
+
+
+def test_interrupted_it_leaves_nothing(tmp_path: Path, base: str, own_registry: str) -> None:
+    user = project(tmp_path, f"{own_registry}/interrupted")
+    for stage in ("image", "smoke"):
+        nothing_is_left(user, stage, *stop_in(user, stage, signal.SIGINT))
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_in_every_stage(tmp_path: Path, base: str, own_registry: str, number: signal.Signals) -> None:
     user = project(tmp_path, f"{own_registry}/stopped")
     for stage in STOPPED:
         code, said = stop_in(user, stage, number)
         if number == signal.SIGINT:
-            assert code == 130, said
-            assert "run again" in said
-            assert user.leftovers() == [], f"after Ctrl-C in {stage}"
+            nothing_is_left(user, stage, code, said)
         else:
             assert code == -signal.SIGKILL
     code, out, err = user.call("run", CELL, "--json")
