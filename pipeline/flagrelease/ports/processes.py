@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from flagrelease import probe
 from flagrelease.container import MODELS, ContainerRun
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.layout import Layout, under
-from flagrelease.ports import command, supervisor
+from flagrelease.ports import command, listening, supervisor
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, Kind, LocalImage, Moved, Running
 from flagrelease.redact import redact, secret
 from flagrelease.workspace import Workspace, telling_space, write_atomic
@@ -46,8 +45,6 @@ _LOG = "log"
 _LOOK_SECONDS = 60.0
 _OUTPUT_SECONDS = 600.0
 _POLL = 0.1
-_LISTEN = "0A"
-"""TCP_LISTEN in /proc/net/tcp."""
 _LONGEST_LINE = 4096
 _DEAD_SECONDS = 15.0
 
@@ -223,9 +220,9 @@ class Process:
         and judged in its place."""
         if self.port_number is None:
             raise EnvironmentFault(f"{self.id} was given no port", why=f"port {inside} was asked for")
-        listening = _listening(self.port_number)
-        if not listening & _sockets(supervisor.descendants(self.popen.pid)) and _owners_are_shown():
-            why = "another program does" if listening else "nothing does"
+        found = listening.at(self.port_number)
+        if not found & listening.held(supervisor.descendants(self.popen.pid)) and listening.owners_are_shown():
+            why = "another program does" if found else "nothing does"
             raise EnvironmentFault(f"it does not listen at port {self.port_number}", why=why)
         return self.port_number
 
@@ -286,35 +283,6 @@ class Process:
                 self.popen.wait(supervisor.GRACE + _DEAD_SECONDS)
         _end(self.folder)
         self.popen.poll()
-
-
-@cache
-def _owners_are_shown() -> bool:
-    """Whether /proc says here which process listens where; not every sandbox does."""
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        return bool(_listening(own.getsockname()[1]) & _sockets([os.getpid()]))
-
-
-def _listening(port: int) -> set[str]:
-    """The sockets that listen at `port` of this machine."""
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.add(f"socket:[{fields[9]}]")
-    return found
-
-
-def _sockets(pids: Sequence[int]) -> set[str]:
-    found = set()
-    for pid in pids:
-        with suppress(OSError):
-            for path in Path(f"/proc/{pid}/fd").iterdir():
-                with suppress(OSError):
-                    found.add(str(path.readlink()))
-    return found
 
 
 def _surroundings() -> dict[str, str]:
