@@ -29,7 +29,7 @@ def engine() -> Engine:
     try:
         found.version()
     except DockerUnavailable as error:
-        pytest.skip(f"{error.line()}; `make engine` starts one")
+        pytest.skip(f"{error.line()}; `make setup` starts one")
     return found
 
 
@@ -47,7 +47,7 @@ def own_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     unpacked = ROOT / ".cache/docker-registry/usr/bin/docker-registry"
     program = shutil.which("docker-registry") or (str(unpacked) if unpacked.exists() else None)
     if program is None:
-        pytest.skip("no docker-registry program; `make registry` fetches it")
+        pytest.skip("no docker-registry program; `make setup` fetches it")
     folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -168,7 +168,7 @@ def test_no_engine(url: str) -> None:
         Engine(url).version()
     assert caught.value.exit_code == 6
     assert "\n" not in caught.value.line()
-    assert "make engine" in caught.value.hint
+    assert "make setup" in caught.value.hint
 
 
 class Vanishing(BaseHTTPRequestHandler):

@@ -1,6 +1,7 @@
 """The exit codes are documented where they are read, and a run ends with the worst."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,16 @@ def test_did_you_mean() -> None:
 def test_an_error_is_shown_with_what_why_and_what_next(capsys: pytest.CaptureFixture[str]) -> None:
     cli.show_error(errors.NoSpace("no space left", why="disk", hint="free some", detail="line 1\nline 2"))
     assert capsys.readouterr().err == "flagrelease: no space left: disk\n    line 1\n    line 2\n  → free some\n"
+
+
+def test_a_hint_names_only_targets_that_make_has() -> None:
+    root = Path(__file__).parents[2]
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (root / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        name
+        for folder in ("pipeline", "tests", "scripts")
+        for path in (root / folder).rglob("*.py")
+        for name in re.findall(r"`make ([a-z-]+)`", path.read_text())
+    }
+    assert "setup" in named
+    assert named <= targets

@@ -97,7 +97,7 @@ def test_nothing_listens(client: OciRegistry) -> None:
     with pytest.raises(RegistryUnavailable, match=r"no registry answers at 127\.0\.0\.1:9") as caught:
         client.check_push("127.0.0.1:9/a")
     assert caught.value.exit_code == 6
-    assert "make registry" in caught.value.hint
+    assert "make setup" in caught.value.hint
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -96,5 +96,5 @@ def _unavailable(doing: str, error: Exception) -> DockerUnavailable:
     return DockerUnavailable(
         f"Docker Engine does not answer while {doing}",
         why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
-        hint="start it (`make engine`, or `systemctl start docker`) and run again: what was finished is kept",
+        hint="start it (`make setup`, or `systemctl start docker`) and run again: what was finished is kept",
     )

@@ -275,7 +275,7 @@ def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -
         return RegistryUnavailable(
             f"no registry answers at {host}",
             why=trouble,
-            hint="start it (`make registry`), or choose --registry HOST/NAME",
+            hint="start it (`make setup`), or choose --registry HOST/NAME",
         )
     why = f"HTTP {answer.status_code}{_reported(answer)}"
     return RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")
