@@ -97,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
         )
     made["tune"].add_argument("--policy", choices=("express", "coverage"), help="in place of the matrix's")
     made["tune"].add_argument("--budget", metavar="TIME", help="for tuning, in place of the matrix's: 90s, 10m, 2h")
+    made["tune"].add_argument(
+        "--config", type=Path, metavar="FILE", help="tune for this config.json, with random weights, and fetch none"
+    )
     made["tune"].add_argument("--again", action="store_true", help="although nothing has changed")
     made["run"].add_argument(
         "--rounds", type=int, metavar="N", help="after a gate that failed, go on without the guilty operators; 0: never"

@@ -129,6 +129,19 @@ def test_nothing_is_done_twice_and_the_table_names_every_operator(prepared: Prep
     assert kernels.intact(gone, given.context(prepared.root)) == "the bundle is gone"  # type: ignore[arg-type]
 
 
+def test_a_config_json_is_tuned_under_a_name_of_its_own(prepared: Prepared) -> None:
+    config = prepared.root / "model/config.json"
+    code, out, err = tuned(prepared.root, "--config", str(config), "--json")
+    assert code == 0, err
+    (cell,) = json.loads(out)["cells"]
+    assert cell["cell"] == "stand-in/tiny.config"
+    assert [one["name"] for one in cell["kernels"]["operators"]] == ["mm", "neg"]
+    code, out, _ = tuned(prepared.root, "--config", str(config))
+    assert (code, out.split()[0]) == (0, "stand-in/tiny.config"), "nothing is done twice"
+    ledger = (prepared.root / ".flagrelease/ledger.jsonl").read_text().splitlines()
+    assert {json.loads(line)["cell"] for line in ledger} == {"stand-in/tiny", "stand-in/tiny.config"}
+
+
 def test_an_excluded_operator_that_does_not_exist_is_met_with_the_nearest(prepared: Prepared) -> None:
     with pytest.raises(ConfigError, match="has no operator 'nge'") as caught:
         kernels.STAGE.run(given.job(prepared.root, exclude={"nge": "typed in haste"}), given.context(prepared.root))

@@ -163,3 +163,17 @@ def test_the_committed_lock_is_of_the_committed_matrix() -> None:
     )
     assert weights.inputs(job)["digest"] == lock.models["smollm2-135m"].digest
     assert lock.benchmarks["mmlu-sample"].rows == 2850
+
+
+def test_a_config_json_stands_in_for_weights_that_are_not_fetched(bench: Bench, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "qwen3"}')
+    stage = weights.of_config(config)
+    result = stage.run(bench.job, bench.context)
+    assert [file.path for file in result.files] == ["config.json"]
+    assert (bench.workspace.weights / result.folder / "config.json").read_bytes() == config.read_bytes()
+    assert not bench.trouble(result)
+    assert stage.inputs(bench.job) != weights.STAGE.inputs(bench.job)
+    config.write_text("[]")
+    with pytest.raises(ConfigError, match="it is not a JSON object|is no config"):
+        weights.of_config(config)

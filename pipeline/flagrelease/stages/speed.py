@@ -181,7 +181,7 @@ class _Measuring:
         self._folder = context.workspace.scratch(job.cell.slug, "speed") / fingerprint(depends)[:16]
 
     def round(self, number: int, points: Sequence[LoadPoint]) -> dict[LoadPoint, Pair]:
-        """Measure native, then the candidate, at all `points`; or take the round that a killed run left."""
+        """Measure both stacks at all `points`; or take the round that a killed run left."""
         path = self._folder / f"round-{number}.json"
         kept = _kept(path)
         if kept is not None and kept.points == tuple(points):
@@ -192,7 +192,7 @@ class _Measuring:
         left = list(points)
         while left:
             group: Sequence[LoadPoint] = left
-            for stack in stacks:
+            for stack in stacks if number % 2 == 0 else reversed(stacks):  # who is first has no advantage
                 with self._server(stack) as server:
                     generator = self._tool(self._job, self._context, server)
                     if self._job.cell.holds_both and not generator.starts_slowly:

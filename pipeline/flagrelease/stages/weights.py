@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagrelease import results
 from flagrelease.base import locked_base
 from flagrelease.errors import ConfigError
 from flagrelease.hold import wait_for
-from flagrelease.lock import LockedModel, set_digest
+from flagrelease.lock import LockedFile, LockedModel, set_digest
 from flagrelease.stage import Job, Stage
 from flagrelease.unpacking import PROGRAM, unpacked
 from flagrelease.weightsfolder import manifest_of, seal, set_aside, trouble
+from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:
     from flagrelease.stage import Context, Look
 
 _DIGEST_LETTERS = 12
+_GIVE_CONFIG = "give the config.json of a transformers model"
 
 
 def locked(job: Job) -> LockedModel:
@@ -73,6 +79,33 @@ def run(job: Job, context: Context) -> results.Weights:
 
 def intact(result: results.Weights, look: Look) -> str:
     return trouble(look.workspace.weights / result.folder, result.digest, result.files)
+
+
+def of_config(path: Path) -> Stage:
+    """In place of the weights, the model's config.json alone: enough where random weights do. Raises ConfigError where
+    the file is no JSON object."""
+    try:
+        content = path.read_bytes()
+        known = isinstance(json.loads(content), dict)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", why=str(error.strerror), hint=_GIVE_CONFIG) from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON", why=str(error), hint=_GIVE_CONFIG) from None
+    if not known:
+        raise ConfigError(f"{path} is no config.json", why="it is not a JSON object", hint=_GIVE_CONFIG)
+    file = LockedFile(path="config.json", size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    digest = set_digest((file,))
+
+    def kept(job: Job, context: Context) -> results.Weights:
+        folder = f"{job.cell.model_name}/{digest.removeprefix('sha256:')[:_DIGEST_LETTERS]}"
+        into = context.workspace.weights / folder
+        write_atomic(into / file.path, content)
+        seal(into, digest, (file,))
+        return results.Weights(
+            folder=folder, source=file.path, revision="", digest=digest, files=(file,), bytes_moved=0
+        )
+
+    return replace(STAGE, doing="reading config.json", inputs=lambda _job: {"config": digest}, run=kept)
 
 
 STAGE = Stage(

@@ -15,7 +15,7 @@ from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
-from flagrelease.stage import keys
+from flagrelease.stage import Stage, keys
 from flagrelease.stages import kernels, weights
 from flagrelease.summary import CellResult, as_error
 from flagrelease.tables import aligned
@@ -28,10 +28,14 @@ _REASON_WIDTH = 90
 def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
+    stages = _STAGES
+    if arguments.config is not None:
+        cells = _of_config(cells)
+        stages = (weights.of_config(arguments.config), kernels.STAGE)
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
-    wanted = {cell.id: _key(everything, cell) for cell in cells if not cell.excluded}
-    ended = run.through(everything, cells, _STAGES, Choice(force=force), arguments)
+    wanted = {cell.id: _key(everything, cell, stages) for cell in cells if not cell.excluded}
+    ended = run.through(everything, cells, stages, Choice(force=force), arguments)
     made = {name: _made(everything, name, key) for name, key in wanted.items()}
     code = worst(one.code for one in ended)
     if arguments.json:
@@ -55,10 +59,20 @@ def _chosen(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
         raise ConfigError("--budget cannot be read", why=str(error)) from None
 
 
-def _key(everything: Project, cell: Cell) -> str:
+def _of_config(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells under a name of their own, so that nothing of a release is taken for made from a config.json, or the
+    other way round. Raises ConfigError where they are of several models."""
+    models = sorted({cell.model_name for cell in cells})
+    if len(models) != 1:
+        why = f"{', '.join(models)} are selected" if models else "no model is selected"
+        raise ConfigError("--config is of one model", why=why, hint="name it with --model")
+    return [replace(cell, model_name=f"{cell.model_name}.config") for cell in cells]
+
+
+def _key(everything: Project, cell: Cell, stages: tuple[Stage, ...]) -> str:
     """That of the bundle; none where something is not locked, which the run says."""
     try:
-        return keys(everything.job(cell), _STAGES)[kernels.STAGE.name]
+        return keys(everything.job(cell), stages)[kernels.STAGE.name]
     except FlagreleaseError:
         return ""
 
