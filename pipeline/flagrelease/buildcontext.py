@@ -15,6 +15,7 @@ import msgspec
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
 from flagrelease.layout import DOCKER, Layout
+from flagrelease.serving_engines import ENGINES
 from flagrelease.shipped import Shipped
 from flagrelease.stage import Job
 
@@ -57,8 +58,9 @@ def draw(
 def programs(cell: Cell) -> dict[str, bytes]:
     """Our own programs, by path in the image."""
     found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
-    if cell.model.serve.engine == "llama_cpp":
-        found[DOCKER.llama_server] = _inside("llama_server.py")
+    engine = ENGINES[cell.model.serve.engine]
+    if engine.launcher:
+        found[engine.command(DOCKER)[0]] = _inside(engine.launcher)
     if cell.model.serve.convert:
         found[f"{DOCKER.programs}/{usage.UNPACKER}"] = _inside("gguf_to_safetensors.py")
     return found
@@ -154,11 +156,8 @@ def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
     remarks = [
         "FlagScale is installed without most of the packages that its metadata requires; serving needs none of them."
     ]
-    if cell.model.serve.engine == "llama_cpp":
-        remarks.append(
-            "The program that FlagScale starts as `llama-server` is not llama.cpp's own: FlagScale does not ship one, "
-            "and this one starts the llama.cpp server inside the Python package xllamacpp."
-        )
+    if remark := ENGINES[cell.model.serve.engine].remark:
+        remarks.append(remark)
     built = [wheel for wheel in house.installed if wheel.built_from]
     if built:
         names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in built)

@@ -17,6 +17,9 @@ _SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
+Engine = Literal["vllm", "sglang", "llama_cpp"]
+"""What serves a model: serving_engines.py knows them."""
+
 HarnessName = Literal["own", "evalscope", "flageval"]
 
 
@@ -123,7 +126,7 @@ class Serve:
     """
 
     name: str
-    engine: Literal["vllm", "sglang", "llama_cpp"]
+    engine: Engine
     convert: Literal["safetensors"] | None = None
     beside: bool = False
     port: int = 8000

@@ -8,10 +8,7 @@ from typing import Any
 from flagrelease import container, shipped
 from flagrelease.cell import Cell
 from flagrelease.layout import Layout
-
-# FlagScale renames vLLM's option names to llama.cpp's; the native command line needs the same.
-_LLAMA_NAMES = {"served_model_name": "alias", "max_model_len": "ctx_size", "max_num_seqs": "parallel"}
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"llama_cpp": {"threads": 2}}
+from flagrelease.serving_engines import ENGINES
 
 
 def common(cell: Cell, layout: Layout) -> dict[str, Any]:
@@ -30,26 +27,18 @@ def common(cell: Cell, layout: Layout) -> dict[str, Any]:
 
 def specific(cell: Cell) -> dict[str, Any]:
     """Engine arguments in the engine's own names, where it has other names than vLLM's."""
-    if cell.model.serve.engine != "llama_cpp":
-        return {}
-    return {**_DEFAULTS["llama_cpp"], **cell.model.serve.args}
+    engine = ENGINES[cell.model.serve.engine]
+    return {} if engine.translated else {**engine.defaults, **cell.model.serve.args}
 
 
 def native(cell: Cell, layout: Layout) -> list[str]:
     """The command line that starts the engine alone, without its port."""
+    engine = ENGINES[cell.model.serve.engine]
     arguments = common(cell, layout)
     del arguments["port"]
     model = arguments.pop("model")
-    match cell.model.serve.engine:
-        case "llama_cpp":
-            renamed = {_LLAMA_NAMES.get(name, name): value for name, value in arguments.items()}
-            return [layout.llama_server, "--model", model, *_options(renamed | specific(cell))]
-        case "vllm":
-            return ["vllm", "serve", model, *_options(arguments)]
-        case "sglang":
-            names = {"max_model_len": "context_length", "max_num_seqs": "max_running_requests"}
-            renamed = {names.get(name, name): value for name, value in arguments.items()}
-            return ["python", "-m", "sglang.launch_server", "--model-path", model, *_options(renamed)]
+    renamed = {engine.options.get(name, name): value for name, value in arguments.items()}
+    return [*engine.command(layout), model, *_options(renamed | specific(cell))]
 
 
 def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]:

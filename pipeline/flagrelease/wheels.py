@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from flagrelease.cell import Cell
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
+from flagrelease.serving_engines import ENGINES
 from flagrelease.workspace import telling_space, write_atomic
 
 MANYLINUX = "manylinux_2_28_x86_64"
@@ -32,9 +33,6 @@ _FETCH_SECONDS = 1800.0
 _FLAGSCALE_NEEDS = ("aiohttp", "click", "hydra-core", "numpy", "packaging", "pandas", "psutil", "pyyaml", "tqdm")
 _LONE = ("flag-scale",)
 """Packages that are taken without what their metadata requires."""
-
-# What an engine needs on top. A chip's vendor brings vLLM and SGLang, built for the chip, in the base image.
-_ENGINE: Mapping[str, tuple[str, ...]] = {"llama_cpp": ("xllamacpp==2026.10.11549",), "vllm": (), "sglang": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,8 @@ def name(cell: Cell) -> str:
 
 def wanted(cell: Cell) -> tuple[str, ...]:
     """What the packages are resolved from: requirements, and first the Python of the base image."""
-    parts = cell.chip.components
-    requirements = [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS, *_ENGINE[cell.model.serve.engine], "pip"]
+    parts, engine = cell.chip.components, ENGINES[cell.model.serve.engine]
+    requirements = [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS, *engine.requirements, "pip"]
     if parts.flaggems != "none":
         requirements.append(f"flag-gems=={parts.flaggems}")
     return (f"python=={cell.chip.python}", *sorted(requirements))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from flagrelease.evaluation.question import Question, Reply, Task
 from flagrelease.matrix import Sampling
+from flagrelease.serving_engines import ServingEngine
 
 __all__ = ["GarbageError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
 
@@ -22,7 +23,7 @@ class GarbageError(ValueError):
     """The endpoint answered 200 with something that is no chat completion; the text says what."""
 
 
-def sampling_of(task: Task, sampling: Sampling, engine: str) -> dict[str, Any]:
+def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[str, Any]:
     """The request's parameters besides model, messages and seed: what both sides must share."""
     if task.scoring == "letter":
         chosen: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP}
@@ -32,18 +33,14 @@ def sampling_of(task: Task, sampling: Sampling, engine: str) -> dict[str, Any]:
         if sampling.top_k is not None:
             chosen["top_k"] = sampling.top_k
         thinking = sampling.thinking
-    if engine != "llama_cpp":
+    if engine.thinking_switch:
         chosen["chat_template_kwargs"] = {"enable_thinking": thinking}
     return chosen
 
 
-def concurrency(parameters: Mapping[str, Any], engine: str, at_once: int) -> int:
-    """How many requests to have in flight.
-
-    llama.cpp's log-probabilities depend on which requests share a batch (measured: 100 of 100 repeat exactly
-    one at a time, 74 of 100 at four), so what is meant to be deterministic is asked one at a time there.
-    """
-    return 1 if engine == "llama_cpp" and parameters["temperature"] == 0 else at_once
+def concurrency(parameters: Mapping[str, Any], engine: ServingEngine, at_once: int) -> int:
+    """How many requests to have in flight: one, where what is meant to be deterministic otherwise is not."""
+    return 1 if engine.batch_changes_answers and parameters["temperature"] == 0 else at_once
 
 
 def request(model: str, question: Question, repeat: int, parameters: Mapping[str, Any]) -> bytes:

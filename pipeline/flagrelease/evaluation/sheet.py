@@ -15,6 +15,7 @@ from flagrelease.evaluation.request import concurrency, sampling_of
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.matrix import Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
+from flagrelease.serving_engines import ENGINES
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]
 
@@ -76,9 +77,11 @@ def draw_up(
     if not questions:
         raise ConfigError(f"benchmark {name} has no questions", why=f"{benchmark.data} holds none that can be asked")
     repeats = share.repeats or benchmark.repeats
-    parameters = sampling_of(task, model.sampling, model.serve.engine)
-    if parameters["temperature"] == 0 and model.serve.engine == "llama_cpp":
-        repeats = 1  # deterministic there: asked again, it is the same answer, not another sample
+    engine = ENGINES[model.serve.engine]
+    parameters = sampling_of(task, model.sampling, engine)
+    at_once = concurrency(parameters, engine, model.serve.concurrency)
+    if parameters["temperature"] == 0 and engine.batch_changes_answers:
+        repeats = 1  # one at a time it is deterministic: asked again, it is the same answer, not another sample
     return Sheet(
         benchmark=name,
         title=benchmark.title,
@@ -88,7 +91,7 @@ def draw_up(
             task=task,
             asks=asks(questions, range(repeats)),
             parameters=parameters,
-            concurrency=concurrency(parameters, model.serve.engine, model.serve.concurrency),
+            concurrency=at_once,
             thinking=model.sampling.thinking and task.scoring == "text",
             harness=benchmark.harness or harness,
         ),

@@ -16,6 +16,7 @@ from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefus
 from flagrelease.evidence import Evidence
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.runner import LocalImage, labels
+from flagrelease.serving_engines import ENGINES
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
 
@@ -23,7 +24,7 @@ _PUSH_SECONDS = 600.0
 _FIRST_PAUSE = 1.0
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
-_SHOWN = ("flag-scale", "flag-gems", "flagtree", "vllm", "sglang", "torch", "triton", "xllamacpp")
+_SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
 
 
 def repository(job: Job) -> str:
