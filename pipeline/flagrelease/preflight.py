@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flagrelease.assemble import Project, impatient_registry
 from flagrelease.errors import NoSpace
+from flagrelease.evaluation.data import promised_digest
 from flagrelease.plan import CellPlan
 from flagrelease.ports import harnesses
 from flagrelease.stage import Ports
@@ -16,12 +17,20 @@ _NEEDS_REGISTRY = frozenset({"image", "smoke", "accuracy", "speed", "publish"})
 _LEAST_FREE_BYTES = 2_000_000_000
 
 
-def preflight(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
-    """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet; for a
-    harness that is not set up EnvironmentFault, and ConfigError for what it cannot ask."""
-    for plan in plans:
-        if any(step.stage == "accuracy" and step.action == "run" for step in plan.steps):
-            harnesses.check(plan.cell, project.matrix.benchmarks)
+def check_cell(plan: CellPlan, project: Project) -> None:
+    """What its evaluation needs. Raises ConfigError for a benchmark without data and for what a harness cannot ask,
+    EnvironmentFault for a harness that is not set up."""
+    if not any(step.stage == "accuracy" and step.action == "run" for step in plan.steps):
+        return
+    benchmarks = project.matrix.benchmarks
+    harnesses.check(plan.cell, benchmarks)
+    for name, harness in harnesses.chosen(plan.cell, benchmarks).items():
+        if harness != "flageval":  # that platform has data of its own
+            promised_digest(name, benchmarks[name], project.lock, project.data_dir)
+
+
+def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
+    """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet."""
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()

@@ -31,7 +31,7 @@ from flagrelease.lock import Lock, LockedData
 from flagrelease.matrix import Benchmark
 from flagrelease.workspace import write_atomic
 
-__all__ = ["DataFile", "DataSet", "digest_of", "load", "read_manifest", "write_manifest"]
+__all__ = ["DataFile", "DataSet", "digest_of", "load", "promised_digest", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 PASSWORD = "GPQA_PASSWORD"  # noqa: S105  the name of a variable
@@ -113,15 +113,21 @@ def load(
 
 
 def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
-    """The data set's digest by lock and manifest alone, without opening the data; `absent` where there is none."""
+    """As `promised_digest`; `absent` where there is none."""
     try:
-        if not benchmark.data.startswith(_SCHEME):
-            lock.require("benchmarks", name)
-            return lock.benchmarks[name].file.sha256
-        relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
-        return _set_digest(_promised(name, _folder(name, benchmark, data_dir), relative), member)
+        return promised_digest(name, benchmark, lock, data_dir)
     except ConfigError:
         return "absent"
+
+
+def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
+    """The data set's digest by lock and manifest alone, without opening the data. Raises ConfigError as `load` does
+    where there is no data."""
+    if not benchmark.data.startswith(_SCHEME):
+        lock.require("benchmarks", name)
+        return lock.benchmarks[name].file.sha256
+    relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
+    return _set_digest(_promised(name, _folder(name, benchmark, data_dir), relative), member)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -14,10 +14,10 @@ from flagrelease import cli, engine, hold, summary, sweep
 from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cell import Cell, select
 from flagrelease.display import Board, PlainBoard, board
-from flagrelease.errors import Busy, ConfigError, FlagreleaseError, worst
+from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice, choice
-from flagrelease.preflight import preflight
+from flagrelease.preflight import check_cell, check_machine
 from flagrelease.runner import CellRun, Session, new_run_id
 from flagrelease.stage import Ports, Stage
 from flagrelease.stages import REMEDY, STAGES
@@ -67,7 +67,7 @@ def _release(
     ports: Ports,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
-    """Run what must run. Cells that another run holds are busy; the others go on."""
+    """Run what must run. A cell that another run holds or that cannot be evaluated is refused; the others go on."""
     run_id = new_run_id()
     workers = Workers()
     results: list[CellResult] = []
@@ -75,14 +75,15 @@ def _release(
         free = []
         for plan in plans:
             try:
+                check_cell(plan, everything)
                 path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
                 stack.enter_context(hold.hold(path, plan.cell.id, run_id))
                 free.append(plan)
-            except Busy as error:
+            except FlagreleaseError as error:
                 results.append(summary.refused(plan.cell, error))
         if not free:
             return results
-        preflight(free, everything, ports)
+        check_machine(free, everything, ports)
         sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
         session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
@@ -172,5 +173,3 @@ def _finish(results: Sequence[CellResult], excluded: Sequence[Cell], as_json: bo
                 cli.show_error(summary.as_error(result))
     sys.stdout.flush()
     return code
-
-

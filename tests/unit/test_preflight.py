@@ -1,0 +1,58 @@
+"""What would fail after hours is told before anything is fetched."""
+
+from pathlib import Path
+
+import pytest
+
+from flagrelease.assemble import Options, Project, project
+from flagrelease.cell import select
+from flagrelease.cli import main
+from flagrelease.errors import ConfigError
+from flagrelease.evaluation.data import write_manifest
+from flagrelease.plan import CellPlan, Choice
+from flagrelease.preflight import check_cell
+from flagrelease.stages import STAGES
+
+MATRIX = Path(__file__).parents[2] / "matrix.yaml"
+CELL = "nvidia-h100/qwen3-8b"
+
+
+def planned(tmp_path: Path, cell: str, *only: str, data_dir: Path | None = None) -> tuple[CellPlan, Project]:
+    everything = project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
+    wanted = Choice(only=frozenset(only))
+    return everything.plan(select(everything.cells, [cell], [], []), STAGES, wanted)[0], everything
+
+
+def test_a_benchmark_whose_data_is_fetched_needs_no_folder(tmp_path: Path) -> None:
+    check_cell(*planned(tmp_path, "cpu/smollm2-135m"))
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "said"), [(None, "ifeval has no data"), ("nowhere", "nowhere does not exist"), (".", "no manifest")]
+)
+def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, said: str) -> None:
+    folder = None if data_dir is None else tmp_path / data_dir
+    plan, everything = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_cell(plan, everything)
+    assert caught.value.hint
+
+
+def test_data_that_is_there_is_enough(tmp_path: Path) -> None:
+    for name in ("ifeval/a.jsonl", "gsm8k/test.jsonl", "arc/a.jsonl", "mmlu/test.jsonl"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+    write_manifest(tmp_path / "data")
+    check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=tmp_path / "data"))
+
+
+def test_what_is_not_evaluated_needs_no_data(tmp_path: Path) -> None:
+    check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", "weights"))
+
+
+def test_run_tells_it_before_anything_is_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--matrix", str(MATRIX), "--workspace", str(tmp_path), "--engine", "inline"]
+    assert main(["run", "nvidia-h100/smollm2-135m", *words]) == ConfigError.exit_code
+    assert "--data-dir DIR" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
