@@ -103,10 +103,6 @@ class BenchmarkVerdict:
     def candidate_score(self) -> float:
         return self.candidate.score
 
-    @property
-    def equivalent(self) -> bool:
-        return -self.margin < self.interval90[0] and self.interval90[1] < self.margin
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

@@ -94,9 +94,12 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage may use while it runs. `upstream` holds the results of the stages that it reads;
-    `baselines` finds and keeps baseline evaluations that cells share; `standing` has the cell's servers of earlier
-    stages."""
+    """What a stage may use while it runs.
+
+    `upstream` holds the results of the stages that it reads, `finished` those of all before it, with what they cost.
+    `remember` keeps under a key what all cells share (baseline evaluations), `recall` gives the newest under a key.
+    `standing` has the cell's servers of earlier stages.
+    """
 
     run_id: str
     workspace: Workspace

@@ -70,7 +70,7 @@ def test_equal_answers_pass_and_a_bad_release_fails() -> None:
     a, b = answers(drawn(1, p, 8)), answers(drawn(2, p, 8))
     same, worse = judged(a, b), judged(a, answers(drawn(3, np.clip(p - 0.1, 0, 1), 8)))
     assert same.verdict is Verdict.PASS
-    assert same.equivalent
+    assert same.reason.startswith("equivalent")
     assert worse.verdict is Verdict.FAIL
     assert worse.p_regression < 0.001
     assert worse.lost
@@ -88,7 +88,7 @@ def test_a_significant_loss_inside_the_margin_passes_and_is_remarked() -> None:
 def test_a_large_gain_passes_and_is_remarked() -> None:
     one = judged(*flipped(500, 200, 300, 120, "mmlu"))
     assert one.verdict is Verdict.PASS
-    assert not one.equivalent
+    assert one.reason.startswith("not worse")
     assert any("broken baseline" in remark for remark in one.remarks)
 
 

@@ -296,13 +296,12 @@ def test_stopping_the_calling_thread_stops_the_asking(tmp_path: Path) -> None:
     assert 3 <= len(read_samples(into)) < 60
 
 
-def test_progress_tells_accuracy_and_time_left(tmp_path: Path) -> None:
+def test_progress_tells_accuracy(tmp_path: Path) -> None:
     seen: list[Tally] = []
     with serving(echo) as server:
         ask(server.base_url, evaluation(30), tmp_path / "s.jsonl", report=seen.append)
     assert seen[-1].done == 30
     assert seen[-1].accuracy == pytest.approx(20 / 30)
-    assert seen[-1].seconds_left == 0
 
 
 def test_truncation_is_told_apart_from_wrong(tmp_path: Path) -> None:

@@ -68,10 +68,6 @@ class Tally:
     def accuracy(self) -> float:
         return self.score / self.done if self.done else 0.0
 
-    @property
-    def seconds_left(self) -> float | None:
-        return self.seconds / self.asked * (self.total - self.done) if self.asked else None
-
 
 class Harness(Protocol):
     def evaluate(

@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """For tests and for `--json`."""
+    """For work that nobody watches."""
 
     def doing(self, text: str, count: Count | None = None) -> None:
         pass

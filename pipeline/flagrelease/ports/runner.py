@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 from flagrelease.container import ContainerRun
 
 Kind = Literal["docker", "process"]
-KINDS: tuple[Kind, ...] = ("docker", "process")
 
 RUN_LABEL = "flagrelease.run"
 CELL_LABEL = "flagrelease.cell"

@@ -84,9 +84,6 @@ class Pairs:
         """Whether no side ever changed its answer: then repeats say nothing new and count as one."""
         return not (self.baseline.within.max() > 1e-12 or self.candidate.within.max() > 1e-12)
 
-    def swapped(self) -> Pairs:
-        return Pairs(self.candidate, self.baseline, self.cluster)
-
 
 @dataclass(frozen=True)
 class Interval:

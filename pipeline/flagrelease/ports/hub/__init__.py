@@ -22,7 +22,7 @@ from flagrelease.ports.hub.listing import Listing, Source, check_names
 from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
-from flagrelease.ports.progress import Progress
+from flagrelease.ports.progress import Progress, Silent
 from flagrelease.workspace import telling_space
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class RealHubs:
         if source.scheme == "pypi":
             return
         with tempfile.TemporaryDirectory() as folder:
-            watch = Watch("", None, _Quiet(), self._clock)
+            watch = Watch("", None, Silent(), self._clock)
             try:
                 listing = self._open(source, revision, Path(folder)).listing(Path(folder), watch)
             except Exception:  # the corruption is the news, not what kept us from asking again
@@ -241,14 +241,6 @@ class RealHubs:
                     why=f"{file.path} is {state}" + (f" at revision {revision}" if revision else ""),
                     hint="run `flagrelease lock` and look at what it changes",
                 )
-
-
-class _Quiet:
-    def doing(self, text: str, count: object = None) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
 
 
 def _one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Path, watch: Watch) -> None:
