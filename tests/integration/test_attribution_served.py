@@ -86,7 +86,8 @@ def gate(job: Job, context: Context) -> Judged:
 def run(engine: Engine, own_registry: str, base: str, tmp_path: Path) -> Iterator[CellRun]:
     require_stand_in()
     house = given.wheelhouse(tmp_path / "house")
-    made = given.job(base)
+    given.write_project(tmp_path, base)
+    made = given.job(tmp_path)
     env = {**made.cell.chip.container.env, "CHIP_PRODUCT_DRIFTS": "256"}
     chip = replace(made.cell.chip, container=replace(made.cell.chip.container, env=env))
     one = replace(made, cell=replace(made.cell, chip=chip))
