@@ -14,7 +14,7 @@ from flagrelease.display import amount, spell
 from flagrelease.ledger import Entry, evidence_of
 from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
-from flagrelease.verbs.status import standing
+from flagrelease.verbs.status import status
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> int:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         print(json.dumps({"cell": cell.id, "stages": entries}, indent=2, ensure_ascii=False))
         return 0
-    now = standing(cell, latest)
+    now = status(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
         print()

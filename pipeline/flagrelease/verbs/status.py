@@ -16,7 +16,7 @@ from flagrelease.tables import aligned
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Status:
     """One cell in a line. `at` is when its newest attempt was written (UTC)."""
 
     cell: str
@@ -30,23 +30,23 @@ class Standing:
 def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
-    standings = [standing(cell, everything.latest(cell, STAGES)) for cell in cells]
+    found = [status(cell, everything.latest(cell, STAGES)) for cell in cells]
     if arguments.json:
-        print(json.dumps({"cells": [asdict(one) for one in standings]}, indent=2, ensure_ascii=False))
+        print(json.dumps({"cells": [asdict(one) for one in found]}, indent=2, ensure_ascii=False))
     else:
-        rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[:19], s.reason] for s in standings]
+        rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[:19], s.reason] for s in found]
         print(aligned(["cell", "state", "stage", "last attempt", "digest", "reason"], rows))
         if everything.ledger.damaged:
             print(f"\n{everything.ledger.damaged} damaged lines of {everything.ledger.path} were passed over")
     return 0
 
 
-def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
+def status(cell: Cell, latest: Mapping[str, Entry]) -> Status:
     """A cell's state from the newest entry of each of its stages. Pure but for looking whether a run lives."""
     if cell.excluded:
-        return Standing(cell=cell.id, state="excluded", reason=cell.excluded)
+        return Status(cell=cell.id, state="excluded", reason=cell.excluded)
     if not latest:
-        return Standing(cell=cell.id, state="new", reason="never run")
+        return Status(cell=cell.id, state="new", reason="never run")
     image = latest.get("image")
     digest = image.result["digest"] if image is not None and image.state == "done" else ""
     reached = [stage.name for stage in STAGES if stage.name in latest][-1]
@@ -58,7 +58,7 @@ def standing(cell: Cell, latest: Mapping[str, Entry]) -> Standing:
         reason = entry.error.what if entry.error else "stopped before it ended; run again"
         if entry.state == "running" and process_lives(entry.process):
             state, reason = "running", f"run {entry.run}"
-        return Standing(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
+        return Status(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
     published = latest.get("publish")
     state = "released" if published is not None and published.result.get("tags") else "partial"
-    return Standing(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)
+    return Status(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)
