@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
+from flagrelease.workspace import file_sha256
 
 __all__ = [
     "ANY",
@@ -169,10 +169,8 @@ def _evidence(content: Any) -> Iterable[dict[str, Any]]:
 def _by_digest(folder: Path, name: str, sha256: str) -> Path | None:
     """The file with that content. A release folder names it after its stage, an evidence store by its digest."""
     for path in sorted(folder.rglob("*")):
-        if path.name.endswith((name, sha256 or name)) and path.is_file():
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                    return path
+        if path.name.endswith((name, sha256 or name)) and path.is_file() and file_sha256(path) == sha256:
+            return path
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.errors import Corrupt
-from flagrelease.workspace import sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.workspace import file_sha256, sync_folder, telling_space, unfinished, write_atomic
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class EvidenceStore:
 
     def put_file(self, name: str, source: Path) -> Evidence:
         """Keep a copy of the file `source`. Raises NoSpace."""
-        with source.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        evidence = Evidence(name, digest, source.stat().st_size)
+        evidence = Evidence(name, file_sha256(source), source.stat().st_size)
         if not self.intact(evidence):
             target = self.path(evidence)
             with telling_space(f"keeping {name}"):

@@ -17,7 +17,7 @@ from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentF
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
 from flagrelease.serving_engines import ENGINES
-from flagrelease.workspace import telling_space, write_atomic
+from flagrelease.workspace import file_sha256, telling_space, write_atomic
 
 MANYLINUX = "manylinux_2_28_x86_64"
 """The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""
@@ -189,7 +189,7 @@ def _build(work: Path, command: Command) -> None:
 
 def _write_index(locked: LockedWheels, work: Path) -> None:
     """List the folder, last of all: a folder without the list is unfinished."""
-    sources = {_package(path.name): _sha256(path) for path in work.glob("*.source")}
+    sources = {_package(path.name): file_sha256(path) for path in work.glob("*.source")}
     wheels = []
     for path in sorted(work.glob("*.whl")):
         package, version = path.name.split("-")[:2]
@@ -199,7 +199,7 @@ def _write_index(locked: LockedWheels, work: Path) -> None:
                 file=path.name,
                 name=package,
                 version=version,
-                sha256=_sha256(path),
+                sha256=file_sha256(path),
                 built_from=sources.get(package, ""),
             )
         )
@@ -216,7 +216,7 @@ def _verified(folder: Path) -> Wheelhouse | None:
     """The wheelhouse in `folder`, or nothing where a file is missing or changed."""
     try:
         wheels = msgspec.json.decode((folder / "wheels.json").read_bytes(), type=tuple[Wheel, ...])
-        whole = all(_sha256(folder / wheel.file) == wheel.sha256 for wheel in wheels)
+        whole = all(file_sha256(folder / wheel.file) == wheel.sha256 for wheel in wheels)
     except (OSError, msgspec.DecodeError):
         return None
     return Wheelhouse(folder=folder, wheels=wheels) if whole else None
@@ -230,8 +230,3 @@ def _package(text: str) -> str:
 
 def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

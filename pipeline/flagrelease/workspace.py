@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -118,6 +119,12 @@ def telling_space(doing: str) -> Iterator[None]:
                 f"cannot write while {doing}", why=f"{error.strerror}: {error.filename}", hint="choose --workspace DIR"
             ) from error
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of the bytes that are on disk now."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def free_bytes(folder: Path) -> int:

@@ -12,7 +12,6 @@ The password of an encrypted zip comes from the environment (GPQA_PASSWORD) and 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
 from flagrelease.lock import Lock, LockedData
 from flagrelease.matrix import Benchmark
-from flagrelease.workspace import write_atomic
+from flagrelease.workspace import file_sha256, write_atomic
 
 __all__ = ["DataFile", "DataSet", "digest_of", "load", "promised_digest", "read_manifest", "write_manifest"]
 
@@ -165,7 +164,7 @@ def write_manifest(folder: Path, licenses: Mapping[str, str] | None = None) -> P
         said = before[name].license if name in before else ""
         licence = next((text for prefix, text in (licenses or {}).items() if name.startswith(prefix)), said)
         rows = None if path.suffix == ".zip" else len(DataFile(name=name, path=path).rows())
-        files[name] = Promise(sha256=_sha256(path), size=path.stat().st_size, rows=rows, license=licence)
+        files[name] = Promise(sha256=file_sha256(path), size=path.stat().st_size, rows=rows, license=licence)
     content = msgspec.json.format(msgspec.json.encode(Manifest(version=1, files=files), order="sorted"), indent=2)
     write_atomic(folder / MANIFEST, content + b"\n")
     return folder / MANIFEST
@@ -204,7 +203,7 @@ def _promised(name: str, folder: Path, relative: str) -> dict[str, Promise]:
 def _check(path: Path, promise: Promise) -> None:
     if not path.is_file():
         raise ConfigError(f"{path} is missing", why=f"{MANIFEST} promises it", hint="put it back")
-    if path.stat().st_size != promise.size or _sha256(path) != promise.sha256:
+    if path.stat().st_size != promise.size or file_sha256(path) != promise.sha256:
         raise Corrupt(
             f"{path} is not what {MANIFEST} promises",
             why=f"{path.stat().st_size} bytes, {promise.size} promised, or another sha256",
@@ -216,11 +215,6 @@ def _set_digest(promised: Mapping[str, Promise], member: str) -> str:
     if len(promised) == 1 and not member:
         return next(iter(promised.values())).sha256
     return fingerprint({"files": {name: promise.sha256 for name, promise in promised.items()}, "member": member})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _unzipped(path: Path, member: str) -> bytes:

@@ -6,7 +6,6 @@ so that a run which was killed anywhere is resumed by running again.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import tempfile
@@ -28,7 +27,7 @@ from flagrelease.ledger import evidence_of
 from flagrelease.record import Record
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.stages.card import README, RECORD, files
-from flagrelease.workspace import abandoned, sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.workspace import abandoned, file_sha256, sync_folder, telling_space, unfinished, write_atomic
 
 LATEST = "latest"
 SUMS = "SHA256SUMS"
@@ -200,7 +199,7 @@ def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
 
 def _keep_folder(folder: Path, sources: Mapping[str, Path]) -> None:
     """Make `folder` hold exactly `sources` and their sums; nothing of it is visible before all of it is there."""
-    sums = "".join(f"{_sha256(source)}  {name}\n" for name, source in sorted(sources.items()))
+    sums = "".join(f"{file_sha256(source)}  {name}\n" for name, source in sorted(sources.items()))
     if folder.exists():
         _compare(folder, sums)
         return
@@ -223,7 +222,7 @@ def _keep_folder(folder: Path, sources: Mapping[str, Path]) -> None:
 
 def _compare(folder: Path, sums: str) -> None:
     listed = [line.split("  ", 1) for line in sums.splitlines()]
-    changed = [name for digest, name in listed if not (folder / name).is_file() or _sha256(folder / name) != digest]
+    changed = [name for digest, name in listed if not (folder / name).is_file() or file_sha256(folder / name) != digest]
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     changed += sorted(present - {name for _, name in listed} - {SUMS})
     if changed or (folder / SUMS).read_text() != sums:
@@ -240,11 +239,6 @@ def _point_latest(folder: Path) -> None:
     fresh.symlink_to(folder.name)
     fresh.replace(folder.parent / LATEST)
     sync_folder(folder.parent)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 STAGE = Stage(
