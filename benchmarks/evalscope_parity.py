@@ -34,8 +34,8 @@ from parity_data import BENCHMARKS, Asked, Compared, Row, asked, data_set, lay_o
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.samples import read_samples
 
 TAIL = 20

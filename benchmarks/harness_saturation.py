@@ -21,8 +21,8 @@ from pathlib import Path
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness_own import OwnHarness
 
 SECONDS = 0.050
 AT_ONCE = 64

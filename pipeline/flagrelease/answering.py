@@ -26,8 +26,8 @@ from flagrelease.evidence import Evidence
 from flagrelease.gates import ALPHA
 from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
-from flagrelease.ports.asking import Patience, forget_failures
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
+from flagrelease.ports.harness_own import Patience, forget_failures
 from flagrelease.ports.progress import Count
 from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.serving import Served

@@ -27,7 +27,7 @@ from pathlib import Path
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
 
 questions = [
@@ -55,7 +55,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sequence import Asked, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.looks import PlannedLooks
-from flagrelease.ports.asking import OwnHarness
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
 
 questions = [

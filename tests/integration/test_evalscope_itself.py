@@ -14,9 +14,9 @@ from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.samples import Sample, read_samples
 
 PROGRAM = os.environ.get("FLAGRELEASE_EVALSCOPE", "")

@@ -16,8 +16,8 @@ from flagrelease.evaluation.question import Grade, Question, Reply, Task
 from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.asking import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.samples import read_samples
 
 

@@ -1,4 +1,4 @@
-"""Asking an endpoint questions: one small protocol. Our own engine is in asking.py."""
+"""Asking an endpoint questions: one small protocol. Each harness is in harness_NAME.py; harnesses.py chooses one."""
 
 from __future__ import annotations
 

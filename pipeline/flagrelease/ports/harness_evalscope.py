@@ -24,9 +24,9 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import without_thinking
-from flagrelease.ports.asking import Patience, forget_failures
 from flagrelease.ports.command import service
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
+from flagrelease.ports.harness_own import Patience, forget_failures
 from flagrelease.ports.load_evalscope import PROGRAM
 from flagrelease.redact import redact
 from flagrelease.replies import Replies

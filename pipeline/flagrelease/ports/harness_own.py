@@ -1,4 +1,4 @@
-"""Our own engine behind the harness port: asynchronous, resumable, and strict about who failed.
+"""The harness `own`: asynchronous, resumable, and strict about who failed.
 
 The event loop has a thread of its own, so that the calling thread stays free to watch the server, to report and to be
 stopped: an exception raised there ends the loop, and everything answered by then is on disk.
