@@ -25,12 +25,11 @@ HarnessName = Literal["own", "evalscope", "flageval"]
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The accelerator as its vendor names it. `query` prints the driver; `visible` selects devices by index."""
+    """The accelerator as its vendor names it. `query` is the program that prints the driver's version."""
 
     name: str
     code: str
     query: str
-    visible: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +101,12 @@ def duration(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """An accelerator as a release target. `reasons` say why a component is `none`, for the card;
-    `python` is the version that the base image has."""
+    """An accelerator as a release target.
+
+    `reasons` say why a component is `none`, for the card; `python` is the version that the base image has. The first of
+    `hosts` names the machine that stages on the chip hold one at a time. Nothing is sent there: flagrelease is started
+    on that machine.
+    """
 
     vendor: str
     device: Device
