@@ -93,6 +93,8 @@ def project(options: Options) -> Project:
     matrix = matrices.load(options.matrix)
     folder = options.matrix.resolve().parent
     workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
+    if workspace.root.exists() and not workspace.root.is_dir():
+        raise ConfigError(f"{workspace.root} is no folder", hint="choose another --workspace DIR")
     templates = folder / "templates"
     if not templates.is_dir():
         templates = Path(__file__).resolve().parent.parent.parent / "templates"

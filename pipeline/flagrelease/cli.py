@@ -33,6 +33,8 @@ environment:
   FLAGRELEASE_OFFLINE                        set where no hub is reached: the card's download is then not tried
 """
 
+_MATRIX_HELP = "default: matrix.yaml"
+
 VERBS = (
     ("run", "release cells: all, or those that are named"),
     ("plan", "show what `run` would do, and why"),
@@ -49,15 +51,22 @@ VERBS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """A word that nobody takes is an error of this very verb, so that the hint is among its own flags."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
     def error(self, message: str) -> None:  # type: ignore[override]
         hint = f"`{self.prog} --help` lists what there is"
         if message.startswith("argument VERB: invalid choice: "):
             word = message.split("invalid choice: ")[1].split("'")[1]
             names = [name for name, _ in VERBS]
             raise ConfigError(f"unknown verb {word!r}", hint=did_you_mean(word, names))
-        if "unrecognized arguments: " in message:
-            flag = message.split("unrecognized arguments: ")[1].split()[0]
-            raise ConfigError(message, hint=did_you_mean(flag, self._option_string_actions))
+        if message.startswith("unrecognized arguments: -"):
+            flag = message.split()[2].partition("=")[0]
+            hint = did_you_mean(flag, [name for name in self._option_string_actions if name.startswith("--")])
         raise ConfigError(message, hint=hint)
 
 
@@ -89,56 +98,82 @@ def parser() -> argparse.ArgumentParser:
             default="docker",
             help="process: serve without containers, for a chip's host without Docker; nothing is published",
         )
-    made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
-    made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     for name, default in (("run", "prefect"), ("tune", "inline")):
         made[name].add_argument(
-            "--engine", choices=("prefect", "inline"), default=os.environ.get("FLAGRELEASE_ENGINE", default)
+            "--engine",
+            type=_engine,
+            default=os.environ.get("FLAGRELEASE_ENGINE") or default,
+            metavar="{prefect,inline}",
+            help=f"what runs the stages; default: {default}",
         )
-    made["tune"].add_argument("--policy", choices=("express", "coverage"), help="in place of the matrix's")
-    made["tune"].add_argument("--budget", metavar="TIME", help="for tuning, in place of the matrix's: 90s, 10m, 2h")
-    made["tune"].add_argument(
-        "--config", type=Path, metavar="FILE", help="tune for this config.json, with random weights, and fetch none"
-    )
-    made["tune"].add_argument("--again", action="store_true", help="although nothing has changed")
+    made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
+    made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
         "--rounds", type=int, metavar="N", help="after a gate that failed, go on without the guilty operators; 0: never"
     )
+    _tuning(made["tune"])
+    _answers(made["compare"], made["baseline"])
     for name in ("explain", "card"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     made["card"].add_argument("-o", "--output", type=Path, metavar="DIR", help="write README.md and pictures there")
-    made["compare"].add_argument("baseline", metavar="A", type=Path, help="samples.jsonl, its folder, or release.json")
-    made["compare"].add_argument("candidate", metavar="B", type=Path)
-    made["compare"].add_argument(
-        "--margin", action="append", default=[], metavar="[BENCHMARK=]FRACTION", help="largest loss that still passes"
-    )
-    made["baseline"].add_argument("action", choices=("list", "import"))
-    made["baseline"].add_argument(
-        "path", nargs="?", type=Path, metavar="PATH", help="answers with conditions.json, or a release"
-    )
-    made["baseline"].add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is compared with it")
-    made["baseline"].add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
-    made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE")
+    made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     return top
 
 
 def _common(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE")
+    verb.add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     verb.add_argument("--workspace", type=Path, metavar="DIR", help="default: .flagrelease beside the matrix")
-    verb.add_argument("--registry", metavar="HOST/PREFIX", default=os.environ.get("FLAGRELEASE_REGISTRY"))
+    verb.add_argument(
+        "--registry",
+        metavar="HOST/PREFIX",
+        default=os.environ.get("FLAGRELEASE_REGISTRY"),
+        help="in place of the matrix's",
+    )
     verb.add_argument("--data-dir", type=Path, metavar="DIR", help="benchmark data of your own")
 
 
 def _selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("cells", nargs="*", metavar="CHIP/MODEL", help="cells or globs of them; none: all")
-    verb.add_argument("--chip", action="append", default=[], metavar="GLOB")
-    verb.add_argument("--model", action="append", default=[], metavar="GLOB")
+    verb.add_argument("--chip", action="append", default=[], metavar="GLOB", help="cells of these chips; repeatable")
+    verb.add_argument("--model", action="append", default=[], metavar="GLOB", help="cells of these models; repeatable")
     verb.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
 
 
 def _choice(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--only", action="append", default=[], metavar="STAGE", help="run this stage only; repeatable")
     verb.add_argument("--force", action="append", default=[], metavar="STAGE", help="run this stage again; repeatable")
+
+
+def _tuning(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--policy", choices=("express", "coverage"), help="in place of the matrix's")
+    verb.add_argument("--budget", metavar="TIME", help="for tuning, in place of the matrix's: 90s, 10m, 2h")
+    verb.add_argument(
+        "--config", type=Path, metavar="FILE", help="tune for this config.json, with random weights, and fetch none"
+    )
+    verb.add_argument("--again", action="store_true", help="although nothing has changed")
+
+
+def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:
+    compare.add_argument("baseline", metavar="A", type=Path, help="samples.jsonl, its folder, or release.json")
+    compare.add_argument("candidate", metavar="B", type=Path, help="the same, of what is compared with A")
+    compare.add_argument(
+        "--margin", action="append", default=[], metavar="[BENCHMARK=]FRACTION", help="largest loss that still passes"
+    )
+    baseline.add_argument("action", choices=("list", "import"))
+    baseline.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="answers with conditions.json, or a release"
+    )
+    baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is compared with it")
+    baseline.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
+
+
+def _engine(text: str) -> str:
+    """A type, not `choices`: those do not look at a default, which here comes from the environment."""
+    if text not in ("prefect", "inline"):
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {text!r} (choose from prefect, inline; FLAGRELEASE_ENGINE is the default)"
+        )
+    return text
 
 
 def options(arguments: argparse.Namespace) -> Options:

@@ -87,9 +87,7 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
     return CellPlan(cell=job.cell, steps=tuple(steps.values()))
 
 
-def decide(
-    job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice
-) -> Step:
+def decide(job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
     """One step, given those before it."""
 
     def step(action: Action, reason: str, entry: Entry | None = None) -> Step:
@@ -112,7 +110,7 @@ def decide(
         return step("run", "forced")
     running = [name for name in stage.reads if before[name].action == "run"]
     if running:
-        return step("run", f"{' and '.join(running)} will run")
+        return step("run", f"{_listed(running)} will run")
     if entry is None:
         return step("run", _why_no_entry(known.last(job.cell.id, stage.name), key))
     if stale := _stale(stage, entry, before):
@@ -120,6 +118,11 @@ def decide(
     if lost := known.lost(stage, entry):
         return step("run", lost)
     return step("reuse", f"unchanged since {entry.at[:16].replace('T', ' ')}", entry)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
 
 
 def _stale(stage: Stage, entry: Entry, before: Mapping[str, Step]) -> str:

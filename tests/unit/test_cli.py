@@ -38,7 +38,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "--profile", "fully"], 2, "unknown profile 'fully'|did you mean 'full'?"),
         (["plan", "--matrix", "none.yaml"], 2, "none.yaml does not exist|flagrelease init"),
         (["rnu"], 2, "unknown verb 'rnu'|did you mean 'run'?"),
-        (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp"),
+        (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp|did you mean '--chip'?"),
+        (["plan", "--josn=1"], 2, "unrecognized arguments: --josn=1|did you mean '--json'?"),
+        (["plan", "--workspace", "matrix.yaml"], 2, "matrix.yaml is no folder|--workspace DIR"),
+        (["run", "--rounds", "-1", "--dry-run"], 2, "--rounds is below zero"),
         (["run", "--engine", "airflow"], 2, "invalid choice"),
         (["plan", "--registry", "localhost:5000/Upper"], 2, "'localhost:5000/Upper' is no registry and prefix"),
         (["plan", "--registry", "localhost"], 2, "HOST[:PORT]/PREFIX"),
@@ -55,11 +58,22 @@ def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: list[s
     assert not (here / ".flagrelease").exists(), "bad input leaves nothing behind"
 
 
+def test_the_engine_of_the_environment_is_checked_as_well(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAGRELEASE_ENGINE", "inlin")
+    assert cli.main(["run", "cpu/smollm2-135m"]) == 2
+    assert "invalid choice: 'inlin'" in capsys.readouterr().err
+    monkeypatch.setenv("FLAGRELEASE_ENGINE", "")
+    assert cli.parser().parse_args(["run"]).engine == "prefect"
+
+
 def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--json"]) == 0
     cells = {cell["cell"]: cell["stages"] for cell in json.loads(capsys.readouterr().out)["cells"]}
     assert {"cpu/smollm2-135m", "cpu/qwen3-8b", "metax/qwen3-8b"} <= set(cells)
     assert cells["cpu/smollm2-135m"][0] == {"stage": "weights", "action": "run", "reason": "never run"}
+    assert cells["cpu/smollm2-135m"][-1]["reason"] == "image, accuracy and card will run"
     assert cells["cpu/qwen3-8b"][0]["action"] == "skip"
     assert cells["cpu/qwen3-8b"][0]["reason"].startswith("excluded: ")
 

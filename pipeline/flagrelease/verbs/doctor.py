@@ -177,4 +177,5 @@ def _lock(everything: Project) -> Finding:
     if len(unlocked) == len(everything.matrix.models):
         return Finding("matrix.lock", False, "no model is pinned", "run `flagrelease lock`")
     rest = f"; not pinned: {', '.join(unlocked)}" if unlocked else ""
-    return Finding("matrix.lock", True, f"{len(everything.lock.models)} models pinned{rest}")
+    pinned = ", ".join(sorted(everything.lock.models))
+    return Finding("matrix.lock", True, f"pinned: {pinned}{rest}")

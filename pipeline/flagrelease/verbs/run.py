@@ -26,10 +26,10 @@ from flagrelease.verbs import plan as plan_verb
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.dry_run:
-        return plan_verb.main(arguments)
     if arguments.rounds is not None and arguments.rounds < 0:
         raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
+    if arguments.dry_run:
+        return plan_verb.main(arguments)
     everything = project(cli.options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
