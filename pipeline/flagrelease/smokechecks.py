@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from flagrelease.matrix import Model
 from flagrelease.ports.server import Answer, Client
 from flagrelease.serving import Served
+from flagrelease.usage import QUESTION
 
-QUESTION = "How many days are in a week?"
 _TOKENS = 48
 _REPEATS = 5
 _SPARE = 64
