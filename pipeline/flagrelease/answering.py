@@ -89,9 +89,7 @@ def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness
         if job.cell.holds_both:  # both are up by now, unless nothing was missing
             reference = _reference(job, context, servers)
         likeness, evidence = fidelity.result(context, job.cell, reference, servers.get(job.cell.stack))
-    return Gathered(
-        pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence
-    )
+    return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence)
 
 
 def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Reference | str | None:

@@ -139,8 +139,10 @@ def _entries(node: yaml.Node, name: str, where: str) -> list[tuple[str, yaml.Nod
 
 def _decode_union(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
     options = [option for option in typing.get_args(kind) if option is not type(None)]
-    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null" and len(options) < len(
-        typing.get_args(kind)
+    if (
+        isinstance(node, yaml.ScalarNode)
+        and node.tag == "tag:yaml.org,2002:null"
+        and len(options) < len(typing.get_args(kind))
     ):
         return None
     failure: ConfigError | None = None

@@ -70,9 +70,7 @@ def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
 
 def refused(cell: Cell, error: FlagreleaseError) -> CellResult:
     """The result of a cell that could not be started."""
-    failure = Failure(
-        kind=type(error).__name__, code=error.exit_code, what=error.what, why=error.why, hint=error.hint
-    )
+    failure = Failure(kind=type(error).__name__, code=error.exit_code, what=error.what, why=error.why, hint=error.hint)
     state = "busy" if error.exit_code == 75 else "blocked"
     return CellResult(
         cell=cell.id, state=state, stage="", reason=error.why or error.what, code=error.exit_code, seconds=0.0,

@@ -88,9 +88,7 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
     return sheets
 
 
-def _result(
-    job: Job, context: Context, gathered: Gathered, told: Sequence[results.BenchmarkScore]
-) -> results.Accuracy:
+def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[results.BenchmarkScore]) -> results.Accuracy:
     cell, pairs = job.cell, gathered.pairs
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)

@@ -58,16 +58,7 @@ def run(job: Job, context: Context) -> results.Publish:
         )
     image, tag = release.image, release.tag
     _check_name(image.repository)
-
-    context.progress.doing("verifying the image in the registry")
-    with context.meter.waiting():
-        found = context.ports.registry.digest(image.repository, image.digest)
-    if found != image.digest:
-        raise UpstreamRefused(
-            f"the registry has lost {image.reference}",
-            why=f"it answers with {found}" if found else "it does not know this digest",
-            hint=f"build and push it again: `flagrelease run {job.cell.id} --force image`",
-        )
+    _check_image(image, job, context)
     context.progress.doing("writing the release folder")
     sources = {name: context.evidence.path(one) for name, one in (beside | _evidence(job, context)).items()}
     folder = context.workspace.releases / job.cell.chip_name / job.cell.model_name / tag
@@ -179,6 +170,18 @@ def _check_name(repository: str) -> None:
             f"{repository!r} cannot be an image name",
             why="after the host it has lower-case letters, digits and single separators . _ - /",
             hint="mend `registry` in matrix.yaml, or --registry",
+        )
+
+
+def _check_image(image: results.Image, job: Job, context: Context) -> None:
+    context.progress.doing("verifying the image in the registry")
+    with context.meter.waiting():
+        found = context.ports.registry.digest(image.repository, image.digest)
+    if found != image.digest:
+        raise UpstreamRefused(
+            f"the registry has lost {image.reference}",
+            why=f"it answers with {found}" if found else "it does not know this digest",
+            hint=f"build and push it again: `flagrelease run {job.cell.id} --force image`",
         )
 
 
