@@ -6,6 +6,7 @@ options that FlagScale passes on; it is not llama.cpp's own command line.
 """
 
 import argparse
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -36,10 +37,22 @@ def gguf(path: Path) -> Path:
     return found[0]
 
 
+def check_port(host: str, port: int) -> None:
+    """The engine says no more than that it failed."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            sys.exit(f"llama-server: cannot listen at {host}:{port}: {error.strerror}")
+
+
 def main() -> int:
     wanted = options()
+    check_port(wanted.host, wanted.port)
+    model = gguf(wanted.model)
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf(wanted.model))
+    parameters.model.path = str(model)
     parameters.model_alias = {wanted.alias}
     parameters.hostnames = [wanted.host]
     parameters.port = wanted.port

@@ -1,0 +1,47 @@
+"""The program that stands for llama-server in images, as far as it goes without its engine."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flagrelease.errors import PortInUse
+from flagrelease.ports.runner import Ended
+from flagrelease.serving import _died_early
+
+PROGRAM = Path(__file__).parents[2] / "pipeline/flagrelease/inside/llama_server.py"
+
+
+def ended(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """It has to end before it uses the engine, of which nothing but the name is here."""
+    (tmp_path / "xllamacpp.py").touch()
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), "--model", str(tmp_path), "--alias", "m", *words],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_port_that_another_program_took_is_told_as_such(
+    tmp_path: Path, family: socket.AddressFamily, host: str
+) -> None:
+    with socket.create_server((host, 0), family=family) as taken:
+        done = ended(tmp_path, "--host", host, "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    told = _died_early("cpu/m", Ended(code=1, out_of_memory=False, error=""), done.stderr)
+    assert isinstance(told, PortInUse), done.stderr
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = ended(tmp_path, "--port", str(port))
+    assert done.returncode == 1
+    assert f"no GGUF file at {tmp_path}" in done.stderr
