@@ -135,7 +135,10 @@ def _beside(samples: Path) -> Answers:
 
 
 def in_record(record: Path, name: str = SAMPLES) -> Answers:
-    """The answers that a record names `name`, from the evidence folder beside it, found by what they are."""
+    """The answers that a record names `name`, from the evidence folder beside it, found by what they are.
+
+    Raises ComparisonRefused.
+    """
     try:
         named = list(_evidence(json.loads(record.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:

@@ -88,7 +88,7 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
 
 
 def decide(job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
-    """One step, given those before it."""
+    """One step, given those before it. Raises ConfigError where --only leaves out a stage that it reads."""
 
     def step(action: Action, reason: str, entry: Entry | None = None) -> Step:
         return Step(stage=stage.name, action=action, reason=reason, key=key, entry=entry)

@@ -39,7 +39,7 @@ def load(path: Path, cls: type[T]) -> T:
 
 
 def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
-    """Read YAML bytes as a `cls`; `name` is what errors call the file."""
+    """Read YAML bytes as a `cls`; `name` is what errors call the file. Raises ConfigError."""
     if len(raw) > _MAX_BYTES:
         raise ConfigError(f"{name} has {len(raw)} bytes", why=f"more than {_MAX_BYTES} is no matrix")
     try:
@@ -48,7 +48,7 @@ def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8", why=str(error)) from None
     if root is None:
-        raise ConfigError(f"{name} is empty")
+        raise ConfigError(f"{name} is empty", hint="`flagrelease init --matrix FILE` writes a first one")
     return typing.cast(T, _decode(root, cls, name, ""))
 
 

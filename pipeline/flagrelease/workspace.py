@@ -104,7 +104,7 @@ class Workspace:
 
 @contextmanager
 def telling_space(doing: str) -> Iterator[None]:
-    """Turn OSError into an EnvironmentFault that says what was being written."""
+    """Raises NoSpace or EnvironmentFault, saying what was being written, in place of an OSError that means it."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ from flagrelease.evaluation.data import read_manifest, write_manifest
 def main(arguments: list[str]) -> int:
     try:
         if not arguments or not Path(arguments[0]).is_dir():
-            raise ConfigError("the first argument has to be the data folder")
+            raise ConfigError("the first argument has to be the data folder", hint=(__doc__ or "").partition(":")[0])
         licenses = dict(argument.partition("=")[::2] for argument in arguments[1:])
         if not all(licenses.values()):
             raise ConfigError("a licence is given as PATH=LICENCE", hint="gpqa=CC-BY-4.0")

@@ -65,10 +65,10 @@ def never_by_chance(_question: Question) -> float:
 class Task:
     """How a kind of benchmark is read, asked and graded.
 
-    `read` makes all questions of a data set, given the number of shots. `scoring` is `letter` (the
-    log-probability of the first token among the choices; one token, temperature 0) or `text` (a whole answer).
-    `slow` marks graders that may take long (symbolic algebra): they run in a process of their own. `needs` names
-    the modules that they import. `guess` is the chance of a question being answered right by guessing.
+    `read` makes all questions of a data set, given the number of shots; it raises ConfigError for data of another kind.
+    `scoring` is `letter` (the log-probability of the first token among the choices; one token, temperature 0) or `text`
+    (a whole answer). `slow` marks graders that may take long (symbolic algebra): they run in a process of their own.
+    `needs` names the modules that they import. `guess` is the chance of a question being answered right by guessing.
     """
 
     name: str

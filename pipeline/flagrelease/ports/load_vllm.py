@@ -92,7 +92,10 @@ def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int, 
 
 
 def parse(text: str) -> Load:
-    """The file of `--save-result --save-detailed`. Older versions have no latencies and no start times."""
+    """The file of `--save-result --save-detailed`. Older versions have no latencies and no start times.
+
+    Raises SmokeFailed.
+    """
     try:
         made: dict[str, Any] = json.loads(text)
         ttfts, itls = made["ttfts"], made["itls"]

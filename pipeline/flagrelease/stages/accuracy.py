@@ -65,7 +65,8 @@ def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Se
 
 
 def draw_up_all(job: Job, context: Context) -> list[Sheet]:
-    """What is asked of every benchmark in the profile, its data fetched and checked."""
+    """What is asked of every benchmark in the profile, its data fetched and checked. Raises ConfigError where a profile
+    has none, or a benchmark no data."""
 
     def fetch(locked: LockedData) -> Path:
         into = context.workspace.data / locked.file.sha256
