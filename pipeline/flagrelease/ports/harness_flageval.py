@@ -8,7 +8,6 @@ the scores; POST /stop_evaluation and /resume_evaluation. It tells no answers, s
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, HubUnavailable, SmokeFailed, UpstreamRefused
+from flagrelease.ports.http import retry_after
 from flagrelease.redact import redact
 from flagrelease.workspace import write_atomic
 
@@ -30,6 +30,7 @@ SERVICE = "FLAGRELEASE_FLAGEVAL"
 ENDPOINT = "FLAGRELEASE_FLAGEVAL_ENDPOINT"
 TOKEN = "FLAGRELEASE_FLAGEVAL_TOKEN"  # noqa: S105  the name of a variable
 
+_LONGEST_PAUSE = 120.0
 _ENDED = {"F": "it failed", "C": "it was cancelled", "OOR": "it ran out of retries"}
 _SUFFIX = re.compile(r"[-_]\d+(few)?shot.*$", re.IGNORECASE)
 
@@ -265,7 +266,8 @@ class FlagEval:
                     raise UpstreamRefused(f"FlagEval refused {path}", why=trouble, hint=f"{TOKEN} is its key")
                 if response.status_code != 429 and (response.status_code < 500 or once):
                     raise UpstreamRefused(f"FlagEval refused {path}", why=trouble)
-                pause = max(pause, _retry_after(response))
+                told = retry_after(response.headers.get("Retry-After", ""))
+                pause = max(pause, min(told or 0.0, _LONGEST_PAUSE))
             if time.monotonic() - first + pause > self._pace.patience:
                 raise HubUnavailable(f"FlagEval does not answer {path}", why=trouble, hint="run again: it goes on")
             time.sleep(pause)
@@ -318,11 +320,3 @@ def _text(answer: Mapping[str, Any], name: str) -> str:
 
 def _garbage(path: str, why: str) -> UpstreamRefused:
     return UpstreamRefused(f"FlagEval sent no usable answer to {path}", why=why[:200], hint="tell its operators")
-
-
-def _retry_after(response: requests.Response) -> float:
-    try:
-        seconds = float(response.headers.get("Retry-After", "0"))
-    except ValueError:
-        return 0.0
-    return min(seconds, 120.0) if math.isfinite(seconds) and seconds > 0 else 0.0

@@ -23,6 +23,7 @@ from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse, request
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
+from flagrelease.ports.http import retry_after
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
 from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
@@ -301,7 +302,7 @@ class _Asking:
         text = " ".join(response.body[:200].decode(errors="replace").split())
         said = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
         if response.status == 429 or response.status >= 500:
-            raise _AgainError(said, _retry_after(response))
+            raise _AgainError(said, retry_after(response.headers.get("retry-after", "")))
         raise _RefusedError(said)
 
 
@@ -319,15 +320,6 @@ class _Running:
         while self._thread.is_alive():
             self._asking.stop()
             self._thread.join(0.1)
-
-
-def _retry_after(response: Response) -> float | None:
-    """Retry-After in seconds. The form with a date is as good as none: clocks differ."""
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < math.inf else None
 
 
 def _root(error: BaseException) -> BaseException:

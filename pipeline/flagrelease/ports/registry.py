@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.credentials import Credentials, credentials
+from flagrelease.ports.http import is_loopback, retry_after
 from flagrelease.redact import redact
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class OciRegistry:
         return place
 
     def _client(self, host: str) -> httpx.Client:
-        loopback = _is_loopback(host)
+        loopback = is_loopback(host)
         if loopback not in self._clients:
             import httpx
 
@@ -198,7 +199,7 @@ class OciRegistry:
             answer, trouble = self._try(method, host, url, sent, content)
             if answer is not None and answer.status_code not in _RETRIED:
                 return _accepted(answer, repository, missing=missing)
-            wait = _retry_after(answer) if answer is not None else None
+            wait = retry_after(answer.headers.get("Retry-After", "")) if answer is not None else None
             wait = wait if wait is not None else pause * random.uniform(0.75, 1.25)
             if self._clock.monotonic() + wait > deadline:
                 raise _unavailable(repository, answer, trouble)
@@ -290,19 +291,8 @@ def _reported(answer: httpx.Response) -> str:
         return ""
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds that the registry asks us to wait; dates are not understood and give nothing."""
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
-
-
 def _origin(host: str) -> str:
-    return f"{'http' if _is_loopback(host) else 'https'}://{host}"
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] or host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    return f"{'http' if is_loopback(host) else 'https'}://{host}"
 
 
 def _scope(url: str) -> str:

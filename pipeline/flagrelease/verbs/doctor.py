@@ -16,6 +16,7 @@ from flagrelease.assemble import Project, impatient_registry, project, real_port
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.ports import harnesses, load_evalscope
 from flagrelease.ports.harness_evalscope import VERSION
+from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.stage import Ports
 from flagrelease.tables import aligned
@@ -143,7 +144,7 @@ def _taken(port: int) -> bool:
 
 
 def _credentials(everything: Project) -> Finding:
-    local = everything.registry.split(":")[0].split("/")[0] in ("localhost", "127.0.0.1")
+    local = is_loopback(everything.registry.partition("/")[0])
     names = ["FLAGRELEASE_REGISTRY_USER", "FLAGRELEASE_REGISTRY_PASSWORD"]
     given = all(os.environ.get(name) for name in names)
     docker_config = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "config.json"

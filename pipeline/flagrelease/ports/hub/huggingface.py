@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from flagrelease.errors import Corrupt, HubRefused, HubUnavailable
 from flagrelease.lock import LockedFile
+from flagrelease.ports.http import retry_after
 from flagrelease.ports.hub.disk import BLOCK
 from flagrelease.ports.hub.listing import Listing, Source, check_names, is_commit
 from flagrelease.ports.hub.watch import Watch
@@ -162,4 +163,4 @@ class _Later(HubUnavailable):
 
     def __init__(self, what: str, *, why: str, after: str) -> None:
         super().__init__(what, why=why, hint="run again later: what has arrived is kept")
-        self.after = float(after) if after.replace(".", "", 1).isdigit() else None
+        self.after = retry_after(after)
