@@ -10,10 +10,12 @@ from flagrelease.evaluation.data import promised_digest
 from flagrelease.plan import CellPlan
 from flagrelease.ports import harnesses
 from flagrelease.stage import Ports
+from flagrelease.stages import STAGES
 from flagrelease.workspace import free_bytes
 
-_NEEDS_RUNNER = frozenset({"kernels", "image", "smoke", "accuracy", "speed"})
-_NEEDS_REGISTRY = frozenset({"image", "smoke", "accuracy", "speed", "publish"})
+_ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)
+_NEEDS_RUNNER = _ON_CHIP | {"image"}
+_NEEDS_REGISTRY = _ON_CHIP - {"kernels"} | {"image", "publish"}  # kernels are made in the base, others serve the image
 _LEAST_FREE_BYTES = 2_000_000_000
 
 
