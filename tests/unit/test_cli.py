@@ -78,6 +78,12 @@ def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cells["cpu/qwen3-8b"][0]["reason"].startswith("excluded: ")
 
 
+def test_a_plan_says_how_to_unblock_a_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "matrix.lock").unlink()
+    assert cli.main(["plan", "cpu/smollm2-135m"]) == 0
+    assert "is not locked: matrix.lock has no entry; run `flagrelease lock`" in capsys.readouterr().out
+
+
 def test_plan_and_dry_run_are_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "cpu/smollm2-135m"]) == 0
     planned = capsys.readouterr().out

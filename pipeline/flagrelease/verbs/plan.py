@@ -39,7 +39,7 @@ def table(plans: Sequence[CellPlan]) -> str:
             rows.append([plan.cell.id, "", "skip", f"excluded: {plan.cell.excluded}"])
             continue
         if plan.blocked:
-            rows.append([plan.cell.id, "", "blocked", plan.blocked])
+            rows.append([plan.cell.id, "", "blocked", "; ".join(filter(None, (plan.blocked, plan.hint)))])
             continue
         for number, step in enumerate(plan.steps):
             rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
