@@ -8,12 +8,18 @@ from typing import Any
 
 from flagrelease import charts, operators_text, usage
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
+from flagrelease.matrix import Benchmark, HarnessName
 from flagrelease.record import COMPONENTS, Record
 from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
 
 TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"
 """The first column of the table of speeds."""
+HARNESSES: Mapping[HarnessName, str] = {
+    "own": "flagrelease's own harness",
+    "evalscope": "evalscope",
+    "flageval": "the FlagEval platform",
+}
 LICENCES: Mapping[str, tuple[str, str]] = {
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": ("MIT License", "https://opensource.org/license/mit"),
@@ -42,6 +48,7 @@ def view(record: Record) -> dict[str, Any]:
         "chart_text": "Scores and differences of the table below, with their 90 % intervals",
         "scores": scores_table(record),
         "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
+        "measured_by": _measured_by(record),
         "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
@@ -82,8 +89,18 @@ def _origin(record: Record, name: str) -> str:
     benchmark = record.benchmarks.get(name)
     if benchmark is None:
         return ""
-    harness = benchmark.harness or record.profile.harness
+    harness = _harness(record, benchmark)
     return f", licence {benchmark.license}" + ("" if harness == "own" else f"; asked and graded by {harness}")
+
+
+def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
+    return benchmark.harness or record.profile.harness
+
+
+def _measured_by(record: Record) -> str:
+    """What asked the questions of all benchmarks, in words."""
+    used = dict.fromkeys(_harness(record, benchmark) for benchmark in record.benchmarks.values())
+    return " and ".join(HARNESSES[name] for name in used) or HARNESSES["own"]
 
 
 def score_cells(row: BenchmarkScore) -> tuple[str, ...]:

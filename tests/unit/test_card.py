@@ -335,6 +335,8 @@ def test_the_data_s_licence_and_what_asked_are_told() -> None:
     made = given.record()
     made = replace(made, benchmarks=dict(given.job().matrix.benchmarks))
     assert f"licence {made.benchmarks['mmlu-sample'].license}." in rendered(made)
+    assert "measured by flagrelease's own harness on" in rendered(made)
     theirs = replace(made, profile=replace(made.profile, harness="evalscope"))
     assert "; asked and graded by evalscope." in rendered(theirs)
+    assert "measured by evalscope on" in rendered(theirs)
     assert lint(rendered(theirs), theirs, PNG) == []
