@@ -95,7 +95,7 @@ def call(
             line=seen.line,
         )
     except CommandFailed as error:
-        raise seen.error(job, name, error) from None
+        raise seen.error(name, error) from None
 
 
 def _environment(job: Job, place: Place, packages: Path | None) -> dict[str, str]:
@@ -141,11 +141,20 @@ def _packages(job: Job, context: Context, place: Place, image: str) -> Path | No
     return folder
 
 
+_IN_THE_MATRIX = {
+    "--device": "kernels.device",
+    "--policy": "kernels.policy",
+    "--budget": "kernels.budget",
+}
+"""What a user of a release has where flagkernels' own hints name its options."""
+
+
 @dataclass
 class _Seen:
     """What flagkernels said while it worked."""
 
     progress: Progress
+    at: str = ""
     failures: list[dict[str, Any]] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
 
@@ -164,23 +173,35 @@ class _Seen:
         if step == "qualify" and "text" in told and re.match(r"\w+ (?!correct|of )", text):
             self.progress.note(f"{step}: {text}")
         unit = _UNITS.get(step) or _TUNE_UNITS.get(step, "")
+        self.at = f"{step}: {text}, {done} of {total} {unit}".rstrip()
         self.progress.doing(f"{step}: {text}", Count(done, total, unit))
 
-    def error(self, job: Job, name: str, ended: CommandFailed) -> FlagreleaseError:
+    def error(self, name: str, ended: CommandFailed) -> FlagreleaseError:
         """The error that flagkernels told, as one of ours; its first one is the cause."""
-        where, log = f"{name} of {job.cell.id}", "\n".join(self.plain[-task.KEPT_LINES :])
+        log = "\n".join(self.plain[-task.KEPT_LINES :])
         if not self.failures:
+            said = self.plain[-1] if self.plain and _decoded(ended.why) else ended.why
+            why = "" if _decoded(said) else said
+            where = f"the last that it told was `{self.at}`" if self.at else ""
             hint = "run again: it goes on from there; kernels.limit in matrix.yaml is the time that it has"
-            return CommandFailed(f"{where}: {ended.what}", why=ended.why, hint=hint, detail=log or ended.detail)
+            return CommandFailed(
+                f"{name}: {ended.what}", why="; ".join(filter(None, (why, where))), hint=hint, detail=log
+            )
         told = self.failures[0]
-        what, why, hint = f"{where}, {told['failed']}: {told['what']}", str(told["why"]), str(told["hint"])
+        what, why, hint = f"{told['failed']}: {told['what']}", str(told["why"]), _for_a_release(str(told["hint"]))
         match told["code"]:
             case 2:
                 return ConfigError(what, why=why, hint=hint, detail=log)
             case 3 | 4:
-                hint = f"{hint}; or serve it with defaults.stack: native"
-                return GateFailed(what, why=why, hint=hint, detail=log)
+                native = "serve it with defaults.stack: native"
+                return GateFailed(what, why=why, hint=f"{hint}; or {native}" if hint else native, detail=log)
         return EnvironmentFault(what, why=why, hint=hint, detail=log)
+
+
+def _for_a_release(hint: str) -> str:
+    """A hint of flagkernels in the words of matrix.yaml."""
+    mended = re.sub(r"--[a-z-]+", lambda found: _IN_THE_MATRIX.get(found[0], found[0]), hint)
+    return hint if mended == hint else f"{mended} (in matrix.yaml)"
 
 
 def _decoded(text: str) -> dict[str, Any] | None:

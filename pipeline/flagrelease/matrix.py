@@ -89,6 +89,8 @@ class Kernels:
             duration(getattr(self, name))
         if (self.max_len is not None and self.max_len < 2) or self.classes < 1:
             raise ValueError("max_len is at least 2 and classes at least 1")
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"floor is {self.floor:g}, and is a share of native speed: above 0, at most 1")
 
 
 def duration(text: str) -> float:
@@ -120,6 +122,10 @@ class Chip:
     kernels: Kernels | None = None
 
 
+_COUNTS = ("max_num_seqs", "max_num_batched_tokens")
+"""Arguments of an engine that say how much one step computes: for those sizes the operators are tuned."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Serve:
     """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine.
@@ -137,6 +143,13 @@ class Serve:
     concurrency: int = 8
     ready_seconds: float = 1800.0
     args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = {f"args.{name}": self.args[name] for name in _COUNTS if name in self.args}
+        counts |= {"max_model_len": self.max_model_len, "concurrency": self.concurrency}
+        for name, value in counts.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, and has to be a number of 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

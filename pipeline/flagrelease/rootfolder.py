@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import msgspec
 
 from flagrelease import buildcontext, shipped, wheels
 from flagrelease.errors import EnvironmentFault
+from flagrelease.hashed import Hashed
 from flagrelease.layout import Layout, under
 from flagrelease.ports.command import Command
 from flagrelease.ports.processes import IMAGE, Folder, Machine
@@ -47,9 +47,9 @@ def digest(plan: buildcontext.Plan) -> str:
     """sha256 over the build context that Docker would be given, with this program in place of the Dockerfile."""
     files = {name: file for name, file in plan.files.items() if name != "Dockerfile"}
     files[Path(__file__).name] = (Path(__file__).read_bytes(), 0o644)
-    target = _Hashed()
+    target = Hashed()
     buildcontext.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
-    return f"sha256:{target.hash.hexdigest()}"
+    return f"sha256:{target.sha256}"
 
 
 def check_python(machine: Machine, wanted: str) -> None:
@@ -151,22 +151,6 @@ def _engine_programs(layout: Layout, machine: Machine) -> None:
             continue
         text = f'#!/bin/sh\nexec "{layout.programs}/python3" "{os.path.realpath(found)}" "$@"\n'
         write_atomic(Path(layout.programs, name), text.encode(), mode=0o755)
-
-
-class _Hashed:
-    """A file that keeps only the sha256 of what is written."""
-
-    def __init__(self) -> None:
-        self.hash = hashlib.sha256()
-        self._position = 0
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        self._position += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._position
 
 
 def sweep(images: Path) -> None:

@@ -36,8 +36,12 @@ class Standing:
 
     def take(self, key: Key) -> Served | None:
         """The server with this key, if it still runs. It is the caller's to stop or to leave again."""
-        found = self._servers.pop(key, None)
-        if found is not None and found.running.ended() is not None:
+        found = self._servers.get(key)
+        if found is None:
+            return None
+        over = found.running.ended() is not None  # where that cannot be asked it stays ours to stop
+        del self._servers[key]
+        if over:
             found.running.stop()
             return None
         return found
@@ -46,10 +50,8 @@ class Standing:
         self._servers[key] = server
 
     def close(self) -> None:
-        """Stop all of them, and let the host go."""
-        try:
+        """Stop all of them, also where one cannot be stopped, and let the host go."""
+        self._holding = False
+        with self._held as leaving:
             while self._servers:
-                self._servers.popitem()[1].running.stop()
-        finally:
-            self._holding = False
-            self._held.close()
+                leaving.callback(self._servers.popitem()[1].running.stop)

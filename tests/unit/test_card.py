@@ -166,6 +166,10 @@ def test_operators_have_a_section_with_every_reason() -> None:
 
 def test_without_operators_the_card_says_why() -> None:
     assert "Operators were not qualified one by one: there is no Triton backend." in rendered(given.record())
+    made = given.record()
+    gems = replace(made.chip, components=replace(made.chip.components, flaggems="5.0.2"))
+    native = rendered(replace(made, chip=gems, stack="native"))
+    assert "one by one: the native stack has the vendor's own kernels." in native
 
 
 # Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.

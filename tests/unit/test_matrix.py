@@ -74,6 +74,10 @@ def test_a_good_one() -> None:
         ("profile: quick}", "profile: quick, kernels: {policy: expres}}", "did you mean 'express'?"),
         ("profile: quick}", "profile: quick, rounds: -1}", "rounds is below zero"),
         ("profile: quick}", "profile: quick, kernels: {max_len: 1}}", "max_len is at least 2"),
+        ("profile: quick}", "profile: quick, kernels: {floor: 98}}", "floor is 98|above 0, at most 1"),
+        ("engine: llama_cpp", "engine: vllm, args: {max_num_seqs: many}", "args.max_num_seqs is 'many'|1 or more"),
+        ("engine: llama_cpp", "engine: vllm, args: {max_num_batched_tokens: 0}", "args.max_num_batched_tokens is 0"),
+        ("engine: llama_cpp", "engine: llama_cpp, concurrency: 0", "concurrency is 0"),
     ],
 )
 def test_mistakes(old: str, new: str, expected: str) -> None:

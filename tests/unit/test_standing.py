@@ -6,6 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
+from flagrelease.errors import DockerUnavailable
 from flagrelease.standing import Standing
 
 
@@ -65,3 +68,36 @@ def test_the_host_is_taken_once_and_let_go_at_the_end() -> None:
     assert seen == ["taken", "free"]
     standing.hold(take)
     assert seen == ["taken", "free", "taken"]
+
+
+def test_one_that_cannot_be_stopped_keeps_neither_the_others_nor_the_host() -> None:
+    class Stuck(Program):
+        def stop(self) -> None:
+            super().stop()
+            raise DockerUnavailable("no answer")
+
+    standing: Any = Standing()
+    seen: list[str] = []
+    standing.hold(lambda held: held.callback(seen.append, "free"))
+    servers = [Server(), Server(Stuck()), Server()]
+    for number, server in enumerate(servers):
+        standing.leave((str(number), "w", "s"), server)
+    with pytest.raises(DockerUnavailable):
+        standing.close()
+    assert [one.running.stops for one in servers] == [1, 1, 1]
+    assert seen == ["free"]
+    assert not standing
+
+
+def test_one_that_cannot_be_asked_is_still_stopped_at_the_end() -> None:
+    class Silent(Program):
+        def ended(self) -> object | None:
+            raise DockerUnavailable("no answer")
+
+    standing: Any = Standing()
+    server = Server(Silent())
+    standing.leave(("i", "w", "s"), server)
+    with pytest.raises(DockerUnavailable):
+        standing.take(("i", "w", "s"))
+    standing.close()
+    assert server.running.stops == 1

@@ -19,6 +19,7 @@ import msgspec
 from flagrelease import base, chipside, results, wheels
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
+from flagrelease.hashed import Hashed
 from flagrelease.matrix import Serve, duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Context, Job, Look, Stage
@@ -28,6 +29,7 @@ _DIGEST_LETTERS = 12
 _MOST_TOKENS = 8192
 """What an engine computes in one step where its arguments say nothing (vLLM's own default on such chips)."""
 _EVIDENCE = ("operators.yaml", "report.json", "compat.json")
+_PACKED = "bundle.tar"
 
 
 def skip(job: Job) -> str:
@@ -78,10 +80,10 @@ def _limits(job: Job) -> dict[str, int]:
     """What one step of the engine can be given, by its own arguments."""
     serve: Serve = job.cell.model.serve
     longest = min(serve.max_model_len, job.cell.kernels.max_len or serve.max_model_len)
-    tokens = int(serve.args.get("max_num_batched_tokens", _MOST_TOKENS))
+    tokens = serve.args.get("max_num_batched_tokens", _MOST_TOKENS)
     return {
         "max_len": longest,
-        "max_batch": int(serve.args.get("max_num_seqs", serve.concurrency)),
+        "max_batch": serve.args.get("max_num_seqs", serve.concurrency),
         "max_tokens": min(tokens, longest) if job.cell.kernels.max_len else tokens,
     }
 
@@ -147,20 +149,33 @@ def _keep(bundle: Path, folder: Path) -> None:
 
 
 def _packed(context: Context, folder: Path) -> Evidence:
-    """The bundle as a tar: equal bundles are equal bytes."""
     with telling_space("packing the bundle"), tempfile.NamedTemporaryFile(dir=folder.parent, suffix=".tar") as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
-                entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, int(wheels.EPOCH)
-                with path.open("rb") as stream:
-                    tar.addfile(entry, stream)
+        _pack(folder, packed)
         packed.flush()
-        return context.evidence.put_file("bundle.tar", Path(packed.name))
+        return context.evidence.put_file(_PACKED, Path(packed.name))
+
+
+def _pack(folder: Path, target: Any) -> None:
+    """The bundle as a tar: equal bundles are equal bytes."""
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, int(wheels.EPOCH)
+            with path.open("rb") as stream:
+                tar.addfile(entry, stream)
 
 
 def intact(result: results.Kernels, look: Look) -> str:
-    return "" if (look.workspace.root / result.folder / "compat.json").is_file() else "the bundle is gone"
+    """The bundle goes into images from its folder; an image with a changed one refuses to serve."""
+    folder, found = look.workspace.root / result.folder, Hashed()
+    if not (folder / "compat.json").is_file():
+        return "the bundle is gone"
+    try:
+        _pack(folder, found)
+    except OSError as error:
+        return f"the bundle cannot be read: {error}"
+    made = next(one.sha256 for one in result.evidence if one.name == _PACKED)
+    return "" if found.sha256 == made else "the bundle was changed after it was made"
 
 
 STAGE = Stage(

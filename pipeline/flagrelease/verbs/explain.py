@@ -12,6 +12,7 @@ from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.display import amount, spell
 from flagrelease.ledger import Entry, evidence_of
+from flagrelease.results import Attribution
 from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.verbs.status import status
@@ -21,16 +22,32 @@ def main(arguments: argparse.Namespace) -> int:
     everything = project(cli.options(arguments))
     cell = select(everything.cells, [arguments.cell], [], [])[0]
     latest = everything.latest(cell, (*STAGES, REMEDY.stage))
+    rounds = everything.job(cell).attributed
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
-        print(json.dumps({"cell": cell.id, "stages": entries}, indent=2, ensure_ascii=False))
+        told = {"cell": cell.id, "stages": entries, "attributed": msgspec.to_builtins(rounds)}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
     now = status(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
         print()
         print("\n".join(_stage(everything, cell, stage, latest.get(stage.name))))
+    for found in rounds:
+        print()
+        print("\n".join(_round(everything, found)))
     return 0
+
+
+def _round(everything: Project, found: Attribution) -> list[str]:
+    return [
+        f"round {found.round}: {found.gate} failed, and without what is named here the cell went on",
+        *(
+            f"  ✗ {one.operator}{f' beside {one.partner}' if one.partner else ''}: {one.finding}"
+            for one in found.culprits
+        ),
+        *(f"  evidence  {kept.name}  {everything.evidence.path(kept)}" for kept in found.evidence),
+    ]
 
 
 def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -> list[str]:
@@ -53,6 +70,8 @@ def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -
             lines.append(f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}")
         for score in getattr(result, "benchmarks", ()):
             lines.append(f"  {score.verdict} {score.metric}: {score.reason}")
+        for out in getattr(result, "excluded", ()):
+            lines.append(f"  – {out.operator} is left out, {out.verdict}: {out.reason}")
         for kept in evidence_of(result):
             lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
     return lines
