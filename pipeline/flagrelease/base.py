@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flagrelease.errors import EnvironmentFault
 from flagrelease.lock import LockedChip
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes import Machine, ProcessRunner
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import LocalImage
 
@@ -50,6 +50,16 @@ def processes(context: Context) -> ProcessRunner:
     if not isinstance(runner, ProcessRunner):
         raise TypeError(f"the job's runner is process, the ports' {runner.kind}")
     return runner
+
+
+def check_python(machine: Machine, wanted: str) -> None:
+    """Raises EnvironmentFault where the machine has another Python than the chip's packages are made for."""
+    if not machine.fits(wanted):
+        raise EnvironmentFault(
+            f"this machine's python3 is {machine.version}",
+            why=f"matrix.yaml says `python: {wanted}` for the chip, and its packages are made for that",
+            hint=f"put a Python {wanted} first on PATH",
+        )
 
 
 def counted(context: Context, doing: str) -> Moved:

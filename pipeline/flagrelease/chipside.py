@@ -73,6 +73,8 @@ def call(
 
     Raises its error as one of ours: ConfigError, GateFailed, EnvironmentFault; CommandFailed where it told none."""
     context.ports.runner.reap(job.cell.id, context.workspace.root)
+    if job.runner == "process":
+        base.check_python(base.processes(context).machine, job.cell.chip.python)
     image, _ = base.base_image(job, context)
     packages = _packages(job, context, place, image)
     seen = _Seen(context.progress)

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from flagrelease import buildcontext, shipped, wheels
-from flagrelease.errors import EnvironmentFault
 from flagrelease.hashed import Hashed
 from flagrelease.layout import Layout, under
 from flagrelease.ports.command import Command
@@ -50,16 +49,6 @@ def digest(plan: buildcontext.Plan) -> str:
     target = Hashed()
     buildcontext.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
     return f"sha256:{target.sha256}"
-
-
-def check_python(machine: Machine, wanted: str) -> None:
-    """Raises EnvironmentFault where the machine has another Python than the chip's packages are made for."""
-    if not machine.fits(wanted):
-        raise EnvironmentFault(
-            f"this machine's python3 is {machine.version}",
-            why=f"matrix.yaml says `python: {wanted}` for the chip, and its packages are made for that",
-            hint=f"put a Python {wanted} first on PATH",
-        )
 
 
 def make(root: Path, name: str, plan: buildcontext.Plan, machine: Machine, engine: str, command: Command) -> Folder:

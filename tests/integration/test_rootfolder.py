@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import served_cell as given
-from flagrelease import buildcontext, layout, rootfolder
+from flagrelease import base, buildcontext, chipside, layout, rootfolder
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.ports import command
@@ -146,7 +146,17 @@ def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) 
 
 
 def test_another_python_is_refused_with_what_to_do(machine: Machine) -> None:
-    rootfolder.check_python(machine, ".".join(map(str, sys.version_info[:2])))
+    base.check_python(machine, ".".join(map(str, sys.version_info[:2])))
     with pytest.raises(EnvironmentFault, match=r"this machine's python3 is 3\.\d+") as caught:
-        rootfolder.check_python(machine, "3.99")
+        base.check_python(machine, "3.99")
     assert "3.99 first on PATH" in caught.value.hint
+
+
+def test_no_operator_is_looked_at_by_another_python(tmp_path: Path) -> None:
+    runner = ProcessRunner(Workspace(tmp_path))
+    job = given.job(given.cell("nvidia-h100/smollm2-135m"))
+    chip = replace(job.cell.chip, python="3.99")
+    other = replace(job, cell=replace(job.cell, chip=chip), runner="process")
+    place = chipside.Place(tmp_path)
+    with pytest.raises(EnvironmentFault, match="this machine's python3"):
+        chipside.call(other, given.context(tmp_path, runner=runner), place, name="kernels", words=[], seconds=1)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
-from flagrelease.base import base_image, counted, locked_base, processes
+from flagrelease.base import base_image, check_python, counted, locked_base, processes
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.evidence import Evidence
 from flagrelease.ports.docker import Pushed
@@ -96,7 +96,7 @@ def _built(job: Job, context: Context) -> results.Image:
 def _laid_out(job: Job, context: Context) -> results.Image:
     base, found = base_image(job, context)
     machine = processes(context).machine
-    rootfolder.check_python(machine, job.cell.chip.python)
+    check_python(machine, job.cell.chip.python)
     house = _packages(job, context)
     context.progress.doing("laying out the image")
     digest = rootfolder.digest(buildcontext.draw(job, house, base, found.id, operators=_operators(context)))
