@@ -54,7 +54,15 @@ def no_tuning(at: Inside, on: Bench) -> str:
 def _effective(at: Inside) -> Mapping[str, Any]:
     place = shipped.effective(layout.of(at.image, at.context.workspace))
     argv = ("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place)
-    found: Mapping[str, Any] = json.loads(at.execute(*argv))
+    return told(at.execute(*argv))
+
+
+def told(printed: str) -> Mapping[str, Any]:
+    """The JSON object in what a program printed: a vendor's libraries may have said something around it."""
+    try:
+        found: Mapping[str, Any] = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
+    except ValueError:
+        raise Wrong(f"what is in effect cannot be read: {printed.strip()[-200:]}") from None
     return found
 
 
