@@ -84,4 +84,3 @@ def test_what_users_ask_afterwards(user: UserProject) -> None:
     code, out, err = user.call("compare", str(folder), str(folder), "--margin", "0.3", "--json")
     assert code == 0, err
     assert json.loads(out)["verdict"] == "PASS"
-

@@ -224,7 +224,6 @@ class Text:
             raise RuntimeError("illegal memory access")
         return [x + self.generator.gauss(0, 0.01) - harm for x in self.exact]
 
-
     def alive(self) -> bool:
         return True
 
