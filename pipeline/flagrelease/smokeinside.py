@@ -16,6 +16,7 @@ from flagrelease.serving import Served
 from flagrelease.smokechecks import Skipped, Wrong
 from flagrelease.stage import Context
 from flagrelease.wheels import sha256_of
+from flagrelease.workspace import unfinished
 
 _EXEC_SECONDS = 300.0
 _COMMAND_SECONDS = 600.0
@@ -133,7 +134,8 @@ def download_command(at: Inside) -> str:
     if reason := _unrepeatable(at):
         raise Skipped(reason)
     shown = commands(at)
-    with tempfile.TemporaryDirectory(dir=at.context.workspace.scratch(at.cell.slug, "smoke")) as folder:
+    scratch = at.context.workspace.scratch(at.cell.slug, "smoke")
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=unfinished()) as folder:
         for name in ("download", "verify"):
             _shell(at, shown[name].replace(usage.source_dir(at.cell.model), f"{folder}/model"))
         got = [path for path in Path(folder, "model").rglob("*") if path.is_file()]

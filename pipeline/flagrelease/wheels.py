@@ -17,7 +17,7 @@ from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentF
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
 from flagrelease.serving_engines import ENGINES
-from flagrelease.workspace import file_sha256, telling_space, write_atomic
+from flagrelease.workspace import file_sha256, telling_space, unfinished, write_atomic
 
 MANYLINUX = "manylinux_2_28_x86_64"
 """The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""
@@ -119,7 +119,7 @@ def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
     with telling_space("fetching Python packages"):
         root.mkdir(parents=True, exist_ok=True)
         # Work goes into a folder of its own and is renamed when it is whole.
-        with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as scratch:
+        with tempfile.TemporaryDirectory(dir=root, prefix=unfinished()) as scratch:
             work = Path(scratch, "wheels")
             work.mkdir()
             _fetch(locked, work, command)

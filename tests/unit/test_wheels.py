@@ -1,8 +1,11 @@
 """Which packages an image gets, and the house they are kept in."""
 
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +15,8 @@ from flagrelease import wheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Completed
+from flagrelease.sweep import leftovers
+from flagrelease.workspace import Workspace
 
 LOCKED = LockedWheels(inputs=("python==3.11", "one"), requirements=("one==1.0 --hash=sha256:" + "1" * 64,))
 
@@ -60,6 +65,30 @@ def test_a_house_is_gathered_once(tmp_path: Path) -> None:
     assert pip.calls == 1
     assert [(one.name, one.version) for one in first.wheels] == [("one", "1.0")]
     assert [path.name for path in tmp_path.iterdir()] == [first.folder.name], "nothing unfinished is left"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from flagrelease import wheels
+from flagrelease.lock import LockedWheels
+
+def command(argv, **_):
+    os.kill(os.getpid(), 9)
+
+wheels.gather(LockedWheels(inputs=("python==3.11",), requirements=()), Path(sys.argv[1]), command)
+"""
+
+
+def test_what_a_killed_run_had_fetched_is_swept(tmp_path: Path) -> None:
+    root = tmp_path / "wheels"
+    source = Path(wheels.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(root)], check=False, timeout=60, cwd=source)
+    assert done.returncode == -9
+    assert len(list(root.iterdir())) == 1
+    nothing: Any = None
+    leftovers([], Workspace(tmp_path), nothing)
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "index"])
