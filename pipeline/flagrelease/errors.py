@@ -173,12 +173,12 @@ class Interrupted(FlagreleaseError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known spelling, or lists what is known."""
+    """A hint that names the closest known spelling, or those that begin so, or lists what is known."""
     names = sorted(set(known))
     begun = [known for known in names if name and known.startswith(name)]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or begun[:1]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or begun
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {' or '.join(map(repr, near))}?"
     return f"known: {', '.join(names)}" if names else "nothing is defined there"
 
 
