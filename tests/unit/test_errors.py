@@ -36,7 +36,8 @@ def test_worst(codes: tuple[int, ...], worst: int) -> None:
 def test_did_you_mean() -> None:
     assert errors.did_you_mean("metx", ["metax", "cpu"]) == "did you mean 'metax'?"
     assert errors.did_you_mean("zzz", ["metax", "cpu"]) == "known: cpu, metax"
-    assert errors.did_you_mean("cpu", ["cpu/one", "cpu/two", "gpu/one"]) == "did you mean 'cpu/one' or 'cpu/two'?"
+    known = ["cpu/qwen3", "cpu/llama", "gpu/one"]
+    assert errors.did_you_mean("cpu", known) == "did you mean 'cpu/llama' or 'cpu/qwen3'?"
 
 
 def test_an_error_is_shown_with_what_why_and_what_next(capsys: pytest.CaptureFixture[str]) -> None:
