@@ -30,6 +30,7 @@ _MOST_TOKENS = 8192
 """What an engine computes in one step where its arguments say nothing (vLLM's own default on such chips)."""
 _EVIDENCE = ("operators.yaml", "report.json", "compat.json")
 _PACKED = "bundle.tar"
+_CONFIG = "config.json"
 
 
 def skip(job: Job) -> str:
@@ -44,7 +45,11 @@ def skip(job: Job) -> str:
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
+    """Raises ConfigError where the locked weights are no model of transformers, before they are fetched."""
     cell = job.cell
+    locked = job.lock.models.get(cell.model_name)
+    if locked and not cell.model.serve.convert and _CONFIG not in {file.path for file in locked.files}:
+        raise _no_model(job)
     return {
         "kernels": cell.kernels,
         "vendor": cell.chip.vendor,
@@ -62,18 +67,23 @@ def run(job: Job, context: Context) -> results.Kernels:
     """Raises ConfigError where the weights are no model of transformers or an excluded operator does not exist,
     GateFailed where no operator is left, EnvironmentFault where chip or base image lack something."""
     weights: results.Weights = context.upstream["weights"]
-    config = (context.workspace.weights / weights.folder / "config.json").resolve()
+    config = (context.workspace.weights / weights.folder / _CONFIG).resolve()
     if not config.is_file():
-        raise ConfigError(
-            f"the weights of {job.cell.model_name} have no config.json",
-            why="operators are traced from it",
-            hint="take the model in transformers' format, or serve it with defaults.stack: native",
-        )
+        raise _no_model(job)
     place = chipside.Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
     place.fill()
     limit = duration(job.cell.kernels.limit)
     chipside.call(job, context, place, name="kernels", words=_words(job, place, config), reads=[config], seconds=limit)
     return _result(job, context, place)
+
+
+def _no_model(job: Job) -> ConfigError:
+    return ConfigError(
+        f"the weights of {job.cell.model_name} have no {_CONFIG}",
+        why="operators are traced from it",
+        hint="take the model in transformers' format, unpack a GGUF by serve.convert: safetensors, "
+        "or serve it with defaults.stack: native",
+    )
 
 
 def _limits(job: Job) -> dict[str, int]:
