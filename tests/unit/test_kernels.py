@@ -12,7 +12,7 @@ import served_cell as given
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import EvidenceStore
 from flagrelease.ledger import Ledger
-from flagrelease.lock import Lock, LockedFile, LockedModel
+from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.runner import Past
 from flagrelease.stage import Job, Look
@@ -25,7 +25,7 @@ CELL = "nvidia-h100/smollm2-135m"
 def job(*files: str, **serve: Any) -> Job:
     made = given.job(given.cell(CELL, **serve))
     locked = tuple(LockedFile(path=name, size=1, sha256="a") for name in files)
-    model = LockedModel(source=made.cell.model.source, revision="1", digest="d", files=locked)
+    model = LockedModel(source=made.cell.model.source, revision="1", files=locked, digest=set_digest(locked))
     return replace(made, lock=replace(made.lock, models={"smollm2-135m": model}))
 
 
