@@ -88,13 +88,7 @@ def run(
         _running.discard(process)
     completed = Completed(process.returncode, redact(stdout), redact(stderr))
     if check and completed.code != 0:
-        tail = (completed.stderr or completed.stdout).strip().splitlines()
-        raise CommandFailed(
-            f"`{_shown(words)}` ended with {completed.code}",
-            why=tail[-1] if tail else "it printed nothing",
-            hint=hint,
-            detail="\n".join(tail[-40:]),
-        )
+        raise _failed(words, completed, hint)
     return completed
 
 
@@ -160,6 +154,16 @@ _PR_SET_PDEATHSIG = 1
 def _die_with_parent() -> None:
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _failed(words: Sequence[str], completed: Completed, hint: str) -> CommandFailed:
+    tail = (completed.stderr or completed.stdout).strip().splitlines()
+    return CommandFailed(
+        f"`{_shown(words)}` ended with {completed.code}",
+        why=tail[-1] if tail else "it printed nothing",
+        hint=hint,
+        detail="\n".join(tail[-40:]),
+    )
 
 
 def _shown(words: Sequence[str]) -> str:
