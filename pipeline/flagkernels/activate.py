@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import bundle as bundles
-from flagkernels import compat, database
+from flagkernels import catalogue, compat, database
 from flagkernels.bundle import Bundle, Operators
+from flagkernels.catalogue import SOURCE
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.nearest import use_nearest
 from flagkernels.overlay import prepare
@@ -33,8 +34,6 @@ BUNDLE = "FLAGKERNELS_BUNDLE"
 NONE = "none"
 EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
 """Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
-SOURCE = "FLAGKERNELS_SOURCE"
-"""Environment variable: `flag_gems`, or MODULE:ATTRIBUTE with a vendor's own operators (operators.open_source)."""
 WRITE_EVERY_S = 0.5
 
 _state: Status | None = None
@@ -137,7 +136,7 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     path = path or find_bundle()
     if path is None:
         return None
-    bundle = bundles.load(path, verify=False)
+    bundle = bundles.load(path)
     accepted = compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
     overlay = prepare(bundle)
     if (opened := _opened_database()) not in (None, overlay.environment["FLAGGEMS_DB_URL"]):
@@ -287,14 +286,19 @@ class Effective:
     compilations: int
 
 
+_MERGED = ("pid", "bundle", "operators", "called", "tuning_events", "tuned", "filled", "compilations")
+
+
 def effective(folder: Path) -> Effective:
     """Raises UsageError when no process has written there: then nothing is in effect."""
     rows: list[dict[str, Any]] = []
     for file in sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else ():
         try:
-            rows.append(json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{file} cannot be read", why=str(error), hint="restart the engine") from error
+            row = json.loads(file.read_text())
+            rows.append({name: row[name] for name in _MERGED})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = "restart the engine; each process then writes its file anew"
+            raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
     if not rows:
         raise UsageError(
             f"no process reported operators in {folder}",
@@ -320,10 +324,7 @@ def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
     """The bundle, whole and made for this machine; opens no device context. Raises what `activate` raises."""
     bundle = bundles.load(path)
     compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
-    if os.environ.get(SOURCE, "flag_gems") == "flag_gems":
-        from flagkernels import catalogue
-
-        catalogue.load().require(bundle.operators.include)
+    catalogue.require_here(bundle.operators.include)
     return bundle
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from flagkernels.errors import UsageError, did_you_mean
 
-__all__ = ["Architecture", "build", "fuse_projections", "read_config", "static_sizes"]
+__all__ = ["Architecture", "build", "fuse_projections", "meta_cannot", "read_config", "static_sizes", "text_of"]
 
 # Projections that serving engines compute as one matrix product (vLLM: QKVParallelLinear, MergedColumnParallelLinear).
 FUSED = (
@@ -29,7 +29,10 @@ FUSED = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A transformers config and the digest of the file that it came from."""
+    """A transformers config and the digest of the file that it came from.
+
+    Of a model that sees as well, the config of its language model; the whole one where transformers cannot build the
+    language model by itself (Qwen2.5-VL)."""
 
     config: Any
     sha256: str
@@ -41,39 +44,63 @@ class Architecture:
 
 def read_config(path: Path) -> Architecture:
     """Raises UsageError for a file that is no model's config.json, or of an architecture transformers does not know."""
-    from transformers import CONFIG_MAPPING, AutoConfig
+    import transformers
 
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         data = path.read_bytes()
         found = json.loads(data)
     except OSError as error:
         raise UsageError(f"cannot read {path}", why=str(error), hint="give the model's config.json") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON", why=str(error), hint="give the model's config.json") from error
     kind = found.get("model_type") if isinstance(found, dict) else None
     if not isinstance(kind, str):
         raise UsageError(f"{path} is no model's config.json", why="it has no model_type", hint="give the model's own")
-    if kind not in CONFIG_MAPPING:
-        near = did_you_mean(kind, CONFIG_MAPPING)
+    if kind not in transformers.CONFIG_MAPPING:
+        own = "; it brings code of its own (auto_map), which is not run" if "auto_map" in found else ""
         raise UsageError(
-            f"this transformers does not know the architecture {kind!r}", why=near, hint="install a newer transformers"
+            f"transformers {transformers.__version__} does not know the architecture {kind!r}",
+            why=(did_you_mean(kind, transformers.CONFIG_MAPPING) or "nor any of a similar name") + own,
+            hint="correct model_type, or install a transformers that has it",
         )
     values = {key: value for key, value in found.items() if key != "model_type"}
     try:
-        config = AutoConfig.for_model(kind, **values)
+        config = _language(transformers.AutoConfig.for_model(kind, **values))
     except Exception as error:  # transformers validates with exceptions of many kinds
         raise UsageError(
             f"transformers refuses {path}", why=str(error), hint="compare it with the model's own"
         ) from error
-    config = getattr(config, "text_config", None) or config
     return Architecture(config, hashlib.sha256(data).hexdigest())
+
+
+def _language(whole: Any) -> Any:
+    """What is built of a model: its language model where transformers can build that alone."""
+    import transformers
+
+    text = whole.get_text_config()
+    if type(text) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return whole
+    if text is not whole and dtype_named(text) is None:
+        text.dtype = dtype_named(whole)  # a nested config often leaves it to the outer one
+    return text
+
+
+def text_of(config: Any) -> Any:
+    """The part of a config that has the language model's sizes."""
+    text = config.get_text_config()
+    return text if hasattr(text, "num_hidden_layers") else config
+
+
+def dtype_named(config: Any) -> torch.dtype | None:
+    named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    found = getattr(torch, named, None) if isinstance(named, str) else named
+    return found if isinstance(found, torch.dtype) else None
 
 
 def dtype_of(config: Any) -> torch.dtype:
     """The dtype that the weights are stored in; bfloat16 where the config does not say."""
-    named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    found = getattr(torch, named, None) if isinstance(named, str) else named
-    return found if isinstance(found, torch.dtype) else torch.bfloat16
+    return dtype_named(config) or torch.bfloat16
 
 
 def build(
@@ -84,27 +111,51 @@ def build(
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The model in eval mode with random weights (none on `meta`); `layers` cuts it short."""
-    from transformers import AutoModelForCausalLM
+    """The model in eval mode with random weights (none on `meta`); `layers` cuts it short.
 
+    Raises UsageError where it is no language model, or its config contradicts itself."""
     config = copy.deepcopy(architecture.config)
+    make = _maker(architecture)
     if layers is not None:
-        _cut(config, layers)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+        _cut(text_of(config), layers)
     torch.manual_seed(seed)
-    make: Any = AutoModelForCausalLM.from_config
     try:
         with torch.device(device), contextlib.ExitStack() as stack:
             if device != "meta":
                 stack.enter_context(_cheap_init())
             model: nn.Module = make(config, dtype=dtype or dtype_of(config)).eval()
-    except ValueError as error:
+    except Exception as error:  # what a config leads to is found by building it, with exceptions of many kinds
+        if device != "meta" or meta_cannot(error):
+            raise
         raise UsageError(
-            f"{architecture.name} is no causal language model", why=str(error).splitlines()[0], hint="serve another"
+            f"transformers cannot build this {architecture.name}",
+            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            hint="compare its config.json with the model's own",
         ) from error
     if device != "meta":
         _randomise(model)
     return model
+
+
+def _maker(architecture: Architecture) -> Any:
+    """transformers' constructor of the language model, or of the model that also sees and has one inside."""
+    import transformers
+
+    kind = type(architecture.config)
+    if kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM.from_config
+    if kind in getattr(transformers, "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", ()):
+        return transformers.AutoModelForImageTextToText.from_config
+    raise UsageError(
+        f"{architecture.name} is no causal language model",
+        why="transformers has none for it: it may be an encoder, or an encoder with a decoder",
+        hint="give the config.json of a model that completes text",
+    )
+
+
+def meta_cannot(error: Exception) -> bool:
+    """Operators whose result depends on values have no meta kernel, and items of meta tensors cannot be read."""
+    return isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()
 
 
 @contextlib.contextmanager
@@ -139,7 +190,7 @@ def static_sizes(model: nn.Module) -> frozenset[int]:
     """The sizes that the model fixes, whatever the request: those of its weights and the dimensions in its config."""
     weights = (*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name.endswith("weight")))
     sizes = {size for weight in weights for size in weight.shape}
-    config: Any = model.config
+    config = text_of(model.config)
     for name in ("head_dim", "num_attention_heads", "num_key_value_heads", "hidden_size", "num_experts_per_tok"):
         value = getattr(config, name, None)
         if isinstance(value, int):

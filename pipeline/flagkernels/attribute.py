@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels import bundle
+from flagkernels import bundle, catalogue
+from flagkernels.arguments import at_least, positive
 from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
 from flagkernels.bundle import Operators
 from flagkernels.errors import Refused, UsageError
@@ -250,10 +251,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, help="without weights: config.json, for random weights in the same shapes"
     )
     parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--seconds", type=float, default=600.0, help="most time for one set of operators")
-    parser.add_argument("--layers", type=int, help="without weights: cut the model to its first layers")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--tokens", type=at_least(1), default=512)
+    parser.add_argument("--seconds", type=positive, default=600.0, help="most time for one set of operators")
+    parser.add_argument("--layers", type=at_least(1), help="without weights: cut the model to its first layers")
+    parser.add_argument("--rounds", type=at_least(1), default=4)
     parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
@@ -267,6 +268,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("give either --weights or --config", hint="--weights is the model's folder")
     if args.worker:
         return _work(args, chosen)
+    if args.source == "flag_gems":
+        catalogue.load().require(chosen.include)  # a name that does not exist is no culprit
     args.out.unlink(missing_ok=True)
     code = supervise(_worker(args), args.out.with_suffix(".jsonl"), seconds=args.seconds)
     return code or _tell(args, chosen)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from flagkernels import isolate, qualify, trace
+from flagkernels.arguments import at_least, positive
 from flagkernels.calls import Call, resolve
 from flagkernels.cases import LARGEST, Case
 from flagkernels.child import classify
@@ -288,7 +289,7 @@ def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
 
 
 def figures_of(path: Path) -> Iterable[Figure]:
-    """The figures in a bench file; rows that tell of a failure are left out."""
+    """The figures in a bench file, none where it is missing; rows that tell of a failure are left out."""
     for data in read_lines(path):
         if "ratio" in data:
             try:
@@ -300,7 +301,9 @@ def figures_of(path: Path) -> Iterable[Figure]:
 
 
 def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
-    """The operators that were qualified as correct. Raises NothingToDo where there is none."""
+    """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
+    if not path.exists():
+        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
     rows = {row.operator: row for row in qualify.read_rows(path).values()}
     kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
     if not kept:
@@ -323,17 +326,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", default="flag_gems")
     parser.add_argument("--operators", help="comma-separated; default: all correct ones")
     parser.add_argument("--tuned", type=Path, help="what `tune` wrote: its database and kernels are used")
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=at_least(1), default=15)
     parser.add_argument(
-        "--per-operator", type=int, default=24, help="shape classes of each operator, the busiest first"
+        "--per-operator", type=at_least(1), default=24, help="shape classes of each operator, the busiest first"
     )
-    parser.add_argument("--configs", type=int, default=0, help="LibTuner candidates that are compared; 0: all")
-    parser.add_argument("--seconds", type=float, default=300.0, help="time limit of one operator")
+    parser.add_argument("--configs", type=at_least(0), default=0, help="LibTuner candidates that are compared; 0: all")
+    parser.add_argument("--seconds", type=positive, default=300.0, help="time limit of one operator")
 
 
 def main(args: argparse.Namespace) -> int:
     found = trace.read(args.trace)
     operators = correct_operators(args.verdicts, qualify.choose(found, args.operators))
+    qualify.free_memory(args.device)
     ceilings = measured_ceilings(args.device)
     if args.ceilings:
         write_json(args.ceilings, ceilings.to_json())
@@ -354,6 +358,7 @@ def main(args: argparse.Namespace) -> int:
         environment=Layout(args.tuned).environment() if args.tuned else None,
         logs=logs,
     )
+    args.out.touch()  # also where no class could be measured: the step is done, and the next one reads that
     for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):
         print(figure)  # noqa: T201
     return 0

@@ -1,10 +1,10 @@
 """bundle: the qualified operators, their tuned database and their compiled kernels as one folder that fits one chip.
 
-    operators.yaml   which operators replace the vendor's, and at which shape classes they do not
-    tuned.db         FlagGems' database of chosen configurations
-    triton-cache/    the compiled kernels, without what only a compiler writer reads
-    report.json      verdicts, timings, tuning
-    compat.json      vendor, device, driver, Triton, FlagGems, source hash; digest of the other files
+operators.yaml   which operators replace the vendor's, and at which shape classes they do not
+tuned.db         FlagGems' database of chosen configurations
+triton-cache/    the compiled kernels, without what only a compiler writer reads
+report.json      verdicts, timings, tuning
+compat.json      vendor, device, driver, Triton, FlagGems, source hash; digest of the other files
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from flagkernels import database
+from flagkernels import catalogue, database
 from flagkernels.compat import Compat, SystemProbe, read_compat
 from flagkernels.digest import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
-from flagkernels.files import read_json, write_json, write_text
+from flagkernels.files import make_folder, read_json, write_json, write_text
 
 __all__ = ["Bundle", "Operators", "add_arguments", "build", "content", "digest", "load", "main", "read_operators"]
 
@@ -100,10 +100,10 @@ def build(
 ) -> Bundle:
     """Writes the bundle whole or not at all; `out` must not hold anything else. `kernels`: Triton's hashes.
 
-    Raises UsageError when `out` is taken, BundleCorrupt when a kernel is not in the cache, NoSpace."""
-    if out.exists() and any(out.iterdir()) and not (out / "compat.json").exists():
+    Raises UsageError when `out` is taken, BundleCorrupt when a kernel is not in the cache, NoSpace, ChipFault."""
+    if out.exists() and not (out / "compat.json").exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} is not empty", hint="name a new folder, or an old bundle to be replaced")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         write_text(part / "operators.yaml", operators.to_yaml())
@@ -153,8 +153,8 @@ def _copy_kernels(source: Path, target: Path, kernels: Iterable[str]) -> None:
         shutil.copyfile(stub, target / stub.parent.name / stub.name)
 
 
-def load(path: Path, *, verify: bool = True) -> Bundle:
-    """Raises BundleCorrupt when a file is missing or, with `verify`, when the content is not what was bundled."""
+def load(path: Path) -> Bundle:
+    """Raises BundleCorrupt when a file is missing, or the content is not what was bundled (1 MB is read for that)."""
     missing = [name for name in (*FILES, "triton-cache") if not (path / name).exists()]
     if missing:
         raise BundleCorrupt(
@@ -164,18 +164,24 @@ def load(path: Path, *, verify: bool = True) -> Bundle:
         )
     compat = read_compat(path / "compat.json")
     label = read_json(path / "compat.json")
-    if verify and (actual := content(path)) != label.get("content"):
+    if not all(isinstance(label.get(name), str) for name in ("database", "content")):
+        raise BundleCorrupt(
+            f"{path / 'compat.json'} is no compatibility label",
+            why="it names no database or no content",
+            hint="take the bundle again from its release",
+        )
+    if (actual := content(path)) != label["content"]:
         raise BundleCorrupt(
             f"{path} was changed after it was bundled",
-            why=f"content is {actual}, was {label.get('content')}",
+            why=f"content is {actual}, was {label['content']}",
             hint="take the bundle again from its release",
         )
     return Bundle(
         path=path,
         operators=read_operators(path / "operators.yaml"),
         compat=compat,
-        database_name=str(label["database"]),
-        content=str(label["content"]),
+        database_name=label["database"],
+        content=label["content"],
     )
 
 
@@ -203,10 +209,12 @@ def main(args: argparse.Namespace) -> int:
 
     layout = Layout(args.tuned)
     tuned = read_json(layout.report)
+    operators = read_operators(args.operators)
+    catalogue.require_here(operators.include)
     report = read_json(args.report) if args.report else {n: v for n, v in tuned.items() if n != "compile_failures"}
     bundle = build(
         args.out,
-        operators=read_operators(args.operators),
+        operators=operators,
         tuned=layout.database,
         database_name=layout.database.name,
         triton_cache=layout.triton,

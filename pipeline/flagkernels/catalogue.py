@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from types import MappingProxyType
 
 from flagkernels.errors import UsageError, did_you_mean
 
-__all__ = ["Catalogue", "load"]
+__all__ = ["SOURCE", "Catalogue", "load", "require_here"]
+
+SOURCE = "FLAGKERNELS_SOURCE"
+"""Environment variable: `flag_gems`, or MODULE:ATTRIBUTE with a vendor's own operators (operators.open_source)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,13 @@ def load(source: Path | None = None) -> Catalogue:
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{source} holds no flag_gems/__init__.py", why=str(error), hint="name a wheel") from error
     return parse(text)
+
+
+def require_here(names: Iterable[str]) -> None:
+    """Raises UsageError, with the nearest names, for an operator that the installed FlagGems does not have. A vendor's
+    own operators are not looked at: only a process that may touch the chip can open them."""
+    if os.environ.get(SOURCE, "flag_gems") == "flag_gems":
+        load().require(names)
 
 
 def _init_of(source: Path) -> str:

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 
 from flagkernels.cases import CONTEXT, Case, memory_for
+from flagkernels.errors import KernelsError
 from flagkernels.judge import CaseResult, Dropped, judge
-from flagkernels.operators import open_source
+from flagkernels.operators import NotOffered, open_source
 
-__all__ = ["Job", "classify", "run"]
+__all__ = ["UNOPENED", "Job", "classify", "run"]
+
+UNOPENED = "unopened"
+"""How a process ends that could not import the operators: that says nothing of the one it was to judge."""
 
 # Torch and the vendors' runtimes word a broken device in their own ways; after any of these the process is lost.
 DEVICE_FAULTS = (
@@ -63,7 +67,7 @@ def classify(error: BaseException) -> tuple[str, str]:
         return "out-of-memory", line
     if any(word in low for word in DEVICE_FAULTS):
         return "crash", line
-    if isinstance(error, NotImplementedError | AssertionError) or any(word in low for word in REFUSALS):
+    if isinstance(error, NotImplementedError | AssertionError | NotOffered) or any(word in low for word in REFUSALS):
         return "unsupported", line
     return "crash", line
 
@@ -81,7 +85,12 @@ def run(job: Job, pipe: Connection) -> None:
     torch.set_num_threads(1)
     try:
         share = _limit(job, device)
-        implementations = open_source(job.source, configs=job.configs).implementations(job.operator)
+        try:
+            source = open_source(job.source, configs=job.configs)
+        except KernelsError as error:
+            send({"end": UNOPENED, "reason": f"{error.what}: {error.why}"[:1000]})
+            return
+        implementations = source.implementations(job.operator)
         if device.type != "cpu":
             torch.get_device_module(device).set_device(device.index or 0)
             torch.ones(1, device=device)

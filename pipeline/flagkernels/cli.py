@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -27,6 +28,9 @@ STEPS: dict[str, tuple[str, str]] = {
 }
 
 
+CODES = "exit codes: 0 done, 1 unexpected, 2 usage or input, 3 nothing to do, 4 refused, 6 machine, 130 interrupted"
+
+
 class Step(Protocol):
     """What a subcommand's module offers."""
 
@@ -44,6 +48,7 @@ def _overview() -> argparse.ArgumentParser:
         prog="python -m flagkernels",
         usage="python -m flagkernels STEP [options]",
         description=f"{__import__('flagkernels').__doc__}\nsteps:\n{steps}\n\n`STEP --help` tells the options of one.",
+        epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -61,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         step = _load(name)
         parser = argparse.ArgumentParser(prog=f"python -m flagkernels {name}", description=STEPS[name][1])
         step.add_arguments(parser)
-        return step.main(parser.parse_args(words[1:]))
+        args = parser.parse_args(words[1:])
+        with warnings.catch_warnings():
+            if not sys.warnoptions:  # libraries' warnings to developers would hide what the steps say
+                warnings.simplefilter("ignore")
+            return step.main(args)
     except KernelsError as error:
         tell_failure(name, error)
         return error.exit_code

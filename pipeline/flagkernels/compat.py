@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flagkernels.digest import directory_digest
-from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault
+from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError, did_you_mean
 
 __all__ = ["ACCEPT", "Compat", "Probe", "SystemProbe", "check", "differences", "read_compat"]
 
@@ -170,19 +170,29 @@ def differences(bundle: Compat, here: Compat) -> list[tuple[str, str, str]]:
 
 
 def check(bundle: Compat, here: Compat, *, accept: frozenset[str] | None = None) -> list[str]:
-    """The fields that differ and were accepted; raises BundleMismatch when any other does."""
+    """The fields that differ and were accepted; raises BundleMismatch when any other does, UsageError where the
+    variable names no field."""
     if accept is None:
-        accept = frozenset(filter(None, os.environ.get(ACCEPT, "").split(",")))
+        accept = _accepted(os.environ.get(ACCEPT, ""))
     differing = differences(bundle, here)
     refused = [pair for pair in differing if pair[0] not in accept]
     if refused:
         raise BundleMismatch(
             "the bundle does not fit this machine: " + ", ".join(name for name, _, _ in refused),
             why="; ".join(f"{name}: bundle {theirs!r}, here {ours!r}" for name, theirs, ours in refused),
-            hint="make a bundle on this chip with `python -m flagkernels tune`, or, for a difference that you have "
+            hint="make a bundle on this chip with `python -m flagkernels prepare`, or, for a difference that you have "
             f"tested, set {ACCEPT}={','.join(name for name, _, _ in refused)}",
         )
     return [name for name, _, _ in differing]
+
+
+def _accepted(text: str) -> frozenset[str]:
+    names = [field.name for field in fields(Compat)]
+    wanted = frozenset(filter(None, map(str.strip, text.split(","))))
+    for name in sorted(wanted - set(names)):
+        hint = did_you_mean(name, names) or f"the fields are {', '.join(names)}"
+        raise UsageError(f"{ACCEPT} names {name!r}, which is no field of a bundle", hint=hint)
+    return wanted
 
 
 def read_compat(path: Path) -> Compat:

@@ -8,17 +8,19 @@ reflects every table there is, seconds each time at 1,426 tables. `harden` mends
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels.digest import no_space
-from flagkernels.errors import ChipFault, DatabaseCorrupt, DatabaseLocked
+from flagkernels.digest import FREE_SPACE, no_space
+from flagkernels.errors import ChipFault, DatabaseCorrupt, DatabaseLocked, NoSpace
 
 __all__ = [
     "BUSY_TIMEOUT_S",
+    "Faults",
     "Model",
     "check_database",
     "check_database_file",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 BUSY_TIMEOUT_S = 30.0
+SHARED_MEMORY = 64 << 10
+"""Bytes that a database in use needs besides, at most."""
 
 Key = Sequence[bool | int | float | str]
 Timing = tuple[float, float, float]
@@ -71,7 +75,7 @@ def harden(model: Model) -> None:
 
 def settle(model: Model) -> None:
     """Moves the write-ahead log into the file, which is then whole by itself."""
-    with _Faults(model), model.engine.connect() as connection:
+    with Faults(model), model.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     model.engine.dispose()
 
@@ -91,7 +95,7 @@ def _reflect_one(name: str, engine: Any) -> Any:
 
 def write_config(model: Model, table: str, key: Key, config: Any) -> None:
     """Raises NoSpace or DatabaseLocked; the entries before are kept."""
-    with _Faults(model):
+    with Faults(model):
         model.put_config(table, key, config)
 
 
@@ -104,7 +108,7 @@ def write_benchmarks(model: Model, table: str, key: Key, timings: Iterable[tuple
     for config, (p50, p20, p80) in timings:
         row = keys | model.get_config_dict(config)
         by_columns.setdefault(tuple(row), []).append({**row, "p50": float(p50), "p20": float(p20), "p80": float(p80)})
-    with _Faults(model):
+    with Faults(model):
         for columns, rows in by_columns.items():
             values = dict.fromkeys(("p50", "p20", "p80"), 0.0)
             table_class = model.get_sql_model(table, {name: rows[0][name] for name in columns}, values)
@@ -112,7 +116,7 @@ def write_benchmarks(model: Model, table: str, key: Key, timings: Iterable[tuple
                 connection.execute(insert(table_class.__table__).prefix_with("OR REPLACE"), rows)
 
 
-class _Faults:
+class Faults:
     """Turns what SQLite and SQLAlchemy raise into errors that say what to do."""
 
     def __init__(self, model: Model) -> None:
@@ -130,6 +134,8 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
     """The error of ours that `error`, from sqlite3 or SQLAlchemy, amounts to; None for any other."""
     if full := no_space(error, path):
         return full
+    if not (isinstance(error, sqlite3.Error) or type(error).__module__.startswith("sqlalchemy")):
+        return None
     text = str(error)
     if "locked" in text or "busy" in text:
         return DatabaseLocked(
@@ -137,6 +143,8 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
             why=f"another process held it for longer than {BUSY_TIMEOUT_S:.0f} s",
             hint=f"end the process that holds it (`fuser {path}` tells which), then run again",
         )
+    if "disk I/O error" in text and _full(path):
+        return NoSpace(f"no space left while writing {path}", why=text.splitlines()[0], hint=FREE_SPACE)
     if "malformed" in text or "not a database" in text or "disk I/O error" in text:
         return DatabaseCorrupt(
             f"{path} is damaged",
@@ -144,6 +152,12 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
             hint="take it again from its bundle, or move it away and tune again",
         )
     return None
+
+
+def _full(path: Path) -> bool:
+    """Whether SQLite's shared memory, 32 KiB beside the database, may not have fitted: it says `disk I/O error`."""
+    folder = next(place for place in path.absolute().parents if place.exists())
+    return shutil.disk_usage(folder).free < SHARED_MEMORY
 
 
 def check_database(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> list[str]:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from flagkernels.errors import NoSpace
 
-__all__ = ["directory_digest", "file_sha256", "no_space"]
+__all__ = ["FREE_SPACE", "directory_digest", "file_sha256", "no_space"]
+
+
+FREE_SPACE = "free some space and run the same command again: what was measured so far is kept"
 
 
 def file_sha256(path: Path) -> str:
@@ -34,7 +37,7 @@ def no_space(error: BaseException, path: Path) -> NoSpace | None:
             return NoSpace(
                 f"no space left while writing {path}",
                 why=str(seen).splitlines()[0],
-                hint="free some space and run the same command again: what was measured so far is kept",
+                hint=FREE_SPACE,
             )
         seen = seen.__cause__ or seen.__context__
     return None

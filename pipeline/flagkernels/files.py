@@ -9,18 +9,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flagkernels.digest import no_space
 from flagkernels.errors import ChipFault, UsageError
 
-__all__ = ["append_line", "read_json", "read_lines", "write_json", "write_text"]
+__all__ = ["append_line", "make_folder", "read_json", "read_lines", "write_json", "write_text"]
+
+
+def make_folder(path: Path) -> None:
+    """With its parents. Raises ChipFault where it cannot be made, NoSpace where the disk is full."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ChipFault:
+    hint = "name a place that can be written"
+    return no_space(error, path) or ChipFault(f"cannot write {path}", why=str(error), hint=hint)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises ChipFault where the disk is full or the folder cannot be written."""
+    """Raises NoSpace where the disk is full, ChipFault where the file cannot be written."""
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise ChipFault(f"cannot write {path}", why=str(error), hint="choose another --out") from error
+        raise _unwritable(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
@@ -31,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ChipFault(f"cannot write {path}", why=str(error), hint="free disk space, then run again") from error
+        raise _unwritable(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,10 +65,11 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, value: Any) -> None:
     """One JSON line, on the disk when this returns, so that a kill afterwards cannot lose it.
 
-    A line that a kill cut short stays cut; the newline put before the next one keeps it from spoiling that."""
+    A line that a kill cut short stays cut; the newline put before the next one keeps it from spoiling that.
+    Raises what `write_text` raises."""
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as stream:
             if stream.tell():
                 stream.seek(-1, os.SEEK_END)
@@ -64,14 +79,20 @@ def append_line(path: Path, value: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise ChipFault(f"cannot append to {path}", why=str(error), hint="free disk space, then run again") from error
+        raise _unwritable(path, error) from error
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The whole lines of a JSONL file; a line that was cut short by a kill is skipped."""
+    """The whole lines of a JSONL file, none where it is missing; a line that a kill cut short is skipped.
+
+    Raises UsageError where it is no file that can be read."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    try:
+        stream = path.open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=str(error), hint="check the path") from error
+    with stream:
         for line in stream:
             try:
                 yield json.loads(line)

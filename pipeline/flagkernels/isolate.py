@@ -5,6 +5,7 @@ milliseconds instead of seconds and no child inherits a device context."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import multiprocessing.context
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -80,16 +81,26 @@ def context() -> multiprocessing.context.ForkServerContext:
     """The fork server, with torch in it and what FlagGems imports besides. It never touches the chip."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["flagkernels.child", "sqlalchemy.orm", "yaml"])  # missing ones are passed over
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # the server does not apply our sys.path itself
-    try:
+    path = os.pathsep.join(filter(None, sys.path))  # the server does not apply our sys.path itself
+    # Processes that end without their interpreter's own exit leave FlagGems' locks to the tracker, which would warn.
+    quiet = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning")))
+    with _environment(PYTHONPATH=path, PYTHONWARNINGS=quiet):
         multiprocessing.forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
     return found
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def run_all(

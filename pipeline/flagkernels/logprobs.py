@@ -14,7 +14,7 @@ from torch import nn
 from flagkernels import architecture
 from flagkernels.bundle import Operators
 from flagkernels.errors import UsageError
-from flagkernels.operators import Source, open_source
+from flagkernels.operators import Source, device_here, open_source
 from flagkernels.override import installed
 
 __all__ = ["ModelAnswers", "log_probabilities"]
@@ -67,13 +67,13 @@ class ModelAnswers:
     @classmethod
     def open(cls, args: argparse.Namespace, chosen: Operators) -> ModelAnswers:
         """From the command line: real weights, or random ones in the shapes of a config.json."""
-        device = torch.device(args.device)
+        device = device_here(args.device)
         if args.weights is not None:
             model, vocabulary, encode = _pretrained(args.weights, device)
         else:
             arch = architecture.read_config(args.config)
             model = architecture.build(arch, args.device, layers=args.layers)
-            vocabulary, encode = int(arch.config.vocab_size), None
+            vocabulary, encode = int(architecture.text_of(arch.config).vocab_size), None
         architecture.fuse_projections(model)
         _few_positions(model)
         if args.text is None:

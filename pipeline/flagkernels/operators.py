@@ -16,16 +16,30 @@ import torch
 from flagkernels.calls import resolve
 from flagkernels.errors import ChipFault, UsageError, did_you_mean
 
-__all__ = ["Implementation", "Source", "active", "dispatch_key", "native_kernel", "open_source", "quiet_override"]
+__all__ = [
+    "Implementation",
+    "NotOffered",
+    "Source",
+    "active",
+    "device_here",
+    "dispatch_key",
+    "native_kernel",
+    "open_source",
+    "quiet_override",
+]
 
 Implementation = Callable[..., Any]
+
+
+class NotOffered(UsageError):
+    """The source has no such operator, or not on this chip."""
 
 
 class Source(Protocol):
     """Where implementations come from. Only child processes open one: FlagGems touches the chip when imported."""
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
-        """By registration key. Raises UsageError for an operator that the source does not have."""
+        """By registration key. Raises NotOffered for an operator that the source does not have."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Planted:
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
         if operator not in self.operators:
-            raise UsageError(f"no operator {operator!r}", hint=did_you_mean(operator, self.operators))
+            raise NotOffered(f"no operator {operator!r}", hint=did_you_mean(operator, self.operators))
         return self.operators[operator]
 
 
@@ -60,7 +74,7 @@ class FlagGems:
             if len(entry) < 3 or entry[2]()
         }
         if not found:
-            raise UsageError(
+            raise NotOffered(
                 f"FlagGems has no operator {operator!r} on this chip",
                 hint=did_you_mean(operator, self.gems.FULL_CONFIG_BY_FUNC),
             )
@@ -86,6 +100,8 @@ def open_source(spec: str, *, configs: int | None = None) -> Source:
     module, _, attribute = spec.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, Mapping):
+            raise ValueError(f"it is a {type(found).__name__}, not a mapping")
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{spec!r} names no operators", why=str(error), hint="write MODULE:ATTRIBUTE") from error
     return Planted(found)
@@ -166,6 +182,18 @@ def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tenso
         if isinstance(other, torch.Tensor) and not other.dim():
             return torch.tensor(number, dtype=torch.result_type(other, number))
     return torch.tensor(number)
+
+
+def device_here(name: str) -> torch.device:
+    """torch's device of that name. Raises ChipFault where this process sees none."""
+    try:
+        device = torch.device(name)
+        present = device.type == "cpu" or torch.get_device_module(device).is_available()
+    except (RuntimeError, AttributeError):
+        present = False
+    if not present:
+        raise ChipFault(f"no device {name!r} answers here", hint="run on the chip, or --device cpu")
+    return device
 
 
 def dispatch_key(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from flagkernels import activate as activation
+from flagkernels.catalogue import SOURCE
 from flagkernels.errors import KernelsError, UsageError
 from flagkernels.overlay import prepare
 
@@ -50,7 +51,7 @@ def _when_chip_is_used() -> None:
     has one can no longer fork the workers that need their own."""
     import torch
 
-    if os.environ.get(activation.SOURCE, "flag_gems") != "flag_gems" or torch.version.cuda is None:
+    if os.environ.get(SOURCE, "flag_gems") != "flag_gems" or torch.version.cuda is None:
         _activate()
     else:
         # Runs at once where the chip is in use already.
@@ -132,7 +133,8 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("no engine to run", hint="python -m flagkernels run -- vllm serve MODEL")
     program = shutil.which(command[0])
     if program is None:
-        raise UsageError(f"{command[0]} is not on PATH", hint="give the engine's path")
+        why = "it is not on PATH, or cannot be executed"
+        raise UsageError(f"there is no engine {command[0]!r}", why=why, hint="give the engine's path")
     path = args.bundle or activation.find_bundle()
     if path is None:
         raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")

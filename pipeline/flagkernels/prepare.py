@@ -26,10 +26,12 @@ from typing import Any
 
 from flagkernels import architecture, bench, catalogue, qualify, report, trace
 from flagkernels import bundle as bundles
+from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
 from flagkernels.digest import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
-from flagkernels.files import read_json, write_json
+from flagkernels.files import make_folder, read_json, write_json
+from flagkernels.operators import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.selection import FLOOR
 from flagkernels.tune import Layout, parse_budget
@@ -90,16 +92,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", choices=("coverage", "express"), default="express")
     parser.add_argument("--budget", default="10m", help="time for tuning: 90s, 10m, 2h, none")
     parser.add_argument("--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
-    parser.add_argument("--max-len", type=int, default=4096, help="longest context that is served")
-    parser.add_argument("--max-batch", type=int, default=32, help="most requests in one step (vLLM max_num_seqs)")
-    parser.add_argument("--max-tokens", type=int, default=8192, help="most tokens in one step (max_num_batched_tokens)")
+    parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
+    parser.add_argument(
+        "--max-batch", type=at_least(1), default=32, help="most requests in one step (vLLM max_num_seqs)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
+    )
     parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
-    parser.add_argument("--floor", type=float, default=FLOOR, help="express: least lower bound of speed against native")
-    parser.add_argument("--real", type=int, default=8, help="qualify: real shapes of each overload")
-    parser.add_argument("--classes", type=int, default=24, help="bench: shape classes of each operator, busiest first")
-    parser.add_argument("--seconds", type=float, default=180.0, help="time limit of one operator, in qualify and bench")
-    parser.add_argument("--width", type=int, help="processes at once; default: what the chip and the cores allow")
+    parser.add_argument(
+        "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
+    )
+    parser.add_argument("--real", type=at_least(1), default=8, help="qualify: real shapes of each overload")
+    parser.add_argument(
+        "--classes", type=at_least(1), default=24, help="bench: shape classes of each operator, busiest first"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=180.0, help="time limit of one operator, in qualify and bench"
+    )
+    parser.add_argument(
+        "--width", type=at_least(1), help="processes at once; default: what the chip and the cores allow"
+    )
 
 
 def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: Sequence[str]) -> list[Step]:
@@ -166,10 +180,11 @@ def main(args: argparse.Namespace) -> int:
     known = catalogue.load()
     taken_out = dict(one.partition("=")[::2] for one in args.exclude)
     known.require(taken_out)
-    architecture.read_config(args.config)  # what is no model is said at once
+    architecture.read_config(args.config)  # what is no model, and that there is no chip, is said at once
+    device_here(args.device)
     machine = SystemProbe().compat(args.vendor or _vendor_here())
     work = Work(args.work)
-    work.root.mkdir(parents=True, exist_ok=True)
+    make_folder(work.root)
     with _alone(work), Progress("prepare", total=6) as progress:
         run = _Run(work=work, progress=progress, key=_machine_key(work, args, machine))
         run.step(_trace(args, work))

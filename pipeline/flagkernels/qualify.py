@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import catalogue, isolate, trace
+from flagkernels.arguments import at_least, positive
 from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
-from flagkernels.child import Job
+from flagkernels.child import UNOPENED, Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.isolate import Outcome
 from flagkernels.progress import Progress
 from flagkernels.trace import Trace
 
-__all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "main", "qualify", "read_rows", "width_for"]
+__all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "free_memory", "main", "qualify", "read_rows", "width_for"]
 
 # Worst last: an operator's verdict is the worst of its cases.
 VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
+UNOPENED_IS_ENOUGH = 3  # processes that could not import the operators, before any could
 METHOD = 2  # raised when a verdict could change: bounds, cases, values
 
 
@@ -44,7 +46,8 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`error` is the worst error over its bound, `native` the vendor kernel's own worst."""
+    """`error` is the worst error over its bound, `native` the vendor kernel's own worst. `seconds_limit` (seconds) and
+    `memory_limit` (bytes of the host) are what it was given: 0 in rows of before they were kept."""
 
     key: str
     operator: str
@@ -61,6 +64,16 @@ class Row:
     peak_mib: int
     results: tuple[dict[str, Any], ...]
     log_tail: str
+    seconds_limit: float = 0.0
+    memory_limit: int = 0
+
+    def stands(self, limits: Limits) -> bool:
+        """Whether the verdict holds under these limits: one that says a limit was passed holds for no larger one."""
+        if self.verdict == "hang":
+            return limits.seconds <= max(self.seconds_limit, self.seconds)
+        if self.verdict == "out-of-memory":
+            return limits.memory <= self.memory_limit
+        return True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,14 +86,16 @@ class Row:
         return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
 
 
-def row_of(outcome: Outcome, key: str) -> Row:
+def row_of(outcome: Outcome, key: str, limits: Limits) -> Row:
     """One row from what the process sent and how it ended."""
     results = outcome.results
     verdict, reason, at = "correct", "", ""
     for result in results:
         if VERDICTS.index(result["verdict"]) > VERDICTS.index(verdict):
             verdict, reason, at = result["verdict"], result.get("reason", ""), result["case"]
-    if outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
+    if outcome.ended == UNOPENED:
+        verdict, reason, at = "crash", outcome.reason, outcome.at
+    elif outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
         verdict, reason, at = outcome.ended, outcome.reason, outcome.at
     if not results and verdict == "correct":
         reason = "no case could be judged: the native operator refuses them, or float64 does not fit in memory"
@@ -101,6 +116,8 @@ def row_of(outcome: Outcome, key: str) -> Row:
         peak_mib=outcome.peak_bytes >> 20,
         results=results,
         log_tail="" if verdict == "correct" else outcome.log_tail,
+        seconds_limit=limits.seconds,
+        memory_limit=limits.memory,
     )
 
 
@@ -136,16 +153,23 @@ def width_for(found: Trace, device: str, *, cores: int | None = None, free: int 
     cores = cores or len(os.sched_getaffinity(0))
     if device == "cpu":
         return max(cores, 1)
-    free = free if free is not None else _free_memory(device)
+    free = free if free is not None else free_memory(device) or 0
     needs = [memory_for(case.call) for op in found.operators for case in cases_for(found, op)]
     largest = min(max(needs, default=0), free // 4)
     return max(1, min(cores, int(free * 0.95) // (CONTEXT + largest)))
 
 
-def _free_memory(device: str) -> int:
-    """Asked in a child: this process must not touch the chip."""
+def free_memory(device: str) -> int | None:
+    """Free bytes of the chip, asked in a child since this process must not touch it; None on the CPU.
+
+    Raises ChipFault where the device does not answer."""
+    if device == "cpu":
+        return None
     with isolate.context().Pool(1) as pool:
-        return pool.apply(_ask_free_memory, (device,))
+        free = pool.apply(_ask_free_memory, (device,))
+    if not free:
+        raise ChipFault(f"no device {device!r} answers here", hint="run on the chip, or --device cpu")
+    return free
 
 
 def _ask_free_memory(device: str) -> int:
@@ -180,7 +204,7 @@ def qualify(
             cases = cases_for(found, operator, real=real)
             key = key_of(operator, cases, source=source, device=device, versions=versions, repeats=limits.repeats)
             keys[operator] = key
-            if key in present:
+            if key in present and present[key].stands(limits):
                 continue
             jobs.append(
                 Job(
@@ -198,15 +222,42 @@ def qualify(
             )
         jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
         with Progress("qualify", total=len(jobs)) as progress:
+            settled = _Settled(source, len(jobs))
 
             def finished(outcome: Outcome) -> None:
-                row = row_of(outcome, keys[outcome.job.operator])
-                append_line(out, row.to_json())
-                present[row.key] = row
-                progress.step(str(row))
+                for one in settled(outcome):
+                    row = row_of(one, keys[one.job.operator], limits)
+                    append_line(out, row.to_json())
+                    present[row.key] = row
+                    progress.step(str(row))
 
             isolate.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
     return [present[keys[operator]] for operator in operators]
+
+
+class _Settled:
+    """Which outcomes are verdicts. Where no process could import the operators, that is said of none of them."""
+
+    def __init__(self, source: str, total: int) -> None:
+        self.source = source
+        self.enough = min(total, UNOPENED_IS_ENOUGH)
+        self.opened = False
+        self.held: list[Outcome] = []
+
+    def __call__(self, outcome: Outcome) -> list[Outcome]:
+        """Those that can be recorded now. Raises ChipFault for FlagGems, UsageError for another source."""
+        self.opened |= outcome.ended != UNOPENED
+        self.held.append(outcome)
+        if self.opened:
+            ready, self.held = self.held, []
+            return ready
+        if len(self.held) < self.enough:
+            return []
+        if self.source == "flag_gems":
+            hint = "run in the chip's base image with the chip visible; `python -c 'import flag_gems'` shows the cause"
+            raise ChipFault("flag_gems cannot be imported here", why=outcome.reason, hint=hint)
+        hint = "--source MODULE:ATTRIBUTE names a mapping of operator to registration key to function"
+        raise UsageError(f"--source {self.source} cannot be used", why=outcome.reason, hint=hint)
 
 
 def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
@@ -232,14 +283,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
     parser.add_argument("--source", default="flag_gems", help="flag_gems, or MODULE:ATTRIBUTE of other operators")
     parser.add_argument("--operators", help="comma-separated; default: all that the trace names")
-    parser.add_argument("--seconds", type=float, default=180.0, help="time limit of one operator")
-    parser.add_argument("--memory", type=int, default=8192, help="host memory of one operator, MiB")
+    parser.add_argument("--seconds", type=positive, default=180.0, help="time limit of one operator")
+    parser.add_argument("--memory", type=at_least(1), default=8192, help="host memory of one operator, MiB")
     parser.add_argument(
-        "--width", type=int, help="processes at once; default: what the chip's memory and the cores allow"
+        "--width", type=at_least(1), help="processes at once; default: what the chip's memory and the cores allow"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs on the same input")
-    parser.add_argument("--real", type=int, default=8, help="real shapes of each overload")
-    parser.add_argument("--configs", type=int, default=2, help="LibTuner candidates that are compared; 0: all")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs on the same input")
+    parser.add_argument("--real", type=at_least(1), default=8, help="real shapes of each overload")
+    parser.add_argument("--configs", type=at_least(0), default=2, help="LibTuner candidates that are compared; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="the verdicts in short, JSON: what a card and a bundle show")
 
@@ -265,9 +316,7 @@ def main(args: argparse.Namespace) -> int:
     operators = choose(found, args.operators)
     if args.source == "flag_gems":
         catalogue.load()  # says at once, with the remedy, that FlagGems is missing
-    free = _free_memory(args.device) if args.device != "cpu" else None
-    if free == 0:
-        raise ChipFault(f"no device {args.device!r} answers here", hint="run on the chip, or --device cpu")
+    free = free_memory(args.device)
     limits = Limits(
         seconds=args.seconds,
         memory=args.memory << 20,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import bench, qualify, trace
+from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.bundle import Operators
 from flagkernels.errors import NothingToDo, UsageError
@@ -112,7 +113,7 @@ def express(
     no operator wins anywhere, or none may stay."""
     candidates, gains = winning(found, figures)
     if not candidates.include:
-        raise NothingToDo("no operator is certainly faster at any shape class", hint="use --policy coverage")
+        raise nobody_wins()
     steps: list[Step] = []
     alone: dict[str, float] = {}
     for operator in candidates.include:
@@ -141,6 +142,10 @@ def express(
     )
 
 
+def nobody_wins() -> NothingToDo:
+    return NothingToDo("no operator is certainly faster at any shape class", hint="use --policy coverage")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json")
     parser.add_argument("--verdicts", type=Path, required=True, help="what `qualify` wrote")
@@ -155,8 +160,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, help="the model's config.json: serve it (express), or report what coverage costs"
     )
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
-    parser.add_argument("--layers", type=int, help="cut the served model to its first layers")
-    parser.add_argument("--floor", type=float, default=FLOOR, help="express: least lower bound of speed against native")
+    parser.add_argument("--layers", type=at_least(1), help="cut the served model to its first layers")
+    parser.add_argument(
+        "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
+    )
     parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--source", default="flag_gems")
@@ -213,18 +220,20 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
             return coverage(found, correct, _Shown(_served(args), progress))
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
+    if not args.figures.exists():
+        raise UsageError(f"cannot read {args.figures}", why="there is no such file", hint="run `bench` first")
     figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
     winners, _ = winning(found, figures)
+    if not winners.include:  # before the model is loaded to serve nothing
+        raise nobody_wins()
     with Progress("select", total=len(winners.include) + 1) as progress:
         return express(found, figures, _Shown(_served(args), progress), floor=args.floor)
 
 
 def _served(args: argparse.Namespace) -> Served:
     """The model of the command line, on its chip."""
-    import torch
-
     from flagkernels import architecture
-    from flagkernels.operators import open_source
+    from flagkernels.operators import device_here, open_source
     from flagkernels.served import ServedModel
     from flagkernels.tune import Layout
 
@@ -233,7 +242,7 @@ def _served(args: argparse.Namespace) -> Served:
     return ServedModel(
         architecture.read_config(args.config),
         open_source(args.source),
-        torch.device(args.device),
+        device_here(args.device),
         trace.parse_points(args.loads),
         layers=args.layers,
     )

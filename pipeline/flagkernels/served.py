@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from flagkernels import architecture
-from flagkernels.architecture import Architecture
+from flagkernels.architecture import Architecture, text_of
 from flagkernels.bundle import Operators
 from flagkernels.operators import Source
 from flagkernels.override import installed
@@ -55,7 +55,7 @@ class ServedModel:
         from transformers import StaticCache
 
         model, config = self.model, self.model.config
-        ids = torch.randint(0, config.vocab_size, (load.batch, load.length), device=self.device)
+        ids = torch.randint(0, text_of(config).vocab_size, (load.batch, load.length), device=self.device)
         if load.phase == "prefill":
             return lambda: model(input_ids=ids, use_cache=False, logits_to_keep=1)
         cache = StaticCache(config=config, max_cache_len=load.length + 16)

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flagkernels import architecture, catalogue
 from flagkernels.architecture import Architecture
+from flagkernels.arguments import at_least
 from flagkernels.calls import Call, overload_of, shape_class, spec_of
 from flagkernels.catalogue import Catalogue
 from flagkernels.errors import NothingToDo, UsageError
@@ -217,8 +218,12 @@ def trace(
     try:
         model, recorders = _run(arch, points, known, view, layers, device, progress)
     except (NotImplementedError, RuntimeError) as error:
-        if not _meta_cannot(error):
-            raise
+        if not architecture.meta_cannot(error):
+            raise UsageError(
+                f"transformers cannot run this {arch.name}",
+                why=f"{type(error).__name__}: {error}".splitlines()[0],
+                hint="compare its config.json with the model's own",
+            ) from error
         device, layers = "cpu", min(layers or CACHE_LAYERS, CACHE_LAYERS)
         model, recorders = _run(arch, points, known, view, layers, device, progress)
     found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(points))
@@ -236,7 +241,7 @@ def trace(
         config_sha256=arch.sha256,
         view=view,
         dtype=str(architecture.dtype_of(config)).removeprefix("torch."),
-        layers=config.num_hidden_layers,
+        layers=architecture.text_of(config).num_hidden_layers,
         device=device,
         versions=_versions(known),
         points=tuple(points),
@@ -250,11 +255,6 @@ def _versions(known: Catalogue) -> dict[str, str]:
     import transformers
 
     return {"torch": torch.__version__, "transformers": transformers.__version__, "flag_gems": known.version}
-
-
-def _meta_cannot(error: Exception) -> bool:
-    """Operators whose result depends on values have no meta kernel, and items of meta tensors cannot be read."""
-    return isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()
 
 
 def _run(
@@ -310,10 +310,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
     )
-    parser.add_argument("--layers", type=int, help="cut the model to its first layers (counts are cut as well)")
-    parser.add_argument("--max-len", type=int, default=4096, help="longest context that is served")
-    parser.add_argument("--max-batch", type=int, default=32, help="most requests in one step (vLLM max_num_seqs)")
-    parser.add_argument("--max-tokens", type=int, default=8192, help="most tokens in one step (max_num_batched_tokens)")
+    parser.add_argument("--layers", type=at_least(1), help="cut the model to its first layers (counts are cut as well)")
+    parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
+    parser.add_argument(
+        "--max-batch", type=at_least(1), default=32, help="most requests in one step (vLLM max_num_seqs)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
+    )
     parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
 
 

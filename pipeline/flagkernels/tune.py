@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError, did_you_mean
-from flagkernels.files import append_line, read_json, write_json
+from flagkernels.arguments import at_least
+from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
+from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
 
 __all__ = ["Layout", "add_arguments", "main", "parse_budget"]
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operators", help="only these, separated by commas; default: all in the trace")
     parser.add_argument("--verdicts", type=Path, help="what `qualify` wrote: only what is correct is tuned")
     parser.add_argument("--budget", default="none", help="stop in time with the best so far: 90s, 10m, 2h")
-    parser.add_argument("--width", type=int, help="compilers at once; default: one a core")
+    parser.add_argument("--width", type=at_least(1), help="compilers at once; default: one a core")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
 
@@ -72,11 +73,9 @@ def main(args: argparse.Namespace) -> int:
     if args.worker:
         return _worker(args)
     budget = parse_budget(args.budget)
-    if args.width is not None and args.width < 1:
-        raise UsageError("--width is below one", hint="leave it out for one compiler a core")
     layout = Layout(args.out)
     for folder in (layout.flaggems, layout.triton):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with _alone(args.out):
         return _supervise(args, layout, time.time() + budget)
 
@@ -132,11 +131,18 @@ def _run(argv: Sequence[str], environment: dict[str, str]) -> int:
 
 def _worker(args: argparse.Namespace) -> int:
     from flagkernels import database, flaggems
+
+    library = flaggems.load()
+    with database.Faults(library.model):
+        return _tune(args, library)
+
+
+def _tune(args: argparse.Namespace, library: Any) -> int:
+    from flagkernels import database, flaggems
     from flagkernels.tune_journal import Journal
     from flagkernels.tune_session import Session
     from flagkernels.tune_time import ChipTimer
 
-    library = flaggems.load()
     database.harden(library.model)
     module = flaggems.device_module(library.device)
     layout = Layout(args.out)
@@ -193,18 +199,11 @@ class _Display:
 
 
 def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
-    from flagkernels import trace
+    from flagkernels import bench, qualify, trace
 
     found = trace.read(args.trace)
-    wanted = set(args.operators.split(",")) if args.operators else set(found.operators)
-    for name in sorted(wanted - set(found.operators)):
-        raise UsageError(
-            f"{found.model} calls no operator {name!r}",
-            hint=did_you_mean(name, found.operators) or f"it calls {', '.join(found.operators)}",
-        )
+    wanted = set(qualify.choose(found, args.operators))
     if args.verdicts:
-        from flagkernels import bench
-
         wanted = set(bench.correct_operators(args.verdicts, sorted(wanted)))
     operations = [operation_of(t.call, t.operator, library) for t in found.calls if t.operator in wanted]
     if not operations:

@@ -100,9 +100,7 @@ def _stand_ins(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: stand_in(value) for name, value in kwargs.items()}
 
 
-def launches_of(
-    library: Library, call: Callable[[], object], elements: int, *, tuners: bool = True
-) -> list[Launch]:
+def launches_of(library: Library, call: Callable[[], object], elements: int, *, tuners: bool = True) -> list[Launch]:
     """The launches that one call makes, none of which is carried out. `tuners=False`: each tuner takes its stored
     choice, and what is seen is the launch below it."""
     found: list[Launch] = []
@@ -140,5 +138,3 @@ def recording_kernels(library: Library, seen: set[str]) -> Iterator[None]:
 
     with patched(library.entry_class, "run", _bypass), patched(JITFunction, "run", run):
         yield
-
-

@@ -122,9 +122,7 @@ class Session:
 
     def _compile(self, launches: Sequence[Launch], began: float) -> None:
         known = self.journal.crashed
-        jobs = compilations(
-            launches, lambda la: [c for c in la.configs if (*names_of(la), str(c)) not in known]
-        )
+        jobs = compilations(launches, lambda la: [c for c in la.configs if (*names_of(la), str(c)) not in known])
         share = began + COMPILE_SHARE * (self.deadline - began) if self.deadline < math.inf else math.inf
         self._compile_jobs(jobs, share)
 
@@ -262,9 +260,7 @@ class Session:
         if state != "borrowed":
             self.journal.measured.setdefault(table, {})[launch.key] = times
         close = self.journal.close.get(name_of(launch), {})
-        self.journal.write(
-            "end", table, launch.key, state=state, values=launch.key, times=_finite(times), close=close
-        )
+        self.journal.write("end", table, launch.key, state=state, values=launch.key, times=_finite(times), close=close)
         compiled, out, screened, finals = counts
         self.tuned.append(
             Tuned(

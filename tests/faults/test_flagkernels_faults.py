@@ -188,6 +188,26 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(small_disk: Path, tmp_pa
     assert report(small_disk / "out")["tuning_events"] == 0
 
 
+@pytest.mark.parametrize("left", ["0", "8"])
+def test_a_disk_that_is_full_from_the_start_is_named_by_every_step(left: str, small_disk: Path, tmp_path: Path) -> None:
+    """`left`: KiB that remain, none or a few."""
+    subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/fill", "bs=1k"], capture_output=True, check=False)
+    with (small_disk / "fill").open("ab") as stream:
+        stream.truncate((small_disk / "fill").stat().st_size - int(left) * 1024)
+    trace = write_trace(tmp_path / "trace.json")
+    for words in (
+        ("tune", "--out", small_disk / "out"),
+        ("qualify", "--device", "cpu", "--out", small_disk / "v/v.jsonl"),
+    ):
+        done = flagkernels(*words, "--trace", trace)
+        if done.returncode == 0:
+            assert (words[0], left) == ("qualify", "8")  # two rows fit
+            continue
+        assert done.returncode == 6, done.stderr
+        assert "no space left" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_truncated_database_is_named_before_anything_is_tuned(tmp_path: Path) -> None:
     trace, out = write_trace(tmp_path / "trace.json"), tmp_path / "out"
     first = flagkernels("tune", "--trace", trace, "--out", out)

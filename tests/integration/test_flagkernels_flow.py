@@ -121,6 +121,24 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
     assert report["together"]["operators"] == ["mm", "rsqrt", "silu"]
 
 
+def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
+    """A device, figures, a name: none of them is found out after minutes, and none by a traceback."""
+    verdicts = "--trace trace.json --verdicts verdicts.jsonl"
+    said = flagkernels(folder, f"bench {verdicts} --out none.jsonl --device xpu", code=6)
+    assert "no device 'xpu' answers here" in said
+    express = "--policy express --config config.json --device cpu --out none.yaml --figures none.jsonl"
+    assert "cannot read none.jsonl" in flagkernels(folder, f"select {verdicts} {express}", code=2)
+    (folder / "typo.yaml").write_text("include: [mm, sillu]\n")
+    said = flagkernels(folder, "attribute --operators typo.yaml --config config.json --out none.json", code=2)
+    assert "did you mean 'silu'" in said
+    (folder / "mm.yaml").write_text("include: [mm]\n")
+    said = flagkernels(
+        folder, "attribute --operators mm.yaml --config config.json --out none.json --device xpu", code=6
+    )
+    assert "no device 'xpu' answers here" in said
+    assert "Traceback" not in said
+
+
 def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(folder: Path) -> None:
     (folder / "two.yaml").write_text(bundle.Operators(include=("mm", "rsqrt")).to_yaml())
     said = flagkernels(

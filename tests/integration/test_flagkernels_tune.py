@@ -249,6 +249,22 @@ def test_a_budget_that_is_no_time_is_a_usage_error(budget: str, tmp_path: Path) 
     assert "is no time" in done.stderr
 
 
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    done = flagkernels("tune", "--trace", tmp_path / "t.json", "--out", tmp_path / "taken")
+    assert done.returncode == 6
+    assert "name a place that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_verdicts_that_are_missing_are_not_taken_for_none_correct(tmp_path: Path) -> None:
+    require_stand_in()
+    words = ("tune", "--trace", write_trace(tmp_path / "trace.json"), "--out", tmp_path / "out")
+    done = flagkernels(*words, "--verdicts", tmp_path / "none.jsonl")
+    assert done.returncode == 2
+    assert "cannot read" in done.stderr
+
+
 def test_an_operator_that_does_not_exist_is_met_with_the_nearest(tmp_path: Path) -> None:
     require_stand_in()
     trace = write_trace(tmp_path / "trace.json")
@@ -272,6 +288,12 @@ def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(b
         report={},
         compat=loaded.compat,
     )
+    (tmp_path / "operators.yaml").write_text("include: [mm, negg]\n")
+    words = ("--tuned", bundle.parent / "tuned", "--operators", tmp_path / "operators.yaml", "--out", tmp_path / "new")
+    early = flagkernels("bundle", *words, "--vendor", "cpu")
+    assert early.returncode == 2
+    assert "did you mean 'neg'" in early.stderr
+    assert not (tmp_path / "new").exists()
     done = flagkernels("run", "--bundle", wrong, "--", sys.executable, "-c", "print('started')")
     assert done.returncode == 2
     assert "did you mean 'neg'" in done.stderr

@@ -62,9 +62,10 @@ def test_nothing_written_is_an_error_and_no_empty_list(tmp_path: Path) -> None:
         effective(tmp_path)
     with pytest.raises(UsageError, match="no process reported"):
         effective(tmp_path / "none")
-    (tmp_path / "1.json").write_text("{")
-    with pytest.raises(UsageError, match="cannot be read"):
-        effective(tmp_path)
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / "1.json").write_text(damaged)
+        with pytest.raises(UsageError, match="cannot be read"):
+            effective(tmp_path)
 
 
 def test_a_forked_worker_counts_for_itself(tmp_path: Path) -> None:
@@ -109,10 +110,7 @@ def bundle(tmp_path: Path) -> Path:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
     (tmp_path / "vendor_operators.py").write_text(
-        "import torch\n"
-        "def mm(x, y):\n"
-        "    return torch.bmm(x[None], y[None])[0] * 100\n"
-        "OPERATORS = {'mm': {'mm': mm}}\n"
+        "import torch\ndef mm(x, y):\n    return torch.bmm(x[None], y[None])[0] * 100\nOPERATORS = {'mm': {'mm': mm}}\n"
     )
     bundles.build(
         tmp_path / "bundle",
@@ -178,6 +176,16 @@ values("vllm")
     done = python(code, **places(bundle), **more)
     assert done.stdout == "vllm 200.0 64.0\n", done.stderr
     assert effective(told).operators == ("mm",)
+
+
+@needs_torch
+def test_the_plugin_refuses_a_bundle_that_was_changed(bundle: Path) -> None:
+    """It is not `run` that an engine of an image must be started by: each process looks for itself."""
+    (bundle / "operators.yaml").write_text("include: []\n")
+    code = "from flagkernels import plugin; plugin.register(); print('served')"
+    done = python(code, **places(bundle), FLAGKERNELS_BUNDLE=str(bundle))
+    assert (done.returncode, done.stdout) == (6, ""), done.stderr
+    assert "was changed after it was bundled" in done.stderr
 
 
 @needs_torch

@@ -106,6 +106,18 @@ def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         make(tmp_path, tmp_path / "mine")
     assert (tmp_path / "mine/letter.txt").read_text() == "keep"
+    with pytest.raises(UsageError, match="not empty"):
+        make(tmp_path, tmp_path / "mine/letter.txt")
+    assert (tmp_path / "mine/letter.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["database", "content"])
+def test_a_label_without_a_name_is_named(made: Path, name: str) -> None:
+    label = json.loads((made / "compat.json").read_text())
+    del label[name]
+    (made / "compat.json").write_text(json.dumps(label))
+    with pytest.raises(BundleCorrupt, match="no compatibility label"):
+        load(made)
 
 
 def test_an_old_bundle_is_replaced(tmp_path: Path, made: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagkernels.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
-from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault
+from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError
 
 H100 = Compat(
     vendor="nvidia", device="NVIDIA H100 80GB HBM3", driver="580.159.04", triton="3.6.0", flaggems="5.0.2", source="a1"
@@ -33,6 +33,12 @@ def test_an_accepted_difference_is_told_and_no_other_is_accepted(monkeypatch: py
     with pytest.raises(BundleMismatch, match="triton"):
         check(H100, replace(H100, driver="590.1", triton="3.7.0"))
     assert check(H100, H100) == []
+
+
+def test_accepting_what_is_no_field_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGKERNELS_ACCEPT", "tritn, driver")
+    with pytest.raises(UsageError, match="did you mean 'triton'"):
+        check(H100, H100)
 
 
 def test_a_label_is_read_back_and_a_damaged_one_is_named(tmp_path: Path) -> None:

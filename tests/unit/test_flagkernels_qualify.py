@@ -145,6 +145,39 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
     assert verdict(tmp_path, "RIGHT", repeats=2).key != first.key
 
 
+def test_a_hang_is_judged_again_when_there_is_more_time(tmp_path: Path) -> None:
+    """A verdict that says that a limit was passed holds for no larger one; at the same limit it is kept."""
+    assert verdict(tmp_path, "RIGHT", seconds=0.001).verdict == "hang"
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert verdict(tmp_path, "RIGHT", seconds=0.001).verdict == "hang"
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    assert verdict(tmp_path, "RIGHT").verdict == "correct"
+
+
+def test_memory_that_did_not_suffice_is_tried_again_with_more(tmp_path: Path) -> None:
+    row = verdict(tmp_path, "GREEDY")
+    assert row.verdict == "out-of-memory"
+    assert row.stands(Limits(memory=2 << 30))
+    assert not row.stands(Limits(memory=4 << 30))
+
+
+def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> None:
+    found = trace_of(("added", Call("add.Tensor", (spec(8, 96), spec(8, 96)))))
+    row = verdict(tmp_path, "RIGHT", operator="added", found=found)
+    assert (row.verdict, "no operator 'added'" in row.reason) == ("unsupported", True), row
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [("nosuch:THING", "No module named 'nosuch'"), ("os:path", "not a mapping"), ("flagkernels_faults", "names no")],
+)
+def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path, source: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"--source {source} cannot be used") as caught:
+        qualify(ADDS, ["add"], tmp_path / "rows.jsonl", source=source, device="cpu", limits=Limits(memory=2 << 30))
+    assert says in str(caught.value)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
     """SIGKILL while the second operator hangs: the first row is there, and a second run starts with the second."""
     calls = {op: Call(f"{op}.Tensor", (spec(8, 96), spec(8, 96))) for op in ("add", "mul")}

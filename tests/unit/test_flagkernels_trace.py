@@ -127,6 +127,12 @@ def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"hidden_size": 64}', "no model_type"),
         ('{"model_type": "qwen9"}', "did you mean 'qwen"),
         ('{"model_type": "clip"}', "no causal language model"),
+        ('{"model_type": "t5"}', "an encoder with a decoder"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"model_type": "own", "auto_map": {}}', "code of its own"),
+        (json.dumps({"model_type": "llama", **SMALL, "hidden_act": "sillu"}), "KeyError: 'sillu'"),
+        (json.dumps({"model_type": "llama", **SMALL, "hidden_size": -64}), "negative dimension"),
+        (json.dumps({"model_type": "llama", **SMALL, "text_config": {"a": 1}}), "transformers cannot build"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -135,6 +141,26 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str, says: str
     with pytest.raises(UsageError) as caught:
         trace.trace(architecture.read_config(path), POINTS, KNOWN)
     assert says in str(caught.value)
+
+
+def test_the_language_model_of_one_that_sees_is_traced(tmp_path: Path) -> None:
+    """transformers cannot build Qwen2.5-VL's language model by itself: the whole model is, and is given text only."""
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    path = config(tmp_path, "qwen2_5_vl", vision_config=vision, rope_scaling=rope)
+    found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
+    assert (found.model, found.layers, found.device) == ("qwen2_5_vl", 2, "meta")
+    assert {"mm", "silu", "rsqrt", "embedding"} <= set(found.operators)
+    assert ((4, 64), (64, 192)) in shapes(found, "mm")  # gate and up of the four requests of a decode step
+
+
+def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    text = {name: value for name, value in SMALL.items() if name != "dtype"}
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "dtype": "float16"}))
+    found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
+    assert found.dtype == "float16"
+    assert {t.dtype for c in found.calls if c.operator == "mm" for t in c.call.tensors} == {"float16"}
 
 
 def test_a_model_without_any_operator_is_said(tmp_path: Path) -> None:
@@ -171,6 +197,30 @@ def test_unknown_operator_names_get_a_suggestion() -> None:
 def test_the_command_line_says_what_is_wrong_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trace", "--config", str(tmp_path / "none.json"), "--out", str(tmp_path / "t.json")]) == 2
     assert "next: give the model's config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--max-len 0", "--max-batch -1", "--max-tokens many", "--layers 0"])
+def test_a_limit_that_makes_no_sense_is_a_usage_error(
+    tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["trace", "--config", "config.json", "--out", str(tmp_path / "t.json"), *words.split()])
+    assert ended.value.code == 2
+    assert "is no whole number of 1 or more" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_said_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("a file")
+    out = tmp_path / "taken/t.json"
+    assert cli.main(["trace", "--config", str(config(tmp_path, "llama")), "--out", str(out), *one_point(tmp_path)]) == 6
+    assert "next: name a place that can be written" in capsys.readouterr().err
+
+
+def one_point(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "flag_gems"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(SOURCE)
+    return ["--catalogue", str(folder), "--points", "prefill:1x8"]
 
 
 def test_the_command_line_traces_from_a_wheel(tmp_path: Path) -> None:
