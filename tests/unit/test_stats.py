@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import StratifiedTable, mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
@@ -75,7 +75,7 @@ def test_clustered_standard_error_is_statsmodels() -> None:
     stories = np.repeat(np.arange(64), 4)
     d = b.mean(axis=1) - a.mean(axis=1)
     groups = {"groups": stories, "use_correction": False, "df_correction": False}
-    fitted = sm.OLS(d, np.ones(256)).fit(cov_type="cluster", cov_kwds=groups)
+    fitted = OLS(d, np.ones(256)).fit(cov_type="cluster", cov_kwds=groups)
     assert standard_error(pairs(a, b, stories)) == pytest.approx(float(fitted.bse[0]) * math.sqrt(64 / 63))
     assert standard_error(pairs(a, b)) == pytest.approx(float(np.std(d, ddof=1)) / 16)
 
