@@ -36,28 +36,23 @@ def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None
     assert user.leftovers() == [], f"after Ctrl-C in {stage}"
 
 
-def test_interrupted_it_leaves_nothing(tmp_path: Path, base: str, own_registry: str) -> None:
-    user = project(tmp_path, f"{own_registry}/interrupted")
-    for stage in ("image", "smoke"):
-        nothing_is_left(user, stage, *stop_in(user, stage, signal.SIGINT))
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "number",
+    ("killed", "interrupted"),
     [
-        pytest.param(signal.SIGKILL, id="killed"),
-        pytest.param(signal.SIGINT, id="interrupted", marks=pytest.mark.slow),
+        pytest.param(STOPPED, ["image", "smoke"], id="killed"),
+        pytest.param([], STOPPED, id="interrupted", marks=pytest.mark.slow),
     ],
 )
-def test_stopped_in_every_stage(tmp_path: Path, base: str, own_registry: str, number: signal.Signals) -> None:
+def test_stopped_in_every_stage(
+    tmp_path: Path, base: str, own_registry: str, killed: list[str], interrupted: list[str]
+) -> None:
     user = project(tmp_path, f"{own_registry}/stopped")
     for stage in STOPPED:
-        code, said = stop_in(user, stage, number)
-        if number == signal.SIGINT:
-            nothing_is_left(user, stage, code, said)
-        else:
-            assert code == -signal.SIGKILL
+        if stage in killed:
+            assert stop_in(user, stage, signal.SIGKILL)[0] == -signal.SIGKILL
+        if stage in interrupted:
+            nothing_is_left(user, stage, *stop_in(user, stage, signal.SIGINT))
     code, out, err = user.call("run", CELL, "--json")
     assert code == 0, err
     (told,) = json.loads(out)["cells"]
