@@ -61,10 +61,11 @@ def write_trace(
     calls += [{"operator": "once", "overload": "inner", "args": [tensor(m, size), tensor(size, size)]} for m in once]
     calls.append({"operator": "neg", "overload": "neg", "args": [tensor(300)]})
     trace = {
-        "format": 1,
+        "format": 2,
         "model": "stand-in",
         "config_sha256": "",
         "view": "engine",
+        "execution": "captured",
         "dtype": "bfloat16",
         "layers": 1,
         "device": "meta",

@@ -69,7 +69,14 @@ def write_project(root: Path, base: str) -> None:
                 "base": base,
                 "components": {"flagscale": "0.8.0", "flaggems": "5.0.2"},
                 "container": {"mounts": list(flags.mounts), "env": dict(flags.env)},
-                "kernels": {"policy": "coverage", "device": "cpu", "budget": "60s", "limit": "20m", "classes": 2},
+                "kernels": {
+                    "policy": "coverage",
+                    "device": "cpu",
+                    "budget": "60s",
+                    "limit": "20m",
+                    "classes": 2,
+                    "execution": "captured",  # what the stand-in's operators are; a base image has no C++ compiler
+                },
             }
         },
         "models": {

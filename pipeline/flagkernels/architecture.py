@@ -16,7 +16,16 @@ from torch import nn
 
 from flagkernels.errors import UsageError, did_you_mean
 
-__all__ = ["Architecture", "build", "fuse_projections", "meta_cannot", "read_config", "static_sizes", "text_of"]
+__all__ = [
+    "Architecture",
+    "build",
+    "decoder",
+    "fuse_projections",
+    "meta_cannot",
+    "read_config",
+    "static_sizes",
+    "text_of",
+]
 
 # Projections that serving engines compute as one matrix product (vLLM: QKVParallelLinear, MergedColumnParallelLinear).
 FUSED = (
@@ -151,6 +160,12 @@ def _maker(architecture: Architecture) -> Any:
         why="transformers has none for it: it may be an encoder, or an encoder with a decoder",
         hint="give the config.json of a model that completes text",
     )
+
+
+def decoder(model: Any) -> nn.Module:
+    """The layers without the logits: what engines compile and capture. The whole model where it is not parted so."""
+    found: nn.Module = model.get_decoder()
+    return found
 
 
 def meta_cannot(error: Exception) -> bool:

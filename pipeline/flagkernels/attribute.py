@@ -340,10 +340,4 @@ def _tell(args: argparse.Namespace, chosen: Operators) -> int:
 
 def without(chosen: Operators, culprits: Sequence[str]) -> Operators:
     """The same choice, less the culprits."""
-    kept = tuple(name for name in chosen.include if name not in culprits)
-    return Operators(
-        include=kept,
-        policy=chosen.policy,
-        native={name: classes for name, classes in chosen.native.items() if name in kept},
-        static=chosen.static,
-    )
+    return chosen.only(set(chosen.include) - set(culprits))

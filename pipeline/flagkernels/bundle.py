@@ -14,8 +14,8 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,26 @@ class Operators:
     """`include` is FlagGems' own list form, so that `flag_gems.only_enable(include="operators.yaml")` reads it too.
 
     `native`: shape classes (calls.shape_class) of an operator at which the vendor's kernel stays; `static`: the sizes
-    that the model fixes, which shape classes do not round."""
+    that the model fixes, which shape classes do not round; `execution`: how the engine runs the model for which they
+    were chosen, one of compiled.EXECUTIONS."""
 
     include: tuple[str, ...]
     policy: str = "coverage"
     native: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     static: tuple[int, ...] = ()
+    execution: str = "eager"
+
+    def only(self, names: Collection[str]) -> Operators:
+        """The same choice, of these operators alone."""
+        kept = tuple(name for name in self.include if name in names)
+        native = {name: classes for name, classes in self.native.items() if name in kept}
+        return replace(self, include=kept, native=native)
 
     def to_yaml(self) -> str:
         value = {
             "format": 1,
             "policy": self.policy,
+            "execution": self.execution,
             "include": list(self.include),
             "native": {name: list(classes) for name, classes in self.native.items()},
             "static": list(self.static),
@@ -80,6 +89,7 @@ def read_operators(path: Path) -> Operators:
             policy=str(value.get("policy", "coverage")),
             native={str(name): tuple(str(one) for one in classes) for name, classes in native.items()},
             static=tuple(int(size) for size in value.get("static") or ()),
+            execution=str(value.get("execution", "eager")),
         )
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UsageError(

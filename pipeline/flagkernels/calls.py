@@ -11,7 +11,21 @@ import torch
 
 from flagkernels.errors import UsageError
 
-__all__ = ["Call", "TensorSpec", "Token", "base_name", "overload_of", "resolve", "shape_class", "spec_of", "tensors_in"]
+__all__ = [
+    "OUT",
+    "Call",
+    "TensorSpec",
+    "Token",
+    "base_name",
+    "overload_of",
+    "resolve",
+    "shape_class",
+    "spec_of",
+    "tensors_in",
+]
+
+OUT = "out"
+"""The argument that hands over the memory for a result, as torch names it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,11 @@ class Call:
     @property
     def nbytes(self) -> int:
         return sum(spec.nbytes for spec in self.tensors)
+
+    @property
+    def read(self) -> tuple[TensorSpec, ...]:
+        """The tensors without memory that is only written."""
+        return tuple(tensors_in(replace(self, kwargs=tuple((n, v) for n, v in self.kwargs if n != OUT))))
 
     def map(self, change: Callable[[Value], Value]) -> Call:
         """The same call with every leaf (tensor, number, token) replaced."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flagkernels.calls import Call, TensorSpec, base_name, torch_dtype
+from flagkernels.calls import OUT, Call, TensorSpec, base_name, torch_dtype
 from flagkernels.tolerance import EXACT, MATMUL
 from flagkernels.trace import Trace
 
@@ -125,7 +125,8 @@ def _cap(size: int) -> int:
 
 
 def _strided(call: Call) -> Call:
-    """Every tensor of two or more dimensions with gaps: the last stride is two, rows have a tail."""
+    """Every tensor of two or more dimensions with gaps: the last stride is two, rows have a tail. Memory for a result
+    stays dense, as compiled code hands it over."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, TensorSpec) or len(value.shape) < 2:
@@ -137,7 +138,8 @@ def _strided(call: Call) -> Call:
             strides.append(row if len(strides) == 1 else strides[-1] * size)
         return TensorSpec(shape, tuple(reversed(strides)), value.dtype)
 
-    return _resize(call, _cap).map(leaf)
+    moved = _resize(call, _cap)
+    return replace(moved.map(leaf), kwargs=tuple((n, v if n == OUT else leaf(v)) for n, v in moved.kwargs))
 
 
 OFF_GRID: dict[str, Callable[[Call], Call]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.calls import Call, TensorSpec, Token, base_name, torch_dtype
+from flagkernels.calls import OUT, Call, TensorSpec, Token, base_name, torch_dtype
 from flagkernels.cases import Case
 from flagkernels.guards import Arena
 
@@ -16,12 +16,13 @@ __all__ = ["Arena", "make"]
 
 
 def make(case: Case, arena: Arena, seed: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a case; the same for the same seed."""
+    """The arguments of a case; the same for the same seed. Memory for a result (`out`) is given as it is taken, full of
+    NaN: what an operator leaves unwritten there shows."""
     generator = torch.Generator(device=arena.device).manual_seed(seed)
     maker = _Maker(case, arena, generator)
     return (
         tuple(maker.value(v, index) for index, v in enumerate(case.call.args)),
-        {name: maker.value(v, -1) for name, v in case.call.kwargs},
+        {name: maker.unwritten(v) if name == OUT else maker.value(v, -1) for name, v in case.call.kwargs},
     )
 
 
@@ -42,6 +43,9 @@ class _Maker:
             case tuple():
                 return [self.value(item, position) for item in value]
         return value
+
+    def unwritten(self, spec: TensorSpec) -> torch.Tensor:
+        return self.arena.take(spec.shape, spec.stride, torch_dtype(spec.dtype))
 
     def tensor(self, spec: TensorSpec, position: int) -> torch.Tensor:
         out = self.arena.take(spec.shape, spec.stride, torch_dtype(spec.dtype))

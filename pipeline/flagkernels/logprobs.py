@@ -96,13 +96,8 @@ class ModelAnswers:
         return self._values(precise)
 
     def with_operators(self, names: frozenset[str]) -> list[float]:
-        kept = Operators(
-            include=tuple(sorted(names)),
-            policy=self.chosen.policy,
-            native={name: classes for name, classes in self.chosen.native.items() if name in names},
-            static=self.chosen.static,
-        )
-        with installed(self.source, kept, self.device):
+        compiled = architecture.decoder(self.model) if self.chosen.execution == "compiled" else None
+        with installed(self.source, self.chosen.only(names), self.device, compiled):
             found = log_probabilities(self.model, self.ids)
             values: list[float] = found.tolist()
         return values

@@ -10,15 +10,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from flagkernels.bundle import Operators
-from flagkernels.calls import Call, shape_class, spec_of
+from flagkernels.calls import Call, resolve, shape_class, spec_of
+from flagkernels.compiled import OUT, fused
 from flagkernels.errors import ChipFault
 from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
 __all__ = ["installed", "shape_rule"]
 
 REMEMBERED = 4096  # calls whose choice is kept; a served model has hundreds
+
+Keyed = Callable[..., Any]
+"""A kernel that is handed torch's dispatch keys before its arguments."""
 
 
 def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
@@ -52,29 +57,39 @@ def _shapes(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def installed(source: Source, chosen: Operators, device: torch.device) -> Iterator[dict[str, int]]:
-    """Gives how often each operator ran. Raises ChipFault where an operator must fall through and torch cannot."""
+def installed(
+    source: Source, chosen: Operators, device: torch.device, compiled: nn.Module | None = None
+) -> Iterator[dict[str, int]]:
+    """Gives how often each operator ran. Raises ChipFault where an operator must fall through and torch cannot.
+
+    `compiled`: a part of the model that runs here as it is written, and is compiled where it is served. In it, products
+    go to the operator that writes into given memory, and what Inductor has kernels of its own for stays native (before
+    torch 2.9, which cannot go back to native kernels, it is run as it is written)."""
     calls = dict.fromkeys(chosen.include, 0)
+    dispatch = dispatch_key(device)
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
-    try:
-        for operator in chosen.include:
-            for key, implementation in source.implementations(operator).items():
-                _install(library, operator, key, implementation, chosen, device, calls)
+    with contextlib.ExitStack() as stack:
+        stack.callback(library._destroy)  # type: ignore[no-untyped-call,unused-ignore]
+        kernels = {
+            key: _kernel(operator, key, implementation, chosen, dispatch, calls)
+            for operator in chosen.include
+            for key, implementation in source.implementations(operator).items()
+        }
+        if compiled is not None:
+            kernels = _as_compiled(kernels, dispatch, stack.enter_context(_within(compiled)))
+        for key, kernel in kernels.items():
+            quiet_override(library, key, kernel, dispatch, with_keyset=True)
         yield calls
-    finally:
-        library._destroy()  # type: ignore[no-untyped-call,unused-ignore]
 
 
-def _install(
-    library: Any,
+def _kernel(
     operator: str,
     key: str,
     implementation: Implementation,
     chosen: Operators,
-    device: torch.device,
+    dispatch: str,
     calls: dict[str, int],
-) -> None:
-    dispatch = dispatch_key(device)
+) -> Keyed:
     classes = frozenset(chosen.native.get(operator, ()))
     native = native_kernel(key, dispatch)
     if native is None and classes:
@@ -91,11 +106,63 @@ def _install(
         calls[operator] += 1
         return implementation(*args, **kwargs)
 
-    def always(*args: Any, **kwargs: Any) -> Any:
+    def always(_keyset: Any, *args: Any, **kwargs: Any) -> Any:
         calls[operator] += 1
         return implementation(*args, **kwargs)
 
-    if classes:
-        quiet_override(library, key, by_shape, dispatch, with_keyset=True)
-    else:
-        quiet_override(library, key, always, dispatch)
+    return by_shape if classes else always
+
+
+@contextlib.contextmanager
+def _within(module: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Whether the module is running."""
+    running = False
+
+    def now(value: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal running
+            running = value
+
+        return hook
+
+    hooks = module.register_forward_pre_hook(now(True)), module.register_forward_hook(now(False), always_call=True)
+    try:
+        yield lambda: running
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _as_compiled(kernels: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:
+    """The kernels as a compiled part of the model meets them, wherever `inside` says that it is running."""
+    plain = {key: native_kernel(key, dispatch) for key in {*kernels, *OUT}}
+    found = dict(kernels)
+    for key, kernel in kernels.items():
+        native = plain[key]
+        if native is not None and fused(resolve(key)):
+            found[key] = _either(inside, native, kernel)
+    for key, into in OUT.items():
+        native = plain[key]
+        if native is not None and (key in kernels or into in kernels):
+            through = _into(into) if into in kernels else native
+            found[key] = _either(inside, through, kernels.get(key, native))
+    return found
+
+
+def _either(inside: Callable[[], bool], there: Keyed, elsewhere: Keyed) -> Keyed:
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        return (there if inside() else elsewhere)(keyset, *args, **kwargs)
+
+    return kernel
+
+
+def _into(key: str) -> Keyed:
+    """A product by the overload that writes into given memory, as Inductor calls it."""
+    target = resolve(key)
+
+    def kernel(_keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        left, right = [arg for arg in args if isinstance(arg, torch.Tensor)][-2:]
+        out = left.new_empty((*left.shape[:-1], right.shape[-1]))
+        return target(*args, **kwargs, out=out)
+
+    return kernel

@@ -28,6 +28,7 @@ from flagkernels import architecture, bench, catalogue, qualify, report, trace
 from flagkernels import bundle as bundles
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
+from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.digest import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
@@ -38,7 +39,7 @@ from flagkernels.tune import Layout, parse_budget
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 
-FORMAT = 1  # raised when the files of an earlier version must not be read again
+FORMAT = 2  # raised when the files of an earlier version must not be read again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
     )
     parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
+    parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
     parser.add_argument(
         "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
@@ -281,7 +283,7 @@ def _failed(name: str, code: int) -> StepFailed:
 def _trace(args: argparse.Namespace, work: Work) -> Step:
     limits = ("--max-len", args.max_len, "--max-batch", args.max_batch, "--max-tokens", args.max_tokens)
     points = ("--points", args.points) if args.points else tuple(map(str, limits))
-    words = ("--config", str(args.config.resolve()), "--out", str(work.trace), *points)
+    words = ("--config", str(args.config.resolve()), "--out", str(work.trace), "--execution", args.execution, *points)
     return Step(name="trace", words=words, made=work.trace, rest=(work.verdicts,))
 
 

@@ -45,6 +45,7 @@ def build(
         "compat": asdict(compat),
         "points": [str(point) for point in found.points],
         "policy": choice["policy"],
+        "execution": found.execution,
         "operators": operators,
         "verdicts": dict(Counter(row.verdict for row in rows)),
         "excluded": _excluded(rows, operators, choice, by_hand),

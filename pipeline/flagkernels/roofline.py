@@ -60,9 +60,9 @@ def work(call: Call, results: tuple[torch.Tensor, ...]) -> tuple[int, int]:
     """(bytes, operations) that the call cannot do without: each input read once, each result written once, and the
     multiply-adds of matrix products. Pointwise arithmetic is not counted: it never binds."""
     name = base_name(call.overload)
-    read = sum(_distinct(spec.shape, spec.stride) * torch_dtype(spec.dtype).itemsize for spec in call.tensors)
+    read = sum(_distinct(spec.shape, spec.stride) * torch_dtype(spec.dtype).itemsize for spec in call.read)
     written = sum(r.numel() * r.element_size() for r in results)
-    shapes = [spec.shape for spec in call.tensors]
+    shapes = [spec.shape for spec in call.read]
     if name == "embedding":  # only the rows that are looked up
         table, index = call.tensors[:2]
         read = index.nbytes + index.numel * table.shape[-1] * torch_dtype(table.dtype).itemsize

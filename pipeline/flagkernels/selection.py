@@ -14,6 +14,7 @@ from flagkernels import bench, qualify, trace
 from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.bundle import Operators
+from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
 from flagkernels.progress import Progress
@@ -65,11 +66,23 @@ class Choice:
 
 def coverage(found: Trace, correct: Iterable[str], served: Served | None = None) -> Choice:
     """All correct operators, at every shape; with `served`, what that costs or gains, which changes nothing."""
-    chosen = Operators(include=tuple(sorted(correct)), policy="coverage", static=tuple(sorted(found.static)))
+    chosen = _operators(found, correct, "coverage")
     if served is None:
         return Choice(operators=chosen)
     step = Step(operators=chosen.include, ratios=served.compare(chosen), decision="reported as it is")
     return Choice(operators=chosen, steps=(step,))
+
+
+def _operators(
+    found: Trace, names: Iterable[str], policy: str, native: Mapping[str, tuple[str, ...]] | None = None
+) -> Operators:
+    return Operators(
+        include=tuple(sorted(names)),
+        policy=policy,
+        native=native or {},
+        static=tuple(sorted(found.static)),
+        execution=found.execution,
+    )
 
 
 def winning(
@@ -89,18 +102,8 @@ def winning(
             per = gains.setdefault(figure.operator, {})
             per[key] = per.get(key, 0.0) + saved
     native = {operator: ("*", *(f"!{name}" for name in sorted(classes))) for operator, classes in sorted(wins.items())}
-    chosen = Operators(include=tuple(sorted(wins)), policy="express", native=native, static=tuple(sorted(found.static)))
+    chosen = _operators(found, wins, "express", native)
     return chosen, gains
-
-
-def only(chosen: Operators, names: Iterable[str]) -> Operators:
-    kept = tuple(sorted(names))
-    return Operators(
-        include=kept,
-        policy=chosen.policy,
-        native={name: chosen.native[name] for name in kept if name in chosen.native},
-        static=chosen.static,
-    )
 
 
 def express(
@@ -117,7 +120,7 @@ def express(
     steps: list[Step] = []
     alone: dict[str, float] = {}
     for operator in candidates.include:
-        ratios = served.compare(only(candidates, [operator]))
+        ratios = served.compare(candidates.only([operator]))
         slower = [load for load, measured in ratios.items() if measured.high < 1]
         faster = [load for load, measured in ratios.items() if measured.low > 1]
         decision = (
@@ -130,12 +133,12 @@ def express(
     for _ in range(rounds):
         if not kept:
             raise NothingToDo("every operator makes the served model slower", hint="use --policy coverage, or native")
-        ratios = served.compare(only(candidates, kept))
+        ratios = served.compare(candidates.only(kept))
         failing = {load: measured for load, measured in ratios.items() if measured.low < floor}
         decision = "accepted" if not failing else f"{kept[0]} out: below {floor} at {', '.join(failing)}"
         steps.append(Step(operators=tuple(sorted(kept)), ratios=ratios, decision=decision))
         if not failing:
-            return Choice(operators=only(candidates, kept), steps=tuple(steps), gains=gains)
+            return Choice(operators=candidates.only(kept), steps=tuple(steps), gains=gains)
         kept = kept[1:]
     raise NothingToDo(
         f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native"
@@ -161,6 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
     parser.add_argument("--layers", type=at_least(1), help="cut the served model to its first layers")
+    parser.add_argument("--execution", choices=EXECUTIONS, help=f"{RUNS}; default: as the trace has it")
     parser.add_argument(
         "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
     )
@@ -217,7 +221,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
         if not args.config:
             return coverage(found, correct)
         with Progress("select", total=1) as progress:
-            return coverage(found, correct, _Shown(_served(args), progress))
+            return coverage(found, correct, _Shown(_served(args, found), progress))
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
     if not args.figures.exists():
@@ -227,10 +231,10 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
     if not winners.include:  # before the model is loaded to serve nothing
         raise nobody_wins()
     with Progress("select", total=len(winners.include) + 1) as progress:
-        return express(found, figures, _Shown(_served(args), progress), floor=args.floor)
+        return express(found, figures, _Shown(_served(args, found), progress), floor=args.floor)
 
 
-def _served(args: argparse.Namespace) -> Served:
+def _served(args: argparse.Namespace, found: Trace) -> Served:
     """The model of the command line, on its chip."""
     from flagkernels import architecture
     from flagkernels.operators import device_here, open_source
@@ -244,5 +248,6 @@ def _served(args: argparse.Namespace) -> Served:
         open_source(args.source),
         device_here(args.device),
         trace.parse_points(args.loads),
+        execution=args.execution or found.execution,
         layers=args.layers,
     )

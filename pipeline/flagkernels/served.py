@@ -1,24 +1,34 @@
-"""The served model on one chip: random weights in the real shapes, fused projections, decode steps under CUDA graphs.
+"""The served model on one chip, step by step as an engine runs it: random weights in the real shapes, fused
+projections; the layers compiled and under a CUDA graph, then logits and sampling as they are written, whose launches
+the host makes while the graph runs.
 
 Speed does not depend on the weights' values, so neither a download nor an engine is needed to decide which operators
-serve fastest. Loads are decode batches (what concurrency becomes in an engine) and one prefill."""
+serve fastest. Loads are decode batches (what concurrency becomes in an engine) and one prefill. What the engine does
+between two steps (scheduling, its inputs, its answers) is not in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from flagkernels import architecture
 from flagkernels.architecture import Architecture, text_of
 from flagkernels.bundle import Operators
+from flagkernels.errors import ChipFault
 from flagkernels.operators import Source
 from flagkernels.override import installed
-from flagkernels.timing import Clock, Ratio, paired, ratio
+from flagkernels.sampling import sample, temperatures
+from flagkernels.timing import Clock, Ratio, ratio
 from flagkernels.trace import Point
 
 __all__ = ["Served", "ServedModel"]
+
+WARM = 3
+"""Steps before a graph is captured: the first ones compile, tune and allocate."""
 
 
 class Served(Protocol):
@@ -29,7 +39,8 @@ class Served(Protocol):
 
 
 class ServedModel:
-    """Raises torch.OutOfMemoryError where the model does not fit; cut it with `layers`."""
+    """`execution`: one of compiled.EXECUTIONS. Raises torch.OutOfMemoryError where the model does not fit; cut it with
+    `layers`. Raises ChipFault where torch cannot compile it."""
 
     def __init__(
         self,
@@ -38,69 +49,159 @@ class ServedModel:
         device: torch.device,
         loads: Sequence[Point],
         *,
+        execution: str = "compiled",
         layers: int | None = None,
         pairs: int = 21,
     ) -> None:
-        self.source, self.device, self.pairs = source, device, pairs
+        self.source, self.device, self.pairs, self.execution = source, device, pairs, execution
         self.loads = tuple(loads)
         self.clock = Clock(device)
         self.model: Any = architecture.build(arch, str(device), layers=layers)
         architecture.fuse_projections(self.model)
-        self.steps = {str(load): self._step(load) for load in self.loads}
+        self.layers = _Layers(architecture.decoder(self.model))
         with torch.inference_mode():
-            self.native = {name: self._captured(step) for name, step in self.steps.items()}
+            self.steps = {str(load): self._step(load) for load in self.loads}
+            if execution == "compiled":
+                self._compile()
+            self.native = {name: self._ready(step) for name, step in self.steps.items()}
+
+    def _compile(self) -> None:
+        """One compilation serves several batches, as engines have it."""
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(self.loads))
+        self.layers.run = torch.compile(self.layers.run)
+        try:
+            for step in self.steps.values():
+                step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler, or the compiler of its host code, fails in many ways
+            raise ChipFault(
+                f"torch.compile cannot compile the layers of this {self.model.config.model_type}",
+                why=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+                hint="say how the engine runs it: --execution captured, or eager",
+            ) from error
 
     def _step(self, load: Point) -> Callable[[], Any]:
-        """One forward pass of a load, the same each time it is called."""
+        """One step of a load, from the tokens to the next ones, the same each time it is called."""
         from transformers import StaticCache
 
         model, config = self.model, self.model.config
         ids = torch.randint(0, text_of(config).vocab_size, (load.batch, load.length), device=self.device)
+        temperature = temperatures(load.batch, self.device)
         if load.phase == "prefill":
-            return lambda: model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            return lambda: sample(model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1], temperature)
         cache = StaticCache(config=config, max_cache_len=load.length + 16)
-        with torch.inference_mode():
-            model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+        model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
         position = torch.full((load.batch, 1), load.length, device=self.device)
         lengths = _lengths(cache)
+        token = ids[:, :1].contiguous()
 
-        def step() -> Any:
+        def rewind() -> None:
             for holder, length in lengths:
                 if isinstance(length, torch.Tensor):
                     holder.cumulative_length.copy_(length)
                 else:
                     holder.cumulative_length = length
-            return model(input_ids=ids[:, :1], past_key_values=cache, position_ids=position, logits_to_keep=1)
+
+        def step() -> Any:
+            with self.layers.after(rewind):
+                found = model(input_ids=token, past_key_values=cache, position_ids=position, logits_to_keep=1)
+            return sample(found.logits[:, -1], temperature)
 
         return step
 
-    def _captured(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        return self.clock.graph(step, warm=3)
+    def _ready(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        """The step with its layers as the replay of a graph, with whatever operators are on now; the step itself where
+        there are no graphs, or the engine has none."""
+        if self.device.type == "cpu" or self.execution == "eager":
+            return step
+        for _ in range(WARM):
+            step()
+        replay, result = self.layers.captured(self.clock)
+
+        def replayed() -> Any:
+            with self.layers.replaced(replay, result):
+                return step()
+
+        return replayed
 
     def compare(self, chosen: Operators) -> dict[str, Ratio]:
-        """Captures each load with the operators on, then replays both graphs in pairs.
-
-        Without graphs (CPU) the operators come and go between the runs of each pair."""
+        """Each load with the operators on against the same load without, in pairs."""
         found = {}
         with torch.inference_mode():
             for name, step in self.steps.items():
-                if self.device.type == "cpu":
-                    found[name] = self._compare_eager(step, chosen)
-                    continue
                 with installed(self.source, chosen, self.device):
-                    candidate = self._captured(step)
-                found[name] = ratio(*paired(self.clock, self.native[name], candidate, pairs=self.pairs))
+                    candidate = self._ready(step)
+                found[name] = self._paired(self.native[name], candidate, chosen)
                 del candidate
         return found
 
-    def _compare_eager(self, step: Callable[[], Any], chosen: Operators) -> Ratio:
-        first, second = [], []
-        self.clock.times(step, 1)
-        for _ in range(self.pairs):
-            first.append(self.clock.once(step))
-            with installed(self.source, chosen, self.device):
-                second.append(self.clock.once(step))
-        return ratio(first, second)
+    def _paired(self, native: Callable[[], Any], candidate: Callable[[], Any], chosen: Operators) -> Ratio:
+        """The operators come and go between the runs, since logits and sampling call them anew each time. Putting them
+        in place is not timed, and neither is the first call after it, at which each call's shape class is looked up."""
+        times: tuple[list[float], list[float]] = ([], [])
+        for index in range(self.pairs):
+            for side in (0, 1) if index % 2 == 0 else (1, 0):
+                run, on = (candidate, chosen) if side else (native, None)
+                with contextlib.nullcontext() if on is None else installed(self.source, on, self.device):
+                    times[side].extend(self.clock.times(run, 1, warm=1))
+        return ratio(*times)
+
+
+class _Layers:
+    """The part of the model that engines compile and capture, and what takes its place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.run: Callable[..., Any] = module.forward
+        self.before: Callable[[], None] = _nothing
+        self.last: Callable[[], Any] = _nothing
+        self.instead: Callable[[], Any] | None = None
+        module.forward = self._forward  # type: ignore[method-assign,unused-ignore]
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.instead is not None:
+            return self.instead()
+        before, run = self.before, self.run
+
+        def once() -> Any:
+            before()
+            return run(*args, **kwargs)
+
+        self.last = once
+        return once()
+
+    @contextlib.contextmanager
+    def after(self, before: Callable[[], None]) -> Iterator[None]:
+        """The layers run after `before`, which is captured with them."""
+        self.before = before
+        try:
+            yield
+        finally:
+            self.before = _nothing
+
+    def captured(self, clock: Clock) -> tuple[Callable[[], Any], Any]:
+        """A graph of the layers' last run, and the result that each replay writes again."""
+        results: list[Any] = []
+        replay = clock.graph(lambda: results.append(self.last()), warm=WARM)
+        return replay, results[-1]
+
+    @contextlib.contextmanager
+    def replaced(self, replay: Callable[[], Any], result: Any) -> Iterator[None]:
+        def instead() -> Any:
+            replay()
+            return result
+
+        self.instead = instead
+        try:
+            yield
+        finally:
+            self.instead = None
+
+
+def _nothing() -> None:
+    pass
 
 
 def _lengths(cache: Any) -> list[tuple[Any, Any]]:

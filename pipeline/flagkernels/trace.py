@@ -3,7 +3,8 @@
 The model runs on the meta device under a dispatch mode. Composite operators (`linear`, `matmul`, `rms_norm`) reach the
 mode whole, since `inference_mode` keeps the autograd keys out: one that FlagGems registers is recorded as it is, as the
 dispatcher would stop there; any other one is decomposed, so that `mm` and `bmm` are seen. Attention is recorded as one
-operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that nobody makes.
+operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that nobody makes. Of a model that
+the engine compiles, the layers leave few calls (compiled.py); logits and sampling are called as they are written.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from flagkernels import architecture, catalogue
 from flagkernels.architecture import Architecture
 from flagkernels.arguments import at_least
-from flagkernels.calls import Call, overload_of, shape_class, spec_of
+from flagkernels.calls import Call, shape_class
 from flagkernels.catalogue import Catalogue
+from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
 from flagkernels.progress import Progress
+from flagkernels.recorder import Recorder, recording, unrecorded
+from flagkernels.sampling import sample, temperatures
 
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
 
-FORMAT = 1
+FORMAT = 2
 CACHE_LAYERS = 2  # layers of the random-weight fallback, where the meta device cannot follow the model
 
 
@@ -62,6 +65,7 @@ class Trace:
     model: str
     config_sha256: str
     view: str
+    execution: str
     dtype: str
     versions: dict[str, str]
     points: tuple[Point, ...]
@@ -89,6 +93,7 @@ class Trace:
             "model": self.model,
             "config_sha256": self.config_sha256,
             "view": self.view,
+            "execution": self.execution,
             "dtype": self.dtype,
             "layers": self.layers,
             "device": self.device,
@@ -110,6 +115,7 @@ def read(path: Path) -> Trace:
             model=data["model"],
             config_sha256=data["config_sha256"],
             view=data["view"],
+            execution=data["execution"],
             dtype=data["dtype"],
             layers=data["layers"],
             device=data["device"],
@@ -123,42 +129,6 @@ def read(path: Path) -> Trace:
         raise UsageError(
             f"{path} is damaged", why=repr(error), hint="write it again with `flagkernels trace`"
         ) from error
-
-
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
-    """Counts every call that the catalogue has an operator for."""
-
-    def __init__(self, known: Catalogue) -> None:
-        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
-        self.known = known
-        self.calls: Counter[Call] = Counter()
-        self.native_only: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        overload = overload_of(func) if func.namespace == "aten" else func._schema.name
-        if self.known.operator(overload) is not None:
-            self.calls[_call(overload, args, kwargs)] += 1
-            return func(*args, **kwargs)
-        if func is torch.ops.aten.scaled_dot_product_attention.default:
-            self.native_only[overload] += 1
-            query, _, value = args[:3]
-            return query.new_zeros((*query.shape[:-1], value.shape[-1]))
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        self.native_only[overload] += 1
-        return func(*args, **kwargs)
-
-
-def _call(overload: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    return Call(
-        overload, tuple(spec_of(a) for a in args), tuple((n, spec_of(a)) for n, a in kwargs.items() if a is not None)
-    )
 
 
 def grid(*, max_len: int, max_batch: int, max_tokens: int) -> tuple[Point, ...]:
@@ -206,17 +176,20 @@ def trace(
     known: Catalogue,
     *,
     view: str = "engine",
+    execution: str = "compiled",
     layers: int | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """Runs every point on the meta device; on the CPU with random weights and two layers where meta cannot.
 
-    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse
-    and computes logits of the last position only. Raises NothingToDo where no call has an operator.
+    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse,
+    computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS. Raises NothingToDo
+    where no call has an operator.
     """
     device = "meta"
+    how = _How(known, view, execution)
     try:
-        model, recorders = _run(arch, points, known, view, layers, device, progress)
+        model, recorders = _run(arch, points, how, layers, device, progress)
     except (NotImplementedError, RuntimeError) as error:
         if not architecture.meta_cannot(error):
             raise UsageError(
@@ -225,7 +198,7 @@ def trace(
                 hint="compare its config.json with the model's own",
             ) from error
         device, layers = "cpu", min(layers or CACHE_LAYERS, CACHE_LAYERS)
-        model, recorders = _run(arch, points, known, view, layers, device, progress)
+        model, recorders = _run(arch, points, how, layers, device, progress)
     found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(points))
     native_only: Counter[str] = Counter()
     for index, recorder in enumerate(recorders):
@@ -240,6 +213,7 @@ def trace(
         model=arch.name,
         config_sha256=arch.sha256,
         view=view,
+        execution=execution,
         dtype=str(architecture.dtype_of(config)).removeprefix("torch."),
         layers=architecture.text_of(config).num_hidden_layers,
         device=device,
@@ -257,50 +231,51 @@ def _versions(known: Catalogue) -> dict[str, str]:
     return {"torch": torch.__version__, "transformers": transformers.__version__, "flag_gems": known.version}
 
 
+@dataclass(frozen=True)
+class _How:
+    known: Catalogue
+    view: str
+    execution: str
+
+
 def _run(
     arch: Architecture,
     points: Sequence[Point],
-    known: Catalogue,
-    view: str,
+    how: _How,
     layers: int | None,
     device: str,
     progress: Progress | None,
 ) -> tuple[nn.Module, list[Recorder]]:
     model = architecture.build(arch, device, layers=layers)
-    if view == "engine":
+    if how.view == "engine":
         architecture.fuse_projections(model)
     recorders = []
     for point in points:
         if progress:
             progress.doing(str(point))
-        recorders.append(_forward(model, point, known, device, last_only=view == "engine"))
+        recorders.append(_forward(model, point, how, device))
         if progress:
             progress.step(f"{point}: {sum(recorders[-1].calls.values())} calls")
     return model, recorders
 
 
-def _forward(model: nn.Module, point: Point, known: Catalogue, device: str, *, last_only: bool) -> Recorder:
+def _forward(model: nn.Module, point: Point, how: _How, device: str) -> Recorder:
     """One point; a decode step is recorded after an unrecorded prefill of its cache."""
-    recorder = Recorder(known)
-    extra: dict[str, Any] = {"use_cache": True} | ({"logits_to_keep": 1} if last_only else {})
+    engine = how.view == "engine"
+    compiled = architecture.decoder(model) if how.execution == "compiled" else None
+    extra: dict[str, Any] = {"use_cache": True} | ({"logits_to_keep": 1} if engine else {})
     ids = torch.zeros((point.batch, point.length), dtype=torch.long, device=device)
     with torch.inference_mode():
-        if point.phase == "prefill":
-            with recorder:
-                model(input_ids=ids, **extra)
-        else:
-            with _Unrecorded():
-                cache = model(input_ids=ids, **extra).past_key_values
-            with recorder:
-                model(input_ids=ids[:, :1], past_key_values=cache, **extra)
+        temperature = temperatures(point.batch, device)
+        if point.phase == "decode":
+            with unrecorded():
+                extra["past_key_values"] = model(input_ids=ids, **extra).past_key_values
+            ids = ids[:, :1]
+        with recording(how.known, compiled) as recorder:
+            logits = model(input_ids=ids, **extra).logits
+            if engine:
+                sample(logits[:, -1], temperature)
     return recorder
-
-
-class _Unrecorded(Recorder):  # type: ignore[no-untyped-call,unused-ignore]
-    """The same decompositions, so that attention over a long prefix stays one cheap call."""
-
-    def __init__(self) -> None:
-        super().__init__(Catalogue("", {}))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -310,6 +285,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
     )
+    parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
     parser.add_argument("--layers", type=at_least(1), help="cut the model to its first layers (counts are cut as well)")
     parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
     parser.add_argument(
@@ -330,6 +306,7 @@ def main(args: argparse.Namespace) -> int:
     arch = architecture.read_config(args.config)
     known = catalogue.load(args.catalogue)
     with Progress("trace", total=len(tuple(points))) as progress:
-        found = trace(arch, tuple(points), known, view=args.view, layers=args.layers, progress=progress)
+        how = {"view": args.view, "execution": args.execution, "layers": args.layers}
+        found = trace(arch, tuple(points), known, **how, progress=progress)
     write_json(args.out, found.to_json())
     return 0

@@ -147,6 +147,7 @@ _IN_THE_MATRIX = {
     "--device": "kernels.device",
     "--policy": "kernels.policy",
     "--budget": "kernels.budget",
+    "--execution": "kernels.execution",
 }
 """What a user of a release has where flagkernels' own hints name its options."""
 

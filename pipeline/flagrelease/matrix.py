@@ -72,6 +72,9 @@ class Kernels:
     chip. `budget` is for tuning, `limit` for the whole stage, `operator_limit` for one operator. `max_len` cuts the
     longest context that is looked at; `classes` is how many shape classes of an operator are measured; `floor` the
     least that express may have of native speed. `exclude` takes operators out by hand: its values are the reasons.
+    `execution` is how the engine runs the layers (`compiled` and under CUDA graphs, `captured` in graphs alone, or
+    `eager`), which decides what operators they call; by default `eager` where `serve.args` has `enforce_eager`, else
+    `compiled`.
     """
 
     policy: Literal["express", "coverage"] = "express"
@@ -82,6 +85,7 @@ class Kernels:
     max_len: int | None = None
     classes: int = 24
     floor: float = 0.98
+    execution: Literal["compiled", "captured", "eager"] | None = None
     exclude: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,12 @@ POLICIES: Mapping[str, str] = {
     "express": "the correct operators, at the sizes at which they are certainly faster, that serve the model fastest",
 }
 
+EXECUTIONS: Mapping[str, str] = {
+    "compiled": "layers compiled and captured in a graph, logits and sampling as written",
+    "captured": "layers captured in a graph, logits and sampling as written",
+    "eager": "nothing compiled or captured",
+}
+
 
 def view(kernels: Kernels) -> dict[str, Any]:
     """What the card's section on operators shows."""
@@ -25,6 +31,7 @@ def view(kernels: Kernels) -> dict[str, Any]:
         "calls": len(kernels.operators) + len(kernels.excluded),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in _most_first(kernels.verdicts)),
         "chosen": POLICIES.get(kernels.policy, kernels.policy),
+        "execution": EXECUTIONS.get(kernels.execution, ""),
         "kernels": "1 kernel" if tuning.kernels == 1 else f"{tuning.kernels} kernels",
         "candidates": f"{tuning.candidates:,}",
         "time": f"{tuning.seconds:.0f} s" if tuning.seconds < 120 else f"{tuning.seconds / 60:.1f} min",

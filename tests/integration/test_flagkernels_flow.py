@@ -56,7 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "flag_gems/__init__.py").write_text(GEMS)
     flagkernels(
         place,
-        "trace --config config.json --catalogue flag_gems --out trace.json --points prefill:1x64,decode:2x16",
+        "trace --config config.json --catalogue flag_gems --out trace.json --execution eager"
+        " --points prefill:1x64,decode:2x16",
     )
     flagkernels(
         place,
@@ -119,6 +120,21 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
     assert len(recorded) == 5  # all three, each alone, and what remains
     assert list(recorded)[-1] == ("mm", "rsqrt")
     assert report["together"]["operators"] == ["mm", "rsqrt", "silu"]
+
+
+def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> None:
+    """Products of compiled layers go to `mm.out`; attribution runs the model as it is written, which calls `mm`."""
+    (folder / "compiled.yaml").write_text(
+        bundle.Operators(include=("mm", "mm_out", "silu"), execution="compiled").to_yaml()
+    )
+    said = flagkernels(
+        folder,
+        "attribute --operators compiled.yaml --config config.json --out compiled.json --clean clean.yaml --device cpu"
+        " --source flagkernels_mixed:MM_OUT_OFF --tokens 64",
+    )
+    # Its silu is five percent off as well, but Inductor has an activation of its own.
+    assert "culprits: mm_out; clean with 2 operators" in said
+    assert bundle.read_operators(folder / "clean.yaml").execution == "compiled"
 
 
 def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:

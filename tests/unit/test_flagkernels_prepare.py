@@ -115,8 +115,8 @@ def figure(operator: str, low: float, share: float) -> Figure:
 
 def told(choice: dict[str, Any]) -> dict[str, Any]:
     found = trace.Trace(
-        model="m", config_sha256="c", view="engine", dtype="bfloat16", versions={}, points=(), static=frozenset(),
-        calls=(), native_only={}, layers=1, device="meta",
+        model="m", config_sha256="c", view="engine", execution="compiled", dtype="bfloat16", versions={}, points=(),
+        static=frozenset(), calls=(), native_only={}, layers=1, device="meta",
     )  # fmt: skip
     keys = [{"kernel": "k", "state": "tuned", "screened": 12}, {"kernel": "k", "state": "borrowed", "screened": 0}]
     tuned = {

@@ -34,6 +34,7 @@ def trace_of(*calls: tuple[str, Call]) -> Trace:
         model="planted",
         config_sha256="0" * 64,
         view="module",
+        execution="eager",
         dtype="bfloat16",
         versions={"torch": torch.__version__},
         points=(Point(phase="decode", batch=1, length=8),),

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers", reason="tracing builds the mo
 
 from flagkernels import architecture, catalogue, cli, trace  # noqa: E402
 from flagkernels.errors import NothingToDo, UsageError  # noqa: E402
+from flagkernels.recorder import recording  # noqa: E402
 from flagkernels.trace import Point, Trace, grid, parse_points  # noqa: E402
 
 # As flag_gems/__init__.py writes it: a tuple of (registration key, function, and sometimes a condition).
@@ -23,7 +24,8 @@ _FULL_CONFIG = (
     ("addmm", addmm), ("arange", arange), ("bmm", bmm), ("cat", cat), ("cos", cos), ("embedding", embedding),
     ("gelu", gelu), ("mean.dim", mean_dim), ("mm", mm), ("mul.Tensor", mul), ("mul_.Tensor", mul_), ("neg", neg),
     ("pow.Tensor_Scalar", pow_tensor_scalar), ("rms_norm", rms_norm), ("rsqrt", rsqrt), ("silu", silu), ("sin", sin),
-    ("sort", sort), ("topk", topk), ("nonzero", nonzero),
+    ("sort", sort), ("topk", topk), ("nonzero", nonzero), ("mm.out", mm_out), ("argmax", argmax),
+    ("exponential_", exponential_), ("div_.Tensor", true_divide_),
 )
 """
 KNOWN = catalogue.parse(SOURCE)
@@ -46,8 +48,9 @@ def config(tmp_path: Path, kind: str, **changes: Any) -> Path:
     return path
 
 
-def traced(tmp_path: Path, kind: str, *, view: str = "engine", **changes: Any) -> Trace:
-    return trace.trace(architecture.read_config(config(tmp_path, kind, **changes)), POINTS, KNOWN, view=view)
+def traced(tmp_path: Path, kind: str, *, view: str = "engine", execution: str = "captured", **changes: Any) -> Trace:
+    arch = architecture.read_config(config(tmp_path, kind, **changes))
+    return trace.trace(arch, POINTS, KNOWN, view=view, execution=execution)
 
 
 def shapes(found: Trace, operator: str) -> set[tuple[tuple[int, ...], ...]]:
@@ -87,6 +90,32 @@ def test_the_engine_fuses_projections_and_wants_the_last_position_only(tmp_path:
     assert ((16, 64), (64, 500)) in shapes(written, "mm")
 
 
+def test_compiled_layers_leave_products_into_given_memory(tmp_path: Path) -> None:
+    """Inductor computes norms, activations, look-ups and rotations by itself, and calls `mm.out`; the head, which no
+    engine compiles with them, calls `mm`."""
+    found = traced(tmp_path, "qwen3", execution="compiled")
+    assert found.execution == "compiled"
+    assert shapes(found, "mm") == {((2, 64), (64, 500)), ((4, 64), (64, 500))}
+    assert ((16, 64), (64, 192), (16, 192)) in shapes(found, "mm_out")
+    count = [sum(c.counts[i] for c in found.calls if c.operator == "mm_out") for i in range(2)]
+    assert count == [2 * 4, 2 * 4]
+    assert not {"silu", "rsqrt", "mean_dim", "mul", "cat", "embedding", "cos", "bmm"} & set(found.operators)
+    assert {name for c in found.calls for name, _ in c.call.kwargs if c.operator == "mm_out"} == {"out"}
+
+
+def test_compiled_experts_keep_what_inductor_has_no_kernel_for(tmp_path: Path) -> None:
+    found = traced(tmp_path, "qwen3_moe", execution="compiled", **MOE)
+    assert {"mm_out", "group_mm", "topk"} <= set(found.operators)
+
+
+def test_the_end_of_a_step_is_called_as_it_is_written(tmp_path: Path) -> None:
+    for execution in ("compiled", "captured", "eager"):
+        found = traced(tmp_path, "llama", execution=execution)
+        assert {"argmax", "to_copy", "softmax", "exponential_", "true_divide_"} <= set(found.operators)
+        assert ((4, 500),) in shapes(found, "argmax")
+    assert "argmax" not in traced(tmp_path, "llama", view="module").operators
+
+
 def test_calls_are_counted_at_each_point(tmp_path: Path) -> None:
     found = traced(tmp_path, "qwen3")
     count = [sum(c.counts[i] for c in found.calls if c.operator == "mm") for i in range(2)]
@@ -98,8 +127,7 @@ def test_a_composite_operator_that_flaggems_registers_is_seen_whole(tmp_path: Pa
         def forward(self, x: Any) -> Any:
             return torch.nn.functional.linear(torch.rms_norm(x, (64,)), torch.zeros(8, 64, device="meta"))
 
-    recorder = trace.Recorder(KNOWN)
-    with torch.inference_mode(), recorder:
+    with torch.inference_mode(), recording(KNOWN) as recorder:
         Norm()(torch.zeros(2, 4, 64, device="meta"))
     assert [call.overload for call in recorder.calls] == ["rms_norm", "mm"]
 
@@ -110,7 +138,7 @@ def test_what_meta_cannot_follow_runs_with_random_weights(tmp_path: Path) -> Non
     arch.config._experts_implementation = "eager"
     found = trace.trace(arch, POINTS, KNOWN)
     assert (found.device, found.layers) == ("cpu", 2)
-    assert {"mm", "topk"} <= set(found.operators)
+    assert {"mm_out", "topk"} <= set(found.operators)
 
 
 def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -150,8 +178,10 @@ def test_the_language_model_of_one_that_sees_is_traced(tmp_path: Path) -> None:
     path = config(tmp_path, "qwen2_5_vl", vision_config=vision, rope_scaling=rope)
     found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
     assert (found.model, found.layers, found.device) == ("qwen2_5_vl", 2, "meta")
-    assert {"mm", "silu", "rsqrt", "embedding"} <= set(found.operators)
-    assert ((4, 64), (64, 192)) in shapes(found, "mm")  # gate and up of the four requests of a decode step
+    assert {"mm", "mm_out"} <= set(found.operators)
+    assert ((4, 64), (64, 192), (4, 192)) in shapes(
+        found, "mm_out"
+    )  # gate and up of the four requests of a decode step
 
 
 def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> None:
@@ -160,7 +190,7 @@ def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> Non
     path.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "dtype": "float16"}))
     found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
     assert found.dtype == "float16"
-    assert {t.dtype for c in found.calls if c.operator == "mm" for t in c.call.tensors} == {"float16"}
+    assert {t.dtype for c in found.calls if c.operator == "mm_out" for t in c.call.tensors} == {"float16"}
 
 
 def test_a_model_without_any_operator_is_said(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "container": cell.chip.container,
         "wheels": job.lock.wheels.get(wheels.name(cell)),
         "limits": _limits(job),
+        "execution": _execution(job),
         "runner": job.runner,
     }
 
@@ -98,6 +99,12 @@ def _limits(job: Job) -> dict[str, int]:
     }
 
 
+def _execution(job: Job) -> str:
+    """How the engine runs the layers; vLLM compiles and captures them unless it is told not to."""
+    eager = job.cell.model.serve.args.get("enforce_eager", False)
+    return job.cell.kernels.execution or ("eager" if eager else "compiled")
+
+
 def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
     plan, limits = job.cell.kernels, _limits(job)
     context = max(1, min(512, limits["max_len"] - 16))
@@ -105,7 +112,7 @@ def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
     return [
         *("prepare", "--config", str(config), "--work", str(place.work)),
         *("--out", str(place.bundle), "--vendor", job.cell.chip.vendor, "--device", plan.device),
-        *("--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.floor)),
+        *("--execution", _execution(job), "--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.floor)),
         *("--seconds", str(duration(plan.operator_limit)), "--classes", str(plan.classes)),
         *(word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", str(value))),
         *("--loads", ",".join(loads)),
@@ -124,6 +131,7 @@ def _result(job: Job, context: Context, place: chipside.Place) -> results.Kernel
         folder=str(folder.relative_to(context.workspace.root)),
         content=content,
         policy=report["policy"],
+        execution=report["execution"],
         operators=tuple(_operator(name, measured.get(name, {})) for name in report["operators"]),
         excluded=msgspec.convert(report["excluded"], tuple[results.ExcludedOperator, ...]),
         verdicts=report["verdicts"],

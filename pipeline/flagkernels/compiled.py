@@ -1,0 +1,55 @@
+"""What a model that torch.compile compiled still calls: far fewer operators, and not by the same names.
+
+Inductor writes element-wise work, reductions, look-ups and copies into kernels of its own. To aten it leaves matrix
+products, into memory that it hands over (`mm.out`, an operator of its own in FlagGems' list, not `mm`), and what it has
+no kernel for. tests/integration/test_flagkernels_compiled.py holds this against what compiled models call.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from flagkernels.calls import base_name, overload_of, spec_of
+
+__all__ = ["EXECUTIONS", "OUT", "RUNS", "fused", "left_to_aten"]
+
+EXECUTIONS = ("compiled", "captured", "eager")
+"""How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under graphs alone, or neither.
+Logits and sampling are outside of both in every case."""
+RUNS = "how the engine runs the layers: torch.compile and CUDA graphs, graphs alone, or neither (vLLM enforce_eager)"
+"""Help of the option that says which."""
+
+OUT = {"mm": "mm.out", "addmm": "addmm.out", "bmm": "bmm.out", "baddbmm": "baddbmm.out"}
+"""Products that Inductor calls by the overload which writes into given memory (torch/_inductor/kernel/)."""
+SOMETIMES = frozenset(["topk", "sort"])
+"""Inductor has kernels for some sizes of these only."""
+
+
+@functools.cache
+def _lowered() -> frozenset[Any]:
+    """The operators that become part of Inductor's kernels."""
+    from torch._inductor import decomposition, lowering
+
+    known = {*lowering.lowerings, *decomposition.decompositions} - set(lowering.fallbacks)
+    products = {*OUT, *OUT.values()}  # these are lowered as well, but to calls
+    return frozenset(op for op in known if isinstance(op, torch._ops.OpOverload) and overload_of(op) not in products)
+
+
+def left_to_aten(func: torch._ops.OpOverload, args: tuple[Any, ...], result: Any) -> tuple[str, dict[str, Any]] | None:
+    """The overload that a compiled model calls in place of `func`, and the arguments that come in addition; None where
+    Inductor's own kernels do the work."""
+    overload = overload_of(func) if func.namespace == "aten" else func._schema.name
+    if overload in OUT:
+        factors = [arg for arg in args if isinstance(arg, torch.Tensor)][-2:]
+        if factors[0].shape[-1] == 1:
+            return None  # an outer product is element-wise work
+        return OUT[overload], {"out": spec_of(result)}
+    return None if fused(func) else (overload, {})
+
+
+def fused(func: torch._ops.OpOverload) -> bool:
+    """Whether Inductor makes this operator part of a kernel of its own, whatever the size."""
+    return base_name(overload_of(func)) not in SOMETIMES and func in _lowered()
