@@ -49,9 +49,13 @@ def python(code: str, *words: object, **more: str) -> subprocess.CompletedProces
 
 
 def write_trace(
-    path: Path, rows: Sequence[int] = (1, 7, 32, 64, 128), size: int = 64, once: Sequence[int] = ()
+    path: Path,
+    rows: Sequence[int] = (1, 7, 32, 64, 128),
+    size: int = 64,
+    once: Sequence[int] = (),
+    into: Sequence[int] = (),
 ) -> Path:
-    """Products of `rows` × size × size, and one negation."""
+    """Products of `rows` × size × size, those of `into` rows into given memory, and one negation."""
 
     def tensor(*shape: int) -> dict[str, Any]:
         stride = [shape[1], 1] if len(shape) == 2 else [1]
@@ -59,6 +63,15 @@ def write_trace(
 
     calls = [{"operator": "mm", "overload": "mm", "args": [tensor(m, size), tensor(size, size)]} for m in rows]
     calls += [{"operator": "once", "overload": "inner", "args": [tensor(m, size), tensor(size, size)]} for m in once]
+    calls += [
+        {
+            "operator": "mm_out",
+            "overload": "mm.out",
+            "args": [tensor(m, size), tensor(size, size)],
+            "kwargs": {"out": tensor(m, size)},
+        }
+        for m in into
+    ]
     calls.append({"operator": "neg", "overload": "neg", "args": [tensor(300)]})
     trace = {
         "format": 2,

@@ -1,4 +1,5 @@
-"""What smoke finds out about the operators: that those of the release are in effect, and that nobody tunes them."""
+"""What smoke finds out about the operators: that those of the release are in effect and called, and that nobody tunes
+them."""
 
 from __future__ import annotations
 
@@ -48,7 +49,17 @@ def no_tuning(at: Inside, on: Bench) -> str:
     if events:
         raise Wrong(f"{events} candidates of {', '.join(found['tuned'])} were timed since the start")
     more = f"{found['filled']} sizes took the nearest tuned choice, {found['compilations']} kernels were compiled"
-    return f"0 tuning events after {REQUESTS} requests; {len(found['called'])} operators were called, {more}"
+    return f"0 tuning events after {REQUESTS} requests; {more}"
+
+
+def called(at: Inside, kernels: results.Kernels) -> str:
+    """Some operator has run by now: an image in which none does is the native one by another name."""
+    found = set(_effective(at)["called"])
+    names = [one.name for one in kernels.operators]
+    if not found:
+        raise Wrong(f"none of {', '.join(names)} was called: every request was served by the vendor's kernels alone")
+    idle = [name for name in names if name not in found]
+    return ", ".join(sorted(found)) + (f"; not {', '.join(idle)}" if idle else "")
 
 
 def _effective(at: Inside) -> Mapping[str, Any]:
@@ -70,3 +81,4 @@ def all_of(at: Inside, on: Bench, kernels: results.Kernels) -> Iterator[tuple[st
     """By name, ready to be called."""
     yield "operators in effect", lambda: in_effect(at, kernels)
     yield "no tuning", lambda: no_tuning(at, on)
+    yield "operators called", lambda: called(at, kernels)

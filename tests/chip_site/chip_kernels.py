@@ -58,6 +58,14 @@ def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def mm_out(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """As compiled models call it."""
+    (m, k), n = a.shape, b.shape[1]
+    out.copy_(torch.bmm(a[None], b[None])[0])
+    product_kernel[(1, 1)](a, b, out, m, n, k, a.stride(0), b.stride(0), out.stride(0))
+    return out
+
+
 def inner_once(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Fails from its second call on, as an operator does that cannot stand real values."""
     if calls:

@@ -57,6 +57,29 @@ print(json.dumps({"timed": len(timed), "chosen": [str(tuner.cache.get(key)) for 
 """
 
 
+def test_products_into_given_memory_share_the_choices_of_the_others(tmp_path: Path) -> None:
+    """The layers of a compiled model call `mm.out` and its head `mm`: one kernel, one database."""
+    require_stand_in()
+    trace = write_trace(tmp_path / "trace.json", rows=(), into=(32, 128))
+    done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "tuned")
+    assert done.returncode == 0, done.stderr
+    told = report(tmp_path / "tuned")
+    assert {(row["operator"], row["key"][0]) for row in told["tuned"]} == {("mm_out", 32), ("mm_out", 128)}
+    assert (told["failed"], told["tuning_events"]) == ([], 0)
+    code = """
+import flag_gems, torch
+from triton.runtime.autotuner import Autotuner
+timed = []
+before = Autotuner._bench
+Autotuner._bench = lambda tuner, *a, **k: timed.append(1) or before(tuner, *a, **k)
+for m in (32, 128):
+    flag_gems.chip_kernels.mm(torch.ones(m, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16))
+print(len(timed))
+"""
+    places = {"FLAGGEMS_CACHE_DIR": tmp_path / "tuned/flaggems", "TRITON_CACHE_DIR": tmp_path / "tuned/triton-cache"}
+    assert python(code, **{name: str(place) for name, place in places.items()}).stdout.strip() == "0"
+
+
 def first_calls(flaggems: Path, triton: Path) -> dict[str, Any]:
     """A process with FlagGems alone, without flagkernels: what it times, and what it chooses."""
     done = python(FIRST_CALLS, 32, 64, 128, FLAGGEMS_CACHE_DIR=str(flaggems), TRITON_CACHE_DIR=str(triton))

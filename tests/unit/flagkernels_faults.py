@@ -79,6 +79,13 @@ def writes_input(x: torch.Tensor, y: Any) -> torch.Tensor:
     return out
 
 
+def half_written(x: torch.Tensor, y: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    """A product of which the second half of the rows is never written."""
+    rows = out.shape[0] // 2
+    out[:rows].copy_(torch.bmm(x[None, :rows], y[None])[0])
+    return out
+
+
 def planted(function: Callable[..., torch.Tensor]) -> dict[str, dict[str, Callable[..., torch.Tensor]]]:
     def add(x: torch.Tensor, y: Any, *, alpha: float = 1) -> torch.Tensor:
         assert alpha == 1
@@ -97,5 +104,6 @@ ABORTS = planted(aborts)
 GREEDY = planted(greedy)
 REFUSES = planted(refuses)
 WRITES_INPUT = planted(writes_input)
+HALF_WRITTEN = {"mm_out": {"mm.out": half_written}}
 ALIASES = {"to_copy": {"_to_copy": lambda x, **_: x}}
 ADD_RIGHT_MUL_HANGS = {"add": RIGHT["add"], "mul": {"mul.Tensor": never_returns}}

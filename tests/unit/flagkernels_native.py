@@ -35,5 +35,12 @@ KEYS = {
     "arange": "arange",
     "cumsum": "cumsum",
     "index_put_": "index_put_",
+    "mm_out": "mm.out",
+    "addmm_out": "addmm.out",
+    "bmm_out": "bmm.out",
+    "true_divide_": "div_.Tensor",
+    "exponential_": "exponential_",
+    "where_self_out": "where.self_out",
+    "lt_scalar": "lt.Scalar",
 }
 OPERATORS = {operator: {key: native(key)} for operator, key in KEYS.items()}

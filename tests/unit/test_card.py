@@ -157,6 +157,7 @@ def test_operators_have_a_section_with_every_reason() -> None:
     text = rendered(made)
     assert "against float64: 3 correct, 1 crash." in text
     assert "2 are in effect" in text
+    assert "random weights, layers compiled and captured in a graph, logits and sampling as written (95 %" in text
     assert "| `mm` | 20 | 4 | 91.2 % | 88.0 % |" in text
     assert "| `mul` | crash | killed by SIGSEGV at mul.Tensor" in text
     assert "47 sizes were tuned: 3,921 candidates were timed, all in 38 s" in text

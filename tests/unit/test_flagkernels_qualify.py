@@ -98,6 +98,7 @@ def test_a_hang_is_ended_at_its_limit(tmp_path: Path) -> None:
 def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
     """The bounds must not be so tight that the vendor's own kernels fail them, at any size or regime."""
     column = TensorSpec((96, 160), (1, 96), "bfloat16")
+    flags, tokens = spec(32, dtype="bool"), spec(32, dtype="int64")
     found = trace_of(
         ("mm", Call("mm", (spec(32, 96), column))),
         ("mean_dim", Call("mean.dim", (spec(32, 96, dtype="float32"), (-1,), True))),
@@ -113,6 +114,13 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
         ("arange", Call("arange", (500,))),
         ("cumsum", Call("cumsum", (spec(4, 96), -1))),
         ("index_put_", Call("index_put_", (spec(96), (spec(96, dtype="int64"),), spec(96)))),
+        ("mm_out", Call("mm.out", (spec(32, 96), column), (("out", spec(32, 160)),))),
+        ("addmm_out", Call("addmm.out", (spec(160), spec(32, 96), column), (("out", spec(32, 160)),))),
+        ("bmm_out", Call("bmm.out", (spec(4, 8, 96), spec(4, 96, 8)), (("out", spec(4, 8, 8)),))),
+        ("true_divide_", Call("div_.Tensor", (spec(4, 96, dtype="float32"), spec(4, 1, dtype="float32")))),
+        ("exponential_", Call("exponential_", (spec(32, 96, dtype="float32"),))),
+        ("where_self_out", Call("where.self_out", (flags, tokens, tokens), (("out", tokens),))),
+        ("lt_scalar", Call("lt.Scalar", (spec(32, dtype="float32"), 1e-5))),
     )
     rows = qualify(
         found,
@@ -124,6 +132,21 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
     )
     assert {row.operator: (row.verdict, row.reason, row.at) for row in rows if row.verdict != "correct"} == {}
     assert all(row.cases for row in rows)
+
+
+def test_given_memory_that_is_not_written_shows(tmp_path: Path) -> None:
+    """As compiled models call products: with the memory of the result, which holds NaN until it is written."""
+    found = trace_of(("mm_out", Call("mm.out", (spec(64, 96), spec(96, 160)), (("out", spec(64, 160)),))))
+    row = verdict(tmp_path, "HALF_WRITTEN", operator="mm_out", found=found)
+    assert (row.verdict, "are NaN" in row.reason) == ("wrong", True), row
+
+
+def test_given_memory_is_dense_at_every_size() -> None:
+    found = trace_of(("mm_out", Call("mm.out", (spec(32, 96), spec(96, 160)), (("out", spec(32, 160)),))))
+    for case in cases_for(found, "mm_out"):
+        left, right, out = case.call.tensors
+        assert out.contiguous
+        assert out.shape == (left.shape[0], right.shape[1])
 
 
 def test_off_grid_cases_break_no_agreement_between_arguments() -> None:

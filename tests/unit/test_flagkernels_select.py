@@ -170,6 +170,8 @@ def test_the_least_work_of_a_call() -> None:
     )
     table, index = spec(5000, 96), spec(2, 8, dtype="int64")
     rows = torch.empty(2, 8, 96, dtype=torch.bfloat16)
+    into = Call("mm.out", (spec(32, 96), column), (("out", spec(32, 160)),))
+    assert roofline.work(into, (result,)) == roofline.work(Call("mm", (spec(32, 96), column)), (result,))
     assert roofline.work(Call("embedding", (table, index)), (rows,))[0] == 16 * 8 + 2 * 16 * 96 * 2
     expanded = TensorSpec((4, 96), (0, 1), "float32")
     assert roofline.work(Call("neg", (expanded,)), ())[0] == 96 * 4

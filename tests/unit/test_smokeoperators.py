@@ -62,6 +62,16 @@ def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
         smokeoperators.in_effect(inside(**changes), KERNELS)
 
 
+def test_what_is_called_is_named_and_what_is_not() -> None:
+    assert smokeoperators.called(inside(), KERNELS) == "mm; not neg"
+    assert smokeoperators.called(inside(called=["mm", "neg"]), KERNELS) == "mm, neg"
+
+
+def test_a_service_that_calls_no_operator_is_the_native_one() -> None:
+    with pytest.raises(Wrong, match="none of mm, neg was called"):
+        smokeoperators.called(inside(called=[]), KERNELS)
+
+
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_no_answer_is_told_as_one(printed: str) -> None:
     with pytest.raises(Wrong, match="what is in effect cannot be read"):

@@ -21,8 +21,8 @@ vars(torch.cpu)["get_device_properties"] = lambda _: types.SimpleNamespace(L2_ca
 chip_stand_in.load_libentry(chip_stand_in.wheel_folder(chip_stand_in.cache_folder()))
 
 import chip_kernels  # noqa: E402, F401 -- its decorators need the tuner above
-from chip_kernels import inner_once, mm, neg, silu  # noqa: E402
+from chip_kernels import inner_once, mm, mm_out, neg, silu  # noqa: E402
 
-_FULL_CONFIG = (("mm", mm), ("neg", neg), ("silu", silu), ("inner", inner_once))
+_FULL_CONFIG = (("mm", mm), ("mm.out", mm_out), ("neg", neg), ("silu", silu), ("inner", inner_once))
 FULL_CONFIG_BY_FUNC = {entry[1].__name__: [entry] for entry in _FULL_CONFIG}
 assert sys.modules["flag_gems.utils.libentry"]
