@@ -45,7 +45,7 @@ def step(*words: object) -> tuple[int, float]:
 def prove(out: Path, config: Path, layers: int, tokens: int, device: str) -> dict[str, float]:
     """The seconds of each step; what they wrote is in `out`."""
     seconds = {}
-    points = ("--points", "prefill:1x128,decode:1x128,decode:4x128")
+    points = ("--execution", "captured", "--points", "prefill:1x128,decode:1x128,decode:4x128")
     _, seconds["trace"] = step("trace", "--config", config, "--out", out / "trace.json", *points)
     found = ("--trace", out / "trace.json", "--operators", ",".join(CULPRITS), "--source", "culprit:OFF")
     options = ("--width", 2, "--real", 3, "--device", device)

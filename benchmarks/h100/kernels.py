@@ -3,7 +3,8 @@
     python benchmarks/h100/kernels.py qualify --out DIR     every operator that Qwen3-8B uses, and the planted faults
     python benchmarks/h100/kernels.py speed --out DIR       ceilings, operators by shape class, express, attribution
 
-`speed` reads what `qualify` left in DIR. Needs torch, Triton, transformers and flag_gems; no weights, no network.
+`--execution` is how the engine runs the layers: compiled (the default), captured or eager. `speed` reads what `qualify`
+left in DIR. Needs torch, Triton, transformers and flag_gems; no weights, no network.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
 from flagkernels import bench, cli, qualify, trace  # noqa: E402
+from flagkernels.compiled import EXECUTIONS  # noqa: E402
 from flagkernels.files import write_json, write_text  # noqa: E402
 
 CONFIG = HERE / "qwen3-8b.json"
@@ -36,19 +38,23 @@ def step(*words: object) -> float:
     return spent
 
 
-def qualify_part(out: Path, seconds: float, width: int | None) -> None:
+def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -> None:
     times = {}
     if not (out / "trace.json").exists():
-        times["trace"] = step("trace", "--config", CONFIG, "--out", out / "trace.json")
+        times["trace"] = step("trace", "--config", CONFIG, "--out", out / "trace.json", "--execution", execution)
     options = ["--seconds", seconds, *(["--width", width] if width else [])]
     times["qualify"] = step("qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options)
     found = trace.read(out / "trace.json")
+    # The faults are in a `silu`, which a compiled model does not call.
+    points = ("--points", "prefill:1x128,prefill:1x512,decode:4x128")
+    step("trace", "--config", CONFIG, "--out", out / "written.json", "--execution", "captured", *points)
+    written = trace.read(out / "written.json")
     import planted
 
     def one(fault: str) -> qualify.Row:
         limits = qualify.Limits(seconds=20.0, memory=8 << 30, width=8)
         file = out / f"planted-{fault.lower()}.jsonl"
-        return qualify.qualify(found, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
+        return qualify.qualify(written, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
 
     began = time.monotonic()
     with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:
@@ -117,12 +123,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--width", type=int)
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--execution", default="compiled", choices=EXECUTIONS)
     parser.add_argument("--per-operator", type=int, default=12)
     parser.add_argument("--operators")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part == "qualify":
-        qualify_part(args.out, args.seconds, args.width)
+        qualify_part(args.out, args.seconds, args.width, args.execution)
     else:
         speed_part(args.out, args.given or args.out, args.layers, args.per_operator, args.operators)
 

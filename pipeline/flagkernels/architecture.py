@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
 import logging
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from flagkernels.errors import UsageError, did_you_mean
 __all__ = [
     "Architecture",
     "build",
+    "cache_name",
     "decoder",
     "fuse_projections",
     "meta_cannot",
@@ -166,6 +168,11 @@ def decoder(model: Any) -> nn.Module:
     """The layers without the logits: what engines compile and capture. The whole model where it is not parted so."""
     found: nn.Module = model.get_decoder()
     return found
+
+
+def cache_name(model: Any) -> str:
+    """What this transformers calls a model's cache, as an argument and in its output; the old name goes with 5.40."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def meta_cannot(error: Exception) -> bool:

@@ -42,10 +42,11 @@ def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
 def _decoded(model: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
     """The last steps − 1 tokens of each row, after a prefill of those before."""
     start = ids.shape[1] - steps
-    cache = model(input_ids=ids[:, :start], use_cache=True).past_key_values
+    name = architecture.cache_name(model)
+    cache = {name: getattr(model(input_ids=ids[:, :start], use_cache=True), name)}
     logits = []
     for position in range(start, ids.shape[1] - 1):
-        out = model(input_ids=ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+        out = model(input_ids=ids[:, position : position + 1], **cache, use_cache=True)
         logits.append(out.logits)
     return _picked(torch.cat(logits, dim=1), ids[:, start + 1 :])
 

@@ -93,7 +93,8 @@ class ServedModel:
         if load.phase == "prefill":
             return lambda: sample(model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1], temperature)
         cache = StaticCache(config=config, max_cache_len=load.length + 16)
-        model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+        given = {architecture.cache_name(model): cache, "logits_to_keep": 1}
+        model(input_ids=ids, **given)
         position = torch.full((load.batch, 1), load.length, device=self.device)
         lengths = _lengths(cache)
         token = ids[:, :1].contiguous()
@@ -107,7 +108,7 @@ class ServedModel:
 
         def step() -> Any:
             with self.layers.after(rewind):
-                found = model(input_ids=token, past_key_values=cache, position_ids=position, logits_to_keep=1)
+                found = model(input_ids=token, position_ids=position, **given)
             return sample(found.logits[:, -1], temperature)
 
         return step

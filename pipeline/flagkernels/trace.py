@@ -269,7 +269,8 @@ def _forward(model: nn.Module, point: Point, how: _How, device: str) -> Recorder
         temperature = temperatures(point.batch, device)
         if point.phase == "decode":
             with unrecorded():
-                extra["past_key_values"] = model(input_ids=ids, **extra).past_key_values
+                name = architecture.cache_name(model)
+                extra[name] = getattr(model(input_ids=ids, **extra), name)
             ids = ids[:, :1]
         with recording(how.known, compiled) as recorder:
             logits = model(input_ids=ids, **extra).logits

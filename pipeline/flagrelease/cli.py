@@ -39,6 +39,7 @@ VERBS = (
     ("run", "release cells: all, or those that are named"),
     ("plan", "show what `run` would do, and why"),
     ("tune", "prepare the operators of a chip for a model, and nothing else"),
+    ("fetch", "fetch what cells take from the network, for a host that reaches none"),
     ("status", "show where every cell stands"),
     ("explain", "say why a cell is as it is"),
     ("compare", "compare two answer sets, without running anything"),
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
             _common(verb)
         if name != "init":
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    for name in ("run", "plan", "tune", "status", "lock"):
+    for name in ("run", "plan", "tune", "fetch", "status", "lock"):
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])

@@ -109,6 +109,21 @@ class Kernels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What a host that reaches no network needs: folders of the workspace, relative to it. `own` names the benchmarks
+    whose data is the operator's."""
+
+    folders: tuple[str, ...]
+    bytes: int
+    own: tuple[str, ...]
+    evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return f"{self.bytes / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Image:
     """A pushed image. `repository@digest` is what every later stage pulls. Where `runner` is "process" nothing is
     pushed: its files lie in the workspace, and `digest` is that of the build context.

@@ -63,14 +63,16 @@ def products() -> list[tuple[int, int, int]]:
 
 def write_trace(path: Path) -> None:
     """The 56 products as a trace; b is a transposed weight, as nn.Linear hands it over."""
+    from flagkernels.trace import FORMAT
+
     calls = []
     for m, n, k in products():
         a = {"shape": [m, k], "stride": [k, 1], "dtype": "bfloat16"}
         b = {"shape": [k, n], "stride": [1, k], "dtype": "bfloat16"}
         calls.append({"operator": "mm", "overload": "mm", "args": [{"tensor": a}, {"tensor": b}], "counts": [1]})
-    head = {"format": 1, "model": "qwen3-8b mm", "config_sha256": "", "view": "engine", "dtype": "bfloat16"}
+    head = {"format": FORMAT, "model": "qwen3-8b mm", "config_sha256": "", "view": "engine", "dtype": "bfloat16"}
     points = [{"phase": "decode", "batch": 1, "length": 1}]
-    rest = {"layers": 1, "device": "meta", "versions": {}, "points": points, "static": []}
+    rest = {"execution": "eager", "layers": 1, "device": "meta", "versions": {}, "points": points, "static": []}
     path.write_text(json.dumps({**head, **rest, "calls": calls, "native_only": {}}))
 
 
@@ -292,7 +294,7 @@ def bundled_starts(work: Path, kernels: list[str]) -> tuple[list[str], dict[str,
     (work / "config.json").write_text(json.dumps(QWEN3_8B))
     trace, tuned, bundle = work / "trace.json", work / "model", work / "bundle"
     where = ["--config", str(work / "config.json"), "--out", str(trace), "--view", "module"]
-    run([*kernels, "trace", *where, "--points", "prefill:1x512,decode:1x512"])
+    run([*kernels, "trace", *where, "--execution", "eager", "--points", "prefill:1x512,decode:1x512"])
     used = json.loads(trace.read_text())
     operators = sorted({call["operator"] for call in used["calls"]} & set(RIGHT))
     tune = run([*kernels, "tune", "--trace", str(trace), "--out", str(tuned), "--operators", ",".join(operators)])

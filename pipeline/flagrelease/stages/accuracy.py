@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,8 @@ def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Se
     return result
 
 
-def draw_up_all(job: Job, context: Context) -> list[Sheet]:
-    """What is asked of every benchmark in the profile, its data fetched and checked. Raises ConfigError where a profile
-    has none, or a benchmark no data."""
+def fetch_data(context: Context) -> Callable[[LockedData], Path]:
+    """Brings one locked file of benchmark data into the workspace, verified."""
 
     def fetch(locked: LockedData) -> Path:
         into = context.workspace.data / locked.file.sha256
@@ -75,6 +74,13 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
                 locked.source, locked.file, locked.archive, into, context.progress, context.meter, locked.revision
             )
 
+    return fetch
+
+
+def draw_up_all(job: Job, context: Context) -> list[Sheet]:
+    """What is asked of every benchmark in the profile, its data fetched and checked. Raises ConfigError where a profile
+    has none, or a benchmark no data."""
+    fetch = fetch_data(context)
     if not job.cell.profile.benchmarks:
         raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="name one under its `benchmarks`")
     sheets = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,32 +50,49 @@ def inputs(job: Job) -> Mapping[str, object]:
 
 
 def run(job: Job, context: Context) -> results.Weights:
-    model = locked(job)
-    digest = model.digest.removeprefix("sha256:")[:_DIGEST_LETTERS]
-    folder = f"{job.cell.model_name}/{digest}"
-    into = context.workspace.weights / folder
-    hold = context.workspace.locks / f"weights-{job.cell.model_name}-{digest}.lock"
+    with _held(job, context):
+        found = _fetched(job, context)
+        return unpacked(job, context, found) if job.cell.model.serve.convert else found
+
+
+def fetched(job: Job, context: Context) -> results.Weights:
+    """The files as the hub has them, verified; nothing is unpacked, which takes the chip's base image."""
+    with _held(job, context):
+        return _fetched(job, context)
+
+
+def _folder(job: Job) -> str:
+    digest = locked(job).digest.removeprefix("sha256:")[:_DIGEST_LETTERS]
+    return f"{job.cell.model_name}/{digest}"
+
+
+def _held(job: Job, context: Context) -> AbstractContextManager[None]:
+    """Cells of several chips share the weights of a model."""
+    hold = context.workspace.locks / f"weights-{_folder(job).replace('/', '-')}.lock"
 
     def waiting(holder: str) -> None:
         context.progress.doing(f"waiting for the same weights, {holder}")
 
-    # Cells of several chips share the weights of a model.
-    with wait_for(hold, context.run_id, waiting, context.ports.clock.sleep):
-        moved = 0
-        if trouble(into, model.digest, model.files):
-            manifest_of(into).unlink(missing_ok=True)
-            set_aside(into, model.files, context.progress)
-            moved = context.ports.hubs.fetch(model, into, context.progress, context.meter)
-            seal(into, model.digest, model.files)
-        fetched = results.Weights(
-            folder=folder,
-            source=model.source,
-            revision=model.revision,
-            digest=model.digest,
-            files=model.files,
-            bytes_moved=moved,
-        )
-        return unpacked(job, context, fetched) if job.cell.model.serve.convert else fetched
+    return wait_for(hold, context.run_id, waiting, context.ports.clock.sleep)
+
+
+def _fetched(job: Job, context: Context) -> results.Weights:
+    model, folder = locked(job), _folder(job)
+    into = context.workspace.weights / folder
+    moved = 0
+    if trouble(into, model.digest, model.files):
+        manifest_of(into).unlink(missing_ok=True)
+        set_aside(into, model.files, context.progress)
+        moved = context.ports.hubs.fetch(model, into, context.progress, context.meter)
+        seal(into, model.digest, model.files)
+    return results.Weights(
+        folder=folder,
+        source=model.source,
+        revision=model.revision,
+        digest=model.digest,
+        files=model.files,
+        bytes_moved=moved,
+    )
 
 
 def intact(result: results.Weights, look: Look) -> str:

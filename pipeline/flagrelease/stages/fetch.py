@@ -1,0 +1,59 @@
+"""fetch: all that a cell takes from the network, for a host that reaches none. Not one of the usual stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flagrelease import results, wheels
+from flagrelease.evaluation.data import load
+from flagrelease.stage import Context, Job, Stage
+from flagrelease.stages import accuracy, weights
+
+_OWN = "data://"
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    return {"weights": weights.locked(job).digest, "packages": _packages(job), "data": sorted(_asked(job))}
+
+
+def run(job: Job, context: Context) -> results.Fetched:
+    """Raises ConfigError where something is not locked, and what hubs and package indexes raise."""
+    space = context.workspace
+    found = weights.fetched(job, context)
+    places = [space.weights / found.folder, space.weights / f"{found.folder}.json"]
+    context.progress.doing("gathering Python packages")
+    with context.meter.waiting():
+        places.append(wheels.gather(_packages(job), space.wheels, context.ports.command).folder)
+    own = []
+    for name in _asked(job):
+        benchmark = job.matrix.benchmarks[name]
+        if benchmark.data.startswith(_OWN):
+            own.append(name)
+            continue
+        context.progress.doing(f"fetching the questions of {name}")
+        load(name, benchmark, job.lock, job.data_dir, accuracy.fetch_data(context))
+        places.append(space.data / job.lock.benchmarks[name].file.sha256)
+    return results.Fetched(
+        folders=tuple(str(place.relative_to(space.root)) for place in places),
+        bytes=sum(file.stat().st_size for place in places for file in _files(place)),
+        own=tuple(own),
+    )
+
+
+def _packages(job: Job) -> Any:
+    name = wheels.name(job.cell)
+    job.lock.require("wheels", name)
+    return job.lock.wheels[name]
+
+
+def _asked(job: Job) -> tuple[str, ...]:
+    return tuple(job.cell.profile.benchmarks)
+
+
+def _files(place: Path) -> Iterator[Path]:
+    return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
+
+
+STAGE = Stage(name="fetch", doing="fetching what the cell needs", result=results.Fetched, inputs=inputs, run=run)

@@ -1,0 +1,63 @@
+"""`flagrelease fetch`: what cells take from the network, for a chip's host that reaches none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from flagrelease import cli, results
+from flagrelease.assemble import Project, project
+from flagrelease.cell import select
+from flagrelease.errors import worst
+from flagrelease.plan import Choice
+from flagrelease.stages import fetch
+from flagrelease.summary import CellResult, as_error
+from flagrelease.verbs import run
+
+
+def main(arguments: argparse.Namespace) -> int:
+    # What runs elsewhere asks nothing of this machine's Docker.
+    everything = project(replace(cli.options(arguments), runner="process"))
+    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    arguments.rounds, arguments.engine = 0, "inline"
+    # What is there is verified, and only what is missing moved: so it always runs.
+    ended = run.through(everything, cells, (fetch.STAGE,), Choice(force=frozenset({fetch.STAGE.name})), arguments)
+    found = {one.cell: _found(everything, one) for one in ended}
+    code = worst(one.code for one in ended)
+    if arguments.json:
+        told = [{"cell": name, **msgspec.to_builtins(made)} for name, made in found.items() if made is not None]
+        print(json.dumps({"exit_code": code, "workspace": str(everything.workspace.root), "cells": told}, indent=2))
+        return code
+    print(_text(everything.workspace.root, found))
+    for one in ended:
+        if one.code:
+            cli.show_error(as_error(one))
+    return code
+
+
+def _found(everything: Project, ended: CellResult) -> results.Fetched | None:
+    entry = None if ended.code else everything.ledger.last(ended.cell, fetch.STAGE.name)
+    return None if entry is None else msgspec.convert(entry.result, results.Fetched)
+
+
+def _text(root: Path, found: dict[str, results.Fetched | None]) -> str:
+    """A line a folder, and what to do with them."""
+    lines = [f"{name}: {made.bytes / 1e6:.1f} MB" if made else f"{name}: not fetched" for name, made in found.items()]
+    folders = sorted({folder for made in found.values() if made for folder in made.folders})
+    lines += [f"  {folder}" for folder in folders]
+    if folders:
+        lines.append(f"copy these from {root} into the workspace of the other machine (tar keeps their times, by which")
+        lines.append("they are known), and run there with FLAGRELEASE_OFFLINE=1")
+    own = _own(tuple(filter(None, found.values())))
+    if own:
+        lines.append(f"the data of {', '.join(own)} is yours: copy the folder of --data-dir as well")
+    return "\n".join(lines)
+
+
+def _own(made: Sequence[results.Fetched]) -> list[str]:
+    return sorted({name for one in made for name in one.own})
