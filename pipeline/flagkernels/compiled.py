@@ -7,14 +7,17 @@ no kernel for. tests/integration/test_flagkernels_compiled.py holds this against
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from flagkernels.calls import base_name, overload_of, spec_of
 
-__all__ = ["EXECUTIONS", "OUT", "RUNS", "fused", "left_to_aten"]
+__all__ = ["EXECUTIONS", "OUT", "RUNS", "fused", "left_to_aten", "running"]
 
 EXECUTIONS = ("compiled", "captured", "eager")
 """How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under graphs alone, or neither.
@@ -53,3 +56,26 @@ def left_to_aten(func: torch._ops.OpOverload, args: tuple[Any, ...], result: Any
 def fused(func: torch._ops.OpOverload) -> bool:
     """Whether Inductor makes this operator part of a kernel of its own, whatever the size."""
     return base_name(overload_of(func)) not in SOMETIMES and func in _lowered()
+
+
+@contextlib.contextmanager
+def running(module: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Whether this module is running: the part of a model that the engine compiles, where it runs as it is written."""
+    now = False
+
+    def becomes(value: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal now
+            now = value
+
+        return hook
+
+    hooks = (
+        module.register_forward_pre_hook(becomes(True)),
+        module.register_forward_hook(becomes(False), always_call=True),
+    )
+    try:
+        yield lambda: now
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -14,7 +14,7 @@ from torch import nn
 
 from flagkernels.bundle import Operators
 from flagkernels.calls import Call, resolve, shape_class, spec_of
-from flagkernels.compiled import OUT, fused
+from flagkernels.compiled import OUT, fused, running
 from flagkernels.errors import ChipFault
 from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
@@ -76,7 +76,7 @@ def installed(
             for key, implementation in source.implementations(operator).items()
         }
         if compiled is not None:
-            kernels = _as_compiled(kernels, dispatch, stack.enter_context(_within(compiled)))
+            kernels = _as_compiled(kernels, dispatch, stack.enter_context(running(compiled)))
         for key, kernel in kernels.items():
             quiet_override(library, key, kernel, dispatch, with_keyset=True)
         yield calls
@@ -111,26 +111,6 @@ def _kernel(
         return implementation(*args, **kwargs)
 
     return by_shape if classes else always
-
-
-@contextlib.contextmanager
-def _within(module: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Whether the module is running."""
-    running = False
-
-    def now(value: bool) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            nonlocal running
-            running = value
-
-        return hook
-
-    hooks = module.register_forward_pre_hook(now(True)), module.register_forward_hook(now(False), always_call=True)
-    try:
-        yield lambda: running
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _as_compiled(kernels: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:

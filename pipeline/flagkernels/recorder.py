@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,19 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flagkernels.calls import Call, overload_of, spec_of
 from flagkernels.catalogue import Catalogue
-from flagkernels.compiled import left_to_aten
+from flagkernels.compiled import left_to_aten, running
 
 __all__ = ["Recorder", "recording", "unrecorded"]
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
-    """Counts every call that the catalogue has an operator for. While `compiled` is true, the calls are those that are
-    left of them when the engine has compiled this part of the model."""
+    """Counts every call that the catalogue has an operator for. While `compiled()` is true, the calls are those that
+    are left of them when the engine has compiled this part of the model."""
 
-    def __init__(self, known: Catalogue) -> None:
+    def __init__(self, known: Catalogue, compiled: Callable[[], bool] = lambda: False) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
-        self.known = known
-        self.compiled = False
+        self.known, self.compiled = known, compiled
         self.calls: Counter[Call] = Counter()
         self.native_only: Counter[str] = Counter()
 
@@ -34,7 +33,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore
     ) -> Any:
         kwargs = kwargs or {}
         overload = overload_of(func) if func.namespace == "aten" else func._schema.name
-        if self.known.operator(overload) is not None and not self.compiled:
+        if self.known.operator(overload) is not None and not self.compiled():
             self._count(overload, args, kwargs)
             return func(*args, **kwargs)
         if func is torch.ops.aten.scaled_dot_product_attention.default:
@@ -47,7 +46,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if not self.compiled:
+        if not self.compiled():
             self.native_only[overload] += 1
         elif left := left_to_aten(func, args, result):
             self._count(left[0], args, {**kwargs, **left[1]})
@@ -64,17 +63,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore
 @contextlib.contextmanager
 def recording(known: Catalogue, compiled: nn.Module | None = None) -> Iterator[Recorder]:
     """`compiled` is the part of the model that the engine compiles; None where it compiles nothing."""
-    recorder = Recorder(known)
-
-    def inside(now: bool) -> Any:
-        return lambda *_: setattr(recorder, "compiled", now)
-
     with contextlib.ExitStack() as stack:
-        if compiled is not None:
-            stack.callback(compiled.register_forward_pre_hook(inside(True)).remove)
-            stack.callback(compiled.register_forward_hook(inside(False), always_call=True).remove)
-        stack.enter_context(recorder)
-        yield recorder
+        inside = (lambda: False) if compiled is None else stack.enter_context(running(compiled))
+        yield stack.enter_context(Recorder(known, inside))
 
 
 @contextlib.contextmanager
