@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import served_cell as given
+from flagrelease import chipside
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import EvidenceStore
 from flagrelease.ledger import Ledger
@@ -72,3 +73,21 @@ def test_the_sizes_are_those_that_the_engine_can_be_given(
     made = job(args=args)
     plan = replace(made.cell.kernels, max_len=max_len)
     assert kernels.inputs(replace(made, cell=replace(made.cell, kernels=plan)))["limits"] == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "expected"),
+    [
+        ({}, None, "compiled"),
+        ({"enforce_eager": True}, None, "eager"),
+        ({"enforce_eager": True}, "captured", "captured"),
+    ],
+)
+def test_operators_are_chosen_for_how_the_engine_runs_the_layers(
+    args: dict[str, Any], said: Any, expected: str, tmp_path: Path
+) -> None:
+    made = job("config.json", args=args)
+    made = replace(made, cell=replace(made.cell, kernels=replace(made.cell.kernels, execution=said)))
+    assert kernels.inputs(made)["execution"] == expected
+    words = kernels._words(made, chipside.Place(tmp_path), tmp_path / "config.json")
+    assert words[words.index("--execution") + 1] == expected
