@@ -13,18 +13,20 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from flagkernels import activate as activation
 from flagkernels.catalogue import SOURCE
 from flagkernels.errors import KernelsError, UsageError
 from flagkernels.overlay import prepare
 
-__all__ = ["add_arguments", "main", "on_torch", "register"]
+__all__ = ["CALLS", "add_arguments", "become", "engine_of", "main", "on_torch", "register"]
 
+CALLS = "FLAGKERNELS_CALLS"
+"""Environment variable: the folder for what each process calls (record.py); set, no bundle is activated."""
 STARTUP = Path(__file__).parent / "startup"
 
 _activating = False
@@ -32,30 +34,39 @@ _activating = False
 
 def register() -> None:
     """The entry point `vllm.general_plugins`: in effect as soon as the chip is used in this process."""
-    if activation.find_bundle() is not None:
+    if os.environ.get(CALLS):
+        _when_chip_is_used(_record)
+    elif activation.find_bundle() is not None:
         _after_import("flag_gems", _activate)
-        _when_chip_is_used()
+        _when_chip_is_used(_activate)
 
 
 def on_torch() -> None:
-    """Called at interpreter start under `run`: waits for torch, then for the chip."""
-    _after_import("flag_gems", _activate)
+    """Called at interpreter start under `run` and `record`: waits for torch, then for the chip."""
+    if not os.environ.get(CALLS):
+        _after_import("flag_gems", _activate)
     if "torch" in sys.modules:
         register()
     else:
         _after_import("torch", register)
 
 
-def _when_chip_is_used() -> None:
+def _when_chip_is_used(action: Callable[[], None]) -> None:
     """At once, or with torch.cuda's own initialisation: importing flag_gems opens a device context, and a process that
     has one can no longer fork the workers that need their own."""
     import torch
 
     if os.environ.get(SOURCE, "flag_gems") != "flag_gems" or torch.version.cuda is None:
-        _activate()
+        action()
     else:
         # Runs at once where the chip is in use already.
-        torch.cuda._lazy_call(_activate)  # type: ignore[no-untyped-call]
+        torch.cuda._lazy_call(action)  # type: ignore[no-untyped-call]
+
+
+def _record() -> None:
+    from flagkernels import record
+
+    record.start()
 
 
 def _activate() -> None:
@@ -128,25 +139,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Replaces this process by the engine: signals and exit code are the engine's own."""
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    engine = engine_of(args.command)
+    path = args.bundle or activation.find_bundle()
+    if path is None:
+        raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")
+    bundle = activation.check(path)
+    # The caches are in place before anything of the engine runs, also where something imports flag_gems by itself.
+    environment = {**prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
+    if args.effective:
+        environment[activation.EFFECTIVE] = str(args.effective.resolve())
+        for stale in args.effective.glob("[0-9]*.json"):  # of an engine before this one
+            stale.unlink(missing_ok=True)
+    return become(engine, environment)
+
+
+def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The program of a command line, and its words. Raises UsageError where there is none, or it is not found."""
+    command = list(words[1:] if words[:1] == ["--"] else words)
     if not command:
         raise UsageError("no engine to run", hint="python -m flagkernels run -- vllm serve MODEL")
     program = shutil.which(command[0])
     if program is None:
         why = "it is not on PATH, or cannot be executed"
         raise UsageError(f"there is no engine {command[0]!r}", why=why, hint="give the engine's path")
-    path = args.bundle or activation.find_bundle()
-    if path is None:
-        raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")
-    bundle = activation.check(path)
-    # The caches are in place before anything of the engine runs, also where something imports flag_gems by itself.
-    environment = {**os.environ, **prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
-    if args.effective:
-        environment[activation.EFFECTIVE] = str(args.effective.resolve())
-        for stale in args.effective.glob("[0-9]*.json"):  # of an engine before this one
-            stale.unlink(missing_ok=True)
+    return program, command
+
+
+def become(engine: tuple[str, list[str]], more: Mapping[str, str]) -> NoReturn:
+    """Replaces this process by the engine, in whose Pythons flagkernels is called."""
     given = os.environ.get("PYTHONPATH", "")
     places = [str(STARTUP), *([] if _found_without(given) else [str(STARTUP.parent.parent)]), *filter(None, [given])]
-    environment["PYTHONPATH"] = os.pathsep.join(places)
+    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(places)}
     sys.stdout.flush()
-    os.execve(program, command, environment)  # noqa: S606 -- no shell: the engine takes this process over
+    os.execve(*engine, environment)  # noqa: S606 -- no shell: the engine takes this process over

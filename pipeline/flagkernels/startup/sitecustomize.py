@@ -19,7 +19,7 @@ def _next() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-if os.environ.get("FLAGKERNELS_BUNDLE", "none") != "none":
+if os.environ.get("FLAGKERNELS_BUNDLE", "none") != "none" or os.environ.get("FLAGKERNELS_CALLS"):
     from flagkernels.plugin import on_torch
 
     on_torch()

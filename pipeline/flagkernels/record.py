@@ -1,0 +1,198 @@
+"""record: what an engine really calls of FlagGems' list, while the vendor's kernels do the work.
+
+`trace` predicts it from a config.json. Where smoke says that an operator is never called, or an engine is new, this
+tells what it does call: every process of the engine counts its aten calls, by shapes, and whether they were launched or
+captured in a graph (which later replays them without a call)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flagkernels import catalogue
+from flagkernels.calls import Call, shape_class, spec_of
+from flagkernels.errors import UsageError
+from flagkernels.files import make_folder, read_json
+from flagkernels.plugin import CALLS, become, engine_of
+from flagkernels.trace import Trace
+from flagkernels.trace import read as read_trace
+
+__all__ = ["add_arguments", "main", "merged", "start", "table"]
+
+CATALOGUE = "FLAGKERNELS_CATALOGUE"
+WRITE_EVERY_S = 1.0
+MOST = 20_000  # different calls that are kept apart; an engine that makes more is told no further ones
+
+_state: _Calls | None = None
+
+
+class _Calls:
+    """The calls of this process; a forked one counts for itself."""
+
+    def __init__(self, folder: Path, capturing: Callable[[], bool]) -> None:
+        self.folder, self.capturing = folder, capturing
+        self.depth = threading.local()
+        self.library: Any = None
+        """torch's Library, whose kernels go when it does."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pid = os.getpid()
+        self.launched: Counter[Call] = Counter()
+        self.captured: Counter[Call] = Counter()
+        threading.Thread(target=self._keep_writing, args=(self.pid,), daemon=True).start()
+
+    def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
+        """What a kernel calls itself is its own affair, and is not counted."""
+
+        def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            depth = getattr(self.depth, "now", 0)
+            if depth == 0:
+                self._count(key, args, kwargs)
+            self.depth.now = depth + 1
+            try:
+                return native(keyset, *args, **kwargs)
+            finally:
+                self.depth.now = depth
+
+        return kernel
+
+    def _count(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.pid != os.getpid():
+            self._begin()
+        counts = self.captured if self.capturing() else self.launched
+        try:
+            given = tuple((name, spec_of(value)) for name, value in kwargs.items() if value is not None)
+            call = Call(key, tuple(map(spec_of, args)), given)
+        except TypeError:  # symbolic sizes, while something is compiled: no call of the model's
+            return
+        if call in counts or len(counts) < MOST:
+            counts[call] += 1
+
+    def _keep_writing(self, pid: int) -> None:
+        written = -1
+        while pid == os.getpid():
+            time.sleep(WRITE_EVERY_S)
+            total = self.launched.total() + self.captured.total()
+            if total != written:
+                written = total
+                self._write()
+
+    def _write(self) -> None:
+        rows = [
+            {"call": call.to_json(), how: count}
+            for how in ("launched", "captured")
+            for call, count in list(getattr(self, how).items())
+        ]
+        # Not synced: it describes a process, and is gone with the machine.
+        temporary = self.folder / f".{self.pid}.json"
+        temporary.write_text(json.dumps({"pid": self.pid, "calls": rows}))
+        temporary.replace(self.folder / f"{self.pid}.json")
+
+
+def start() -> None:
+    """Counts from now on, once a process."""
+    global _state
+    if _state is not None:
+        return
+    import torch
+
+    from flagkernels.operators import dispatch_key, native_kernel, quiet_override
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", lambda: False)
+    folder = Path(os.environ[CALLS])
+    make_folder(folder)
+    _state = _Calls(folder, capturing)
+    _state.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
+    dispatch = dispatch_key(device)
+    for key in catalogue.load(_catalogue()).overloads:
+        try:
+            native = native_kernel(key, dispatch)
+        except UsageError:
+            continue  # this torch has no such operator
+        if native is not None:
+            quiet_override(_state.library, key, _state.counted(key, native), dispatch, with_keyset=True)
+
+
+def _catalogue() -> Path | None:
+    named = os.environ.get(CATALOGUE)
+    return Path(named) if named else None
+
+
+def merged(folder: Path) -> dict[Call, tuple[int, int]]:
+    """Launched and captured, by call, over all processes. Raises UsageError where none has written."""
+    found: dict[Call, tuple[int, int]] = {}
+    files = sorted(folder.glob("[0-9]*.json"))
+    for file in files:
+        for row in read_json(file)["calls"]:
+            call = Call.from_json(row["call"])
+            launched, captured = found.get(call, (0, 0))
+            found[call] = (launched + row.get("launched", 0), captured + row.get("captured", 0))
+    if not files:
+        hint = "start the engine by `python -m flagkernels record --calls FOLDER -- ENGINE …`, and ask it something"
+        raise UsageError(f"no process recorded calls in {folder}", hint=hint)
+    return found
+
+
+def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, beside: Trace | None) -> list[str]:
+    """A line for each operator and shape class, the most launched first; with a trace, whether it has that class."""
+    static = beside.static if beside else frozenset[int]()
+    foreseen = _foreseen(beside) if beside else set[tuple[str, str]]()
+    rows: dict[tuple[str, str], list[int]] = {}
+    for call, counts in calls.items():
+        sums = rows.setdefault((call.overload, shape_class(call, static)), [0, 0])
+        for index, count in enumerate(counts):
+            sums[index] += count
+    lines = [
+        f"{'operator':<20} {'aten':<22} {'launched':>9} {'captured':>9}  {'traced  ' if beside else ''}shape class"
+    ]
+    for (overload, place), (launched, captured) in sorted(rows.items(), key=lambda row: (-sum(row[1]), row[0])):
+        operator = known.operator(overload) or "–"
+        mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if beside else ""
+        lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{place}")
+    if beside:
+        idle = sorted({name for _, name in _operators(beside)} - {known.operator(call.overload) for call in calls})
+        lines.append(f"traced, and never called: {', '.join(idle) or 'none'}")
+    return lines
+
+
+def _foreseen(found: Trace) -> set[tuple[str, str]]:
+    return {(traced.call.overload, shape_class(traced.call, found.static)) for traced in found.calls}
+
+
+def _operators(found: Trace) -> Iterable[tuple[str, str]]:
+    return ((traced.call.overload, traced.operator) for traced in found.calls)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", type=Path, required=True, help="folder, a file for each process of the engine")
+    parser.add_argument("--catalogue", type=Path, help="FlagGems wheel or source; default: the installed flag_gems")
+    parser.add_argument("--trace", type=Path, help="say which of the calls this trace.json foresees")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine; without it, what was recorded"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Becomes the engine; without one, prints what was recorded."""
+    known = catalogue.load(args.catalogue)  # said before an engine has started
+    if not args.command:
+        beside = read_trace(args.trace) if args.trace else None
+        print("\n".join(table(merged(args.calls), known, beside)))  # noqa: T201 -- the result
+        return 0
+    engine = engine_of(args.command)
+    make_folder(args.calls)
+    for stale in args.calls.glob("[0-9]*.json"):  # of an engine before this one
+        stale.unlink(missing_ok=True)
+    more = {CALLS: str(args.calls.resolve())}
+    if args.catalogue:
+        more[CATALOGUE] = str(args.catalogue.resolve())
+    return become(engine, more)
