@@ -21,7 +21,7 @@ from flagkernels.bundle import Operators
 from flagkernels.errors import ChipFault
 from flagkernels.operators import Source
 from flagkernels.override import installed
-from flagkernels.sampling import sample, temperatures
+from flagkernels.sampling import LastPositions, sample, temperatures
 from flagkernels.timing import Clock, Ratio, ratio
 from flagkernels.trace import Point
 
@@ -59,6 +59,7 @@ class ServedModel:
         self.model: Any = architecture.build(arch, str(device), layers=layers)
         architecture.fuse_projections(self.model)
         self.layers = _Layers(architecture.decoder(self.model))
+        self.last = LastPositions(self.model)
         with torch.inference_mode():
             self.steps = {str(load): self._step(load) for load in self.loads}
             if execution == "compiled":
@@ -90,10 +91,16 @@ class ServedModel:
         model, config = self.model, self.model.config
         ids = torch.randint(0, text_of(config).vocab_size, (load.batch, load.length), device=self.device)
         temperature = temperatures(load.batch, self.device)
+        rows = self.last.take(load.batch, load.length if load.phase == "prefill" else 1, self.device)
+
+        def ended(**given: Any) -> Any:
+            self.last.rows = rows
+            return sample(model(**given).logits.flatten(0, -2), temperature)
+
         if load.phase == "prefill":
-            return lambda: sample(model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1], temperature)
+            return lambda: ended(input_ids=ids, use_cache=False)
         cache = StaticCache(config=config, max_cache_len=load.length + 16)
-        given = {architecture.cache_name(model): cache, "logits_to_keep": 1}
+        given = {architecture.cache_name(model): cache}
         model(input_ids=ids, **given)
         position = torch.full((load.batch, 1), load.length, device=self.device)
         lengths = _lengths(cache)
@@ -108,8 +115,7 @@ class ServedModel:
 
         def step() -> Any:
             with self.layers.after(rewind):
-                found = model(input_ids=token, position_ids=position, **given)
-            return sample(found.logits[:, -1], temperature)
+                return ended(input_ids=token, position_ids=position, **given)
 
         return step
 

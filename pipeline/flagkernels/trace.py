@@ -29,7 +29,7 @@ from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
 from flagkernels.progress import Progress
 from flagkernels.recorder import Recorder, recording, unrecorded
-from flagkernels.sampling import sample, temperatures
+from flagkernels.sampling import LastPositions, sample, temperatures
 
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
 
@@ -247,26 +247,29 @@ def _run(
     progress: Progress | None,
 ) -> tuple[nn.Module, list[Recorder]]:
     model = architecture.build(arch, device, layers=layers)
+    last = None
     if how.view == "engine":
         architecture.fuse_projections(model)
+        last = LastPositions(model)
     recorders = []
     for point in points:
         if progress:
             progress.doing(str(point))
-        recorders.append(_forward(model, point, how, device))
+        recorders.append(_forward(model, point, how, device, last))
         if progress:
             progress.step(f"{point}: {sum(recorders[-1].calls.values())} calls")
     return model, recorders
 
 
-def _forward(model: nn.Module, point: Point, how: _How, device: str) -> Recorder:
-    """One point; a decode step is recorded after an unrecorded prefill of its cache."""
-    engine = how.view == "engine"
+def _forward(model: nn.Module, point: Point, how: _How, device: str, last: LastPositions | None) -> Recorder:
+    """One point; a decode step is recorded after an unrecorded prefill of its cache. `last` where an engine runs it."""
     compiled = architecture.decoder(model) if how.execution == "compiled" else None
-    extra: dict[str, Any] = {"use_cache": True} | ({"logits_to_keep": 1} if engine else {})
+    extra: dict[str, Any] = {"use_cache": True}
     ids = torch.zeros((point.batch, point.length), dtype=torch.long, device=device)
     with torch.inference_mode():
         temperature = temperatures(point.batch, device)
+        if last is not None:
+            last.take(point.batch, point.length if point.phase == "prefill" else 1, device)
         if point.phase == "decode":
             with unrecorded():
                 name = architecture.cache_name(model)
@@ -274,8 +277,8 @@ def _forward(model: nn.Module, point: Point, how: _How, device: str) -> Recorder
             ids = ids[:, :1]
         with recording(how.known, compiled) as recorder:
             logits = model(input_ids=ids, **extra).logits
-            if engine:
-                sample(logits[:, -1], temperature)
+            if last is not None:
+                sample(logits.flatten(0, -2), temperature)
     return recorder
 
 

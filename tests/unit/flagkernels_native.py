@@ -35,6 +35,7 @@ KEYS = {
     "arange": "arange",
     "cumsum": "cumsum",
     "index_put_": "index_put_",
+    "index": "index.Tensor",
     "mm_out": "mm.out",
     "addmm_out": "addmm.out",
     "bmm_out": "bmm.out",

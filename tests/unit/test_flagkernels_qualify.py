@@ -114,6 +114,7 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
         ("arange", Call("arange", (500,))),
         ("cumsum", Call("cumsum", (spec(4, 96), -1))),
         ("index_put_", Call("index_put_", (spec(96), (spec(96, dtype="int64"),), spec(96)))),
+        ("index", Call("index.Tensor", (spec(96, 64), (spec(8, dtype="int32"),)))),
         ("mm_out", Call("mm.out", (spec(32, 96), column), (("out", spec(32, 160)),))),
         ("addmm_out", Call("addmm.out", (spec(160), spec(32, 96), column), (("out", spec(32, 160)),))),
         ("bmm_out", Call("bmm.out", (spec(4, 8, 96), spec(4, 96, 8)), (("out", spec(4, 8, 8)),))),

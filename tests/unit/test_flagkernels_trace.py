@@ -25,7 +25,7 @@ _FULL_CONFIG = (
     ("gelu", gelu), ("mean.dim", mean_dim), ("mm", mm), ("mul.Tensor", mul), ("mul_.Tensor", mul_), ("neg", neg),
     ("pow.Tensor_Scalar", pow_tensor_scalar), ("rms_norm", rms_norm), ("rsqrt", rsqrt), ("silu", silu), ("sin", sin),
     ("sort", sort), ("topk", topk), ("nonzero", nonzero), ("mm.out", mm_out), ("argmax", argmax),
-    ("exponential_", exponential_), ("div_.Tensor", true_divide_),
+    ("exponential_", exponential_), ("index.Tensor", index), ("div_.Tensor", true_divide_),
 )
 """
 KNOWN = catalogue.parse(SOURCE)
@@ -113,6 +113,7 @@ def test_the_end_of_a_step_is_called_as_it_is_written(tmp_path: Path) -> None:
         found = traced(tmp_path, "llama", execution=execution)
         assert {"argmax", "to_copy", "softmax", "exponential_", "true_divide_"} <= set(found.operators)
         assert ((4, 500),) in shapes(found, "argmax")
+        assert {((16, 64), (2,)), ((4, 64), (4,))} <= shapes(found, "index")  # the last position of each request
     assert "argmax" not in traced(tmp_path, "llama", view="module").operators
 
 
