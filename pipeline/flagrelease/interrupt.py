@@ -13,6 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
 
 
 class StopRequested(BaseException):
@@ -66,27 +67,25 @@ def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[],
         except BaseException as error:
             errors.append(error)
 
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        """Takes no lock: it runs between two bytecodes of this thread, which may hold the very one."""
+        asked.append(number)
+
     thread = threading.Thread(target=target, name="engine", daemon=True)
-    previous = {number: signal.signal(number, _handler(workers)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        while thread.is_alive() and not workers.stopping.wait(0.05):
-            pass
-        if workers.stopping.is_set():
+        while thread.is_alive() and not asked:
+            thread.join(_LOOK_SECONDS)
+        if asked:
+            workers.stop()
             unblock()
             thread.join(_PATIENCE_SECONDS)
-        else:
-            thread.join()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if errors and not isinstance(errors[0], StopRequested):
         raise errors[0]
     return results[0] if results else None
-
-
-def _handler(workers: Workers) -> Callable[[int, FrameType | None], None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        workers.stop()
-
-    return handle
