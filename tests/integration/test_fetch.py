@@ -41,7 +41,7 @@ def test_a_host_without_network_has_all_that_the_cell_takes(
     fetched: tuple[UserProject, dict[str, Any]], tmp_path: Path
 ) -> None:
     there = carried(*fetched, tmp_path)
-    code, out, err = there.call("run", CELL, "--only", "weights", **NO_NETWORK)
+    code, out, err = there.call("run", CELL, "--only", "weights", "--runner", "process", **NO_NETWORK)
     assert code == 0, err
     assert "weights" in out
     entries = [json.loads(line) for line in (tmp_path / ".flagrelease/ledger.jsonl").read_text().splitlines()]
