@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,55 +182,15 @@ def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]
     """Replaces aten's kernels for the rest of the process; the aten keys."""
     import torch
 
-    from flagkernels.operators import dispatch_key, native_kernel, quiet_override
+    from flagkernels.operators import dispatch_key, quiet_override
+    from flagkernels.override import kernels
 
     dispatch = dispatch_key(torch.device(_device_of(source)))
+    replaced = kernels(source, chosen, dispatch, status.call)
     status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    keys: list[str] = []
-    for operator in chosen.include:
-        classes = frozenset(chosen.native.get(operator, ()))
-        for key, implementation in source.implementations(operator).items():
-            native = native_kernel(key, dispatch) if classes else None
-            if classes and native is None:
-                raise ChipFault(
-                    f"{operator} cannot fall through to the vendor's kernel of aten::{key}",
-                    why="torch.library.get_kernel, in torch 2.9 and later, finds none",
-                    hint="use a newer torch, or select with --policy coverage",
-                )
-            replacement, options = _replacement(operator, key, implementation, native, classes, chosen.static, status)
-            quiet_override(status.library, key, replacement, dispatch, **options)
-            keys.append(key)
-    return tuple(sorted(keys))
-
-
-def _replacement(
-    operator: str,
-    key: str,
-    implementation: Callable[..., Any],
-    native: Callable[..., Any] | None,
-    classes: frozenset[str],
-    static: tuple[int, ...],
-    status: Status,
-) -> tuple[Callable[..., Any], dict[str, bool]]:
-    if native is None:
-
-        def always(*args: Any, **kwargs: Any) -> Any:
-            status.call(operator)
-            return implementation(*args, **kwargs)
-
-        return always, {}
-
-    from flagkernels.override import shape_rule
-
-    falls = shape_rule(key, classes, frozenset(static))
-
-    def by_shape(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        if falls(args, kwargs):
-            return native(keyset, *args, **kwargs)
-        status.call(operator)
-        return implementation(*args, **kwargs)
-
-    return by_shape, {"with_keyset": True}
+    for key, kernel in replaced.items():
+        quiet_override(status.library, key, kernel, dispatch, with_keyset=True)
+    return tuple(sorted(replaced))
 
 
 def _device_of(source: Any) -> str:

@@ -18,7 +18,7 @@ from flagkernels.compiled import OUT, fused, running
 from flagkernels.errors import ChipFault
 from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
-__all__ = ["installed", "shape_rule"]
+__all__ = ["installed", "kernels", "shape_rule"]
 
 REMEMBERED = 4096  # calls whose choice is kept; a served model has hundreds
 
@@ -66,20 +66,30 @@ def installed(
     go to the operator that writes into given memory, and what Inductor has kernels of its own for stays native (before
     torch 2.9, which cannot go back to native kernels, it is run as it is written)."""
     calls = dict.fromkeys(chosen.include, 0)
+
+    def called(operator: str) -> None:
+        calls[operator] += 1
+
     dispatch = dispatch_key(device)
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
     with contextlib.ExitStack() as stack:
         stack.callback(library._destroy)  # type: ignore[no-untyped-call,unused-ignore]
-        kernels = {
-            key: _kernel(operator, key, implementation, chosen, dispatch, calls)
-            for operator in chosen.include
-            for key, implementation in source.implementations(operator).items()
-        }
+        replaced = kernels(source, chosen, dispatch, called)
         if compiled is not None:
-            kernels = _as_compiled(kernels, dispatch, stack.enter_context(running(compiled)))
-        for key, kernel in kernels.items():
+            replaced = _as_compiled(replaced, dispatch, stack.enter_context(running(compiled)))
+        for key, kernel in replaced.items():
             quiet_override(library, key, kernel, dispatch, with_keyset=True)
         yield calls
+
+
+def kernels(source: Source, chosen: Operators, dispatch: str, called: Callable[[str], None]) -> dict[str, Keyed]:
+    """What replaces torch's kernels, by aten key; `called` hears the operator's name each time that it runs. Raises
+    ChipFault where one must fall through and torch cannot."""
+    return {
+        key: _kernel(operator, key, implementation, chosen, dispatch, called)
+        for operator in chosen.include
+        for key, implementation in source.implementations(operator).items()
+    }
 
 
 def _kernel(
@@ -88,44 +98,47 @@ def _kernel(
     implementation: Implementation,
     chosen: Operators,
     dispatch: str,
-    calls: dict[str, int],
+    called: Callable[[str], None],
 ) -> Keyed:
     classes = frozenset(chosen.native.get(operator, ()))
+
+    def always(_keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        called(operator)
+        return implementation(*args, **kwargs)
+
+    if not classes:
+        return always
     native = native_kernel(key, dispatch)
-    if native is None and classes:
+    if native is None:
         raise ChipFault(
-            f"{operator} cannot fall through to the native kernel of aten::{key}",
+            f"{operator} cannot fall through to the vendor's kernel of aten::{key}",
             why="torch.library.get_kernel, in torch 2.9 and later, finds none",
             hint="use a newer torch, or select with --policy coverage",
         )
     falls = shape_rule(key, classes, frozenset(chosen.static))
 
     def by_shape(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        if native is not None and falls(args, kwargs):
+        if falls(args, kwargs):
             return native(keyset, *args, **kwargs)
-        calls[operator] += 1
+        called(operator)
         return implementation(*args, **kwargs)
 
-    def always(_keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        calls[operator] += 1
-        return implementation(*args, **kwargs)
-
-    return by_shape if classes else always
+    return by_shape
 
 
-def _as_compiled(kernels: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:
+def _as_compiled(replaced: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:
     """The kernels as a compiled part of the model meets them, wherever `inside` says that it is running."""
-    plain = {key: native_kernel(key, dispatch) for key in {*kernels, *OUT}}
-    found = dict(kernels)
-    for key, kernel in kernels.items():
+    plain = {key: native_kernel(key, dispatch) for key in {*replaced, *OUT}}
+    found = dict(replaced)
+    for key, kernel in replaced.items():
         native = plain[key]
         if native is not None and fused(resolve(key)):
             found[key] = _either(inside, native, kernel)
     for key, into in OUT.items():
         native = plain[key]
-        if native is not None and (key in kernels or into in kernels):
-            through = _into(into) if into in kernels else native
-            found[key] = _either(inside, through, kernels.get(key, native))
+        if native is not None and (key in replaced or into in replaced):
+            through = _into(into) if into in replaced else native
+            found[key] = _either(inside, through, replaced.get(key, native))
     return found
 
 
