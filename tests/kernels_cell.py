@@ -19,6 +19,7 @@ from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.matrix import Container
 from flagrelease.stage import Context, Job
 from flagrelease.wheels import Wheel, Wheelhouse
+from pip_wheel import pip_wheel
 
 HERE = Path(__file__).parent
 CELL = "stand-in/tiny"
@@ -113,11 +114,8 @@ def context(root: Path, weights: str = "") -> Context:
 
 def wheelhouse(folder: Path) -> Wheelhouse:
     """pip, and in FlagScale's place a program that starts kernels_engine.py into the background as FlagScale does."""
-    import ensurepip
-
     folder.mkdir()
-    bundled = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
-    (folder / bundled.name).write_bytes(bundled.read_bytes())
+    bundled = pip_wheel(folder)
     name = "flag_scale-0.8.0-py3-none-any.whl"
     info = "flag_scale-0.8.0.dist-info"
     files = {

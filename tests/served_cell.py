@@ -1,5 +1,6 @@
 """What tests of images and servers start from: a cell of the real matrix, its lock, and a context with real ports."""
 
+import ctypes
 import io
 import tarfile
 import uuid
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from flagrelease import cell as cells
 from flagrelease import lock as locks
@@ -19,6 +22,7 @@ from flagrelease.matrix import Matrix
 from flagrelease.ports import command
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.docker import Engine
+from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
 from flagrelease.ports.runner import Runner
@@ -26,6 +30,16 @@ from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
+
+
+def need_machine(runner: ProcessRunner, python: str) -> None:
+    """Skips, with the reason, where this machine cannot take the place of the chip's base image."""
+    if not runner.machine.fits(python):
+        pytest.skip(f"{runner.machine.name} has another Python than the chip")
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pytest.skip("this machine lacks libgomp1, which the chip's base image has for the engine")
 
 
 @contextmanager

@@ -18,9 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest
 
 @pytest.fixture
 def user(tmp_path: Path) -> UserProject:
-    machine = ProcessRunner(Workspace(tmp_path)).machine
-    if not machine.fits(given.cell(CELL).chip.python):
-        pytest.skip(f"{machine.name} has another Python than the chip")
+    given.need_machine(ProcessRunner(Workspace(tmp_path)), given.cell(CELL).chip.python)
     return project(tmp_path, "localhost:1/none")
 
 

@@ -82,8 +82,7 @@ def test_processes_serve_the_same_without_docker_and_registry(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = ProcessRunner(started.context.workspace)
-    if not runner.machine.fits(started.job.cell.chip.python):
-        pytest.skip(f"{runner.machine.name} has another Python than the chip")
+    given.need_machine(runner, started.job.cell.chip.python)
     nothing: Any = None
     ports = replace(started.context.ports, runner=runner, docker=nothing, registry=nothing)
     context = replace(started.after(), ports=ports)

@@ -1,6 +1,5 @@
 """An image's files under a folder: packages beside those of the machine, whole or not at all."""
 
-import ensurepip
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from flagrelease.ports.processes import Machine, ProcessRunner
 from flagrelease.stage import Job
 from flagrelease.wheels import Wheel, Wheelhouse
 from flagrelease.workspace import TEMPORARY, Workspace
+from pip_wheel import pip_wheel
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def written(folder: Path, files: Mapping[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
-    """one 1.0 and two 1.0, and the pip that comes with Python."""
+    """one 1.0 and two 1.0, and pip."""
     folder = tmp_path_factory.mktemp("wheels")
     wheels = []
     for name in ("one", "two"):
@@ -52,8 +52,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
             for path, text in distribution(name, "1.0").items():
                 archive.writestr(path, text)
         wheels.append(Wheel(file=file, name=name, version="1.0", sha256=""))
-    pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
-    (folder / pip.name).write_bytes(pip.read_bytes())
+    pip = pip_wheel(folder)
     return Wheelhouse(folder=folder, wheels=(*wheels, Wheel(file=pip.name, name="pip", version="1", sha256="")))
 
 
