@@ -1,4 +1,4 @@
-"""Opens a program of benchmarks/ as a module: they are scripts, not a package."""
+"""Opens a program of benchmarks/ or docs/proofs/ as a module: they are scripts, not a package."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 
-def opened(name: str) -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+def opened(name: str, folder: str = "benchmarks") -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None
     assert spec.loader is not None

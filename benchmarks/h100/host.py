@@ -8,7 +8,8 @@ with its manifest, vLLM, and the Python packages of vLLM and flagrelease but for
 `python3 -m pip list --format freeze` prints there). `unpack` runs on the host, with the chip's Python: it installs
 the packages there, replaces none, and makes PLACE/own, an environment of flagrelease's own that sees them. Then
 
-    PATH=$PATH PLACE/own/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
+    export FLAGRELEASE_OFFLINE=1
+    PLACE/own/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
 """
 
 from __future__ import annotations
@@ -58,7 +59,6 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
     (work / "wheels").mkdir(parents=True)
     names = {normal(line.split("==")[0].strip()) for line in there.read_text().splitlines() if line.strip()}
     wanted = [line for line in resolved(out, python) if normal(line.split("==")[0]) not in names | {"vllm"}]
-    (work / "packages.txt").write_text("\n".join(wanted) + "\n")
     tags = [word for tag in TAGS for word in ("--platform", tag)]
     download = [*(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--implementation", "cp"), *tags]
     download += ["--python-version", python, "--only-binary", ":all:", "--dest"]

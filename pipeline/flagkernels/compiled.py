@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels.calls import base_name, overload_of, spec_of
+from flagkernels.calls import OUT, base_name, overload_of, spec_of
 
-__all__ = ["EXECUTIONS", "OUT", "RUNS", "fused", "left_to_aten", "running"]
+__all__ = ["EXECUTIONS", "INTO", "RUNS", "fused", "left_to_aten", "running"]
 
 EXECUTIONS = ("compiled", "captured", "eager")
 """How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under graphs alone, or neither.
@@ -25,7 +25,7 @@ Logits and sampling are outside of both in every case."""
 RUNS = "how the engine runs the layers: torch.compile and CUDA graphs, graphs alone, or neither (vLLM enforce_eager)"
 """Help of the option that says which."""
 
-OUT = {"mm": "mm.out", "addmm": "addmm.out", "bmm": "bmm.out", "baddbmm": "baddbmm.out"}
+INTO = {"mm": "mm.out", "addmm": "addmm.out", "bmm": "bmm.out", "baddbmm": "baddbmm.out"}
 """Products that Inductor calls by the overload which writes into given memory (torch/_inductor/kernel/)."""
 SOMETIMES = frozenset(["topk", "sort"])
 """Inductor has kernels for some sizes of these only."""
@@ -37,7 +37,7 @@ def _lowered() -> frozenset[Any]:
     from torch._inductor import decomposition, lowering
 
     known = {*lowering.lowerings, *decomposition.decompositions} - set(lowering.fallbacks)
-    products = {*OUT, *OUT.values()}  # these are lowered as well, but to calls
+    products = {*INTO, *INTO.values()}  # these are lowered as well, but to calls
     return frozenset(op for op in known if isinstance(op, torch._ops.OpOverload) and overload_of(op) not in products)
 
 
@@ -45,11 +45,11 @@ def left_to_aten(func: torch._ops.OpOverload, args: tuple[Any, ...], result: Any
     """The overload that a compiled model calls in place of `func`, and the arguments that come in addition; None where
     Inductor's own kernels do the work."""
     overload = overload_of(func) if func.namespace == "aten" else func._schema.name
-    if overload in OUT:
+    if overload in INTO:
         factors = [arg for arg in args if isinstance(arg, torch.Tensor)][-2:]
         if factors[0].shape[-1] == 1:
             return None  # an outer product is element-wise work
-        return OUT[overload], {"out": spec_of(result)}
+        return INTO[overload], {OUT: spec_of(result)}
     return None if fused(func) else (overload, {})
 
 

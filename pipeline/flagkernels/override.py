@@ -14,7 +14,7 @@ from torch import nn
 
 from flagkernels.bundle import Operators
 from flagkernels.calls import Call, resolve, shape_class, spec_of
-from flagkernels.compiled import OUT, fused, running
+from flagkernels.compiled import INTO, fused, running
 from flagkernels.errors import ChipFault
 from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
@@ -128,13 +128,13 @@ def _kernel(
 
 def _as_compiled(replaced: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:
     """The kernels as a compiled part of the model meets them, wherever `inside` says that it is running."""
-    plain = {key: native_kernel(key, dispatch) for key in {*replaced, *OUT}}
+    plain = {key: native_kernel(key, dispatch) for key in {*replaced, *INTO}}
     found = dict(replaced)
     for key, kernel in replaced.items():
         native = plain[key]
         if native is not None and fused(resolve(key)):
             found[key] = _either(inside, native, kernel)
-    for key, into in OUT.items():
+    for key, into in INTO.items():
         native = plain[key]
         if native is not None and (key in replaced or into in replaced):
             through = _into(into) if into in replaced else native

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +159,13 @@ def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, beside
         mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if beside else ""
         lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{place}")
     if beside:
-        idle = sorted({name for _, name in _operators(beside)} - {known.operator(call.overload) for call in calls})
+        idle = sorted(set(beside.operators) - {known.operator(call.overload) for call in calls})
         lines.append(f"traced, and never called: {', '.join(idle) or 'none'}")
     return lines
 
 
 def _foreseen(found: Trace) -> set[tuple[str, str]]:
     return {(traced.call.overload, shape_class(traced.call, found.static)) for traced in found.calls}
-
-
-def _operators(found: Trace) -> Iterable[tuple[str, str]]:
-    return ((traced.call.overload, traced.operator) for traced in found.calls)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from flagkernels import bench, qualify, trace
 from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.bundle import Operators
-from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
 from flagkernels.progress import Progress
@@ -164,7 +163,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
     parser.add_argument("--layers", type=at_least(1), help="cut the served model to its first layers")
-    parser.add_argument("--execution", choices=EXECUTIONS, help=f"{RUNS}; default: as the trace has it")
     parser.add_argument(
         "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
     )
@@ -248,6 +246,6 @@ def _served(args: argparse.Namespace, found: Trace) -> Served:
         open_source(args.source),
         device_here(args.device),
         trace.parse_points(args.loads),
-        execution=args.execution or found.execution,
+        execution=found.execution,
         layers=args.layers,
     )

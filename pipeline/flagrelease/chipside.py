@@ -126,11 +126,8 @@ def _packages(job: Job, context: Context, place: Place, image: str) -> Path | No
     look = task.of(job, context, name="look", image=image, argv=["python3", "-c", _HAS_FLAGGEMS])
     if "flag_gems True" in task.finish(context, look, seconds=_LOOK_SECONDS, line=lambda _text: None):
         return None
-    job.lock.require("wheels", wheels.name(job.cell))
-    locked = job.lock.wheels[wheels.name(job.cell)]
-    with context.meter.waiting():
-        house = wheels.gather(locked, context.workspace.wheels, context.ports.command)
-    folder = place.packages / wheels.digest(locked)[:32]
+    house = wheels.of(job, context)
+    folder = place.packages / house.folder.name
     if not folder.is_dir():
         with telling_space("unpacking Python packages"):
             shutil.rmtree(place.packages, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import TypeVar
 from flagrelease import wheels
 from flagrelease.cell import Cell, expand
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
+from flagrelease.evaluation.data import is_own
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.matrix import Matrix
 from flagrelease.ports.hub import Hubs
@@ -21,7 +22,6 @@ from flagrelease.stage import Meter, Ports
 
 T = TypeVar("T")
 
-_DATA_DIR = "data://"
 _LOCAL_BASE = "made on the machine that builds; the record of each image names what it was built on"
 
 
@@ -35,9 +35,9 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
     for name in dict.fromkeys(cell.model_name for cell in cells):
         trying(f"models.{name}", partial(_model, matrix.models[name].source, ports.hubs, progress))
     for name in dict.fromkeys(name for cell in cells for name in cell.profile.benchmarks):
-        source = matrix.benchmarks[name].data
-        if not source.startswith(_DATA_DIR):  # those are pinned by the data folder's own manifest
-            trying(f"benchmarks.{name}", partial(_data, source, ports, progress))
+        benchmark = matrix.benchmarks[name]
+        if not is_own(benchmark):  # those are pinned by the data folder's own manifest
+            trying(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
     for name, inputs in {wheels.name(cell): wheels.wanted(cell) for cell in cells}.items():
         trying(f"wheels.{name}", partial(wheels.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):

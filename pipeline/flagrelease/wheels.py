@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
 from flagrelease.serving_engines import ENGINES
 from flagrelease.workspace import file_sha256, telling_space, unfinished, write_atomic
+
+if TYPE_CHECKING:
+    from flagrelease.stage import Context, Job
 
 MANYLINUX = "manylinux_2_28_x86_64"
 """The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""
@@ -106,6 +110,14 @@ def digest(locked: LockedWheels) -> str:
     """The name of the wheelhouse: sha256 (hex) of everything that decides what is in it."""
     text = "\n".join([MANYLINUX, EPOCH, *locked.inputs, "", *locked.requirements])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of(job: Job, context: Context) -> Wheelhouse:
+    """The packages of the job's image, gathered into the workspace. Raises ConfigError where none are locked, and what
+    `gather` raises."""
+    job.lock.require("wheels", name(job.cell))
+    with context.meter.waiting():
+        return gather(job.lock.wheels[name(job.cell)], context.workspace.wheels, context.ports.command)
 
 
 def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:

@@ -9,8 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
+from flagkernels_native import native  # noqa: E402
+
 from flagkernels.bundle import Operators  # noqa: E402
-from flagkernels.operators import Planted, native_kernel  # noqa: E402
+from flagkernels.operators import Planted  # noqa: E402
 from flagkernels.override import installed  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -28,13 +30,11 @@ class Breaks(torch.nn.Module):
 
 def counting(calls: Counter[str], *keys: str) -> Planted:
     def counted(key: str) -> Any:
-        native = native_kernel(key, "CPU")
-        assert native is not None
-        keyset = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.AutogradCPU)
+        kernel = native(key)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             calls[key] += 1
-            return native(keyset, *args, **kwargs)
+            return kernel(*args, **kwargs)
 
         return run
 

@@ -15,6 +15,7 @@ from flagkernels import architecture, catalogue, cli, trace  # noqa: E402
 from flagkernels.errors import NothingToDo, UsageError  # noqa: E402
 from flagkernels.recorder import recording  # noqa: E402
 from flagkernels.trace import Point, Trace, grid, parse_points  # noqa: E402
+from small_model import SIZES, config  # noqa: E402
 
 # As flag_gems/__init__.py writes it: a tuple of (registration key, function, and sometimes a condition).
 SOURCE = """
@@ -29,23 +30,7 @@ _FULL_CONFIG = (
 )
 """
 KNOWN = catalogue.parse(SOURCE)
-SMALL: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 500,
-    "dtype": "bfloat16",
-}
 POINTS = (Point(phase="prefill", batch=2, length=8), Point(phase="decode", batch=4, length=8))
-
-
-def config(tmp_path: Path, kind: str, **changes: Any) -> Path:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": kind, **SMALL, **changes}))
-    return path
 
 
 def traced(tmp_path: Path, kind: str, *, view: str = "engine", execution: str = "captured", **changes: Any) -> Trace:
@@ -159,9 +144,9 @@ def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"model_type": "t5"}', "an encoder with a decoder"),
         ("[" * 100_000, "is not JSON"),
         ('{"model_type": "own", "auto_map": {}}', "code of its own"),
-        (json.dumps({"model_type": "llama", **SMALL, "hidden_act": "sillu"}), "KeyError: 'sillu'"),
-        (json.dumps({"model_type": "llama", **SMALL, "hidden_size": -64}), "negative dimension"),
-        (json.dumps({"model_type": "llama", **SMALL, "text_config": {"a": 1}}), "transformers cannot build"),
+        (json.dumps({"model_type": "llama", **SIZES, "hidden_act": "sillu"}), "KeyError: 'sillu'"),
+        (json.dumps({"model_type": "llama", **SIZES, "hidden_size": -64}), "negative dimension"),
+        (json.dumps({"model_type": "llama", **SIZES, "text_config": {"a": 1}}), "transformers cannot build"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -180,14 +165,13 @@ def test_the_language_model_of_one_that_sees_is_traced(tmp_path: Path) -> None:
     found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
     assert (found.model, found.layers, found.device) == ("qwen2_5_vl", 2, "meta")
     assert {"mm", "mm_out"} <= set(found.operators)
-    assert ((4, 64), (64, 192), (4, 192)) in shapes(
-        found, "mm_out"
-    )  # gate and up of the four requests of a decode step
+    # Gate and up of the four requests of a decode step.
+    assert ((4, 64), (64, 192), (4, 192)) in shapes(found, "mm_out")
 
 
 def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    text = {name: value for name, value in SMALL.items() if name != "dtype"}
+    text = {name: value for name, value in SIZES.items() if name != "dtype"}
     path.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "dtype": "float16"}))
     found = trace.trace(architecture.read_config(path), POINTS, KNOWN)
     assert found.dtype == "float16"
@@ -197,7 +181,9 @@ def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> Non
 def test_a_model_without_any_operator_is_said(tmp_path: Path) -> None:
     with pytest.raises(NothingToDo):
         trace.trace(
-            architecture.read_config(config(tmp_path, "llama")), POINTS, catalogue.Catalogue("0", {"erfinv": "erfinv"})
+            architecture.read_config(config(tmp_path, "llama")),
+            POINTS,
+            catalogue.Catalogue("0", {"erfinv": "erfinv"}),
         )
 
 

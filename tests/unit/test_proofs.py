@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the chip side needs torch")
 
+from benchmark_programs import opened
 from flagkernels import trace
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +26,6 @@ def test_each_program_says_how_it_is_called(path: Path) -> None:
 
 
 def test_the_products_that_are_tuned_are_a_trace(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("proof_tuning", ROOT / "docs/proofs/h100/tuning.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_trace(tmp_path / "mm.json")
+    opened("tuning", "docs/proofs/h100").write_trace(tmp_path / "mm.json")
     found = trace.read(tmp_path / "mm.json")
     assert (len(found.calls), found.operators) == (56, ("mm",))

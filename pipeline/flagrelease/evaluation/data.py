@@ -30,7 +30,7 @@ from flagrelease.lock import Lock, LockedData
 from flagrelease.matrix import Benchmark
 from flagrelease.workspace import file_sha256, write_atomic
 
-__all__ = ["DataFile", "DataSet", "digest_of", "load", "promised_digest", "read_manifest", "write_manifest"]
+__all__ = ["DataFile", "DataSet", "digest_of", "is_own", "load", "promised_digest", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 PASSWORD = "GPQA_PASSWORD"  # noqa: S105  the name of a variable
@@ -90,7 +90,7 @@ def load(
     Raises ConfigError where there is none (with where to put it), or where files and manifest disagree
     about what there is; Corrupt where a file is not what was promised.
     """
-    if not benchmark.data.startswith(_SCHEME):
+    if not is_own(benchmark):
         lock.require("benchmarks", name)
         locked = lock.benchmarks[name]
         path = fetch(locked)
@@ -111,6 +111,11 @@ def load(
     return DataSet(benchmark=name, digest=_set_digest(promised, member), files=files)
 
 
+def is_own(benchmark: Benchmark) -> bool:
+    """Whether its data is the operator's, in the folder of --data-dir."""
+    return benchmark.data.startswith(_SCHEME)
+
+
 def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
     """As `promised_digest`; `absent` where there is none."""
     try:
@@ -122,7 +127,7 @@ def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None
 def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
     """The data set's digest by lock and manifest alone, without opening the data. Raises ConfigError as `load` does
     where there is no data."""
-    if not benchmark.data.startswith(_SCHEME):
+    if not is_own(benchmark):
         lock.require("benchmarks", name)
         return lock.benchmarks[name].file.sha256
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import results, wheels
-from flagrelease.evaluation.data import load
+from flagrelease.evaluation.data import is_own, load
 from flagrelease.stage import Context, Job, Stage
 from flagrelease.stages import accuracy, weights
 
-_OWN = "data://"
-
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    return {"weights": weights.locked(job).digest, "packages": _packages(job), "data": sorted(_asked(job))}
+    name = wheels.name(job.cell)
+    job.lock.require("wheels", name)
+    return {
+        "weights": weights.locked(job).digest,
+        "packages": job.lock.wheels[name],
+        "data": list(job.cell.profile.benchmarks),
+    }
 
 
 def run(job: Job, context: Context) -> results.Fetched:
@@ -24,12 +28,11 @@ def run(job: Job, context: Context) -> results.Fetched:
     found = weights.fetched(job, context)
     places = [space.weights / found.folder, space.weights / f"{found.folder}.json"]
     context.progress.doing("gathering Python packages")
-    with context.meter.waiting():
-        places.append(wheels.gather(_packages(job), space.wheels, context.ports.command).folder)
+    places.append(wheels.of(job, context).folder)
     own = []
-    for name in _asked(job):
+    for name in job.cell.profile.benchmarks:
         benchmark = job.matrix.benchmarks[name]
-        if benchmark.data.startswith(_OWN):
+        if is_own(benchmark):
             own.append(name)
             continue
         context.progress.doing(f"fetching the questions of {name}")
@@ -40,16 +43,6 @@ def run(job: Job, context: Context) -> results.Fetched:
         bytes=sum(file.stat().st_size for place in places for file in _files(place)),
         own=tuple(own),
     )
-
-
-def _packages(job: Job) -> Any:
-    name = wheels.name(job.cell)
-    job.lock.require("wheels", name)
-    return job.lock.wheels[name]
-
-
-def _asked(job: Job) -> tuple[str, ...]:
-    return tuple(job.cell.profile.benchmarks)
 
 
 def _files(place: Path) -> Iterator[Path]:

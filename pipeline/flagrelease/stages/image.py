@@ -135,8 +135,7 @@ def _operators(context: Context) -> shipped.Shipped | None:
 
 def _packages(job: Job, context: Context) -> wheels.Wheelhouse:
     context.progress.doing("gathering Python packages")
-    with context.meter.waiting():
-        return wheels.gather(job.lock.wheels[wheels.name(job.cell)], context.workspace.wheels, context.ports.command)
+    return wheels.of(job, context)
 
 
 def intact(result: results.Image, look: Look) -> str:

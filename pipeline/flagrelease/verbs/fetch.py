@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +52,7 @@ def _text(root: Path, found: dict[str, results.Fetched | None]) -> str:
     if folders:
         lines.append(f"copy these from {root} into the workspace of the other machine (tar keeps their times, by which")
         lines.append("they are known), and run there with FLAGRELEASE_OFFLINE=1")
-    own = _own(tuple(filter(None, found.values())))
+    own = sorted({name for made in found.values() if made for name in made.own})
     if own:
         lines.append(f"the data of {', '.join(own)} is yours: copy the folder of --data-dir as well")
     return "\n".join(lines)
-
-
-def _own(made: Sequence[results.Fetched]) -> list[str]:
-    return sorted({name for one in made for name in one.own})
