@@ -42,9 +42,10 @@ class Case:
 
 def memory_for(call: Call) -> int:
     """Bytes of the chip that judging a call takes: float64 is four times a 16-bit argument; matrix products and copies
-    hold two such sets, bounds by perturbation about twelve."""
-    few = base_name(call.overload) in EXACT | MATMUL
-    return call.nbytes * (12 if few else 48)
+    hold two such sets, five where the result is an argument, bounds by perturbation about twelve."""
+    if base_name(call.overload) not in EXACT | MATMUL:
+        return call.nbytes * 48
+    return call.nbytes * (30 if OUT in call.overload.split(".") else 12)
 
 
 def cases_for(found: Trace, operator: str, *, real: int = 8) -> tuple[Case, ...]:

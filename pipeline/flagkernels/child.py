@@ -73,7 +73,8 @@ def classify(error: BaseException) -> tuple[str, str]:
 
 
 def run(job: Job, pipe: Connection) -> None:
-    """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and at last {"end": …}."""
+    """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and at last {"end": …}; a
+    case that was dropped for lack of the chip's memory is `short` of it."""
     log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -102,14 +103,16 @@ def run(job: Job, pipe: Connection) -> None:
     for index, data in enumerate(job.cases):
         case = Case.from_json(data)
         if share is not None and memory_for(case.call) > share:
-            send({"dropped": str(case), "reason": f"float64 needs more than this process's {share >> 20} MiB"})
+            reason = f"float64 needs more than this process's {share >> 20} MiB"
+            send({"dropped": str(case), "reason": reason, "short": True})
             continue
         send({"start": str(case)})
         began = time.monotonic()
         try:
             result = judge(case, implementations, device, repeats=job.repeats, seed=job.seed + index)
         except Dropped as error:
-            send({"dropped": str(case), "reason": str(error)[:200]})
+            short = device.type != "cpu" and isinstance(error.__cause__, torch.OutOfMemoryError)
+            send({"dropped": str(case), "reason": str(error)[:200], "short": short})
             continue
         except BaseException as error:
             verdict, reason = classify(error)

@@ -31,7 +31,8 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a process ended. `ended` is `done`, or crash, hang, out-of-memory … with the reason and the case at which."""
+    """How a process ended. `ended` is `done`, or crash, hang, out-of-memory … with the reason and the case at which;
+    `short`: how many of the dropped cases lacked memory of the chip."""
 
     job: Any
     ended: str
@@ -39,6 +40,7 @@ class Outcome:
     at: str
     results: tuple[dict[str, Any], ...]
     dropped: int
+    short: int
     seconds: float
     peak_bytes: int
     log_tail: str
@@ -53,6 +55,7 @@ class _Running:
     began: float = field(default_factory=time.monotonic)
     results: list[dict[str, Any]] = field(default_factory=list)
     dropped: int = 0
+    short: int = 0
     at: str = "start"
     ended: str = ""
     reason: str = ""
@@ -69,6 +72,7 @@ class _Running:
                     self.results.append(message["result"])
                 elif "dropped" in message:
                     self.dropped += 1
+                    self.short += bool(message.get("short"))
                 elif "end" in message:
                     self.ended, self.reason = message["end"], message.get("reason", "")
                     return False
@@ -191,6 +195,7 @@ def _end(item: _Running) -> Outcome:
         at=item.at,
         results=tuple(item.results),
         dropped=item.dropped,
+        short=item.short,
         seconds=round(time.monotonic() - item.began, 2),
         peak_bytes=item.peak,
         log_tail=_tail(Path(item.job.log)),

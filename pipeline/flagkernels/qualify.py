@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ __all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "free_memory", "main", 
 # Worst last: an operator's verdict is the worst of its cases.
 VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
 UNOPENED_IS_ENOUGH = 3  # processes that could not import the operators, before any could
-METHOD = 2  # raised when a verdict could change: bounds, cases, values
+METHOD = 3  # raised when a verdict could change: bounds, cases, values
+WHOLE = 0.95
+"""Share of the chip's memory that operators may take together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def width_for(found: Trace, device: str, *, cores: int | None = None, free: int 
     free = free if free is not None else free_memory(device) or 0
     needs = [memory_for(case.call) for op in found.operators for case in cases_for(found, op)]
     largest = min(max(needs, default=0), free // 4)
-    return max(1, min(cores, int(free * 0.95) // (CONTEXT + largest)))
+    return max(1, min(cores, int(free * WHOLE) // (CONTEXT + largest)))
 
 
 def free_memory(device: str) -> int | None:
@@ -194,7 +196,8 @@ def qualify(
     configs: int | None = 2,
     chip: dict[str, str] | None = None,
 ) -> list[Row]:
-    """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`."""
+    """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`. One whose share of the
+    chip's memory was too small is judged again, alone."""
     limits = limits or Limits()
     present = read_rows(out)
     versions = {**found.versions, **(chip or {})}
@@ -215,7 +218,7 @@ def qualify(
                     repeats=limits.repeats,
                     seed=seed,
                     memory=limits.memory,
-                    device_fraction=0.95 / limits.width if device != "cpu" else None,
+                    device_fraction=WHOLE / limits.width if device != "cpu" else None,
                     configs=configs,
                     log=str(Path(logs) / f"{operator}.log"),
                 )
@@ -223,16 +226,29 @@ def qualify(
         jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
         with Progress("qualify", total=len(jobs)) as progress:
             settled = _Settled(source, len(jobs))
+            alone: list[Job] = []
 
             def finished(outcome: Outcome) -> None:
                 for one in settled(outcome):
                     row = row_of(one, keys[one.job.operator], limits)
+                    if _wants_the_chip(one, row):
+                        alone.append(replace(one.job, device_fraction=WHOLE))
+                        continue
                     append_line(out, row.to_json())
                     present[row.key] = row
                     progress.step(str(row))
 
             isolate.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            isolate.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
     return [present[keys[operator]] for operator in operators]
+
+
+def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
+    """Whether a larger share of the chip's memory could change the verdict: not where the operator failed otherwise."""
+    share = outcome.job.device_fraction
+    if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
+        return False
+    return outcome.short > 0 or any(result["verdict"] == "out-of-memory" for result in outcome.results)
 
 
 class _Settled:

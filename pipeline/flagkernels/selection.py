@@ -219,6 +219,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
         if not args.config:
             return coverage(found, correct)
         with Progress("select", total=1) as progress:
+            progress.doing(f"native, {found.execution}")
             return coverage(found, correct, _Shown(_served(args, found), progress))
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
@@ -229,6 +230,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
     if not winners.include:  # before the model is loaded to serve nothing
         raise nobody_wins()
     with Progress("select", total=len(winners.include) + 1) as progress:
+        progress.doing(f"native, {found.execution}")
         return express(found, figures, _Shown(_served(args, found), progress), floor=args.floor)
 
 

@@ -31,6 +31,7 @@ EPOCH = "946684800"
 
 _COMPILE_SECONDS = 300.0
 _FETCH_SECONDS = 1800.0
+_NO_INDEX = "check the network, what was downloaded is in pip's cache; or `flagrelease fetch` where there is one"
 
 # FlagScale 0.8.0 requires torch, ray, wandb and its developers' tools in its metadata; `serve` with
 # use_fs_serve off imports these only.
@@ -157,7 +158,7 @@ def _fetch(locked: LockedWheels, work: Path, command: Command) -> None:
         *(word for tag in tags for word in ("--platform", tag)),
     ]
     try:
-        command(argv, seconds=_FETCH_SECONDS, hint="check the network; what was downloaded is in pip's cache")
+        command(argv, seconds=_FETCH_SECONDS, hint=_NO_INDEX)
     except CommandFailed as error:
         if "DO NOT MATCH THE HASHES" in error.detail.upper():
             raise Corrupt(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from flagkernels.calls import Call, TensorSpec, Token  # noqa: E402
 from flagkernels.cases import cases_for  # noqa: E402
 from flagkernels.errors import UsageError  # noqa: E402
 from flagkernels.files import write_json  # noqa: E402
+from flagkernels.isolate import Outcome  # noqa: E402
 from flagkernels.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
 from flagkernels.trace import Point, Trace, TracedCall  # noqa: E402
 
@@ -184,6 +186,45 @@ def test_memory_that_did_not_suffice_is_tried_again_with_more(tmp_path: Path) ->
     assert row.verdict == "out-of-memory"
     assert row.stands(Limits(memory=2 << 30))
     assert not row.stands(Limits(memory=4 << 30))
+
+
+CHIP = 80 << 30
+"""Bytes of a chip's memory, as `_sharing` deals it out."""
+
+
+def _sharing(asked: list[tuple[str, float]], needs: dict[str, int]) -> Any:
+    """In place of isolate.run_all: each job takes its share of a chip that is not here."""
+
+    def run_all(jobs: list[Any], *, finished: Any, **_: Any) -> None:
+        for job in jobs:
+            asked.append((job.operator, job.device_fraction))
+            fits = needs[job.operator] <= job.device_fraction * CHIP
+            verdict = "correct" if fits or job.operator == "dropping" else "out-of-memory"
+            results = ({"case": "x", "verdict": verdict, "reason": "" if fits else "OutOfMemoryError"},)
+            short = 0 if fits or job.operator != "dropping" else 1
+            finished(
+                Outcome(
+                    job=job, ended="done", reason="", at="x", results=results, dropped=short, short=short, seconds=1.0,
+                    peak_bytes=0, log_tail="",
+                )
+            )  # fmt: skip
+
+    return run_all
+
+
+def test_a_share_of_the_chip_that_was_too_small_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs more than its share, or has cases dropped for that, is judged again alone; what needs more than the
+    chip is out of memory."""
+    needs = {"small": 1 << 30, "large": 40 << 30, "dropping": 40 << 30, "greedy": 200 << 30}
+    call = Call("add.Tensor", (spec(8, 96), spec(8, 96)))
+    asked: list[tuple[str, float]] = []
+    monkeypatch.setattr(step.isolate, "run_all", _sharing(asked, needs))
+    found, rows = trace_of(*((name, call) for name in needs)), tmp_path / "rows.jsonl"
+    judged = qualify(found, list(needs), rows, device="cuda", limits=Limits(width=4))
+    assert [row.verdict for row in judged] == ["correct", "correct", "correct", "out-of-memory"]
+    assert [row.dropped for row in judged] == [0, 0, 0, 0]
+    assert asked[4:] == [("large", step.WHOLE), ("dropping", step.WHOLE), ("greedy", step.WHOLE)]
+    assert len(read_rows(rows)) == len(rows.read_text().splitlines()) == 4
 
 
 def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> None:

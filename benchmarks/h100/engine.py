@@ -1,0 +1,186 @@
+"""A bundle in vLLM itself beside vLLM without it, on one chip: whole requests with random weights, in pairs.
+
+    python benchmarks/h100/engine.py pairs --bundle BUNDLE --out RESULTS        # --config, --rounds, --batches
+    python benchmarks/h100/engine.py pairs --out RESULTS                        # vLLM beside itself: what chance does
+    python -m flagkernels record --calls CALLS --trace TRACE -- python benchmarks/h100/engine.py serve
+
+Both engines hold their half of the chip at once and serve in turns, so that what slows the machine slows both. A turn
+is a batch of requests of 512 tokens, answered by 128. In RESULTS: engine.json and engine.md. `serve` is one engine,
+which answers each batch size that it reads. No network and no weights are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])
+
+from cell import environment  # noqa: E402
+
+from flagkernels.files import read_json, write_json, write_text  # noqa: E402
+from flagkernels.timing import Ratio, ratio  # noqa: E402
+
+PROMPT, ANSWER = 512, 128
+MARK = "engine.py answers "
+"""Before a line that is ours: an engine prints much else."""
+
+
+def serve(args: argparse.Namespace) -> None:
+    """One engine. A line of input is a batch size; the answer to it is the seconds of that batch."""
+    os.environ.update({"VLLM_WORKER_MULTIPROC_METHOD": "spawn", **environment()})
+    import vllm  # type: ignore[import-not-found,unused-ignore]
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(args.config, Path(folder) / "config.json")
+        limits = {"max_model_len": 2048, "max_num_seqs": 64, "gpu_memory_utilization": args.memory}
+        engine = vllm.LLM(
+            model=folder, load_format="dummy", skip_tokenizer_init=True, enable_prefix_caching=False, seed=0, **limits
+        )
+        greedy = vllm.SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, detokenize=False)
+        print(MARK, json.dumps({"vllm": vllm.__version__}), flush=True)
+        for line in sys.stdin:
+            prompts = [{"prompt_token_ids": list(range(row, row + PROMPT))} for row in range(int(line))]
+            began = time.perf_counter()
+            answers = engine.generate(prompts, greedy, use_tqdm=False)
+            seconds = time.perf_counter() - began
+            tokens = sum(len(one.outputs[0].token_ids) for one in answers)
+            print(MARK, json.dumps({"seconds": seconds, "tokens": tokens}), flush=True)
+
+
+class Engine:
+    """`serve` in a process of its own. Raises RuntimeError where it ends before it answers."""
+
+    def __init__(self, name: str, before: list[str], args: argparse.Namespace) -> None:
+        words = [sys.executable, str(Path(__file__).resolve()), "serve", "--config", str(args.config)]
+        argv = [*before, *words, "--memory", str(args.memory)]
+        self.name = name
+        self.log = (args.out / f"{name}.log").open("w")
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=self.log, text=True)
+        began = time.monotonic()
+        self.version = self.answer()["vllm"]
+        self.ready = time.monotonic() - began
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                return dict(json.loads(line.removeprefix(MARK)))
+            self.log.write(line)
+        raise RuntimeError(f"the {self.name} engine ended with {self.process.wait()}; see {self.log.name}")
+
+    def times(self, batch: int) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{batch}\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        assert answer["tokens"] == batch * ANSWER, f"{self.name} answered {answer['tokens']} tokens"
+        return float(answer["seconds"])
+
+    def close(self) -> None:
+        """Raises TimeoutExpired where it does not end."""
+        self.process.communicate(timeout=60)
+        self.log.close()
+
+
+def pairs(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    effective = args.out / "effective"
+    run = [
+        sys.executable,
+        "-m",
+        "flagkernels",
+        "run",
+        "--bundle",
+        str(args.bundle),
+        "--effective",
+        str(effective),
+        "--",
+    ]
+    engines = [Engine("native", [], args)]
+    engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
+    times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in args.batches}
+    for number in range(args.rounds + 1):
+        for batch, kept in times.items():
+            for side in (0, 1) if number % 2 else (1, 0):
+                spent = engines[side].times(batch)
+                if number:  # the first round warms up
+                    kept[side].append(spent)
+    for engine in engines:
+        engine.close()
+    write_json(args.out / "engine.json", result(args, engines, times))
+    text = table(read_json(args.out / "engine.json"))
+    write_text(args.out / "engine.md", text)
+    print(text)
+
+
+def result(
+    args: argparse.Namespace, engines: list[Engine], times: dict[int, tuple[list[float], list[float]]]
+) -> dict[str, Any]:
+    import torch
+
+    told = [read_json(path) for path in sorted((args.out / "effective").glob("*.json"))]
+    names = [engine.name for engine in engines]
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "vllm": engines[0].version,
+        "model": args.config.stem,
+        "ready_s": {engine.name: round(engine.ready, 1) for engine in engines},
+        "operators": sorted({name for one in told for name in one["operators"]}),
+        "called": sorted({name for one in told for name in one["called"]}),
+        "tuning_events": sum(one["tuning_events"] for one in told),
+        "seconds": {batch: dict(zip(names, kept, strict=True)) for batch, kept in times.items()},
+        "ratios": {batch: asdict(ratio(*kept)) for batch, kept in times.items()},
+    }
+
+
+def table(told: dict[str, Any]) -> str:
+    names = list(told["ready_s"])
+    requests = f"{told['model']} with random weights; requests of {PROMPT} tokens, answers of {ANSWER}."
+    effect = f"In effect: {', '.join(told['operators']) or 'none'}. Called: {', '.join(told['called']) or 'none'}."
+    lines = [
+        f"{told['device']}, vLLM {told['vllm']}, {requests}",
+        f"{effect} Tuning events: {told['tuning_events']}.",
+        "",
+        f"| requests at once | {names[0]}, tokens/s | {names[1]}, tokens/s | ratio of speed | pairs |",
+        "|---|---|---|---|---|",
+    ]
+    for batch, kept in told["seconds"].items():
+        best = [int(batch) * ANSWER / sorted(kept[name])[len(kept[name]) // 2] for name in names]
+        found = told["ratios"][batch]
+        lines.append(f"| {batch} | {best[0]:,.0f} | {best[1]:,.0f} | {Ratio(**found)} | {found['pairs']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("pairs", "serve"))
+    parser.add_argument("--bundle", type=Path, help="pairs: what `tune` or `prepare` made")
+    parser.add_argument("--out", type=Path, help="pairs: made where it is not there")
+    parser.add_argument("--config", type=Path, default=HERE / "qwen3-8b.json")
+    parser.add_argument("--memory", type=float, default=0.42, help="share of the chip's memory for one engine")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 8, 32])
+    args = parser.parse_args()
+    if args.part == "serve":
+        serve(args)
+    elif args.out is None:
+        parser.error("pairs needs --out")
+    else:
+        pairs(args)
+
+
+if __name__ == "__main__":
+    main()
