@@ -6,10 +6,15 @@
 `pack` runs where there is a network, in flagrelease's own environment: what `flagrelease fetch` gathers, benchmark data
 with its manifest, vLLM, and the Python packages of vLLM and flagrelease but for those in NAMES (a file with what
 `python3 -m pip list --format freeze` prints there). `unpack` runs on the host, with the chip's Python: it installs
-the packages there, replaces none, and makes PLACE/own, an environment of flagrelease's own that sees them. Then
+the packages of vLLM there, replaces none, and makes PLACE/env, an environment that sees them and has flagrelease's
+beside: what only flagrelease needs stays out of the chip's Python, which the image is laid on. Then
 
     export FLAGRELEASE_OFFLINE=1
-    PLACE/own/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
+    PLACE/env/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
+
+The other programs of this folder need FlagGems on PYTHONPATH, and nothing of PLACE/env:
+
+    python3 -m pip install --no-deps --target DIR PLACE/workspace/wheels/*/flag_gems-*.whl
 """
 
 from __future__ import annotations
@@ -56,9 +61,12 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
     """Raises CalledProcessError where a program fails; it has told why."""
     work = out / "content"
     shutil.rmtree(out, ignore_errors=True)
-    (work / "wheels").mkdir(parents=True)
+    for name in ("wheels", "own"):
+        (work / name).mkdir(parents=True)
     names = {normal(line.split("==")[0].strip()) for line in there.read_text().splitlines() if line.strip()}
-    wanted = [line for line in resolved(out, python) if normal(line.split("==")[0]) not in names | {"vllm"}]
+    engines = {normal(line.split("==")[0]) for line in resolved(out, python, (ENGINE, *CHIP))}
+    every = resolved(out, python, (ENGINE, *CHIP, *OURS))
+    wanted = [line for line in every if normal(line.split("==")[0]) not in names | {"vllm"}]
     tags = [word for tag in TAGS for word in ("--platform", tag)]
     download = [*(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--implementation", "cp"), *tags]
     download += ["--python-version", python, "--only-binary", ":all:", "--dest"]
@@ -67,6 +75,9 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
     run(*download, work / "wheels", *plain)
     if sources:
         run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work / "wheels", *sources)
+    for wheel in (work / "wheels").iterdir():
+        if normal(wheel.name.split("-")[0]) not in engines:
+            wheel.rename(work / "own" / wheel.name)
     run(*download, out / "whole", ENGINE)
     (whole,) = (out / "whole").glob("vllm-*.whl")
     pruned(whole, work / "wheels" / whole.name)
@@ -74,7 +85,7 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
     run(program, "fetch", cell, "--matrix", ROOT / "matrix.yaml", "--workspace", work / "workspace")
     shutil.copytree(data, work / "data")
     with tarfile.open(out / "all.tar", "w", format=tarfile.PAX_FORMAT) as tar:  # times to the nanosecond
-        for name in ("wheels", "data", *(f"workspace/{part}" for part in ("weights", "wheels"))):
+        for name in ("wheels", "own", "data", *(f"workspace/{part}" for part in ("weights", "wheels"))):
             tar.add(work / name, arcname=name)
     for number, piece in enumerate(pieces(out / "all.tar", megabytes * 1_000_000)):
         (out / f"piece-{number:02}").write_bytes(piece)
@@ -84,10 +95,10 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
     (out / "all.tar").unlink()
 
 
-def resolved(out: Path, python: str) -> list[str]:
+def resolved(out: Path, python: str, requirements: tuple[str, ...]) -> list[str]:
     """NAME==VERSION of all packages, as uv resolves them for the host."""
     asked, without, locked = out / "asked.in", out / "without.txt", out / "resolved.txt"
-    asked.write_text("\n".join((ENGINE, *OURS, *CHIP)) + "\n")
+    asked.write_text("\n".join(requirements) + "\n")
     without.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in NOT_NEEDED))
     options = ("--quiet", "--no-header", "--no-annotate", "--python-platform", "x86_64-manylinux_2_28")
     uv = Path(sys.executable).with_name("uv")
@@ -119,8 +130,9 @@ def unpack(parts: Iterable[Path], into: Path) -> None:
     (into / "all.tar").unlink()
     install = ("install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir")
     run(sys.executable, "-m", "pip", *install, *sorted((into / "wheels").glob("*.whl")))
-    run(sys.executable, "-m", "venv", "--without-pip", into / "own")
-    (site,) = (into / "own/lib").glob("python*/site-packages")
+    run(sys.executable, "-m", "venv", "--without-pip", into / "env")
+    (site,) = (into / "env/lib").glob("python*/site-packages")
+    run(sys.executable, "-m", "pip", *install, "--target", site, *sorted((into / "own").glob("*.whl")))
     (site / "chip.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
 
