@@ -4,9 +4,9 @@
     python benchmarks/h100/engine.py pairs --out RESULTS                        # vLLM beside itself: what chance does
     python -m flagkernels record --calls CALLS --trace TRACE -- python benchmarks/h100/engine.py serve
 
-Both engines hold their half of the chip at once and serve in turns, so that what slows the machine slows both. A turn
-is a batch of requests of 512 tokens, answered by 128. In RESULTS: engine.json and engine.md. `serve` is one engine,
-which answers each batch size that it reads. No network and no weights are needed.
+Both engines are on the chip at once and serve in turns, so that what slows the machine slows both. A turn is a batch
+of requests of 512 tokens, answered by 128. In RESULTS: engine.json and engine.md. `serve` is one engine, which answers
+each batch size that it reads. No network and no weights are needed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,16 @@ def serve(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(args.config, Path(folder) / "config.json")
-        limits = {"max_model_len": 2048, "max_num_seqs": 64, "gpu_memory_utilization": args.memory}
+        # A size of its own instead of the memory that is left: two engines start at once on one chip.
+        limits = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": args.cache << 30}
         engine = vllm.LLM(
-            model=folder, load_format="dummy", skip_tokenizer_init=True, enable_prefix_caching=False, seed=0, **limits
+            model=folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            enable_prefix_caching=False,
+            gpu_memory_utilization=0.4,
+            seed=0,
+            **limits,
         )
         greedy = vllm.SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, detokenize=False)
         print(MARK, json.dumps({"vllm": vllm.__version__}), flush=True)
@@ -64,14 +71,16 @@ class Engine:
 
     def __init__(self, name: str, before: list[str], args: argparse.Namespace) -> None:
         words = [sys.executable, str(Path(__file__).resolve()), "serve", "--config", str(args.config)]
-        argv = [*before, *words, "--memory", str(args.memory)]
+        argv = [*before, *words, "--cache", str(args.cache)]
         self.name = name
         self.log = (args.out / f"{name}.log").open("w")
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=self.log, text=True)
-        began = time.monotonic()
-        self.version = self.answer()["vllm"]
-        self.ready = time.monotonic() - began
+        self.began = time.monotonic()
+
+    def ready(self) -> tuple[str, float]:
+        """vLLM's version, and the seconds until it was ready."""
+        return str(self.answer()["vllm"]), round(time.monotonic() - self.began, 1)
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -111,6 +120,7 @@ def pairs(args: argparse.Namespace) -> None:
     ]
     engines = [Engine("native", [], args)]
     engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
+    ready = {engine.name: engine.ready() for engine in engines}
     times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in args.batches}
     for number in range(args.rounds + 1):
         for batch, kept in times.items():
@@ -118,30 +128,33 @@ def pairs(args: argparse.Namespace) -> None:
                 spent = engines[side].times(batch)
                 if number:  # the first round warms up
                     kept[side].append(spent)
+        if number:
+            write_json(args.out / "engine.json", result(args, ready, times))
     for engine in engines:
         engine.close()
-    write_json(args.out / "engine.json", result(args, engines, times))
+    write_json(args.out / "engine.json", result(args, ready, times))
     text = table(read_json(args.out / "engine.json"))
     write_text(args.out / "engine.md", text)
     print(text)
 
 
 def result(
-    args: argparse.Namespace, engines: list[Engine], times: dict[int, tuple[list[float], list[float]]]
+    args: argparse.Namespace,
+    ready: dict[str, tuple[str, float]],
+    times: dict[int, tuple[list[float], list[float]]],
 ) -> dict[str, Any]:
     import torch
 
     told = [read_json(path) for path in sorted((args.out / "effective").glob("*.json"))]
-    names = [engine.name for engine in engines]
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "vllm": engines[0].version,
+        "vllm": ready["native"][0],
         "model": args.config.stem,
-        "ready_s": {engine.name: round(engine.ready, 1) for engine in engines},
+        "ready_s": {name: seconds for name, (_, seconds) in ready.items()},
         "operators": sorted({name for one in told for name in one["operators"]}),
         "called": sorted({name for one in told for name in one["called"]}),
         "tuning_events": sum(one["tuning_events"] for one in told),
-        "seconds": {batch: dict(zip(names, kept, strict=True)) for batch, kept in times.items()},
+        "seconds": {batch: dict(zip(ready, kept, strict=True)) for batch, kept in times.items()},
         "ratios": {batch: asdict(ratio(*kept)) for batch, kept in times.items()},
     }
 
@@ -170,7 +183,9 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="pairs: what `tune` or `prepare` made")
     parser.add_argument("--out", type=Path, help="pairs: made where it is not there")
     parser.add_argument("--config", type=Path, default=HERE / "qwen3-8b.json")
-    parser.add_argument("--memory", type=float, default=0.42, help="share of the chip's memory for one engine")
+    parser.add_argument(
+        "--cache", type=int, default=4, metavar="GIB", help="memory for the keys and values of an engine"
+    )
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 8, 32])
     args = parser.parse_args()

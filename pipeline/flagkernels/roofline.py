@@ -15,6 +15,8 @@ from flagkernels.timing import Clock
 
 __all__ = ["Ceilings", "floor_seconds", "measure", "work"]
 
+LOOK_UPS = frozenset(["embedding", "gather", "index", "index_select"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
@@ -63,9 +65,11 @@ def work(call: Call, results: tuple[torch.Tensor, ...]) -> tuple[int, int]:
     read = sum(_distinct(spec.shape, spec.stride) * torch_dtype(spec.dtype).itemsize for spec in call.read)
     written = sum(r.numel() * r.element_size() for r in results)
     shapes = [spec.shape for spec in call.read]
-    if name == "embedding":  # only the rows that are looked up
-        table, index = call.tensors[:2]
-        read = index.nbytes + index.numel * table.shape[-1] * torch_dtype(table.dtype).itemsize
+    if name in LOOK_UPS:  # only what is looked up
+        table, *indices = call.read
+        read = (
+            sum(spec.nbytes for spec in indices) + sum(r.numel() for r in results) * torch_dtype(table.dtype).itemsize
+        )
     if name in {"addmm", "baddbmm"}:
         shapes = shapes[1:]
     operations = 0

@@ -173,6 +173,8 @@ def test_the_least_work_of_a_call() -> None:
     into = Call("mm.out", (spec(32, 96), column), (("out", spec(32, 160)),))
     assert roofline.work(into, (result,)) == roofline.work(Call("mm", (spec(32, 96), column)), (result,))
     assert roofline.work(Call("embedding", (table, index)), (rows,))[0] == 16 * 8 + 2 * 16 * 96 * 2
+    picked = Call("index.Tensor", (table, (index,)))
+    assert roofline.work(picked, (rows,)) == roofline.work(Call("embedding", (table, index)), (rows,))
     expanded = TensorSpec((4, 96), (0, 1), "float32")
     assert roofline.work(Call("neg", (expanded,)), ())[0] == 96 * 4
 
