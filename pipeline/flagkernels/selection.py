@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,27 +111,19 @@ def express(
     """Each candidate alone in the served model, then together; the slowest is taken out until the rest holds.
 
     The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
-    and the set is accepted when at every load the interval's lower bound is at least `floor`. Raises NothingToDo where
-    no operator wins anywhere, or none may stay."""
+    and the set is accepted when at every load the interval's lower bound is at least `floor`. Where each is slower, as
+    beside a small model, the least slow one stays if it holds the floor by itself. Raises NothingToDo where no operator
+    wins anywhere, or none may stay."""
     candidates, gains = winning(found, figures)
     if not candidates.include:
         raise nobody_wins()
-    steps: list[Step] = []
-    alone: dict[str, float] = {}
-    for operator in candidates.include:
-        ratios = served.compare(candidates.only([operator]))
-        slower = [load for load, measured in ratios.items() if measured.high < 1]
-        faster = [load for load, measured in ratios.items() if measured.low > 1]
-        decision = (
-            f"out: slower at {', '.join(slower)}" if slower else ("faster" if faster else "no difference that shows")
-        )
-        steps.append(Step(operators=(operator,), ratios=ratios, decision=decision))
-        if not slower:
-            alone[operator] = min(measured.median for measured in ratios.values())
-    kept = sorted(alone, key=lambda name: alone[name])
+    steps, kept = _alone(candidates, served)
     for _ in range(rounds):
         if not kept:
-            raise NothingToDo("every operator makes the served model slower", hint="use --policy coverage, or native")
+            raise NothingToDo(
+                f"every operator makes the served model slower than {floor:g} of native speed",
+                hint="serve it natively, use --policy coverage, or a lower floor",
+            )
         ratios = served.compare(candidates.only(kept))
         failing = {load: measured for load, measured in ratios.items() if measured.low < floor}
         decision = "accepted" if not failing else f"{kept[0]} out: below {floor} at {', '.join(failing)}"
@@ -142,6 +134,25 @@ def express(
     raise NothingToDo(
         f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native"
     )
+
+
+def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]]:
+    """Each operator by itself, and those that may stay, the slowest first."""
+    steps: list[Step] = []
+    for operator in candidates.include:
+        ratios = served.compare(candidates.only([operator]))
+        slower = [load for load, measured in ratios.items() if measured.high < 1]
+        faster = any(measured.low > 1 for measured in ratios.values())
+        decision = "faster" if faster else "no difference that shows"
+        if slower:
+            decision = f"out: slower at {', '.join(slower)}"
+        steps.append(Step(operators=(operator,), ratios=ratios, decision=decision))
+    steps.sort(key=lambda step: min(measured.median for measured in step.ratios.values()))
+    kept = [step.operators[0] for step in steps if not step.decision.startswith("out: ")]
+    if not kept:
+        steps[-1] = replace(steps[-1], decision=f"the least slow one: {steps[-1].decision.removeprefix('out: ')}")
+        kept = [steps[-1].operators[0]]
+    return steps, kept
 
 
 def nobody_wins() -> NothingToDo:

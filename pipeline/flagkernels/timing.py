@@ -71,6 +71,21 @@ class Clock:
         self.sync()
         return [self.once(run) for _ in range(count)]
 
+    def in_a_row(self, run: Callable[[], Any], count: int, *, host_s: float) -> float:
+        """Seconds of one of `count` runs, before each of which the host is at other work for `host_s`; of one run alone
+        where there is no device that works meanwhile."""
+        self.sync()
+        if self.module is None:
+            return self.once(run)
+        began = time.perf_counter()
+        for _ in range(count):
+            until = time.perf_counter() + host_s
+            while time.perf_counter() < until:  # a sleep is too coarse
+                pass
+            run()
+        self.sync()
+        return (time.perf_counter() - began) / count
+
     def graph(self, run: Callable[[], Any], warm: int = 2) -> Callable[[], Any]:
         """The run as a replay of a captured graph, where the device can; the run itself otherwise.
 

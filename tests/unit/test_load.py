@@ -159,6 +159,26 @@ def test_vllm_runs_inside_and_cleans_up() -> None:
     assert [words[0] for words in ran] == ["python3", "cat", "cat", "rm"]
 
 
+def test_vllm_takes_turns_between_two_servers_in_one_start() -> None:
+    """Who is first alternates; each load comes back on its own server's side."""
+    lines: list[list[str]] = []
+
+    def execute(words: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        if words[0] == "python3":
+            lines.extend(json.loads(words[3]))
+        if words[0] != "cat":
+            return 0, ""
+        (line,) = (line for line in lines if words[1].endswith(line[line.index("--result-filename") + 1]))
+        port = int(line[line.index("--base-url") + 1].rpartition(":")[2])
+        return 0, json.dumps(DETAILED | {"duration": port})
+
+    own, other = (load_vllm.VllmBench(execute, model="M", tokenizer="/m", port=port) for port in (8001, 8002))
+    pairs = own.in_turns(other, [POINT, POINT, POINT], 5)
+    asked = [line[line.index("--base-url") + 1][-4:] for line in lines]
+    assert asked == ["8001", "8002", "8002", "8001", "8001", "8002"]
+    assert [(first.seconds, second.seconds) for first, second in pairs] == [(8001, 8002)] * 3
+
+
 def test_vllm_that_fails_says_its_last_line() -> None:
     bench = load_vllm.VllmBench(lambda *_a, **_k: (1, "x\nValueError: no\n"), model="M", tokenizer="/m", port=1)
     with pytest.raises(SmokeFailed) as caught:

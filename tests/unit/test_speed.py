@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -59,6 +59,7 @@ class World:
     breaks_at: int = -1
     seen: list[tuple[str, LoadPoint, int]] = field(default_factory=list)
     starts_slowly: bool = False
+    runner: Literal["docker", "process"] = "docker"
     started: list[str] = field(default_factory=list)
 
     def job(self, *, vendor: str = "cpu", traffic: tuple[Traffic, ...] = TRAFFIC) -> Job:
@@ -86,7 +87,9 @@ class World:
         )
 
     def run(self, **job: Any) -> results.Speed:
-        return speed.run(self.job(**job), self.context(), tool=lambda _job, _context, server: Rated(server))  # type: ignore[arg-type]
+        rated = SlowlyStarted if self.starts_slowly else Rated
+        asked = replace(self.job(**job), runner=self.runner)
+        return speed.run(asked, self.context(), tool=lambda _job, _context, server: rated(server))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,6 @@ class Rated:
 
     server: Stood
     name: str = "a stand-in"
-
-    @property
-    def starts_slowly(self) -> bool:
-        return self.server.world.starts_slowly
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         return [self._measure(point, seed) for point in points]
@@ -121,6 +120,11 @@ class Rated:
         )
         tokens = point.requests * point.output_tokens
         return Load(requests=(one,) * point.requests, seconds=tokens / rate, itl_s=Spread(median=0.1, p99=0.1))
+
+
+class SlowlyStarted(Rated):
+    def in_turns(self, other: Rated, points: Sequence[LoadPoint], seed: int) -> list[tuple[Load, Load]]:
+        return [(self._measure(point, seed), other._measure(point, seed)) for point in points]
 
 
 @pytest.fixture
@@ -165,6 +169,18 @@ def test_a_tool_that_starts_slowly_is_started_once_a_round_for_each_stack(world:
     first = ("native", "flagos", "flagos", "native", "native", "flagos")
     assert measured(world) == [(stack, number) for stack in first for number in (1, 2)]
     assert len(measured(world)) == len(world.seen), "it warms up by itself"
+
+
+def test_a_tool_that_starts_slowly_takes_turns_where_it_reaches_both_servers(world: World) -> None:
+    """Runs that are compared are then one right after the other, also at the second load point."""
+    world.starts_slowly, world.runner = True, "process"
+    world.rates["flagos"] = [50.0, 45.0, 55.0]
+    result = world.run()
+    assert world.started == ["native", "flagos"]
+    there = [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)]
+    back = [("flagos", 1), ("native", 1), ("flagos", 2), ("native", 2)]
+    assert measured(world) == [*there, *back, *there]
+    assert [round(point.ratio, 2) for point in result.points] == [0.5, 0.5], "each side is its own stack's"
 
 
 @pytest.mark.parametrize(("vendor", "warmups"), [("cpu", 4), ("nvidia", 12)])

@@ -17,13 +17,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, median
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.matrix import Slo
 from flagrelease.results import LoadFigures, Spread
 
-__all__ = ["Load", "LoadGenerator", "LoadPoint", "Request", "figures", "spread"]
+__all__ = ["Load", "LoadGenerator", "LoadPoint", "Request", "SlowStarter", "figures", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +81,27 @@ class Load:
 
 
 class LoadGenerator(Protocol):
-    """Puts load on one server. `name` says with which tool, for the record. One that starts slowly is better given
-    many points at once, and begins each run with a warm-up of its own, left out of the result."""
+    """Puts load on one server. `name` says with which tool, for the record."""
 
     @property
     def name(self) -> str: ...
-    @property
-    def starts_slowly(self) -> bool: ...
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """One run at each point; `seed` makes the prompts. Failed requests are in it, with their errors.
+
+        Raises SmokeFailed where the tool measured nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SlowStarter(LoadGenerator, Protocol):
+    """One that is better given many points at once, and begins each run with a warm-up of its own, left out of the
+    result."""
+
+    def in_turns(self, other: Self, points: Sequence[LoadPoint], seed: int) -> list[tuple[Load, Load]]:
+        """Own run and the other's at each point, one right after the other; who is first alternates. The tool that
+        runs beside this server has to reach the other one.
 
         Raises SmokeFailed where the tool measured nothing.
         """

@@ -34,7 +34,6 @@ class EvalscopePerf:
     """`program` is evalscope's; `tokenizer` a folder with the model's tokenizer on this host."""
 
     name = "evalscope perf"
-    starts_slowly = False
 
     def __init__(
         self, program: str, command: Command, *, base_url: str, model: str, tokenizer: Path, seconds: float = 7200.0

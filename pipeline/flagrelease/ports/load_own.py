@@ -30,7 +30,6 @@ class StreamingLoad:
     """Asks `base_url` (it ends in /v1) for `model`; no request may take longer than `seconds`."""
 
     name = "flagrelease's own streaming client"
-    starts_slowly = False
 
     def __init__(self, base_url: str, model: str, *, seconds: float = 1800.0) -> None:
         self._base_url = base_url

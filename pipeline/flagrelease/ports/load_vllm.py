@@ -38,7 +38,6 @@ class VllmBench:
     """`execute` runs a program in the container, where the server listens on `port` and the model is in `tokenizer`."""
 
     name = "vllm bench serve"
-    starts_slowly = True
 
     def __init__(self, execute: Execute, *, model: str, tokenizer: str, port: int, seconds: float = 7200.0) -> None:
         self._execute = execute
@@ -49,13 +48,27 @@ class VllmBench:
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """See LoadGenerator.measure."""
-        files = [f"{_FOLDER}/flagrelease-load-{number}.json" for number in range(len(points))]
+        return self._run([(self._port, point) for point in points], seed)
+
+    def in_turns(self, other: VllmBench, points: Sequence[LoadPoint], seed: int) -> list[tuple[Load, Load]]:
+        """See SlowStarter.in_turns. The other server's model and tokenizer are the same."""
+        ports = (self._port, other._port)
+        orders = [ports if number % 2 == 0 else ports[::-1] for number in range(len(points))]
+        asked = [(port, point) for order, point in zip(orders, points, strict=True) for port in order]
+        loads = self._run(asked, seed)
+        pairs = zip(orders, loads[::2], loads[1::2], strict=True)
+        return [(first, second) if order == ports else (second, first) for order, first, second in pairs]
+
+    def _run(self, asked: Sequence[tuple[int, LoadPoint]], seed: int) -> list[Load]:
+        """One run after the other, each of a server's port and a point."""
+        files = [f"{_FOLDER}/flagrelease-load-{number}.json" for number in range(len(asked))]
         lines = [
-            argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=self._port, file=file)
-            for point, file in zip(points, files, strict=True)
+            argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=port, file=file)
+            for (port, point), file in zip(asked, files, strict=True)
         ]
         code, printed = self._execute(["python3", "-c", _ONE_AFTER_ANOTHER, json.dumps(lines)], seconds=self._seconds)
         if code:
+            points = dict.fromkeys(point for _, point in asked)
             raise SmokeFailed(
                 f"{self.name} ended with {code} ({', then '.join(map(str, points))})",
                 why=printed.strip().rpartition("\n")[2][:200] or "it printed nothing",

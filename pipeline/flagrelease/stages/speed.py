@@ -22,7 +22,7 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
 from flagrelease.matrix import Stack, Traffic
-from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, figures
+from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
 from flagrelease.ports.load_evalscope import PROGRAM, EvalscopePerf
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
@@ -46,6 +46,7 @@ ALONE = "both servers started anew in each round, one at a time"
 _MOST_FAILED = 0.01
 
 Tool = Callable[[Job, Context, Served], LoadGenerator]
+_Sides = dict[Stack, dict[LoadPoint, Load]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,21 +188,41 @@ class _Measuring:
         if kept is not None and kept.points == tuple(points):
             self.name = kept.tool
             return dict(zip(kept.points, kept.pairs, strict=True))
-        stacks = (BASELINE, self._job.cell.stack)
-        sides: dict[Stack, dict[LoadPoint, Load]] = {stack: {} for stack in stacks}
-        left = list(points)
-        while left:
-            group: Sequence[LoadPoint] = left
-            for stack in stacks if number % 2 == 0 else reversed(stacks):  # who is first has no advantage
-                with self._server(stack) as server:
-                    generator = self._tool(self._job, self._context, server)
-                    if self._job.cell.holds_both and not generator.starts_slowly:
-                        group = left[:1]  # so that runs that are compared are seconds apart
-                    sides[stack] |= self._measure(stack, server, generator, number, group)
-            left = left[len(group) :]
+        stacks: tuple[Stack, ...] = (BASELINE, self._job.cell.stack)
+        order = stacks if number % 2 == 0 else stacks[::-1]  # who is first has no advantage
+        sides = self._in_turns(order, number, points) or self._one_by_one(order, number, points)
         pairs = tuple(Pair(baseline=sides[stacks[0]][point], candidate=sides[stacks[1]][point]) for point in points)
         write_atomic(path, msgspec.json.encode(_Round(tool=self.name, points=tuple(points), pairs=pairs)))
         return dict(zip(points, pairs, strict=True))
+
+    def _in_turns(self, order: Sequence[Stack], number: int, points: Sequence[LoadPoint]) -> _Sides:
+        """By one start of a tool that starts slowly; nothing where it could not reach both servers at once."""
+        if not (self._job.cell.holds_both and _one_network(self._job)):
+            return {}
+        with self._server(order[0]) as first, self._server(order[1]) as second:
+            own, other = (self._tool(self._job, self._context, server) for server in (first, second))
+            if not (isinstance(own, SlowStarter) and isinstance(other, SlowStarter)):
+                return {}
+            self.name = own.name
+            self._context.progress.doing(f"round {number + 1}, both in turns: {_named(points)}")
+            with self._context.meter.waiting():
+                pairs = own.in_turns(other, points, _seed(number))
+            sides = zip(order, (first, second), zip(*pairs, strict=True), strict=True)
+            return {stack: _checked(stack, server, points, loads) for stack, server, loads in sides}
+
+    def _one_by_one(self, order: Sequence[Stack], number: int, points: Sequence[LoadPoint]) -> _Sides:
+        sides: _Sides = {stack: {} for stack in order}
+        left = list(points)
+        while left:
+            group: Sequence[LoadPoint] = left
+            for stack in order:
+                with self._server(stack) as server:
+                    generator = self._tool(self._job, self._context, server)
+                    if self._job.cell.holds_both and not isinstance(generator, SlowStarter):
+                        group = left[:1]  # so that runs that are compared are seconds apart
+                    sides[stack] |= self._measure(stack, server, generator, number, group)
+            left = left[len(group) :]
+        return sides
 
     @contextmanager
     def _server(self, stack: Stack) -> Iterator[Served]:
@@ -224,8 +245,9 @@ class _Measuring:
     ) -> dict[LoadPoint, Load]:
         context = self._context
         self.name = generator.name
-        seed = 2 * number + 1  # new prompts each round, the same for both stacks
-        cold = [] if generator.starts_slowly else [point for point in group if (stack, point) not in self._warm]
+        seed = _seed(number)
+        slow = isinstance(generator, SlowStarter)
+        cold = [] if slow else [point for point in group if (stack, point) not in self._warm]
         if cold:
             context.progress.doing(f"{stack}: {_named(cold)}, warming up")
             with context.meter.waiting():
@@ -233,10 +255,18 @@ class _Measuring:
             self._warm |= {(stack, point) for point in cold}
         context.progress.doing(f"round {number + 1}, {stack}: {_named(group)}")
         with context.meter.waiting():
-            loads = dict(zip(group, generator.measure(group, seed), strict=True))
-        for point, load in loads.items():
-            _check(stack, point, load, server)
-        return loads
+            loads = generator.measure(group, seed)
+        return _checked(stack, server, group, loads)
+
+
+def _one_network(job: Job) -> bool:
+    """Whether what runs beside one server reaches the other at its port of this machine."""
+    return job.runner == "process" or job.cell.chip.container.network == "host"
+
+
+def _seed(number: int) -> int:
+    """New prompts each round, the same for both stacks."""
+    return 2 * number + 1
 
 
 def _named(points: Sequence[LoadPoint]) -> str:
@@ -256,6 +286,13 @@ def _kept(path: Path) -> _Round | None:
         return msgspec.json.decode(path.read_bytes(), type=_Round)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def _checked(stack: Stack, server: Served, points: Sequence[LoadPoint], loads: Sequence[Load]) -> dict[LoadPoint, Load]:
+    found = dict(zip(points, loads, strict=True))
+    for point, load in found.items():
+        _check(stack, point, load, server)
+    return found
 
 
 def _check(stack: Stack, point: LoadPoint, load: Load, server: Served) -> None:
