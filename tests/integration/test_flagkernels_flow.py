@@ -104,6 +104,7 @@ def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
     assert "mm: +" in said
 
 
+@pytest.mark.slow  # the next one does the same in a model whose layers are compiled
 def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> None:
     (folder / "all.yaml").write_text(bundle.Operators(include=("mm", "rsqrt", "silu")).to_yaml())
     said = flagkernels(
