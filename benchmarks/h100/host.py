@@ -12,9 +12,9 @@ beside: what only flagrelease needs stays out of the chip's Python, which the im
     export FLAGRELEASE_OFFLINE=1
     PLACE/env/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
 
-The other programs of this folder need FlagGems on PYTHONPATH, and nothing of PLACE/env:
+or all proofs one after the other, which brings FlagGems in for those that run without flagrelease:
 
-    python3 -m pip install --no-deps --target DIR PLACE/workspace/wheels/*/flag_gems-*.whl
+    python3 benchmarks/h100/proofs.py --place PLACE --out RESULTS
 """
 
 from __future__ import annotations
