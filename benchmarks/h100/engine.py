@@ -107,17 +107,8 @@ class Engine:
 def pairs(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     effective = args.out / "effective"
-    run = [
-        sys.executable,
-        "-m",
-        "flagkernels",
-        "run",
-        "--bundle",
-        str(args.bundle),
-        "--effective",
-        str(effective),
-        "--",
-    ]
+    bundle = ("--bundle", str(args.bundle), "--effective", str(effective))
+    run = [sys.executable, "-m", "flagkernels", "run", *bundle, "--"]
     engines = [Engine("native", [], args)]
     engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
     ready = {engine.name: engine.ready() for engine in engines}

@@ -43,11 +43,8 @@ def commands(place: Path, out: Path, minutes: float) -> dict[str, Callable[[], l
 
     def recorded() -> list[object]:
         trace = newest(workspace / "work" / "nvidia-h100--smollm2-135m", "trace.json") / "trace.json"
-        engine = (*program("engine.py", "serve", "--config", SMALL),)
-        return [*chip("record", "--calls", out / "record", "--trace", trace), "--", *engine]
-
-    def chip(*words: object) -> list[object]:
-        return [sys.executable, "-m", "flagkernels", *words]
+        record = (sys.executable, "-m", "flagkernels", "record", "--calls", out / "record", "--trace", trace)
+        return [*record, "--", *program("engine.py", "serve", "--config", SMALL)]
 
     return {
         "drawn": lambda: program("drawn.py", "--out", out / "drawn"),

@@ -111,7 +111,7 @@ def run(job: Job, pipe: Connection) -> None:
         try:
             result = judge(case, implementations, device, repeats=job.repeats, seed=job.seed + index)
         except Dropped as error:
-            short = device.type != "cpu" and isinstance(error.__cause__, torch.OutOfMemoryError)
+            short = isinstance(error.__cause__, torch.OutOfMemoryError)
             send({"dropped": str(case), "reason": str(error)[:200], "short": short})
             continue
         except BaseException as error:
