@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=int, default=4, metavar="GIB", help="memory for the keys and values of an engine"
     )
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 8, 32])
     args = parser.parse_args()
     if args.part == "serve":

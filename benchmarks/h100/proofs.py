@@ -54,9 +54,7 @@ def commands(place: Path, out: Path, minutes: float) -> dict[str, Callable[[], l
         ],
         "tune": lambda: [own, "-c", FLAGRELEASE, *tune, "--budget", "1m", "--workspace", workspace],
         "engine": lambda: served("nvidia-h100--qwen3-8b.config", "--out", out / "engine"),
-        "engine-small": lambda: served(
-            "nvidia-h100--smollm2-135m", "--config", SMALL, "--rounds", 21, "--out", out / "engine-small"
-        ),
+        "engine-small": lambda: served("nvidia-h100--smollm2-135m", "--config", SMALL, "--out", out / "engine-small"),
         "record": recorded,
         "attribute": lambda: program("attribute.py", "--out", out / "attribute"),
         "start": lambda: [
