@@ -171,6 +171,8 @@ def spec_of(value: Any) -> Value:
             return Token("memory_format", str(value).removeprefix("torch."))
         case list() | tuple():
             return tuple(spec_of(item) for item in value)
+        case torch.Generator():
+            return None  # which numbers are drawn changes neither the kernel nor its shapes
         case torch.SymInt() | torch.SymFloat() | torch.SymBool():
             raise TypeError("symbolic sizes are not traced")
     return value

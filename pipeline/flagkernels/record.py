@@ -69,7 +69,7 @@ class _Calls:
             self._begin()
         counts = self.captured if self.capturing() else self.launched
         try:
-            given = tuple((name, spec_of(value)) for name, value in kwargs.items() if value is not None)
+            given = tuple((name, spec) for name, value in kwargs.items() if (spec := spec_of(value)) is not None)
             call = Call(key, tuple(map(spec_of, args)), given)
         except TypeError:  # symbolic sizes, while something is compiled: no call of the model's
             return
@@ -93,7 +93,7 @@ class _Calls:
         ]
         # Not synced: it describes a process, and is gone with the machine.
         temporary = self.folder / f".{self.pid}.json"
-        temporary.write_text(json.dumps({"pid": self.pid, "calls": rows}))
+        temporary.write_text(json.dumps({"pid": self.pid, "calls": rows}, default=repr))
         temporary.replace(self.folder / f"{self.pid}.json")
 
 

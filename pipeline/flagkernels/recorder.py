@@ -56,7 +56,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore
         if self.known.operator(overload) is None:
             self.native_only[overload] += 1
             return
-        given = tuple((name, spec_of(arg)) for name, arg in kwargs.items() if arg is not None)
+        given = tuple((name, spec) for name, arg in kwargs.items() if (spec := spec_of(arg)) is not None)
         self.calls[Call(overload, tuple(map(spec_of, args)), given)] += 1
 
 

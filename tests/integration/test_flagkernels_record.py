@@ -16,7 +16,8 @@ from flagkernels import record, trace  # noqa: E402
 from flagkernels_chip import flagkernels  # noqa: E402
 
 pytestmark = pytest.mark.integration
-GEMS = '__version__ = "5.0.2"\n_FULL_CONFIG = (("mm", mm), ("mm.out", mm_out), ("neg", neg), ("silu", silu))\n'
+GEMS = '__version__ = "5.0.2"\n_FULL_CONFIG = ('
+GEMS += '("exponential_", exponential_), ("mm", mm), ("mm.out", mm_out), ("neg", neg), ("silu", silu))\n'
 ENGINE = """
 import multiprocessing, sys, time
 
@@ -27,6 +28,7 @@ def serve(rows):
         for _ in range(3):
             torch.mm(x, torch.ones(64, 64), out=torch.empty(rows, 64))
         (-x).sum()
+        x.exponential_(generator=torch.Generator())
         torch.linalg.inv(torch.eye(4))
     time.sleep(1.5)
 
@@ -58,6 +60,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_calls_of_all_processes_are_counted_by_shape(place: Path) -> None:
     found = {(call.overload, call.tensors[0].shape): counts for call, counts in record.merged(place / "calls").items()}
     assert found == {
+        ("exponential_", (2, 64)): (1, 0),
+        ("exponential_", (8, 64)): (1, 0),
         ("mm.out", (2, 64)): (3, 0),
         ("mm.out", (8, 64)): (3, 0),
         ("neg", (2, 64)): (1, 0),
