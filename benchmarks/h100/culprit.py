@@ -1,6 +1,6 @@
 """FlagGems' operators as they are (RIGHT), and with two that small shapes do not give away (OFF).
 
-`silu` is 1.5 % too large where it has 256 rows or more: in prefill, never in a decode step. `rsqrt` is 2 % too large
+`silu` is 5 % too large where it has 256 rows or more: in prefill, never in a decode step. `rsqrt` is 2 % too large
 where eight requests or more are decoded together. Importing this needs the chip."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _rows(x: torch.Tensor) -> int:
 
 
 FAULTS = {
-    "silu": _off(1.015, lambda x: _rows(x) >= 256),
+    "silu": _off(1.05, lambda x: _rows(x) >= 256),
     "rsqrt": _off(1.02, lambda x: x.dim() > 2 and x.shape[0] >= 8 and x.shape[1] == 1),
 }
 RIGHT: Mapping[str, Mapping[str, Callable[..., Any]]] = {name: _GEMS.implementations(name) for name in OPERATORS}
