@@ -73,11 +73,8 @@ def _excluded(
 def _why_not(operator: str, choice: Mapping[str, Any]) -> str:
     """Why a correct operator was not chosen, in the words of the search."""
     for step in choice["steps"]:
-        decision = str(step["decision"])
-        if step["operators"] == [operator] and decision.startswith("out: "):
-            return decision.removeprefix("out: ")
-        if decision.startswith(f"{operator} out: "):
-            return decision.removeprefix(f"{operator} out: ") + " with the others"
+        if step["out"] == operator:
+            return str(step["decision"]) + (" with the others" if len(step["operators"]) > 1 else "")
     return "certainly faster than the vendor's kernel at no shape class"
 
 

@@ -28,20 +28,23 @@ FLOOR = 0.98  # the least that the lower bound of served speed may be against na
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One measurement of the search: what was on, how it served at each load, and what followed."""
+    """One measurement of the search: what was on, how it served at each load, and what followed. `out`: the operator
+    that it took out."""
 
     operators: tuple[str, ...]
     ratios: Mapping[str, Ratio]
     decision: str
+    out: str = ""
 
     def to_json(self) -> dict[str, Any]:
         ratios = {load: asdict(found) for load, found in self.ratios.items()}
-        return {"operators": list(self.operators), "ratios": ratios, "decision": self.decision}
+        return {"operators": list(self.operators), "ratios": ratios, "decision": self.decision, "out": self.out}
 
     def __str__(self) -> str:
         ratios = "  ".join(f"{load} {found}" for load, found in self.ratios.items())
         names = ", ".join(self.operators)
-        return f"{names if len(names) < 60 else f'{len(self.operators)} operators'}: {ratios}  → {self.decision}"
+        fate = f"{self.out} out: {self.decision}" if self.out else self.decision
+        return f"{names if len(names) < 60 else f'{len(self.operators)} operators'}: {ratios}  → {fate}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +128,10 @@ def express(
                 hint="serve it natively, use --policy coverage, or a lower floor",
             )
         ratios = served.compare(candidates.only(kept))
-        failing = {load: measured for load, measured in ratios.items() if measured.low < floor}
-        decision = "accepted" if not failing else f"{kept[0]} out: below {floor} at {', '.join(failing)}"
-        steps.append(Step(operators=tuple(sorted(kept)), ratios=ratios, decision=decision))
+        failing = [load for load, measured in ratios.items() if measured.low < floor]
+        decision = f"below {floor} at {', '.join(failing)}" if failing else "accepted"
+        step = Step(operators=tuple(sorted(kept)), ratios=ratios, decision=decision, out=kept[0] if failing else "")
+        steps.append(step)
         if not failing:
             return Choice(operators=candidates.only(kept), steps=tuple(steps), gains=gains)
         kept = kept[1:]
@@ -145,13 +149,12 @@ def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]
         faster = any(measured.low > 1 for measured in ratios.values())
         decision = "faster" if faster else "no difference that shows"
         if slower:
-            decision = f"out: slower at {', '.join(slower)}"
-        steps.append(Step(operators=(operator,), ratios=ratios, decision=decision))
+            decision = f"slower at {', '.join(slower)}"
+        steps.append(Step(operators=(operator,), ratios=ratios, decision=decision, out=operator if slower else ""))
     steps.sort(key=lambda step: min(measured.median for measured in step.ratios.values()))
-    kept = [step.operators[0] for step in steps if not step.decision.startswith("out: ")]
-    if not kept:
-        steps[-1] = replace(steps[-1], decision=f"the least slow one: {steps[-1].decision.removeprefix('out: ')}")
-        kept = [steps[-1].operators[0]]
+    if all(step.out for step in steps):
+        steps[-1] = replace(steps[-1], decision=f"the least slow one: {steps[-1].decision}", out="")
+    kept = [step.operators[0] for step in steps if not step.out]
     return steps, kept
 
 

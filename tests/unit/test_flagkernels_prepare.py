@@ -140,15 +140,15 @@ def told(choice: dict[str, Any]) -> dict[str, Any]:
 def test_every_operator_that_is_left_out_has_a_reason() -> None:
     ratios = {"decode:1x512": {"median": 1.02, "low": 1.01, "high": 1.03, "pairs": 21}}
     steps = [
-        {"operators": ["cat"], "ratios": ratios, "decision": "out: slower at decode:1x512"},
-        {"operators": ["mm"], "ratios": ratios, "decision": "accepted"},
+        {"operators": ["cat"], "ratios": ratios, "decision": "slower at decode:1x512", "out": "cat"},
+        {"operators": ["mm", "neg"], "ratios": ratios, "decision": "below 0.98 at decode:1x512", "out": "neg"},
+        {"operators": ["mm"], "ratios": ratios, "decision": "accepted", "out": ""},
     ]
     made = told({"policy": "express", "operators": ["mm"], "steps": steps})
-    nowhere = "certainly faster than the vendor's kernel at no shape class"
     assert made["excluded"] == [
         {"operator": "cat", "verdict": "correct", "reason": "slower at decode:1x512"},
         {"operator": "mul", "verdict": "crash", "reason": "SIGSEGV at real"},
-        {"operator": "neg", "verdict": "correct", "reason": nowhere},
+        {"operator": "neg", "verdict": "correct", "reason": "below 0.98 at decode:1x512 with the others"},
         {"operator": "silu", "verdict": "excluded", "reason": "issue 1"},
     ]
     assert made["verdicts"] == {"correct": 3, "crash": 1}
@@ -158,6 +158,12 @@ def test_every_operator_that_is_left_out_has_a_reason() -> None:
     assert made["limits"]["operators"]["mm"] == {
         "classes": 2, "faster": 1, "share": [0.7, 0.8, 0.9], "native_share": [0.5, 0.5, 0.5],
     }  # fmt: skip
+
+
+def test_an_operator_that_was_not_tried_wins_nowhere() -> None:
+    made = told({"policy": "express", "operators": ["cat", "mm"], "steps": []})
+    reasons = {one["operator"]: one["reason"] for one in made["excluded"]}
+    assert reasons["neg"] == "certainly faster than the vendor's kernel at no shape class"
 
 
 def test_coverage_that_was_not_served_says_nothing_of_speed() -> None:
