@@ -223,7 +223,10 @@ def _draw_shape(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     axes.locator_params(axis="y", nbins=5)
     rates = [rate for point in ordered for rate in (point.baseline.output_tokens_per_s, _ours(point))]
     if max(rates) > _DECADE * min(rates):  # the first few concurrencies would lie on top of each other
+        from matplotlib.ticker import LogLocator
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _at: f"{value:,.0f}")
         axes.tick_params(which="minor", length=0, labelbottom=False)
     else:

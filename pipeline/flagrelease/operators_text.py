@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flagrelease.markdown import Markdown, code, table
@@ -14,7 +15,8 @@ EXCLUDED_FIRST = "Operator left out"
 
 POLICIES: Mapping[str, str] = {
     "coverage": "every operator that is correct",
-    "express": "the correct operators, at the sizes at which they are certainly faster, that serve the model fastest",
+    "express": "of the correct ones, at the sizes at which they are certainly faster, those with which the served model is "
+    "fastest",
 }
 
 EXECUTIONS: Mapping[str, str] = {
@@ -26,7 +28,7 @@ EXECUTIONS: Mapping[str, str] = {
 
 def view(kernels: Kernels) -> dict[str, Any]:
     """What the card's section on operators shows."""
-    tuning = kernels.tuning
+    tuning, served = kernels.tuning, kernels.served
     return {
         "calls": len(kernels.operators) + len(kernels.excluded),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in _most_first(kernels.verdicts)),
@@ -35,7 +37,8 @@ def view(kernels: Kernels) -> dict[str, Any]:
         "kernels": "1 kernel" if tuning.kernels == 1 else f"{tuning.kernels} kernels",
         "candidates": f"{tuning.candidates:,}",
         "time": f"{tuning.seconds:.0f} s" if tuning.seconds < 120 else f"{tuning.seconds / 60:.1f} min",
-        "served": Markdown("; ".join(f"{code(load)} {_ratio(found)}" for load, found in kernels.served.items())),
+        "effective": f"{len(kernels.operators)} {'is' if len(kernels.operators) == 1 else 'are'} in effect",
+        "served": Markdown("; ".join(f"{code(load)} {_ratio(served[load])}" for load in by_size(served))),
         "in_effect": effect_table(kernels) if kernels.operators else None,
         "left_out": excluded_table(kernels) if kernels.excluded else None,
     }
@@ -54,6 +57,11 @@ def effect_cells(one: Operator) -> tuple[str, ...]:
 def excluded_table(kernels: Kernels) -> Markdown:
     rows = [(code(one.operator), one.verdict, one.reason or "no reason was given") for one in kernels.excluded]
     return table((EXCLUDED_FIRST, "Verdict", "Why"), rows)
+
+
+def by_size(loads: Iterable[str]) -> list[str]:
+    """`decode:8x512` before `decode:32x512`."""
+    return sorted(loads, key=lambda load: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", load)])
 
 
 def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -163,6 +164,14 @@ def test_operators_have_a_section_with_every_reason() -> None:
     assert "47 sizes were tuned: 3,921 candidates were timed, all in 38 s" in text
     assert "`decode:1x512` 1.020 [1.010, 1.030]" in text
     assert lint(text, made, PNG) == []
+
+
+def test_loads_of_operators_are_told_by_size() -> None:
+    one = given.kernels()
+    served = {f"decode:{batch}x512": (1.0, 0.99, 1.01) for batch in (1, 32, 8)}
+    text = rendered(replace(given.record(), kernels=replace(one, operators=one.operators[:1], served=served)))
+    assert re.findall(r"`(decode:\d+x512)` 1.000", text) == ["decode:1x512", "decode:8x512", "decode:32x512"]
+    assert "1 is in effect" in text
 
 
 def test_without_operators_the_card_says_why() -> None:

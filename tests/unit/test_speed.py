@@ -28,6 +28,7 @@ from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.ports.progress import Silent
 from flagrelease.results import Spread
 from flagrelease.stage import Context, Job, Meter, keys
+from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
 from flagrelease.workspace import Workspace
 from streaming_endpoint import Pace, streaming
@@ -374,6 +375,14 @@ def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None
     assert [one.text for one in cardlint.lint(changed, made, images)] == ["the speeds are not those of the record"]
     without = replace(made, speed=None)
     assert "### Speed" not in card.render(without, given.TEMPLATES)
+
+
+def test_what_the_card_stage_writes_has_every_picture_that_the_card_shows(world: World) -> None:
+    made, written = card_stage.write(world.job(), given.finished(speed=world.run()))
+    assert sorted(written) == ["README.md", "release.json", "scores.png", "speed.png"]
+    assert record.loads(written["release.json"]) == made
+    images = {name: data for name, data in written.items() if name.endswith(".png")}
+    assert cardlint.lint(written["README.md"].decode(), made, images) == []
 
 
 def test_the_same_speeds_give_the_same_picture(world: World) -> None:

@@ -29,26 +29,37 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 def run(job: Job, context: Context) -> results.Card:
     """Raises GateFailed with every defect that the lint finds; the defective card stays in the scratch folder."""
-    context.progress.doing("writing the release record")
-    release = record.build(job, context.finished, STAGE.code_version(job.templates))
-    # What the record says, the card says: secrets are taken out before either is made.
-    release = record.loads(redact(record.dumps(release).decode()).encode())
-    context.progress.doing("drawing the charts")
-    images = {charts.SCORES: charts.scores(release)}
-    if release.speed is not None:
-        images[charts.SPEED] = charts.speed(release, release.speed)
-    context.progress.doing("rendering the card")
-    text = card.render(release, job.templates)
+    context.progress.doing("writing the record, the charts and the card")
+    release, written = write(job, context.finished)
+    images = {name: data for name, data in written.items() if name not in (README, RECORD)}
     draft = context.workspace.scratch(job.cell.slug, "card") / README
-    write_atomic(draft, text.encode())
-    passed = cardlint.check(text, release, images, str(draft))
+    write_atomic(draft, written[README])
+    passed = cardlint.check(written[README].decode(), release, images, str(draft))
     draft.unlink(missing_ok=True)
     return results.Card(
-        readme=context.evidence.put(README, text.encode()),
+        readme=context.evidence.put(README, written[README]),
         images=tuple(context.evidence.put(name, data) for name, data in images.items()),
         lint=passed,
-        evidence=(context.evidence.put(RECORD, record.dumps(release)),),
+        evidence=(context.evidence.put(RECORD, written[RECORD]),),
     )
+
+
+def write(
+    job: Job, finished: Mapping[str, results.Done], unfinished: Mapping[str, str] | None = None
+) -> tuple[record.Record, dict[str, bytes]]:
+    """The release record; and, by file name, card, record and charts. `unfinished`: stages that are open, with what
+    became of them."""
+    release = record.build(job, finished, STAGE.code_version(job.templates), unfinished or {})
+    # What the record says, the card says: secrets are taken out before either is made.
+    release = record.loads(redact(record.dumps(release).decode()).encode())
+    written = {
+        README: card.render(release, job.templates).encode(),
+        RECORD: record.dumps(release),
+        charts.SCORES: charts.scores(release),
+    }
+    if release.speed is not None:
+        written[charts.SPEED] = charts.speed(release, release.speed)
+    return release, written
 
 
 def files(made: results.Card) -> dict[str, Evidence]:

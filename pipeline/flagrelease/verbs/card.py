@@ -10,7 +10,7 @@ import sys
 
 import msgspec
 
-from flagrelease import card, charts, cli, record, results
+from flagrelease import cli, results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.errors import ConfigError
@@ -64,9 +64,4 @@ def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
     if missing := [name for name in NEEDED if name not in finished]:
         hint = f"run `flagrelease run {cell.id}`"
         raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
-    release = record.build(job, finished, stage.STAGE.code_version(job.templates), unfinished)
-    return {
-        stage.README: card.render(release, job.templates).encode(),
-        stage.RECORD: record.dumps(release),
-        charts.SCORES: charts.scores(release),
-    }
+    return stage.write(job, finished, unfinished)[1]
