@@ -15,8 +15,8 @@ EXCLUDED_FIRST = "Operator left out"
 
 POLICIES: Mapping[str, str] = {
     "coverage": "every operator that is correct",
-    "express": "of the correct ones, at the sizes at which they are certainly faster, those with which the served model is "
-    "fastest",
+    "express": "of the correct ones, at the sizes at which they are certainly faster, those with which the served "
+    "model is fastest",
 }
 
 EXECUTIONS: Mapping[str, str] = {
