@@ -31,8 +31,8 @@ def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
 
 
 def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None:
-    assert code == 130, said
-    assert "run again" in said
+    over = stage == "publish" and code == 0  # two requests to the registry, which can be done before the signal comes
+    assert over or (code == 130 and "run again" in said), said
     assert user.leftovers() == [], f"after Ctrl-C in {stage}"
 
 
