@@ -2,7 +2,7 @@
 
 Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
 bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder:
-operators, whether each has been called, candidates timed and kernels compiled since its start. `effective` merges them.
+operators, how often each was called, candidates timed and kernels compiled since its start. `effective` merges them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,10 @@ class Status:
     keys: tuple[str, ...]
     native: Mapping[str, tuple[str, ...]]
     accepted: tuple[str, ...] = ()
-    called: set[str] = field(default_factory=set)
+    called: Counter[str] = field(default_factory=Counter)
+    captured: set[str] = field(default_factory=set)
+    """Operators in a graph, which replays them without a call."""
+    capturing: Callable[[], bool] = lambda: False
     tuning_events: int = 0
     tuned: set[str] = field(default_factory=set)
     filled: int = 0
@@ -87,7 +91,7 @@ class Status:
         self.written = time.monotonic()
         if self.pid != os.getpid():  # a forked worker counts for itself
             self.pid = os.getpid()
-            self.called, self.tuned, self.compiled = set(), set(), set()
+            self.called, self.captured, self.tuned, self.compiled = Counter(), set(), set(), set()
             self.tuning_events = self.compilations = self.filled = 0
             self.path = self.path.with_name(f"{self.pid}.json")
         value = {name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "pid")}
@@ -95,7 +99,8 @@ class Status:
             "tuning_events": self.tuning_events,
             "compilations": self.compilations,
             "filled": self.filled,
-            "called": sorted(self.called),
+            "called": dict(sorted(self.called.items())),
+            "captured": sorted(self.captured),
             "tuned": sorted(self.tuned),
             "compiled": sorted(self.compiled)[:100],
             "program": " ".join(sys.argv)[:200],
@@ -106,9 +111,12 @@ class Status:
         temporary.replace(self.path)
 
     def call(self, operator: str) -> None:
-        if operator not in self.called:
-            self.called.add(operator)
-            self.write()
+        first = operator not in self.called
+        self.called[operator] += 1
+        if operator not in self.captured and self.capturing():
+            self.captured.add(operator)
+            first = True
+        self.write(soon=not first)
 
     def tuning(self, kernel: str) -> None:
         fresh = kernel not in self.tuned
@@ -182,10 +190,12 @@ def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]
     """Replaces aten's kernels for the rest of the process; the aten keys."""
     import torch
 
-    from flagkernels.operators import dispatch_key, quiet_override
+    from flagkernels.operators import capturing, dispatch_key, quiet_override
     from flagkernels.override import kernels
 
-    dispatch = dispatch_key(torch.device(_device_of(source)))
+    device = torch.device(_device_of(source))
+    dispatch = dispatch_key(device)
+    status.capturing = capturing(device)
     replaced = kernels(source, chosen, dispatch, status.call)
     status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for key, kernel in replaced.items():
@@ -239,14 +249,16 @@ class Effective:
     operators: tuple[str, ...]
     partial: tuple[str, ...]
     """Operators that some process has and another has not."""
-    called: tuple[str, ...]
+    called: Mapping[str, int]
+    """How often, as far as the processes have told: what they called in the last half second may be missing."""
+    captured: tuple[str, ...]
     tuning_events: int
     tuned: tuple[str, ...]
     filled: int
     compilations: int
 
 
-_MERGED = ("pid", "bundle", "operators", "called", "tuning_events", "tuned", "filled", "compilations")
+_MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", "tuned", "filled", "compilations")
 
 
 def effective(folder: Path) -> Effective:
@@ -272,7 +284,8 @@ def effective(folder: Path) -> Effective:
         bundles=tuple(sorted({row["bundle"] for row in rows})),
         operators=tuple(sorted(everywhere)),
         partial=tuple(sorted(anywhere - everywhere)),
-        called=tuple(sorted({name for row in rows for name in row["called"]})),
+        called=dict(sorted(sum((Counter(row["called"]) for row in rows), Counter[str]()).items())),
+        captured=tuple(sorted({name for row in rows for name in row["captured"]})),
         tuning_events=sum(row["tuning_events"] for row in rows),
         tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
         filled=sum(row["filled"] for row in rows),

@@ -21,6 +21,7 @@ __all__ = [
     "NotOffered",
     "Source",
     "active",
+    "capturing",
     "device_here",
     "dispatch_key",
     "native_kernel",
@@ -194,6 +195,12 @@ def device_here(name: str) -> torch.device:
     if not present:
         raise ChipFault(f"no device {name!r} answers here", hint="run on the chip, or --device cpu")
     return device
+
+
+def capturing(device: torch.device) -> Callable[[], bool]:
+    """Tells whether what is called now is captured in a graph; never where the device has none."""
+    found: Callable[[], bool] = getattr(torch.get_device_module(device), "is_current_stream_capturing", lambda: False)
+    return found
 
 
 def dispatch_key(device: torch.device) -> str:

@@ -34,6 +34,7 @@ from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, Noth
 from flagkernels.files import make_folder, read_json, write_json
 from flagkernels.operators import device_here
 from flagkernels.progress import Progress, machine_readable
+from flagkernels.sampling import ASKED, REQUESTS
 from flagkernels.selection import FLOOR
 from flagkernels.tune import Layout, parse_budget
 
@@ -102,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
     parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
+    parser.add_argument("--requests", choices=REQUESTS, default="mixed", help=ASKED)
     parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
     parser.add_argument(
         "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
@@ -283,7 +285,8 @@ def _failed(name: str, code: int) -> StepFailed:
 def _trace(args: argparse.Namespace, work: Work) -> Step:
     limits = ("--max-len", args.max_len, "--max-batch", args.max_batch, "--max-tokens", args.max_tokens)
     points = ("--points", args.points) if args.points else tuple(map(str, limits))
-    words = ("--config", str(args.config.resolve()), "--out", str(work.trace), "--execution", args.execution, *points)
+    how = ("--execution", args.execution, "--requests", args.requests)
+    words = ("--config", str(args.config.resolve()), "--out", str(work.trace), *how, *points)
     return Step(name="trace", words=words, made=work.trace, rest=(work.verdicts,))
 
 

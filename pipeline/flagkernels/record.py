@@ -104,13 +104,12 @@ def start() -> None:
         return
     import torch
 
-    from flagkernels.operators import dispatch_key, native_kernel, quiet_override
+    from flagkernels.operators import capturing, dispatch_key, native_kernel, quiet_override
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", lambda: False)
     folder = Path(os.environ[CALLS])
     make_folder(folder)
-    _state = _Calls(folder, capturing)
+    _state = _Calls(folder, capturing(device))
     _state.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
     dispatch = dispatch_key(device)
     for key in catalogue.load(_catalogue()).overloads:

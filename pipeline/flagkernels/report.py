@@ -46,6 +46,7 @@ def build(
         "points": [str(point) for point in found.points],
         "policy": choice["policy"],
         "execution": found.execution,
+        "requests": found.requests,
         "operators": operators,
         "verdicts": dict(Counter(row.verdict for row in rows)),
         "excluded": _excluded(rows, operators, choice, by_hand),

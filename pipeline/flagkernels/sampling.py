@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["LastPositions", "sample", "temperatures"]
+__all__ = ["ASKED", "REQUESTS", "LastPositions", "sample", "temperatures"]
 
+REQUESTS = ("mixed", "greedy")
+"""What users ask for: half of a batch greedy and half with a temperature; or greedy alone, where nothing is drawn."""
+
+ASKED = "what users ask for: greedy answers and drawn ones, or greedy ones alone, where the sampler draws nothing"
 GREEDY = 1e-5  # a temperature below it asks for the most likely token
 
 
@@ -37,15 +41,20 @@ class LastPositions:
         return (inputs[0].flatten(0, -2)[self.rows], *inputs[1:])
 
 
-def temperatures(requests: int, device: torch.device | str) -> torch.Tensor:
-    """(requests,) float32: half of them greedy, as where users ask for both."""
+def temperatures(requests: int, device: torch.device | str, asked: str = "mixed") -> torch.Tensor | None:
+    """(requests,) float32; none where all are greedy. `asked`: one of REQUESTS."""
+    if asked == "greedy":
+        return None
     return (torch.arange(requests, device=device) % 2).to(torch.float32)
 
 
-def sample(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """logits: (requests, vocabulary) in the model's dtype; temperature: (requests,). The tokens, int32."""
+def sample(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
+    """logits: (requests, vocabulary) in the model's dtype; temperature: (requests,), none where all are greedy. The
+    tokens, int32."""
     logits = logits.to(torch.float32)
     likeliest = logits.argmax(dim=-1)
+    if temperature is None:
+        return likeliest.to(torch.int32)
     logits = logits.div_(torch.where(temperature < GREEDY, 1.0, temperature).unsqueeze(1))
     odds = logits.softmax(dim=-1, dtype=torch.float32)
     drawn = odds.div_(torch.empty_like(odds).exponential_()).argmax(dim=-1)

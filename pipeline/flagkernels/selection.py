@@ -17,7 +17,7 @@ from flagkernels.bundle import Operators
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
 from flagkernels.progress import Progress
-from flagkernels.served import Served
+from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
 from flagkernels.trace import Trace
 
@@ -71,7 +71,7 @@ def coverage(found: Trace, correct: Iterable[str], served: Served | None = None)
     chosen = _operators(found, correct, "coverage")
     if served is None:
         return Choice(operators=chosen)
-    step = Step(operators=chosen.include, ratios=served.compare(chosen), decision="reported as it is")
+    step = Step(operators=chosen.include, ratios=served.compare(chosen).ratios, decision="reported as it is")
     return Choice(operators=chosen, steps=(step,))
 
 
@@ -115,8 +115,8 @@ def express(
 
     The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
     and the set is accepted when at every load the interval's lower bound is at least `floor`. Where each is slower, as
-    beside a small model, the least slow one stays if it holds the floor by itself. Raises NothingToDo where no operator
-    wins anywhere, or none may stay."""
+    beside a small model, the least slow one of those that run at these loads stays if it holds the floor by itself.
+    Raises NothingToDo where no operator wins anywhere, or none may stay."""
     candidates, gains = winning(found, figures)
     if not candidates.include:
         raise nobody_wins()
@@ -127,7 +127,7 @@ def express(
                 f"every operator makes the served model slower than {floor:g} of native speed",
                 hint="serve it natively, use --policy coverage, or a lower floor",
             )
-        ratios = served.compare(candidates.only(kept))
+        ratios = served.compare(candidates.only(kept)).ratios
         failing = [load for load, measured in ratios.items() if measured.low < floor]
         decision = f"below {floor} at {', '.join(failing)}" if failing else "accepted"
         step = Step(operators=tuple(sorted(kept)), ratios=ratios, decision=decision, out=kept[0] if failing else "")
@@ -143,17 +143,21 @@ def express(
 def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]]:
     """Each operator by itself, and those that may stay, the slowest first."""
     steps: list[Step] = []
+    ran: set[str] = set()
     for operator in candidates.include:
-        ratios = served.compare(candidates.only([operator]))
-        slower = [load for load, measured in ratios.items() if measured.high < 1]
-        faster = any(measured.low > 1 for measured in ratios.values())
+        measured = served.compare(candidates.only([operator]))
+        ratios, ran = measured.ratios, ran | measured.ran
+        slower = [load for load, found in ratios.items() if found.high < 1]
+        faster = any(found.low > 1 for found in ratios.values())
         decision = "faster" if faster else "no difference that shows"
         if slower:
             decision = f"slower at {', '.join(slower)}"
         steps.append(Step(operators=(operator,), ratios=ratios, decision=decision, out=operator if slower else ""))
     steps.sort(key=lambda step: min(measured.median for measured in step.ratios.values()))
-    if all(step.out for step in steps):
-        steps[-1] = replace(steps[-1], decision=f"the least slow one: {steps[-1].decision}", out="")
+    running = [at for at, step in enumerate(steps) if step.out in ran]
+    if running and all(step.out for step in steps):
+        least = running[-1]
+        steps[least] = replace(steps[least], decision=f"the least slow one: {steps[least].decision}", out="")
     kept = [step.operators[0] for step in steps if not step.out]
     return steps, kept
 
@@ -219,13 +223,13 @@ class _Shown:
     def __init__(self, served: Served, progress: Progress) -> None:
         self.served, self.progress = served, progress
 
-    def compare(self, chosen: Operators) -> dict[str, Ratio]:
+    def compare(self, chosen: Operators) -> Measured:
         names = ", ".join(chosen.include)
         self.progress.doing(names)
-        ratios = self.served.compare(chosen)
-        told = "  ".join(f"{load} {ratio}" for load, ratio in ratios.items())
+        measured = self.served.compare(chosen)
+        told = "  ".join(f"{load} {ratio}" for load, ratio in measured.ratios.items())
         self.progress.step(f"{names if len(names) < 40 else f'{len(chosen.include)} operators'}: {told}")
-        return ratios
+        return measured
 
 
 def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> Choice:
@@ -263,5 +267,6 @@ def _served(args: argparse.Namespace, found: Trace) -> Served:
         device_here(args.device),
         trace.parse_points(args.loads),
         execution=found.execution,
+        requests=found.requests,
         layers=args.layers,
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +28,7 @@ from flagkernels.sampling import LastPositions, sample, temperatures
 from flagkernels.timing import Clock, Ratio, ratio
 from flagkernels.trace import Point
 
-__all__ = ["Served", "ServedModel"]
+__all__ = ["Measured", "Served", "ServedModel"]
 
 WARM = 3
 """Steps before a graph is captured: the first ones compile, tune and allocate."""
@@ -40,16 +41,24 @@ ENGINE_S = 1.5e-3
 of SmolLM2-135M, whose weights are read in a tenth of one (docs/proofs/h100/engine.md)."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """`ratios`: native time over time with the operators, by load: above one, the operators serve faster. `ran`: the
+    operators that did not leave every call of every load to the vendor's kernels."""
+
+    ratios: Mapping[str, Ratio]
+    ran: frozenset[str]
+
+
 class Served(Protocol):
     """Measures a choice of operators against none, at every load."""
 
-    def compare(self, chosen: Operators) -> dict[str, Ratio]:
-        """native time over time with the operators, by load: above one, the operators serve faster."""
+    def compare(self, chosen: Operators) -> Measured: ...
 
 
 class ServedModel:
-    """`execution`: one of compiled.EXECUTIONS. Raises torch.OutOfMemoryError where the model does not fit; cut it with
-    `layers`. Raises ChipFault where torch cannot compile it."""
+    """`execution`: one of compiled.EXECUTIONS; `requests`: one of sampling.REQUESTS. Raises torch.OutOfMemoryError
+    where the model does not fit; cut it with `layers`. Raises ChipFault where torch cannot compile it."""
 
     def __init__(
         self,
@@ -59,11 +68,13 @@ class ServedModel:
         loads: Sequence[Point],
         *,
         execution: str = "compiled",
+        requests: str = "mixed",
         layers: int | None = None,
         pairs: int = 21,
         engine_s: float = ENGINE_S,
     ) -> None:
         self.source, self.device, self.pairs, self.execution = source, device, pairs, execution
+        self.requests = requests
         self.engine_s = engine_s
         self.loads = tuple(loads)
         self.clock = Clock(device)
@@ -101,7 +112,7 @@ class ServedModel:
 
         model, config = self.model, self.model.config
         ids = torch.randint(0, text_of(config).vocab_size, (load.batch, load.length), device=self.device)
-        temperature = temperatures(load.batch, self.device)
+        temperature = temperatures(load.batch, self.device, self.requests)
         rows = self.last.take(load.batch, load.length if load.phase == "prefill" else 1, self.device)
 
         def ended(**given: Any) -> Any:
@@ -145,16 +156,19 @@ class ServedModel:
 
         return replayed
 
-    def compare(self, chosen: Operators) -> dict[str, Ratio]:
+    def compare(self, chosen: Operators) -> Measured:
         """Each load with the operators on against the same load without, in pairs."""
-        found = {}
+        found: dict[str, Ratio] = {}
+        ran: set[str] = set()
         with torch.inference_mode():
             for name, step in self.steps.items():
-                with installed(self.source, chosen, self.device):
+                with installed(self.source, chosen, self.device) as calls:
                     candidate = self._ready(step)
+                    candidate()
                 found[name] = self._paired(self.native[name], candidate, chosen)
+                ran |= {operator for operator, count in calls.items() if count}
                 del candidate
-        return found
+        return Measured(found, frozenset(ran))
 
     def _paired(self, native: Callable[[], Any], candidate: Callable[[], Any], chosen: Operators) -> Ratio:
         """The operators come and go between the runs, since logits and sampling call them anew each time. Putting them

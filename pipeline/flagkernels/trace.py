@@ -29,7 +29,7 @@ from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
 from flagkernels.progress import Progress
 from flagkernels.recorder import Recorder, recording, unrecorded
-from flagkernels.sampling import LastPositions, sample, temperatures
+from flagkernels.sampling import ASKED, REQUESTS, LastPositions, sample, temperatures
 
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
 
@@ -60,7 +60,8 @@ class TracedCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """`native_only` counts, over all points, the calls that FlagGems has no operator for."""
+    """`native_only` counts, over all points, the calls that FlagGems has no operator for; `requests` is one of
+    REQUESTS."""
 
     model: str
     config_sha256: str
@@ -74,6 +75,7 @@ class Trace:
     native_only: dict[str, int]
     layers: int
     device: str
+    requests: str = "mixed"
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -94,6 +96,7 @@ class Trace:
             "config_sha256": self.config_sha256,
             "view": self.view,
             "execution": self.execution,
+            "requests": self.requests,
             "dtype": self.dtype,
             "layers": self.layers,
             "device": self.device,
@@ -116,6 +119,7 @@ def read(path: Path) -> Trace:
             config_sha256=data["config_sha256"],
             view=data["view"],
             execution=data["execution"],
+            requests=data.get("requests", "mixed"),  # older traces do not say, and are that
             dtype=data["dtype"],
             layers=data["layers"],
             device=data["device"],
@@ -177,17 +181,18 @@ def trace(
     *,
     view: str = "engine",
     execution: str = "compiled",
+    requests: str = "mixed",
     layers: int | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """Runs every point on the meta device; on the CPU with random weights and two layers where meta cannot.
 
     `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse,
-    computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS. Raises NothingToDo
-    where no call has an operator.
+    computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS; `requests`: one of
+    REQUESTS. Raises NothingToDo where no call has an operator.
     """
     device = "meta"
-    how = _How(known, view, execution)
+    how = _How(known, view, execution, requests)
     try:
         model, recorders = _run(arch, points, how, layers, device, progress)
     except (NotImplementedError, RuntimeError) as error:
@@ -214,6 +219,7 @@ def trace(
         config_sha256=arch.sha256,
         view=view,
         execution=execution,
+        requests=requests,
         dtype=str(architecture.dtype_of(config)).removeprefix("torch."),
         layers=architecture.text_of(config).num_hidden_layers,
         device=device,
@@ -236,6 +242,7 @@ class _How:
     known: Catalogue
     view: str
     execution: str
+    requests: str
 
 
 def _run(
@@ -267,7 +274,7 @@ def _forward(model: nn.Module, point: Point, how: _How, device: str, last: LastP
     extra: dict[str, Any] = {"use_cache": True}
     ids = torch.zeros((point.batch, point.length), dtype=torch.long, device=device)
     with torch.inference_mode():
-        temperature = temperatures(point.batch, device)
+        temperature = temperatures(point.batch, device, how.requests)
         if last is not None:
             last.take(point.batch, point.length if point.phase == "prefill" else 1, device)
         if point.phase == "decode":
@@ -290,6 +297,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
     )
     parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
+    parser.add_argument("--requests", choices=REQUESTS, default="mixed", help=ASKED)
     parser.add_argument("--layers", type=at_least(1), help="cut the model to its first layers (counts are cut as well)")
     parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
     parser.add_argument(
@@ -310,7 +318,7 @@ def main(args: argparse.Namespace) -> int:
     arch = architecture.read_config(args.config)
     known = catalogue.load(args.catalogue)
     with Progress("trace", total=len(tuple(points))) as progress:
-        how = {"view": args.view, "execution": args.execution, "layers": args.layers}
+        how = {"view": args.view, "execution": args.execution, "requests": args.requests, "layers": args.layers}
         found = trace(arch, tuple(points), known, **how, progress=progress)
     write_json(args.out, found.to_json())
     return 0

@@ -26,6 +26,12 @@ EXECUTIONS: Mapping[str, str] = {
 }
 
 
+GREEDY = (
+    "Chosen for greedy answers, as the evaluation asks for them: what a request with a temperature calls beyond stays "
+    "with the vendor's own kernels."
+)
+
+
 def view(kernels: Kernels) -> dict[str, Any]:
     """What the card's section on operators shows."""
     tuning, served = kernels.tuning, kernels.served
@@ -33,6 +39,7 @@ def view(kernels: Kernels) -> dict[str, Any]:
         "calls": len(kernels.operators) + len(kernels.excluded),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in _most_first(kernels.verdicts)),
         "chosen": POLICIES.get(kernels.policy, kernels.policy),
+        "greedy": GREEDY if kernels.requests == "greedy" else "",
         "execution": EXECUTIONS.get(kernels.execution, ""),
         "kernels": "1 kernel" if tuning.kernels == 1 else f"{tuning.kernels} kernels",
         "candidates": f"{tuning.candidates:,}",

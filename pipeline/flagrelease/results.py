@@ -88,7 +88,8 @@ class Kernels:
     `folder` is relative to the workspace; `content` (64 hex digits) is what the bundle and each process that has it in
     effect call it. `verdicts` counts operators; `served` is, by load, speed with all operators over native speed:
     median, and the ends of its 95 % interval. `execution` is how the engine runs the layers, for which the operators
-    were chosen: compiled, captured or eager; empty in results of before it was told."""
+    were chosen: compiled, captured or eager; `requests` what is asked of it: mixed or greedy. Both are empty in results
+    of before they were told."""
 
     folder: str
     content: str
@@ -100,6 +101,7 @@ class Kernels:
     served: Mapping[str, tuple[float, float, float]]
     versions: Mapping[str, str]
     execution: str = ""
+    requests: str = ""
     evidence: tuple[Evidence, ...] = ()
 
     @property

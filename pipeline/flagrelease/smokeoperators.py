@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,8 @@ from flagrelease.wheels import sha256_of
 REQUESTS = 100
 _MOST_WORDS = 512
 _AT_ONCE = 8
+_TOLD_EVERY_S = 0.5
+"""How often a process tells what it calls (flagkernels' activate.py)."""
 
 
 def in_effect(at: Inside, kernels: results.Kernels) -> str:
@@ -39,11 +42,12 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
 
 
 def no_tuning(at: Inside, on: Bench) -> str:
-    """Prompts of many lengths, some at once: no kernel's candidates are timed while a user waits."""
+    """Prompts of many lengths, some at once, half of them drawn: no kernel's candidates are timed while users wait."""
     longest = max(1, min(on.long_tokens // 4, _MOST_WORDS))
     lengths = [1 + round((longest - 1) * (number / (REQUESTS - 1)) ** 2) for number in range(REQUESTS)]
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
-        list(pool.map(lambda words: on.ask("day " * words, max_tokens=4), lengths))
+        asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
+        list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
     found = _effective(at)
     events = found["tuning_events"]
     if events:
@@ -52,14 +56,32 @@ def no_tuning(at: Inside, on: Bench) -> str:
     return f"0 tuning events after {REQUESTS} requests; {more}"
 
 
-def called(at: Inside, kernels: results.Kernels) -> str:
-    """Some operator has run by now: an image in which none does is the native one by another name."""
-    found = set(_effective(at)["called"])
+def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
+    """Some operator runs while requests are answered, or in a graph that is replayed for them: an image in which none
+    does is the native one by another name. What an engine calls to warm up does not count."""
+    before = _effective(at)["called"]
+    most = on.model.serve.concurrency
+    for at_once in sorted({1, most}):
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(lambda number: on.ask(max_tokens=16, temperature=_temperature(number)), range(2 * at_once)))
+    time.sleep(_TOLD_EVERY_S)
+    for number in range(2):  # whose calls make the processes tell those before them
+        on.ask(max_tokens=4, temperature=_temperature(number))
+    after = _effective(at)
+    now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
-    if not found:
-        raise Wrong(f"none of {', '.join(names)} was called: every request was served by the vendor's kernels alone")
-    idle = [name for name in names if name not in found]
-    return ", ".join(sorted(found)) + (f"; not {', '.join(idle)}" if idle else "")
+    idle = [name for name in names if name not in now.union(after["captured"])]
+    if idle == names:
+        asked = f"greedy ones and drawn ones, up to {most} at once"
+        raise Wrong(f"no request called {', '.join(names)} ({asked}): all were served by the vendor's kernels alone")
+    graphs = sorted(set(after["captured"]) - now)
+    parts = [", ".join(sorted(now)), f"in graphs {', '.join(graphs)}" if graphs else ""]
+    return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
+
+
+def _temperature(number: int) -> float:
+    """Half of the answers greedy, half drawn, whose kernels differ."""
+    return 0.8 if number % 2 else 0.0
 
 
 def _effective(at: Inside) -> Mapping[str, Any]:
@@ -81,4 +103,4 @@ def all_of(at: Inside, on: Bench, kernels: results.Kernels) -> Iterator[tuple[st
     """By name, ready to be called."""
     yield "operators in effect", lambda: in_effect(at, kernels)
     yield "no tuning", lambda: no_tuning(at, on)
-    yield "operators called", lambda: called(at, kernels)
+    yield "operators called", lambda: called(at, on, kernels)

@@ -94,5 +94,5 @@ def _serves_with(model: ServedModel, kind: str) -> None:
 
     model.source = Planted({"mm_out": {"mm.out": counted}})
     found = model.compare(Operators(include=("mm_out",), execution="compiled"))
-    assert set(found) == {str(LOAD)}, kind
+    assert (set(found.ratios), found.ran) == ({str(LOAD)}, {"mm_out"}), kind
     assert count["mm.out"] >= 2 * 2 * 3  # pairs, each after one untimed step, two layers of three products or more

@@ -149,7 +149,8 @@ def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path
     told = start(bundle, tmp_path / "effective", tmp_path / "cache")
     assert len(told["processes"]) == 2
     assert told["operators"] == ["mm", "neg"]
-    assert told["called"] == ["mm", "neg"]
+    assert told["called"] == {"mm": 2, "neg": 2}
+    assert told["captured"] == []
     assert told["partial"] == []
     assert (told["tuning_events"], told["compilations"]) == (0, 0)
     stored = next((tmp_path / "cache").rglob("*.db"))

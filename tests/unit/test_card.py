@@ -166,6 +166,12 @@ def test_operators_have_a_section_with_every_reason() -> None:
     assert lint(text, made, PNG) == []
 
 
+def test_operators_that_were_chosen_for_greedy_answers_are_said_to_be() -> None:
+    greedy = replace(given.record(), kernels=replace(given.kernels(), requests="greedy"))
+    assert "Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
+    assert "greedy answers" not in rendered(replace(given.record(), kernels=given.kernels()))
+
+
 def test_loads_of_operators_are_told_by_size() -> None:
     one = given.kernels()
     served = {f"decode:{batch}x512": (1.0, 0.99, 1.01) for batch in (1, 32, 8)}

@@ -44,17 +44,31 @@ def test_each_process_has_its_own_file_and_events_are_counted(tmp_path: Path) ->
     one.compilation("mm_kernel")
     one.write()
     found = effective(tmp_path)
-    assert (found.tuning_events, found.tuned, found.compilations, found.called) == (5, ("mm_kernel",), 1, ("mm",))
+    assert (found.tuning_events, found.tuned, found.compilations, found.called) == (5, ("mm_kernel",), 1, {"mm": 1})
+
+
+def test_what_is_called_in_a_graph_is_told_apart(tmp_path: Path) -> None:
+    one = status(tmp_path, os.getpid())
+    one.call("add")
+    one.capturing = lambda: True
+    one.call("add")
+    one.call("mm")
+    one.capturing = lambda: False
+    for _ in range(3):
+        one.call("mm")
+    one.write()
+    found = effective(tmp_path)
+    assert (found.called, found.captured) == ({"add": 2, "mm": 4}, ("add", "mm"))
 
 
 def test_an_operator_is_in_effect_only_where_every_process_has_it(tmp_path: Path) -> None:
     for pid, operators in ((1, ("mm", "add")), (2, ("mm",))):
-        counts = {"tuning_events": pid, "filled": 0, "compilations": 0}
-        value: dict[str, Any] = {"pid": pid, "bundle": "ab", "operators": operators, "called": [], "tuned": []}
+        counts = {"tuning_events": pid, "filled": 0, "compilations": 0, "captured": ["add"][:pid]}
+        value: dict[str, Any] = {"pid": pid, "bundle": "ab", "operators": operators, "called": {"mm": 2}, "tuned": []}
         (tmp_path / f"{pid}.json").write_text(json.dumps({**value, **counts}))
     found = effective(tmp_path)
     assert (found.operators, found.partial, found.tuning_events) == (("mm",), ("add",), 3)
-    assert found.processes == (1, 2)
+    assert (found.processes, found.called, found.captured) == ((1, 2), {"mm": 4}, ("add",))
 
 
 def test_nothing_written_is_an_error_and_no_empty_list(tmp_path: Path) -> None:
@@ -161,7 +175,7 @@ def test_run_reaches_the_engine_and_all_its_workers_and_falls_through_by_shape(b
     assert done.stdout.splitlines() == [f"{name} 200.0 64.0" for name in ("engine", "spawned", "forked")], done.stderr
     assert done.returncode == 9  # the engine's own
     found = effective(told)
-    assert (found.operators, found.called, found.partial) == (("mm",), ("mm",), ())
+    assert (found.operators, tuple(found.called), found.partial) == (("mm",), ("mm",), ())
     assert len(found.processes) >= 2
 
 

@@ -25,6 +25,7 @@ from flagkernels.errors import NothingToDo  # noqa: E402
 from flagkernels.operators import Planted  # noqa: E402
 from flagkernels.override import installed  # noqa: E402
 from flagkernels.selection import coverage, described, express, winning  # noqa: E402
+from flagkernels.served import Measured  # noqa: E402
 from flagkernels.timing import Clock, Ratio, ratio  # noqa: E402
 
 SMALL, BIG = "bf16[8,96] bf16[8,96]", "bf16[32,96] bf16[32,96]"
@@ -53,12 +54,13 @@ def figure(operator: str, where: str, median: float, spread: float = 0.01) -> Fi
 class Bench:
     """A served model whose speed is the product of its operators' factors."""
 
-    def __init__(self, factors: dict[str, float], spread: float = 0.004) -> None:
-        self.factors, self.spread = factors, spread
+    def __init__(self, factors: dict[str, float], spread: float = 0.004, idle: tuple[str, ...] = ()) -> None:
+        self.factors, self.spread, self.idle = factors, spread, idle
 
-    def compare(self, chosen: Operators) -> dict[str, Ratio]:
+    def compare(self, chosen: Operators) -> Measured:
         speed = math.prod(self.factors[name] for name in chosen.include)
-        return {"decode:1x512": Ratio(speed, speed - self.spread, speed + self.spread, 21)}
+        ratios = {"decode:1x512": Ratio(speed, speed - self.spread, speed + self.spread, 21)}
+        return Measured(ratios, frozenset(chosen.include).difference(self.idle))
 
 
 def test_a_class_stays_native_unless_the_operator_certainly_wins() -> None:
@@ -95,6 +97,14 @@ def test_express_keeps_the_least_slow_operator_where_it_holds_the_floor() -> Non
     assert choice.steps[-2].decision == "the least slow one: slower at decode:1x512"
     with pytest.raises(NothingToDo, match="every operator makes the served model slower"):
         express(FOUND, figures, served, floor=0.99)
+
+
+def test_the_least_slow_operator_is_one_that_runs_at_these_loads() -> None:
+    figures = [figure(op, SMALL, 1.2) for op in ("add", "mul")]
+    factors = {"add": 0.985, "mul": 0.99}
+    assert express(FOUND, figures, Bench(factors, 0.001, idle=("mul",))).operators.include == ("add",)
+    with pytest.raises(NothingToDo, match="every operator makes the served model slower"):
+        express(FOUND, figures, Bench(factors, 0.001, idle=("add", "mul")))
 
 
 def test_express_says_when_nothing_wins() -> None:

@@ -33,9 +33,17 @@ KNOWN = catalogue.parse(SOURCE)
 POINTS = (Point(phase="prefill", batch=2, length=8), Point(phase="decode", batch=4, length=8))
 
 
-def traced(tmp_path: Path, kind: str, *, view: str = "engine", execution: str = "captured", **changes: Any) -> Trace:
+def traced(
+    tmp_path: Path,
+    kind: str,
+    *,
+    view: str = "engine",
+    execution: str = "captured",
+    requests: str = "mixed",
+    **changes: Any,
+) -> Trace:
     arch = architecture.read_config(config(tmp_path, kind, **changes))
-    return trace.trace(arch, POINTS, KNOWN, view=view, execution=execution)
+    return trace.trace(arch, POINTS, KNOWN, view=view, execution=execution, requests=requests)
 
 
 def shapes(found: Trace, operator: str) -> set[tuple[tuple[int, ...], ...]]:
@@ -100,6 +108,16 @@ def test_the_end_of_a_step_is_called_as_it_is_written(tmp_path: Path) -> None:
         assert ((4, 500),) in shapes(found, "argmax")
         assert {((16, 64), (2,)), ((4, 64), (4,))} <= shapes(found, "index")  # the last position of each request
     assert "argmax" not in traced(tmp_path, "llama", view="module").operators
+
+
+def test_greedy_requests_draw_nothing(tmp_path: Path) -> None:
+    mixed, greedy = (traced(tmp_path, "llama", execution="compiled", requests=name) for name in ("mixed", "greedy"))
+    drawing = {"softmax", "exponential_", "true_divide_"}
+    assert drawing < set(mixed.operators)
+    assert {"argmax", "to_copy", "index", "mm"} <= set(greedy.operators) <= set(mixed.operators) - drawing
+    assert (mixed.requests, greedy.requests) == ("mixed", "greedy")
+    (tmp_path / "trace.json").write_text(json.dumps(greedy.to_json()))
+    assert trace.read(tmp_path / "trace.json") == greedy
 
 
 def test_calls_are_counted_at_each_point(tmp_path: Path) -> None:

@@ -91,3 +91,15 @@ def test_operators_are_chosen_for_how_the_engine_runs_the_layers(
     assert kernels.inputs(made)["execution"] == expected
     words = kernels._words(made, chipside.Place(tmp_path), tmp_path / "config.json")
     assert words[words.index("--execution") + 1] == expected
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.0, "greedy"), (0.6, "mixed")])
+def test_operators_are_chosen_for_what_is_asked_in_the_evaluation(
+    temperature: float, expected: str, tmp_path: Path
+) -> None:
+    made = job("config.json")
+    model = replace(made.cell.model, sampling=replace(made.cell.model.sampling, temperature=temperature))
+    made = replace(made, cell=replace(made.cell, model=model))
+    assert kernels.inputs(made)["requests"] == expected
+    words = kernels._words(made, chipside.Place(tmp_path), tmp_path / "config.json")
+    assert words[words.index("--requests") + 1] == expected

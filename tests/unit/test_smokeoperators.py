@@ -21,7 +21,8 @@ FINE = {
     "bundles": [KERNELS.content],
     "operators": ["mm", "neg"],
     "partial": [],
-    "called": ["mm"],
+    "called": {"mm": 3},
+    "captured": [],
     "tuning_events": 0,
     "tuned": [],
     "filled": 0,
@@ -62,14 +63,43 @@ def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
         smokeoperators.in_effect(inside(**changes), KERNELS)
 
 
-def test_what_is_called_is_named_and_what_is_not() -> None:
-    assert smokeoperators.called(inside(), KERNELS) == "mm; not neg"
-    assert smokeoperators.called(inside(called=["mm", "neg"]), KERNELS) == "mm, neg"
+class Asked:
+    """A service whose processes have called so many operators more after its requests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, more: dict[str, int], captured: tuple[str, ...] = ()) -> None:
+        monkeypatch.setattr(smokeoperators, "_TOLD_EVERY_S", 0.0)
+        self.more, self.captured = more, captured
+        self.asked: list[dict[str, Any]] = []
+        self.model = SimpleNamespace(serve=SimpleNamespace(concurrency=4))
+
+    def ask(self, **parameters: Any) -> None:
+        self.asked.append(parameters)
+
+    def called(self) -> str:
+        def execute(*_argv: str) -> str:
+            counts = {"mm": 3}
+            if self.asked:
+                counts = {name: counts.get(name, 0) + self.more.get(name, 0) for name in {*counts, *self.more}}
+            return json.dumps({**FINE, "called": counts, "captured": self.captured}, indent=1) + "\n"
+
+        at: Any = inside()
+        at.execute = execute
+        return smokeoperators.called(at, self, KERNELS)  # type: ignore[arg-type]
 
 
-def test_a_service_that_calls_no_operator_is_the_native_one() -> None:
-    with pytest.raises(Wrong, match="none of mm, neg was called"):
-        smokeoperators.called(inside(called=[]), KERNELS)
+def test_what_requests_call_is_named_and_what_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Asked(monkeypatch, {"mm": 1})
+    assert service.called() == "mm; not neg"
+    drawn = [one for one in service.asked if one.get("temperature")]
+    assert len(drawn) == len(service.asked) - len(drawn) == 6
+    assert Asked(monkeypatch, {"mm": 1, "neg": 8}).called() == "mm, neg"
+    assert Asked(monkeypatch, {"mm": 1}, captured=("neg",)).called() == "mm; in graphs neg"
+    assert Asked(monkeypatch, {}, captured=("neg",)).called() == "in graphs neg; not mm"
+
+
+def test_what_is_called_to_warm_up_alone_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Wrong, match=r"no request called mm, neg \(greedy ones and drawn ones, up to 4 at once\)"):
+        Asked(monkeypatch, {}).called()
 
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])

@@ -60,6 +60,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "wheels": job.lock.wheels.get(wheels.name(cell)),
         "limits": _limits(job),
         "execution": _execution(job),
+        "requests": _requests(job),
         "runner": job.runner,
     }
 
@@ -105,6 +106,11 @@ def _execution(job: Job) -> str:
     return job.cell.kernels.execution or ("eager" if eager else "compiled")
 
 
+def _requests(job: Job) -> str:
+    """What is asked of the model in its evaluation, so that no operator is shipped that it would not call."""
+    return "mixed" if job.cell.model.sampling.temperature else "greedy"
+
+
 def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
     plan, limits = job.cell.kernels, _limits(job)
     context = max(1, min(512, limits["max_len"] - 16))
@@ -112,7 +118,8 @@ def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
     return [
         *("prepare", "--config", str(config), "--work", str(place.work)),
         *("--out", str(place.bundle), "--vendor", job.cell.chip.vendor, "--device", plan.device),
-        *("--execution", _execution(job), "--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.floor)),
+        *("--execution", _execution(job), "--requests", _requests(job)),
+        *("--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.floor)),
         *("--seconds", str(duration(plan.operator_limit)), "--classes", str(plan.classes)),
         *(word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", str(value))),
         *("--loads", ",".join(loads)),
@@ -132,6 +139,7 @@ def _result(job: Job, context: Context, place: chipside.Place) -> results.Kernel
         content=content,
         policy=report["policy"],
         execution=report["execution"],
+        requests=report["requests"],
         operators=tuple(_operator(name, measured.get(name, {})) for name in report["operators"]),
         excluded=msgspec.convert(report["excluded"], tuple[results.ExcludedOperator, ...]),
         verdicts=report["verdicts"],
