@@ -17,6 +17,8 @@ from flagrelease.wheels import sha256_of
 REQUESTS = 100
 _MOST_WORDS = 512
 _AT_ONCE = 8
+_LONG = "Tell a long story of a ship and its crew."
+"""Asked by many at once, so that all of them are answered at the same time for a while."""
 _TOLD_EVERY_S = 0.5
 """How often a process tells what it calls (flagkernels' activate.py)."""
 
@@ -61,9 +63,10 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
     does is the native one by another name. What an engine calls to warm up does not count."""
     before = _effective(at)["called"]
     most = on.model.serve.concurrency
-    for at_once in sorted({1, most}):
+    for at_once in _steps_of_two(most):
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda number: on.ask(max_tokens=16, temperature=_temperature(number)), range(2 * at_once)))
+            temperatures = map(_temperature, range(2 * at_once))
+            list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
     time.sleep(_TOLD_EVERY_S)
     for number in range(2):  # whose calls make the processes tell those before them
         on.ask(max_tokens=4, temperature=_temperature(number))
@@ -77,6 +80,11 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
     graphs = sorted(set(after["captured"]) - now)
     parts = [", ".join(sorted(now)), f"in graphs {', '.join(graphs)}" if graphs else ""]
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
+
+
+def _steps_of_two(most: int) -> list[int]:
+    """The batches at which operators are qualified and chosen: 1, 2, 4 … and the largest."""
+    return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
 
 
 def _temperature(number: int) -> float:

@@ -72,7 +72,7 @@ class Asked:
         self.asked: list[dict[str, Any]] = []
         self.model = SimpleNamespace(serve=SimpleNamespace(concurrency=4))
 
-    def ask(self, **parameters: Any) -> None:
+    def ask(self, *_prompt: str, **parameters: Any) -> None:
         self.asked.append(parameters)
 
     def called(self) -> str:
@@ -91,10 +91,15 @@ def test_what_requests_call_is_named_and_what_they_do_not(monkeypatch: pytest.Mo
     service = Asked(monkeypatch, {"mm": 1})
     assert service.called() == "mm; not neg"
     drawn = [one for one in service.asked if one.get("temperature")]
-    assert len(drawn) == len(service.asked) - len(drawn) == 6
+    assert len(drawn) == len(service.asked) - len(drawn) == 1 + 2 + 4 + 1
     assert Asked(monkeypatch, {"mm": 1, "neg": 8}).called() == "mm, neg"
     assert Asked(monkeypatch, {"mm": 1}, captured=("neg",)).called() == "mm; in graphs neg"
     assert Asked(monkeypatch, {}, captured=("neg",)).called() == "in graphs neg; not mm"
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, [1]), (4, [1, 2, 4]), (12, [1, 2, 4, 8, 12])])
+def test_requests_make_the_batches_that_operators_are_chosen_at(most: int, expected: list[int]) -> None:
+    assert smokeoperators._steps_of_two(most) == expected
 
 
 def test_what_is_called_to_warm_up_alone_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
