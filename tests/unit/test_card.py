@@ -168,6 +168,7 @@ def test_operators_have_a_section_with_every_reason() -> None:
 
 def test_operators_that_were_chosen_for_greedy_answers_are_said_to_be() -> None:
     greedy = replace(given.record(), kernels=replace(given.kernels(), requests="greedy"))
+    assert "the vendor's own kernels.\n\nFor 1 kernel with candidates" in rendered(greedy)
     assert "Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
     assert "greedy answers" not in rendered(replace(given.record(), kernels=given.kernels()))
 
