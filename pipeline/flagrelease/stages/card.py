@@ -49,7 +49,7 @@ def write(
 ) -> tuple[record.Record, dict[str, bytes]]:
     """The release record; and, by file name, card, record and charts. `unfinished`: stages that are open, with what
     became of them."""
-    release = record.build(job, finished, STAGE.code_version(job.templates), unfinished or {})
+    release = record.build(job, finished, STAGE.code_version(job.templates), unfinished)
     # What the record says, the card says: secrets are taken out before either is made.
     release = record.loads(redact(record.dumps(release).decode()).encode())
     written = {
