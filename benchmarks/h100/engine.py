@@ -29,7 +29,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 
 from cell import environment  # noqa: E402
 
+from flagkernels.activate import Effective, effective  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
+from flagkernels.process_file import WRITE_EVERY_S, files_of  # noqa: E402
 from flagkernels.timing import Ratio, ratio  # noqa: E402
 
 PROMPT, ANSWER = 512, 128
@@ -106,12 +108,13 @@ class Engine:
 
 def pairs(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
-    effective = args.out / "effective"
-    bundle = ("--bundle", str(args.bundle), "--effective", str(effective))
+    folder = args.out / "effective"
+    bundle = ("--bundle", str(args.bundle), "--effective", str(folder))
     run = [sys.executable, "-m", "flagkernels", "run", *bundle, "--"]
     engines = [Engine("native", [], args)]
     engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
     ready = {engine.name: engine.ready() for engine in engines}
+    before = in_effect(folder)
     times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in args.batches}
     for number in range(args.rounds + 1):
         for batch, kept in times.items():
@@ -120,31 +123,44 @@ def pairs(args: argparse.Namespace) -> None:
                 if number:  # the first round warms up
                     kept[side].append(spent)
         if number:
-            write_json(args.out / "engine.json", result(args, ready, times))
+            write_json(args.out / "engine.json", result(args, ready, times, before))
     for engine in engines:
         engine.close()
-    write_json(args.out / "engine.json", result(args, ready, times))
+    write_json(args.out / "engine.json", result(args, ready, times, before))
     text = table(read_json(args.out / "engine.json"))
     write_text(args.out / "engine.md", text)
     print(text)
+
+
+def in_effect(folder: Path) -> Effective | None:
+    """What the bundle's engine has told so far; None where none has a bundle."""
+    time.sleep(2 * WRITE_EVERY_S)
+    return effective(folder) if files_of(folder) else None
+
+
+def called(before: Effective, after: Effective) -> list[str]:
+    """What requests called: a warm-up calls more."""
+    return [name for name, count in after.called.items() if count > before.called.get(name, 0)]
 
 
 def result(
     args: argparse.Namespace,
     ready: dict[str, tuple[str, float]],
     times: dict[int, tuple[list[float], list[float]]],
+    before: Effective | None,
 ) -> dict[str, Any]:
     import torch
 
-    told = [read_json(path) for path in sorted((args.out / "effective").glob("*.json"))]
+    found = in_effect(args.out / "effective")
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "vllm": ready["native"][0],
         "model": args.config.stem,
         "ready_s": {name: seconds for name, (_, seconds) in ready.items()},
-        "operators": sorted({name for one in told for name in one["operators"]}),
-        "called": sorted({name for one in told for name in one["called"]}),
-        "tuning_events": sum(one["tuning_events"] for one in told),
+        "operators": found.operators if found else (),
+        "called": called(before, found) if before and found else [],
+        "captured": found.captured if found else (),
+        "tuning_events": found.tuning_events if found else 0,
         "seconds": {batch: dict(zip(ready, kept, strict=True)) for batch, kept in times.items()},
         "ratios": {batch: asdict(ratio(*kept)) for batch, kept in times.items()},
     }
@@ -153,7 +169,8 @@ def result(
 def table(told: dict[str, Any]) -> str:
     names = list(told["ready_s"])
     requests = f"{told['model']} with random weights; requests of {PROMPT} tokens, answers of {ANSWER}."
-    effect = f"In effect: {', '.join(told['operators']) or 'none'}. Called: {', '.join(told['called']) or 'none'}."
+    by = {name: ", ".join(told[name]) or "none" for name in ("operators", "called", "captured")}
+    effect = f"In effect: {by['operators']}. Requests called: {by['called']}; in graphs: {by['captured']}."
     lines = [
         f"{told['device']}, vLLM {told['vllm']}, {requests}",
         f"{effect} Tuning events: {told['tuning_events']}.",

@@ -1,19 +1,17 @@
 """activate: put a bundle into effect in this process, and leave on disk what is in effect.
 
 Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
-bundle that does not fit is refused before anything is replaced. Each process writes `PID.json` into one folder:
-operators, how often each was called, candidates timed and kernels compiled since its start. `effective` merges them.
+bundle that does not fit is refused before anything is replaced. Each process tells (process_file.py) its operators, how
+often each was called, candidates timed and kernels compiled since its start. `effective` merges what they tell.
 """
 
 from __future__ import annotations
 
 import argparse
-import atexit
 import json
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +25,7 @@ from flagkernels.catalogue import SOURCE
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.nearest import use_nearest
 from flagkernels.overlay import prepare
+from flagkernels.process_file import ProcessFile, files_of
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
 
@@ -35,7 +34,6 @@ BUNDLE = "FLAGKERNELS_BUNDLE"
 NONE = "none"
 EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
 """Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
-WRITE_EVERY_S = 0.5
 
 _state: Status | None = None
 
@@ -61,77 +59,60 @@ def effective_folder() -> Path:
 
 @dataclass
 class Status:
-    """What is in effect in this process; written whenever it changes."""
+    """What is in effect in this process, and what happened since its start."""
 
-    path: Path
     bundle: str
     operators: tuple[str, ...]
-    keys: tuple[str, ...]
     native: Mapping[str, tuple[str, ...]]
     accepted: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     called: Counter[str] = field(default_factory=Counter)
     captured: set[str] = field(default_factory=set)
     """Operators in a graph, which replays them without a call."""
     capturing: Callable[[], bool] = lambda: False
-    tuning_events: int = 0
-    tuned: set[str] = field(default_factory=set)
+    tuned: Counter[str] = field(default_factory=Counter)
+    """Candidates timed, by kernel."""
     filled: int = 0
     """Keys that took the nearest tuned key's choice (nearest.py)."""
-    compilations: int = 0
-    compiled: set[str] = field(default_factory=set)
-    pid: int = field(default_factory=os.getpid)
+    compiled: Counter[str] = field(default_factory=Counter)
     library: Any = None
     """torch's Library, whose kernels go when it does."""
-    written: float = 0.0
-
-    def write(self, *, soon: bool = False) -> None:
-        """`soon`: at most twice a second, for events that come in thousands; the rest is written at exit."""
-        if soon and time.monotonic() - self.written < WRITE_EVERY_S:
-            return
-        self.written = time.monotonic()
-        if self.pid != os.getpid():  # a forked worker counts for itself
-            self.pid = os.getpid()
-            self.called, self.captured, self.tuned, self.compiled = Counter(), set(), set(), set()
-            self.tuning_events = self.compilations = self.filled = 0
-            self.path = self.path.with_name(f"{self.pid}.json")
-        value = {name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "pid")}
-        value |= {
-            "tuning_events": self.tuning_events,
-            "compilations": self.compilations,
-            "filled": self.filled,
-            "called": dict(sorted(self.called.items())),
-            "captured": sorted(self.captured),
-            "tuned": sorted(self.tuned),
-            "compiled": sorted(self.compiled)[:100],
-            "program": " ".join(sys.argv)[:200],
-        }
-        # Not synced: it describes a process, and is gone with the machine.
-        temporary = self.path.with_name(f".{self.path.name}.{self.pid}")
-        temporary.write_text(json.dumps(value, ensure_ascii=False))
-        temporary.replace(self.path)
 
     def call(self, operator: str) -> None:
-        first = operator not in self.called
         self.called[operator] += 1
         if operator not in self.captured and self.capturing():
             self.captured.add(operator)
-            first = True
-        self.write(soon=not first)
 
     def tuning(self, kernel: str) -> None:
-        fresh = kernel not in self.tuned
-        self.tuning_events += 1
-        self.tuned.add(kernel)
-        self.write(soon=not fresh)
+        self.tuned[kernel] += 1
 
     def fill(self, kernel: str) -> None:  # noqa: ARG002 -- as the other events
         self.filled += 1
-        self.write(soon=True)
 
     def compilation(self, kernel: str) -> None:
-        self.compilations += 1
-        self.compiled.add(kernel)
-        self.write(soon=True)
+        self.compiled[kernel] += 1
+
+    def events(self) -> int:
+        counted = sum(one.total() for one in (self.called, self.tuned, self.compiled))
+        return counted + len(self.captured) + self.filled
+
+    def told(self) -> dict[str, Any]:
+        # Each is copied at once: the engine goes on counting.
+        called, tuned, compiled = dict(self.called), dict(self.tuned), dict(self.compiled)
+        return {
+            **{name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "filled")},
+            "tuning_events": sum(tuned.values()),
+            "compilations": sum(compiled.values()),
+            "called": dict(sorted(called.items())),
+            "captured": sorted(set(self.captured)),
+            "tuned": sorted(tuned),
+            "compiled": sorted(compiled)[:100],
+            "program": " ".join(sys.argv)[:200],
+        }
+
+    def forget(self) -> None:
+        self.called, self.captured = Counter(), set()
+        self.tuned, self.compiled, self.filled = Counter(), Counter(), 0
 
 
 def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> Status | None:
@@ -160,13 +141,9 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     libentry = sys.modules.get("flag_gems.utils.libentry")
     if libentry is not None:
         database.harden(libentry.libcache.model)
-    folder = effective_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     status = Status(
-        path=folder / f"{os.getpid()}.json",
         bundle=bundle.content,
         operators=bundle.operators.include,
-        keys=(),
         native=bundle.operators.native,
         accepted=tuple(accepted),
     )
@@ -174,8 +151,7 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     if libentry is not None:
         use_nearest(libentry.LibTuner, status.fill)
     status.keys = _register(source, bundle.operators, status)
-    status.write()
-    _at_exit(status)
+    ProcessFile(effective_folder(), status)
     _state = status
     return status
 
@@ -236,10 +212,6 @@ def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
     knobs.compilation.listener = listener
 
 
-def _at_exit(status: Status) -> None:
-    atexit.register(status.write)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Effective:
     """All processes together. Operators are in effect only where every process has them."""
@@ -264,7 +236,7 @@ _MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", 
 def effective(folder: Path) -> Effective:
     """Raises UsageError when no process has written there: then nothing is in effect."""
     rows: list[dict[str, Any]] = []
-    for file in sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else ():
+    for file in files_of(folder):
         try:
             row = json.loads(file.read_text())
             rows.append({name: row[name] for name in _MERGED})

@@ -22,6 +22,7 @@ from flagkernels import activate as activation
 from flagkernels.catalogue import SOURCE
 from flagkernels.errors import KernelsError, UsageError
 from flagkernels.overlay import prepare
+from flagkernels.process_file import files_of
 
 __all__ = ["CALLS", "add_arguments", "become", "engine_of", "main", "on_torch", "register"]
 
@@ -155,7 +156,7 @@ def main(args: argparse.Namespace) -> int:
     environment = {**prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
     if args.effective:
         environment[activation.EFFECTIVE] = str(args.effective.resolve())
-        for stale in args.effective.glob("[0-9]*.json"):  # of an engine before this one
+        for stale in files_of(args.effective):  # of an engine before this one
             stale.unlink(missing_ok=True)
     return become(engine, environment)
 

@@ -7,10 +7,8 @@ captured in a graph (which later replays them without a call)."""
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,33 +19,43 @@ from flagkernels.calls import Call, shape_class, spec_of
 from flagkernels.errors import UsageError
 from flagkernels.files import make_folder, read_json
 from flagkernels.plugin import CALLS, become, engine_of
+from flagkernels.process_file import ProcessFile, files_of
 from flagkernels.trace import Trace
 from flagkernels.trace import read as read_trace
 
 __all__ = ["add_arguments", "main", "merged", "start", "table"]
 
 CATALOGUE = "FLAGKERNELS_CATALOGUE"
-WRITE_EVERY_S = 1.0
 MOST = 20_000  # different calls that are kept apart; an engine that makes more is told no further ones
 
 _state: _Calls | None = None
 
 
 class _Calls:
-    """The calls of this process; a forked one counts for itself."""
+    """The calls of this process."""
 
-    def __init__(self, folder: Path, capturing: Callable[[], bool]) -> None:
-        self.folder, self.capturing = folder, capturing
+    def __init__(self, capturing: Callable[[], bool]) -> None:
+        self.capturing = capturing
         self.depth = threading.local()
         self.library: Any = None
         """torch's Library, whose kernels go when it does."""
-        self._begin()
+        self.forget()
 
-    def _begin(self) -> None:
-        self.pid = os.getpid()
+    def forget(self) -> None:
         self.launched: Counter[Call] = Counter()
         self.captured: Counter[Call] = Counter()
-        threading.Thread(target=self._keep_writing, args=(self.pid,), daemon=True).start()
+
+    def events(self) -> int:
+        return self.launched.total() + self.captured.total()
+
+    def told(self) -> dict[str, Any]:
+        """`calls`, a row for each call and the way it was made."""
+        rows = [
+            {"call": call.to_json(), how: count}
+            for how in ("launched", "captured")
+            for call, count in list(getattr(self, how).items())
+        ]
+        return {"calls": rows}
 
     def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
         """What a kernel calls itself is its own affair, and is not counted."""
@@ -65,8 +73,6 @@ class _Calls:
         return kernel
 
     def _count(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.pid != os.getpid():
-            self._begin()
         counts = self.captured if self.capturing() else self.launched
         try:
             given = tuple((name, spec) for name, value in kwargs.items() if (spec := spec_of(value)) is not None)
@@ -75,26 +81,6 @@ class _Calls:
             return
         if call in counts or len(counts) < MOST:
             counts[call] += 1
-
-    def _keep_writing(self, pid: int) -> None:
-        written = -1
-        while pid == os.getpid():
-            time.sleep(WRITE_EVERY_S)
-            total = self.launched.total() + self.captured.total()
-            if total != written:
-                written = total
-                self._write()
-
-    def _write(self) -> None:
-        rows = [
-            {"call": call.to_json(), how: count}
-            for how in ("launched", "captured")
-            for call, count in list(getattr(self, how).items())
-        ]
-        # Not synced: it describes a process, and is gone with the machine.
-        temporary = self.folder / f".{self.pid}.json"
-        temporary.write_text(json.dumps({"pid": self.pid, "calls": rows}, default=repr))
-        temporary.replace(self.folder / f"{self.pid}.json")
 
 
 def start() -> None:
@@ -107,9 +93,7 @@ def start() -> None:
     from flagkernels.operators import capturing, dispatch_key, native_kernel, quiet_override
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    folder = Path(os.environ[CALLS])
-    make_folder(folder)
-    _state = _Calls(folder, capturing(device))
+    _state = _Calls(capturing(device))
     _state.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
     dispatch = dispatch_key(device)
     for key in catalogue.load(_catalogue()).overloads:
@@ -119,6 +103,7 @@ def start() -> None:
             continue  # this torch has no such operator
         if native is not None:
             quiet_override(_state.library, key, _state.counted(key, native), dispatch, with_keyset=True)
+    ProcessFile(Path(os.environ[CALLS]), _state)
 
 
 def _catalogue() -> Path | None:
@@ -129,7 +114,7 @@ def _catalogue() -> Path | None:
 def merged(folder: Path) -> dict[Call, tuple[int, int]]:
     """Launched and captured, by call, over all processes. Raises UsageError where none has written."""
     found: dict[Call, tuple[int, int]] = {}
-    files = sorted(folder.glob("[0-9]*.json"))
+    files = files_of(folder)
     for file in files:
         for row in read_json(file)["calls"]:
             call = Call.from_json(row["call"])
@@ -185,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     engine = engine_of(args.command)
     make_folder(args.calls)
-    for stale in args.calls.glob("[0-9]*.json"):  # of an engine before this one
+    for stale in files_of(args.calls):  # of an engine before this one
         stale.unlink(missing_ok=True)
     more = {CALLS: str(args.calls.resolve())}
     if args.catalogue:

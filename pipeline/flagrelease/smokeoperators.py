@@ -19,8 +19,8 @@ _MOST_WORDS = 512
 _AT_ONCE = 8
 _LONG = "Tell a long story of a ship and its crew."
 """Asked by many at once, so that all of them are answered at the same time for a while."""
-_TOLD_EVERY_S = 0.5
-"""How often a process tells what it calls (flagkernels' activate.py)."""
+_TOLD_WITHIN_S = 1.0
+"""By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
 
 
 def in_effect(at: Inside, kernels: results.Kernels) -> str:
@@ -67,9 +67,6 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    time.sleep(_TOLD_EVERY_S)
-    for number in range(2):  # whose calls make the processes tell those before them
-        on.ask(max_tokens=4, temperature=_temperature(number))
     after = _effective(at)
     now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
@@ -93,6 +90,7 @@ def _temperature(number: int) -> float:
 
 
 def _effective(at: Inside) -> Mapping[str, Any]:
+    time.sleep(_TOLD_WITHIN_S)
     place = shipped.effective(layout.of(at.image, at.context.workspace))
     argv = ("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place)
     return told(at.execute(*argv))

@@ -7,6 +7,8 @@ import json
 import os
 import sqlite3
 import sys
+import threading
+import time
 import tomllib
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +20,7 @@ from flagkernels import bundle as bundles
 from flagkernels.activate import Status, effective, find_bundle
 from flagkernels.compat import SystemProbe
 from flagkernels.errors import UsageError
+from flagkernels.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels_chip import HERE, flagkernels, python
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -29,26 +32,63 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def status(folder: Path, pid: int = 7, operators: tuple[str, ...] = ("mm", "add")) -> Status:
-    folder.mkdir(exist_ok=True)
-    return Status(path=folder / f"{pid}.json", bundle="ab", operators=operators, keys=("mm",), native={})
+def status(operators: tuple[str, ...] = ("mm", "add")) -> Status:
+    return Status(bundle="ab", operators=operators, keys=("mm",), native={})
 
 
 def test_each_process_has_its_own_file_and_events_are_counted(tmp_path: Path) -> None:
-    one = status(tmp_path, os.getpid())
-    one.write()
-    assert effective(tmp_path).tuning_events == 0
+    one = status()
+    file = ProcessFile(tmp_path / "effective", one)
+    assert effective(tmp_path / "effective").tuning_events == 0
     one.call("mm")
     for _ in range(5):
         one.tuning("mm_kernel")
     one.compilation("mm_kernel")
-    one.write()
-    found = effective(tmp_path)
+    file.write()
+    found = effective(tmp_path / "effective")
     assert (found.tuning_events, found.tuned, found.compilations, found.called) == (5, ("mm_kernel",), 1, {"mm": 1})
+    assert found.processes == (os.getpid(),)
+
+
+def test_events_are_told_soon_and_by_nobody_who_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = status()
+    ProcessFile(tmp_path, one)
+    monkeypatch.setattr(Path, "write_text", _only_beside)
+    one.call("mm")
+    limit = time.monotonic() + 20
+    while not effective(tmp_path).called:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def _only_beside(path: Path, text: str) -> None:
+    assert threading.current_thread() is not threading.main_thread()
+    path.write_bytes(text.encode())
+
+
+def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = status()
+    file = ProcessFile(tmp_path, one)
+    refused = threading.Event()
+
+    def full(_path: Path, _text: str) -> None:
+        refused.set()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "write_text", full)
+        one.call("mm")
+        assert refused.wait(20)
+        with pytest.raises(OSError, match="No space"):
+            file.write()
+    limit = time.monotonic() + 20
+    while not effective(tmp_path).called:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_what_is_called_in_a_graph_is_told_apart(tmp_path: Path) -> None:
-    one = status(tmp_path, os.getpid())
+    one = status()
     one.call("add")
     one.capturing = lambda: True
     one.call("add")
@@ -56,7 +96,7 @@ def test_what_is_called_in_a_graph_is_told_apart(tmp_path: Path) -> None:
     one.capturing = lambda: False
     for _ in range(3):
         one.call("mm")
-    one.write()
+    ProcessFile(tmp_path, one)
     found = effective(tmp_path)
     assert (found.called, found.captured) == ({"add": 2, "mm": 4}, ("add", "mm"))
 
@@ -83,17 +123,24 @@ def test_nothing_written_is_an_error_and_no_empty_list(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_counts_for_itself(tmp_path: Path) -> None:
-    one = status(tmp_path, os.getpid())
+    one = status()
+    file = ProcessFile(tmp_path, one)
     one.tuning("k")
-    child = os.fork()
-    if child == 0:
-        one.compilation("k")
-        one.write()
+    silent = os.fork()
+    if silent == 0:
+        time.sleep(2 * WRITE_EVERY_S)
         os._exit(0)
-    os.waitpid(child, 0)
-    one.write()
+    child = os.fork()
+    if child == 0:  # told by its thread: such workers often end without their handlers
+        one.compilation("k")
+        time.sleep(2 * WRITE_EVERY_S)
+        os._exit(0)
+    for pid in (silent, child):
+        os.waitpid(pid, 0)
+    file.write()
     rows = {int(path.stem): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert (rows[os.getpid()]["tuning_events"], rows[child]["tuning_events"]) == (1, 0)
+    assert set(rows) == {os.getpid(), child}
+    assert [(rows[pid]["tuning_events"], rows[pid]["compilations"]) for pid in (os.getpid(), child)] == [(1, 0), (0, 1)]
     assert rows[child]["pid"] == child
 
 
@@ -169,7 +216,8 @@ def places(bundle: Path) -> dict[str, str]:
 def test_run_reaches_the_engine_and_all_its_workers_and_falls_through_by_shape(bundle: Path) -> None:
     (bundle.parent / "engine.py").write_text(ENGINE)
     told = bundle.parent / "effective"
-    status(told, pid=1, operators=("of", "an", "earlier", "engine")).write()
+    told.mkdir()
+    (told / "1.json").write_text("of an earlier engine")
     words = ("run", "--bundle", bundle, "--effective", told, "--", sys.executable, bundle.parent / "engine.py")
     done = flagkernels(*words, **places(bundle), ENGINE_EXITS="9")
     assert done.stdout.splitlines() == [f"{name} 200.0 64.0" for name in ("engine", "spawned", "forked")], done.stderr

@@ -30,6 +30,11 @@ FINE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smokeoperators, "_TOLD_WITHIN_S", 0.0)
+
+
 def inside(listed: str = LISTED, noise: str = "", **changes: Any) -> Any:
     effective = noise + json.dumps({**FINE, **changes}, indent=1) + "\n"
     image = SimpleNamespace(runner="docker")
@@ -66,8 +71,7 @@ def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
 class Asked:
     """A service whose processes have called so many operators more after its requests."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, more: dict[str, int], captured: tuple[str, ...] = ()) -> None:
-        monkeypatch.setattr(smokeoperators, "_TOLD_EVERY_S", 0.0)
+    def __init__(self, more: dict[str, int], captured: tuple[str, ...] = ()) -> None:
         self.more, self.captured = more, captured
         self.asked: list[dict[str, Any]] = []
         self.model = SimpleNamespace(serve=SimpleNamespace(concurrency=4))
@@ -87,14 +91,14 @@ class Asked:
         return smokeoperators.called(at, self, KERNELS)  # type: ignore[arg-type]
 
 
-def test_what_requests_call_is_named_and_what_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Asked(monkeypatch, {"mm": 1})
+def test_what_requests_call_is_named_and_what_they_do_not() -> None:
+    service = Asked({"mm": 1})
     assert service.called() == "mm; not neg"
     drawn = [one for one in service.asked if one.get("temperature")]
-    assert len(drawn) == len(service.asked) - len(drawn) == 1 + 2 + 4 + 1
-    assert Asked(monkeypatch, {"mm": 1, "neg": 8}).called() == "mm, neg"
-    assert Asked(monkeypatch, {"mm": 1}, captured=("neg",)).called() == "mm; in graphs neg"
-    assert Asked(monkeypatch, {}, captured=("neg",)).called() == "in graphs neg; not mm"
+    assert len(drawn) == len(service.asked) - len(drawn) == 1 + 2 + 4
+    assert Asked({"mm": 1, "neg": 8}).called() == "mm, neg"
+    assert Asked({"mm": 1}, captured=("neg",)).called() == "mm; in graphs neg"
+    assert Asked({}, captured=("neg",)).called() == "in graphs neg; not mm"
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, [1]), (4, [1, 2, 4]), (12, [1, 2, 4, 8, 12])])
@@ -102,9 +106,9 @@ def test_requests_make_the_batches_that_operators_are_chosen_at(most: int, expec
     assert smokeoperators._steps_of_two(most) == expected
 
 
-def test_what_is_called_to_warm_up_alone_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
     with pytest.raises(Wrong, match=r"no request called mm, neg \(greedy ones and drawn ones, up to 4 at once\)"):
-        Asked(monkeypatch, {}).called()
+        Asked({}).called()
 
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
