@@ -152,6 +152,8 @@ def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]
         decision = "faster" if faster else "no difference that shows"
         if slower:
             decision = f"slower at {', '.join(slower)}"
+            if operator not in measured.ran:
+                decision += ", where all its calls are left to the vendor's kernels"
         steps.append(Step(operators=(operator,), ratios=ratios, decision=decision, out=operator if slower else ""))
     steps.sort(key=lambda step: min(measured.median for measured in step.ratios.values()))
     running = [at for at, step in enumerate(steps) if step.out in ran]

@@ -35,17 +35,20 @@ GREEDY = (
 def view(kernels: Kernels) -> dict[str, Any]:
     """What the card's section on operators shows."""
     tuning, served = kernels.tuning, kernels.served
+    chosen = [f"{POLICIES.get(kernels.policy, kernels.policy)}."]
+    if kernels.requests == "greedy":
+        chosen.append(GREEDY)
     return {
         "calls": len(kernels.operators) + len(kernels.excluded),
         "verdicts": ", ".join(f"{count} {verdict}" for verdict, count in _most_first(kernels.verdicts)),
-        "chosen": POLICIES.get(kernels.policy, kernels.policy),
-        "greedy": GREEDY if kernels.requests == "greedy" else "",
+        "chosen": " ".join(chosen),
         "execution": EXECUTIONS.get(kernels.execution, ""),
         "kernels": "1 kernel" if tuning.kernels == 1 else f"{tuning.kernels} kernels",
         "candidates": f"{tuning.candidates:,}",
         "time": f"{tuning.seconds:.0f} s" if tuning.seconds < 120 else f"{tuning.seconds / 60:.1f} min",
         "effective": f"{len(kernels.operators)} {'is' if len(kernels.operators) == 1 else 'are'} in effect",
         "served": Markdown("; ".join(f"{code(load)} {_ratio(served[load])}" for load in by_size(served))),
+        "slower": Markdown(", ".join(code(load) for load in by_size(served) if served[load][2] < 1)),
         "in_effect": effect_table(kernels) if kernels.operators else None,
         "left_out": excluded_table(kernels) if kernels.excluded else None,
     }

@@ -39,8 +39,9 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
         raise Wrong(f"in effect are {len(found['operators'])} operators: {lost} are missing, {more} are too many")
     if found["bundles"] != [kernels.content]:
         raise Wrong(f"in effect is bundle {found['bundles']}, made was {kernels.content}")
-    processes = len(found["processes"])
-    return f"{len(wanted)} operators in {processes} process{'es' * (processes != 1)}, bundle {kernels.content[:12]}"
+    count, processes = len(wanted), len(found["processes"])
+    of, inside = f"operator{'s' * (count != 1)}", f"process{'es' * (processes != 1)}"
+    return f"{count} {of} in {processes} {inside}, bundle {kernels.content[:12]}"
 
 
 def no_tuning(at: Inside, on: Bench) -> str:

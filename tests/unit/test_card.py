@@ -169,8 +169,17 @@ def test_operators_have_a_section_with_every_reason() -> None:
 def test_operators_that_were_chosen_for_greedy_answers_are_said_to_be() -> None:
     greedy = replace(given.record(), kernels=replace(given.kernels(), requests="greedy"))
     assert "the vendor's own kernels.\n\nFor 1 kernel with candidates" in rendered(greedy)
-    assert "Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
+    assert "the served model is fastest. Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
     assert "greedy answers" not in rendered(replace(given.record(), kernels=given.kernels()))
+
+
+def test_a_load_at_which_the_operators_certainly_cost_speed_is_said_to_be_one() -> None:
+    def told(**served: tuple[float, float, float]) -> str:
+        return rendered(replace(given.record(), kernels=replace(given.kernels(), served=served)))
+
+    text = told(**{"decode:32x512": (0.98, 0.97, 0.99), "decode:8x512": (0.97, 0.96, 0.98)})
+    assert " So the vendor's own kernels alone serve faster at `decode:8x512`, `decode:32x512`.\n\n| Operator" in text
+    assert "alone serve faster" not in told(**{"decode:1x512": (0.99, 0.97, 1.01)})
 
 
 def test_loads_of_operators_are_told_by_size() -> None:

@@ -102,7 +102,10 @@ def test_express_keeps_the_least_slow_operator_where_it_holds_the_floor() -> Non
 def test_the_least_slow_operator_is_one_that_runs_at_these_loads() -> None:
     figures = [figure(op, SMALL, 1.2) for op in ("add", "mul")]
     factors = {"add": 0.985, "mul": 0.99}
-    assert express(FOUND, figures, Bench(factors, 0.001, idle=("mul",))).operators.include == ("add",)
+    choice = express(FOUND, figures, Bench(factors, 0.001, idle=("mul",)))
+    assert choice.operators.include == ("add",)
+    idle = next(step for step in choice.steps if step.out == "mul")
+    assert idle.decision == "slower at decode:1x512, where all its calls are left to the vendor's kernels"
     with pytest.raises(NothingToDo, match="every operator makes the served model slower"):
         express(FOUND, figures, Bench(factors, 0.001, idle=("add", "mul")))
 
