@@ -51,6 +51,7 @@ def no_tuning(at: Inside, on: Bench) -> str:
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
+    time.sleep(_TOLD_WITHIN_S)
     found = _effective(at)
     events = found["tuning_events"]
     if events:
@@ -68,6 +69,7 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
+    time.sleep(_TOLD_WITHIN_S)
     after = _effective(at)
     now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
@@ -91,7 +93,6 @@ def _temperature(number: int) -> float:
 
 
 def _effective(at: Inside) -> Mapping[str, Any]:
-    time.sleep(_TOLD_WITHIN_S)
     place = shipped.effective(layout.of(at.image, at.context.workspace))
     argv = ("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place)
     return told(at.execute(*argv))
