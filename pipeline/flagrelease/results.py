@@ -313,8 +313,8 @@ class Speed:
 
     @property
     def summary(self) -> str:
-        slowest = min(self.points, key=lambda point: point.ratio)
-        return f"{self.verdict}: {slowest.ratio:.2f} of the native speed at least, {len(self.points)} load points"
+        least, count = min(point.interval95[0] for point in self.points), len(self.points)
+        return f"{self.verdict}: {least:.2f} of the native speed at least, {count} load point{'s' * (count != 1)}"
 
 
 @dataclass(frozen=True, kw_only=True)
