@@ -70,7 +70,7 @@ def view(record: Record) -> dict[str, Any]:
         "python": fenced(commands.pop("python", usage.python(model)), "python"),
         "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
         "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
-        "operators": None if record.kernels is None else operators_text.view(record.kernels),
+        "operators": None if record.kernels is None else operators_text.view(record.kernels, record.accuracy.called),
         "flaggems_reason": record.chip.reasons.get("flaggems", "").rstrip("."),
         "provenance": table(("Item", "Value"), _provenance(record)),
         "stages": stages_table(record),

@@ -32,8 +32,8 @@ GREEDY = (
 )
 
 
-def view(kernels: Kernels) -> dict[str, Any]:
-    """What the card's section on operators shows."""
+def view(kernels: Kernels, called: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """What the card's section on operators shows. `called`: how often each was while questions were asked."""
     tuning, served = kernels.tuning, kernels.served
     chosen = [f"{POLICIES.get(kernels.policy, kernels.policy)}."]
     if kernels.requests == "greedy":
@@ -49,9 +49,17 @@ def view(kernels: Kernels) -> dict[str, Any]:
         "effective": f"{len(kernels.operators)} {'is' if len(kernels.operators) == 1 else 'are'} in effect",
         "served": Markdown("; ".join(f"{code(load)} {_ratio(served[load])}" for load in by_size(served))),
         "slower": Markdown(", ".join(code(load) for load in by_size(served) if served[load][2] < 1)),
+        "called": _called(called),
         "in_effect": effect_table(kernels) if kernels.operators else None,
         "left_out": excluded_table(kernels) if kernels.excluded else None,
     }
+
+
+def _called(called: Mapping[str, int] | None) -> Markdown:
+    if called is None:
+        return Markdown()
+    counts = ", ".join(f"{code(name)} {count:,} times" for name, count in _most_first(called))
+    return Markdown(f"called outside of graphs: {counts}" if counts else "called outside of graphs: none of them")
 
 
 def effect_table(kernels: Kernels) -> Markdown:

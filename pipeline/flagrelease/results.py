@@ -234,7 +234,8 @@ class Likeness:
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger; `awaited` are the
-    keys of those that were not there."""
+    keys of those that were not there. `called`: how often each operator was called while this run asked
+    (operatorcalls.py); None where that is not told."""
 
     verdict: Verdict
     reason: str
@@ -245,6 +246,7 @@ class Accuracy:
     questions_asked: int
     inference_seconds: float
     likeness: Likeness | None = None
+    called: Mapping[str, int] | None = None
     evidence: tuple[Evidence, ...] = ()
     awaited: tuple[str, ...] = ()
 

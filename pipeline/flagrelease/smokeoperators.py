@@ -3,13 +3,12 @@ them."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flagrelease import layout, results, shipped
+from flagrelease import layout, operatorcalls, results, shipped
 from flagrelease.smokechecks import Bench, Wrong
 from flagrelease.smokeinside import Inside
 from flagrelease.wheels import sha256_of
@@ -19,8 +18,6 @@ _MOST_WORDS = 512
 _AT_ONCE = 8
 _LONG = "Tell a long story of a ship and its crew."
 """Asked by many at once, so that all of them are answered at the same time for a while."""
-_TOLD_WITHIN_S = 1.0
-"""By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
 
 
 def in_effect(at: Inside, kernels: results.Kernels) -> str:
@@ -51,7 +48,7 @@ def no_tuning(at: Inside, on: Bench) -> str:
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
-    time.sleep(_TOLD_WITHIN_S)
+    time.sleep(operatorcalls.TOLD_WITHIN_S)
     found = _effective(at)
     events = found["tuning_events"]
     if events:
@@ -69,7 +66,7 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    time.sleep(_TOLD_WITHIN_S)
+    time.sleep(operatorcalls.TOLD_WITHIN_S)
     after = _effective(at)
     now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
@@ -93,18 +90,7 @@ def _temperature(number: int) -> float:
 
 
 def _effective(at: Inside) -> Mapping[str, Any]:
-    place = shipped.effective(layout.of(at.image, at.context.workspace))
-    argv = ("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place)
-    return told(at.execute(*argv))
-
-
-def told(printed: str) -> Mapping[str, Any]:
-    """The JSON object in what a program printed: a vendor's libraries may have said something around it."""
-    try:
-        found: Mapping[str, Any] = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
-    except ValueError:
-        raise Wrong(f"what is in effect cannot be read: {printed.strip()[-200:]}") from None
-    return found
+    return operatorcalls.effective(at.execute, shipped.effective(layout.of(at.image, at.context.workspace)))
 
 
 def all_of(at: Inside, on: Bench, kernels: results.Kernels) -> Iterator[tuple[str, Callable[[], str]]]:

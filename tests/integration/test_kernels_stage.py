@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import served_cell
 from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
+from flagrelease.operatorcalls import Counting
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.ports.server import Client
@@ -236,6 +237,19 @@ def test_the_image_serves_with_its_operators_and_tunes_nothing(up: Up, prepared:
     assert told["operators in effect"] == f"2 operators in 1 process, bundle {prepared.result.content[:12]}"
     assert told["no tuning"].startswith("0 tuning events after 100 requests")
     assert told["operators called"] == "mm, neg"
+
+
+def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared: Prepared) -> None:
+    context = given.context(prepared.root)
+    context = replace(context, upstream={**context.upstream, "kernels": prepared.result})
+    counting = Counting(lambda *_where, **_what: nullcontext(up.server))
+    with counting(given.job(prepared.root), context, image=up.at.image, weights=up.at.weights, stack="flagos"):
+        up.on.ask("day")
+    assert counting.called is not None
+    assert set(counting.called) == {"mm", "neg"}
+    with counting(given.job(prepared.root), context, image=up.at.image, weights=up.at.weights, stack="flagos"):
+        pass
+    assert min(counting.called.values()) > 0
 
 
 def test_the_native_stack_of_the_same_image_has_none(up: Up) -> None:

@@ -182,6 +182,23 @@ def test_a_load_at_which_the_operators_certainly_cost_speed_is_said_to_be_one() 
     assert "alone serve faster" not in told(**{"decode:1x512": (0.99, 0.97, 1.01)})
 
 
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [
+        ({"neg": 2, "mm": 2431}, "operators were called outside of graphs: `mm` 2,431 times, `neg` 2 times."),
+        ({}, "operators were called outside of graphs: none of them."),
+        (None, ""),
+    ],
+)
+def test_what_operators_did_while_questions_were_asked_is_said(called: dict[str, int] | None, said: str) -> None:
+    made = given.record()
+    made = replace(made, kernels=given.kernels(), accuracy=replace(made.accuracy, called=called))
+    text = rendered(made)
+    assert said in text
+    assert ("While it answered the questions above" in text) is bool(said)
+    assert lint(text, made, PNG) == []
+
+
 def test_loads_of_operators_are_told_by_size() -> None:
     one = given.kernels()
     served = {f"decode:{batch}x512": (1.0, 0.99, 1.01) for batch in (1, 32, 8)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import finished_cell as given
-from flagrelease import smokeoperators
+from flagrelease import operatorcalls, smokeoperators
 from flagrelease.evidence import Evidence
 from flagrelease.smokechecks import Wrong
 from flagrelease.wheels import sha256_of
@@ -32,7 +32,7 @@ FINE = {
 
 @pytest.fixture(autouse=True)
 def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smokeoperators, "_TOLD_WITHIN_S", 0.0)
+    monkeypatch.setattr(operatorcalls, "TOLD_WITHIN_S", 0.0)
 
 
 def inside(listed: str = LISTED, noise: str = "", **changes: Any) -> Any:
@@ -114,4 +114,4 @@ def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_no_answer_is_told_as_one(printed: str) -> None:
     with pytest.raises(Wrong, match="what is in effect cannot be read"):
-        smokeoperators.told(printed)
+        operatorcalls.told(printed)

@@ -18,6 +18,7 @@ from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evidence import Evidence
 from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
+from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
@@ -56,9 +57,10 @@ def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Se
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
     harnesses.check(job.cell, job.matrix.benchmarks)
     sheets = draw_up_all(job, context)
-    told = scored.score(job, context, serve)
-    gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), serve)
-    result = _result(job, context, gathered, told)
+    counting = Counting(serve)
+    told = scored.score(job, context, counting)
+    gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), counting)
+    result = replace(_result(job, context, gathered, told), called=counting.called)
     # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "accuracy"), ignore_errors=True)
     return result
@@ -299,7 +301,7 @@ STAGE = Stage(
     result=results.Accuracy,
     inputs=inputs,
     run=run,
-    reads=("weights", "image"),
+    reads=("weights", "kernels", "image"),
     intact=intact,
     programs=("evaluation/sandboxed.py",),
     on_chip=True,

@@ -1,0 +1,82 @@
+"""How often a release's operators run while its stack answers, by what the engine's processes tell of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flagrelease import layout, results, shipped
+from flagrelease.answering import Serve
+from flagrelease.errors import FlagreleaseError
+from flagrelease.matrix import Stack
+from flagrelease.serving import Served
+from flagrelease.smokechecks import Wrong
+from flagrelease.smokeinside import inside
+from flagrelease.stage import Context, Job
+
+__all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
+
+TOLD_WITHIN_S = 1.0
+"""By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
+
+
+def effective(execute: Callable[..., str], place: str) -> Mapping[str, Any]:
+    """All processes together: flagkernels.activate.Effective. `execute` runs a program in the container. Raises Wrong
+    where nothing is in effect, or cannot be read."""
+    return told(execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
+
+
+def told(printed: str) -> Mapping[str, Any]:
+    """The JSON object in what a program printed: a vendor's libraries may have said something around it."""
+    try:
+        found: Mapping[str, Any] = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
+    except ValueError:
+        raise Wrong(f"what is in effect cannot be read: {printed.strip()[-200:]}") from None
+    return found
+
+
+class Counting:
+    """A `Serve` that adds up in `called`, by operator, how often the release's operators were called between the start
+    and the end of its blocks; None where nothing was told. What was captured in a graph is replayed without a call.
+
+    A release whose evaluation called none has compared the vendor's kernels with themselves."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self.called: Counter[str] | None = None
+
+    @contextmanager
+    def __call__(
+        self,
+        job: Job,
+        context: Context,
+        *,
+        image: results.Image,
+        weights: results.Weights,
+        stack: Stack,
+        beside: bool = False,
+    ) -> Iterator[Served]:
+        counted = stack == "flagos" and context.upstream.get("kernels") is not None
+        with self._serve(job, context, image=image, weights=weights, stack=stack, beside=beside) as server:
+            place = shipped.effective(layout.of(image, context.workspace))
+            before = _calls(server, context, place) if counted else None
+            yield server
+            if before is not None:
+                context.ports.clock.sleep(TOLD_WITHIN_S)
+                after = _calls(server, context, place)
+                if after is not None:
+                    self.called = (self.called or Counter()) + (Counter(after) - Counter(before))
+
+
+def _calls(server: Served, context: Context, place: str) -> Mapping[str, int] | None:
+    """None, with a note, where it cannot be told: the answers are worth no less."""
+    try:
+        with context.meter.waiting():
+            calls: Mapping[str, int] = effective(lambda *argv: inside(server, *argv), place)["called"]
+    except (Wrong, FlagreleaseError, KeyError) as error:
+        context.progress.note(f"how often operators ran cannot be told: {error}")
+        return None
+    return calls
