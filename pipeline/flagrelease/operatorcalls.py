@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from flagrelease.errors import FlagreleaseError
 from flagrelease.matrix import Stack
 from flagrelease.serving import Served
 from flagrelease.smokechecks import Wrong
-from flagrelease.smokeinside import inside
+from flagrelease.smokeinside import Inside
 from flagrelease.stage import Context, Job
 
 __all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
@@ -23,10 +23,11 @@ TOLD_WITHIN_S = 1.0
 """By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
 
 
-def effective(execute: Callable[..., str], place: str) -> Mapping[str, Any]:
-    """All processes together: flagkernels.activate.Effective. `execute` runs a program in the container. Raises Wrong
-    where nothing is in effect, or cannot be read."""
-    return told(execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
+def effective(at: Inside) -> Mapping[str, Any]:
+    """All processes together: flagkernels.activate.Effective. Raises Wrong where nothing is in effect, or cannot be
+    read."""
+    place = shipped.effective(layout.of(at.image, at.context.workspace))
+    return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
 
 
 def told(printed: str) -> Mapping[str, Any]:
@@ -61,22 +62,22 @@ class Counting:
     ) -> Iterator[Served]:
         counted = stack == "flagos" and context.upstream.get("kernels") is not None
         with self._serve(job, context, image=image, weights=weights, stack=stack, beside=beside) as server:
-            place = shipped.effective(layout.of(image, context.workspace))
-            before = _calls(server, context, place) if counted else None
+            at = Inside(cell=job.cell, context=context, server=server, image=image, weights=weights)
+            before = _calls(at) if counted else None
             yield server
             if before is not None:
                 context.ports.clock.sleep(TOLD_WITHIN_S)
-                after = _calls(server, context, place)
+                after = _calls(at)
                 if after is not None:
                     self.called = (self.called or Counter()) + (Counter(after) - Counter(before))
 
 
-def _calls(server: Served, context: Context, place: str) -> Mapping[str, int] | None:
+def _calls(at: Inside) -> Mapping[str, int] | None:
     """None, with a note, where it cannot be told: the answers are worth no less."""
     try:
-        with context.meter.waiting():
-            calls: Mapping[str, int] = effective(lambda *argv: inside(server, *argv), place)["called"]
+        with at.context.meter.waiting():
+            calls: Mapping[str, int] = effective(at)["called"]
     except (Wrong, FlagreleaseError, KeyError) as error:
-        context.progress.note(f"how often operators ran cannot be told: {error}")
+        at.context.progress.note(f"how often operators ran cannot be told: {error}")
         return None
     return calls

@@ -38,18 +38,13 @@ class Inside:
     weights: results.Weights
 
     def execute(self, *argv: str) -> str:
-        return inside(self.server, *argv)
+        code, printed = self.server.running.execute(argv, seconds=_EXEC_SECONDS)
+        if code != 0:
+            raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
+        return printed
 
     def packages(self) -> Mapping[str, str]:
         return probe.read(self.execute("python3", "-c", probe.PROGRAM)).packages
-
-
-def inside(server: Served, *argv: str) -> str:
-    """What a program in the container printed. Raises Wrong where it fails."""
-    code, printed = server.running.execute(argv, seconds=_EXEC_SECONDS)
-    if code != 0:
-        raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
-    return printed
 
 
 def flagscale_in_effect(at: Inside) -> str:

@@ -4,9 +4,8 @@ them."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from flagrelease import layout, operatorcalls, results, shipped
 from flagrelease.smokechecks import Bench, Wrong
@@ -26,7 +25,7 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
     kept = next(one for one in kernels.evidence if one.name == "operators.yaml")
     if sha256_of(at.execute("cat", place).encode()) != kept.sha256:
         raise Wrong(f"{place} is not the one that was made")
-    found = _effective(at)
+    found = operatorcalls.effective(at)
     wanted = sorted(one.name for one in kernels.operators)
     if found["partial"]:
         raise Wrong(f"only some of {len(found['processes'])} processes have {', '.join(found['partial'])}")
@@ -49,7 +48,7 @@ def no_tuning(at: Inside, on: Bench) -> str:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
     time.sleep(operatorcalls.TOLD_WITHIN_S)
-    found = _effective(at)
+    found = operatorcalls.effective(at)
     events = found["tuning_events"]
     if events:
         raise Wrong(f"{events} candidates of {', '.join(found['tuned'])} were timed since the start")
@@ -60,14 +59,14 @@ def no_tuning(at: Inside, on: Bench) -> str:
 def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
     """Some operator runs while requests are answered, or in a graph that is replayed for them: an image in which none
     does is the native one by another name. What an engine calls to warm up does not count."""
-    before = _effective(at)["called"]
+    before = operatorcalls.effective(at)["called"]
     most = on.model.serve.concurrency
     for at_once in _steps_of_two(most):
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
     time.sleep(operatorcalls.TOLD_WITHIN_S)
-    after = _effective(at)
+    after = operatorcalls.effective(at)
     now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
     idle = [name for name in names if name not in now.union(after["captured"])]
@@ -87,10 +86,6 @@ def _steps_of_two(most: int) -> list[int]:
 def _temperature(number: int) -> float:
     """Half of the answers greedy, half drawn, whose kernels differ."""
     return 0.8 if number % 2 else 0.0
-
-
-def _effective(at: Inside) -> Mapping[str, Any]:
-    return operatorcalls.effective(at.execute, shipped.effective(layout.of(at.image, at.context.workspace)))
 
 
 def all_of(at: Inside, on: Bench, kernels: results.Kernels) -> Iterator[tuple[str, Callable[[], str]]]:
