@@ -114,6 +114,7 @@ def pairs(args: argparse.Namespace) -> None:
     engines = [Engine("native", [], args)]
     engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
     ready = {engine.name: engine.ready() for engine in engines}
+    time.sleep(2 * WRITE_EVERY_S)  # until what the warm-up called is told
     before = in_effect(folder)
     times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in args.batches}
     for number in range(args.rounds + 1):
@@ -124,6 +125,7 @@ def pairs(args: argparse.Namespace) -> None:
                     kept[side].append(spent)
         if number:
             write_json(args.out / "engine.json", result(args, ready, times, before))
+    time.sleep(2 * WRITE_EVERY_S)  # an engine's processes end without telling their last
     for engine in engines:
         engine.close()
     write_json(args.out / "engine.json", result(args, ready, times, before))
@@ -134,7 +136,6 @@ def pairs(args: argparse.Namespace) -> None:
 
 def in_effect(folder: Path) -> Effective | None:
     """What the bundle's engine has told so far; None where none has a bundle."""
-    time.sleep(2 * WRITE_EVERY_S)
     return effective(folder) if files_of(folder) else None
 
 
