@@ -18,10 +18,10 @@ release: ## release a real model for the chip cpu; sets up what is missing first
 example: ## write docs/example/ and the README's tables from the newest release
 	@.venv/bin/python scripts/example.py
 
-test: ## run ruff, mypy and the tests; sets up what is missing first
+test: ## run ruff, mypy and the tests with line coverage; sets up what is missing first
 	$(MACHINE) test
 	@$(MAKE) --no-print-directory check
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest --cov --cov-report= $(ARGS)
 
 test-slow: ## run the proofs that take too long for `make test`
 	$(MACHINE) test
