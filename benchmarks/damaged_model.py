@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 from flagrelease import results
 from flagrelease.answering import Serve
 from flagrelease.assemble import Options, Project, project, real_ports
+from flagrelease.context import Context
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share, Stack
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.serving import Served, served
-from flagrelease.stage import Context, Job, Meter
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
 

@@ -13,13 +13,15 @@ import msgspec
 
 import finished_cell
 from endpoints import Answer, Endpoint, Said, letters, serving
+from flagrelease.context import Context
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Share
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.results import Accuracy
-from flagrelease.stage import Context, Job, Meter
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from flagrelease.cell import expand
 from flagrelease.container import Placement, for_serving, model_path
+from flagrelease.context import Context, Ports
 from flagrelease.evidence import Evidence, EvidenceStore
+from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.matrix import (
     Baseline,
@@ -28,6 +30,7 @@ from flagrelease.matrix import (
 )
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.record import Record, build
 from flagrelease.results import (
@@ -46,7 +49,6 @@ from flagrelease.results import (
     Verdict,
     Weights,
 )
-from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
 

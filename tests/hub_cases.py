@@ -10,8 +10,8 @@ from pathlib import Path
 from flagrelease.lock import LockedModel, set_digest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import Listing, RealHubs
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from flagrelease.stage import Meter
 from hub_stand_in import HubStandIn
 
 

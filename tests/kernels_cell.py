@@ -15,9 +15,10 @@ import yaml
 import served_cell as given
 from flagrelease import lock as locks
 from flagrelease.assemble import Options, project
+from flagrelease.context import Context
+from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.matrix import Container
-from flagrelease.stage import Context, Job
 from flagrelease.wheels import Wheel, Wheelhouse
 from pip_wheel import pip_wheel
 

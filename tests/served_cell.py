@@ -18,16 +18,18 @@ from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease import results
 from flagrelease.cell import Cell
+from flagrelease.context import Context, Ports
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Matrix
 from flagrelease.ports import command
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.docker import Engine
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
 from flagrelease.ports.runner import Runner
-from flagrelease.stage import Context, Job, Meter, Ports
 from flagrelease.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import toys
-from flagrelease.attribution import Remedy, resumed
+from flagrelease.attribution import resumed
+from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
+from flagrelease.job import Job
 from flagrelease.ledger import Ledger
 from flagrelease.plan import Choice
 from flagrelease.results import Attribution, Culprit
 from flagrelease.runner import CellRun
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Remedy, Stage
 
 OPERATORS = ("add", "mm", "mul", "silu")
 

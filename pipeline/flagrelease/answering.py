@@ -19,19 +19,21 @@ import msgspec
 
 from flagrelease import baselines, fidelity, results
 from flagrelease.cell import fingerprint
+from flagrelease.context import Context
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence
 from flagrelease.gates import ALPHA
+from flagrelease.job import Job
 from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_own import Patience, forget_failures
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.serving import Served
-from flagrelease.stage import Context, Job, Meter
 from flagrelease.stats.design import Decision
 from flagrelease.workspace import write_atomic
 

@@ -12,24 +12,26 @@ from flagrelease import attribution
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
+from flagrelease.context import Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import EvidenceStore
+from flagrelease.history import Past
+from flagrelease.job import Job
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
-from flagrelease.runner import Past
-from flagrelease.stage import Job, Look, Stage
+from flagrelease.stage import Stage
 from flagrelease.workspace import Workspace
 
 # The name grammar of the OCI distribution specification, with a host before it.
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 if TYPE_CHECKING:
+    from flagrelease.container import RunnerKind
+    from flagrelease.context import Ports
     from flagrelease.ports.registry import Registry
-    from flagrelease.ports.runner import Kind
-    from flagrelease.stage import Ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Options:
     registry: str | None = None
     profile: str | None = None
     data_dir: Path | None = None
-    runner: Kind = "docker"
+    runner: RunnerKind = "docker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Project:
     registry: str
     templates: Path
     data_dir: Path | None
-    runner: Kind = "docker"
+    runner: RunnerKind = "docker"
 
     def job(self, cell: Cell) -> Job:
         """The cell's job, less the operators that earlier runs found guilty."""
@@ -120,14 +122,14 @@ def project(options: Options) -> Project:
     )
 
 
-def real_ports(workspace: Workspace, kind: Kind = "docker") -> Ports:
+def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
     """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
+    from flagrelease.context import Ports
     from flagrelease.ports import command
     from flagrelease.ports.docker import Engine
     from flagrelease.ports.hub import RealHubs
     from flagrelease.ports.processes import ProcessRunner
     from flagrelease.ports.registry import OciRegistry
-    from flagrelease.stage import Ports
 
     engine = Engine()
     return Ports(

@@ -9,33 +9,24 @@ chip, model or software has changed starts from all of its operators.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from flagrelease.errors import FlagreleaseError
+from flagrelease.job import Job
 from flagrelease.results import Attribution, Done
-from flagrelease.stage import Job, Stage, keys
+from flagrelease.stage import Remedy, Stage, keys
 
 if TYPE_CHECKING:
     from flagrelease.ledger import Entry
-    from flagrelease.runner import Outcome
+    from flagrelease.outcome import Outcome
 
-__all__ = ["Remedy", "resumed", "wanted", "without"]
+__all__ = ["resumed", "wanted", "without"]
 
 _SERVED_BADLY = frozenset({"SmokeFailed", "NeverReady", "DiedBeforeReady", "DiedLater"})
 """Failures of a gate that an operator can be the cause of: what is served answers wrongly, dies or hangs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remedy:
-    """`stage` gives an Attribution; it is tried after each of `gates`, at most `rounds` times a release."""
-
-    stage: Stage
-    again: str = "kernels"
-    gates: tuple[str, ...] = ("smoke", "accuracy")
-    rounds: int = 3
 
 
 class History(Protocol):

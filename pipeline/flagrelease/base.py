@@ -11,8 +11,9 @@ from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import LocalImage
 
 if TYPE_CHECKING:
+    from flagrelease.context import Context
+    from flagrelease.job import Job
     from flagrelease.ports.runner import Moved
-    from flagrelease.stage import Context, Job
 
 
 def locked_base(job: Job) -> LockedChip:

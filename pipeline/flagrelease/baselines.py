@@ -9,12 +9,12 @@ from typing import Protocol
 import msgspec
 
 from flagrelease.cell import Cell, fingerprint
+from flagrelease.context import Context
 from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.ledger import Entry
 from flagrelease.samples import Sample, read_samples
-from flagrelease.stage import Context
 
 __all__ = ["StoredBaseline", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
 

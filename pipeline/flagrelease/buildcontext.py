@@ -14,10 +14,10 @@ import msgspec
 
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
+from flagrelease.job import Job
 from flagrelease.layout import DOCKER, Layout
 from flagrelease.serving_engines import ENGINES
 from flagrelease.shipped import Shipped
-from flagrelease.stage import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import base, task, wheels
+from flagrelease.context import Context
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
+from flagrelease.job import Job
 from flagrelease.ports.progress import Count, Progress
 from flagrelease.shipped import FLAGKERNELS, SOURCES
-from flagrelease.stage import Context, Job
 from flagrelease.workspace import telling_space
 
 __all__ = ["Place", "call"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from flagrelease.matrix import Chip, Container, Model, Stack
 
@@ -12,6 +12,9 @@ MODELS = "/nfs/models"
 """Where the folder of a model is, in the container and in the card's commands."""
 
 PORT = 8000
+
+RunnerKind = Literal["docker", "process"]
+"""What starts programs on a chip's host."""
 
 
 @dataclass(frozen=True, kw_only=True)

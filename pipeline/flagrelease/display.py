@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from flagrelease.ports.progress import Count, Progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from flagrelease.runner import Outcome
+    from flagrelease.outcome import Outcome
 
 _PLAIN_EVERY_SECONDS = 10.0
 MARKS = {
@@ -31,24 +31,6 @@ MARKS = {
     "waiting": " ",
 }
 _COLOURS = {"done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
-
-
-class Board(Protocol):
-    """Where a run is shown."""
-
-    def __enter__(self) -> Board: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def say(self, text: str) -> None:
-        """A line about the run as a whole."""
-        ...
-
-    def begin(self, cell: str, stage: str, doing: str) -> None: ...
-
-    def progress(self, cell: str, stage: str) -> Progress: ...
-
-    def settle(self, outcome: Outcome) -> None: ...
 
 
 @dataclass

@@ -17,7 +17,8 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flagrelease.engine import by_host, route
-from flagrelease.runner import CellRun, Outcome
+from flagrelease.outcome import Outcome
+from flagrelease.runner import CellRun
 from flagrelease.stage import Stage
 
 

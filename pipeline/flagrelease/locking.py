@@ -11,14 +11,15 @@ from typing import TypeVar
 
 from flagrelease import wheels
 from flagrelease.cell import Cell, expand
+from flagrelease.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.data import is_own
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.matrix import Matrix
 from flagrelease.ports.hub import Hubs
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress
 from flagrelease.ports.registry import Registry
-from flagrelease.stage import Meter, Ports
 
 T = TypeVar("T")
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from flagrelease import layout, results, shipped
 from flagrelease.answering import Serve
+from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError
+from flagrelease.job import Job
 from flagrelease.matrix import Stack
 from flagrelease.serving import Served
 from flagrelease.smokechecks import Wrong
 from flagrelease.smokeinside import Inside
-from flagrelease.stage import Context, Job
 
 __all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
 

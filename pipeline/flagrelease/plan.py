@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 
 from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
+from flagrelease.job import Job
 from flagrelease.ledger import Entry
-from flagrelease.stage import Job, Stage, keys
+from flagrelease.stage import Stage, keys
 
 _NOT_ONLY = "not in --only"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.gates import ALPHA
-from flagrelease.stage import Job
+from flagrelease.job import Job
 from flagrelease.tables import aligned
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flagrelease.assemble import Project, impatient_registry
+from flagrelease.context import Ports
 from flagrelease.errors import NoSpace
 from flagrelease.evaluation.data import promised_digest
 from flagrelease.plan import CellPlan
 from flagrelease.ports import harnesses
-from flagrelease.stage import Ports
 from flagrelease.stages import STAGES
 from flagrelease.workspace import free_bytes
 

@@ -19,10 +19,10 @@ from flagrelease import gates, wheels
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
 from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
-from flagrelease.stage import Job
 
 VERSION = 1
 COMPONENTS: Mapping[str, str] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flagrelease.container import RunnerKind
 from flagrelease.evidence import Evidence
 from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
@@ -143,7 +144,7 @@ class Image:
     labels: Mapping[str, str]
     versions: Mapping[str, str]
     remarks: tuple[str, ...]
-    runner: Literal["docker", "process"] = "docker"
+    runner: RunnerKind = "docker"
     evidence: tuple[Evidence, ...] = ()
 
     @property

@@ -6,43 +6,29 @@ import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
 from flagrelease import attribution, hold
-from flagrelease.attribution import Remedy
+from flagrelease.board import Board
 from flagrelease.cell import Cell
-from flagrelease.display import Board
+from flagrelease.context import Context, Look, Ports
 from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.evidence import EvidenceStore
+from flagrelease.history import Past
 from flagrelease.interrupt import StopRequested, Workers
-from flagrelease.ledger import Entry, Failure, Ledger, evidence_of, process_id
+from flagrelease.job import Job
+from flagrelease.ledger import Entry, Failure, Ledger, process_id
+from flagrelease.outcome import Outcome
 from flagrelease.plan import Choice, Step, decide
+from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
 from flagrelease.results import Attribution, Done, Spent
-from flagrelease.stage import Context, Job, Look, Meter, Ports, Stage, keys
+from flagrelease.stage import Remedy, Stage, keys
 from flagrelease.standing import Standing
 from flagrelease.workspace import Workspace
-
-Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted", "remedied"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one stage of one cell ended. `remedied`: it failed, and the cell went on without the cause."""
-
-    cell: str
-    stage: str
-    status: Status
-    reason: str
-    spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
-    error: Failure | None = None
-
-    @property
-    def red(self) -> bool:
-        return self.status in ("failed", "blocked", "interrupted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +54,6 @@ class Session:
 
 def new_run_id() -> str:
     return uuid.uuid4().hex[:12]
-
-
-class Past:
-    """What earlier runs left, as plan.Known."""
-
-    def __init__(self, ledger: Ledger, look: Look) -> None:
-        self._ledger = ledger
-        self._look = look
-
-    def done(self, cell: str, stage: str, key: str) -> Entry | None:
-        return self._ledger.last_done(cell, stage, key)
-
-    def last(self, cell: str, stage: str) -> Entry | None:
-        return self._ledger.last(cell, stage)
-
-    def lost(self, stage: Stage, entry: Entry) -> str:
-        try:
-            result = msgspec.convert(entry.result, stage.result)
-        except msgspec.ValidationError:
-            return "its result was written by another version"
-        missing = self._look.evidence.missing(evidence_of(result))
-        if missing:
-            return f"its evidence {missing[0].name} is missing"
-        return stage.intact(result, self._look)
 
 
 class CellRun:

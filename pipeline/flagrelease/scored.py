@@ -16,7 +16,9 @@ import msgspec
 from flagrelease import baselines
 from flagrelease.answering import Serve
 from flagrelease.cell import Cell, fingerprint
+from flagrelease.context import Context
 from flagrelease.errors import ConfigError
+from flagrelease.job import Job
 from flagrelease.matrix import Benchmark, Stack
 from flagrelease.ports.harness_flageval import (
     ENDPOINT,
@@ -32,7 +34,6 @@ from flagrelease.ports.harnesses import chosen
 from flagrelease.ports.progress import Count
 from flagrelease.results import BenchmarkScore
 from flagrelease.serving import Served
-from flagrelease.stage import Context, Job
 
 __all__ = ["asked_there", "score"]
 

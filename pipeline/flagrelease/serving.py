@@ -6,14 +6,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 from flagrelease import container, layout, results
+from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
+from flagrelease.job import Job
 from flagrelease.matrix import Stack
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer
-from flagrelease.stage import Context, Job
 
 LOG_LINES = 200
 _POLL = 0.1
@@ -68,7 +70,8 @@ def served(
     """
     standing = context.standing if job.cell.model.serve.beside else None
     key = (image.reference, weights.digest, stack)
-    one = standing.take(key) if standing is not None else None
+    # Nobody else leaves servers there.
+    one = cast("Served | None", standing.take(key)) if standing is not None else None
     if one is not None:
         running, run, start = one.running, one.run, 0.0
     else:

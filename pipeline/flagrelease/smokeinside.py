@@ -12,9 +12,9 @@ from pathlib import Path
 
 from flagrelease import container, layout, probe, results, usage
 from flagrelease.cell import Cell
+from flagrelease.context import Context
 from flagrelease.serving import Served
 from flagrelease.smokechecks import Skipped, Wrong
-from flagrelease.stage import Context
 from flagrelease.wheels import sha256_of
 from flagrelease.workspace import unfinished
 

@@ -12,7 +12,21 @@ PACKAGE = Path(__file__).parent
 # result, so that mending them makes no stage run again; a defect in them fails loudly.
 SHARED = frozenset(
     {"cell", "display", "errors", "evidence", "hold", "ledger", "lock", "matrix", "redact", "results", "sources"}
-    | {"stage", "strict", "tables", "workspace", "ports/clock", "ports/command", "ports/credentials"}
+    | {
+        "board",
+        "context",
+        "history",
+        "job",
+        "outcome",
+        "ports/meter",
+        "stage",
+        "strict",
+        "tables",
+        "workspace",
+        "ports/clock",
+        "ports/command",
+        "ports/credentials",
+    }
     | {"ports/docker", "ports/docker_errors", "ports/harness", "ports/progress", "ports/registry"}
     | {"ports/runner", "ports/wire"}
 )

@@ -3,115 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flagrelease import sources
-from flagrelease.cell import Cell, fingerprint
-from flagrelease.evidence import EvidenceStore
-from flagrelease.lock import Lock
-from flagrelease.matrix import Matrix
-from flagrelease.workspace import Workspace
-
-if TYPE_CHECKING:
-    from flagrelease.ports.clock import Clock
-    from flagrelease.ports.command import Command
-    from flagrelease.ports.docker import Docker
-    from flagrelease.ports.hub import Hubs
-    from flagrelease.ports.progress import Progress
-    from flagrelease.ports.registry import Registry
-    from flagrelease.ports.runner import Kind, Runner
-    from flagrelease.results import Attribution
-    from flagrelease.standing import Standing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The inputs of a cell's stages, all of them known before anything runs.
-
-    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data; `runner` is
-    what starts programs on the chip's host; `attributed` are the rounds whose culprits the cell's kernels leave out.
-    """
-
-    cell: Cell
-    matrix: Matrix
-    lock: Lock
-    registry: str
-    templates: Path
-    data_dir: Path | None = None
-    runner: Kind = "docker"
-    attributed: tuple[Attribution, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """The outside world. `docker` makes and pushes images, `runner` starts programs."""
-
-    clock: Clock
-    command: Command
-    docker: Docker
-    runner: Runner
-    registry: Registry
-    hubs: Hubs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """Where `intact` may look for an earlier result. `plan` stays offline and gives no registry."""
-
-    workspace: Workspace
-    evidence: EvidenceStore
-    registry: Registry | None = None
-
-
-@dataclass
-class Meter:
-    """Adds up what a stage waits for: seconds spent outside our own code, and bytes moved."""
-
-    clock: Clock
-    outside: float = 0.0
-    moved: int = 0
-    depth: int = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time in this block is download, build, push, serving start or inference, not our overhead.
-
-        Blocks nest; the outermost one counts.
-        """
-        start = self.clock.monotonic()
-        self.depth += 1
-        try:
-            yield
-        finally:
-            self.depth -= 1
-            if self.depth == 0:
-                self.outside += self.clock.monotonic() - start
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a stage may use while it runs.
-
-    `upstream` holds the results of the stages that it reads, `finished` those of all before it, with what they cost.
-    `remember` keeps under a key what all cells share (baseline evaluations), `recall` gives the newest under a key.
-    `standing` has the cell's servers of earlier stages.
-    """
-
-    run_id: str
-    workspace: Workspace
-    evidence: EvidenceStore
-    ports: Ports
-    progress: Progress
-    meter: Meter
-    upstream: Mapping[str, Any] = field(default_factory=dict)
-    finished: Mapping[str, Any] = field(default_factory=dict)
-    recall: Callable[[str], Any | None] = lambda _key: None
-    remember: Callable[[str, Any], None] = lambda _key, _value: None
-    standing: Standing | None = None
+from flagrelease.cell import fingerprint
+from flagrelease.context import Context, Look
+from flagrelease.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +44,16 @@ class Stage:
         for path in [*sources.of_stage(self.name), *programs, *(templates / name for name in self.templates)]:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """`stage` gives an Attribution; it is tried after each of `gates`, at most `rounds` times a release."""
+
+    stage: Stage
+    again: str = "kernels"
+    gates: tuple[str, ...] = ("smoke", "accuracy")
+    rounds: int = 3
 
 
 def keys(job: Job, stages: tuple[Stage, ...]) -> dict[str, str]:

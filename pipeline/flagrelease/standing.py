@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from flagrelease.serving import Served
+from flagrelease.ports.runner import Running
 
 Key = tuple[str, str, str]
 """Image reference, weights digest, stack."""
+
+
+class Server(Protocol):
+    """What can be left standing: serving.Served."""
+
+    @property
+    def running(self) -> Running: ...
 
 
 class Standing:
     """The servers of one cell that nobody is using right now, and what is held for as long as there may be any."""
 
     def __init__(self) -> None:
-        self._servers: dict[Key, Served] = {}
+        self._servers: dict[Key, Server] = {}
         self._held = ExitStack()
         self._holding = False
 
@@ -34,7 +40,7 @@ class Standing:
             take(self._held)
             self._holding = True
 
-    def take(self, key: Key) -> Served | None:
+    def take(self, key: Key) -> Server | None:
         """The server with this key, if it still runs. It is the caller's to stop or to leave again."""
         found = self._servers.get(key)
         if found is None:
@@ -46,7 +52,7 @@ class Standing:
             return None
         return found
 
-    def leave(self, key: Key, server: Served) -> None:
+    def leave(self, key: Key, server: Server) -> None:
         self._servers[key] = server
 
     def close(self) -> None:

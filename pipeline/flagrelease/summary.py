@@ -10,9 +10,10 @@ from flagrelease.cell import Cell
 from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.ledger import Failure, Ledger
+from flagrelease.outcome import Outcome
 from flagrelease.plan import CellPlan
 from flagrelease.results import Spent
-from flagrelease.runner import CellRun, Outcome
+from flagrelease.runner import CellRun
 from flagrelease.tables import aligned
 
 _TOTAL = "total"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flagrelease import rootfolder
 from flagrelease.cell import Cell
-from flagrelease.stage import Ports
+from flagrelease.context import Ports
 from flagrelease.workspace import TEMPORARY, Workspace, abandoned
 
 

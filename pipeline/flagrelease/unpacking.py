@@ -14,9 +14,10 @@ from pathlib import Path
 from flagrelease import results, sources, task
 from flagrelease.base import base_image, locked_base
 from flagrelease.cell import fingerprint
+from flagrelease.context import Context
 from flagrelease.errors import EnvironmentFault
+from flagrelease.job import Job
 from flagrelease.lock import set_digest
-from flagrelease.stage import Context, Job
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
 from flagrelease.workspace import telling_space
 

@@ -21,7 +21,8 @@ from flagrelease.serving_engines import ENGINES
 from flagrelease.workspace import file_sha256, telling_space, unfinished, write_atomic
 
 if TYPE_CHECKING:
-    from flagrelease.stage import Context, Job
+    from flagrelease.context import Context
+    from flagrelease.job import Job
 
 MANYLINUX = "manylinux_2_28_x86_64"
 """The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""

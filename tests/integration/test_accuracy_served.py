@@ -14,11 +14,11 @@ import served_cell as given
 from flagrelease import results
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.data import write_manifest
+from flagrelease.job import Job
 from flagrelease.matrix import Benchmark, Profile, Share
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.samples import read_samples
-from flagrelease.stage import Job
 from flagrelease.stages import accuracy
 
 pytestmark = pytest.mark.integration

@@ -18,13 +18,14 @@ import served_cell
 import toys
 from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped
-from flagrelease.attribution import Remedy
+from flagrelease.context import Context
 from flagrelease.engine import InlineEngine
+from flagrelease.job import Job
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.server import Client
 from flagrelease.runner import CellRun
 from flagrelease.serving import served
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]

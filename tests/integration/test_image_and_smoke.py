@@ -10,6 +10,7 @@ import pytest
 
 import served_cell as given
 from flagrelease import fidelity, results, serving, smokeinside
+from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.layout import DOCKER
@@ -18,7 +19,6 @@ from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
-from flagrelease.stage import Context, Look
 from flagrelease.stages import image, smoke, weights
 from flagrelease.workspace import Workspace
 from registry_stand_in import Store, standing_in

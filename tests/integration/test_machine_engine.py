@@ -10,10 +10,10 @@ import pytest
 import served_cell as given
 from flagrelease import wheels
 from flagrelease.cell import Cell
+from flagrelease.job import Job
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.server import Client
 from flagrelease.serving import served
-from flagrelease.stage import Job
 from flagrelease.stages import image
 from flagrelease.workspace import Workspace
 from integration.test_rootfolder import distribution, written

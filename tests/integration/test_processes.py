@@ -15,14 +15,15 @@ import pytest
 
 import served_cell as given
 from flagrelease import container, results
+from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
+from flagrelease.job import Job
 from flagrelease.matrix import Container
 from flagrelease.ports import supervisor
 from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
 from flagrelease.ports.runner import Running, labels
 from flagrelease.ports.server import Client
 from flagrelease.serving import served
-from flagrelease.stage import Context, Job
 from flagrelease.workspace import Workspace
 
 pytestmark = pytest.mark.integration

@@ -16,10 +16,10 @@ import pytest
 
 import finished_cell as given
 from flagrelease import releases, results
+from flagrelease.context import Context, Look
 from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
-from flagrelease.stage import Context, Look
 from flagrelease.stages import card, publish
 
 pytestmark = pytest.mark.integration

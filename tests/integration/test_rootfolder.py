@@ -13,10 +13,10 @@ import pytest
 import served_cell as given
 from flagrelease import base, buildcontext, chipside, layout, rootfolder
 from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.ports import command
 from flagrelease.ports.processes import Machine, ProcessRunner
-from flagrelease.stage import Job
 from flagrelease.wheels import Wheel, Wheelhouse
 from flagrelease.workspace import TEMPORARY, Workspace
 from pip_wheel import pip_wheel

@@ -13,10 +13,10 @@ import pytest
 import served_cell as given
 from flagrelease import results
 from flagrelease.errors import DiedLater
+from flagrelease.job import Job
 from flagrelease.matrix import Profile, Traffic
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
-from flagrelease.stage import Job
 from flagrelease.stages import speed
 
 pytestmark = pytest.mark.integration

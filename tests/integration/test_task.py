@@ -12,12 +12,12 @@ import pytest
 import served_cell as given
 from flagrelease import task
 from flagrelease.container import ContainerRun, Placement, effective
+from flagrelease.context import Context
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.runner import WORKSPACE_LABEL, Runner
-from flagrelease.stage import Context
 from flagrelease.workspace import Workspace
 
 pytestmark = pytest.mark.integration

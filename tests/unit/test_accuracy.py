@@ -20,8 +20,9 @@ from flagrelease.compare import compare_main
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Baseline
-from flagrelease.stage import Job, keys
+from flagrelease.stage import keys
 from flagrelease.stages import accuracy
 
 

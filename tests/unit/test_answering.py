@@ -16,10 +16,10 @@ from flagrelease import compare, looks
 from flagrelease.answering import Servers
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
 from flagrelease.results import Accuracy
 from flagrelease.samples import read_samples
-from flagrelease.stage import Job
 
 MANY = 400
 

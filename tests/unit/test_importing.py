@@ -16,14 +16,15 @@ import pytest
 from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import assemble, baselines, cli, importing
 from flagrelease import lock as locks
+from flagrelease.context import Look
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.data import load, write_manifest
 from flagrelease.evaluation.sheet import Sheet, draw_up
+from flagrelease.job import Job
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.matrix import Baseline, Share
 from flagrelease.samples import Conditions, Sample, write_samples
-from flagrelease.stage import Job, Look
 from flagrelease.stages import accuracy
 
 H100 = Baseline(chip="nvidia-h100")

@@ -10,13 +10,14 @@ import pytest
 
 import served_cell as given
 from flagrelease import chipside
+from flagrelease.context import Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import EvidenceStore
+from flagrelease.history import Past
+from flagrelease.job import Job
 from flagrelease.ledger import Ledger
 from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.plan import Choice, plan_cell
-from flagrelease.runner import Past
-from flagrelease.stage import Job, Look
 from flagrelease.stages import STAGES, kernels
 from flagrelease.workspace import Workspace
 

@@ -13,12 +13,12 @@ from flagrelease import lock as locks
 from flagrelease import locking
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
+from flagrelease.context import Ports
 from flagrelease.errors import CommandFailed, RegistryUnavailable
 from flagrelease.lock import Lock, LockedChip, LockedModel, LockedWheels
 from flagrelease.matrix import Matrix
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
-from flagrelease.stage import Ports
 from hub_cases import Seen
 
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"

@@ -14,7 +14,7 @@ import finished_cell as given
 from flagrelease.errors import DiedLater
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports.clock import SystemClock
-from flagrelease.stage import Meter
+from flagrelease.ports.meter import Meter
 
 
 class Engine:

@@ -6,11 +6,11 @@ import pytest
 
 import toys
 from flagrelease.cell import expand, fingerprint, select
+from flagrelease.context import Look
 from flagrelease.engine import InlineEngine
 from flagrelease.errors import ConfigError, NothingSelected
+from flagrelease.history import Past
 from flagrelease.plan import Choice, as_json, choice, plan_cell
-from flagrelease.runner import Past
-from flagrelease.stage import Look
 
 
 def steps(root: Path, wanted: Choice | None = None, cell: str = "cpu/tiny") -> dict[str, tuple[str, str]]:

@@ -10,9 +10,9 @@ import pytest
 
 import finished_cell as given
 from flagrelease import releases
+from flagrelease.context import Look
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
 from flagrelease.results import Check
-from flagrelease.stage import Look
 from flagrelease.stages import card, publish
 
 

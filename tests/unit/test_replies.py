@@ -15,8 +15,8 @@ from endpoints import chat, letters, serving
 from evaluated import world_of
 from flagrelease import replies
 from flagrelease.evaluation.data import write_manifest
+from flagrelease.job import Job
 from flagrelease.replies import REPLIES, Replies, collect
-from flagrelease.stage import Job
 
 KEY = ("b", "all", "q1", 0)
 

@@ -13,9 +13,9 @@ from evaluated import World, world_of
 from flageval_stand_in import SCORES, Platform, platform
 from flagrelease import scored
 from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.job import Job
 from flagrelease.matrix import Baseline, Share
 from flagrelease.ports.harness_flageval import FlagEval, Pace
-from flagrelease.stage import Job
 from flagrelease.stages import accuracy
 
 QUICK = Pace(polls=(), then=0.01, patience=0.3, watch=0.01, again=0.02)

@@ -17,17 +17,20 @@ import pytest
 
 import finished_cell as given
 from flagrelease import card, cardlint, charts, record, results
+from flagrelease.context import Context
 from flagrelease.errors import ConfigError, GateFailed, Inconclusive, SmokeFailed
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.matrix import Profile, Traffic
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.load import Load, LoadPoint, Request
 from flagrelease.ports.load_evalscope import EvalscopePerf
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.results import Spread
-from flagrelease.stage import Context, Job, Meter, keys
+from flagrelease.stage import keys
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
 from flagrelease.workspace import Workspace

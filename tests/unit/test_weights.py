@@ -11,12 +11,14 @@ import pytest
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease.cell import expand
+from flagrelease.context import Context, Look, Ports
 from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.evidence import EvidenceStore
+from flagrelease.job import Job
 from flagrelease.lock import Lock
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.meter import Meter
 from flagrelease.results import Weights
-from flagrelease.stage import Context, Job, Look, Meter, Ports
 from flagrelease.stages import weights
 from flagrelease.workspace import Workspace
 from hub_cases import Fetch, Seen

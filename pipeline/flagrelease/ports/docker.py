@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from flagrelease.container import ContainerRun
+from flagrelease.container import ContainerRun, RunnerKind
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.credentials import credentials
 from flagrelease.ports.docker_errors import stream_error, translated
-from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, Kind, LocalImage, Moved, Running
+from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.redact import redact
 
 _QUIET_SECONDS = 900
@@ -45,7 +45,7 @@ class Docker(Protocol):
 class Engine:
     """The real engine. Every error it can give comes out as one of ours."""
 
-    kind: Kind = "docker"
+    kind: RunnerKind = "docker"
 
     def __init__(self, base_url: str | None = None) -> None:
         self._base_url = base_url

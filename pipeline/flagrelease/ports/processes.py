@@ -26,11 +26,11 @@ from typing import Any
 import msgspec
 
 from flagrelease import probe
-from flagrelease.container import MODELS, ContainerRun
+from flagrelease.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.layout import Layout, under
 from flagrelease.ports import command, listening, supervisor
-from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, Kind, LocalImage, Moved, Running
+from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.redact import redact, secret
 from flagrelease.workspace import Workspace, telling_space, write_atomic
 
@@ -80,7 +80,7 @@ class Machine:
 
 
 class ProcessRunner:
-    kind: Kind = "process"
+    kind: RunnerKind = "process"
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace

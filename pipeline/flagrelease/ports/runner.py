@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from flagrelease.container import ContainerRun
-
-Kind = Literal["docker", "process"]
+from flagrelease.container import ContainerRun, RunnerKind
 
 RUN_LABEL = "flagrelease.run"
 CELL_LABEL = "flagrelease.cell"
@@ -91,7 +89,7 @@ class Running(Protocol):
 
 class Runner(Protocol):
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> RunnerKind: ...
     def version(self) -> Host:
         """Raises EnvironmentFault where nothing can be started here."""
         ...

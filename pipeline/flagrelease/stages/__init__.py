@@ -1,7 +1,6 @@
 """The product at a glance: the stages of a release, in order."""
 
-from flagrelease.attribution import Remedy
-from flagrelease.stage import Stage
+from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import accuracy, attribute, card, image, kernels, publish, smoke, speed, weights
 
 STAGES: tuple[Stage, ...] = (

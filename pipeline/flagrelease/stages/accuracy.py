@@ -12,10 +12,12 @@ from typing import Any
 from flagrelease import baselines, gates, looks, replies, results, scored
 from flagrelease.answering import Gathered, Pair, Serve, gather, lines
 from flagrelease.cell import fingerprint
+from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evidence import Evidence
+from flagrelease.job import Job
 from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
 from flagrelease.operatorcalls import Counting
@@ -24,7 +26,7 @@ from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.serving import served
-from flagrelease.stage import Context, Job, Look, Stage
+from flagrelease.stage import Stage
 
 DIFFERENCES = "accuracy/comparison.json"
 FLIPPED = "accuracy/flipped.jsonl"

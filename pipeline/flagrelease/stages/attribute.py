@@ -13,11 +13,13 @@ from typing import Any
 
 from flagrelease import chipside, results
 from flagrelease.attribution_text import TEXT
+from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, GateFailed
 from flagrelease.evidence import Evidence
+from flagrelease.job import Job
 from flagrelease.matrix import duration
 from flagrelease.shipped import PROGRAMS
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Stage
 from flagrelease.workspace import write_atomic
 
 _TOKENS = 1024

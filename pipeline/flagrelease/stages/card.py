@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import card, cardlint, charts, record, results
+from flagrelease.context import Context
 from flagrelease.evidence import Evidence
+from flagrelease.job import Job
 from flagrelease.redact import redact
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Stage
 from flagrelease.workspace import write_atomic
 
 README = "README.md"

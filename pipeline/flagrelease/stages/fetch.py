@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import results, wheels
+from flagrelease.context import Context
 from flagrelease.evaluation.data import is_own, load
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.job import Job
+from flagrelease.stage import Stage
 from flagrelease.stages import accuracy, weights
 
 

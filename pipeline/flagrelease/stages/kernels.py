@@ -17,12 +17,14 @@ from typing import Any
 import msgspec
 
 from flagrelease import base, chipside, results, wheels
+from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
 from flagrelease.hashed import Hashed
+from flagrelease.job import Job
 from flagrelease.matrix import Serve, duration
 from flagrelease.shipped import PROGRAMS
-from flagrelease.stage import Context, Job, Look, Stage
+from flagrelease.stage import Stage
 from flagrelease.workspace import telling_space, unfinished
 
 _DIGEST_LETTERS = 12

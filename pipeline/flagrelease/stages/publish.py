@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import record, releases, results
+from flagrelease.context import Context, Look
 from flagrelease.errors import (
     ConfigError,
     EnvironmentFault,
@@ -23,9 +24,10 @@ from flagrelease.errors import (
     UpstreamRefused,
 )
 from flagrelease.evidence import Evidence
+from flagrelease.job import Job
 from flagrelease.ledger import evidence_of
 from flagrelease.record import Record
-from flagrelease.stage import Context, Job, Look, Stage
+from flagrelease.stage import Stage
 from flagrelease.stages.card import README, RECORD, files
 from flagrelease.workspace import abandoned, file_sha256, sync_folder, telling_space, unfinished, write_atomic
 

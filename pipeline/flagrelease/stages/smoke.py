@@ -11,11 +11,13 @@ import msgspec
 
 from flagrelease import results, smokechecks, smokeinside, smokeoperators
 from flagrelease.cell import Cell
+from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, SmokeFailed
+from flagrelease.job import Job
 from flagrelease.ports.progress import Count
 from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.serving import Served, served
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Stage
 
 _QUERY_SECONDS = 30.0
 _REQUEST_SECONDS = 300.0

@@ -19,15 +19,17 @@ import msgspec
 
 from flagrelease import gates, results
 from flagrelease.cell import fingerprint
+from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
+from flagrelease.job import Job
 from flagrelease.matrix import Stack, Traffic
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
 from flagrelease.ports.load_evalscope import PROGRAM, EvalscopePerf
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.serving import Served, served
-from flagrelease.stage import Context, Job, Stage
+from flagrelease.stage import Stage
 from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:

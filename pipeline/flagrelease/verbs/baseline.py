@@ -14,14 +14,15 @@ import msgspec
 from flagrelease import baselines, cli, results
 from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cell import Cell, select
+from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.importing import Fitting, answers_of, fit
 from flagrelease.ledger import Entry, process_id
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.runner import new_run_id
 from flagrelease.samples import dump
-from flagrelease.stage import Context, Meter
 from flagrelease.stages import accuracy
 from flagrelease.tables import aligned
 

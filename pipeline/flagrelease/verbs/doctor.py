@@ -13,12 +13,12 @@ from pathlib import Path
 
 from flagrelease import cli
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
+from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.ports import harnesses, load_evalscope
 from flagrelease.ports.harness_evalscope import VERSION
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes import ProcessRunner
-from flagrelease.stage import Ports
 from flagrelease.tables import aligned
 from flagrelease.workspace import free_bytes
 

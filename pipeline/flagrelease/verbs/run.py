@@ -12,14 +12,16 @@ from dataclasses import replace
 
 from flagrelease import cli, engine, hold, summary, sweep
 from flagrelease.assemble import Project, project, real_ports
+from flagrelease.board import Board
 from flagrelease.cell import Cell, select
-from flagrelease.display import Board, PlainBoard, board
+from flagrelease.context import Ports
+from flagrelease.display import PlainBoard, board
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice, choice
 from flagrelease.preflight import check_cell, check_machine
 from flagrelease.runner import CellRun, Session, new_run_id
-from flagrelease.stage import Ports, Stage
+from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.summary import CellResult
 from flagrelease.verbs import plan as plan_verb

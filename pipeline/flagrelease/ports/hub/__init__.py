@@ -26,7 +26,7 @@ from flagrelease.ports.progress import Progress, Silent
 from flagrelease.workspace import telling_space
 
 if TYPE_CHECKING:
-    from flagrelease.stage import Meter
+    from flagrelease.ports.meter import Meter
 
 __all__ = ["Hub", "Hubs", "Listing", "RealHubs", "Source", "check_names"]
 

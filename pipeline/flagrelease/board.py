@@ -1,0 +1,26 @@
+"""Where a run is shown: what a display implements."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flagrelease.outcome import Outcome
+from flagrelease.ports.progress import Progress
+
+
+class Board(Protocol):
+    """Where a run is shown."""
+
+    def __enter__(self) -> Board: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        """A line about the run as a whole."""
+        ...
+
+    def begin(self, cell: str, stage: str, doing: str) -> None: ...
+
+    def progress(self, cell: str, stage: str) -> Progress: ...
+
+    def settle(self, outcome: Outcome) -> None: ...

@@ -1,0 +1,33 @@
+"""Results of earlier runs, as `plan` asks for them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flagrelease.context import Look
+from flagrelease.ledger import Entry, Ledger, evidence_of
+from flagrelease.stage import Stage
+
+
+class Past:
+    """What earlier runs left, as plan.Known."""
+
+    def __init__(self, ledger: Ledger, look: Look) -> None:
+        self._ledger = ledger
+        self._look = look
+
+    def done(self, cell: str, stage: str, key: str) -> Entry | None:
+        return self._ledger.last_done(cell, stage, key)
+
+    def last(self, cell: str, stage: str) -> Entry | None:
+        return self._ledger.last(cell, stage)
+
+    def lost(self, stage: Stage, entry: Entry) -> str:
+        try:
+            result = msgspec.convert(entry.result, stage.result)
+        except msgspec.ValidationError:
+            return "its result was written by another version"
+        missing = self._look.evidence.missing(evidence_of(result))
+        if missing:
+            return f"its evidence {missing[0].name} is missing"
+        return stage.intact(result, self._look)

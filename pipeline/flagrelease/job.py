@@ -1,0 +1,33 @@
+"""The inputs of a cell's stages, all of them known before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagrelease.cell import Cell
+from flagrelease.container import RunnerKind
+from flagrelease.lock import Lock
+from flagrelease.matrix import Matrix
+
+if TYPE_CHECKING:
+    from flagrelease.results import Attribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The inputs of a cell's stages, all of them known before anything runs.
+
+    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data; `runner` is
+    what starts programs on the chip's host; `attributed` are the rounds whose culprits the cell's kernels leave out.
+    """
+
+    cell: Cell
+    matrix: Matrix
+    lock: Lock
+    registry: str
+    templates: Path
+    data_dir: Path | None = None
+    runner: RunnerKind = "docker"
+    attributed: tuple[Attribution, ...] = ()
