@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagrelease import results
-from flagrelease.answering import Serve
 from flagrelease.assemble import Options, Project, project, real_ports
 from flagrelease.context import Context
 from flagrelease.evidence import EvidenceStore
@@ -34,6 +33,7 @@ from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share, Stack
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
+from flagrelease.servers import Serve
 from flagrelease.serving import Served, served
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from flagrelease import card, record, releases
-from flagrelease.workspace import Workspace, write_atomic
+from flagrelease.files import write_atomic
+from flagrelease.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

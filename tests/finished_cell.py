@@ -12,6 +12,7 @@ from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.context import Context, Ports
 from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.job import Job
+from flagrelease.ledger import Spent
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.matrix import (
     Baseline,
@@ -44,7 +45,6 @@ from flagrelease.results import (
     Likeness,
     Operator,
     Smoke,
-    Spent,
     Tuning,
     Verdict,
     Weights,

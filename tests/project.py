@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease.workspace import TEMPORARY
+from flagrelease.files import TEMPORARY
 
 SOURCE = Path(__file__).parents[1]
 CELL = "cpu/smollm2-135m"

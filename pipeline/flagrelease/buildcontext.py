@@ -14,6 +14,7 @@ import msgspec
 
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
+from flagrelease.hashed import sha256_of
 from flagrelease.job import Job
 from flagrelease.layout import DOCKER, Layout
 from flagrelease.serving_engines import ENGINES
@@ -175,7 +176,7 @@ def _manifest(
     operators: Shipped | None,
 ) -> bytes:
     cell, weights = job.cell, job.lock.models[job.cell.model_name]
-    own = {path: wheels.sha256_of(data) for path, data in programs(cell).items()}
+    own = {path: sha256_of(data) for path, data in programs(cell).items()}
     document = {
         "version": 1,
         "cell": cell.id,

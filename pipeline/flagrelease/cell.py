@@ -40,6 +40,11 @@ class Cell:
         return f"{self.chip_name}--{self.model_name}"
 
     @property
+    def wheels_entry(self) -> str:
+        """The name of its packages in matrix.lock: images of one chip and engine share them."""
+        return f"{self.chip_name}-{self.model.serve.engine}"
+
+    @property
     def own_baseline(self) -> bool:
         """Whether the baseline is evaluated on this very chip."""
         return self.baseline.chip == self.chip_name

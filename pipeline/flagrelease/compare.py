@@ -11,8 +11,8 @@ from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
+from flagrelease.hashed import file_sha256
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
-from flagrelease.workspace import file_sha256
 
 __all__ = [
     "ANY",

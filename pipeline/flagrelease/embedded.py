@@ -18,8 +18,8 @@ from pathlib import Path
 
 from flagrelease import hold
 from flagrelease.errors import Busy, EnvironmentFault, FlagreleaseError
+from flagrelease.files import write_atomic
 from flagrelease.ports.command import service
-from flagrelease.workspace import write_atomic
 
 _BOOT_SECONDS = 120.0
 _HOMES = 16

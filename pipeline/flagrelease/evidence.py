@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.errors import Corrupt
-from flagrelease.workspace import file_sha256, sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.files import sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.hashed import file_sha256
 
 
 @dataclass(frozen=True)

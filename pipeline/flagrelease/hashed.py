@@ -1,8 +1,9 @@
-"""A file that keeps only the sha256 of what is written to it."""
+"""sha256 of bytes, of a file, and of what is written."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 
 class Hashed:
@@ -24,3 +25,14 @@ class Hashed:
     def sha256(self) -> str:
         """64 hex digits."""
         return self._hash.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 (hex) of the bytes that are on disk now."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(data).hexdigest()

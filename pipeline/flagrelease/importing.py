@@ -18,7 +18,7 @@ from flagrelease.cell import Cell
 from flagrelease.compare import Answers, in_record, load
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.ports.harness_own import Patience
+from flagrelease.ports.harness import Patience
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 
 __all__ = ["Fitting", "answers_of", "fit"]

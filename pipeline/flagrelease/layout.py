@@ -7,8 +7,9 @@ from pathlib import Path
 
 from flagrelease import container
 from flagrelease.matrix import Model
-from flagrelease.results import Image
-from flagrelease.workspace import Workspace
+
+BUNDLE = "kernels"
+"""The bundle's folder in the build context, and below the image's config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,16 @@ class Layout:
         """FlagScale's experiment folder: scripts, logs and process ids."""
         return f"{self.root}/var/lib/flagos"
 
+    @property
+    def bundle(self) -> str:
+        """The operators of the release."""
+        return f"{self.config}/{BUNDLE}"
+
+    @property
+    def effective(self) -> str:
+        """Where each process of the engine says what is in effect in it."""
+        return f"{self.home}/effective"
+
     def model(self, model: Model) -> str:
         return f"{self.root}{container.model_path(model)}"
 
@@ -63,7 +74,3 @@ DOCKER = Layout()
 def under(root: Path) -> Layout:
     """Without containers. Nobody else's network is ours there, so that engines listen on this machine only."""
     return Layout(root=str(root), address="127.0.0.1")
-
-
-def of(image: Image, workspace: Workspace) -> Layout:
-    return under(workspace.image(image.digest)) if image.runner == "process" else DOCKER

@@ -14,8 +14,7 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
-from flagrelease.results import Spent
-from flagrelease.workspace import telling_space
+from flagrelease.files import telling_space
 
 State = Literal["running", "done", "failed", "interrupted"]
 
@@ -32,6 +31,16 @@ class Failure:
     why: str = ""
     hint: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a stage cost. `seconds` is all of it; `outside` of them went to download, build, push, serving start
+    and inference, so that the difference is our own overhead. `moved` counts bytes over the network."""
+
+    seconds: float
+    outside: float = 0.0
+    moved: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         benchmark = matrix.benchmarks[name]
         if not is_own(benchmark):  # those are pinned by the data folder's own manifest
             trying(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
-    for name, inputs in {wheels.name(cell): wheels.wanted(cell) for cell in cells}.items():
+    for name, inputs in {cell.wheels_entry: wheels.wanted(cell) for cell in cells}.items():
         trying(f"wheels.{name}", partial(wheels.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
         trying(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))
@@ -125,7 +125,7 @@ def _pruned(lock: Lock, matrix: Matrix) -> Lock:
         "models": matrix.models,
         "chips": matrix.chips,
         "benchmarks": matrix.benchmarks,
-        "wheels": {wheels.name(cell) for cell in expand(matrix) if not cell.excluded},
+        "wheels": {cell.wheels_entry for cell in expand(matrix) if not cell.excluded},
     }
 
     def kept(kind: str, entries: Mapping[str, T]) -> dict[str, T]:

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flagrelease import layout, results, shipped
-from flagrelease.answering import Serve
+from flagrelease import results
+from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError
 from flagrelease.job import Job
 from flagrelease.matrix import Stack
-from flagrelease.serving import Served
-from flagrelease.smokechecks import Wrong
-from flagrelease.smokeinside import Inside
+from flagrelease.servers import Serve
+from flagrelease.serving import Served, layout_of
 
 __all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
 
@@ -27,7 +26,7 @@ TOLD_WITHIN_S = 1.0
 def effective(at: Inside) -> Mapping[str, Any]:
     """All processes together: flagkernels.activate.Effective. Raises Wrong where nothing is in effect, or cannot be
     read."""
-    place = shipped.effective(layout.of(at.image, at.context.workspace))
+    place = layout_of(at.image, at.context.workspace).effective
     return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
 
 

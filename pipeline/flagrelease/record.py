@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import gates, wheels
+from flagrelease import gates
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
@@ -215,7 +215,7 @@ def _pins(cell: Cell, lock: Lock) -> Pins:
     return Pins(
         model=lock.models.get(cell.model_name),
         chip=lock.chips.get(cell.chip_name),
-        wheels={name: lock.wheels[name] for name in (wheels.name(cell),) if name in lock.wheels},
+        wheels={name: lock.wheels[name] for name in (cell.wheels_entry,) if name in lock.wheels},
         benchmarks={name: lock.benchmarks[name] for name in cell.profile.benchmarks if name in lock.benchmarks},
     )
 

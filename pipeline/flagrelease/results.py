@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flagrelease.container import RunnerKind
 from flagrelease.evidence import Evidence
 from flagrelease.gates import Course, NoiseFloor
+from flagrelease.ledger import Spent
 from flagrelease.lock import LockedFile
 from flagrelease.stats.fidelity import Fidelity
 
@@ -379,16 +380,6 @@ class Attribution:
             named = "no operator can be named" if not self.clean else "the operators are not guilty"
             return f"{named}: {self.together}"
         return "; ".join(f"{one.operator}: {one.finding}" for one in self.culprits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spent:
-    """What a stage cost. `seconds` is all of it; `outside` of them went to download, build, push, serving start
-    and inference, so that the difference is our own overhead. `moved` counts bytes over the network."""
-
-    seconds: float
-    outside: float = 0.0
-    moved: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

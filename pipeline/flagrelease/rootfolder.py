@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import buildcontext, shipped, wheels
+from flagrelease import buildcontext, wheels
+from flagrelease.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
 from flagrelease.hashed import Hashed
-from flagrelease.layout import Layout, under
+from flagrelease.layout import BUNDLE, Layout, under
 from flagrelease.ports.command import Command
 from flagrelease.ports.processes import IMAGE, Folder, Machine
-from flagrelease.workspace import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
 
 ENTRYPOINT = ("flagos-serve",)
 ENGINE_PROGRAMS = ("vllm",)
@@ -65,7 +65,7 @@ def make(root: Path, name: str, plan: buildcontext.Plan, machine: Machine, engin
         layout = under(root)
         _python(layout, machine, command)
         _packages(layout, plan.house, _needed(machine, engine, command), command)
-        copied = {"programs": layout.root, "config": layout.config, shipped.CONTEXT: shipped.bundle(layout)}
+        copied = {"programs": layout.root, "config": layout.config, BUNDLE: layout.bundle}
         for path, (data, mode) in plan.files.items():
             place, _, rest = path.partition("/")
             if place in copied:

@@ -20,12 +20,12 @@ from flagrelease.evidence import EvidenceStore
 from flagrelease.history import Past
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.job import Job
-from flagrelease.ledger import Entry, Failure, Ledger, process_id
+from flagrelease.ledger import Entry, Failure, Ledger, Spent, process_id
 from flagrelease.outcome import Outcome
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
-from flagrelease.results import Attribution, Done, Spent
+from flagrelease.results import Attribution, Done
 from flagrelease.stage import Remedy, Stage, keys
 from flagrelease.standing import Standing
 from flagrelease.workspace import Workspace

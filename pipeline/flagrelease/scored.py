@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import msgspec
 
 from flagrelease import baselines
-from flagrelease.answering import Serve
 from flagrelease.cell import Cell, fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError
@@ -33,6 +32,7 @@ from flagrelease.ports.harness_flageval import (
 from flagrelease.ports.harnesses import chosen
 from flagrelease.ports.progress import Count
 from flagrelease.results import BenchmarkScore
+from flagrelease.servers import Serve
 from flagrelease.serving import Served
 
 __all__ = ["asked_there", "score"]

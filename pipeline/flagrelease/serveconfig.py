@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import container, shipped
+from flagrelease import container
 from flagrelease.cell import Cell
 from flagrelease.layout import Layout
 from flagrelease.serving_engines import ENGINES
@@ -46,7 +46,7 @@ def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]
     operators are `bundled`, the bundle alone says which are in effect."""
     variables = {"HF_HUB_OFFLINE": "1"}
     if bundled:
-        on = {"FLAGKERNELS_BUNDLE": shipped.bundle(layout), "FLAGKERNELS_EFFECTIVE": shipped.effective(layout)}
+        on = {"FLAGKERNELS_BUNDLE": layout.bundle, "FLAGKERNELS_EFFECTIVE": layout.effective}
         variables |= {"USE_FLAGGEMS": "0"} | (on if stack == "flagos" else {"FLAGKERNELS_BUNDLE": "none"})
     elif cell.chip.components.flaggems != "none":
         variables["USE_FLAGGEMS"] = "1" if stack == "flagos" else "0"
@@ -56,7 +56,7 @@ def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]
 def for_entrypoint(cell: Cell, layout: Layout, bundled: bool) -> dict[str, Any]:
     """The part of the manifest that the image's entry point reads. `operators` are the words that start `flagos` with
     the bundle in effect, after the Python."""
-    places = ("--bundle", shipped.bundle(layout), "--effective", shipped.effective(layout))
+    places = ("--bundle", layout.bundle, "--effective", layout.effective)
     return {
         "operators": ["-m", "flagkernels", "run", *places, "--"] if bundled else [],
         "name": cell.model.serve.name,

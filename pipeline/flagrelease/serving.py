@@ -16,6 +16,7 @@ from flagrelease.matrix import Stack
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer
+from flagrelease.workspace import Workspace
 
 LOG_LINES = 200
 _POLL = 0.1
@@ -80,7 +81,7 @@ def served(
     try:
         if one is None:
             with context.meter.waiting():
-                one = _wait(job, context, run, running, start, layout.of(image, context.workspace))
+                one = _wait(job, context, run, running, start, layout_of(image, context.workspace))
         try:
             yield one
         except (FlagreleaseError, NoAnswer):
@@ -231,3 +232,7 @@ def _cause(ended: Ended) -> str:
     if ended.out_of_memory:
         return "it was killed because memory ran out"
     return ended.error or f"its process ended with {ended.code}"
+
+
+def layout_of(image: results.Image, workspace: Workspace) -> layout.Layout:
+    return layout.under(workspace.image(image.digest)) if image.runner == "process" else layout.DOCKER

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease import __version__, results
-from flagrelease.layout import DOCKER, Layout
+from flagrelease.layout import BUNDLE, DOCKER
 from flagrelease.sources import PACKAGE
 from flagrelease.workspace import Workspace
 
@@ -16,8 +16,6 @@ FLAGKERNELS = PACKAGE.parent / "flagkernels"
 SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in FLAGKERNELS.rglob("*.py")))
 PROGRAMS = tuple(f"../flagkernels/{name}" for name in SOURCES)
 """As Stage.programs names them."""
-CONTEXT = "kernels"
-"""The bundle's folder in the build context, and below the image's config."""
 
 _ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.plugin:register\n"
 """vLLM calls it in every process that it starts. The same is in pyproject.toml."""
@@ -33,7 +31,7 @@ class Shipped:
     def files(self) -> dict[str, tuple[bytes, int]]:
         """By path in the build context, with mode."""
         bundle = {
-            f"{CONTEXT}/{path.relative_to(self.folder).as_posix()}": (path.read_bytes(), 0o644)
+            f"{BUNDLE}/{path.relative_to(self.folder).as_posix()}": (path.read_bytes(), 0o644)
             for path in sorted(self.folder.rglob("*"))
             if path.is_file()
         }
@@ -43,15 +41,6 @@ class Shipped:
 
 def of(result: results.Kernels | None, workspace: Workspace) -> Shipped | None:
     return None if result is None else Shipped(result, workspace.root / result.folder)
-
-
-def bundle(layout: Layout) -> str:
-    return f"{layout.config}/{CONTEXT}"
-
-
-def effective(layout: Layout) -> str:
-    """Where each process of the engine says what is in effect in it."""
-    return f"{layout.home}/effective"
 
 
 def _distribution() -> dict[str, bytes]:

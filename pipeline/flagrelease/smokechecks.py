@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from flagrelease.container_inside import Wrong
 from flagrelease.matrix import Model
 from flagrelease.ports.server import Answer, Client
 from flagrelease.serving import Served
@@ -16,10 +17,6 @@ _TOKENS = 48
 _REPEATS = 5
 _SPARE = 64
 """Tokens of the window that a near-full prompt leaves to the chat template and the answer."""
-
-
-class Wrong(Exception):
-    """What was seen instead of what must be."""
 
 
 class Skipped(Exception):

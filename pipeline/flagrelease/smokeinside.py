@@ -6,19 +6,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from flagrelease import container, layout, probe, results, usage
+from flagrelease import container, results, usage
 from flagrelease.cell import Cell
-from flagrelease.context import Context
-from flagrelease.serving import Served
-from flagrelease.smokechecks import Skipped, Wrong
-from flagrelease.wheels import sha256_of
-from flagrelease.workspace import unfinished
+from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
+from flagrelease.files import unfinished
+from flagrelease.hashed import sha256_of
+from flagrelease.serving import layout_of
+from flagrelease.smokechecks import Skipped
 
-_EXEC_SECONDS = 300.0
 _COMMAND_SECONDS = 600.0
 _REPEATED_BYTES = 1_000_000_000
 """Weights up to this size are downloaded once more, to prove the card's command; larger ones would take hours."""
@@ -27,39 +26,19 @@ OFFLINE = "FLAGRELEASE_OFFLINE"
 """Set on machines that reach no hub: the card's download is then not tried."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inside:
-    """A served container and where it came from."""
-
-    cell: Cell
-    context: Context
-    server: Served
-    image: results.Image
-    weights: results.Weights
-
-    def execute(self, *argv: str) -> str:
-        code, printed = self.server.running.execute(argv, seconds=_EXEC_SECONDS)
-        if code != 0:
-            raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
-        return printed
-
-    def packages(self) -> Mapping[str, str]:
-        return probe.read(self.execute("python3", "-c", probe.PROGRAM)).packages
-
-
 def flagscale_in_effect(at: Inside) -> str:
     """The engine must have been started by FlagScale, for a stack that promises it."""
     processes = [" ".join(line.split()) for line in at.server.running.processes()]
     through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
     if not through:
         raise Wrong(f"no process of FlagScale among {processes}")
-    root = layout.of(at.image, at.context.workspace).root  # of this machine, which is nobody's business
+    root = layout_of(at.image, at.context.workspace).root  # of this machine, which is nobody's business
     return f"the engine runs under `{through.replace(root, '')[:80]}`"
 
 
 def manifest_inside(at: Inside) -> str:
     """The image pulled by digest has the manifest that was built, and the versions that it names."""
-    path = layout.of(at.image, at.context.workspace).manifest
+    path = layout_of(at.image, at.context.workspace).manifest
     text = at.execute("cat", path)
     kept = next(one for one in at.image.evidence if one.name == "manifest.json")
     if sha256_of(text.encode()) != kept.sha256:
@@ -91,9 +70,9 @@ def run_command(at: Inside) -> str:
     command = at.context.ports.command
     identity = command(["docker", "create", *placed.argv()[3:]], seconds=_COMMAND_SECONDS).stdout.strip()
     try:
-        theirs = json.loads(command(["docker", "inspect", identity], seconds=_EXEC_SECONDS).stdout)[0]
+        theirs = json.loads(command(["docker", "inspect", identity], seconds=EXEC_SECONDS).stdout)[0]
     finally:
-        command(["docker", "rm", "--force", identity], seconds=_EXEC_SECONDS)
+        command(["docker", "rm", "--force", identity], seconds=EXEC_SECONDS)
     one, other = container.effective(theirs), container.effective(at.server.running.inspect())
     different = [key for key in one if one[key] != other[key]]
     if different:
@@ -151,7 +130,7 @@ def pull_command(at: Inside) -> str:
 
 def curl_commands(at: Inside) -> str:
     """Run the card's curl lines as they are, in the container, where the port is the card's port."""
-    looked, _ = at.server.running.execute(["sh", "-c", "command -v curl"], seconds=_EXEC_SECONDS)
+    looked, _ = at.server.running.execute(["sh", "-c", "command -v curl"], seconds=EXEC_SECONDS)
     if looked and at.image.runner == "process":
         raise Skipped("this machine has no curl")
     shown = commands(at)

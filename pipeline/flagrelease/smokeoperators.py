@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from flagrelease import layout, operatorcalls, results, shipped
-from flagrelease.smokechecks import Bench, Wrong
-from flagrelease.smokeinside import Inside
-from flagrelease.wheels import sha256_of
+from flagrelease import operatorcalls, results
+from flagrelease.container_inside import Inside, Wrong
+from flagrelease.hashed import sha256_of
+from flagrelease.serving import layout_of
+from flagrelease.smokechecks import Bench
 
 REQUESTS = 100
 _MOST_WORDS = 512
@@ -21,7 +22,7 @@ _LONG = "Tell a long story of a ship and its crew."
 
 def in_effect(at: Inside, kernels: results.Kernels) -> str:
     """Every process that computes has exactly the operators of operators.yaml, and the bundle that was made."""
-    place = f"{shipped.bundle(layout.of(at.image, at.context.workspace))}/operators.yaml"
+    place = f"{layout_of(at.image, at.context.workspace).bundle}/operators.yaml"
     kept = next(one for one in kernels.evidence if one.name == "operators.yaml")
     if sha256_of(at.execute("cat", place).encode()) != kept.sha256:
         raise Wrong(f"{place} is not the one that was made")

@@ -27,7 +27,7 @@ SHARED = frozenset(
         "ports/command",
         "ports/credentials",
     }
-    | {"ports/docker", "ports/docker_errors", "ports/harness", "ports/progress", "ports/registry"}
+    | {"files", "ports/docker", "ports/docker_errors", "ports/evalscope_program", "ports/progress", "ports/registry"}
     | {"ports/runner", "ports/wire"}
 )
 

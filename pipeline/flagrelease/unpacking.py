@@ -16,10 +16,10 @@ from flagrelease.base import base_image, locked_base
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import EnvironmentFault
+from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.lock import set_digest
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
-from flagrelease.workspace import telling_space
 
 PROGRAM = "inside/gguf_to_safetensors.py"
 

@@ -15,10 +15,11 @@ import msgspec
 
 from flagrelease.cell import Cell
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
+from flagrelease.files import telling_space, unfinished, write_atomic
+from flagrelease.hashed import file_sha256
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
 from flagrelease.serving_engines import ENGINES
-from flagrelease.workspace import file_sha256, telling_space, unfinished, write_atomic
 
 if TYPE_CHECKING:
     from flagrelease.context import Context
@@ -63,11 +64,6 @@ class Wheelhouse:
     def installed(self) -> tuple[Wheel, ...]:
         """The wheels that end up in the image: all but the installer."""
         return tuple(wheel for wheel in self.wheels if wheel.name != "pip")
-
-
-def name(cell: Cell) -> str:
-    """The entry of matrix.lock: images of one chip and engine share their packages."""
-    return f"{cell.chip_name}-{cell.model.serve.engine}"
 
 
 def wanted(cell: Cell) -> tuple[str, ...]:
@@ -117,9 +113,9 @@ def digest(locked: LockedWheels) -> str:
 def of(job: Job, context: Context) -> Wheelhouse:
     """The packages of the job's image, gathered into the workspace. Raises ConfigError where none are locked, and what
     `gather` raises."""
-    job.lock.require("wheels", name(job.cell))
+    job.lock.require("wheels", job.cell.wheels_entry)
     with context.meter.waiting():
-        return gather(job.lock.wheels[name(job.cell)], context.workspace.wheels, context.ports.command)
+        return gather(job.lock.wheels[job.cell.wheels_entry], context.workspace.wheels, context.ports.command)
 
 
 def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
@@ -240,7 +236,3 @@ def _package(text: str) -> str:
     """The normalised name that a requirement or a file name starts with."""
     found = re.match(r"[A-Za-z0-9._-]*?(?=-[0-9]|[ =<>!~;\[]|$)", text)
     return re.sub(r"[-_.]+", "-", found.group(0) if found else text).lower()
-
-
-def sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

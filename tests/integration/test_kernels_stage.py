@@ -24,14 +24,14 @@ import kernels_cell as given
 import served_cell
 from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
+from flagrelease.container_inside import Inside, Wrong
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.ports.server import Client
 from flagrelease.serving import Served, served
-from flagrelease.smokechecks import Bench, Wrong
-from flagrelease.smokeinside import Inside
+from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # six starts of torch in containers

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import served_cell as given
-from flagrelease import wheels
 from flagrelease.cell import Cell
 from flagrelease.job import Job
 from flagrelease.ports.processes import ProcessRunner
@@ -59,7 +58,7 @@ def test_both_stacks_start_the_engine_of_the_machine(runner: ProcessRunner, tmp_
     packages = job.lock.wheels["cpu-llama_cpp"]  # FlagScale is among them, FlagGems is not
     if packages.inputs[0] != f"python=={cell.chip.python}":
         pytest.skip(f"the locked packages are for {packages.inputs[0]}, this is {runner.machine.version}")
-    job = replace(job, lock=replace(job.lock, wheels={wheels.name(cell): packages}))
+    job = replace(job, lock=replace(job.lock, wheels={cell.wheels_entry: packages}))
     context = given.context(tmp_path, runner=runner)
     kept = given.ROOT / ".flagrelease/wheels"
     if kept.is_dir():

@@ -13,13 +13,13 @@ import pytest
 from endpoints import Answer, Said, chat
 from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import compare, looks
-from flagrelease.answering import Servers
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
 from flagrelease.results import Accuracy
 from flagrelease.samples import read_samples
+from flagrelease.servers import Servers
 
 MANY = 400
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 import finished_cell as given
 from flagrelease import record
 from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.results import Done, Spent
+from flagrelease.ledger import Spent
+from flagrelease.results import Done
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:

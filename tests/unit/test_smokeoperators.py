@@ -10,9 +10,9 @@ import pytest
 
 import finished_cell as given
 from flagrelease import operatorcalls, smokeoperators
+from flagrelease.container_inside import Wrong
 from flagrelease.evidence import Evidence
-from flagrelease.smokechecks import Wrong
-from flagrelease.wheels import sha256_of
+from flagrelease.hashed import sha256_of
 
 LISTED = "include: [mm, neg]\n"
 KERNELS = given.kernels(evidence=(Evidence("operators.yaml", sha256_of(LISTED.encode()), len(LISTED)),))

@@ -26,9 +26,10 @@ import msgspec
 
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
+from flagrelease.files import write_atomic
+from flagrelease.hashed import file_sha256
 from flagrelease.lock import Lock, LockedData
 from flagrelease.matrix import Benchmark
-from flagrelease.workspace import file_sha256, write_atomic
 
 __all__ = ["DataFile", "DataSet", "digest_of", "is_own", "load", "promised_digest", "read_manifest", "write_manifest"]
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import random
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.files import write_atomic
 from flagrelease.matrix import HarnessName
-from flagrelease.samples import Key
+from flagrelease.samples import Key, SampleWriter, dump, read_samples
 
-__all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Tally"]
+__all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Patience", "Tally", "forget_failures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +90,40 @@ class Harness(Protocol):
         something about the model; what was answered is kept, and only failed requests are asked again next time.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long failing requests are borne.
+
+    A request is sent again after a transport error, 429 or 5xx until `patient_seconds` have passed and it was
+    sent `attempts` times: at first after `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured
+    up to `told_seconds`. Up to `errors` of the asks (as a fraction, but two at least) may fail for good.
+    """
+
+    attempts: int = 3
+    patient_seconds: float = 120.0
+    first_seconds: float = 0.25
+    most_seconds: float = 8.0
+    told_seconds: float = 60.0
+    request_seconds: float = 1800.0
+    errors: float = 0.01
+
+    def allowed(self, asks: int) -> int:
+        return max(2, math.floor(self.errors * asks))
+
+    def pause(self, attempt: int) -> float:
+        """Seconds before attempt number `attempt` (from 1), with jitter so that workers do not march in step."""
+        return min(self.most_seconds, self.first_seconds * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:
+    """Take failed requests out of a samples file, all or those `wanted`, so that they are asked again: they were
+    never answered."""
+    if not path.exists():
+        return
+    SampleWriter(path).close()  # mends a line that was cut
+    samples = read_samples(path)
+    answered = [one for one in samples if one.error is None or (wanted is not None and one.key not in wanted)]
+    if len(answered) != len(samples):
+        write_atomic(path, "".join(map(dump, answered)).encode())

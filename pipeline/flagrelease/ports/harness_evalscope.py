@@ -24,14 +24,13 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import without_thinking
+from flagrelease.files import telling_space, write_atomic
 from flagrelease.ports.command import service
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
-from flagrelease.ports.harness_own import Patience, forget_failures
-from flagrelease.ports.load_evalscope import PROGRAM
+from flagrelease.ports.evalscope_program import PROGRAM
+from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally, forget_failures
 from flagrelease.redact import redact
 from flagrelease.replies import Replies
 from flagrelease.samples import Sample, SampleWriter
-from flagrelease.workspace import telling_space, write_atomic
 
 __all__ = ["VERSION", "EvalscopeHarness", "read_run", "refuse"]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, HubUnavailable, SmokeFailed, UpstreamRefused
+from flagrelease.files import write_atomic
 from flagrelease.ports.http import retry_after
 from flagrelease.redact import redact
-from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:
     import requests

@@ -8,57 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse, request
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
+from flagrelease.files import telling_space
+from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally, forget_failures
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
-from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
-from flagrelease.workspace import telling_space, write_atomic
+from flagrelease.samples import Sample, SampleWriter
 
-__all__ = ["OwnHarness", "Patience", "forget_failures"]
+__all__ = ["OwnHarness"]
 
 _REPORT_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
 _SYNC_SECONDS = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long failing requests are borne.
-
-    A request is sent again after a transport error, 429 or 5xx until `patient_seconds` have passed and it was
-    sent `attempts` times: at first after `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured
-    up to `told_seconds`. Up to `errors` of the asks (as a fraction, but two at least) may fail for good.
-    """
-
-    attempts: int = 3
-    patient_seconds: float = 120.0
-    first_seconds: float = 0.25
-    most_seconds: float = 8.0
-    told_seconds: float = 60.0
-    request_seconds: float = 1800.0
-    errors: float = 0.01
-
-    def allowed(self, asks: int) -> int:
-        return max(2, math.floor(self.errors * asks))
-
-    def pause(self, attempt: int) -> float:
-        """Seconds before attempt number `attempt` (from 1), with jitter so that workers do not march in step."""
-        return min(self.most_seconds, self.first_seconds * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 
 class OwnHarness:
@@ -97,18 +70,6 @@ class OwnHarness:
                 raise asking.failure
             report(asking.tally())
             return asking.tally()
-
-
-def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:
-    """Take failed requests out of a samples file, all or those `wanted`, so that they are asked again: they were
-    never answered."""
-    if not path.exists():
-        return
-    SampleWriter(path).close()  # mends a line that was cut
-    samples = read_samples(path)
-    answered = [one for one in samples if one.error is None or (wanted is not None and one.key not in wanted)]
-    if len(answered) != len(samples):
-        write_atomic(path, "".join(map(dump, answered)).encode())
 
 
 class _RefusedError(Exception):

@@ -10,11 +10,11 @@ from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.matrix import Benchmark, HarnessName
+from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, refuse
 from flagrelease.ports.harness_flageval import ENDPOINT, SERVICE, TOKEN
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.ports.load_evalscope import PROGRAM
 
 __all__ = ["Harnesses", "check", "chosen", "lacking"]
 

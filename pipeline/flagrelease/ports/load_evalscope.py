@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagrelease.errors import SmokeFailed
+from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.load import Load, LoadPoint, Request, spread
 
 if TYPE_CHECKING:
     from flagrelease.ports.command import Command
 
-__all__ = ["PROGRAM", "EvalscopePerf", "argv", "parse"]
+__all__ = ["EvalscopePerf", "argv", "parse"]
 
-PROGRAM = "FLAGRELEASE_EVALSCOPE"
 _DATABASE = "benchmark_data.db"
 _COLUMNS = (
     "start_time, completed_time, latency, first_chunk_latency, prompt_tokens, completion_tokens, success, "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import baselines, gates, looks, replies, results, scored
-from flagrelease.answering import Gathered, Pair, Serve, gather, lines
+from flagrelease.answering import Gathered, Pair, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
@@ -25,6 +25,7 @@ from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
+from flagrelease.servers import Serve
 from flagrelease.serving import served
 from flagrelease.stage import Stage
 

@@ -16,11 +16,11 @@ from flagrelease.attribution_text import TEXT
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, GateFailed
 from flagrelease.evidence import Evidence
+from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
-from flagrelease.workspace import write_atomic
 
 _TOKENS = 1024
 _DIGEST_LETTERS = 12

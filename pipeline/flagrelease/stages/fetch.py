@@ -15,7 +15,7 @@ from flagrelease.stages import accuracy, weights
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    name = wheels.name(job.cell)
+    name = job.cell.wheels_entry
     job.lock.require("wheels", name)
     return {
         "weights": weights.locked(job).digest,

@@ -15,12 +15,12 @@ from flagrelease.base import base_image, check_python, counted, locked_base, pro
 from flagrelease.context import Context, Look
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.evidence import Evidence
+from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.serving_engines import ENGINES
 from flagrelease.stage import Stage
-from flagrelease.workspace import telling_space
 
 _PUSH_SECONDS = 600.0
 _FIRST_PAUSE = 1.0
@@ -44,7 +44,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "components": cell.chip.components,
         "device": cell.chip.device,
         "vendor": cell.chip.vendor,
-        "wheels": job.lock.wheels.get(wheels.name(cell)),
+        "wheels": job.lock.wheels.get(cell.wheels_entry),
         "weights": job.lock.models.get(cell.model_name),
         "title": cell.model.title,
         "license": cell.model.license,
@@ -58,7 +58,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Image:
     """Raises RegistryDenied before anything is built where we may not push; else what its parts raise. Without Docker
     EnvironmentFault, where this machine has another Python than the chip."""
-    job.lock.require("wheels", wheels.name(job.cell))
+    job.lock.require("wheels", job.cell.wheels_entry)
     job.lock.require("models", job.cell.model_name)
     return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
 

@@ -20,12 +20,12 @@ from flagrelease import base, chipside, results, wheels
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
+from flagrelease.files import telling_space, unfinished
 from flagrelease.hashed import Hashed
 from flagrelease.job import Job
 from flagrelease.matrix import Serve, duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
-from flagrelease.workspace import telling_space, unfinished
 
 _DIGEST_LETTERS = 12
 _MOST_TOKENS = 8192
@@ -59,7 +59,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "components": cell.chip.components,
         "base": base.locked_base(job),
         "container": cell.chip.container,
-        "wheels": job.lock.wheels.get(wheels.name(cell)),
+        "wheels": job.lock.wheels.get(cell.wheels_entry),
         "limits": _limits(job),
         "execution": _execution(job),
         "requests": _requests(job),

@@ -24,12 +24,13 @@ from flagrelease.errors import (
     UpstreamRefused,
 )
 from flagrelease.evidence import Evidence
+from flagrelease.files import abandoned, sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.hashed import file_sha256
 from flagrelease.job import Job
 from flagrelease.ledger import evidence_of
 from flagrelease.record import Record
 from flagrelease.stage import Stage
 from flagrelease.stages.card import README, RECORD, files
-from flagrelease.workspace import abandoned, file_sha256, sync_folder, telling_space, unfinished, write_atomic
 
 LATEST = "latest"
 SUMS = "SHA256SUMS"

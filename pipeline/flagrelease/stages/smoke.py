@@ -11,6 +11,7 @@ import msgspec
 
 from flagrelease import results, smokechecks, smokeinside, smokeoperators
 from flagrelease.cell import Cell
+from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.job import Job
@@ -50,7 +51,7 @@ def run(job: Job, context: Context) -> results.Smoke:
         served(job, context, image=image, weights=weights, stack=cell.stack) as server,
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
-        at = smokeinside.Inside(cell=cell, context=context, server=server, image=image, weights=weights)
+        at = Inside(cell=cell, context=context, server=server, image=image, weights=weights)
         checks, skipped = _perform(context, server, _checks(cell, server, client, at, kernels))
         commands = smokeinside.commands(at)
         log = server.log()
@@ -78,9 +79,7 @@ def run(job: Job, context: Context) -> results.Smoke:
 Named = tuple[str, Callable[[], str]]
 
 
-def _checks(
-    cell: Cell, server: Served, client: Client, at: smokeinside.Inside, kernels: results.Kernels | None
-) -> Iterable[Named]:
+def _checks(cell: Cell, server: Served, client: Client, at: Inside, kernels: results.Kernels | None) -> Iterable[Named]:
     # Reading a whole window takes a minute on a CPU; its limit is found by the prompt that is too long.
     window = cell.model.serve.max_model_len
     long_tokens = window // 8 if cell.chip.vendor == "cpu" else window
@@ -108,7 +107,7 @@ def _perform(
         except smokechecks.Skipped as reason:
             skipped[name] = str(reason)
             continue
-        except smokechecks.Wrong as wrong:
+        except Wrong as wrong:
             passed, detail = False, str(wrong)
         except NoAnswer as trouble:
             server.check()

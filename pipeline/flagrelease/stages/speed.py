@@ -22,15 +22,16 @@ from flagrelease.cell import fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
+from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack, Traffic
+from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
-from flagrelease.ports.load_evalscope import PROGRAM, EvalscopePerf
+from flagrelease.ports.load_evalscope import EvalscopePerf
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.serving import Served, served
 from flagrelease.stage import Stage
-from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from flagrelease import results
 from flagrelease.base import locked_base
 from flagrelease.errors import ConfigError
+from flagrelease.files import write_atomic
 from flagrelease.hold import wait_for
 from flagrelease.job import Job
 from flagrelease.lock import LockedFile, LockedModel, set_digest
 from flagrelease.stage import Stage
 from flagrelease.unpacking import PROGRAM, unpacked
 from flagrelease.weightsfolder import manifest_of, seal, set_aside, trouble
-from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:
     from flagrelease.context import Context, Look

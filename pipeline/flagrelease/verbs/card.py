@@ -14,9 +14,10 @@ from flagrelease import cli, results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.errors import ConfigError
+from flagrelease.files import write_atomic
+from flagrelease.ledger import Spent
 from flagrelease.stages import STAGES
 from flagrelease.stages import card as stage
-from flagrelease.workspace import write_atomic
 
 NEEDED = ("weights", "image", "smoke", "accuracy")
 
@@ -57,7 +58,7 @@ def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
         last = everything.ledger.last(cell.id, one.name)
         if done is not None:
             result = msgspec.convert(done.result, one.result)
-            spent = done.spent or results.Spent(seconds=0.0)
+            spent = done.spent or Spent(seconds=0.0)
             finished[one.name] = results.Done(stage=one.name, key=done.key, result=result, spent=spent)
         elif last is not None and not one.skip(job):
             unfinished[one.name] = "failed" if last.state == "failed" else "was stopped before it was decided"

@@ -15,12 +15,13 @@ from flagrelease import cli
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
 from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
-from flagrelease.ports import harnesses, load_evalscope
+from flagrelease.files import free_bytes
+from flagrelease.ports import harnesses
+from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.harness_evalscope import VERSION
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.tables import aligned
-from flagrelease.workspace import free_bytes
 
 _DISK_BYTES = 10_000_000_000
 _MEMORY_BYTES = 4_000_000_000
@@ -165,7 +166,7 @@ def _harnesses(everything: Project, ports: Ports) -> Finding:
     for cell in cells:
         harnesses.check(cell, benchmarks)
     if "evalscope" in wanted:
-        program = os.environ[load_evalscope.PROGRAM]
+        program = os.environ[PROGRAM]
         said = ports.command([program, "--version"], seconds=60.0, check=False).stdout.strip()
         if not re.search(rf"\b{re.escape(VERSION)}\.", said):
             hint = f"install evalscope {VERSION} in an environment of its own: its files are read as that writes them"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flagrelease import matrix
 from flagrelease.errors import ConfigError
-from flagrelease.workspace import write_atomic
+from flagrelease.files import write_atomic
 
 _STARTER = Path(__file__).resolve().parents[3] / "templates" / "matrix.yaml"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flagrelease.errors import Corrupt, HubRefused
+from flagrelease.files import telling_space
 from flagrelease.lock import LockedFile, LockedModel
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
@@ -23,7 +24,6 @@ from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
 from flagrelease.ports.progress import Progress, Silent
-from flagrelease.workspace import telling_space
 
 if TYPE_CHECKING:
     from flagrelease.ports.meter import Meter
