@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flagrelease import __version__
-from flagrelease.assemble import Options
+from flagrelease.cli_shared import show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
-from flagrelease.redact import redact
 
 _EXIT_CODES = """\
 exit codes:
@@ -175,27 +174,6 @@ def _engine(text: str) -> str:
             f"invalid choice: {text!r} (choose from prefect, inline; FLAGRELEASE_ENGINE is the default)"
         )
     return text
-
-
-def options(arguments: argparse.Namespace) -> Options:
-    return Options(
-        matrix=arguments.matrix,
-        workspace=arguments.workspace,
-        registry=arguments.registry,
-        profile=getattr(arguments, "profile", None),
-        data_dir=arguments.data_dir,
-        runner=getattr(arguments, "runner", "docker"),
-    )
-
-
-def show_error(error: FlagreleaseError) -> None:
-    """What failed and why on one line, what to do on the next."""
-    print(f"flagrelease: {redact(error.line())}", file=sys.stderr)
-    if error.detail:
-        for line in redact(error.detail).splitlines():
-            print(f"    {line}", file=sys.stderr)
-    if error.hint:
-        print(f"  → {redact(error.hint)}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

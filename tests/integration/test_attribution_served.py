@@ -19,7 +19,7 @@ import toys
 from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped
 from flagrelease.context import Context
-from flagrelease.engine import InlineEngine
+from flagrelease.executor_inline import InlineEngine
 from flagrelease.job import Job
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.server import Client

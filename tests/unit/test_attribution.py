@@ -10,7 +10,7 @@ from pathlib import Path
 
 import toys
 from flagrelease import summary
-from flagrelease.engine import InlineEngine
+from flagrelease.executor_inline import InlineEngine
 from flagrelease.runner import CellRun
 from toy_operators import OPERATORS, job, run_cell
 

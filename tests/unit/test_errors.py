@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease import cli, errors
+from flagrelease.cli_shared import show_error
 
 
 def classes() -> list[type[errors.FlagreleaseError]]:
@@ -41,7 +42,7 @@ def test_did_you_mean() -> None:
 
 
 def test_an_error_is_shown_with_what_why_and_what_next(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.show_error(errors.NoSpace("no space left", why="disk", hint="free some", detail="line 1\nline 2"))
+    show_error(errors.NoSpace("no space left", why="disk", hint="free some", detail="line 1\nline 2"))
     assert capsys.readouterr().err == "flagrelease: no space left: disk\n    line 1\n    line 2\n  → free some\n"
 
 

@@ -7,8 +7,8 @@ import pytest
 import toys
 from flagrelease.cell import expand, fingerprint, select
 from flagrelease.context import Look
-from flagrelease.engine import InlineEngine
 from flagrelease.errors import ConfigError, NothingSelected
+from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
 from flagrelease.plan import Choice, as_json, choice, plan_cell
 

@@ -15,8 +15,8 @@ import pytest
 import toys
 from flagrelease import hold, summary
 from flagrelease.display import LiveBoard, PlainBoard, amount, spell
-from flagrelease.engine import InlineEngine
 from flagrelease.errors import Busy
+from flagrelease.executor_inline import InlineEngine
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.ports.progress import Count
 from flagrelease.runner import CellRun

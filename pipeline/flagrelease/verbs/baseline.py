@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import baselines, cli, results
+from flagrelease import baselines, results
 from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cell import Cell, select
+from flagrelease.cli_shared import options
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.importing import Fitting, answers_of, fit
@@ -28,7 +29,7 @@ from flagrelease.tables import aligned
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     if arguments.action == "list":
         return _list(everything, as_json=arguments.json)
     if arguments.path is None or arguments.cell is None:

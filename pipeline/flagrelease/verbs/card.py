@@ -10,9 +10,10 @@ import sys
 
 import msgspec
 
-from flagrelease import cli, results
+from flagrelease import results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
+from flagrelease.cli_shared import options
 from flagrelease.errors import ConfigError
 from flagrelease.files import write_atomic
 from flagrelease.ledger import Spent
@@ -23,7 +24,7 @@ NEEDED = ("weights", "image", "smoke", "accuracy")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cell = select(everything.cells, [arguments.cell], [], [])[0]
     entry = everything.ledger.last_done(cell.id, stage.STAGE.name)
     if entry is None:

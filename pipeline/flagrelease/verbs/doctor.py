@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flagrelease import cli
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
+from flagrelease.cli_shared import options
 from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.files import free_bytes
@@ -38,7 +38,7 @@ class Finding:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     ports = real_ports(everything.workspace, everything.runner)
     findings = [_asked(name, look) for name, look in _looks(everything, ports)]
     failing = [finding for finding in findings if not finding.ok]

@@ -7,9 +7,9 @@ import json
 
 import msgspec
 
-from flagrelease import cli
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
+from flagrelease.cli_shared import options
 from flagrelease.display import amount, spell
 from flagrelease.ledger import Entry, evidence_of
 from flagrelease.results import Attribution
@@ -19,7 +19,7 @@ from flagrelease.verbs.status import status
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cell = select(everything.cells, [arguments.cell], [], [])[0]
     latest = everything.latest(cell, (*STAGES, REMEDY.stage))
     rounds = everything.job(cell).attributed

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import cli, results
+from flagrelease import results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import select
+from flagrelease.cli_shared import options, show_error
 from flagrelease.errors import worst
 from flagrelease.plan import Choice
+from flagrelease.release_cells import through
 from flagrelease.stages import fetch
 from flagrelease.summary import CellResult, as_error
-from flagrelease.verbs import run
 
 
 def main(arguments: argparse.Namespace) -> int:
     # What runs elsewhere asks nothing of this machine's Docker.
-    everything = project(replace(cli.options(arguments), runner="process"))
+    everything = project(replace(options(arguments), runner="process"))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     arguments.rounds, arguments.engine = 0, "inline"
     # What is there is verified, and only what is missing moved: so it always runs.
-    ended = run.through(everything, cells, (fetch.STAGE,), Choice(force=frozenset({fetch.STAGE.name})), arguments)
+    ended = through(everything, cells, (fetch.STAGE,), Choice(force=frozenset({fetch.STAGE.name})), arguments)
     found = {one.cell: _found(everything, one) for one in ended}
     code = worst(one.code for one in ended)
     if arguments.json:
@@ -35,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(_text(everything.workspace.root, found))
     for one in ended:
         if one.code:
-            cli.show_error(as_error(one))
+            show_error(as_error(one))
     return code
 
 

@@ -6,15 +6,16 @@ import argparse
 import json
 from dataclasses import replace
 
-from flagrelease import cli, locking
 from flagrelease import lock as locks
+from flagrelease import locking
 from flagrelease.assemble import impatient_registry, project, real_ports
 from flagrelease.cell import select
+from flagrelease.cli_shared import options
 from flagrelease.display import PlainBoard
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cells = [
         cell for cell in select(everything.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
     ]

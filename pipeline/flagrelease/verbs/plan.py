@@ -6,16 +6,17 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from flagrelease import cli, power
+from flagrelease import power
 from flagrelease.assemble import project
 from flagrelease.cell import select
+from flagrelease.cli_shared import options
 from flagrelease.plan import CellPlan, as_json, choice
 from flagrelease.stages import STAGES
 from flagrelease.tables import aligned
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
     plans = everything.plan(cells, STAGES, wanted)

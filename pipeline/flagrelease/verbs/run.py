@@ -5,24 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Sequence
 
-from flagrelease import cli, engine, hold, summary, sweep
-from flagrelease.assemble import Project, project, real_ports
-from flagrelease.board import Board
+from flagrelease import summary
+from flagrelease.assemble import project
 from flagrelease.cell import Cell, select
-from flagrelease.context import Ports
-from flagrelease.display import PlainBoard, board
-from flagrelease.errors import ConfigError, FlagreleaseError, worst
-from flagrelease.interrupt import Workers, run_stoppable
-from flagrelease.plan import CellPlan, Choice, choice
-from flagrelease.preflight import check_cell, check_machine
-from flagrelease.runner import CellRun, Session, new_run_id
-from flagrelease.stage import Stage
-from flagrelease.stages import REMEDY, STAGES
+from flagrelease.cli_shared import options, show_error
+from flagrelease.errors import ConfigError, worst
+from flagrelease.plan import choice
+from flagrelease.release_cells import through
+from flagrelease.stages import STAGES
 from flagrelease.summary import CellResult
 from flagrelease.verbs import plan as plan_verb
 
@@ -32,136 +24,12 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
     if arguments.dry_run:
         return plan_verb.main(arguments)
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
     results = through(everything, cells, STAGES, wanted, arguments)
     excluded = [cell for cell in cells if cell.excluded]
     return _finish(results, excluded, arguments.json)
-
-
-def through(
-    everything: Project,
-    cells: Sequence[Cell],
-    stages: tuple[Stage, ...],
-    wanted: Choice,
-    arguments: argparse.Namespace,
-) -> list[CellResult]:
-    """Bring `cells` through `stages`, showing what goes on. Raises ConfigError where the only cell cannot run."""
-    ports = real_ports(everything.workspace, everything.runner)
-    plans = [plan for plan in everything.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
-    if len(plans) == 1 and plans[0].blocked:
-        raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
-    results = [_blocked(plan) for plan in plans if plan.blocked]
-    ready = [plan for plan in plans if not plan.blocked]
-    if all(plan.idle for plan in ready):
-        results += [summary.unchanged(plan, everything.ledger) for plan in ready]
-    else:
-        results += _release(everything, ready, stages, wanted, ports, arguments)
-    return results
-
-
-def _release(
-    everything: Project,
-    plans: Sequence[CellPlan],
-    stages: tuple[Stage, ...],
-    wanted: Choice,
-    ports: Ports,
-    arguments: argparse.Namespace,
-) -> list[CellResult]:
-    """Run what must run. A cell that another run holds or that cannot be evaluated is refused; the others go on."""
-    run_id = new_run_id()
-    workers = Workers()
-    results: list[CellResult] = []
-    with ExitStack() as stack:
-        free = []
-        for plan in plans:
-            try:
-                check_cell(plan, everything)
-                path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
-                stack.enter_context(hold.hold(path, plan.cell.id, run_id))
-                free.append(plan)
-            except FlagreleaseError as error:
-                results.append(summary.refused(plan.cell, error))
-        if not free:
-            return results
-        check_machine(free, everything, ports)
-        sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
-        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
-        session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
-        runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
-        start = time.monotonic()
-        with shown:
-            _execute(runs, arguments.engine, everything, run_id, shown, workers, _unblock(runs, ports))
-        return results + [summary.finished(run, time.monotonic() - start) for run in runs]
-
-
-def _rounds(everything: Project, arguments: argparse.Namespace) -> int:
-    return everything.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
-
-
-def _session(
-    everything: Project,
-    stages: tuple[Stage, ...],
-    wanted: Choice,
-    ports: Ports,
-    run_id: str,
-    shown: Board,
-    workers: Workers,
-    rounds: int,
-) -> Session:
-    return Session(
-        run_id=run_id,
-        workspace=everything.workspace,
-        ledger=everything.ledger,
-        evidence=everything.evidence,
-        ports=ports,
-        stages=stages,
-        choice=wanted,
-        board=shown,
-        workers=workers,
-        remedy=replace(REMEDY, rounds=rounds) if stages == STAGES else None,
-    )
-
-
-def _execute(
-    runs: Sequence[CellRun],
-    engine_name: str,
-    everything: Project,
-    run_id: str,
-    shown: Board,
-    workers: Workers,
-    unblock: Callable[[], None],
-) -> None:
-    def work() -> bool:
-        if engine_name == "prefect":
-            shown.say("starting Prefect (`--engine inline` does without)")
-        with engine.opened(engine_name, everything.workspace.prefect, run_id) as chosen:
-            chosen.execute(runs)
-        return True
-
-    finished = run_stoppable(work, workers, unblock)
-    if workers.stopping.is_set():
-        for run in runs:
-            run.abandon()
-        if not finished:
-            sweep.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
-
-
-def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
-    from flagrelease.ports import command
-
-    def unblock() -> None:
-        command.end_all()
-        for run in runs:
-            with suppress(FlagreleaseError):  # an engine that is gone has nothing that blocks
-                ports.runner.reap(run.cell.id, run.session.workspace.root)
-
-    return unblock
-
-
-def _blocked(plan: CellPlan) -> CellResult:
-    return summary.refused(plan.cell, ConfigError(plan.blocked, hint=plan.hint))
 
 
 def _finish(results: Sequence[CellResult], excluded: Sequence[Cell], as_json: bool) -> int:
@@ -172,6 +40,6 @@ def _finish(results: Sequence[CellResult], excluded: Sequence[Cell], as_json: bo
         print(summary.text(results, excluded))
         for result in results:
             if result.failure is not None and result.code:
-                cli.show_error(summary.as_error(result))
+                show_error(summary.as_error(result))
     sys.stdout.flush()
     return code

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from flagrelease import cli
 from flagrelease.assemble import project
 from flagrelease.cell import Cell, select
+from flagrelease.cli_shared import options
 from flagrelease.ledger import Entry, process_lives
 from flagrelease.stages import STAGES
 from flagrelease.tables import aligned
@@ -28,7 +28,7 @@ class Status:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
     found = [status(cell, everything.latest(cell, STAGES)) for cell in cells]
     if arguments.json:

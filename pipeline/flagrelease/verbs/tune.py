@@ -10,23 +10,24 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import cli, results
+from flagrelease import results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
+from flagrelease.cli_shared import options, show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
+from flagrelease.release_cells import through
 from flagrelease.stage import Stage, keys
 from flagrelease.stages import kernels, weights
 from flagrelease.summary import CellResult, as_error
 from flagrelease.tables import aligned
-from flagrelease.verbs import run
 
 _STAGES = (weights.STAGE, kernels.STAGE)
 _REASON_WIDTH = 90
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(cli.options(arguments))
+    everything = project(options(arguments))
     cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
     stages = _STAGES
     if arguments.config is not None:
@@ -35,7 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
     wanted = {cell.id: _key(everything, cell, stages) for cell in cells if not cell.excluded}
-    ended = run.through(everything, cells, stages, Choice(force=force), arguments)
+    ended = through(everything, cells, stages, Choice(force=force), arguments)
     made = {name: _made(everything, name, key) for name, key in wanted.items()}
     code = worst(one.code for one in ended)
     if arguments.json:
@@ -45,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     for one in ended:
         print(_text(everything, one, made.get(one.cell)))
         if one.code:
-            cli.show_error(as_error(one))
+            show_error(as_error(one))
     return code
 
 

@@ -1,0 +1,31 @@
+"""Options and errors, alike for every verb."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from flagrelease.assemble import Options
+from flagrelease.errors import FlagreleaseError
+from flagrelease.redact import redact
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        matrix=arguments.matrix,
+        workspace=arguments.workspace,
+        registry=arguments.registry,
+        profile=getattr(arguments, "profile", None),
+        data_dir=arguments.data_dir,
+        runner=getattr(arguments, "runner", "docker"),
+    )
+
+
+def show_error(error: FlagreleaseError) -> None:
+    """What failed and why on one line, what to do on the next."""
+    print(f"flagrelease: {redact(error.line())}", file=sys.stderr)
+    if error.detail:
+        for line in redact(error.detail).splitlines():
+            print(f"    {line}", file=sys.stderr)
+    if error.hint:
+        print(f"  → {redact(error.hint)}", file=sys.stderr)

@@ -1,0 +1,26 @@
+"""The engine `inline`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from flagrelease.executor_base import by_host, route
+from flagrelease.runner import CellRun
+
+
+class InlineEngine:
+    """A thread for each host, and nothing else."""
+
+    def execute(self, runs: Sequence[CellRun]) -> None:
+        groups = by_host(runs)
+        if not groups:
+            return
+        with ThreadPoolExecutor(max_workers=len(groups), thread_name_prefix="host") as pool:
+            for future in [pool.submit(self._one_after_another, group) for group in groups.values()]:
+                future.result()
+
+    @staticmethod
+    def _one_after_another(runs: Sequence[CellRun]) -> None:
+        for run, stage in route(runs):
+            run.advance(stage)
