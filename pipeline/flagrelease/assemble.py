@@ -44,6 +44,7 @@ class Options:
     profile: str | None = None
     data_dir: Path | None = None
     runner: RunnerKind = "docker"
+    evalscope: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Project:
     templates: Path
     data_dir: Path | None
     runner: RunnerKind = "docker"
+    evalscope: str = ""
 
     def job(self, cell: Cell) -> Job:
         """The cell's job, less the operators that earlier runs found guilty."""
@@ -74,6 +76,7 @@ class Project:
             templates=self.templates,
             data_dir=self.data_dir,
             runner=self.runner,
+            evalscope=self.evalscope,
         )
         return attribution.resumed(job, STAGES, REMEDY, self.ledger)
 
@@ -119,6 +122,7 @@ def project(options: Options) -> Project:
         templates=templates,
         data_dir=options.data_dir,
         runner=options.runner,
+        evalscope=options.evalscope,
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from flagrelease.assemble import Options
 from flagrelease.errors import FlagreleaseError
+from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.redact import redact
 
 
 def options(arguments: argparse.Namespace) -> Options:
+    """The environment is read here, so that nothing below depends on it."""
     return Options(
         matrix=arguments.matrix,
         workspace=arguments.workspace,
@@ -18,6 +21,7 @@ def options(arguments: argparse.Namespace) -> Options:
         profile=getattr(arguments, "profile", None),
         data_dir=arguments.data_dir,
         runner=getattr(arguments, "runner", "docker"),
+        evalscope=os.environ.get(PROGRAM, ""),
     )
 
 

@@ -316,7 +316,7 @@ def test_the_key_follows_the_load(world: World) -> None:
     assert key(world.job(traffic=(replace(TRAFFIC[0], requests=3),))) != key(world.job())
 
 
-def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tool_follows_the_engine(world: World) -> None:
     @dataclass(frozen=True)
     class Up:
         base_url: str = "http://127.0.0.1:1/v1"
@@ -330,12 +330,14 @@ def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPat
 
     job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
     up: Any = Up(running=Running)
-    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
     assert isinstance(speed.choose(job, context, up), StreamingLoad)
-    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
-    assert isinstance(speed.choose(job, context, up), EvalscopePerf)
+    evalscope = replace(job, evalscope="/opt/evalscope")
+    assert isinstance(speed.choose(evalscope, context, up), EvalscopePerf)
+    assert speed.inputs(evalscope) != speed.inputs(job)
     model = replace(job.cell.model, serve=replace(job.cell.model.serve, engine="vllm"))
-    assert isinstance(speed.choose(replace(job, cell=replace(job.cell, model=model)), context, up), VllmBench)
+    vllm = replace(job, cell=replace(job.cell, model=model))
+    assert isinstance(speed.choose(replace(vllm, evalscope="/opt/evalscope"), context, up), VllmBench)
+    assert speed.inputs(replace(vllm, evalscope="/opt/evalscope")) == speed.inputs(vllm), "it is not asked there"
 
 
 def test_real_streams_are_judged(world: World) -> None:

@@ -8,7 +8,6 @@ on a machine with other work.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -25,7 +24,6 @@ from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack, Traffic
-from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
 from flagrelease.ports.load_evalscope import EvalscopePerf
 from flagrelease.ports.load_own import StreamingLoad
@@ -67,7 +65,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "serve": cell.model.serve,
         "stack": cell.stack,
         "speed": [asdict(traffic) for traffic in cell.profile.speed],
-        "evalscope": bool(os.environ.get(PROGRAM)),
+        "evalscope": _by_evalscope(job),
     }
 
 
@@ -140,6 +138,10 @@ def _too_long(job: Job) -> tuple[str, ...]:
     )
 
 
+def _by_evalscope(job: Job) -> bool:
+    return bool(job.evalscope) and job.cell.model.serve.engine != "vllm"
+
+
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
     """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
     cell = job.cell
@@ -150,11 +152,10 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
             tokenizer=server.folder_inside,
             port=server.port_inside,
         )
-    program = os.environ.get(PROGRAM)
-    if program:
+    if _by_evalscope(job):
         weights: results.Weights = context.upstream["weights"]
         return EvalscopePerf(
-            program,
+            job.evalscope,
             context.ports.command,
             base_url=server.base_url,
             model=server.model,
