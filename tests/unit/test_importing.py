@@ -20,6 +20,7 @@ from flagrelease.context import Look
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.data import load, write_manifest
 from flagrelease.evaluation.sheet import Sheet, draw_up
+from flagrelease.evaluation.tasks import task_named
 from flagrelease.job import Job
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock, LockedModel
@@ -255,7 +256,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = assemble.project(assemble.Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
-    sheet = draw_up("sums", benchmark, Share(), data, cell.model)
+    sheet = draw_up("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
     Path("answers").mkdir()
     samples = [
         Sample(

@@ -10,9 +10,8 @@ from typing import Any
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataSet
-from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import concurrency, sampling_of
-from flagrelease.evaluation.tasks import task_named
 from flagrelease.matrix import Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 from flagrelease.serving_engines import ENGINES
@@ -65,13 +64,18 @@ class Sheet:
 
 
 def draw_up(
-    name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model, harness: HarnessName = "own"
+    name: str,
+    benchmark: Benchmark,
+    task: Task,
+    share: Share,
+    data: DataSet,
+    model: Model,
+    harness: HarnessName = "own",
 ) -> Sheet:
-    """The sheet of one benchmark, asked by `harness` unless it has its own.
+    """The sheet of one benchmark, asked by `harness` unless it has its own. `task` is the benchmark's.
 
-    Raises ConfigError for an unknown task or data that the task cannot read.
+    Raises ConfigError for data that the task cannot read.
     """
-    task = task_named(benchmark.task, name)
     everything = task.read(data, benchmark.shots)
     questions = choose(name, everything, share.limit)
     if not questions:

@@ -16,6 +16,7 @@ from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
+from flagrelease.evaluation.tasks import task_named
 from flagrelease.evidence import Evidence
 from flagrelease.job import Job
 from flagrelease.ledger import Ledger
@@ -96,7 +97,8 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
         context.progress.doing(f"reading the questions of {name}")
         benchmark = job.matrix.benchmarks[name]
         data = load(name, benchmark, job.lock, job.data_dir, fetch)
-        sheets.append(draw_up(name, benchmark, share, data, job.cell.model, job.cell.profile.harness))
+        task = task_named(benchmark.task, name)
+        sheets.append(draw_up(name, benchmark, task, share, data, job.cell.model, job.cell.profile.harness))
     return sheets
 
 
