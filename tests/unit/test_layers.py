@@ -10,7 +10,6 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "pipeline"
 HOST = sorted((SOURCE / "flagrelease").rglob("*.py"))
 CHIP = sorted((SOURCE / "flagkernels").rglob("*.py"))
-PURE = ("cell", "plan", "gates", "record", "samples", "matrix", "lock", "results")
 CHIP_LIBRARIES = {"torch", "triton", "flag_gems"}
 
 
@@ -44,13 +43,6 @@ def test_the_host_side(path: Path) -> None:
 @pytest.mark.parametrize("path", CHIP, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_the_chip_side_knows_nothing_of_the_host_side(path: Path) -> None:
     assert "flagrelease" not in roots(path)
-
-
-@pytest.mark.parametrize("name", PURE)
-def test_decisions_are_apart_from_effects(name: str) -> None:
-    found = imports(SOURCE / "flagrelease" / f"{name}.py")
-    effects = ("flagrelease.ports", "flagrelease.stages", "flagrelease.verbs")
-    assert not {one for one in found if one.startswith(effects)}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])
