@@ -23,8 +23,8 @@ sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
 from flagkernels.attribute import Measurement, read_record  # noqa: E402
-from flagkernels.bundle import Operators  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
+from flagkernels.listing import Operators  # noqa: E402
 from flagkernels.qualify import read_rows  # noqa: E402
 
 CULPRITS = ("rsqrt", "silu")

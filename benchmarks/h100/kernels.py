@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-from flagkernels import bench, cli, qualify, trace  # noqa: E402
+from flagkernels import cli, qualify, trace  # noqa: E402
 from flagkernels.compiled import EXECUTIONS  # noqa: E402
 from flagkernels.files import write_json, write_text  # noqa: E402
 
@@ -92,7 +92,7 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
 def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
     """tune → bench → select → attribute, each from the command line, on the correct operators."""
     names = operators or ",".join(
-        bench.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
+        qualify.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
     )
     traced, tuned = f"--trace {given}/trace.json", f"--tuned {out}/tuned"
     correct = f"{traced} --verdicts {given}/verdicts.jsonl"

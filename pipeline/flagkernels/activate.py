@@ -20,9 +20,10 @@ from typing import Any
 
 from flagkernels import bundle as bundles
 from flagkernels import catalogue, compat, database
-from flagkernels.bundle import Bundle, Operators
+from flagkernels.bundle import Bundle
 from flagkernels.catalogue import SOURCE
 from flagkernels.errors import ChipFault, UsageError
+from flagkernels.listing import Operators
 from flagkernels.nearest import use_nearest
 from flagkernels.overlay import prepare
 from flagkernels.process_file import ProcessFile, files_of

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels import bundle, catalogue
+from flagkernels import bundle, catalogue, listing
 from flagkernels.arguments import at_least, positive
 from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
-from flagkernels.bundle import Operators
 from flagkernels.errors import Refused, UsageError
 from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
+from flagkernels.listing import Operators
 from flagkernels.progress import Progress
 
 __all__ = [
@@ -287,13 +287,13 @@ def _worker(args: argparse.Namespace) -> list[str]:
 def _chosen(args: argparse.Namespace) -> Operators:
     if (args.operators is None) == (args.bundle is None):
         raise UsageError("give either --operators or --bundle", hint="--bundle brings operators, database and kernels")
-    return bundle.load(args.bundle).operators if args.bundle else bundle.read_operators(args.operators)
+    return bundle.load(args.bundle).operators if args.bundle else listing.read_operators(args.operators)
 
 
 def _work(args: argparse.Namespace, chosen: Operators) -> int:
     """Measures, and writes the report. All that is set in the environment is set before FlagGems is imported."""
     if args.tuned:
-        from flagkernels.tune import Layout
+        from flagkernels.tune_folder import Layout
 
         os.environ.update(Layout(args.tuned).environment())
     if args.bundle:

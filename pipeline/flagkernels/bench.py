@@ -24,7 +24,7 @@ from flagkernels.arguments import at_least, positive
 from flagkernels.calls import Call, resolve
 from flagkernels.cases import LARGEST, Case
 from flagkernels.child import classify
-from flagkernels.errors import NothingToDo, UsageError
+from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.inputs import Arena, make
 from flagkernels.isolate import Outcome
@@ -33,7 +33,7 @@ from flagkernels.progress import Progress
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio
 from flagkernels.trace import Trace, TracedCall
-from flagkernels.tune import Layout
+from flagkernels.tune_folder import Layout
 
 __all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
 
@@ -300,19 +300,6 @@ def figures_of(path: Path) -> Iterable[Figure]:
                 ) from error
 
 
-def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
-    """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
-    if not path.exists():
-        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
-    rows = {row.operator: row for row in qualify.read_rows(path).values()}
-    kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
-    if not kept:
-        raise NothingToDo(
-            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
-        )
-    return kept
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, required=True, help="trace.json")
     parser.add_argument(
@@ -336,7 +323,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     found = trace.read(args.trace)
-    operators = correct_operators(args.verdicts, qualify.choose(found, args.operators))
+    operators = qualify.correct_operators(args.verdicts, qualify.choose(found, args.operators))
     qualify.free_memory(args.device)
     ceilings = measured_ceilings(args.device)
     if args.ceilings:

@@ -14,56 +14,24 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from flagkernels import catalogue, database
 from flagkernels.compat import Compat, SystemProbe, read_compat
 from flagkernels.digest import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import make_folder, read_json, write_json, write_text
+from flagkernels.listing import Operators, read_operators
+from flagkernels.tune_folder import Layout
 
-__all__ = ["Bundle", "Operators", "add_arguments", "build", "content", "digest", "load", "main", "read_operators"]
+__all__ = ["Bundle", "add_arguments", "build", "content", "digest", "load", "main"]
 
 FILES = ("operators.yaml", "tuned.db", "report.json", "compat.json")
 INTERMEDIATE = {".source", ".ttir", ".ttgir", ".llir", ".ptx", ".amdgcn", ".ttadapter"}
 """What a compilation leaves besides the binary and its metadata; launching reads neither."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operators:
-    """`include` is FlagGems' own list form, so that `flag_gems.only_enable(include="operators.yaml")` reads it too.
-
-    `native`: shape classes (calls.shape_class) of an operator at which the vendor's kernel stays; `static`: the sizes
-    that the model fixes, which shape classes do not round; `execution`: how the engine runs the model for which they
-    were chosen, one of compiled.EXECUTIONS."""
-
-    include: tuple[str, ...]
-    policy: str = "coverage"
-    native: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    static: tuple[int, ...] = ()
-    execution: str = "eager"
-
-    def only(self, names: Collection[str]) -> Operators:
-        """The same choice, of these operators alone."""
-        kept = tuple(name for name in self.include if name in names)
-        native = {name: classes for name, classes in self.native.items() if name in kept}
-        return replace(self, include=kept, native=native)
-
-    def to_yaml(self) -> str:
-        value = {
-            "format": 1,
-            "policy": self.policy,
-            "execution": self.execution,
-            "include": list(self.include),
-            "native": {name: list(classes) for name, classes in self.native.items()},
-            "static": list(self.static),
-        }
-        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +43,6 @@ class Bundle:
     """What FlagGems on this chip calls its database."""
     content: str
     """sha256 over the sorted files without compat.json."""
-
-
-def read_operators(path: Path) -> Operators:
-    """Raises UsageError for a file that is no operator list."""
-    try:
-        value = yaml.safe_load(path.read_text())
-        if not isinstance(value, dict) or not isinstance(value.get("include"), list):
-            raise ValueError("it has no list `include:`")
-        native = value.get("native") or {}
-        return Operators(
-            include=tuple(str(name) for name in value["include"]),
-            policy=str(value.get("policy", "coverage")),
-            native={str(name): tuple(str(one) for one in classes) for name, classes in native.items()},
-            static=tuple(int(size) for size in value.get("static") or ()),
-            execution=str(value.get("execution", "eager")),
-        )
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{path} is no operator list", why=str(error), hint="write it with `python -m flagkernels select`"
-        ) from error
 
 
 def build(
@@ -215,8 +163,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from flagkernels.tune import Layout
-
     layout = Layout(args.tuned)
     tuned = read_json(layout.report)
     operators = read_operators(args.operators)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from flagkernels import architecture
-from flagkernels.bundle import Operators
 from flagkernels.errors import UsageError
+from flagkernels.listing import Operators
 from flagkernels.operators import Source, device_here, open_source
 from flagkernels.override import installed
 

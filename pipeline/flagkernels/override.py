@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels.bundle import Operators
 from flagkernels.calls import Call, resolve, shape_class, spec_of
 from flagkernels.compiled import INTO, fused, running
 from flagkernels.errors import ChipFault
+from flagkernels.listing import Operators
 from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
 __all__ = ["installed", "kernels", "shape_rule"]

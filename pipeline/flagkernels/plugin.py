@@ -11,24 +11,20 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
-import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from flagkernels import activate as activation
 from flagkernels.catalogue import SOURCE
 from flagkernels.errors import KernelsError, UsageError
+from flagkernels.launch import CALLS, become, engine_of
 from flagkernels.overlay import prepare
 from flagkernels.process_file import files_of
 
-__all__ = ["CALLS", "add_arguments", "become", "engine_of", "main", "on_torch", "register"]
-
-CALLS = "FLAGKERNELS_CALLS"
-"""Environment variable: the folder for what each process calls (record.py); set, no bundle is activated."""
-STARTUP = Path(__file__).parent / "startup"
+__all__ = ["add_arguments", "main", "on_torch", "register"]
 
 _activating = False
 
@@ -132,13 +128,6 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _found_without(python_path: str) -> bool:
-    """Whether every Python here finds flagkernels by itself: then its folder, in which other packages may lie, must
-    not come before what the machine has."""
-    root = str(STARTUP.parent.parent)
-    return root in sys.path[1:] and root not in map(os.path.abspath, filter(None, python_path.split(os.pathsep)))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
     parser.add_argument("--effective", type=Path, help="folder for what is in effect, one file a process")
@@ -159,24 +148,3 @@ def main(args: argparse.Namespace) -> int:
         for stale in files_of(args.effective):  # of an engine before this one
             stale.unlink(missing_ok=True)
     return become(engine, environment)
-
-
-def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The program of a command line, and its words. Raises UsageError where there is none, or it is not found."""
-    command = list(words[1:] if words[:1] == ["--"] else words)
-    if not command:
-        raise UsageError("no engine to run", hint="python -m flagkernels run -- vllm serve MODEL")
-    program = shutil.which(command[0])
-    if program is None:
-        why = "it is not on PATH, or cannot be executed"
-        raise UsageError(f"there is no engine {command[0]!r}", why=why, hint="give the engine's path")
-    return program, command
-
-
-def become(engine: tuple[str, list[str]], more: Mapping[str, str]) -> NoReturn:
-    """Replaces this process by the engine, in whose Pythons flagkernels is called."""
-    given = os.environ.get("PYTHONPATH", "")
-    places = [str(STARTUP), *([] if _found_without(given) else [str(STARTUP.parent.parent)]), *filter(None, [given])]
-    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(places)}
-    sys.stdout.flush()
-    os.execve(*engine, environment)  # noqa: S606 -- no shell: the engine takes this process over

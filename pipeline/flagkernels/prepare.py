@@ -36,7 +36,8 @@ from flagkernels.operators import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.sampling import ASKED, REQUESTS
 from flagkernels.selection import FLOOR
-from flagkernels.tune import Layout, parse_budget
+from flagkernels.tune import parse_budget
+from flagkernels.tune_folder import Layout
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 

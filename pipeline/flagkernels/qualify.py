@@ -147,6 +147,19 @@ def read_rows(path: Path) -> dict[str, Row]:
     return rows
 
 
+def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
+    """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
+    if not path.exists():
+        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
+    rows = {row.operator: row for row in read_rows(path).values()}
+    kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
+    if not kept:
+        raise NothingToDo(
+            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
+        )
+    return kept
+
+
 def width_for(found: Trace, device: str, *, cores: int | None = None, free: int | None = None) -> int:
     """Processes at once: at most one a core, and as many as the chip's memory holds.
 

@@ -18,7 +18,7 @@ from flagkernels import catalogue
 from flagkernels.calls import Call, shape_class, spec_of
 from flagkernels.errors import UsageError
 from flagkernels.files import make_folder, read_json
-from flagkernels.plugin import CALLS, become, engine_of
+from flagkernels.launch import CALLS, become, engine_of
 from flagkernels.process_file import ProcessFile, files_of
 from flagkernels.trace import Trace
 from flagkernels.trace import read as read_trace

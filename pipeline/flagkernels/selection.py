@@ -13,13 +13,14 @@ from typing import Any
 from flagkernels import bench, qualify, trace
 from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
-from flagkernels.bundle import Operators
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
+from flagkernels.listing import Operators
 from flagkernels.progress import Progress
 from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
 from flagkernels.trace import Trace
+from flagkernels.tune_folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
 
@@ -197,7 +198,7 @@ def main(args: argparse.Namespace) -> int:
     for name in excluded:
         qualify.choose(found, name)
     wanted = [name for name in found.operators if name not in excluded]
-    correct = bench.correct_operators(args.verdicts, wanted)
+    correct = qualify.correct_operators(args.verdicts, wanted)
     choice = _choice(args, found, correct)
     write_text(args.out, choice.operators.to_yaml())
     if args.report:
@@ -259,7 +260,6 @@ def _served(args: argparse.Namespace, found: Trace) -> Served:
     from flagkernels import architecture
     from flagkernels.operators import device_here, open_source
     from flagkernels.served import ServedModel
-    from flagkernels.tune import Layout
 
     if args.tuned:
         os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported

@@ -20,8 +20,8 @@ from torch import nn
 
 from flagkernels import architecture
 from flagkernels.architecture import Architecture, text_of
-from flagkernels.bundle import Operators
 from flagkernels.errors import ChipFault
+from flagkernels.listing import Operators
 from flagkernels.operators import Source
 from flagkernels.override import installed
 from flagkernels.sampling import LastPositions, sample, temperatures

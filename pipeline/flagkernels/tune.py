@@ -23,39 +23,13 @@ from flagkernels.arguments import at_least
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
+from flagkernels.tune_folder import Layout
 
-__all__ = ["Layout", "add_arguments", "main", "parse_budget"]
+__all__ = ["add_arguments", "main", "parse_budget"]
 
 CHIP_LOST = 70
 """Exit code of a worker whose device context broke."""
 MOST_RESTARTS = 20
-
-
-class Layout:
-    """Where a tuning run keeps what."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.flaggems = out / "flaggems"
-        self.triton = out / "triton-cache"
-        self.journal = out / "tune.jsonl"
-        self.report = out / "tune.json"
-
-    @property
-    def database(self) -> Path:
-        """FlagGems names it after device and Triton. Raises UsageError where there is not exactly one."""
-        found = sorted((self.flaggems / "config_cache").glob("TunedConfig_*.db"))
-        if len(found) != 1:
-            raise UsageError(
-                f"{self.flaggems / 'config_cache'} holds {len(found)} tuned databases instead of one",
-                hint="tune into a folder of its own for each chip and Triton",
-            )
-        return found[0]
-
-    def environment(self) -> dict[str, str]:
-        places = {"FLAGGEMS_CACHE_DIR": str(self.flaggems.resolve()), "TRITON_CACHE_DIR": str(self.triton.resolve())}
-        others = {name: value for name, value in os.environ.items() if name != "FLAGGEMS_DB_URL"}
-        return {**others, **places}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -199,12 +173,12 @@ class _Display:
 
 
 def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
-    from flagkernels import bench, qualify, trace
+    from flagkernels import qualify, trace
 
     found = trace.read(args.trace)
     wanted = set(qualify.choose(found, args.operators))
     if args.verdicts:
-        wanted = set(bench.correct_operators(args.verdicts, sorted(wanted)))
+        wanted = set(qualify.correct_operators(args.verdicts, sorted(wanted)))
     operations = [operation_of(t.call, t.operator, library) for t in found.calls if t.operator in wanted]
     if not operations:
         raise NothingToDo("nothing to tune", why=f"{args.trace} has no call of {', '.join(sorted(wanted))}")

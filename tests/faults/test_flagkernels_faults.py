@@ -282,13 +282,14 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 """
     from flagkernels import bundle as bundles
     from flagkernels.compat import Compat
+    from flagkernels.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
     bundles.build(
         tmp_path / "bundle",
-        operators=bundles.Operators(include=("mm",)),
+        operators=Operators(include=("mm",)),
         tuned=tmp_path / "tuned.db",
         database_name="x.db",
         triton_cache=tmp_path / "empty",
@@ -309,13 +310,14 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: Path) -> None:
     from flagkernels import bundle as bundles
     from flagkernels.compat import Compat
+    from flagkernels.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
     bundles.build(
         tmp_path / "bundle",
-        operators=bundles.Operators(include=("mm",)),
+        operators=Operators(include=("mm",)),
         tuned=tmp_path / "tuned.db",
         database_name="x.db",
         triton_cache=tmp_path / "empty",

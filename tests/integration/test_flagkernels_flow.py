@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 pytest.importorskip("sqlalchemy", reason="flagkernels reads FlagGems' database with it")
 
-from flagkernels import attribute, bench, bundle, qualify, trace  # noqa: E402
+from flagkernels import attribute, bench, listing, qualify, trace  # noqa: E402
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
     assert report["verdicts"] == {"correct": len(verdicts) - 1, "wrong": 1}
     assert [(row["operator"], row["verdict"]) for row in report["excluded"]] == [("silu", "wrong")]
     flagkernels(folder, "select --trace trace.json --verdicts verdicts.jsonl --out coverage.yaml")
-    assert bundle.read_operators(folder / "coverage.yaml").include == tuple(sorted(set(verdicts) - {"silu"}))
+    assert listing.read_operators(folder / "coverage.yaml").include == tuple(sorted(set(verdicts) - {"silu"}))
 
 
 @pytest.mark.slow  # it times: on a machine that does other work as well, no operator may win clearly
@@ -95,7 +95,7 @@ def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
         f" --config config.json --out operators.yaml --report express.json --loads decode:2x16 --floor 0.5 {source}",
     )
     report = json.loads((folder / "express.json").read_text())
-    chosen = bundle.read_operators(folder / "operators.yaml")
+    chosen = listing.read_operators(folder / "operators.yaml")
     assert chosen.policy == "express"
     assert report["steps"][-1]["decision"] == "accepted"
     assert "mm" in chosen.include
@@ -106,7 +106,7 @@ def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
 
 @pytest.mark.slow  # the next one does the same in a model whose layers are compiled
 def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> None:
-    (folder / "all.yaml").write_text(bundle.Operators(include=("mm", "rsqrt", "silu")).to_yaml())
+    (folder / "all.yaml").write_text(listing.Operators(include=("mm", "rsqrt", "silu")).to_yaml())
     said = flagkernels(
         folder,
         "attribute --operators all.yaml --config config.json --out attribute.json --clean clean.yaml --device cpu"
@@ -116,7 +116,7 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
     report = json.loads((folder / "attribute.json").read_text())
     assert report["culprits"] == ["silu"]
     assert report["clean"] is True
-    assert bundle.read_operators(folder / "clean.yaml").include == ("mm", "rsqrt")
+    assert listing.read_operators(folder / "clean.yaml").include == ("mm", "rsqrt")
     recorded = attribute.read_record(folder / "attribute.jsonl")
     assert len(recorded) == 5  # all three, each alone, and what remains
     assert list(recorded)[-1] == ("mm", "rsqrt")
@@ -126,7 +126,7 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
 def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> None:
     """Products of compiled layers go to `mm.out`; attribution runs the model as it is written, which calls `mm`."""
     (folder / "compiled.yaml").write_text(
-        bundle.Operators(include=("mm", "mm_out", "silu"), execution="compiled").to_yaml()
+        listing.Operators(include=("mm", "mm_out", "silu"), execution="compiled").to_yaml()
     )
     said = flagkernels(
         folder,
@@ -135,7 +135,7 @@ def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> 
     )
     # Its silu is five percent off as well, but Inductor has an activation of its own.
     assert "culprits: mm_out; clean with 2 operators" in said
-    assert bundle.read_operators(folder / "clean.yaml").execution == "compiled"
+    assert listing.read_operators(folder / "clean.yaml").execution == "compiled"
 
 
 def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
 
 
 def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(folder: Path) -> None:
-    (folder / "two.yaml").write_text(bundle.Operators(include=("mm", "rsqrt")).to_yaml())
+    (folder / "two.yaml").write_text(listing.Operators(include=("mm", "rsqrt")).to_yaml())
     said = flagkernels(
         folder,
         "attribute --operators two.yaml --config config.json --out deadly.json --clean clean.yaml --device cpu"
@@ -167,4 +167,4 @@ def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(fold
     recorded = attribute.read_record(folder / "deadly.jsonl")
     assert recorded["mm",].note == "died of SIGABRT"
     assert not recorded["rsqrt",].guilty
-    assert bundle.read_operators(folder / "clean.yaml").include == ("rsqrt",)
+    assert listing.read_operators(folder / "clean.yaml").include == ("rsqrt",)

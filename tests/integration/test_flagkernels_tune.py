@@ -299,12 +299,13 @@ def test_an_operator_that_does_not_exist_is_met_with_the_nearest(tmp_path: Path)
 
 def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(bundle: Path, tmp_path: Path) -> None:
     from flagkernels import bundle as bundles
+    from flagkernels.listing import Operators
 
     loaded = bundles.load(bundle)
     wrong = tmp_path / "wrong"
     bundles.build(
         wrong,
-        operators=bundles.Operators(include=("mm", "negg")),
+        operators=Operators(include=("mm", "negg")),
         tuned=bundle / "tuned.db",
         database_name=loaded.database_name,
         triton_cache=bundle / "triton-cache",

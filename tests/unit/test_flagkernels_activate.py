@@ -20,6 +20,7 @@ from flagkernels import bundle as bundles
 from flagkernels.activate import Status, effective, find_bundle
 from flagkernels.compat import SystemProbe
 from flagkernels.errors import UsageError
+from flagkernels.listing import Operators
 from flagkernels.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels_chip import HERE, flagkernels, python
 
@@ -175,7 +176,7 @@ def bundle(tmp_path: Path) -> Path:
     )
     bundles.build(
         tmp_path / "bundle",
-        operators=bundles.Operators(include=("mm",), native={"mm": ("f32[64,64] f32[64,64]",)}, static=(64,)),
+        operators=Operators(include=("mm",), native={"mm": ("f32[64,64] f32[64,64]",)}, static=(64,)),
         tuned=tmp_path / "tuned.db",
         database_name="x.db",
         triton_cache=tmp_path / "empty",

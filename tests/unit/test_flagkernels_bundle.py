@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from flagkernels import bundle as bundles
-from flagkernels.bundle import Operators, build, cache_name, digest, load, read_operators
+from flagkernels.bundle import build, cache_name, digest, load
 from flagkernels.compat import Compat
 from flagkernels.database import check_database, check_database_file, compact
 from flagkernels.errors import BundleCorrupt, DatabaseCorrupt, DatabaseLocked, UsageError
+from flagkernels.listing import Operators, read_operators
 from flagkernels.overlay import prepare
 
 HERE = Compat(vendor="cpu", device="x86_64", driver="none", triton="none", flaggems="none", source="none")
