@@ -21,7 +21,7 @@ from typing import Any
 
 from flagkernels import catalogue, database
 from flagkernels.compat import Compat, SystemProbe, read_compat
-from flagkernels.digest import directory_digest, no_space
+from flagkernels.digests import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import make_folder, read_json, write_json, write_text
 from flagkernels.listing import Operators, read_operators

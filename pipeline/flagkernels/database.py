@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels.digest import FREE_SPACE, no_space
+from flagkernels.digests import FREE_SPACE, no_space
 from flagkernels.errors import ChipFault, DatabaseCorrupt, DatabaseLocked, NoSpace
 
 __all__ = [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagkernels import database
 from flagkernels.bundle import Bundle
-from flagkernels.digest import no_space
+from flagkernels.digests import no_space
 from flagkernels.errors import ChipFault
 
 __all__ = ["Overlay", "prepare"]

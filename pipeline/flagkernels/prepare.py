@@ -29,7 +29,7 @@ from flagkernels import bundle as bundles
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
 from flagkernels.compiled import EXECUTIONS, RUNS
-from flagkernels.digest import file_sha256
+from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
 from flagkernels.operators import device_here
