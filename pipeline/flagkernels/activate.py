@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import bundle as bundles
-from flagkernels import catalogue, compat, database
+from flagkernels import compat, database
 from flagkernels.bundle import Bundle
-from flagkernels.catalogue import SOURCE
 from flagkernels.errors import ChipFault, UsageError
-from flagkernels.listing import Operators
 from flagkernels.nearest import use_nearest
+from flagkernels.operators import catalogue
+from flagkernels.operators.catalogue import SOURCE
+from flagkernels.operators.listing import Operators
 from flagkernels.overlay import prepare
 from flagkernels.process_file import ProcessFile, files_of
 
@@ -136,7 +137,7 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
             hint="start the engine by `python -m flagkernels run -- ENGINE`, which is early enough",
         )
     os.environ.update(overlay.environment)
-    from flagkernels.operators import open_source
+    from flagkernels.operators.registry import open_source
 
     source = open_source(os.environ.get(SOURCE, "flag_gems"))
     libentry = sys.modules.get("flag_gems.utils.libentry")
@@ -167,8 +168,8 @@ def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]
     """Replaces aten's kernels for the rest of the process; the aten keys."""
     import torch
 
-    from flagkernels.operators import capturing, dispatch_key, quiet_override
-    from flagkernels.override import kernels
+    from flagkernels.operators.override import kernels
+    from flagkernels.operators.registry import capturing, dispatch_key, quiet_override
 
     device = torch.device(_device_of(source))
     dispatch = dispatch_key(device)

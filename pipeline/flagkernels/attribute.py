@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels import bundle, catalogue, listing
+from flagkernels import bundle
 from flagkernels.arguments import at_least, positive
 from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
 from flagkernels.errors import Refused, UsageError
 from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
-from flagkernels.listing import Operators
+from flagkernels.operators import catalogue, listing
+from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
 
 __all__ = [

@@ -21,14 +21,14 @@ import torch
 
 from flagkernels import isolate, qualify, trace
 from flagkernels.arguments import at_least, positive
-from flagkernels.calls import Call, resolve
 from flagkernels.cases import LARGEST, Case
 from flagkernels.child import classify
 from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.inputs import Arena, make
 from flagkernels.isolate import Outcome
-from flagkernels.operators import active, open_source
+from flagkernels.operators.calls import Call, resolve
+from flagkernels.operators.registry import active, open_source
 from flagkernels.progress import Progress
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio

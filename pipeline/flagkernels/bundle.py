@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flagkernels import catalogue, database
+from flagkernels import database
 from flagkernels.compat import Compat, SystemProbe, read_compat
 from flagkernels.digests import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import make_folder, read_json, write_json, write_text
-from flagkernels.listing import Operators, read_operators
+from flagkernels.operators import catalogue
+from flagkernels.operators.listing import Operators, read_operators
 from flagkernels.tune_folder import Layout
 
 __all__ = ["Bundle", "add_arguments", "build", "content", "digest", "load", "main"]

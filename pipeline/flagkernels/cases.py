@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flagkernels.calls import OUT, Call, TensorSpec, base_name, torch_dtype
+from flagkernels.operators.calls import OUT, Call, TensorSpec, base_name, torch_dtype
 from flagkernels.tolerance import EXACT, MATMUL
 from flagkernels.trace import Trace
 

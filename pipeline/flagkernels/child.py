@@ -18,7 +18,7 @@ import torch
 from flagkernels.cases import CONTEXT, Case, memory_for
 from flagkernels.errors import KernelsError
 from flagkernels.judge import CaseResult, Dropped, judge
-from flagkernels.operators import NotOffered, open_source
+from flagkernels.operators.registry import NotOffered, open_source
 
 __all__ = ["UNOPENED", "Job", "classify", "run"]
 

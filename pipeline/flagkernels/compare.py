@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from flagkernels import tolerance
-from flagkernels.calls import base_name
 from flagkernels.cases import Case
+from flagkernels.operators.calls import base_name
 
 __all__ = ["ENOUGH", "Comparer", "Comparison", "equal", "form"]
 

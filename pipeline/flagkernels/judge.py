@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from flagkernels import tolerance
-from flagkernels.calls import base_name, resolve
 from flagkernels.cases import Case
 from flagkernels.compare import ENOUGH, Comparer, Comparison, equal, form
 from flagkernels.guards import Arena, guarded_allocations, poison_allocator
 from flagkernels.inputs import make
-from flagkernels.operators import Implementation, active
+from flagkernels.operators.calls import base_name, resolve
+from flagkernels.operators.registry import Implementation, active
 
 __all__ = ["CaseResult", "judge"]
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from flagkernels import architecture
 from flagkernels.errors import UsageError
-from flagkernels.listing import Operators
-from flagkernels.operators import Source, device_here, open_source
-from flagkernels.override import installed
+from flagkernels.operators.listing import Operators
+from flagkernels.operators.override import installed
+from flagkernels.operators.registry import Source, device_here, open_source
 
 __all__ = ["ModelAnswers", "log_probabilities"]
 

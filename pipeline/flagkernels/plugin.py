@@ -18,9 +18,9 @@ from types import ModuleType
 from typing import Any
 
 from flagkernels import activate as activation
-from flagkernels.catalogue import SOURCE
 from flagkernels.errors import KernelsError, UsageError
 from flagkernels.launch import CALLS, become, engine_of
+from flagkernels.operators.catalogue import SOURCE
 from flagkernels.overlay import prepare
 from flagkernels.process_file import files_of
 

@@ -24,15 +24,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import architecture, bench, catalogue, qualify, report, trace
+from flagkernels import architecture, bench, qualify, report, trace
 from flagkernels import bundle as bundles
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
-from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
-from flagkernels.operators import device_here
+from flagkernels.operators import catalogue
+from flagkernels.operators.inductor import EXECUTIONS, RUNS
+from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.sampling import ASKED, REQUESTS
 from flagkernels.selection import FLOOR

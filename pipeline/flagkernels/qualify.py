@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import catalogue, isolate, trace
+from flagkernels import isolate, trace
 from flagkernels.arguments import at_least, positive
 from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.child import UNOPENED, Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.isolate import Outcome
+from flagkernels.operators import catalogue
 from flagkernels.progress import Progress
 from flagkernels.trace import Trace
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flagkernels import catalogue
-from flagkernels.calls import Call, shape_class, spec_of
 from flagkernels.errors import UsageError
 from flagkernels.files import make_folder, read_json
 from flagkernels.launch import CALLS, become, engine_of
+from flagkernels.operators import catalogue
+from flagkernels.operators.calls import Call, shape_class, spec_of
 from flagkernels.process_file import ProcessFile, files_of
 from flagkernels.trace import Trace
 from flagkernels.trace import read as read_trace
@@ -90,7 +90,7 @@ def start() -> None:
         return
     import torch
 
-    from flagkernels.operators import capturing, dispatch_key, native_kernel, quiet_override
+    from flagkernels.operators.registry import capturing, dispatch_key, native_kernel, quiet_override
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     _state = _Calls(capturing(device))

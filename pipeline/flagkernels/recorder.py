@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flagkernels.calls import Call, overload_of, spec_of
-from flagkernels.catalogue import Catalogue
-from flagkernels.compiled import left_to_aten, running
+from flagkernels.operators.calls import Call, overload_of, spec_of
+from flagkernels.operators.catalogue import Catalogue
+from flagkernels.operators.inductor import left_to_aten, running
 
 __all__ = ["Recorder", "recording", "unrecorded"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.calls import Call, base_name, torch_dtype
+from flagkernels.operators.calls import Call, base_name, torch_dtype
 from flagkernels.timing import Clock
 
 __all__ = ["Ceilings", "floor_seconds", "measure", "work"]

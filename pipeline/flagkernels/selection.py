@@ -15,7 +15,7 @@ from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
-from flagkernels.listing import Operators
+from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
 from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
@@ -258,7 +258,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
 def _served(args: argparse.Namespace, found: Trace) -> Served:
     """The model of the command line, on its chip."""
     from flagkernels import architecture
-    from flagkernels.operators import device_here, open_source
+    from flagkernels.operators.registry import device_here, open_source
     from flagkernels.served import ServedModel
 
     if args.tuned:

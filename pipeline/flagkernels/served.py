@@ -21,9 +21,9 @@ from torch import nn
 from flagkernels import architecture
 from flagkernels.architecture import Architecture, text_of
 from flagkernels.errors import ChipFault
-from flagkernels.listing import Operators
-from flagkernels.operators import Source
-from flagkernels.override import installed
+from flagkernels.operators.listing import Operators
+from flagkernels.operators.override import installed
+from flagkernels.operators.registry import Source
 from flagkernels.sampling import LastPositions, sample, temperatures
 from flagkernels.timing import Clock, Ratio, ratio
 from flagkernels.trace import Point

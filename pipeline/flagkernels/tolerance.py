@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.calls import base_name
+from flagkernels.operators.calls import base_name
 
 __all__ = ["EXACT", "INDICES", "MATMUL", "bound", "gain_limit", "gamma", "map_floats", "roundoff"]
 

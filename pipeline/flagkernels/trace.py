@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels import architecture, catalogue
+from flagkernels import architecture
 from flagkernels.architecture import Architecture
 from flagkernels.arguments import at_least
-from flagkernels.calls import Call, shape_class
-from flagkernels.catalogue import Catalogue
-from flagkernels.compiled import EXECUTIONS, RUNS
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
+from flagkernels.operators import catalogue
+from flagkernels.operators.calls import Call, shape_class
+from flagkernels.operators.catalogue import Catalogue
+from flagkernels.operators.inductor import EXECUTIONS, RUNS
 from flagkernels.progress import Progress
 from flagkernels.recorder import Recorder, recording, unrecorded
 from flagkernels.sampling import ASKED, REQUESTS, LastPositions, sample, temperatures

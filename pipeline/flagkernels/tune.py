@@ -104,7 +104,8 @@ def _run(argv: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
-    from flagkernels import database, flaggems
+    from flagkernels import database
+    from flagkernels.operators import flaggems
 
     library = flaggems.load()
     with database.Faults(library.model):
@@ -112,7 +113,8 @@ def _worker(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace, library: Any) -> int:
-    from flagkernels import database, flaggems
+    from flagkernels import database
+    from flagkernels.operators import flaggems
     from flagkernels.tune_journal import Journal
     from flagkernels.tune_session import Session
     from flagkernels.tune_time import ChipTimer
@@ -189,9 +191,9 @@ def operation_of(call: Any, operator: str, library: Any) -> Any:
     """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
     import torch
 
-    from flagkernels.calls import TensorSpec, Token, torch_dtype
     from flagkernels.cases import Case
     from flagkernels.inputs import Arena, make
+    from flagkernels.operators.calls import TensorSpec, Token, torch_dtype
     from flagkernels.tune_session import Operation
 
     device = torch.device(library.device)

@@ -282,7 +282,7 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 """
     from flagkernels import bundle as bundles
     from flagkernels.compat import Compat
-    from flagkernels.listing import Operators
+    from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
@@ -310,7 +310,7 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: Path) -> None:
     from flagkernels import bundle as bundles
     from flagkernels.compat import Compat
-    from flagkernels.listing import Operators
+    from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")

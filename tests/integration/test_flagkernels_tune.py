@@ -299,7 +299,7 @@ def test_an_operator_that_does_not_exist_is_met_with_the_nearest(tmp_path: Path)
 
 def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(bundle: Path, tmp_path: Path) -> None:
     from flagkernels import bundle as bundles
-    from flagkernels.listing import Operators
+    from flagkernels.operators.listing import Operators
 
     loaded = bundles.load(bundle)
     wrong = tmp_path / "wrong"

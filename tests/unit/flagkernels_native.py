@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.operators import native_kernel
+from flagkernels.operators.registry import native_kernel
 
 
 def native(key: str) -> Callable[..., Any]:

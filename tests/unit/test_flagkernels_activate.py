@@ -20,7 +20,7 @@ from flagkernels import bundle as bundles
 from flagkernels.activate import Status, effective, find_bundle
 from flagkernels.compat import SystemProbe
 from flagkernels.errors import UsageError
-from flagkernels.listing import Operators
+from flagkernels.operators.listing import Operators
 from flagkernels.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels_chip import HERE, flagkernels, python
 

@@ -15,7 +15,7 @@ from flagkernels.bundle import build, cache_name, digest, load
 from flagkernels.compat import Compat
 from flagkernels.database import check_database, check_database_file, compact
 from flagkernels.errors import BundleCorrupt, DatabaseCorrupt, DatabaseLocked, UsageError
-from flagkernels.listing import Operators, read_operators
+from flagkernels.operators.listing import Operators, read_operators
 from flagkernels.overlay import prepare
 
 HERE = Compat(vendor="cpu", device="x86_64", driver="none", triton="none", flaggems="none", source="none")

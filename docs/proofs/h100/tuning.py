@@ -105,7 +105,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     import flag_gems
     import torch
 
-    from flagkernels import flaggems
+    from flagkernels.operators import flaggems
     from flagkernels.tune_capture import key_of, patched
     from flagkernels.tune_key import launcher_of
     from flagkernels.tune_time import ChipTimer, quantiles

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels.calls import Call, resolve, shape_class, spec_of
-from flagkernels.compiled import INTO, fused, running
 from flagkernels.errors import ChipFault
-from flagkernels.listing import Operators
-from flagkernels.operators import Implementation, Source, dispatch_key, native_kernel, quiet_override
+from flagkernels.operators.calls import Call, resolve, shape_class, spec_of
+from flagkernels.operators.inductor import INTO, fused, running
+from flagkernels.operators.listing import Operators
+from flagkernels.operators.registry import Implementation, Source, dispatch_key, native_kernel, quiet_override
 
 __all__ = ["installed", "kernels", "shape_rule"]
 

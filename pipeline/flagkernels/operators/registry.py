@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from flagkernels.calls import resolve
 from flagkernels.errors import ChipFault, UsageError, did_you_mean
+from flagkernels.operators.calls import resolve
 
 __all__ = [
     "Implementation",

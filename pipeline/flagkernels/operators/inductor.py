@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels.calls import OUT, base_name, overload_of, spec_of
+from flagkernels.operators.calls import OUT, base_name, overload_of, spec_of
 
 __all__ = ["EXECUTIONS", "INTO", "RUNS", "fused", "left_to_aten", "running"]
 
