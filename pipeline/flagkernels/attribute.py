@@ -301,7 +301,7 @@ def _work(args: argparse.Namespace, chosen: Operators) -> int:
         from flagkernels.overlay import prepare
 
         os.environ.update(prepare(bundle.load(args.bundle)).environment)
-    from flagkernels.logprobs import ModelAnswers
+    from flagkernels.model.logprobs import ModelAnswers
 
     answers = ModelAnswers.open(args, chosen)
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from flagkernels import isolate, qualify, trace
+from flagkernels import isolate, qualify
 from flagkernels.arguments import at_least, positive
 from flagkernels.cases import LARGEST, Case
 from flagkernels.child import classify
@@ -27,12 +27,13 @@ from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.inputs import Arena, make
 from flagkernels.isolate import Outcome
+from flagkernels.model import trace
+from flagkernels.model.trace import Trace, TracedCall
 from flagkernels.operators.calls import Call, resolve
 from flagkernels.operators.registry import active, open_source
 from flagkernels.progress import Progress
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio
-from flagkernels.trace import Trace, TracedCall
 from flagkernels.tune_folder import Layout
 
 __all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flagkernels.model.trace import Trace
 from flagkernels.operators.calls import OUT, Call, TensorSpec, base_name, torch_dtype
 from flagkernels.tolerance import EXACT, MATMUL
-from flagkernels.trace import Trace
 
 __all__ = ["CONTEXT", "REGIMES", "Case", "cases_for", "digest", "memory_for"]
 

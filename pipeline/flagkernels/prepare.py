@@ -24,18 +24,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import architecture, bench, qualify, report, trace
+from flagkernels import bench, qualify, report
 from flagkernels import bundle as bundles
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
+from flagkernels.model import architecture, trace
+from flagkernels.model.sampling import ASKED, REQUESTS
 from flagkernels.operators import catalogue
 from flagkernels.operators.inductor import EXECUTIONS, RUNS
 from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
-from flagkernels.sampling import ASKED, REQUESTS
 from flagkernels.selection import FLOOR
 from flagkernels.tune import parse_budget
 from flagkernels.tune_folder import Layout

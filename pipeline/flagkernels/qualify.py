@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import isolate, trace
+from flagkernels import isolate
 from flagkernels.arguments import at_least, positive
 from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.child import UNOPENED, Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.isolate import Outcome
+from flagkernels.model import trace
+from flagkernels.model.trace import Trace
 from flagkernels.operators import catalogue
 from flagkernels.progress import Progress
-from flagkernels.trace import Trace
 
 __all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "free_memory", "main", "qualify", "read_rows", "width_for"]
 

@@ -17,11 +17,11 @@ from typing import Any
 from flagkernels.errors import UsageError
 from flagkernels.files import make_folder, read_json
 from flagkernels.launch import CALLS, become, engine_of
+from flagkernels.model.trace import Trace
+from flagkernels.model.trace import read as read_trace
 from flagkernels.operators import catalogue
 from flagkernels.operators.calls import Call, shape_class, spec_of
 from flagkernels.process_file import ProcessFile, files_of
-from flagkernels.trace import Trace
-from flagkernels.trace import read as read_trace
 
 __all__ = ["add_arguments", "main", "merged", "start", "table"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from flagkernels.bench import Figure
 from flagkernels.compat import Compat
+from flagkernels.model.trace import Trace
 from flagkernels.qualify import Row
-from flagkernels.trace import Trace
 
 __all__ = ["EXCLUDED", "build"]
 

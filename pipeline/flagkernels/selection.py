@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import bench, qualify, trace
+from flagkernels import bench, qualify
 from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
+from flagkernels.model import trace
+from flagkernels.model.trace import Trace
 from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
 from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
-from flagkernels.trace import Trace
 from flagkernels.tune_folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
@@ -257,7 +258,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
 
 def _served(args: argparse.Namespace, found: Trace) -> Served:
     """The model of the command line, on its chip."""
-    from flagkernels import architecture
+    from flagkernels.model import architecture
     from flagkernels.operators.registry import device_here, open_source
     from flagkernels.served import ServedModel
 

@@ -18,15 +18,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from flagkernels import architecture
-from flagkernels.architecture import Architecture, text_of
 from flagkernels.errors import ChipFault
+from flagkernels.model import architecture
+from flagkernels.model.architecture import Architecture, text_of
+from flagkernels.model.sampling import LastPositions, sample, temperatures
+from flagkernels.model.trace import Point
 from flagkernels.operators.listing import Operators
 from flagkernels.operators.override import installed
 from flagkernels.operators.registry import Source
-from flagkernels.sampling import LastPositions, sample, temperatures
 from flagkernels.timing import Clock, Ratio, ratio
-from flagkernels.trace import Point
 
 __all__ = ["Measured", "Served", "ServedModel"]
 

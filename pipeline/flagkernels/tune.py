@@ -175,7 +175,8 @@ class _Display:
 
 
 def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
-    from flagkernels import qualify, trace
+    from flagkernels import qualify
+    from flagkernels.model import trace
 
     found = trace.read(args.trace)
     wanted = set(qualify.choose(found, args.operators))

@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 
-from flagkernels import record, trace  # noqa: E402
+from flagkernels import record  # noqa: E402
+from flagkernels.model import trace  # noqa: E402
 from flagkernels_chip import flagkernels  # noqa: E402
 
 pytestmark = pytest.mark.integration

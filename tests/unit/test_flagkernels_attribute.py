@@ -63,7 +63,7 @@ def test_a_death_without_an_operator_is_the_model_s_own(tmp_path: Path) -> None:
 def test_log_probabilities_come_from_a_prefill_from_steps_and_from_parts_in_steps() -> None:
     torch = pytest.importorskip("torch", reason="the chip side needs torch")
     transformers = pytest.importorskip("transformers", reason="the model is transformers'")
-    from flagkernels.logprobs import BATCH, BATCHED, DECODED, log_probabilities
+    from flagkernels.model.logprobs import BATCH, BATCHED, DECODED, log_probabilities
 
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}

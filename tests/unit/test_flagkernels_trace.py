@@ -11,11 +11,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 transformers = pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 
-from flagkernels import architecture, cli, trace  # noqa: E402
+from flagkernels import cli  # noqa: E402
 from flagkernels.errors import NothingToDo, UsageError  # noqa: E402
+from flagkernels.model import architecture, trace  # noqa: E402
+from flagkernels.model.recorder import recording  # noqa: E402
+from flagkernels.model.trace import Point, Trace, grid, parse_points  # noqa: E402
 from flagkernels.operators import catalogue  # noqa: E402
-from flagkernels.recorder import recording  # noqa: E402
-from flagkernels.trace import Point, Trace, grid, parse_points  # noqa: E402
 from small_model import SIZES, config  # noqa: E402
 
 # As flag_gems/__init__.py writes it: a tuple of (registration key, function, and sometimes a condition).

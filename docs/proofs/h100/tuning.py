@@ -63,7 +63,7 @@ def products() -> list[tuple[int, int, int]]:
 
 def write_trace(path: Path) -> None:
     """The 56 products as a trace; b is a transposed weight, as nn.Linear hands it over."""
-    from flagkernels.trace import FORMAT
+    from flagkernels.model.trace import FORMAT
 
     calls = []
     for m, n, k in products():

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels import architecture
 from flagkernels.errors import UsageError
+from flagkernels.model import architecture
 from flagkernels.operators.listing import Operators
 from flagkernels.operators.override import installed
 from flagkernels.operators.registry import Source, device_here, open_source

@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels import architecture
-from flagkernels.architecture import Architecture
 from flagkernels.arguments import at_least
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
+from flagkernels.model import architecture
+from flagkernels.model.architecture import Architecture
+from flagkernels.model.recorder import Recorder, recording, unrecorded
+from flagkernels.model.sampling import ASKED, REQUESTS, LastPositions, sample, temperatures
 from flagkernels.operators import catalogue
 from flagkernels.operators.calls import Call, shape_class
 from flagkernels.operators.catalogue import Catalogue
 from flagkernels.operators.inductor import EXECUTIONS, RUNS
 from flagkernels.progress import Progress
-from flagkernels.recorder import Recorder, recording, unrecorded
-from flagkernels.sampling import ASKED, REQUESTS, LastPositions, sample, temperatures
 
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
 
