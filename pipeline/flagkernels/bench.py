@@ -223,8 +223,8 @@ def _ceilings(device: str) -> Ceilings:
 
 def measured_ceilings(device: str) -> Ceilings:
     """Measured in a process of its own: this one must not touch the chip."""
-    with isolate.context().Pool(1) as pool:
-        return pool.apply(_ceilings, (device,))
+    with isolate.context().Pool(1) as workers:
+        return workers.apply(_ceilings, (device,))
 
 
 def bench(

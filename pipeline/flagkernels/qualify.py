@@ -182,8 +182,8 @@ def free_memory(device: str) -> int | None:
     Raises ChipFault where the device does not answer."""
     if device == "cpu":
         return None
-    with isolate.context().Pool(1) as pool:
-        free = pool.apply(_ask_free_memory, (device,))
+    with isolate.context().Pool(1) as workers:
+        free = workers.apply(_ask_free_memory, (device,))
     if not free:
         raise ChipFault(f"no device {device!r} answers here", hint="run on the chip, or --device cpu")
     return free
