@@ -21,10 +21,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-from flagkernels import cli, qualify  # noqa: E402
+from flagkernels import cli  # noqa: E402
 from flagkernels.files import write_json, write_text  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels.operators.inductor import EXECUTIONS  # noqa: E402
+from flagkernels.qualify import qualify  # noqa: E402
 
 CONFIG = HERE / "qwen3-8b.json"
 

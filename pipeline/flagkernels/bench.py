@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
-from flagkernels import isolate, qualify
 from flagkernels.arguments import at_least, positive
-from flagkernels.cases import LARGEST, Case
-from flagkernels.child import classify
 from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
-from flagkernels.inputs import Arena, make
-from flagkernels.isolate import Outcome
 from flagkernels.model import trace
 from flagkernels.model.trace import Trace, TracedCall
 from flagkernels.operators.calls import Call, resolve
 from flagkernels.operators.registry import active, open_source
 from flagkernels.progress import Progress
+from flagkernels.qualify import pool, qualify
+from flagkernels.qualify.cases import LARGEST, Case
+from flagkernels.qualify.inputs import Arena, make
+from flagkernels.qualify.pool import Outcome
+from flagkernels.qualify.worker import classify
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio
 from flagkernels.tune_folder import Layout
@@ -223,7 +223,7 @@ def _ceilings(device: str) -> Ceilings:
 
 def measured_ceilings(device: str) -> Ceilings:
     """Measured in a process of its own: this one must not touch the chip."""
-    with isolate.context().Pool(1) as workers:
+    with pool.context().Pool(1) as workers:
         return workers.apply(_ceilings, (device,))
 
 
@@ -279,7 +279,7 @@ def bench(
             progress.step(f"{outcome.job.operator:<20} {done}/{len(outcome.job.calls)} {outcome.seconds:.1f} s{ended}")
 
         width = 1 if device == "cpu" else PREPARING
-        isolate.run_all(jobs, width=width, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
+        pool.run_all(jobs, width=width, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
     return [figure for figure in present.values() if figure.operator in set(operators)]
 
 

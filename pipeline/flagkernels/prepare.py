@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import bench, qualify, report
+from flagkernels import bench, report
 from flagkernels import bundle as bundles
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
@@ -37,6 +37,7 @@ from flagkernels.operators import catalogue
 from flagkernels.operators.inductor import EXECUTIONS, RUNS
 from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
+from flagkernels.qualify import qualify
 from flagkernels.selection import FLOOR
 from flagkernels.tune import parse_budget
 from flagkernels.tune_folder import Layout

@@ -11,7 +11,7 @@ from typing import Any
 from flagkernels.bench import Figure
 from flagkernels.compat import Compat
 from flagkernels.model.trace import Trace
-from flagkernels.qualify import Row
+from flagkernels.qualify.qualify import Row
 
 __all__ = ["EXCLUDED", "build"]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import bench, qualify
+from flagkernels import bench
 from flagkernels.arguments import at_least, positive
 from flagkernels.bench import Figure
 from flagkernels.errors import NothingToDo, UsageError
@@ -19,6 +19,7 @@ from flagkernels.model import trace
 from flagkernels.model.trace import Trace
 from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
+from flagkernels.qualify import qualify
 from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
 from flagkernels.tune_folder import Layout

@@ -175,8 +175,8 @@ class _Display:
 
 
 def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
-    from flagkernels import qualify
     from flagkernels.model import trace
+    from flagkernels.qualify import qualify
 
     found = trace.read(args.trace)
     wanted = set(qualify.choose(found, args.operators))
@@ -192,9 +192,9 @@ def operation_of(call: Any, operator: str, library: Any) -> Any:
     """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
     import torch
 
-    from flagkernels.cases import Case
-    from flagkernels.inputs import Arena, make
     from flagkernels.operators.calls import TensorSpec, Token, torch_dtype
+    from flagkernels.qualify.cases import Case
+    from flagkernels.qualify.inputs import Arena, make
     from flagkernels.tune_session import Operation
 
     device = torch.device(library.device)

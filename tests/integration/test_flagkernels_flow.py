@@ -14,9 +14,10 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 pytest.importorskip("sqlalchemy", reason="flagkernels reads FlagGems' database with it")
 
-from flagkernels import attribute, bench, qualify  # noqa: E402
+from flagkernels import attribute, bench  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels.operators import listing  # noqa: E402
+from flagkernels.qualify import qualify  # noqa: E402
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

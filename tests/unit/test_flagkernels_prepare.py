@@ -18,7 +18,7 @@ from flagkernels.errors import ChipFault, UsageError
 from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
 from flagkernels.progress import Progress, tell_failure
-from flagkernels.qualify import Row
+from flagkernels.qualify.qualify import Row
 
 
 class Runs:

@@ -14,14 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
-from flagkernels import qualify as step  # noqa: E402
-from flagkernels.cases import cases_for  # noqa: E402
 from flagkernels.errors import UsageError  # noqa: E402
 from flagkernels.files import write_json  # noqa: E402
-from flagkernels.isolate import Outcome  # noqa: E402
 from flagkernels.model.trace import Point, Trace, TracedCall  # noqa: E402
 from flagkernels.operators.calls import Call, TensorSpec, Token  # noqa: E402
-from flagkernels.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
+from flagkernels.qualify import qualify as step  # noqa: E402
+from flagkernels.qualify.cases import cases_for  # noqa: E402
+from flagkernels.qualify.pool import Outcome  # noqa: E402
+from flagkernels.qualify.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
 
 
 def spec(*shape: int, dtype: str = "bfloat16") -> TensorSpec:

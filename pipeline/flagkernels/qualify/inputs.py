@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from flagkernels.cases import Case
-from flagkernels.guards import Arena
 from flagkernels.operators.calls import OUT, Call, TensorSpec, Token, base_name, torch_dtype
+from flagkernels.qualify.cases import Case
+from flagkernels.qualify.guards import Arena
 
 __all__ = ["Arena", "make"]
 

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from flagkernels import child
+from flagkernels.qualify import worker
 
 __all__ = ["Outcome", "run_all"]
 
@@ -84,7 +84,9 @@ class _Running:
 def context() -> multiprocessing.context.ForkServerContext:
     """The fork server, with torch in it and what FlagGems imports besides. It never touches the chip."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["flagkernels.child", "sqlalchemy.orm", "yaml"])  # missing ones are passed over
+    found.set_forkserver_preload(
+        ["flagkernels.qualify.worker", "sqlalchemy.orm", "yaml"]
+    )  # missing ones are passed over
     path = os.pathsep.join(filter(None, sys.path))  # the server does not apply our sys.path itself
     # Processes that end without their interpreter's own exit leave FlagGems' locks to the tracker, which would warn.
     quiet = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning")))
@@ -114,10 +116,10 @@ def run_all(
     seconds: float,
     finished: Callable[[Outcome], None],
     doing: Callable[[str], None],
-    target: Callable[[Any, Connection], None] = child.run,
+    target: Callable[[Any, Connection], None] = worker.run,
 ) -> None:
     """Runs `target(job, pipe)` for each job, at most `width` at once, each for at most `seconds`; calls `finished` as
-    each ends. A job is a child.Job or has its `operator`, `memory` and `log`.
+    each ends. A job is a worker.Job or has its `operator`, `memory` and `log`.
 
     On any exception (Ctrl-C included) the processes that still run are ended."""
     waiting, running = deque(jobs), list[_Running]()

@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import isolate
 from flagkernels.arguments import at_least, positive
-from flagkernels.cases import CONTEXT, Case, cases_for, digest, memory_for
-from flagkernels.child import UNOPENED, Job
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines, write_json
-from flagkernels.isolate import Outcome
 from flagkernels.model import trace
 from flagkernels.model.trace import Trace
 from flagkernels.operators import catalogue
 from flagkernels.progress import Progress
+from flagkernels.qualify import pool
+from flagkernels.qualify.cases import CONTEXT, Case, cases_for, digest, memory_for
+from flagkernels.qualify.pool import Outcome
+from flagkernels.qualify.worker import UNOPENED, Job
 
 __all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "free_memory", "main", "qualify", "read_rows", "width_for"]
 
@@ -182,7 +182,7 @@ def free_memory(device: str) -> int | None:
     Raises ChipFault where the device does not answer."""
     if device == "cpu":
         return None
-    with isolate.context().Pool(1) as workers:
+    with pool.context().Pool(1) as workers:
         free = workers.apply(_ask_free_memory, (device,))
     if not free:
         raise ChipFault(f"no device {device!r} answers here", hint="run on the chip, or --device cpu")
@@ -253,8 +253,8 @@ def qualify(
                     present[row.key] = row
                     progress.step(str(row))
 
-            isolate.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
-            isolate.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            pool.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            pool.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
     return [present[keys[operator]] for operator in operators]
 
 

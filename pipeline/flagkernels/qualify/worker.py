@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from flagkernels.cases import CONTEXT, Case, memory_for
 from flagkernels.errors import KernelsError
-from flagkernels.judge import CaseResult, Dropped, judge
 from flagkernels.operators.registry import NotOffered, open_source
+from flagkernels.qualify.cases import CONTEXT, Case, memory_for
+from flagkernels.qualify.judge import CaseResult, Dropped, judge
 
 __all__ = ["UNOPENED", "Job", "classify", "run"]
 

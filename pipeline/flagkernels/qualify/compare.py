@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from flagkernels import tolerance
-from flagkernels.cases import Case
 from flagkernels.operators.calls import base_name
+from flagkernels.qualify import tolerance
+from flagkernels.qualify.cases import Case
 
 __all__ = ["ENOUGH", "Comparer", "Comparison", "equal", "form"]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from flagkernels import tolerance
-from flagkernels.cases import Case
-from flagkernels.compare import ENOUGH, Comparer, Comparison, equal, form
-from flagkernels.guards import Arena, guarded_allocations, poison_allocator
-from flagkernels.inputs import make
 from flagkernels.operators.calls import base_name, resolve
 from flagkernels.operators.registry import Implementation, active
+from flagkernels.qualify import tolerance
+from flagkernels.qualify.cases import Case
+from flagkernels.qualify.compare import ENOUGH, Comparer, Comparison, equal, form
+from flagkernels.qualify.guards import Arena, guarded_allocations, poison_allocator
+from flagkernels.qualify.inputs import make
 
 __all__ = ["CaseResult", "judge"]
 

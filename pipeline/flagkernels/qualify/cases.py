@@ -10,7 +10,7 @@ from typing import Any
 
 from flagkernels.model.trace import Trace
 from flagkernels.operators.calls import OUT, Call, TensorSpec, base_name, torch_dtype
-from flagkernels.tolerance import EXACT, MATMUL
+from flagkernels.qualify.tolerance import EXACT, MATMUL
 
 __all__ = ["CONTEXT", "REGIMES", "Case", "cases_for", "digest", "memory_for"]
 
