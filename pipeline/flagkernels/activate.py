@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from flagkernels import bundle as bundles
-from flagkernels import compat, database
+from flagkernels import compat
 from flagkernels.bundle import Bundle
 from flagkernels.errors import ChipFault, UsageError
-from flagkernels.nearest import use_nearest
 from flagkernels.operators import catalogue
 from flagkernels.operators.catalogue import SOURCE
 from flagkernels.operators.listing import Operators
 from flagkernels.overlay import prepare
 from flagkernels.process_file import ProcessFile, files_of
+from flagkernels.tuning import database
+from flagkernels.tuning.nearest import use_nearest
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
 

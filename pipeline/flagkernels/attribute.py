@@ -294,7 +294,7 @@ def _chosen(args: argparse.Namespace) -> Operators:
 def _work(args: argparse.Namespace, chosen: Operators) -> int:
     """Measures, and writes the report. All that is set in the environment is set before FlagGems is imported."""
     if args.tuned:
-        from flagkernels.tune_folder import Layout
+        from flagkernels.tuning.folder import Layout
 
         os.environ.update(Layout(args.tuned).environment())
     if args.bundle:

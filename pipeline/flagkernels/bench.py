@@ -34,7 +34,7 @@ from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import classify
 from flagkernels.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.timing import Clock, paired, ratio
-from flagkernels.tune_folder import Layout
+from flagkernels.tuning.folder import Layout
 
 __all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
 

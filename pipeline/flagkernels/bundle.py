@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flagkernels import database
 from flagkernels.compat import Compat, SystemProbe, read_compat
 from flagkernels.digests import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import make_folder, read_json, write_json, write_text
 from flagkernels.operators import catalogue
 from flagkernels.operators.listing import Operators, read_operators
-from flagkernels.tune_folder import Layout
+from flagkernels.tuning import database
+from flagkernels.tuning.folder import Layout
 
 __all__ = ["Bundle", "add_arguments", "build", "content", "digest", "load", "main"]
 

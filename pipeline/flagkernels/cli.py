@@ -18,7 +18,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "prepare": ("flagkernels.prepare", "all of the following up to the bundle, going on where it was stopped"),
     "trace": ("flagkernels.model.trace", "the operators and shapes of a model, from its config.json alone"),
     "qualify": ("flagkernels.qualify.qualify", "each operator alone in a process of its own, against float64"),
-    "tune": ("flagkernels.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
+    "tune": ("flagkernels.tuning.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
     "bench": ("flagkernels.bench", "each operator and shape class against the native kernel and the chip's limits"),
     "select": ("flagkernels.selection", "the operators to ship: coverage, or express by operator and shape class"),
     "bundle": ("flagkernels.bundle", "operators, database and kernels as one folder that fits one chip"),

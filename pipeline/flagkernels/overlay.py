@@ -12,10 +12,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagkernels import database
 from flagkernels.bundle import Bundle
 from flagkernels.digests import no_space
 from flagkernels.errors import ChipFault
+from flagkernels.tuning import database
 
 __all__ = ["Overlay", "prepare"]
 

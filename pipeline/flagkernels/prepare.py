@@ -39,8 +39,8 @@ from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.qualify import qualify
 from flagkernels.selection import FLOOR
-from flagkernels.tune import parse_budget
-from flagkernels.tune_folder import Layout
+from flagkernels.tuning.folder import Layout
+from flagkernels.tuning.tune import parse_budget
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 

@@ -22,7 +22,7 @@ from flagkernels.progress import Progress
 from flagkernels.qualify import qualify
 from flagkernels.served import Measured, Served
 from flagkernels.timing import Ratio
-from flagkernels.tune_folder import Layout
+from flagkernels.tuning.folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
 

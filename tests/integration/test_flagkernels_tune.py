@@ -235,7 +235,7 @@ def test_a_budget_that_ends_early_leaves_the_best_so_far_and_no_tuning(tmp_path:
     code = f"""
 import sys, time
 sys.argv = ["flagkernels"]
-import flag_gems, flagkernels.tune_session as session
+import flag_gems, flagkernels.tuning.session as session
 class Slow(session.Session):
     def _tune_key(self, *a):
         super()._tune_key(*a)

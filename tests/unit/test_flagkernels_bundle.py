@@ -13,10 +13,10 @@ import pytest
 from flagkernels import bundle as bundles
 from flagkernels.bundle import build, cache_name, digest, load
 from flagkernels.compat import Compat
-from flagkernels.database import check_database, check_database_file, compact
 from flagkernels.errors import BundleCorrupt, DatabaseCorrupt, DatabaseLocked, UsageError
 from flagkernels.operators.listing import Operators, read_operators
 from flagkernels.overlay import prepare
+from flagkernels.tuning.database import check_database, check_database_file, compact
 
 HERE = Compat(vendor="cpu", device="x86_64", driver="none", triton="none", flaggems="none", source="none")
 KERNEL = "ab" * 32

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagkernels.candidates import (
+from flagkernels.tuning.candidates import (
     Launch,
     Stand,
     compilations,

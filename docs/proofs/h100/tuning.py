@@ -106,9 +106,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from flagkernels.operators import flaggems
-    from flagkernels.tune_capture import key_of, patched
-    from flagkernels.tune_key import launcher_of
-    from flagkernels.tune_time import ChipTimer, quantiles
+    from flagkernels.tuning.capture import key_of, patched
+    from flagkernels.tuning.key import launcher_of
+    from flagkernels.tuning.timer import ChipTimer, quantiles
 
     library = flaggems.load()
     theirs = their_choices(args, library.model)
@@ -153,7 +153,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def their_choices(args: argparse.Namespace, model: Any) -> Any:
     """(table, key) → LibTuner's choice, from its database or from the results of an earlier run."""
-    from flagkernels import database
+    from flagkernels.tuning import database
 
     if args.theirs.is_dir():
         stored = type(model)(database.url(next((args.theirs / "flaggems/config_cache").glob("*.db"))))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagkernels import candidates, database
-from flagkernels.candidates import Key, Launch, signature_of
-from flagkernels.tune_capture import Library
-from flagkernels.tune_compile import Compiled
-from flagkernels.tune_journal import Journal
-from flagkernels.tune_time import Timer, quantiles
+from flagkernels.tuning import candidates, database
+from flagkernels.tuning.candidates import Key, Launch, signature_of
+from flagkernels.tuning.capture import Library
+from flagkernels.tuning.compile import Compiled
+from flagkernels.tuning.journal import Journal
+from flagkernels.tuning.timer import Timer, quantiles
 
 __all__ = ["Contest", "Won", "launcher_of", "name_of", "names_of"]
 

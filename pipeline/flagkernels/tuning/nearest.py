@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flagkernels import database
-from flagkernels.candidates import Key, nearest
 from flagkernels.errors import KernelsError
+from flagkernels.tuning import database
+from flagkernels.tuning.candidates import Key, nearest
 
 __all__ = ["tuned_keys", "use_nearest"]
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagkernels.candidates import Compilation
+from flagkernels.tuning.candidates import Compilation
 
 __all__ = ["Compiled", "compile_all", "without_chip"]
 

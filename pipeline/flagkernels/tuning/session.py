@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from flagkernels import candidates, database
-from flagkernels.candidates import Key, Launch, compilations
 from flagkernels.errors import BudgetTooSmall, ChipFault, KernelsError, NoSpace
-from flagkernels.tune_capture import Failure, Library, discover, key_of, patched, recording_kernels
-from flagkernels.tune_compile import Compiled, compile_all
-from flagkernels.tune_journal import Journal, Report, Tuned
-from flagkernels.tune_key import Contest, name_of, names_of
-from flagkernels.tune_time import Timer
+from flagkernels.tuning import candidates, database
+from flagkernels.tuning.candidates import Key, Launch, compilations
+from flagkernels.tuning.capture import Failure, Library, discover, key_of, patched, recording_kernels
+from flagkernels.tuning.compile import Compiled, compile_all
+from flagkernels.tuning.journal import Journal, Report, Tuned
+from flagkernels.tuning.key import Contest, name_of, names_of
+from flagkernels.tuning.timer import Timer
 
 __all__ = ["Operation", "Session"]
 

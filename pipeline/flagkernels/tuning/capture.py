@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from flagkernels.candidates import Key, Launch, stand_in
+from flagkernels.tuning.candidates import Key, Launch, stand_in
 
 __all__ = ["Failure", "Library", "discover", "key_of", "launches_of", "patched", "recording_kernels"]
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flagkernels.candidates import Key
 from flagkernels.files import append_line, read_lines
-from flagkernels.tune_capture import Failure
+from flagkernels.tuning.candidates import Key
+from flagkernels.tuning.capture import Failure
 
 __all__ = ["Journal", "Report", "Tuned"]
 

@@ -23,7 +23,7 @@ from flagkernels.arguments import at_least
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
-from flagkernels.tune_folder import Layout
+from flagkernels.tuning.folder import Layout
 
 __all__ = ["add_arguments", "main", "parse_budget"]
 
@@ -104,8 +104,8 @@ def _run(argv: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
-    from flagkernels import database
     from flagkernels.operators import flaggems
+    from flagkernels.tuning import database
 
     library = flaggems.load()
     with database.Faults(library.model):
@@ -113,11 +113,11 @@ def _worker(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace, library: Any) -> int:
-    from flagkernels import database
     from flagkernels.operators import flaggems
-    from flagkernels.tune_journal import Journal
-    from flagkernels.tune_session import Session
-    from flagkernels.tune_time import ChipTimer
+    from flagkernels.tuning import database
+    from flagkernels.tuning.journal import Journal
+    from flagkernels.tuning.session import Session
+    from flagkernels.tuning.timer import ChipTimer
 
     database.harden(library.model)
     module = flaggems.device_module(library.device)
@@ -195,7 +195,7 @@ def operation_of(call: Any, operator: str, library: Any) -> Any:
     from flagkernels.operators.calls import TensorSpec, Token, torch_dtype
     from flagkernels.qualify.cases import Case
     from flagkernels.qualify.inputs import Arena, make
-    from flagkernels.tune_session import Operation
+    from flagkernels.tuning.session import Operation
 
     device = torch.device(library.device)
 
