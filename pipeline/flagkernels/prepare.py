@@ -24,13 +24,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import bench, report
 from flagkernels import bundle as bundles
+from flagkernels import report
 from flagkernels.arguments import at_least, positive
 from flagkernels.compat import TOOLS, Compat, SystemProbe
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
+from flagkernels.measure import bench
+from flagkernels.measure.select import FLOOR
 from flagkernels.model import architecture, trace
 from flagkernels.model.sampling import ASKED, REQUESTS
 from flagkernels.operators import catalogue
@@ -38,7 +40,6 @@ from flagkernels.operators.inductor import EXECUTIONS, RUNS
 from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.qualify import qualify
-from flagkernels.selection import FLOOR
 from flagkernels.tuning.folder import Layout
 from flagkernels.tuning.tune import parse_budget
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flagkernels.bench import Figure
 from flagkernels.compat import Compat
+from flagkernels.measure.bench import Figure
 from flagkernels.model.trace import Trace
 from flagkernels.qualify.qualify import Row
 

@@ -13,13 +13,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 transformers = pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 
+from flagkernels.measure.served import ServedModel  # noqa: E402
 from flagkernels.model import architecture, trace  # noqa: E402
 from flagkernels.model.trace import Point  # noqa: E402
 from flagkernels.operators.calls import Call, spec_of  # noqa: E402
 from flagkernels.operators.catalogue import Catalogue  # noqa: E402
 from flagkernels.operators.listing import Operators  # noqa: E402
 from flagkernels.operators.registry import Planted, native_kernel, quiet_override  # noqa: E402
-from flagkernels.served import ServedModel  # noqa: E402
 from small_model import config  # noqa: E402
 
 pytestmark = [

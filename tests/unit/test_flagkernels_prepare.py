@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("torch", reason="the steps import torch")
 
 from flagkernels import prepare, report
-from flagkernels.bench import Figure
 from flagkernels.compat import Compat
 from flagkernels.errors import ChipFault, UsageError
+from flagkernels.measure.bench import Figure
 from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
 from flagkernels.progress import Progress, tell_failure

@@ -17,16 +17,16 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 from test_flagkernels_qualify import spec, trace_of  # noqa: E402
 
 from flagkernels import attribute as court  # noqa: E402
-from flagkernels import bench, roofline, timing  # noqa: E402
-from flagkernels.bench import Figure  # noqa: E402
 from flagkernels.errors import NothingToDo  # noqa: E402
+from flagkernels.measure import bench, roofline, timing  # noqa: E402
+from flagkernels.measure.bench import Figure  # noqa: E402
+from flagkernels.measure.select import coverage, described, express, winning  # noqa: E402
+from flagkernels.measure.served import Measured  # noqa: E402
+from flagkernels.measure.timing import Clock, Ratio, ratio  # noqa: E402
 from flagkernels.operators.calls import Call, TensorSpec, shape_class  # noqa: E402
 from flagkernels.operators.listing import Operators  # noqa: E402
 from flagkernels.operators.override import installed  # noqa: E402
 from flagkernels.operators.registry import Planted  # noqa: E402
-from flagkernels.selection import coverage, described, express, winning  # noqa: E402
-from flagkernels.served import Measured  # noqa: E402
-from flagkernels.timing import Clock, Ratio, ratio  # noqa: E402
 
 SMALL, BIG = "bf16[8,96] bf16[8,96]", "bf16[32,96] bf16[32,96]"
 FOUND = trace_of(

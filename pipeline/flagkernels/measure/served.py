@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from flagkernels.errors import ChipFault
+from flagkernels.measure.timing import Clock, Ratio, ratio
 from flagkernels.model import architecture
 from flagkernels.model.architecture import Architecture, text_of
 from flagkernels.model.sampling import LastPositions, sample, temperatures
@@ -26,7 +27,6 @@ from flagkernels.model.trace import Point
 from flagkernels.operators.listing import Operators
 from flagkernels.operators.override import installed
 from flagkernels.operators.registry import Source
-from flagkernels.timing import Clock, Ratio, ratio
 
 __all__ = ["Measured", "Served", "ServedModel"]
 

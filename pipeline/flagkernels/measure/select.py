@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels import bench
 from flagkernels.arguments import at_least, positive
-from flagkernels.bench import Figure
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
+from flagkernels.measure import bench
+from flagkernels.measure.bench import Figure
+from flagkernels.measure.served import Measured, Served
+from flagkernels.measure.timing import Ratio
 from flagkernels.model import trace
 from flagkernels.model.trace import Trace
 from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
 from flagkernels.qualify import qualify
-from flagkernels.served import Measured, Served
-from flagkernels.timing import Ratio
 from flagkernels.tuning.folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
@@ -259,9 +259,9 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
 
 def _served(args: argparse.Namespace, found: Trace) -> Served:
     """The model of the command line, on its chip."""
+    from flagkernels.measure.served import ServedModel
     from flagkernels.model import architecture
     from flagkernels.operators.registry import device_here, open_source
-    from flagkernels.served import ServedModel
 
     if args.tuned:
         os.environ.update(Layout(args.tuned).environment())  # before FlagGems is imported

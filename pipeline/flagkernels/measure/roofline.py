@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from flagkernels.measure.timing import Clock
 from flagkernels.operators.calls import Call, base_name, torch_dtype
-from flagkernels.timing import Clock
 
 __all__ = ["Ceilings", "floor_seconds", "measure", "work"]
 

@@ -22,6 +22,8 @@ import torch
 from flagkernels.arguments import at_least, positive
 from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
+from flagkernels.measure.roofline import Ceilings, floor_seconds, measure, work
+from flagkernels.measure.timing import Clock, paired, ratio
 from flagkernels.model import trace
 from flagkernels.model.trace import Trace, TracedCall
 from flagkernels.operators.calls import Call, resolve
@@ -32,8 +34,6 @@ from flagkernels.qualify.cases import LARGEST, Case
 from flagkernels.qualify.inputs import Arena, make
 from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import classify
-from flagkernels.roofline import Ceilings, floor_seconds, measure, work
-from flagkernels.timing import Clock, paired, ratio
 from flagkernels.tuning.folder import Layout
 
 __all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
