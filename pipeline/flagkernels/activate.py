@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flagkernels import bundle as bundles
-from flagkernels import compat
-from flagkernels.bundle import Bundle
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle import compat
+from flagkernels.bundle.bundle import Bundle
+from flagkernels.bundle.overlay import prepare
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.operators import catalogue
 from flagkernels.operators.catalogue import SOURCE
 from flagkernels.operators.listing import Operators
-from flagkernels.overlay import prepare
 from flagkernels.process_file import ProcessFile, files_of
 from flagkernels.tuning import database
 from flagkernels.tuning.nearest import use_nearest

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels import bundle
 from flagkernels.arguments import at_least, positive
 from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
+from flagkernels.bundle import bundle
 from flagkernels.errors import Refused, UsageError
 from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
 from flagkernels.operators import catalogue, listing
@@ -298,7 +298,7 @@ def _work(args: argparse.Namespace, chosen: Operators) -> int:
 
         os.environ.update(Layout(args.tuned).environment())
     if args.bundle:
-        from flagkernels.overlay import prepare
+        from flagkernels.bundle.overlay import prepare
 
         os.environ.update(prepare(bundle.load(args.bundle)).environment)
     from flagkernels.model.logprobs import ModelAnswers

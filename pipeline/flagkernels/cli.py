@@ -24,7 +24,7 @@ STEPS: dict[str, tuple[str, str]] = {
         "each operator and shape class against the native kernel and the chip's limits",
     ),
     "select": ("flagkernels.measure.select", "the operators to ship: coverage, or express by operator and shape class"),
-    "bundle": ("flagkernels.bundle", "operators, database and kernels as one folder that fits one chip"),
+    "bundle": ("flagkernels.bundle.bundle", "operators, database and kernels as one folder that fits one chip"),
     "activate": ("flagkernels.activate", "whether a bundle fits here, or what is in effect"),
     "run": ("flagkernels.plugin", "start an engine with a bundle in effect in all its processes"),
     "record": ("flagkernels.record", "what an engine really calls, natively, beside what a trace foresees"),

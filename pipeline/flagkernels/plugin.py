@@ -18,10 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from flagkernels import activate as activation
+from flagkernels.bundle.overlay import prepare
 from flagkernels.errors import KernelsError, UsageError
 from flagkernels.launch import CALLS, become, engine_of
 from flagkernels.operators.catalogue import SOURCE
-from flagkernels.overlay import prepare
 from flagkernels.process_file import files_of
 
 __all__ = ["add_arguments", "main", "on_torch", "register"]

@@ -24,10 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import bundle as bundles
-from flagkernels import report
 from flagkernels.arguments import at_least, positive
-from flagkernels.compat import TOOLS, Compat, SystemProbe
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle import report
+from flagkernels.bundle.compat import TOOLS, Compat, SystemProbe
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json

@@ -274,14 +274,14 @@ def test_eight_processes_make_one_overlay(tmp_path: Path) -> None:
     code = """
 import sys, sqlite3, time, os
 from pathlib import Path
-from flagkernels import bundle, compat, overlay
+from flagkernels.bundle import bundle, compat, overlay
 root = Path(sys.argv[1])
 while time.time() < float(sys.argv[2]): pass
 made = overlay.prepare(bundle.load(root / "bundle"), root / "cache")
 print(made.path, len(list(made.path.rglob("*.db"))))
 """
-    from flagkernels import bundle as bundles
-    from flagkernels.compat import Compat
+    from flagkernels.bundle import bundle as bundles
+    from flagkernels.bundle.compat import Compat
     from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
@@ -308,8 +308,8 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 
 
 def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
-    from flagkernels.compat import Compat
+    from flagkernels.bundle import bundle as bundles
+    from flagkernels.bundle.compat import Compat
     from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flagkernels import bundle as bundles
+from flagkernels.bundle import bundle as bundles
 from flagkernels_chip import flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.integration
@@ -214,7 +214,7 @@ def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: P
 
 
 def test_the_bundle_is_small_relocatable_and_whole(bundle: Path, tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
+    from flagkernels.bundle import bundle as bundles
 
     digest = bundles.digest(bundle)
     moved = tmp_path / "elsewhere/bundle"
@@ -298,7 +298,7 @@ def test_an_operator_that_does_not_exist_is_met_with_the_nearest(tmp_path: Path)
 
 
 def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(bundle: Path, tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
+    from flagkernels.bundle import bundle as bundles
     from flagkernels.operators.listing import Operators
 
     loaded = bundles.load(bundle)

@@ -276,7 +276,7 @@ def test_a_bundle_that_was_changed_never_serves(images: Images, tmp_path: Path) 
 
 
 def test_a_database_that_misses_is_found(images: Images, tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
+    from flagkernels.bundle import bundle as bundles
 
     folder = tmp_path / "bundle"
     shutil.copytree(images.prepared.bundle, folder)

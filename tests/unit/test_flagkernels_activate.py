@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from flagkernels import bundle as bundles
 from flagkernels.activate import Status, effective, find_bundle
-from flagkernels.compat import SystemProbe
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle.compat import SystemProbe
 from flagkernels.errors import UsageError
 from flagkernels.operators.listing import Operators
 from flagkernels.process_file import WRITE_EVERY_S, ProcessFile

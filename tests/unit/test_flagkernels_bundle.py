@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flagkernels import bundle as bundles
-from flagkernels.bundle import build, cache_name, digest, load
-from flagkernels.compat import Compat
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle.bundle import build, cache_name, digest, load
+from flagkernels.bundle.compat import Compat
+from flagkernels.bundle.overlay import prepare
 from flagkernels.errors import BundleCorrupt, DatabaseCorrupt, DatabaseLocked, UsageError
 from flagkernels.operators.listing import Operators, read_operators
-from flagkernels.overlay import prepare
 from flagkernels.tuning.database import check_database, check_database_file, compact
 
 HERE = Compat(vendor="cpu", device="x86_64", driver="none", triton="none", flaggems="none", source="none")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flagkernels.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
+from flagkernels.bundle.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError
 
 H100 = Compat(

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("torch", reason="the steps import torch")
 
-from flagkernels import prepare, report
-from flagkernels.compat import Compat
+from flagkernels import prepare
+from flagkernels.bundle import report
+from flagkernels.bundle.compat import Compat
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.measure.bench import Figure
 from flagkernels.model import trace

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flagkernels.compat import Compat, SystemProbe, read_compat
+from flagkernels.bundle.compat import Compat, SystemProbe, read_compat
 from flagkernels.digests import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
 from flagkernels.files import make_folder, read_json, write_json, write_text

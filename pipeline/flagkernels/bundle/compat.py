@@ -98,7 +98,7 @@ class SystemProbe:
         if tool is None:
             raise ChipFault(
                 f"no way is known to ask a {vendor} chip for its name and driver",
-                hint="add the vendor's command to flagkernels.compat.TOOLS",
+                hint="add the vendor's command to flagkernels.bundle.compat.TOOLS",
             )
         if shutil.which(tool.argv[0]) is None:
             raise ChipFault(

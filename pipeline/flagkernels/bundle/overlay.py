@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagkernels.bundle import Bundle
+from flagkernels.bundle.bundle import Bundle
 from flagkernels.digests import no_space
 from flagkernels.errors import ChipFault
 from flagkernels.tuning import database

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flagkernels.compat import Compat
+from flagkernels.bundle.compat import Compat
 from flagkernels.measure.bench import Figure
 from flagkernels.model.trace import Trace
 from flagkernels.qualify.qualify import Row
