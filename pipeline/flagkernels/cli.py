@@ -28,7 +28,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "activate": ("flagkernels.activate", "whether a bundle fits here, or what is in effect"),
     "run": ("flagkernels.plugin", "start an engine with a bundle in effect in all its processes"),
     "record": ("flagkernels.record", "what an engine really calls, natively, beside what a trace foresees"),
-    "attribute": ("flagkernels.attribute", "find the operators that made the answers worse"),
+    "attribute": ("flagkernels.attribute.attribute", "find the operators that made the answers worse"),
 }
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 pytest.importorskip("sqlalchemy", reason="flagkernels reads FlagGems' database with it")
 
-from flagkernels import attribute  # noqa: E402
+from flagkernels.attribute import attribute  # noqa: E402
 from flagkernels.measure import bench  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels.operators import listing  # noqa: E402

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flagkernels.attribute import read_record
-from flagkernels.attribute_process import supervise
+from flagkernels.attribute.attribute import read_record
+from flagkernels.attribute.worker import supervise
 from flagkernels.errors import ChipFault
 
 # Measures a, b, c …, goes on where its record ends, and does to each what it is told.

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
 from test_flagkernels_qualify import spec, trace_of  # noqa: E402
 
-from flagkernels import attribute as court  # noqa: E402
+from flagkernels.attribute import attribute as court  # noqa: E402
 from flagkernels.errors import NothingToDo  # noqa: E402
 from flagkernels.measure import bench, roofline, timing  # noqa: E402
 from flagkernels.measure.bench import Figure  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flagkernels.arguments import at_least, positive
-from flagkernels.attribute_process import BEGUN, CHIP_LOST, supervise
+from flagkernels.attribute.worker import BEGUN, CHIP_LOST, supervise
 from flagkernels.bundle import bundle
 from flagkernels.errors import Refused, UsageError
 from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
