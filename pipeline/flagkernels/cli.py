@@ -25,9 +25,9 @@ STEPS: dict[str, tuple[str, str]] = {
     ),
     "select": ("flagkernels.measure.select", "the operators to ship: coverage, or express by operator and shape class"),
     "bundle": ("flagkernels.bundle.bundle", "operators, database and kernels as one folder that fits one chip"),
-    "activate": ("flagkernels.activate", "whether a bundle fits here, or what is in effect"),
-    "run": ("flagkernels.plugin", "start an engine with a bundle in effect in all its processes"),
-    "record": ("flagkernels.record", "what an engine really calls, natively, beside what a trace foresees"),
+    "activate": ("flagkernels.engine.activate", "whether a bundle fits here, or what is in effect"),
+    "run": ("flagkernels.engine.plugin", "start an engine with a bundle in effect in all its processes"),
+    "record": ("flagkernels.engine.record", "what an engine really calls, natively, beside what a trace foresees"),
     "attribute": ("flagkernels.attribute.attribute", "find the operators that made the answers worse"),
 }
 

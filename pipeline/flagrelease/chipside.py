@@ -105,7 +105,7 @@ def _environment(job: Job, place: Place, packages: Path | None) -> dict[str, str
     paths = [str(place.sources)]
     more = {}
     if packages is not None:
-        paths.append(str(place.sources / "flagkernels/startup"))
+        paths.append(str(place.sources / "flagkernels/engine/startup"))
         more["FLAGKERNELS_PACKAGES"] = str(packages)
     own = chip.get("PYTHONPATH") or (os.environ.get("PYTHONPATH", "") if job.runner == "process" else "")
     return {

@@ -19,7 +19,7 @@ PROGRAMS = tuple(f"../flagkernels/{name}" for name in SOURCES)
 CONTEXT = "kernels"
 """The bundle's folder in the build context, and below the image's config."""
 
-_ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.plugin:register\n"
+_ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.engine.plugin:register\n"
 """vLLM calls it in every process that it starts. The same is in pyproject.toml."""
 
 

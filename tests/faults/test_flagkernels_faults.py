@@ -332,7 +332,7 @@ def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: P
     assert "'3.7.0'" in done.stderr
     assert done.stdout == ""
     # A worker that meets it on its own, as vLLM's plugin does, ends as well: it must not serve other operators.
-    code = "from flagkernels import plugin; plugin.register(); print('served')"
+    code = "from flagkernels.engine import plugin; plugin.register(); print('served')"
     alone = python(code, FLAGKERNELS_BUNDLE=str(tmp_path / "bundle"), FLAGKERNELS_CACHE=str(tmp_path / "cache"))
     assert alone.returncode == 6
     assert alone.stdout == ""

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 pytest.importorskip("transformers", reason="tracing builds the model with transformers")
 
-from flagkernels import record  # noqa: E402
+from flagkernels.engine import record  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels_chip import flagkernels  # noqa: E402
 
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "calls/1.json").write_text('{"pid": 1, "calls": []}')  # of an engine before
     words = ("record", "--calls", folder / "calls", "--catalogue", folder / "flag_gems")
     # The stand-in chip is left out: what is recorded are torch's own kernels.
-    plain = {"PYTHONPATH": str(Path(record.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    plain = {"PYTHONPATH": str(Path(record.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = flagkernels(*words, "--", sys.executable, folder / "engine.py", **plain)
     assert done.returncode == 7, done.stderr  # the engine's own
     return folder

@@ -179,7 +179,7 @@ def test_a_kernel_that_was_never_tuned_is_tuned_and_counted(bundle: Path, tmp_pa
     assert (told["tuning_events"], told["tuned"], told["filled"]) == (12, ["product_kernel"], 0)
 
 
-EARLY = "import flag_gems; from flagkernels import plugin; plugin.register(); print('served')"
+EARLY = "import flag_gems; from flagkernels.engine import plugin; plugin.register(); print('served')"
 
 
 def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_database(

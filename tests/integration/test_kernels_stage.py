@@ -255,7 +255,7 @@ def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared
 def test_the_native_stack_of_the_same_image_has_none(up: Up) -> None:
     serve = json.loads(up.at.execute("cat", "/etc/flagos/manifest.json"))["serve"]
     off = [f"{name}={value}" for name, value in serve["env"]["native"].items()]
-    program = "from flagkernels import activate, plugin; plugin.register(); print(activate.find_bundle())"
+    program = "from flagkernels.engine import activate, plugin; plugin.register(); print(activate.find_bundle())"
     assert up.at.execute("env", *off, "python3", "-c", program) == "None\n"
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from flagkernels.activate import Status, effective, find_bundle
 from flagkernels.bundle import bundle as bundles
 from flagkernels.bundle.compat import SystemProbe
+from flagkernels.engine.activate import Status, effective, find_bundle
+from flagkernels.engine.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels.errors import UsageError
 from flagkernels.operators.listing import Operators
-from flagkernels.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels_chip import HERE, flagkernels, python
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -146,7 +146,7 @@ def test_a_forked_worker_counts_for_itself(tmp_path: Path) -> None:
 
 
 def test_the_bundle_is_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagkernels.activate.DEFAULT_BUNDLE", tmp_path)
+    monkeypatch.setattr("flagkernels.engine.activate.DEFAULT_BUNDLE", tmp_path)
     assert find_bundle() is None
     (tmp_path / "compat.json").write_text("{}")
     assert find_bundle() == tmp_path
@@ -158,11 +158,11 @@ def test_the_bundle_is_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_vllm_is_given_a_function_that_exists() -> None:
-    from flagkernels import plugin
+    from flagkernels.engine import plugin
 
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     module, _, name = project["entry-points"]["vllm.general_plugins"]["flagkernels"].partition(":")
-    assert (module, getattr(plugin, name)) == ("flagkernels.plugin", plugin.register)
+    assert (module, getattr(plugin, name)) == ("flagkernels.engine.plugin", plugin.register)
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_run_reaches_the_engine_and_all_its_workers_and_falls_through_by_shape(b
 def test_the_plugin_activates_where_an_engine_calls_it(bundle: Path) -> None:
     code = f"""
 from importlib.metadata import EntryPoint
-EntryPoint("flagkernels", "flagkernels.plugin:register", "vllm.general_plugins").load()()
+EntryPoint("flagkernels", "flagkernels.engine.plugin:register", "vllm.general_plugins").load()()
 {ENGINE.split("if __name__")[0]}
 values("vllm")
 """
@@ -247,7 +247,7 @@ values("vllm")
 def test_the_plugin_refuses_a_bundle_that_was_changed(bundle: Path) -> None:
     """It is not `run` that an engine of an image must be started by: each process looks for itself."""
     (bundle / "operators.yaml").write_text("include: []\n")
-    code = "from flagkernels import plugin; plugin.register(); print('served')"
+    code = "from flagkernels.engine import plugin; plugin.register(); print('served')"
     done = python(code, **places(bundle), FLAGKERNELS_BUNDLE=str(bundle))
     assert (done.returncode, done.stdout) == (6, ""), done.stderr
     assert "was changed after it was bundled" in done.stderr
@@ -256,7 +256,8 @@ def test_the_plugin_refuses_a_bundle_that_was_changed(bundle: Path) -> None:
 @needs_torch
 def test_without_a_bundle_the_plugin_does_nothing(bundle: Path) -> None:
     done = python(
-        "from flagkernels import plugin; plugin.register(); import sys; print('torch' in sys.modules)", **places(bundle)
+        "from flagkernels.engine import plugin; plugin.register(); import sys; print('torch' in sys.modules)",
+        **places(bundle),
     )
     assert done.stdout == "False\n", done.stderr
 

@@ -16,12 +16,15 @@ __all__ = ["CALLS", "become", "engine_of"]
 CALLS = "FLAGKERNELS_CALLS"
 """Environment variable: the folder for what each process calls (record.py); set, no bundle is activated."""
 STARTUP = Path(__file__).parent / "startup"
+"""Holds the sitecustomize.py that calls flagkernels."""
+IMPORT_ROOT = Path(__file__).parents[2]
+"""The folder that `import flagkernels` needs on sys.path."""
 
 
 def _found_without(python_path: str) -> bool:
     """Whether every Python here finds flagkernels by itself: then its folder, in which other packages may lie, must
     not come before what the machine has."""
-    root = str(STARTUP.parent.parent)
+    root = str(IMPORT_ROOT)
     return root in sys.path[1:] and root not in map(os.path.abspath, filter(None, python_path.split(os.pathsep)))
 
 
@@ -40,7 +43,7 @@ def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
 def become(engine: tuple[str, list[str]], more: Mapping[str, str]) -> NoReturn:
     """Replaces this process by the engine, in whose Pythons flagkernels is called."""
     given = os.environ.get("PYTHONPATH", "")
-    places = [str(STARTUP), *([] if _found_without(given) else [str(STARTUP.parent.parent)]), *filter(None, [given])]
+    places = [str(STARTUP), *([] if _found_without(given) else [str(IMPORT_ROOT)]), *filter(None, [given])]
     environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(places)}
     sys.stdout.flush()
     os.execve(*engine, environment)  # noqa: S606 -- no shell: the engine takes this process over

@@ -20,7 +20,7 @@ def _next() -> None:
 
 
 if os.environ.get("FLAGKERNELS_BUNDLE", "none") != "none" or os.environ.get("FLAGKERNELS_CALLS"):
-    from flagkernels.plugin import on_torch
+    from flagkernels.engine.plugin import on_torch
 
     on_torch()
 _next()

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flagkernels import activate as activation
 from flagkernels.bundle.overlay import prepare
+from flagkernels.engine import activate as activation
+from flagkernels.engine.launch import CALLS, become, engine_of
+from flagkernels.engine.process_file import files_of
 from flagkernels.errors import KernelsError, UsageError
-from flagkernels.launch import CALLS, become, engine_of
 from flagkernels.operators.catalogue import SOURCE
-from flagkernels.process_file import files_of
 
 __all__ = ["add_arguments", "main", "on_torch", "register"]
 
@@ -61,7 +61,7 @@ def _when_chip_is_used(action: Callable[[], None]) -> None:
 
 
 def _record() -> None:
-    from flagkernels import record
+    from flagkernels.engine import record
 
     record.start()
 

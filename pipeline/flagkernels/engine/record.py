@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flagkernels.engine.launch import CALLS, become, engine_of
+from flagkernels.engine.process_file import ProcessFile, files_of
 from flagkernels.errors import UsageError
 from flagkernels.files import make_folder, read_json
-from flagkernels.launch import CALLS, become, engine_of
 from flagkernels.model.trace import Trace
 from flagkernels.model.trace import read as read_trace
 from flagkernels.operators import catalogue
 from flagkernels.operators.calls import Call, shape_class, spec_of
-from flagkernels.process_file import ProcessFile, files_of
 
 __all__ = ["add_arguments", "main", "merged", "start", "table"]
 

@@ -22,11 +22,11 @@ from flagkernels.bundle import bundle as bundles
 from flagkernels.bundle import compat
 from flagkernels.bundle.bundle import Bundle
 from flagkernels.bundle.overlay import prepare
+from flagkernels.engine.process_file import ProcessFile, files_of
 from flagkernels.errors import ChipFault, UsageError
 from flagkernels.operators import catalogue
 from flagkernels.operators.catalogue import SOURCE
 from flagkernels.operators.listing import Operators
-from flagkernels.process_file import ProcessFile, files_of
 from flagkernels.tuning import database
 from flagkernels.tuning.nearest import use_nearest
 
