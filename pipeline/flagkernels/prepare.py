@@ -27,7 +27,7 @@ from typing import Any
 from flagkernels.arguments import at_least, positive
 from flagkernels.bundle import bundle as bundles
 from flagkernels.bundle import report
-from flagkernels.bundle.compat import TOOLS, Compat, SystemProbe
+from flagkernels.bundle.compat import Compat, SystemProbe
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
@@ -42,6 +42,7 @@ from flagkernels.progress import Progress, machine_readable
 from flagkernels.qualify import qualify
 from flagkernels.tuning.folder import Layout
 from flagkernels.tuning.tune import parse_budget
+from flagkernels.vendors import vendors
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 
@@ -326,9 +327,11 @@ def _vendor_here() -> str:
     """Raises UsageError where no vendor's tool is found."""
     if Path("/proc/driver/nvidia/version").exists():
         return "nvidia"
-    found = next((vendor for vendor, tool in TOOLS.items() if shutil.which(tool.argv[0])), None)
+    # A processor's tool is on machines with a chip as well.
+    chips = {name: vendor.query[0] for name, vendor in vendors().items() if vendor.torch_device != "cpu"}
+    found = next((name for name, tool in chips.items() if shutil.which(tool)), None)
     if found is None:
-        tools = ", ".join(tool.argv[0] for tool in TOOLS.values())
+        tools = ", ".join(chips.values())
         raise UsageError("which vendor's chip this is cannot be seen", why=f"none of {tools}", hint="name it: --vendor")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from flagkernels.bundle.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError
+from flagkernels.vendors import vendors
 
 H100 = Compat(
     vendor="nvidia", device="NVIDIA H100 80GB HBM3", driver="580.159.04", triton="3.6.0", flaggems="5.0.2", source="a1"
@@ -81,3 +83,49 @@ def test_a_missing_vendor_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ChipFault, match="mx-smi is not on PATH"):
         SystemProbe().compat("metax")
+
+
+REPORTS = {
+    "nvidia": ("NVIDIA H100 80GB HBM3, 580.159.04\n", "NVIDIA H100 80GB HBM3", "580.159.04"),
+    "metax": ("Kernel Mode Driver Version: 3.3.12\n| 0  MetaX C550  Off |\n", "C550", "3.3.12"),
+    "ascend": ("| npu-smi 25.5.0  Version: 25.5.0 |\n| 0     910B3  | OK |\n", "910B3", "25.5.0"),
+    "cambricon": ("| CNMON v6.2.15   Driver v6.2.15 |\n| 0 / MLU590-M9 |\n", "MLU590-M9", "6.2.15"),
+    "mthreads": ("mthreads-gmi:1.14   Driver Version:5.2.0-server\n0  MTT S5000 |\n", "MTT S5000", "5.2.0-server"),
+    "iluvatar": ("IX-ML: 4.4.0  Driver Version: 4.4.0\n| 0  Iluvatar BI-V150 |\n", "BI-V150", "4.4.0"),
+    "kunlunxin": ("XPU-SMI  Driver Version: 5.37.1\n| 0  P800 OAM |\n", "P800", "5.37.1"),
+    "hygon": ("Driver Version: 6.3.30-V1.4.1a\nHCU[0] : Card series: BW1000\n", "BW1000", "6.3.30-V1.4.1a"),
+    "tsingmicro": ("tsm_smi 260610164501.01 REX1032\n", "REX1032", "260610164501.01"),
+    "amd": ("GPU[0] : Card Series: AMD Instinct MI300X\nDriver version: 6.7.0\n", "AMD Instinct MI300X", "6.7.0"),
+}
+
+
+@pytest.mark.parametrize("vendor", REPORTS)
+def test_device_and_driver_are_read_from_what_the_vendors_tool_prints(
+    vendor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, device, driver = REPORTS[vendor]
+    (tmp_path / "report").write_text(text)
+    tool = tmp_path / vendors()[vendor].query[0]
+    tool.write_text(f'#!/bin/sh\nwhile read -r line; do echo "$line"; done < {tmp_path}/report\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("flagkernels.bundle.compat._nvidia_proc", lambda _root: None)
+    assert SystemProbe()._device(vendor) == (device, driver)
+
+
+def test_every_vendor_that_can_be_asked_has_a_report_here() -> None:
+    assert {name for name, vendor in vendors().items() if vendor.device and vendor.driver} == set(REPORTS)
+
+
+def test_the_drivers_pattern_reads_the_tools_usual_table_as_well() -> None:
+    table = "| NVIDIA-SMI 580.159.04    Driver Version: 580.159.04    CUDA Version: 13.0 |\n"
+    found = re.search(str(vendors()["nvidia"].driver), table, re.MULTILINE)
+    assert found is not None
+    assert found[1] == "580.159.04"
+
+
+@pytest.mark.parametrize("vendor", ["enflame", "thead"])
+def test_a_vendor_without_a_parser_says_where_it_belongs(vendor: str) -> None:
+    with pytest.raises(ChipFault, match=vendor) as refused:
+        SystemProbe().compat(vendor)
+    assert "vendors.json" in refused.value.hint

@@ -22,6 +22,7 @@ from typing import Protocol
 
 from flagkernels.digests import directory_digest
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError, did_you_mean
+from flagkernels.vendors import vendors
 
 __all__ = ["ACCEPT", "Compat", "Probe", "SystemProbe", "check", "differences", "read_compat"]
 
@@ -47,31 +48,6 @@ class Probe(Protocol):
     def compat(self, vendor: str) -> Compat: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tool:
-    """How a vendor's command tells device and driver (sources: vendors' documentation, FlagRelease's name script)."""
-
-    argv: tuple[str, ...]
-    device: str
-    driver: str
-
-
-TOOLS = {
-    "nvidia": Tool(
-        argv=("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"),
-        device=r"^(.+?),",
-        driver=r",\s*(\S+)",
-    ),
-    "metax": Tool(argv=("mx-smi",), device=r"MetaX (\S+)", driver=r"Kernel Mode Driver Version:\s*(\S+)"),
-    "ascend": Tool(argv=("npu-smi", "info"), device=r"\|\s*\d+\s+(\S+)", driver=r"Version:\s*(\S+)"),
-    "hygon": Tool(argv=("hy-smi", "--showdriverversion"), device=r"Card series:\s*(.+)", driver=r"Version:\s*(\S+)"),
-    "iluvatar": Tool(argv=("ixsmi",), device=r"Iluvatar (\S+)", driver=r"Driver Version:\s*(\S+)"),
-    "kunlunxin": Tool(argv=("xpu-smi",), device=r"\b(P\d{3}\S*)", driver=r"Driver Version:\s*(\S+)"),
-    "mthreads": Tool(argv=("mthreads-gmi",), device=r"(MTT \S+)", driver=r"Driver Version:\s*(\S+)"),
-    "tsingmicro": Tool(argv=("tsm_smi", "--version"), device=r"\b(REX\S+)", driver=r"([\d.]+)"),
-}
-
-
 class SystemProbe:
     """Asks without opening a device context, so that an engine can still fork after the question."""
 
@@ -94,23 +70,23 @@ class SystemProbe:
             return told
         if vendor == "cpu":
             return platform.machine(), "none"
-        tool = TOOLS.get(vendor)
-        if tool is None:
+        row = vendors().get(vendor)
+        if row is None or row.device is None or row.driver is None:
             raise ChipFault(
                 f"no way is known to ask a {vendor} chip for its name and driver",
-                hint="add the vendor's command to flagkernels.bundle.compat.TOOLS",
+                hint="add the vendor's command and its parser to flagkernels/vendors.json",
             )
-        if shutil.which(tool.argv[0]) is None:
+        if shutil.which(row.query[0]) is None:
             raise ChipFault(
-                f"{tool.argv[0]} is not on PATH",
+                f"{row.query[0]} is not on PATH",
                 why=f"it is asked which {vendor} chip and driver this is",
                 hint="run on the chip's host or in its base image, with the vendor's tools mounted",
             )
-        done = subprocess.run(tool.argv, capture_output=True, text=True, timeout=60, check=False)
-        found = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (tool.device, tool.driver)]
+        done = subprocess.run(row.query, capture_output=True, text=True, timeout=60, check=False)
+        found = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (row.device, row.driver)]
         if done.returncode or None in found:
             raise ChipFault(
-                f"{' '.join(tool.argv)} did not tell device and driver",
+                f"{' '.join(row.query)} did not report device and driver",
                 why=(done.stderr or done.stdout).strip()[-300:],
                 hint="see whether the chip is visible to this process",
             )
