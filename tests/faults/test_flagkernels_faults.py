@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flagkernels_chip import environment, flagkernels, python, require_stand_in, write_trace
+from support.flagkernels_chip import environment, flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.faults
 

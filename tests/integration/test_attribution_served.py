@@ -16,7 +16,6 @@ import pytest
 import kernels_cell as given
 import served_cell
 import toys
-from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped
 from flagrelease.attribution import Remedy
 from flagrelease.engine import InlineEngine
@@ -26,6 +25,7 @@ from flagrelease.runner import CellRun
 from flagrelease.serving import served
 from flagrelease.stage import Context, Job, Stage
 from flagrelease.stages import attribute, kernels
+from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 

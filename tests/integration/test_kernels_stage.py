@@ -22,7 +22,6 @@ import pytest
 
 import kernels_cell as given
 import served_cell
-from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
 from flagrelease.operatorcalls import Counting
@@ -33,6 +32,7 @@ from flagrelease.serving import Served, served
 from flagrelease.smokechecks import Bench, Wrong
 from flagrelease.smokeinside import Inside
 from flagrelease.stages import kernels
+from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # six starts of torch in containers
 

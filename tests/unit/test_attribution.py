@@ -12,7 +12,7 @@ import toys
 from flagrelease import summary
 from flagrelease.engine import InlineEngine
 from flagrelease.runner import CellRun
-from toy_operators import OPERATORS, job, run_cell
+from support.toy_operators import OPERATORS, job, run_cell
 
 
 def say(root: Path, **files: str) -> None:

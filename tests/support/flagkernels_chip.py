@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-SITE = HERE / "chip_site"
+ROOT = Path(__file__).parents[2]
+SITE = Path(__file__).with_name("chip_site")
 
 
 def require_stand_in() -> None:
@@ -35,7 +35,7 @@ def require_stand_in() -> None:
 
 def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLAG", "TRITON", "CHIP_"))}
-    return {**kept, "PYTHONPATH": f"{HERE.parent / 'pipeline'}{os.pathsep}{SITE}", **more}
+    return {**kept, "PYTHONPATH": f"{ROOT / 'pipeline'}{os.pathsep}{SITE}", **more}
 
 
 def flagkernels(*words: object, **more: str) -> subprocess.CompletedProcess[str]:

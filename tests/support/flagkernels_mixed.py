@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from flagkernels_native import OPERATORS as NATIVE
+from support.flagkernels_native import OPERATORS as NATIVE
 
 
 def scaled(factor: float) -> Any:

@@ -22,7 +22,7 @@ from flagkernels.engine.activate import Status, effective, find_bundle
 from flagkernels.engine.process_file import WRITE_EVERY_S, ProcessFile
 from flagkernels.errors import UsageError
 from flagkernels.operators.listing import Operators
-from flagkernels_chip import HERE, flagkernels, python
+from support.flagkernels_chip import ROOT, flagkernels, python
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
@@ -160,7 +160,7 @@ def test_the_bundle_is_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_vllm_is_given_a_function_that_exists() -> None:
     from flagkernels.engine import plugin
 
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, name = project["entry-points"]["vllm.general_plugins"]["flagkernels"].partition(":")
     assert (module, getattr(plugin, name)) == ("flagkernels.engine.plugin", plugin.register)
 
@@ -208,7 +208,7 @@ if __name__ == "__main__":
 
 
 def places(bundle: Path) -> dict[str, str]:
-    python_path = os.pathsep.join([str(HERE.parent / "pipeline"), str(bundle.parent)])
+    python_path = os.pathsep.join([str(ROOT / "pipeline"), str(bundle.parent)])
     kept = {"FLAGKERNELS_SOURCE": "vendor_operators:OPERATORS", "FLAGKERNELS_CACHE": str(bundle.parent / "cache")}
     return {**kept, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
 

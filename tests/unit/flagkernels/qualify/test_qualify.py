@@ -16,37 +16,13 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
 from flagkernels.errors import UsageError  # noqa: E402
 from flagkernels.files import write_json  # noqa: E402
-from flagkernels.model.trace import Point, Trace, TracedCall  # noqa: E402
+from flagkernels.model.trace import Trace  # noqa: E402
 from flagkernels.operators.calls import Call, TensorSpec, Token  # noqa: E402
 from flagkernels.qualify import qualify as step  # noqa: E402
 from flagkernels.qualify.cases import cases_for  # noqa: E402
 from flagkernels.qualify.pool import Outcome  # noqa: E402
 from flagkernels.qualify.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
-
-
-def spec(*shape: int, dtype: str = "bfloat16") -> TensorSpec:
-    stride = [1]
-    for size in reversed(shape[1:]):
-        stride.append(stride[-1] * size)
-    return TensorSpec(tuple(shape), tuple(reversed(stride)), dtype)
-
-
-def trace_of(*calls: tuple[str, Call]) -> Trace:
-    return Trace(
-        model="planted",
-        config_sha256="0" * 64,
-        view="module",
-        execution="eager",
-        dtype="bfloat16",
-        versions={"torch": torch.__version__},
-        points=(Point(phase="decode", batch=1, length=8),),
-        static=frozenset({96}),
-        calls=tuple(TracedCall(operator, call, (1,)) for operator, call in calls),
-        native_only={},
-        layers=1,
-        device="meta",
-    )
-
+from support.small_traces import spec, trace_of  # noqa: E402
 
 ADDS = trace_of(
     ("add", Call("add.Tensor", (spec(8, 96), spec(8, 96)))),
@@ -57,7 +33,12 @@ ADDS = trace_of(
 def verdict(tmp_path: Path, fault: str, *, operator: str = "add", found: Trace = ADDS, **limits: float) -> step.Row:
     chosen = Limits(**{"seconds": 60.0, "memory": 2 << 30, **limits})  # type: ignore[arg-type]
     (row,) = qualify(
-        found, [operator], tmp_path / "rows.jsonl", source=f"flagkernels_faults:{fault}", device="cpu", limits=chosen
+        found,
+        [operator],
+        tmp_path / "rows.jsonl",
+        source=f"support.flagkernels_faults:{fault}",
+        device="cpu",
+        limits=chosen,
     )
     return row
 
@@ -129,7 +110,7 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
         found,
         list(found.operators),
         tmp_path / "rows.jsonl",
-        source="flagkernels_native:OPERATORS",
+        source="support.flagkernels_native:OPERATORS",
         device="cpu",
         limits=Limits(seconds=60, memory=2 << 30, width=2),
     )
@@ -235,7 +216,11 @@ def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("nosuch:THING", "No module named 'nosuch'"), ("os:path", "not a mapping"), ("flagkernels_faults", "names no")],
+    [
+        ("nosuch:THING", "No module named 'nosuch'"),
+        ("os:path", "not a mapping"),
+        ("support.flagkernels_faults", "names no"),
+    ],
 )
 def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path, source: str, says: str) -> None:
     with pytest.raises(UsageError, match=f"--source {source} cannot be used") as caught:
@@ -260,13 +245,14 @@ def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
     ]
     command += [
         "--source",
-        "flagkernels_faults:ADD_RIGHT_MUL_HANGS",
+        "support.flagkernels_faults:ADD_RIGHT_MUL_HANGS",
         "--out",
         str(tmp_path / "rows.jsonl"),
         "--width",
         "1",
     ]
-    paths = [str(Path(__file__).parents[2] / "pipeline"), str(Path(__file__).parent)]
+    root = Path(__file__).parents[4]
+    paths = [str(root / "pipeline"), str(root / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60

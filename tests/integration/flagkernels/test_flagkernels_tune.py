@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flagkernels.bundle import bundle as bundles
-from flagkernels_chip import flagkernels, python, require_stand_in, write_trace
+from support.flagkernels_chip import flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.integration
 

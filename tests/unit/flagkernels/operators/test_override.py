@@ -9,11 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
-from flagkernels_native import native  # noqa: E402
-
 from flagkernels.operators.listing import Operators  # noqa: E402
 from flagkernels.operators.override import installed  # noqa: E402
 from flagkernels.operators.registry import Planted  # noqa: E402
+from support.flagkernels_native import native  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from flagkernels.operators import listing  # noqa: E402
 from flagkernels.qualify import qualify  # noqa: E402
 
 pytestmark = pytest.mark.integration
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = {
     "model_type": "qwen3",
     "hidden_size": 512,
@@ -41,7 +41,7 @@ _FULL_CONFIG = (("mm", mm), ("silu", silu), ("rsqrt", rsqrt), ("mean.dim", mean_
 
 
 def flagkernels(folder: Path, words: str, *, code: int = 0) -> str:
-    paths = [str(ROOT / "pipeline"), str(ROOT / "tests/unit")]
+    paths = [str(ROOT / "pipeline"), str(ROOT / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "flagkernels", *words.split()]
     done = subprocess.run(
@@ -65,7 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     flagkernels(
         place,
-        "qualify --trace trace.json --out verdicts.jsonl --device cpu --source flagkernels_mixed:SILU_OFF --real 2"
+        "qualify --trace trace.json --out verdicts.jsonl --device cpu --real 2"
+        " --source support.flagkernels_mixed:SILU_OFF"
         " --report qualified.json",
     )
     return place
@@ -84,7 +85,7 @@ def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
 
 @pytest.mark.slow  # it times: on a machine that does other work as well, no operator may win clearly
 def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
-    source = "--device cpu --source flagkernels_mixed:FAST"
+    source = "--device cpu --source support.flagkernels_mixed:FAST"
     said = flagkernels(
         folder,
         f"bench --trace trace.json --verdicts verdicts.jsonl --operators mm,rsqrt --out figures.jsonl {source}"
@@ -114,7 +115,7 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
     said = flagkernels(
         folder,
         "attribute --operators all.yaml --config config.json --out attribute.json --clean clean.yaml --device cpu"
-        " --source flagkernels_mixed:SILU_OFF --tokens 128",
+        " --source support.flagkernels_mixed:SILU_OFF --tokens 128",
     )
     assert "round 1" in said
     report = json.loads((folder / "attribute.json").read_text())
@@ -135,7 +136,7 @@ def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> 
     said = flagkernels(
         folder,
         "attribute --operators compiled.yaml --config config.json --out compiled.json --clean clean.yaml --device cpu"
-        " --source flagkernels_mixed:MM_OUT_OFF --tokens 64",
+        " --source support.flagkernels_mixed:MM_OUT_OFF --tokens 64",
     )
     # Its silu is five percent off as well, but Inductor has an activation of its own.
     assert "culprits: mm_out; clean with 2 operators" in said
@@ -165,7 +166,7 @@ def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(fold
     said = flagkernels(
         folder,
         "attribute --operators two.yaml --config config.json --out deadly.json --clean clean.yaml --device cpu"
-        " --source flagkernels_mixed:MM_ABORTS --tokens 64",
+        " --source support.flagkernels_mixed:MM_ABORTS --tokens 64",
     )
     assert "culprits: mm; clean with 1 operators" in said
     recorded = attribute.read_record(folder / "deadly.jsonl")

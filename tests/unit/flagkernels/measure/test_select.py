@@ -14,8 +14,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the chip side needs torch")
 
-from test_flagkernels_qualify import spec, trace_of  # noqa: E402
-
 from flagkernels.attribute import attribute as court  # noqa: E402
 from flagkernels.errors import NothingToDo  # noqa: E402
 from flagkernels.measure import bench, roofline, timing  # noqa: E402
@@ -27,6 +25,7 @@ from flagkernels.operators.calls import Call, TensorSpec, shape_class  # noqa: E
 from flagkernels.operators.listing import Operators  # noqa: E402
 from flagkernels.operators.override import installed  # noqa: E402
 from flagkernels.operators.registry import Planted  # noqa: E402
+from support.small_traces import spec, trace_of  # noqa: E402
 
 SMALL, BIG = "bf16[8,96] bf16[8,96]", "bf16[32,96] bf16[32,96]"
 FOUND = trace_of(
@@ -241,7 +240,7 @@ def test_operators_are_measured_against_the_native_kernel_in_their_own_process(t
         ["silu"],
         tmp_path / "figures.jsonl",
         ceilings=ceilings,
-        source="flagkernels_native:OPERATORS",
+        source="support.flagkernels_native:OPERATORS",
         device="cpu",
         pairs=7,
         logs=tmp_path,
@@ -255,7 +254,7 @@ def test_operators_are_measured_against_the_native_kernel_in_their_own_process(t
 def test_a_crash_while_measuring_costs_that_operator_only(tmp_path: Path) -> None:
     limits = replace(roofline.measure(torch.device("cpu")), bandwidth=1.0)
     options: dict[str, Any] = {"ceilings": limits, "device": "cpu", "pairs": 3, "logs": tmp_path}
-    source = "flagkernels_faults:ABORTS"
+    source = "support.flagkernels_faults:ABORTS"
     assert bench.bench(FOUND, ["add"], tmp_path / "f.jsonl", source=source, **options) == []
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="tracing builds the model with transf
 
 from flagkernels.engine import record  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
-from flagkernels_chip import flagkernels  # noqa: E402
+from support.flagkernels_chip import flagkernels  # noqa: E402
 
 pytestmark = pytest.mark.integration
 GEMS = '__version__ = "5.0.2"\n_FULL_CONFIG = ('
