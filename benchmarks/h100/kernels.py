@@ -56,7 +56,8 @@ def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -
     def one(fault: str) -> qualify.Row:
         limits = qualify.Limits(seconds=20.0, memory=8 << 30, width=8)
         file = out / f"planted-{fault.lower()}.jsonl"
-        return qualify.qualify(written, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
+        method = qualify.Method(source=f"planted:{fault}", real=3)
+        return qualify.qualify(written, ["silu"], file, method=method, limits=limits)[0]
 
     began = time.monotonic()
     with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:

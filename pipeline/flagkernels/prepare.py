@@ -128,11 +128,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: Sequence[str]) -> list[Step]:
     """All after `trace`. `wanted` are the operators that the model calls, without those taken out by hand."""
+    return [*_measuring(args, work, wanted), *_choosing(args, work, by_hand)]
+
+
+def _measuring(args: argparse.Namespace, work: Work, wanted: Sequence[str]) -> list[Step]:
+    """Which operators are correct, and how fast each of them is."""
     names = ("--operators", ",".join(wanted))
     device = ("--device", args.device)
     seconds = ("--seconds", str(args.seconds))
     width = ("--width", str(args.width)) if args.width else ()
-    tuned = work.tuned
     return [
         Step(
             name="qualify",
@@ -145,27 +149,34 @@ def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: 
         Step(
             name="tune",  # database and journal know their keys by themselves, and are kept whatever else changes
             words=(
-                *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(tuned.out)),
+                *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.tuned.out)),
                 *("--budget", args.budget, *names, *width),
             ),
-            made=tuned.report,
+            made=work.tuned.report,
         ),
         Step(
             name="bench",
             words=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.figures)),
-                *("--ceilings", str(work.ceilings), "--tuned", str(tuned.out)),
+                *("--ceilings", str(work.ceilings), "--tuned", str(work.tuned.out)),
                 *("--per-operator", str(args.classes), *names, *device, *seconds),
             ),
             made=work.ceilings,
             rest=(work.figures,),
         ),
+    ]
+
+
+def _choosing(args: argparse.Namespace, work: Work, by_hand: Sequence[str]) -> list[Step]:
+    """Which operators are shipped, and the bundle of them."""
+    return [
         Step(
             name="select",
             words=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--figures", str(work.figures)),
-                *("--policy", args.policy, "--floor", str(args.floor), "--loads", args.loads, *device),
-                *("--config", str(args.config.resolve()), "--tuned", str(tuned.out)),
+                *("--policy", args.policy, "--floor", str(args.floor), "--loads", args.loads),
+                *("--device", args.device),
+                *("--config", str(args.config.resolve()), "--tuned", str(work.tuned.out)),
                 *("--out", str(work.operators), "--report", str(work.choice)),
                 *(("--exclude", ",".join(by_hand)) if by_hand else ()),
             ),
@@ -174,7 +185,7 @@ def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: 
         Step(
             name="bundle",
             words=(
-                *("--tuned", str(tuned.out), "--operators", str(work.operators), "--report", str(work.report)),
+                *("--tuned", str(work.tuned.out), "--operators", str(work.operators), "--report", str(work.report)),
                 *(("--vendor", args.vendor) if args.vendor else ()),
                 *("--out", str(args.out.resolve())),
             ),

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,16 +26,16 @@ from flagkernels.measure.timing import Clock, paired, ratio
 from flagkernels.model import trace
 from flagkernels.model.trace import Trace, TracedCall
 from flagkernels.operators.calls import Call, resolve
-from flagkernels.operators.registry import active, open_source
+from flagkernels.operators.registry import Implementation, active, open_source
 from flagkernels.progress import Progress
 from flagkernels.qualify import pool, qualify
 from flagkernels.qualify.cases import LARGEST, Case
 from flagkernels.qualify.inputs import Arena, make
 from flagkernels.qualify.pool import Outcome
-from flagkernels.qualify.worker import classify
+from flagkernels.qualify.worker import classify, sender
 from flagkernels.tuning.folder import Layout
 
-__all__ = ["BenchJob", "Figure", "add_arguments", "bench", "figures_of", "main"]
+__all__ = ["BenchJob", "Figure", "Method", "add_arguments", "bench", "figures_of", "main"]
 
 COLD = 160 << 20  # bytes that rotating inputs fill: about three times the largest L2 (H100: 50 MB)
 PREPARING = 4  # processes at once; one measures, the others start
@@ -110,14 +109,8 @@ def representative(
 
 
 def run_child(job: BenchJob, pipe: Connection) -> None:
-    """Entry point of the process; the messages are those of child.run."""
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-
-    def send(message: dict[str, Any]) -> None:
-        pipe.send_bytes(json.dumps(message).encode())
-
+    """Entry point of the process; the messages are those of qualify.worker.run."""
+    send = sender(job.log, pipe)
     try:
         os.environ.update(job.environment)
         device = torch.device(job.device)
@@ -152,7 +145,12 @@ def _chip(path: str) -> Iterator[None]:
 
 
 def _measure(
-    job: BenchJob, call: Call, name: str, counts: dict[str, int], implementations: Any, device: torch.device
+    job: BenchJob,
+    call: Call,
+    name: str,
+    counts: dict[str, int],
+    implementations: Mapping[str, Implementation],
+    device: torch.device,
 ) -> Figure:
     target = resolve(call.overload)
     case = Case(call=call, kind="real", regime="spread")
@@ -177,16 +175,7 @@ def _measure(
 
     once = statistics.median(clock.times(clock.graph(passes(1)), 3))
     count = max(1, min(64, round(SHORTEST / max(once, 1e-7))))
-    if device.type == "cpu":
-        first, second, reached = _paired_eager(clock, passes(count), implementations, device, job.pairs)
-    else:
-        native = clock.graph(passes(count))
-        with active(implementations, device) as calls:
-            candidate = clock.graph(passes(count))
-        first, second = paired(clock, native, candidate, pairs=job.pairs)
-        reached = any(calls.values())
-    if not reached:
-        raise NotImplementedError("the dispatcher never called it")
+    first, second = _pairs(clock, passes(count), implementations, device, job.pairs)
     found = ratio(first, second)
     each = count * sets
     return Figure(
@@ -204,8 +193,35 @@ def _measure(
     )
 
 
+def _pairs(
+    clock: Clock,
+    run: Callable[[], None],
+    implementations: Mapping[str, Implementation],
+    device: torch.device,
+    pairs: int,
+) -> tuple[list[float], list[float]]:
+    """Seconds of the native and of the operator's runs, by pair.
+
+    Raises NotImplementedError where the dispatcher never calls the operator."""
+    if device.type == "cpu":
+        first, second, reached = _paired_eager(clock, run, implementations, device, pairs)
+    else:
+        native = clock.graph(run)
+        with active(implementations, device) as calls:
+            candidate = clock.graph(run)
+        first, second = paired(clock, native, candidate, pairs=pairs)
+        reached = any(calls.values())
+    if not reached:
+        raise NotImplementedError("the dispatcher never called it")
+    return first, second
+
+
 def _paired_eager(
-    clock: Clock, run: Any, implementations: Any, device: torch.device, pairs: int
+    clock: Clock,
+    run: Callable[[], None],
+    implementations: Mapping[str, Implementation],
+    device: torch.device,
+    pairs: int,
 ) -> tuple[list[float], list[float], bool]:
     """Pairs without graphs: the override comes and goes between the runs. And whether it was reached."""
     first, second, reached = [], [], False
@@ -227,43 +243,30 @@ def measured_ceilings(device: str) -> Ceilings:
         return workers.apply(_ceilings, (device,))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How operators are measured."""
+
+    source: str = "flag_gems"
+    device: str = "cuda"
+    pairs: int = 15
+    """Paired measurements of native kernel and operator at each shape class."""
+    per_operator: int | None = 24
+    """Shape classes of each operator, the busiest first; None: all."""
+    seconds: float = 300.0
+    """Time limit of one operator."""
+    configs: int | None = None
+    """LibTuner's candidates that are compared; None: all."""
+    environment: Mapping[str, str] | None = None
+    """Set in each process before FlagGems is imported."""
+
+
 def bench(
-    found: Trace,
-    operators: Sequence[str],
-    out: Path,
-    *,
-    ceilings: Ceilings,
-    source: str = "flag_gems",
-    device: str = "cuda",
-    pairs: int = 15,
-    per_operator: int | None = 24,
-    seconds: float = 300.0,
-    configs: int | None = None,
-    environment: Mapping[str, str] | None = None,
-    logs: Path,
+    found: Trace, operators: Sequence[str], out: Path, *, ceilings: Ceilings, logs: Path, method: Method
 ) -> list[Figure]:
     """Measures what `out` does not hold yet; returns all figures of these operators."""
     present = {(figure.operator, figure.shape_class): figure for figure in figures_of(out)}
-    jobs = []
-    for operator in operators:
-        chosen = representative(found, operator, per_operator)
-        missing = [(n, t.call.to_json(), counts) for n, t, counts in chosen if (operator, n) not in present]
-        if missing:
-            jobs.append(
-                BenchJob(
-                    operator=operator,
-                    source=source,
-                    device=device,
-                    calls=tuple(missing),
-                    pairs=pairs,
-                    seed=0,
-                    memory=32 << 30,
-                    configs=configs,
-                    log=str(logs / f"{operator}.log"),
-                    lock=str(logs / "chip.lock"),
-                    environment=tuple((environment or {}).items()),
-                )
-            )
+    jobs = [job for operator in operators if (job := _job(found, operator, method, logs, present))]
     with Progress("bench", total=len(jobs)) as progress:
 
         def finished(outcome: Outcome) -> None:
@@ -278,9 +281,38 @@ def bench(
             ended = "" if outcome.ended == "done" else f"  {outcome.ended}: {outcome.reason} at {outcome.at}"
             progress.step(f"{outcome.job.operator:<20} {done}/{len(outcome.job.calls)} {outcome.seconds:.1f} s{ended}")
 
-        width = 1 if device == "cpu" else PREPARING
-        pool.run_all(jobs, width=width, seconds=seconds, finished=finished, doing=progress.doing, target=run_child)
+        pool.run_all(
+            jobs,
+            width=1 if method.device == "cpu" else PREPARING,
+            seconds=method.seconds,
+            finished=finished,
+            doing=progress.doing,
+            target=run_child,
+        )
     return [figure for figure in present.values() if figure.operator in set(operators)]
+
+
+def _job(
+    found: Trace, operator: str, method: Method, logs: Path, present: Container[tuple[str, str]]
+) -> BenchJob | None:
+    """The operator's shape classes that are not `present`, as work for one process; None where there are none."""
+    chosen = representative(found, operator, method.per_operator)
+    missing = [(name, t.call.to_json(), counts) for name, t, counts in chosen if (operator, name) not in present]
+    if not missing:
+        return None
+    return BenchJob(
+        operator=operator,
+        source=method.source,
+        device=method.device,
+        calls=tuple(missing),
+        pairs=method.pairs,
+        seed=0,
+        memory=32 << 30,
+        configs=method.configs,
+        log=str(logs / f"{operator}.log"),
+        lock=str(logs / "chip.lock"),
+        environment=tuple((method.environment or {}).items()),
+    )
 
 
 def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
@@ -332,11 +364,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{ceilings.device}: {ceilings.bandwidth / 1e12:.2f} TB/s, {ceilings.rate / 1e12:.0f} TFLOP/s")  # noqa: T201
     logs = args.out.parent / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    figures = bench(
-        found,
-        operators,
-        args.out,
-        ceilings=ceilings,
+    method = Method(
         source=args.source,
         device=args.device,
         pairs=args.pairs,
@@ -344,8 +372,8 @@ def main(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         configs=args.configs or None,
         environment=Layout(args.tuned).environment() if args.tuned else None,
-        logs=logs,
     )
+    figures = bench(found, operators, args.out, ceilings=ceilings, logs=logs, method=method)
     args.out.touch()  # also where no class could be measured: the step is done, and the next one reads that
     for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):
         print(figure)  # noqa: T201

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,28 +192,11 @@ def trace(
     computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS; `requests`: one of
     REQUESTS. Raises NothingToDo where no call has an operator.
     """
-    device = "meta"
-    how = _How(known, view, execution, requests)
-    try:
-        model, recorders = _run(arch, points, how, layers, device, progress)
-    except (NotImplementedError, RuntimeError) as error:
-        if not architecture.meta_cannot(error):
-            raise UsageError(
-                f"transformers cannot run this {arch.name}",
-                why=f"{type(error).__name__}: {error}".splitlines()[0],
-                hint="compare its config.json with the model's own",
-            ) from error
-        device, layers = "cpu", min(layers or CACHE_LAYERS, CACHE_LAYERS)
-        model, recorders = _run(arch, points, how, layers, device, progress)
-    found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(points))
-    native_only: Counter[str] = Counter()
-    for index, recorder in enumerate(recorders):
-        native_only += recorder.native_only
-        for call, count in recorder.calls.items():
-            found[call][index] = count
-    if not found:
+    how = _How(known, view, execution, requests, layers)
+    model, recorders, device = _recorded(arch, points, how, progress)
+    calls, native_only = _counted(recorders, known)
+    if not calls:
         raise NothingToDo(f"{arch.name} calls no operator of FlagGems {known.version}", hint="serve it natively")
-    calls = [TracedCall(known.overloads[call.overload], call, tuple(counts)) for call, counts in found.items()]
     config: Any = model.config
     return Trace(
         model=arch.name,
@@ -227,9 +210,39 @@ def trace(
         versions=_versions(known),
         points=tuple(points),
         static=architecture.static_sizes(model),
-        calls=tuple(sorted(calls, key=lambda t: (t.operator, t.call.overload, t.call.nbytes))),
-        native_only=dict(sorted(native_only.items())),
+        calls=calls,
+        native_only=native_only,
     )
+
+
+def _recorded(
+    arch: Architecture, points: Sequence[Point], how: _How, progress: Progress | None
+) -> tuple[nn.Module, list[Recorder], str]:
+    """The model, what each point calls, and the device that it ran on: `meta`, or `cpu` where meta cannot follow."""
+    try:
+        return *_run(arch, points, how, "meta", progress), "meta"
+    except (NotImplementedError, RuntimeError) as error:
+        if not architecture.meta_cannot(error):
+            raise UsageError(
+                f"transformers cannot run this {arch.name}",
+                why=f"{type(error).__name__}: {error}".splitlines()[0],
+                hint="compare its config.json with the model's own",
+            ) from error
+    few = replace(how, layers=min(how.layers or CACHE_LAYERS, CACHE_LAYERS))
+    return *_run(arch, points, few, "cpu", progress), "cpu"
+
+
+def _counted(recorders: Sequence[Recorder], known: Catalogue) -> tuple[tuple[TracedCall, ...], dict[str, int]]:
+    """The calls that FlagGems has an operator for, and how many calls of each other overload there are."""
+    found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(recorders))
+    native_only: Counter[str] = Counter()
+    for index, recorder in enumerate(recorders):
+        native_only += recorder.native_only
+        for call, count in recorder.calls.items():
+            found[call][index] = count
+    calls = [TracedCall(known.overloads[call.overload], call, tuple(counts)) for call, counts in found.items()]
+    calls.sort(key=lambda t: (t.operator, t.call.overload, t.call.nbytes))
+    return tuple(calls), dict(sorted(native_only.items()))
 
 
 def _versions(known: Catalogue) -> dict[str, str]:
@@ -244,17 +257,13 @@ class _How:
     view: str
     execution: str
     requests: str
+    layers: int | None
 
 
 def _run(
-    arch: Architecture,
-    points: Sequence[Point],
-    how: _How,
-    layers: int | None,
-    device: str,
-    progress: Progress | None,
+    arch: Architecture, points: Sequence[Point], how: _How, device: str, progress: Progress | None
 ) -> tuple[nn.Module, list[Recorder]]:
-    model = architecture.build(arch, device, layers=layers)
+    model = architecture.build(arch, device, layers=how.layers)
     last = None
     if how.view == "engine":
         architecture.fuse_projections(model)

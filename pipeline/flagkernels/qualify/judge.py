@@ -54,50 +54,92 @@ def judge(
     arena = Arena(device)
     target = resolve(case.call.overload)
     try:
-        args, kwargs = make(case, arena, seed)
-        native = _results(target, args, kwargs)
-        random = torch.Tag.nondeterministic_seeded in target.tags
-        dtypes = [n.dtype for n in native if isinstance(n, torch.Tensor)]
-        exact, limits = ([], []) if random else _exact(case, target, args, kwargs, dtypes)
+        given = _given(case, target, arena, seed)
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError) as error:
         # Nothing of the operator under test has run yet. Memory that float64 lacks is not its fault either.
         raise Dropped(str(error)) from error
-    if random:
-        return _random(case, target, args, kwargs, implementations, native, device)
-
-    def once(run_args: Any, run_kwargs: Any, allocations: Any) -> list[Any]:
-        with active(implementations, device, lambda: arena.busy) as calls, allocations:
-            results = _results(target, run_args, run_kwargs, clone=False)
-            _sync(device)
-        called.append(calls[case.call.overload])
-        shared.extend(_shared_memory(target, results, run_args, run_kwargs))
-        return [_detach(result) for result in results]
-
-    called: list[int] = []
-    shared: list[str] = []
-    inside = _clone(args, arena), _clone(kwargs, arena)
-    runs = [once(*inside, guarded_allocations(arena))]
-    damage = arena.violations() or _changed_inputs(target, (args, kwargs), inside) or shared
+    if given.exact is None:
+        return _random(case, target, given.args, given.kwargs, implementations, given.native, device)
+    trial = _Trial(case.call.overload, implementations, arena)
+    damage = trial.run_guarded(given)
     # Without guards the same write would spoil memory of others: one run is evidence enough.
     for _ in range(0 if damage else repeats - 1):
-        poison_allocator(tuple(r for r in runs[0] if isinstance(r, torch.Tensor)), device)
-        again = Arena(device)  # the same strides: another layout may be summed in another order
-        runs.append(once(_clone(args, again), _clone(kwargs, again), contextlib.nullcontext()))
-    if not all(called):
+        trial.run_again(given)
+    if not all(trial.called):
         return CaseResult(case=str(case), verdict="unsupported", reason="the dispatcher never called it")
-    compare = Comparer(case, args, exact, limits)
-    found = [compare(run, native) for run in runs]
+    compare = Comparer(case, given.args, given.exact, given.limits)
+    found = [compare(run, given.native) for run in trial.runs]
     worst = max(found, key=lambda f: (bool(f.reason), f.error))
-    verdict, reason = _verdict(damage, found, runs)
+    verdict, reason = _verdict(damage, found, trial.runs)
     return CaseResult(
         case=str(case),
         verdict=verdict,
         reason=reason,
         error=_finite(worst.error),
-        native=_finite(compare(native, native).error),
+        native=_finite(compare(given.native, given.native).error),
         relative=worst.relative,
         gain=worst.gain,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a case gives the operator, and what it has to give back."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    native: list[Any]
+    """The native operator's results."""
+    exact: list[list[Any]] | None
+    """Alternatives of float64 results; None for an operator that draws random numbers."""
+    limits: list[torch.Tensor]
+    """The bound of each element of each result."""
+
+
+def _given(case: Case, target: torch._ops.OpOverload, arena: Arena, seed: int) -> _Given:
+    args, kwargs = make(case, arena, seed)
+    native = _results(target, args, kwargs)
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return _Given(args=args, kwargs=kwargs, native=native, exact=None, limits=[])
+    dtypes = [result.dtype for result in native if isinstance(result, torch.Tensor)]
+    exact, limits = _exact(case, target, args, kwargs, dtypes)
+    return _Given(args=args, kwargs=kwargs, native=native, exact=exact, limits=limits)
+
+
+class _Trial:
+    """The runs of an operator on one input, and whether the dispatcher called it in each."""
+
+    def __init__(self, overload: str, implementations: Mapping[str, Implementation], arena: Arena) -> None:
+        self.overload, self.implementations, self.arena = overload, implementations, arena
+        self.target = resolve(overload)
+        self.runs: list[list[Any]] = []
+        self.called: list[int] = []
+        self.shared: list[str] = []
+        """Results that are views of arguments, in the words of a reason."""
+
+    def run_guarded(self, given: _Given) -> list[str]:
+        """The first run, between guards; the damage that it did: writes past an end, changed inputs, shared memory."""
+        inside = _clone(given.args, self.arena), _clone(given.kwargs, self.arena)
+        self._run(*inside, guarded_allocations(self.arena))
+        changed = _changed_inputs(self.target, (given.args, given.kwargs), inside)
+        return self.arena.violations() or changed or self.shared
+
+    def run_again(self, given: _Given) -> None:
+        """One more run, on memory that holds NaN wherever nobody has written."""
+        poison_allocator(tuple(r for r in self.runs[0] if isinstance(r, torch.Tensor)), self.arena.device)
+        again = Arena(self.arena.device)  # the same strides: another layout may be summed in another order
+        self._run(_clone(given.args, again), _clone(given.kwargs, again), contextlib.nullcontext())
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], allocations: contextlib.AbstractContextManager[Any]
+    ) -> None:
+        device = self.arena.device
+        with active(self.implementations, device, lambda: self.arena.busy) as calls, allocations:
+            results = _results(self.target, args, kwargs, clone=False)
+            _sync(device)
+        self.called.append(calls[self.overload])
+        self.shared.extend(_shared_memory(self.target, results, args, kwargs))
+        self.runs.append([_detach(result) for result in results])
 
 
 def _verdict(damage: list[str], found: Sequence[Comparison], runs: Sequence[Sequence[Any]]) -> tuple[str, str]:

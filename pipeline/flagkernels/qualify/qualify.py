@@ -28,12 +28,25 @@ from flagkernels.qualify.cases import CONTEXT, Case, cases_for, digest, memory_f
 from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import UNOPENED, Job
 
-__all__ = ["VERDICTS", "Limits", "Row", "add_arguments", "free_memory", "main", "qualify", "read_rows", "width_for"]
+__all__ = [
+    "VERDICTS",
+    "Limits",
+    "Method",
+    "Row",
+    "add_arguments",
+    "choose",
+    "correct_operators",
+    "free_memory",
+    "main",
+    "qualify",
+    "read_rows",
+    "width_for",
+]
 
 # Worst last: an operator's verdict is the worst of its cases.
 VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
 UNOPENED_IS_ENOUGH = 3  # processes that could not import the operators, before any could
-METHOD = 3  # raised when a verdict could change: bounds, cases, values
+METHOD_VERSION = 3  # raised when a verdict could change: bounds, cases, values
 WHOLE = 0.95
 """Share of the chip's memory that operators may take together."""
 
@@ -133,7 +146,7 @@ def key_of(
     operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int
 ) -> str:
     """Same key, same verdict: what a second run may skip."""
-    parts = [METHOD, operator, digest(cases), source, device, versions, repeats]
+    parts = [METHOD_VERSION, operator, digest(cases), source, device, versions, repeats]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -198,49 +211,33 @@ def _ask_free_memory(device: str) -> int:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What operators are judged with."""
+
+    source: str = "flag_gems"
+    device: str = "cuda"
+    real: int = 8
+    """Real shapes of each overload."""
+    seed: int = 0
+    configs: int | None = 2
+    """LibTuner's candidates that are compared; None: all."""
+
+
 def qualify(
-    found: Trace,
-    operators: Sequence[str],
-    out: Path,
-    *,
-    source: str = "flag_gems",
-    device: str = "cuda",
-    limits: Limits | None = None,
-    real: int = 8,
-    seed: int = 0,
-    configs: int | None = 2,
-    chip: dict[str, str] | None = None,
+    found: Trace, operators: Sequence[str], out: Path, *, method: Method | None = None, limits: Limits | None = None
 ) -> list[Row]:
     """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`. One whose share of the
     chip's memory was too small is judged again, alone."""
-    limits = limits or Limits()
+    method, limits = method or Method(), limits or Limits()
     present = read_rows(out)
-    versions = {**found.versions, **(chip or {})}
-    jobs, keys = [], {}
     with tempfile.TemporaryDirectory() as logs:
-        for operator in operators:
-            cases = cases_for(found, operator, real=real)
-            key = key_of(operator, cases, source=source, device=device, versions=versions, repeats=limits.repeats)
-            keys[operator] = key
-            if key in present and present[key].stands(limits):
-                continue
-            jobs.append(
-                Job(
-                    operator=operator,
-                    source=source,
-                    device=device,
-                    cases=tuple(case.to_json() for case in cases),
-                    repeats=limits.repeats,
-                    seed=seed,
-                    memory=limits.memory,
-                    device_fraction=WHOLE / limits.width if device != "cpu" else None,
-                    configs=configs,
-                    log=str(Path(logs) / f"{operator}.log"),
-                )
-            )
+        work = [_job(found, operator, method, limits, Path(logs)) for operator in operators]
+        keys = {job.operator: key for job, key in work}
+        jobs = [job for job, key in work if not (key in present and present[key].stands(limits))]
         jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
         with Progress("qualify", total=len(jobs)) as progress:
-            settled = _Settled(source, len(jobs))
+            settled = _Settled(method.source, len(jobs))
             alone: list[Job] = []
 
             def finished(outcome: Outcome) -> None:
@@ -256,6 +253,32 @@ def qualify(
             pool.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
             pool.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
     return [present[keys[operator]] for operator in operators]
+
+
+def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path) -> tuple[Job, str]:
+    """One operator's work for a process, and the key of its verdict."""
+    cases = cases_for(found, operator, real=method.real)
+    key = key_of(
+        operator,
+        cases,
+        source=method.source,
+        device=method.device,
+        versions=found.versions,
+        repeats=limits.repeats,
+    )
+    job = Job(
+        operator=operator,
+        source=method.source,
+        device=method.device,
+        cases=tuple(case.to_json() for case in cases),
+        repeats=limits.repeats,
+        seed=method.seed,
+        memory=limits.memory,
+        device_fraction=WHOLE / limits.width if method.device != "cpu" else None,
+        configs=method.configs,
+        log=str(logs / f"{operator}.log"),
+    )
+    return job, key
 
 
 def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
@@ -354,17 +377,10 @@ def main(args: argparse.Namespace) -> int:
         width=args.width or width_for(found, args.device, free=free),
         repeats=args.repeats,
     )
-    rows = qualify(
-        found,
-        operators,
-        args.out,
-        source=args.source,
-        device=args.device,
-        limits=limits,
-        real=args.real,
-        seed=args.seed,
-        configs=args.configs or None,
+    method = Method(
+        source=args.source, device=args.device, real=args.real, seed=args.seed, configs=args.configs or None
     )
+    rows = qualify(found, operators, args.out, method=method, limits=limits)
     if args.report:
         write_json(args.report, summary(found, rows))
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}

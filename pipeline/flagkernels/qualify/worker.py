@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 
 from flagkernels.errors import KernelsError
-from flagkernels.operators.registry import NotOffered, open_source
+from flagkernels.operators.registry import Implementation, NotOffered, open_source
 from flagkernels.qualify.cases import CONTEXT, Case, memory_for
 from flagkernels.qualify.judge import CaseResult, Dropped, judge
 
-__all__ = ["UNOPENED", "Job", "classify", "run"]
+__all__ = ["UNOPENED", "Job", "classify", "run", "sender"]
 
 UNOPENED = "unopened"
 """How a process ends that could not import the operators: that says nothing of the one it was to judge."""
@@ -72,16 +73,13 @@ def classify(error: BaseException) -> tuple[str, str]:
     return "crash", line
 
 
+Send = Callable[[dict[str, Any]], None]
+
+
 def run(job: Job, pipe: Connection) -> None:
     """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and at last {"end": …}; a
     case that was dropped for lack of the chip's memory is `short` of it."""
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-
-    def send(message: dict[str, Any]) -> None:
-        pipe.send_bytes(json.dumps(message).encode())
-
+    send = sender(job.log, pipe)
     device = torch.device(job.device)
     torch.set_num_threads(1)
     try:
@@ -101,29 +99,49 @@ def run(job: Job, pipe: Connection) -> None:
         send({"end": verdict, "reason": reason})
         return
     for index, data in enumerate(job.cases):
-        case = Case.from_json(data)
-        if share is not None and memory_for(case.call) > share:
-            reason = f"float64 needs more than this process's {share >> 20} MiB"
-            send({"dropped": str(case), "reason": reason, "short": True})
-            continue
-        send({"start": str(case)})
-        began = time.monotonic()
-        try:
-            result = judge(case, implementations, device, repeats=job.repeats, seed=job.seed + index)
-        except Dropped as error:
-            short = isinstance(error.__cause__, torch.OutOfMemoryError)
-            send({"dropped": str(case), "reason": str(error)[:200], "short": short})
-            continue
-        except BaseException as error:
-            verdict, reason = classify(error)
-            send({"result": CaseResult(case=str(case), verdict=verdict, reason=reason).to_json()})
-            if verdict != "unsupported":
-                break
-            continue
-        send({"result": {**result.to_json(), "seconds": round(time.monotonic() - began, 3)}})
+        if not _judge_case(job, Case.from_json(data), implementations, device, job.seed + index, share, send):
+            break
     send({"end": "done"})
     pipe.close()
     os._exit(0)  # a broken device makes the interpreter's own exit hang or abort
+
+
+def sender(log: str, pipe: Connection) -> Send:
+    """Sends messages through the pipe, as JSON; what the process prints from now on goes to the file `log`."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    return lambda message: pipe.send_bytes(json.dumps(message).encode())
+
+
+def _judge_case(
+    job: Job,
+    case: Case,
+    implementations: Mapping[str, Implementation],
+    device: torch.device,
+    seed: int,
+    share: int | None,
+    send: Send,
+) -> bool:
+    """Judges one case within `share` bytes of the chip; False when the process is not fit for another one."""
+    if share is not None and memory_for(case.call) > share:
+        reason = f"float64 needs more than this process's {share >> 20} MiB"
+        send({"dropped": str(case), "reason": reason, "short": True})
+        return True
+    send({"start": str(case)})
+    began = time.monotonic()
+    try:
+        result = judge(case, implementations, device, repeats=job.repeats, seed=seed)
+    except Dropped as error:
+        short = isinstance(error.__cause__, torch.OutOfMemoryError)
+        send({"dropped": str(case), "reason": str(error)[:200], "short": short})
+        return True
+    except BaseException as error:
+        verdict, reason = classify(error)
+        send({"result": CaseResult(case=str(case), verdict=verdict, reason=reason).to_json()})
+        return verdict == "unsupported"
+    send({"result": {**result.to_json(), "seconds": round(time.monotonic() - began, 3)}})
+    return True
 
 
 def _limit(job: Job, device: torch.device) -> int | None:

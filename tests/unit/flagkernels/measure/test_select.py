@@ -240,10 +240,8 @@ def test_operators_are_measured_against_the_native_kernel_in_their_own_process(t
         ["silu"],
         tmp_path / "figures.jsonl",
         ceilings=ceilings,
-        source="support.flagkernels_native:OPERATORS",
-        device="cpu",
-        pairs=7,
         logs=tmp_path,
+        method=bench.Method(source="support.flagkernels_native:OPERATORS", device="cpu", pairs=7),
     )
     assert [f.shape_class for f in figures] == ["bf16[8,96]"]
     assert figures[0].native > 0
@@ -253,9 +251,8 @@ def test_operators_are_measured_against_the_native_kernel_in_their_own_process(t
 
 def test_a_crash_while_measuring_costs_that_operator_only(tmp_path: Path) -> None:
     limits = replace(roofline.measure(torch.device("cpu")), bandwidth=1.0)
-    options: dict[str, Any] = {"ceilings": limits, "device": "cpu", "pairs": 3, "logs": tmp_path}
-    source = "support.flagkernels_faults:ABORTS"
-    assert bench.bench(FOUND, ["add"], tmp_path / "f.jsonl", source=source, **options) == []
+    method = bench.Method(source="support.flagkernels_faults:ABORTS", device="cpu", pairs=3)
+    assert bench.bench(FOUND, ["add"], tmp_path / "f.jsonl", ceilings=limits, logs=tmp_path, method=method) == []
 
 
 class Text:

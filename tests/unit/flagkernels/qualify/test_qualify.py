@@ -21,7 +21,7 @@ from flagkernels.operators.calls import Call, TensorSpec, Token  # noqa: E402
 from flagkernels.qualify import qualify as step  # noqa: E402
 from flagkernels.qualify.cases import cases_for  # noqa: E402
 from flagkernels.qualify.pool import Outcome  # noqa: E402
-from flagkernels.qualify.qualify import Limits, qualify, read_rows, width_for  # noqa: E402
+from flagkernels.qualify.qualify import Limits, Method, qualify, read_rows, width_for  # noqa: E402
 from support.small_traces import spec, trace_of  # noqa: E402
 
 ADDS = trace_of(
@@ -36,8 +36,7 @@ def verdict(tmp_path: Path, fault: str, *, operator: str = "add", found: Trace =
         found,
         [operator],
         tmp_path / "rows.jsonl",
-        source=f"support.flagkernels_faults:{fault}",
-        device="cpu",
+        method=Method(source=f"support.flagkernels_faults:{fault}", device="cpu"),
         limits=chosen,
     )
     return row
@@ -110,8 +109,7 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
         found,
         list(found.operators),
         tmp_path / "rows.jsonl",
-        source="support.flagkernels_native:OPERATORS",
-        device="cpu",
+        method=Method(source="support.flagkernels_native:OPERATORS", device="cpu"),
         limits=Limits(seconds=60, memory=2 << 30, width=2),
     )
     assert {row.operator: (row.verdict, row.reason, row.at) for row in rows if row.verdict != "correct"} == {}
@@ -199,9 +197,9 @@ def test_a_share_of_the_chip_that_was_too_small_is_no_verdict(tmp_path: Path, mo
     needs = {"small": 1 << 30, "large": 40 << 30, "dropping": 40 << 30, "greedy": 200 << 30}
     call = Call("add.Tensor", (spec(8, 96), spec(8, 96)))
     asked: list[tuple[str, float]] = []
-    monkeypatch.setattr(step.isolate, "run_all", _sharing(asked, needs))
+    monkeypatch.setattr(step.pool, "run_all", _sharing(asked, needs))
     found, rows = trace_of(*((name, call) for name in needs)), tmp_path / "rows.jsonl"
-    judged = qualify(found, list(needs), rows, device="cuda", limits=Limits(width=4))
+    judged = qualify(found, list(needs), rows, method=Method(device="cuda"), limits=Limits(width=4))
     assert [row.verdict for row in judged] == ["correct", "correct", "correct", "out-of-memory"]
     assert [row.dropped for row in judged] == [0, 0, 0, 0]
     assert asked[4:] == [("large", step.WHOLE), ("dropping", step.WHOLE), ("greedy", step.WHOLE)]
@@ -223,8 +221,9 @@ def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> Non
     ],
 )
 def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path, source: str, says: str) -> None:
+    method, limits = Method(source=source, device="cpu"), Limits(memory=2 << 30)
     with pytest.raises(UsageError, match=f"--source {source} cannot be used") as caught:
-        qualify(ADDS, ["add"], tmp_path / "rows.jsonl", source=source, device="cpu", limits=Limits(memory=2 << 30))
+        qualify(ADDS, ["add"], tmp_path / "rows.jsonl", method=method, limits=limits)
     assert says in str(caught.value)
     assert not (tmp_path / "rows.jsonl").exists()
 
