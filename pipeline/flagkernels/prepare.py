@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels.arguments import at_least, positive
+from flagkernels.arguments import add_option
 from flagkernels.bundle import bundle as bundles
 from flagkernels.bundle import report
 from flagkernels.bundle.compat import Compat, SystemProbe
@@ -34,9 +34,9 @@ from flagkernels.files import make_folder, read_json, write_json
 from flagkernels.measure import bench
 from flagkernels.measure.select import FLOOR
 from flagkernels.model import architecture, trace
-from flagkernels.model.sampling import ASKED, REQUESTS
+from flagkernels.model.sampling import REQUESTS
 from flagkernels.operators import catalogue
-from flagkernels.operators.inductor import EXECUTIONS, RUNS
+from flagkernels.operators.inductor import EXECUTIONS
 from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
 from flagkernels.qualify import qualify
@@ -92,38 +92,26 @@ class StepFailed(KernelsError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="the model's config.json")
+    add_option(parser, "--config", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the steps' files; kept to go on from")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle")
-    parser.add_argument("--vendor", help="FlagGems vendor name of this chip; default: whose tool is here")
-    parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
-    parser.add_argument("--policy", choices=("coverage", "express"), default="express")
-    parser.add_argument("--budget", default="10m", help="time for tuning: 90s, 10m, 2h, none")
-    parser.add_argument("--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
-    parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
-    parser.add_argument(
-        "--max-batch", type=at_least(1), default=32, help="most requests in one step (vLLM max_num_seqs)"
-    )
-    parser.add_argument(
-        "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
-    )
-    parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
-    parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
-    parser.add_argument("--requests", choices=REQUESTS, default="mixed", help=ASKED)
-    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
-    parser.add_argument(
-        "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
-    )
-    parser.add_argument("--real", type=at_least(1), default=8, help="qualify: real shapes of each overload")
-    parser.add_argument(
-        "--classes", type=at_least(1), default=24, help="bench: shape classes of each operator, busiest first"
-    )
-    parser.add_argument(
-        "--seconds", type=positive, default=180.0, help="time limit of one operator, in qualify and bench"
-    )
-    parser.add_argument(
-        "--width", type=at_least(1), help="processes at once; default: what the chip and the cores allow"
-    )
+    add_option(parser, "--out", help="the bundle")
+    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: whose tool is here")
+    add_option(parser, "--device")
+    add_option(parser, "--policy", default="express")
+    add_option(parser, "--budget", default="10m")
+    add_option(parser, "--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
+    add_option(parser, "--max-len")
+    add_option(parser, "--max-batch")
+    add_option(parser, "--max-tokens")
+    add_option(parser, "--points")
+    add_option(parser, "--execution", choices=EXECUTIONS)
+    add_option(parser, "--requests", choices=REQUESTS)
+    add_option(parser, "--loads")
+    add_option(parser, "--floor", default=FLOOR)
+    add_option(parser, "--real")
+    add_option(parser, "--classes")
+    add_option(parser, "--seconds", default=180.0, help="time limit of one operator, in qualify and bench")
+    add_option(parser, "--width")
 
 
 def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: Sequence[str]) -> list[Step]:

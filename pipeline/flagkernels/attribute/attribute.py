@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagkernels.arguments import at_least, positive
+from flagkernels.arguments import add_option, at_least
 from flagkernels.attribute.worker import BEGUN, CHIP_LOST, supervise
 from flagkernels.bundle import bundle
 from flagkernels.errors import Refused, UsageError
@@ -241,24 +241,20 @@ def _badness(measurement: Measurement) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operators", type=Path, help="operators.yaml that is under suspicion")
-    parser.add_argument("--bundle", type=Path, help="instead: the bundle under suspicion, with its tuned kernels")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the report, JSON; beside it FILE.jsonl, every measurement"
-    )
+    add_option(parser, "--operators", type=Path, help="operators.yaml that is under suspicion")
+    add_option(parser, "--bundle", help="instead: the bundle under suspicion, with its tuned kernels")
+    add_option(parser, "--out", help="the report, JSON; beside it FILE.jsonl, every measurement")
     parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
     parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
-    parser.add_argument(
-        "--config", type=Path, help="without weights: config.json, for random weights in the same shapes"
-    )
+    add_option(parser, "--config", help="without weights: config.json, for random weights in the same shapes")
     parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
-    parser.add_argument("--tokens", type=at_least(1), default=512)
-    parser.add_argument("--seconds", type=positive, default=600.0, help="most time for one set of operators")
-    parser.add_argument("--layers", type=at_least(1), help="without weights: cut the model to its first layers")
-    parser.add_argument("--rounds", type=at_least(1), default=4)
-    parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--source", default="flag_gems")
+    parser.add_argument("--tokens", type=at_least(1), default=512, help="length of the text, in tokens")
+    add_option(parser, "--seconds", default=600.0, help="most time for one set of operators")
+    add_option(parser, "--layers", help="without weights: cut the model to its first layers")
+    parser.add_argument("--rounds", type=at_least(1), default=4, help="most operators to take out, one a round")
+    add_option(parser, "--tuned", help="what `tune` wrote; its database and kernels are used")
+    add_option(parser, "--device")
+    add_option(parser, "--source")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
 
 

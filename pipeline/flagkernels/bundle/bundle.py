@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flagkernels.arguments import add_option
 from flagkernels.bundle.compat import Compat, SystemProbe, read_compat
 from flagkernels.digests import directory_digest, no_space
 from flagkernels.errors import BundleCorrupt, ChipFault, UsageError
@@ -156,11 +157,11 @@ def content(path: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tuned", type=Path, required=True, help="folder that `tune` wrote")
-    parser.add_argument("--operators", type=Path, required=True, help="operators.yaml that `select` wrote")
+    add_option(parser, "--tuned", required=True, help="folder that `tune` wrote")
+    add_option(parser, "--operators", type=Path, required=True, help="operators.yaml that `select` wrote")
     parser.add_argument("--report", type=Path, help="report to ship (JSON); default: what `tune` wrote")
-    parser.add_argument("--vendor", help="FlagGems vendor name of this chip; default: what `tune` found")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle")
+    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: what `tune` found")
+    add_option(parser, "--out", help="the bundle")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flagkernels.arguments import add_option
 from flagkernels.bundle import bundle as bundles
 from flagkernels.bundle import compat
 from flagkernels.bundle.bundle import Bundle
@@ -277,7 +278,7 @@ def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, help=f"default: ${BUNDLE}, else {DEFAULT_BUNDLE}")
+    add_option(parser, "--bundle", help=f"default: ${BUNDLE}, else {DEFAULT_BUNDLE}")
     parser.add_argument("--effective", type=Path, help="instead of checking: print what is in effect, from this folder")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flagkernels.arguments import add_option
 from flagkernels.bundle.overlay import prepare
 from flagkernels.engine import activate as activation
 from flagkernels.engine.launch import CALLS, become, engine_of
@@ -129,7 +130,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
+    add_option(parser, "--bundle", help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
     parser.add_argument("--effective", type=Path, help="folder for what is in effect, one file a process")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine and its arguments")
 

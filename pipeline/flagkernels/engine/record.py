@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flagkernels.arguments import add_option
 from flagkernels.engine.launch import CALLS, become, engine_of
 from flagkernels.engine.process_file import ProcessFile, files_of
 from flagkernels.errors import UsageError
@@ -154,8 +155,8 @@ def _foreseen(found: Trace) -> set[tuple[str, str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=Path, required=True, help="folder, a file for each process of the engine")
-    parser.add_argument("--catalogue", type=Path, help="FlagGems wheel or source; default: the installed flag_gems")
-    parser.add_argument("--trace", type=Path, help="say which of the calls this trace.json foresees")
+    add_option(parser, "--catalogue")
+    add_option(parser, "--trace", required=False, help="say which of the calls this trace.json foresees")
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine; without it, what was recorded"
     )

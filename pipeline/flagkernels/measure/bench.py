@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.arguments import at_least, positive
+from flagkernels.arguments import add_option, at_least
 from flagkernels.errors import UsageError
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.measure.roofline import Ceilings, floor_seconds, measure, work
@@ -334,24 +334,20 @@ def figures_of(path: Path) -> Iterable[Figure]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
-    parser.add_argument(
-        "--verdicts", type=Path, required=True, help="what `qualify` wrote: only correct ones are measured"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="figures, a JSONL file; a second run does what is missing"
-    )
+    add_option(parser, "--trace")
+    add_option(parser, "--verdicts")
+    add_option(parser, "--out", help="figures, a JSONL file; a second run does what is missing")
     parser.add_argument("--ceilings", type=Path, help="write the chip's measured limits here")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--source", default="flag_gems")
-    parser.add_argument("--operators", help="comma-separated; default: all correct ones")
-    parser.add_argument("--tuned", type=Path, help="what `tune` wrote: its database and kernels are used")
-    parser.add_argument("--pairs", type=at_least(1), default=15)
+    add_option(parser, "--device")
+    add_option(parser, "--source")
+    add_option(parser, "--operators", help="comma-separated; default: all correct ones")
+    add_option(parser, "--tuned")
+    parser.add_argument("--pairs", type=at_least(1), default=15, help="paired measurements at each shape class")
     parser.add_argument(
         "--per-operator", type=at_least(1), default=24, help="shape classes of each operator, the busiest first"
     )
-    parser.add_argument("--configs", type=at_least(0), default=0, help="LibTuner candidates that are compared; 0: all")
-    parser.add_argument("--seconds", type=positive, default=300.0, help="time limit of one operator")
+    add_option(parser, "--configs", default=0)
+    add_option(parser, "--seconds", default=300.0, help="time limit of one operator")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels.arguments import at_least, positive
+from flagkernels.arguments import add_option
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
 from flagkernels.measure import bench
@@ -172,26 +172,22 @@ def nobody_wins() -> NothingToDo:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
-    parser.add_argument("--verdicts", type=Path, required=True, help="what `qualify` wrote")
-    parser.add_argument("--policy", choices=("coverage", "express"), default="coverage")
-    parser.add_argument("--out", type=Path, required=True, help="operators.yaml")
+    add_option(parser, "--trace")
+    add_option(parser, "--verdicts")
+    add_option(parser, "--policy", default="coverage")
+    add_option(parser, "--out", help="operators.yaml")
     parser.add_argument("--report", type=Path, help="every measurement behind the choice, JSON")
-    parser.add_argument(
-        "--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named"
+    add_option(
+        parser, "--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named"
     )
     parser.add_argument("--figures", type=Path, help="express: what `bench` wrote")
-    parser.add_argument(
-        "--config", type=Path, help="the model's config.json: serve it (express), or report what coverage costs"
-    )
-    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
-    parser.add_argument("--layers", type=at_least(1), help="cut the served model to its first layers")
-    parser.add_argument(
-        "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
-    )
-    parser.add_argument("--tuned", type=Path, help="what `tune` wrote; its database and kernels are used")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--source", default="flag_gems")
+    add_option(parser, "--config", help="the model's config.json: serve it (express), or report what coverage costs")
+    add_option(parser, "--loads")
+    add_option(parser, "--layers", help="cut the served model to its first layers")
+    add_option(parser, "--floor", default=FLOOR)
+    add_option(parser, "--tuned", help="what `tune` wrote; its database and kernels are used")
+    add_option(parser, "--device")
+    add_option(parser, "--source")
 
 
 def main(args: argparse.Namespace) -> int:

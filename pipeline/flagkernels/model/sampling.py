@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["ASKED", "REQUESTS", "LastPositions", "sample", "temperatures"]
+__all__ = ["REQUESTS", "LastPositions", "sample", "temperatures"]
 
 REQUESTS = ("mixed", "greedy")
 """What users ask for: half of a batch greedy and half with a temperature; or greedy alone, where nothing is drawn."""
 
-ASKED = "what users ask for: greedy answers and drawn ones, or greedy ones alone, where the sampler draws nothing"
 GREEDY = 1e-5  # a temperature below it asks for the most likely token
 
 

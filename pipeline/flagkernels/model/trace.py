@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from flagkernels.arguments import at_least
+from flagkernels.arguments import add_option
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
 from flagkernels.model import architecture
 from flagkernels.model.architecture import Architecture
 from flagkernels.model.recorder import Recorder, recording, unrecorded
-from flagkernels.model.sampling import ASKED, REQUESTS, LastPositions, sample, temperatures
+from flagkernels.model.sampling import REQUESTS, LastPositions, sample, temperatures
 from flagkernels.operators import catalogue
 from flagkernels.operators.calls import Call, shape_class
 from flagkernels.operators.catalogue import Catalogue
-from flagkernels.operators.inductor import EXECUTIONS, RUNS
+from flagkernels.operators.inductor import EXECUTIONS
 from flagkernels.progress import Progress
 
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
@@ -300,23 +300,19 @@ def _forward(model: nn.Module, point: Point, how: _How, device: str, last: LastP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="the model's config.json")
-    parser.add_argument("--out", type=Path, required=True, help="trace.json")
-    parser.add_argument("--catalogue", type=Path, help="FlagGems wheel or source; default: the installed flag_gems")
+    add_option(parser, "--config", required=True)
+    add_option(parser, "--out", help="trace.json")
+    add_option(parser, "--catalogue")
     parser.add_argument(
         "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
     )
-    parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
-    parser.add_argument("--requests", choices=REQUESTS, default="mixed", help=ASKED)
-    parser.add_argument("--layers", type=at_least(1), help="cut the model to its first layers (counts are cut as well)")
-    parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
-    parser.add_argument(
-        "--max-batch", type=at_least(1), default=32, help="most requests in one step (vLLM max_num_seqs)"
-    )
-    parser.add_argument(
-        "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
-    )
-    parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
+    add_option(parser, "--execution", choices=EXECUTIONS)
+    add_option(parser, "--requests", choices=REQUESTS)
+    add_option(parser, "--layers", help="cut the model to its first layers (counts are cut as well)")
+    add_option(parser, "--max-len")
+    add_option(parser, "--max-batch")
+    add_option(parser, "--max-tokens")
+    add_option(parser, "--points")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,13 +17,11 @@ from torch import nn
 
 from flagkernels.operators.calls import OUT, base_name, overload_of, spec_of
 
-__all__ = ["EXECUTIONS", "INTO", "RUNS", "fused", "left_to_aten", "running"]
+__all__ = ["EXECUTIONS", "INTO", "fused", "left_to_aten", "running"]
 
 EXECUTIONS = ("compiled", "captured", "eager")
 """How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under graphs alone, or neither.
 Logits and sampling are outside of both in every case."""
-RUNS = "how the engine runs the layers: torch.compile and CUDA graphs, graphs alone, or neither (vLLM enforce_eager)"
-"""Help of the option that says which."""
 
 INTO = {"mm": "mm.out", "addmm": "addmm.out", "bmm": "bmm.out", "baddbmm": "baddbmm.out"}
 """Products that Inductor calls by the overload which writes into given memory (torch/_inductor/kernel/)."""

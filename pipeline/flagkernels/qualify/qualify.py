@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagkernels.arguments import at_least, positive
+from flagkernels.arguments import add_option, at_least
 from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
 from flagkernels.files import append_line, read_lines, write_json
 from flagkernels.model import trace
@@ -330,22 +330,18 @@ def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace", type=Path, required=True, help="trace.json")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="verdicts, a JSONL file; a second run does what is missing"
-    )
-    parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
-    parser.add_argument("--source", default="flag_gems", help="flag_gems, or MODULE:ATTRIBUTE of other operators")
-    parser.add_argument("--operators", help="comma-separated; default: all that the trace names")
-    parser.add_argument("--seconds", type=positive, default=180.0, help="time limit of one operator")
+    add_option(parser, "--trace")
+    add_option(parser, "--out", help="verdicts, a JSONL file; a second run does what is missing")
+    add_option(parser, "--device")
+    add_option(parser, "--source")
+    add_option(parser, "--operators", help="comma-separated; default: all that the trace names")
+    add_option(parser, "--seconds", default=180.0, help="time limit of one operator")
     parser.add_argument("--memory", type=at_least(1), default=8192, help="host memory of one operator, MiB")
-    parser.add_argument(
-        "--width", type=at_least(1), help="processes at once; default: what the chip's memory and the cores allow"
-    )
+    add_option(parser, "--width")
     parser.add_argument("--repeats", type=at_least(1), default=3, help="runs on the same input")
-    parser.add_argument("--real", type=at_least(1), default=8, help="real shapes of each overload")
-    parser.add_argument("--configs", type=at_least(0), default=2, help="LibTuner candidates that are compared; 0: all")
-    parser.add_argument("--seed", type=int, default=0)
+    add_option(parser, "--real")
+    add_option(parser, "--configs", default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
     parser.add_argument("--report", type=Path, help="the verdicts in short, JSON: what a card and a bundle show")
 
 

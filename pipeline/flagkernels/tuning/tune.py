@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flagkernels.arguments import at_least
+from flagkernels.arguments import add_option
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
@@ -33,12 +33,12 @@ MOST_RESTARTS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace", type=Path, required=True, help="trace.json of the model")
-    parser.add_argument("--out", type=Path, required=True, help="folder for database, kernels and report")
-    parser.add_argument("--operators", help="only these, separated by commas; default: all in the trace")
-    parser.add_argument("--verdicts", type=Path, help="what `qualify` wrote: only what is correct is tuned")
-    parser.add_argument("--budget", default="none", help="stop in time with the best so far: 90s, 10m, 2h")
-    parser.add_argument("--width", type=at_least(1), help="compilers at once; default: one a core")
+    add_option(parser, "--trace")
+    add_option(parser, "--out", help="folder for database, kernels and report")
+    add_option(parser, "--operators", help="only these, separated by commas; default: all in the trace")
+    add_option(parser, "--verdicts", required=False)
+    add_option(parser, "--budget", default="none")
+    add_option(parser, "--width", help="compilers at once; default: one a core")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
 
