@@ -37,18 +37,19 @@ CONFIG = {
     "dtype": "bfloat16",
 }
 SITE, CHIP, CACHE = "/srv/site", "/srv/chip", "/srv/cache"
+CHIP_SITE = HERE / "support/chip_site"
 
 
 def container() -> Container:
     """What a vendor's base would have in it: torch, Triton and FlagGems, here mounted."""
     import torch
 
-    sys.path.insert(0, str(HERE / "chip_site"))
+    sys.path.insert(0, str(CHIP_SITE))
     import chip_stand_in
 
-    sys.path.remove(str(HERE / "chip_site"))
+    sys.path.remove(str(CHIP_SITE))
     cache = chip_stand_in.cache_folder().parent
-    places = {Path(torch.__file__).parents[1]: SITE, HERE / "chip_site": CHIP, cache: CACHE}
+    places = {Path(torch.__file__).parents[1]: SITE, CHIP_SITE: CHIP, cache: CACHE}
     mounts = tuple(f"{outside}:{inside}:ro" for outside, inside in places.items())
     env = {"PYTHONPATH": f"{CHIP}:{SITE}", "XDG_CACHE_HOME": CACHE, "OMP_NUM_THREADS": "1"}
     return Container(mounts=mounts, env=env)

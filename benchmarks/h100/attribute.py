@@ -22,10 +22,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-from flagkernels.attribute import Measurement, read_record  # noqa: E402
-from flagkernels.bundle import Operators  # noqa: E402
+from flagkernels.attribute.attribute import Measurement, read_record  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
-from flagkernels.qualify import read_rows  # noqa: E402
+from flagkernels.operators.listing import Operators  # noqa: E402
+from flagkernels.qualify.qualify import read_rows  # noqa: E402
 
 CULPRITS = ("rsqrt", "silu")
 OTHERS = ("add", "arange", "cos", "embedding", "mean_dim", "neg", "pow_tensor_scalar", "sin", "to_copy")

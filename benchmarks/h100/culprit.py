@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.operators import FlagGems
+from flagkernels.operators.registry import FlagGems
 
 OPERATORS = (
     "add",

@@ -29,10 +29,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONP
 
 from cell import environment  # noqa: E402
 
-from flagkernels.activate import Effective, effective  # noqa: E402
+from flagkernels.engine.activate import Effective, effective  # noqa: E402
+from flagkernels.engine.process_file import WRITE_EVERY_S, files_of  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
-from flagkernels.process_file import WRITE_EVERY_S, files_of  # noqa: E402
-from flagkernels.timing import Ratio, ratio  # noqa: E402
+from flagkernels.measure.timing import Ratio, ratio  # noqa: E402
 
 PROMPT, ANSWER = 512, 128
 MARK = "engine.py answers "

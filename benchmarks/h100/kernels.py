@@ -21,9 +21,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "pipeline"), str(HERE)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
 
-from flagkernels import bench, cli, qualify, trace  # noqa: E402
-from flagkernels.compiled import EXECUTIONS  # noqa: E402
+from flagkernels import cli  # noqa: E402
 from flagkernels.files import write_json, write_text  # noqa: E402
+from flagkernels.model import trace  # noqa: E402
+from flagkernels.operators.inductor import EXECUTIONS  # noqa: E402
+from flagkernels.qualify import qualify  # noqa: E402
 
 CONFIG = HERE / "qwen3-8b.json"
 
@@ -54,7 +56,8 @@ def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -
     def one(fault: str) -> qualify.Row:
         limits = qualify.Limits(seconds=20.0, memory=8 << 30, width=8)
         file = out / f"planted-{fault.lower()}.jsonl"
-        return qualify.qualify(written, ["silu"], file, source=f"planted:{fault}", limits=limits, real=3)[0]
+        method = qualify.Method(source=f"planted:{fault}", real=3)
+        return qualify.qualify(written, ["silu"], file, method=method, limits=limits)[0]
 
     began = time.monotonic()
     with ThreadPoolExecutor(len(planted.EXPECTED)) as pool:
@@ -92,7 +95,7 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
 def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
     """tune → bench → select → attribute, each from the command line, on the correct operators."""
     names = operators or ",".join(
-        bench.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
+        qualify.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
     )
     traced, tuned = f"--trace {given}/trace.json", f"--tuned {out}/tuned"
     correct = f"{traced} --verdicts {given}/verdicts.jsonl"

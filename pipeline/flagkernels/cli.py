@@ -16,16 +16,19 @@ __all__ = ["STEPS", "main"]
 
 STEPS: dict[str, tuple[str, str]] = {
     "prepare": ("flagkernels.prepare", "all of the following up to the bundle, going on where it was stopped"),
-    "trace": ("flagkernels.trace", "the operators and shapes of a model, from its config.json alone"),
-    "qualify": ("flagkernels.qualify", "each operator alone in a process of its own, against float64"),
-    "tune": ("flagkernels.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
-    "bench": ("flagkernels.bench", "each operator and shape class against the native kernel and the chip's limits"),
-    "select": ("flagkernels.selection", "the operators to ship: coverage, or express by operator and shape class"),
-    "bundle": ("flagkernels.bundle", "operators, database and kernels as one folder that fits one chip"),
-    "activate": ("flagkernels.activate", "whether a bundle fits here, or what is in effect"),
-    "run": ("flagkernels.plugin", "start an engine with a bundle in effect in all its processes"),
-    "record": ("flagkernels.record", "what an engine really calls, natively, beside what a trace foresees"),
-    "attribute": ("flagkernels.attribute", "find the operators that made the answers worse"),
+    "trace": ("flagkernels.model.trace", "the operators and shapes of a model, from its config.json alone"),
+    "qualify": ("flagkernels.qualify.qualify", "each operator alone in a process of its own, against float64"),
+    "tune": ("flagkernels.tuning.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
+    "bench": (
+        "flagkernels.measure.bench",
+        "each operator and shape class against the native kernel and the chip's limits",
+    ),
+    "select": ("flagkernels.measure.select", "the operators to ship: coverage, or express by operator and shape class"),
+    "bundle": ("flagkernels.bundle.bundle", "operators, database and kernels as one folder that fits one chip"),
+    "activate": ("flagkernels.engine.activate", "whether a bundle fits here, or what is in effect"),
+    "run": ("flagkernels.engine.plugin", "start an engine with a bundle in effect in all its processes"),
+    "record": ("flagkernels.engine.record", "what an engine really calls, natively, beside what a trace foresees"),
+    "attribute": ("flagkernels.attribute.attribute", "find the operators that made the answers worse"),
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flagkernels.digest import no_space
+from flagkernels.digests import no_space
 from flagkernels.errors import ChipFault, UsageError
 
 __all__ = ["append_line", "make_folder", "read_json", "read_lines", "write_json", "write_text"]

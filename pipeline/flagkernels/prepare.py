@@ -24,19 +24,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flagkernels import architecture, bench, catalogue, qualify, report, trace
-from flagkernels import bundle as bundles
-from flagkernels.arguments import at_least, positive
-from flagkernels.compat import TOOLS, Compat, SystemProbe
-from flagkernels.compiled import EXECUTIONS, RUNS
-from flagkernels.digest import file_sha256
+from flagkernels.arguments import add_option
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle import report
+from flagkernels.bundle.compat import Compat, SystemProbe
+from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
-from flagkernels.operators import device_here
+from flagkernels.measure import bench
+from flagkernels.measure.select import FLOOR
+from flagkernels.model import architecture, trace
+from flagkernels.model.sampling import REQUESTS
+from flagkernels.operators import catalogue
+from flagkernels.operators.inductor import EXECUTIONS
+from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
-from flagkernels.sampling import ASKED, REQUESTS
-from flagkernels.selection import FLOOR
-from flagkernels.tune import Layout, parse_budget
+from flagkernels.qualify import qualify
+from flagkernels.tuning.folder import Layout
+from flagkernels.tuning.tune import parse_budget
+from flagkernels.vendors import vendors
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 
@@ -86,47 +92,39 @@ class StepFailed(KernelsError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="the model's config.json")
+    add_option(parser, "--config", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the steps' files; kept to go on from")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle")
-    parser.add_argument("--vendor", help="FlagGems vendor name of this chip; default: whose tool is here")
-    parser.add_argument("--device", default="cuda", help="torch's device: cuda, npu, musa, cpu …")
-    parser.add_argument("--policy", choices=("coverage", "express"), default="express")
-    parser.add_argument("--budget", default="10m", help="time for tuning: 90s, 10m, 2h, none")
-    parser.add_argument("--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
-    parser.add_argument("--max-len", type=at_least(1), default=4096, help="longest context that is served")
-    parser.add_argument(
-        "--max-batch", type=at_least(1), default=32, help="most requests in one step (vLLM max_num_seqs)"
-    )
-    parser.add_argument(
-        "--max-tokens", type=at_least(1), default=8192, help="most tokens in one step (max_num_batched_tokens)"
-    )
-    parser.add_argument("--points", help="instead of the limits: prefill:1x512,decode:32x2048")
-    parser.add_argument("--execution", choices=EXECUTIONS, default="compiled", help=RUNS)
-    parser.add_argument("--requests", choices=REQUESTS, default="mixed", help=ASKED)
-    parser.add_argument("--loads", default="decode:1x512,decode:8x512,decode:32x512", help="points to serve")
-    parser.add_argument(
-        "--floor", type=positive, default=FLOOR, help="express: least lower bound of speed against native"
-    )
-    parser.add_argument("--real", type=at_least(1), default=8, help="qualify: real shapes of each overload")
-    parser.add_argument(
-        "--classes", type=at_least(1), default=24, help="bench: shape classes of each operator, busiest first"
-    )
-    parser.add_argument(
-        "--seconds", type=positive, default=180.0, help="time limit of one operator, in qualify and bench"
-    )
-    parser.add_argument(
-        "--width", type=at_least(1), help="processes at once; default: what the chip and the cores allow"
-    )
+    add_option(parser, "--out", help="the bundle")
+    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: whose tool is here")
+    add_option(parser, "--device")
+    add_option(parser, "--policy", default="express")
+    add_option(parser, "--budget", default="10m")
+    add_option(parser, "--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
+    add_option(parser, "--max-len")
+    add_option(parser, "--max-batch")
+    add_option(parser, "--max-tokens")
+    add_option(parser, "--points")
+    add_option(parser, "--execution", choices=EXECUTIONS)
+    add_option(parser, "--requests", choices=REQUESTS)
+    add_option(parser, "--loads")
+    add_option(parser, "--floor", default=FLOOR)
+    add_option(parser, "--real")
+    add_option(parser, "--classes")
+    add_option(parser, "--seconds", default=180.0, help="time limit of one operator, in qualify and bench")
+    add_option(parser, "--width")
 
 
 def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: Sequence[str]) -> list[Step]:
     """All after `trace`. `wanted` are the operators that the model calls, without those taken out by hand."""
+    return [*_measuring(args, work, wanted), *_choosing(args, work, by_hand)]
+
+
+def _measuring(args: argparse.Namespace, work: Work, wanted: Sequence[str]) -> list[Step]:
+    """Which operators are correct, and how fast each of them is."""
     names = ("--operators", ",".join(wanted))
     device = ("--device", args.device)
     seconds = ("--seconds", str(args.seconds))
     width = ("--width", str(args.width)) if args.width else ()
-    tuned = work.tuned
     return [
         Step(
             name="qualify",
@@ -139,27 +137,34 @@ def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: 
         Step(
             name="tune",  # database and journal know their keys by themselves, and are kept whatever else changes
             words=(
-                *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(tuned.out)),
+                *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.tuned.out)),
                 *("--budget", args.budget, *names, *width),
             ),
-            made=tuned.report,
+            made=work.tuned.report,
         ),
         Step(
             name="bench",
             words=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.figures)),
-                *("--ceilings", str(work.ceilings), "--tuned", str(tuned.out)),
+                *("--ceilings", str(work.ceilings), "--tuned", str(work.tuned.out)),
                 *("--per-operator", str(args.classes), *names, *device, *seconds),
             ),
             made=work.ceilings,
             rest=(work.figures,),
         ),
+    ]
+
+
+def _choosing(args: argparse.Namespace, work: Work, by_hand: Sequence[str]) -> list[Step]:
+    """Which operators are shipped, and the bundle of them."""
+    return [
         Step(
             name="select",
             words=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--figures", str(work.figures)),
-                *("--policy", args.policy, "--floor", str(args.floor), "--loads", args.loads, *device),
-                *("--config", str(args.config.resolve()), "--tuned", str(tuned.out)),
+                *("--policy", args.policy, "--floor", str(args.floor), "--loads", args.loads),
+                *("--device", args.device),
+                *("--config", str(args.config.resolve()), "--tuned", str(work.tuned.out)),
                 *("--out", str(work.operators), "--report", str(work.choice)),
                 *(("--exclude", ",".join(by_hand)) if by_hand else ()),
             ),
@@ -168,7 +173,7 @@ def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: 
         Step(
             name="bundle",
             words=(
-                *("--tuned", str(tuned.out), "--operators", str(work.operators), "--report", str(work.report)),
+                *("--tuned", str(work.tuned.out), "--operators", str(work.operators), "--report", str(work.report)),
                 *(("--vendor", args.vendor) if args.vendor else ()),
                 *("--out", str(args.out.resolve())),
             ),
@@ -321,9 +326,11 @@ def _vendor_here() -> str:
     """Raises UsageError where no vendor's tool is found."""
     if Path("/proc/driver/nvidia/version").exists():
         return "nvidia"
-    found = next((vendor for vendor, tool in TOOLS.items() if shutil.which(tool.argv[0])), None)
+    # A processor's tool is on machines with a chip as well.
+    chips = {name: vendor.query[0] for name, vendor in vendors().items() if vendor.torch_device != "cpu"}
+    found = next((name for name, tool in chips.items() if shutil.which(tool)), None)
     if found is None:
-        tools = ", ".join(tool.argv[0] for tool in TOOLS.values())
+        tools = ", ".join(chips.values())
         raise UsageError("which vendor's chip this is cannot be seen", why=f"none of {tools}", hint="name it: --vendor")
     return found
 

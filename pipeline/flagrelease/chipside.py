@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _environment(job: Job, place: Place, packages: Path | None) -> dict[str, str
     paths = [str(place.sources)]
     more = {}
     if packages is not None:
-        paths.append(str(place.sources / "flagkernels/startup"))
+        paths.append(str(place.sources / "flagkernels/engine/startup"))
         more["FLAGKERNELS_PACKAGES"] = str(packages)
     own = chip.get("PYTHONPATH") or (os.environ.get("PYTHONPATH", "") if job.runner == "process" else "")
     return {
@@ -141,13 +142,11 @@ def _packages(job: Job, context: Context, place: Place, image: str) -> Path | No
     return folder
 
 
-_IN_THE_MATRIX = {
-    "--device": "kernels.device",
-    "--policy": "kernels.policy",
-    "--budget": "kernels.budget",
-    "--execution": "kernels.execution",
-}
-"""What a user of a release has where flagkernels' own hints name its options."""
+@cache
+def in_the_matrix() -> Mapping[str, str]:
+    """By option of flagkernels: its name in matrix.yaml, for what flagkernels' own hints name."""
+    table = json.loads((FLAGKERNELS / "options.json").read_text(encoding="utf-8"))
+    return {name: row["matrix"] for name, row in table.items() if "matrix" in row}
 
 
 @dataclass
@@ -201,7 +200,7 @@ class _Seen:
 
 def _for_a_release(hint: str) -> str:
     """A hint of flagkernels in the words of matrix.yaml."""
-    mended = re.sub(r"--[a-z-]+", lambda found: _IN_THE_MATRIX.get(found[0], found[0]), hint)
+    mended = re.sub(r"--[a-z-]+", lambda found: in_the_matrix().get(found[0], found[0]), hint)
     return hint if mended == hint else f"{mended} (in matrix.yaml)"
 
 

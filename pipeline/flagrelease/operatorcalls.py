@@ -24,8 +24,9 @@ TOLD_WITHIN_S = 1.0
 
 
 def effective(at: Inside) -> Mapping[str, Any]:
-    """All processes together: flagkernels.activate.Effective. Raises Wrong where nothing is in effect, or cannot be
-    read."""
+    """All processes together: Effective of flagkernels.engine.activate.
+
+    Raises Wrong where nothing is in effect, or cannot be read."""
     place = layout_of(at.image, at.context.workspace).effective
     return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
 

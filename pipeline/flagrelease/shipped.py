@@ -13,11 +13,12 @@ from flagrelease.sources import PACKAGE
 from flagrelease.workspace import Workspace
 
 FLAGKERNELS = PACKAGE.parent / "flagkernels"
-SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in FLAGKERNELS.rglob("*.py")))
+_FILES = (path for suffix in ("py", "json") for path in FLAGKERNELS.rglob(f"*.{suffix}"))
+SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in _FILES))
 PROGRAMS = tuple(f"../flagkernels/{name}" for name in SOURCES)
 """As Stage.programs names them."""
 
-_ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.plugin:register\n"
+_ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.engine.plugin:register\n"
 """vLLM calls it in every process that it starts. The same is in pyproject.toml."""
 
 

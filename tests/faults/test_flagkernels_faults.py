@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from flagkernels_chip import environment, flagkernels, python, require_stand_in, write_trace
+from support.flagkernels_chip import environment, flagkernels, python, require_stand_in, write_trace
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +37,7 @@ def test_a_killed_tuning_goes_on_where_it_stopped(tmp_path: Path) -> None:
     # The stand-in stops the worker for good after its first key, where SIGKILL then finds it.
     code = f"""
 import time, runpy, sys
-import flag_gems, flagkernels.tune_session as session
+import flag_gems, flagkernels.tuning.session as session
 original = session.Session._tune_key
 def once(self, *a):
     original(self, *a)
@@ -78,12 +78,12 @@ def _children_of(pid: int) -> list[str]:
 def test_compilers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     code = """
 import os, time
-from flagkernels import tune_compile
-from flagkernels.candidates import Compilation
-tune_compile._prepare = lambda target: None
-tune_compile.compile_one = lambda job: time.sleep(600)
-tune_compile.without_chip = __import__("contextlib").nullcontext
-children = [tune_compile._Child([None], None) for _ in range(3)]
+from flagkernels.tuning import compile
+from flagkernels.tuning.candidates import Compilation
+compile._prepare = lambda target: None
+compile.compile_one = lambda job: time.sleep(600)
+compile.without_chip = __import__("contextlib").nullcontext
+children = [compile._Child([None], None) for _ in range(3)]
 for child in children:
     child.give([0])
 print(*[child.process.pid for child in children], flush=True)
@@ -111,18 +111,18 @@ def _alive(pid: int) -> bool:
 def test_a_compiler_that_crashes_or_hangs_costs_one_candidate() -> None:
     code = """
 import os, signal, time, contextlib
-from flagkernels import tune_compile
-tune_compile._prepare = lambda target: None
-tune_compile.without_chip = lambda target: contextlib.nullcontext()
-tune_compile.HANG_S = 1.5
+from flagkernels.tuning import compile
+compile._prepare = lambda target: None
+compile.without_chip = lambda target: contextlib.nullcontext()
+compile.HANG_S = 1.5
 def compile_one(job):
     if job == "crash": os.kill(os.getpid(), signal.SIGSEGV)
     if job == "hang": time.sleep(600)
     if job == "wrong": raise ValueError("no such block")
     return "ab", 16
-tune_compile.compile_one = compile_one
+compile.compile_one = compile_one
 jobs = ["fine", "crash", "hang", "wrong", "fine", "fine"]
-results = {r.index: r for r in tune_compile.compile_all(jobs, None, width=2)}
+results = {r.index: r for r in compile.compile_all(jobs, None, width=2)}
 print([results[i].error for i in range(len(jobs))])
 """
     done = python(code)
@@ -226,7 +226,7 @@ import sys, time
 from pathlib import Path
 import chip_stand_in, triton
 models = chip_stand_in.load_models(chip_stand_in.wheel_folder(chip_stand_in.cache_folder()))
-from flagkernels import database
+from flagkernels.tuning import database
 model = models.SQLPersistantModel(database.url(Path(sys.argv[1])))
 database.harden(model)
 me = int(sys.argv[2])
@@ -274,21 +274,22 @@ def test_eight_processes_make_one_overlay(tmp_path: Path) -> None:
     code = """
 import sys, sqlite3, time, os
 from pathlib import Path
-from flagkernels import bundle, compat, overlay
+from flagkernels.bundle import bundle, compat, overlay
 root = Path(sys.argv[1])
 while time.time() < float(sys.argv[2]): pass
 made = overlay.prepare(bundle.load(root / "bundle"), root / "cache")
 print(made.path, len(list(made.path.rglob("*.db"))))
 """
-    from flagkernels import bundle as bundles
-    from flagkernels.compat import Compat
+    from flagkernels.bundle import bundle as bundles
+    from flagkernels.bundle.compat import Compat
+    from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
     bundles.build(
         tmp_path / "bundle",
-        operators=bundles.Operators(include=("mm",)),
+        operators=Operators(include=("mm",)),
         tuned=tmp_path / "tuned.db",
         database_name="x.db",
         triton_cache=tmp_path / "empty",
@@ -307,15 +308,16 @@ print(made.path, len(list(made.path.rglob("*.db"))))
 
 
 def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
-    from flagkernels.compat import Compat
+    from flagkernels.bundle import bundle as bundles
+    from flagkernels.bundle.compat import Compat
+    from flagkernels.operators.listing import Operators
 
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
     bundles.build(
         tmp_path / "bundle",
-        operators=bundles.Operators(include=("mm",)),
+        operators=Operators(include=("mm",)),
         tuned=tmp_path / "tuned.db",
         database_name="x.db",
         triton_cache=tmp_path / "empty",
@@ -330,7 +332,7 @@ def test_a_bundle_of_another_machine_stops_the_engine_with_the_field(tmp_path: P
     assert "'3.7.0'" in done.stderr
     assert done.stdout == ""
     # A worker that meets it on its own, as vLLM's plugin does, ends as well: it must not serve other operators.
-    code = "from flagkernels import plugin; plugin.register(); print('served')"
+    code = "from flagkernels.engine import plugin; plugin.register(); print('served')"
     alone = python(code, FLAGKERNELS_BUNDLE=str(tmp_path / "bundle"), FLAGKERNELS_CACHE=str(tmp_path / "cache"))
     assert alone.returncode == 6
     assert alone.stdout == ""

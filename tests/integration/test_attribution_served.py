@@ -16,7 +16,6 @@ import pytest
 import kernels_cell as given
 import served_cell
 import toys
-from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped
 from flagrelease.context import Context
 from flagrelease.executor_inline import InlineEngine
@@ -27,6 +26,7 @@ from flagrelease.runner import CellRun
 from flagrelease.serving import served
 from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
+from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -22,7 +22,6 @@ import pytest
 
 import kernels_cell as given
 import served_cell
-from flagkernels_chip import require_stand_in
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
@@ -33,6 +32,7 @@ from flagrelease.ports.server import Client
 from flagrelease.serving import Served, served
 from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels
+from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # six starts of torch in containers
 
@@ -255,7 +255,7 @@ def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared
 def test_the_native_stack_of_the_same_image_has_none(up: Up) -> None:
     serve = json.loads(up.at.execute("cat", "/etc/flagos/manifest.json"))["serve"]
     off = [f"{name}={value}" for name, value in serve["env"]["native"].items()]
-    program = "from flagkernels import activate, plugin; plugin.register(); print(activate.find_bundle())"
+    program = "from flagkernels.engine import activate, plugin; plugin.register(); print(activate.find_bundle())"
     assert up.at.execute("env", *off, "python3", "-c", program) == "None\n"
 
 
@@ -276,7 +276,7 @@ def test_a_bundle_that_was_changed_never_serves(images: Images, tmp_path: Path) 
 
 
 def test_a_database_that_misses_is_found(images: Images, tmp_path: Path) -> None:
-    from flagkernels import bundle as bundles
+    from flagkernels.bundle import bundle as bundles
 
     folder = tmp_path / "bundle"
     shutil.copytree(images.prepared.bundle, folder)

@@ -105,7 +105,7 @@ ROUNDS = """
 import sys, json, urllib.request, os
 from pathlib import Path
 from flagrelease import engine
-from toy_operators import run_cell
+from support.toy_operators import run_cell
 root = Path(sys.argv[1])
 run = run_cell(root)
 with engine.opened("prefect", root / "prefect", "testrun") as chosen:

@@ -12,7 +12,7 @@ import toys
 from flagrelease import summary
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.runner import CellRun
-from toy_operators import OPERATORS, job, run_cell
+from support.toy_operators import OPERATORS, job, run_cell
 
 
 def say(root: Path, **files: str) -> None:
@@ -111,7 +111,8 @@ def test_killed_while_it_looks_the_next_run_goes_on(tmp_path: Path) -> None:
     say(tmp_path, guilty="add mul", findable="add mul")
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nfrom toy_operators import run_cell\nfrom flagrelease.engine import InlineEngine\n"
+        "from pathlib import Path\nfrom support.toy_operators import run_cell\n"
+        "from flagrelease.engine import InlineEngine\n"
         f"InlineEngine().execute([run_cell(Path({str(tmp_path)!r}), rounds=1)])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
 from flagrelease import chipside
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
+from flagrelease.matrix import Kernels
 from flagrelease.ports.progress import Silent
 
 TOLD = {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}
@@ -61,3 +63,10 @@ def test_hints_name_what_a_release_has() -> None:
     )
     assert error(failed(4)).hint == "serve it with defaults.stack: native"
     assert error(failed(2, hint="did you mean 'neg'?")).hint == "did you mean 'neg'?"
+
+
+def test_every_option_that_has_a_name_in_the_matrix_names_a_key_of_it() -> None:
+    names = chipside.in_the_matrix()
+    keys = {f"kernels.{field.name}" for field in fields(Kernels)}
+    assert {name for name in names.values() if not name.startswith("serve.args.")} <= keys
+    assert keys - set(names.values()) == {"kernels.limit"}, "of the stage as a whole: flagkernels has no such option"

@@ -23,10 +23,7 @@ LEAVING = (
 
 KNOWN_CIRCLES: dict[str, list[set[str]]] = {
     "flagrelease": [],
-    "flagkernels": [
-        {"flagkernels.bench", "flagkernels.tune"},
-        {"flagkernels.plugin", "flagkernels.record"},
-    ],
+    "flagkernels": [],
 }
 """Circles that are still to be opened."""
 

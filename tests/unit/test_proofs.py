@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="the chip side needs torch")
 
 from benchmark_programs import opened
-from flagkernels import trace
+from flagkernels.model import trace
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (*sorted((ROOT / "benchmarks/h100").glob("*.py")), ROOT / "docs/proofs/h100/tuning.py")

@@ -67,7 +67,8 @@ def test_the_package_is_found_by_its_metadata(tmp_path: Path, bundle: shipped.Sh
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     plugin = project["entry-points"]["vllm.general_plugins"]["flagkernels"]
     assert points == f"[vllm.general_plugins]\nflagkernels = {plugin}\n"
-    assert "flagkernels/startup/sitecustomize.py" in files
+    assert "flagkernels/engine/startup/sitecustomize.py" in files
+    assert {"flagkernels/vendors.json", "flagkernels/options.json"} <= set(files)
     (record,) = [data.decode() for name, data in files.items() if name.endswith("RECORD")]
     for line in record.splitlines()[:-1]:
         name, digest, size = line.split(",")

@@ -63,7 +63,7 @@ def products() -> list[tuple[int, int, int]]:
 
 def write_trace(path: Path) -> None:
     """The 56 products as a trace; b is a transposed weight, as nn.Linear hands it over."""
-    from flagkernels.trace import FORMAT
+    from flagkernels.model.trace import FORMAT
 
     calls = []
     for m, n, k in products():
@@ -105,10 +105,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     import flag_gems
     import torch
 
-    from flagkernels import flaggems
-    from flagkernels.tune_capture import key_of, patched
-    from flagkernels.tune_key import launcher_of
-    from flagkernels.tune_time import ChipTimer, quantiles
+    from flagkernels.operators import flaggems
+    from flagkernels.tuning.capture import key_of, patched
+    from flagkernels.tuning.key import launcher_of
+    from flagkernels.tuning.timer import ChipTimer, quantiles
 
     library = flaggems.load()
     theirs = their_choices(args, library.model)
@@ -153,7 +153,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def their_choices(args: argparse.Namespace, model: Any) -> Any:
     """(table, key) → LibTuner's choice, from its database or from the results of an earlier run."""
-    from flagkernels import database
+    from flagkernels.tuning import database
 
     if args.theirs.is_dir():
         stored = type(model)(database.url(next((args.theirs / "flaggems/config_cache").glob("*.db"))))

@@ -1,0 +1,1 @@
+"""Find the operators that made the answers worse."""

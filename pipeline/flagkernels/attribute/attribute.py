@@ -1,0 +1,340 @@
+"""attribute: which operators made the answers worse, in minutes instead of rounds of whole benchmarks.
+
+The log-probabilities of a fixed text, teacher-forced, with each set of operators against the native kernels. What
+counts as worse is measured, not assumed: the native model in its own dtype is already some distance from the native
+model in float32, and an operator is a suspect when it is certainly farther away than that."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flagkernels.arguments import add_option, at_least
+from flagkernels.attribute.worker import BEGUN, CHIP_LOST, supervise
+from flagkernels.bundle import bundle
+from flagkernels.errors import Refused, UsageError
+from flagkernels.files import append_line, read_json, read_lines, write_json, write_text
+from flagkernels.operators import catalogue, listing
+from flagkernels.operators.listing import Operators
+from flagkernels.progress import Progress
+
+__all__ = [
+    "Answers",
+    "Attribution",
+    "Lost",
+    "Measurement",
+    "Round",
+    "add_arguments",
+    "attribute",
+    "judge",
+    "main",
+    "read_record",
+]
+
+EXCESS = 1.25  # times the native distance from float32; within it, results of equal quality differ by rounding
+SIGMAS = 4.0  # standard errors by which the squared errors must differ
+PAIRED = 6  # suspects of which every pair is tried where no single operator explains the difference
+
+
+class Answers(Protocol):
+    """The log-probability of each token of a fixed text."""
+
+    def native(self) -> Sequence[float]: ...
+
+    def reference(self) -> Sequence[float]:
+        """The native kernels in float32."""
+
+    def with_operators(self, names: frozenset[str]) -> Sequence[float]:
+        """With these operators on and no other. May raise: an operator that dies is a culprit as well."""
+
+    def alive(self) -> bool:
+        """Whether anything more can be asked of the chip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """`excess`: root mean square distance from float32, over the native one's. `shift`: mean log-probability against
+    native, nats a token. `sigmas`: how certainly the squared errors are larger."""
+
+    operators: tuple[str, ...]
+    excess: float | None
+    shift: float | None
+    sigmas: float | None
+    guilty: bool
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        figures = (
+            self.note if self.excess is None else f"excess {self.excess:.3f}, shift {self.shift:+.5f} nats a token"
+        )
+        names = ", ".join(self.operators) if len(self.operators) <= 3 else f"{len(self.operators)} operators"
+        return f"{names}: {figures}" + ("  ← guilty" if self.guilty else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What was on at its start, what was measured, and whom it names (one operator, or one of a pair; or nobody)."""
+
+    together: Measurement
+    measurements: tuple[Measurement, ...]
+    culprit: str | None
+    partner: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """`together` is the measurement of all; `clean`: what remains is as near to float32 as native is."""
+
+    together: Measurement | None
+    rounds: tuple[Round, ...]
+    culprits: tuple[str, ...]
+    remaining: tuple[str, ...]
+    clean: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def judge(
+    names: Sequence[str], answers: Sequence[float], native: Sequence[float], reference: Sequence[float]
+) -> Measurement:
+    """Compares one set of operators with native, token by token. Raises ValueError for answers of another length."""
+    named = tuple(sorted(names))
+    if not all(map(math.isfinite, answers)):
+        lost = sum(not math.isfinite(x) for x in answers)
+        return Measurement(
+            operators=named,
+            excess=None,
+            shift=None,
+            sigmas=None,
+            guilty=True,
+            note=f"{lost} tokens are NaN or infinite",
+        )
+    theirs = [(a - r) ** 2 for a, r in zip(answers, reference, strict=True)]
+    ours = [(n - r) ** 2 for n, r in zip(native, reference, strict=True)]
+    # Native kernels in float32 have no distance: then the resolution of float32 sums stands in for it.
+    noise = max(math.sqrt(statistics.fmean(ours)), 1e-6)
+    excess = math.sqrt(statistics.fmean(theirs)) / noise
+    differences = [t - o for t, o in zip(theirs, ours, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    mean = statistics.fmean(differences)
+    sigmas = mean / error if error > 0 else (math.copysign(1e9, mean) if mean else 0.0)
+    return Measurement(
+        operators=named,
+        excess=excess,
+        shift=statistics.fmean(a - n for a, n in zip(answers, native, strict=True)),
+        sigmas=sigmas,
+        guilty=(excess > EXCESS and sigmas > SIGMAS) or excess > 2 * EXCESS,
+    )
+
+
+class Lost(Exception):
+    """The chip answers nothing any more, whatever is asked: the measurements go on in a new process."""
+
+
+def read_record(path: Path) -> dict[tuple[str, ...], Measurement]:
+    """What is measured, by its operators."""
+    found = {}
+    for data in read_lines(path):
+        if BEGUN not in data:
+            measurement = Measurement(**{**data, "operators": tuple(data["operators"])})
+            found[measurement.operators] = measurement
+    return found
+
+
+class _Court:
+    """Measures each set once, keeps every measurement in a file, and reads it back after a kill."""
+
+    def __init__(self, answers: Answers, record: Path | None) -> None:
+        self.answers, self.record = answers, record
+        self.native, self.reference = list(answers.native()), list(answers.reference())
+        self.known = read_record(record) if record else {}
+
+    def __call__(self, names: Sequence[str]) -> Measurement:
+        key = tuple(sorted(names))
+        if key not in self.known:
+            if self.record:
+                append_line(self.record, {BEGUN: key})
+            self.known[key] = self._measure(key)
+            if self.record:
+                append_line(self.record, self.known[key].to_json())
+            if self.known[key].excess is None and not self.answers.alive():
+                raise Lost
+        return self.known[key]
+
+    def _measure(self, key: tuple[str, ...]) -> Measurement:
+        try:
+            return judge(key, self.answers.with_operators(frozenset(key)), self.native, self.reference)
+        except Exception as error:  # whatever a kernel raises is evidence against it
+            line = str(error).splitlines()[0] if str(error) else ""
+            note = f"{type(error).__name__}: {line}"
+            return Measurement(operators=key, excess=None, shift=None, sigmas=None, guilty=True, note=note)
+
+
+def attribute(
+    answers: Answers,
+    operators: Sequence[str],
+    *,
+    rounds: int = 4,
+    record: Path | None = None,
+    progress: Progress | None = None,
+) -> Attribution:
+    """Takes out one culprit a round, until what remains is clean, nobody can be named, or the rounds are spent."""
+    court = _Court(answers, record)
+    remaining, culprits, done = sorted(operators), list[str](), list[Round]()
+    first = together = court(remaining) if remaining else None
+    while together is not None and together.guilty and len(done) < rounds:
+        found = _round(court, remaining, together, progress)
+        done.append(found)
+        if found.culprit is None:
+            break
+        culprits.append(found.culprit)
+        remaining.remove(found.culprit)
+        together = court(remaining) if remaining else None
+    return Attribution(
+        together=first,
+        rounds=tuple(done),
+        culprits=tuple(culprits),
+        remaining=tuple(remaining),
+        clean=together is None or not together.guilty,
+    )
+
+
+def _round(court: _Court, remaining: Sequence[str], together: Measurement, progress: Progress | None) -> Round:
+    singles = []
+    for name in remaining:
+        singles.append(court([name]))
+        if progress:
+            progress.step(str(singles[-1]))
+    worst = max(singles, key=_badness)
+    if worst.guilty:
+        return Round(together=together, measurements=tuple(singles), culprit=worst.operators[0])
+    # Nobody alone: two that are harmless apart can be harmful together (one's rounding is the other's bad input).
+    suspects = sorted(singles, key=_badness, reverse=True)[:PAIRED]
+    pairs = []
+    for one, other in itertools.combinations(suspects, 2):
+        pairs.append(court([one.operators[0], other.operators[0]]))
+        if progress:
+            progress.step(str(pairs[-1]))
+    measurements = (*singles, *pairs)
+    guilty = [pair for pair in pairs if pair.guilty]
+    if not guilty:
+        return Round(together=together, measurements=measurements, culprit=None)
+    pair = max(guilty, key=_badness)
+    culprit, partner = sorted(pair.operators, key=lambda name: _badness(court([name])), reverse=True)
+    return Round(together=together, measurements=measurements, culprit=culprit, partner=partner)
+
+
+def _badness(measurement: Measurement) -> float:
+    return math.inf if measurement.excess is None else measurement.excess
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_option(parser, "--operators", type=Path, help="operators.yaml that is under suspicion")
+    add_option(parser, "--bundle", help="instead: the bundle under suspicion, with its tuned kernels")
+    add_option(parser, "--out", help="the report, JSON; beside it FILE.jsonl, every measurement")
+    parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
+    parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
+    add_option(parser, "--config", help="without weights: config.json, for random weights in the same shapes")
+    parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
+    parser.add_argument("--tokens", type=at_least(1), default=512, help="length of the text, in tokens")
+    add_option(parser, "--seconds", default=600.0, help="most time for one set of operators")
+    add_option(parser, "--layers", help="without weights: cut the model to its first layers")
+    parser.add_argument("--rounds", type=at_least(1), default=4, help="most operators to take out, one a round")
+    add_option(parser, "--tuned", help="what `tune` wrote; its database and kernels are used")
+    add_option(parser, "--device")
+    add_option(parser, "--source")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Supervises a worker: a set of operators that kills or hangs it is measured by that, and a new one goes on."""
+    chosen = _chosen(args)
+    if (args.weights is None) == (args.config is None):
+        raise UsageError("give either --weights or --config", hint="--weights is the model's folder")
+    if args.worker:
+        return _work(args, chosen)
+    if args.source == "flag_gems":
+        catalogue.load().require(chosen.include)  # a name that does not exist is no culprit
+    args.out.unlink(missing_ok=True)
+    code = supervise(_worker(args), args.out.with_suffix(".jsonl"), seconds=args.seconds)
+    return code or _tell(args, chosen)
+
+
+def _worker(args: argparse.Namespace) -> list[str]:
+    """The command line of a worker with the same options."""
+    words = [sys.executable, "-m", "flagkernels", "attribute", "--worker"]
+    for name, value in vars(args).items():
+        if name not in ("worker", "clean") and value is not None:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _chosen(args: argparse.Namespace) -> Operators:
+    if (args.operators is None) == (args.bundle is None):
+        raise UsageError("give either --operators or --bundle", hint="--bundle brings operators, database and kernels")
+    return bundle.load(args.bundle).operators if args.bundle else listing.read_operators(args.operators)
+
+
+def _work(args: argparse.Namespace, chosen: Operators) -> int:
+    """Measures, and writes the report. All that is set in the environment is set before FlagGems is imported."""
+    if args.tuned:
+        from flagkernels.tuning.folder import Layout
+
+        os.environ.update(Layout(args.tuned).environment())
+    if args.bundle:
+        from flagkernels.bundle.overlay import prepare
+
+        os.environ.update(prepare(bundle.load(args.bundle)).environment)
+    from flagkernels.model.logprobs import ModelAnswers
+
+    answers = ModelAnswers.open(args, chosen)
+    try:
+        with Progress("attribute", total=len(chosen.include)) as progress:
+            found = attribute(
+                answers,
+                chosen.include,
+                rounds=args.rounds,
+                record=args.out.with_suffix(".jsonl"),
+                progress=progress,
+            )
+    except Lost:
+        sys.stderr.flush()
+        os._exit(CHIP_LOST)  # an orderly end would wait for the chip
+    write_json(args.out, found.to_json())
+    return 0
+
+
+def _tell(args: argparse.Namespace, chosen: Operators) -> int:
+    report = read_json(args.out)
+    for number, each in enumerate(report["rounds"], 1):
+        together = Measurement(**each["together"])
+        beside = f" together with {each['partner']}" if each["partner"] else ""
+        print(f"round {number}: {together} → {each['culprit'] or 'nobody named'}{beside}")  # noqa: T201
+    culprits = report["culprits"]
+    if not report["clean"]:
+        raise Refused(
+            "what remains is still farther from float32 than native is",
+            why=f"taken out: {', '.join(culprits) or 'nobody'}; rounds: {len(report['rounds'])} of {args.rounds}",
+            hint="raise --rounds, or release this cell on its native stack",
+        )
+    if args.clean:
+        write_text(args.clean, without(chosen, culprits).to_yaml())
+    print(f"culprits: {', '.join(culprits) or 'none'}; clean with {len(report['remaining'])} operators")  # noqa: T201
+    return 0
+
+
+def without(chosen: Operators, culprits: Sequence[str]) -> Operators:
+    """The same choice, less the culprits."""
+    return chosen.only(set(chosen.include) - set(culprits))

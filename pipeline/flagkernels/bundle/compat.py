@@ -1,0 +1,182 @@
+"""What a bundle was made for, and whether this machine is that.
+
+A tuned configuration is only a good one on the chip it was timed on, and a compiled kernel is only found by the
+Triton whose key it was stored under. FlagGems names its tables after a hash of the kernel's source, so another
+FlagGems misses every entry without a word. Hence all six fields must be equal, and a refusal names those that differ.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from flagkernels.digests import directory_digest
+from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError, did_you_mean
+from flagkernels.vendors import vendors
+
+__all__ = ["ACCEPT", "Compat", "Probe", "SystemProbe", "check", "differences", "read_compat"]
+
+ACCEPT = "FLAGKERNELS_ACCEPT"
+"""Environment variable: fields, separated by commas, that may differ. For a driver update that was tested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compat:
+    vendor: str
+    """FlagGems vendor name, such as nvidia or metax."""
+    device: str
+    driver: str
+    triton: str
+    flaggems: str
+    source: str
+    """sha256 over FlagGems' own source and configuration files."""
+
+
+class Probe(Protocol):
+    """Says what this machine is. The real one asks the vendor's tool and the installed packages."""
+
+    def compat(self, vendor: str) -> Compat: ...
+
+
+class SystemProbe:
+    """Asks without opening a device context, so that an engine can still fork after the question."""
+
+    def compat(self, vendor: str) -> Compat:
+        """Raises ChipFault when the vendor's tool, Triton or FlagGems is missing."""
+        device, driver = self._device(vendor)
+        if vendor == "cpu":  # FlagGems has no backend for it; a bundle can still carry a vendor's own operators
+            return Compat(vendor=vendor, device=device, driver=driver, triton="none", flaggems="none", source="none")
+        return Compat(
+            vendor=vendor,
+            device=device,
+            driver=driver,
+            triton=self._triton(),
+            flaggems=_distribution("flag-gems", "flag_gems"),
+            source=source_hash(_package("flag_gems")),
+        )
+
+    def _device(self, vendor: str) -> tuple[str, str]:
+        if vendor == "nvidia" and (told := _nvidia_proc(Path("/proc/driver/nvidia"))):
+            return told
+        if vendor == "cpu":
+            return platform.machine(), "none"
+        row = vendors().get(vendor)
+        if row is None or row.device is None or row.driver is None:
+            raise ChipFault(
+                f"no way is known to ask a {vendor} chip for its name and driver",
+                hint="add the vendor's command and its parser to flagkernels/vendors.json",
+            )
+        if shutil.which(row.query[0]) is None:
+            raise ChipFault(
+                f"{row.query[0]} is not on PATH",
+                why=f"it is asked which {vendor} chip and driver this is",
+                hint="run on the chip's host or in its base image, with the vendor's tools mounted",
+            )
+        done = subprocess.run(row.query, capture_output=True, text=True, timeout=60, check=False)
+        found = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (row.device, row.driver)]
+        if done.returncode or None in found:
+            raise ChipFault(
+                f"{' '.join(row.query)} did not report device and driver",
+                why=(done.stderr or done.stdout).strip()[-300:],
+                hint="see whether the chip is visible to this process",
+            )
+        device, driver = (match.group(1).strip() for match in found if match)
+        return device, driver
+
+    def _triton(self) -> str:
+        # FlagTree replaces the triton package; its local label decides which kernels fit.
+        return _distribution("triton", "triton", "flagtree")
+
+
+def _nvidia_proc(root: Path) -> tuple[str, str] | None:
+    """The same two answers as nvidia-smi's, without the second that it takes in each of many workers."""
+    try:
+        version = (root / "version").read_text()
+        model = next(iter(sorted((root / "gpus").iterdir()))) / "information"
+        device = re.search(r"^Model:\s*(.+)$", model.read_text(), re.MULTILINE)
+    except (OSError, StopIteration):
+        return None
+    driver = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", version)
+    return (device.group(1).strip(), driver.group(1)) if device and driver else None
+
+
+def _distribution(name: str, package: str, *others: str) -> str:
+    for candidate in (name, *others):
+        try:
+            return importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    init = _package(package) / "__init__.py"
+    if found := re.search(r"""^__version__\s*=\s*["']([^"']+)""", init.read_text(), re.MULTILINE):
+        return found.group(1)
+    raise ChipFault(f"{name} does not tell its version", why=f"{init} has no __version__")
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ChipFault(
+            f"{name} is not installed here",
+            why="operators come from FlagGems and are compiled by Triton",
+            hint="use the chip's base image, or set the cell's stack to native",
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@lru_cache(maxsize=4)
+def source_hash(package: Path) -> str:
+    """sha256 over the package's *.py and *.yaml: FlagGems derives its table names from the kernels' source."""
+    return directory_digest(package, [*package.rglob("*.py"), *package.rglob("*.yaml")])
+
+
+def differences(bundle: Compat, here: Compat) -> list[tuple[str, str, str]]:
+    """(field, bundle's value, this machine's value) for each field that differs."""
+    pairs = [(f.name, getattr(bundle, f.name), getattr(here, f.name)) for f in fields(Compat)]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def check(bundle: Compat, here: Compat, *, accept: frozenset[str] | None = None) -> list[str]:
+    """The fields that differ and were accepted; raises BundleMismatch when any other does, UsageError where the
+    variable names no field."""
+    if accept is None:
+        accept = _accepted(os.environ.get(ACCEPT, ""))
+    differing = differences(bundle, here)
+    refused = [pair for pair in differing if pair[0] not in accept]
+    if refused:
+        raise BundleMismatch(
+            "the bundle does not fit this machine: " + ", ".join(name for name, _, _ in refused),
+            why="; ".join(f"{name}: bundle {theirs!r}, here {ours!r}" for name, theirs, ours in refused),
+            hint="make a bundle on this chip with `python -m flagkernels prepare`, or, for a difference that you have "
+            f"tested, set {ACCEPT}={','.join(name for name, _, _ in refused)}",
+        )
+    return [name for name, _, _ in differing]
+
+
+def _accepted(text: str) -> frozenset[str]:
+    names = [field.name for field in fields(Compat)]
+    wanted = frozenset(filter(None, map(str.strip, text.split(","))))
+    for name in sorted(wanted - set(names)):
+        hint = did_you_mean(name, names) or f"the fields are {', '.join(names)}"
+        raise UsageError(f"{ACCEPT} names {name!r}, which is no field of a bundle", hint=hint)
+    return wanted
+
+
+def read_compat(path: Path) -> Compat:
+    """Raises BundleCorrupt when the file is missing or is not a compatibility label."""
+    try:
+        value = json.loads(path.read_text())
+        return Compat(**{f.name: str(value[f.name]) for f in fields(Compat)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleCorrupt(
+            f"{path} is no compatibility label", why=repr(error), hint="take the bundle again from its release"
+        ) from error

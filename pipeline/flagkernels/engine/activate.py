@@ -1,0 +1,296 @@
+"""activate: put a bundle into effect in this process, and leave on disk what is in effect.
+
+Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
+bundle that does not fit is refused before anything is replaced. Each process tells (process_file.py) its operators, how
+often each was called, candidates timed and kernels compiled since its start. `effective` merges what they tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flagkernels.arguments import add_option
+from flagkernels.bundle import bundle as bundles
+from flagkernels.bundle import compat
+from flagkernels.bundle.bundle import Bundle
+from flagkernels.bundle.overlay import prepare
+from flagkernels.engine.process_file import ProcessFile, files_of
+from flagkernels.errors import ChipFault, UsageError
+from flagkernels.operators import catalogue
+from flagkernels.operators.catalogue import SOURCE
+from flagkernels.operators.listing import Operators
+from flagkernels.tuning import database
+from flagkernels.tuning.nearest import use_nearest
+
+__all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
+
+DEFAULT_BUNDLE = Path("/etc/flagos/kernels")
+BUNDLE = "FLAGKERNELS_BUNDLE"
+NONE = "none"
+EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
+"""Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
+
+_state: Status | None = None
+
+
+def find_bundle() -> Path | None:
+    """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none, or the variable says
+    `none`: the native stack of the same image.
+
+    Raises UsageError when the variable names no folder."""
+    if named := os.environ.get(BUNDLE):
+        if named == NONE:
+            return None
+        if not Path(named).is_dir():
+            raise UsageError(f"{BUNDLE}={named} is no folder", hint="name a bundle, or unset it")
+        return Path(named)
+    return DEFAULT_BUNDLE if (DEFAULT_BUNDLE / "compat.json").is_file() else None
+
+
+def effective_folder() -> Path:
+    named = os.environ.get(EFFECTIVE)
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"flagkernels-{os.getuid()}/effective"
+
+
+@dataclass
+class Status:
+    """What is in effect in this process, and what happened since its start."""
+
+    bundle: str
+    operators: tuple[str, ...]
+    native: Mapping[str, tuple[str, ...]]
+    accepted: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    called: Counter[str] = field(default_factory=Counter)
+    captured: set[str] = field(default_factory=set)
+    """Operators in a graph, which replays them without a call."""
+    capturing: Callable[[], bool] = lambda: False
+    tuned: Counter[str] = field(default_factory=Counter)
+    """Candidates timed, by kernel."""
+    filled: int = 0
+    """Keys that took the nearest tuned key's choice (nearest.py)."""
+    compiled: Counter[str] = field(default_factory=Counter)
+    library: Any = None
+    """torch's Library, whose kernels go when it does."""
+
+    def call(self, operator: str) -> None:
+        self.called[operator] += 1
+        if operator not in self.captured and self.capturing():
+            self.captured.add(operator)
+
+    def tuning(self, kernel: str) -> None:
+        self.tuned[kernel] += 1
+
+    def fill(self, kernel: str) -> None:  # noqa: ARG002 -- as the other events
+        self.filled += 1
+
+    def compilation(self, kernel: str) -> None:
+        self.compiled[kernel] += 1
+
+    def events(self) -> int:
+        counted = sum(one.total() for one in (self.called, self.tuned, self.compiled))
+        return counted + len(self.captured) + self.filled
+
+    def told(self) -> dict[str, Any]:
+        # Each is copied at once: the engine goes on counting.
+        called, tuned, compiled = dict(self.called), dict(self.tuned), dict(self.compiled)
+        return {
+            **{name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "filled")},
+            "tuning_events": sum(tuned.values()),
+            "compilations": sum(compiled.values()),
+            "called": dict(sorted(called.items())),
+            "captured": sorted(set(self.captured)),
+            "tuned": sorted(tuned),
+            "compiled": sorted(compiled)[:100],
+            "program": " ".join(sys.argv)[:200],
+        }
+
+    def forget(self) -> None:
+        self.called, self.captured = Counter(), set()
+        self.tuned, self.compiled, self.filled = Counter(), Counter(), 0
+
+
+def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> Status | None:
+    """Once a process; None where there is no bundle. Call it before anything else imports flag_gems or triton.
+
+    Raises BundleMismatch, BundleCorrupt, DatabaseCorrupt, UsageError for an unknown operator, ChipFault."""
+    global _state
+    if _state is not None:
+        return _state
+    path = path or find_bundle()
+    if path is None:
+        return None
+    bundle = bundles.load(path)
+    accepted = compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
+    overlay = prepare(bundle)
+    if (opened := _opened_database()) not in (None, overlay.environment["FLAGGEMS_DB_URL"]):
+        raise ChipFault(
+            "flag_gems was imported before the bundle was activated",
+            why=f"it opens its database on import, and has {opened}",
+            hint="start the engine by `python -m flagkernels run -- ENGINE`, which is early enough",
+        )
+    os.environ.update(overlay.environment)
+    from flagkernels.operators.registry import open_source
+
+    source = open_source(os.environ.get(SOURCE, "flag_gems"))
+    libentry = sys.modules.get("flag_gems.utils.libentry")
+    if libentry is not None:
+        database.harden(libentry.libcache.model)
+    status = Status(
+        bundle=bundle.content,
+        operators=bundle.operators.include,
+        native=bundle.operators.native,
+        accepted=tuple(accepted),
+    )
+    _count_events(status, () if libentry is None else libentry.LibTuner)
+    if libentry is not None:
+        use_nearest(libentry.LibTuner, status.fill)
+    status.keys = _register(source, bundle.operators, status)
+    ProcessFile(effective_folder(), status)
+    _state = status
+    return status
+
+
+def _opened_database() -> str | None:
+    """The URL that FlagGems opened, if it is imported."""
+    libentry = sys.modules.get("flag_gems.utils.libentry")
+    return None if libentry is None else str(libentry.libcache.db_url)
+
+
+def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]:
+    """Replaces aten's kernels for the rest of the process; the aten keys."""
+    import torch
+
+    from flagkernels.operators.override import kernels
+    from flagkernels.operators.registry import capturing, dispatch_key, quiet_override
+
+    device = torch.device(_device_of(source))
+    dispatch = dispatch_key(device)
+    status.capturing = capturing(device)
+    replaced = kernels(source, chosen, dispatch, status.call)
+    status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    for key, kernel in replaced.items():
+        quiet_override(status.library, key, kernel, dispatch, with_keyset=True)
+    return tuple(sorted(replaced))
+
+
+def _device_of(source: Any) -> str:
+    gems = getattr(source, "gems", None)
+    return str(gems.device) if gems is not None else "cpu"
+
+
+def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
+    """Candidates of FlagGems' kernels timed, by its tuner (`own`) or by Triton; and kernels compiled. Nothing where
+    there is no Triton."""
+    try:
+        from triton import knobs
+        from triton.runtime.autotuner import Autotuner
+    except ImportError:
+        return
+    original = Autotuner._bench
+
+    def bench(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+        # An engine has kernels of its own, which it tunes in the native stack as well.
+        if isinstance(tuner, own) or str(tuner.base_fn.__module__).startswith("flag_gems"):
+            status.tuning(str(tuner.base_fn.__name__))
+        return original(tuner, *args, **kwargs)
+
+    Autotuner._bench = bench
+    before = knobs.compilation.listener
+
+    def listener(**event: Any) -> None:
+        if not event.get("cache_hit"):
+            status.compilation(str(event["metadata"].get("name", "?")))
+        if before is not None:
+            before(**event)
+
+    knobs.compilation.listener = listener
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effective:
+    """All processes together. Operators are in effect only where every process has them."""
+
+    processes: tuple[int, ...]
+    bundles: tuple[str, ...]
+    operators: tuple[str, ...]
+    partial: tuple[str, ...]
+    """Operators that some process has and another has not."""
+    called: Mapping[str, int]
+    """How often, as far as the processes have told: what they called in the last half second may be missing."""
+    captured: tuple[str, ...]
+    tuning_events: int
+    tuned: tuple[str, ...]
+    filled: int
+    compilations: int
+
+
+_MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", "tuned", "filled", "compilations")
+
+
+def effective(folder: Path) -> Effective:
+    """Raises UsageError when no process has written there: then nothing is in effect."""
+    rows: list[dict[str, Any]] = []
+    for file in files_of(folder):
+        try:
+            row = json.loads(file.read_text())
+            rows.append({name: row[name] for name in _MERGED})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            hint = "restart the engine; each process then writes its file anew"
+            raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
+    if not rows:
+        raise UsageError(
+            f"no process reported operators in {folder}",
+            why="the bundle was not activated in any",
+            hint="start the engine by `python -m flagkernels run -- …`, or install flagkernels beside vLLM",
+        )
+    sets = [set(row["operators"]) for row in rows]
+    everywhere, anywhere = set.intersection(*sets), set.union(*sets)
+    return Effective(
+        processes=tuple(row["pid"] for row in rows),
+        bundles=tuple(sorted({row["bundle"] for row in rows})),
+        operators=tuple(sorted(everywhere)),
+        partial=tuple(sorted(anywhere - everywhere)),
+        called=dict(sorted(sum((Counter(row["called"]) for row in rows), Counter[str]()).items())),
+        captured=tuple(sorted({name for row in rows for name in row["captured"]})),
+        tuning_events=sum(row["tuning_events"] for row in rows),
+        tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
+        filled=sum(row["filled"] for row in rows),
+        compilations=sum(row["compilations"] for row in rows),
+    )
+
+
+def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
+    """The bundle, whole and made for this machine; opens no device context. Raises what `activate` raises."""
+    bundle = bundles.load(path)
+    compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
+    catalogue.require_here(bundle.operators.include)
+    return bundle
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_option(parser, "--bundle", help=f"default: ${BUNDLE}, else {DEFAULT_BUNDLE}")
+    parser.add_argument("--effective", type=Path, help="instead of checking: print what is in effect, from this folder")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Says whether the bundle fits, or what is in effect."""
+    if args.effective:
+        print(json.dumps(asdict(effective(args.effective)), indent=1))  # noqa: T201 -- the result
+        return 0
+    path = args.bundle or find_bundle()
+    if path is None:
+        raise UsageError("there is no bundle", why=f"neither ${BUNDLE} nor {DEFAULT_BUNDLE}", hint="name it: --bundle")
+    bundle = check(path)
+    told = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
+    print(json.dumps(told))  # noqa: T201 -- the result
+    return 0

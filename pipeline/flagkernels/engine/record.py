@@ -1,0 +1,179 @@
+"""record: what an engine really calls of FlagGems' list, while the vendor's kernels do the work.
+
+`trace` predicts it from a config.json. Where smoke says that an operator is never called, or an engine is new, this
+tells what it does call: every process of the engine counts its aten calls, by shapes, and whether they were launched or
+captured in a graph (which later replays them without a call)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flagkernels.arguments import add_option
+from flagkernels.engine.launch import CALLS, become, engine_of
+from flagkernels.engine.process_file import ProcessFile, files_of
+from flagkernels.errors import UsageError
+from flagkernels.files import make_folder, read_json
+from flagkernels.model.trace import Trace
+from flagkernels.model.trace import read as read_trace
+from flagkernels.operators import catalogue
+from flagkernels.operators.calls import Call, shape_class, spec_of
+
+__all__ = ["add_arguments", "main", "merged", "start", "table"]
+
+CATALOGUE = "FLAGKERNELS_CATALOGUE"
+MOST = 20_000  # different calls that are kept apart; an engine that makes more is told no further ones
+
+_state: _Calls | None = None
+
+
+class _Calls:
+    """The calls of this process."""
+
+    def __init__(self, capturing: Callable[[], bool]) -> None:
+        self.capturing = capturing
+        self.depth = threading.local()
+        self.library: Any = None
+        """torch's Library, whose kernels go when it does."""
+        self.forget()
+
+    def forget(self) -> None:
+        self.launched: Counter[Call] = Counter()
+        self.captured: Counter[Call] = Counter()
+
+    def events(self) -> int:
+        return self.launched.total() + self.captured.total()
+
+    def told(self) -> dict[str, Any]:
+        """`calls`, a row for each call and the way it was made."""
+        rows = [
+            {"call": call.to_json(), how: count}
+            for how in ("launched", "captured")
+            for call, count in list(getattr(self, how).items())
+        ]
+        return {"calls": rows}
+
+    def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
+        """What a kernel calls itself is its own affair, and is not counted."""
+
+        def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            depth = getattr(self.depth, "now", 0)
+            if depth == 0:
+                self._count(key, args, kwargs)
+            self.depth.now = depth + 1
+            try:
+                return native(keyset, *args, **kwargs)
+            finally:
+                self.depth.now = depth
+
+        return kernel
+
+    def _count(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        counts = self.captured if self.capturing() else self.launched
+        try:
+            given = tuple((name, spec) for name, value in kwargs.items() if (spec := spec_of(value)) is not None)
+            call = Call(key, tuple(map(spec_of, args)), given)
+        except TypeError:  # symbolic sizes, while something is compiled: no call of the model's
+            return
+        if call in counts or len(counts) < MOST:
+            counts[call] += 1
+
+
+def start() -> None:
+    """Counts from now on, once a process."""
+    global _state
+    if _state is not None:
+        return
+    import torch
+
+    from flagkernels.operators.registry import capturing, dispatch_key, native_kernel, quiet_override
+
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    _state = _Calls(capturing(device))
+    _state.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
+    dispatch = dispatch_key(device)
+    for key in catalogue.load(_catalogue()).overloads:
+        try:
+            native = native_kernel(key, dispatch)
+        except UsageError:
+            continue  # this torch has no such operator
+        if native is not None:
+            quiet_override(_state.library, key, _state.counted(key, native), dispatch, with_keyset=True)
+    ProcessFile(Path(os.environ[CALLS]), _state)
+
+
+def _catalogue() -> Path | None:
+    named = os.environ.get(CATALOGUE)
+    return Path(named) if named else None
+
+
+def merged(folder: Path) -> dict[Call, tuple[int, int]]:
+    """Launched and captured, by call, over all processes. Raises UsageError where none has written."""
+    found: dict[Call, tuple[int, int]] = {}
+    files = files_of(folder)
+    for file in files:
+        for row in read_json(file)["calls"]:
+            call = Call.from_json(row["call"])
+            launched, captured = found.get(call, (0, 0))
+            found[call] = (launched + row.get("launched", 0), captured + row.get("captured", 0))
+    if not files:
+        hint = "start the engine by `python -m flagkernels record --calls FOLDER -- ENGINE …`, and ask it something"
+        raise UsageError(f"no process recorded calls in {folder}", hint=hint)
+    return found
+
+
+def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, beside: Trace | None) -> list[str]:
+    """A line for each operator and shape class, the most launched first; with a trace, whether it has that class."""
+    static = beside.static if beside else frozenset[int]()
+    foreseen = _foreseen(beside) if beside else set[tuple[str, str]]()
+    rows: dict[tuple[str, str], list[int]] = {}
+    for call, counts in calls.items():
+        sums = rows.setdefault((call.overload, shape_class(call, static)), [0, 0])
+        for index, count in enumerate(counts):
+            sums[index] += count
+    lines = [
+        f"{'operator':<20} {'aten':<22} {'launched':>9} {'captured':>9}  {'traced  ' if beside else ''}shape class"
+    ]
+    for (overload, place), (launched, captured) in sorted(rows.items(), key=lambda row: (-sum(row[1]), row[0])):
+        operator = known.operator(overload) or "–"
+        mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if beside else ""
+        lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{place}")
+    if beside:
+        idle = sorted(set(beside.operators) - {known.operator(call.overload) for call in calls})
+        lines.append(f"traced, and never called: {', '.join(idle) or 'none'}")
+    return lines
+
+
+def _foreseen(found: Trace) -> set[tuple[str, str]]:
+    return {(traced.call.overload, shape_class(traced.call, found.static)) for traced in found.calls}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", type=Path, required=True, help="folder, a file for each process of the engine")
+    add_option(parser, "--catalogue")
+    add_option(parser, "--trace", required=False, help="say which of the calls this trace.json foresees")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine; without it, what was recorded"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Becomes the engine; without one, prints what was recorded."""
+    known = catalogue.load(args.catalogue)  # said before an engine has started
+    if not args.command:
+        beside = read_trace(args.trace) if args.trace else None
+        print("\n".join(table(merged(args.calls), known, beside)))  # noqa: T201 -- the result
+        return 0
+    engine = engine_of(args.command)
+    make_folder(args.calls)
+    for stale in files_of(args.calls):  # of an engine before this one
+        stale.unlink(missing_ok=True)
+    more = {CALLS: str(args.calls.resolve())}
+    if args.catalogue:
+        more[CATALOGUE] = str(args.catalogue.resolve())
+    return become(engine, more)

@@ -1,0 +1,250 @@
+"""The served model on one chip, step by step as an engine runs it: random weights in the real shapes, fused
+projections; the layers compiled and under a CUDA graph, then logits and sampling as they are written, whose launches
+the host makes while the graph runs.
+
+Speed does not depend on the weights' values, so neither a download nor an engine is needed to decide which operators
+serve fastest. Loads are decode batches (what concurrency becomes in an engine) and one prefill. Steps follow each other
+as in an engine that schedules ahead: while the chip is at one, the host is at the next, and the longer of both tells.
+What the engine itself does on the host in a step (scheduling, its inputs, its answers) is a wait of that length."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from flagkernels.errors import ChipFault
+from flagkernels.measure.timing import Clock, Ratio, ratio
+from flagkernels.model import architecture
+from flagkernels.model.architecture import Architecture, text_of
+from flagkernels.model.sampling import LastPositions, sample, temperatures
+from flagkernels.model.trace import Point
+from flagkernels.operators.listing import Operators
+from flagkernels.operators.override import installed
+from flagkernels.operators.registry import Source
+
+__all__ = ["Measured", "Served", "ServedModel"]
+
+WARM = 3
+"""Steps before a graph is captured: the first ones compile, tune and allocate."""
+STEPS = 4
+"""In a row, so that the host can be ahead of the chip or behind it."""
+MOST, SECONDS = 5, 2.0
+"""Short steps vary more and cost less: up to five times as many pairs, while a load has taken less than two seconds."""
+ENGINE_S = 1.5e-3
+"""Seconds of an engine's own work on the host in each step. vLLM 0.22.1 beside an H100 takes 1.7 ms and more for a step
+of SmolLM2-135M, whose weights are read in a tenth of one (docs/proofs/h100/engine.md)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`ratios`: native time over time with the operators, by load: above one, the operators serve faster. `ran`: the
+    operators that did not leave every call of every load to the vendor's kernels."""
+
+    ratios: Mapping[str, Ratio]
+    ran: frozenset[str]
+
+
+class Served(Protocol):
+    """Measures a choice of operators against none, at every load."""
+
+    def compare(self, chosen: Operators) -> Measured: ...
+
+
+class ServedModel:
+    """`execution`: one of compiled.EXECUTIONS; `requests`: one of sampling.REQUESTS. Raises torch.OutOfMemoryError
+    where the model does not fit; cut it with `layers`. Raises ChipFault where torch cannot compile it."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        source: Source,
+        device: torch.device,
+        loads: Sequence[Point],
+        *,
+        execution: str = "compiled",
+        requests: str = "mixed",
+        layers: int | None = None,
+        pairs: int = 21,
+        engine_s: float = ENGINE_S,
+    ) -> None:
+        self.source, self.device, self.pairs, self.execution = source, device, pairs, execution
+        self.requests = requests
+        self.engine_s = engine_s
+        self.loads = tuple(loads)
+        self.clock = Clock(device)
+        self.model: Any = architecture.build(arch, str(device), layers=layers)
+        architecture.fuse_projections(self.model)
+        self.layers = _Layers(architecture.decoder(self.model))
+        self.last = LastPositions(self.model)
+        with torch.inference_mode():
+            self.steps = {str(load): self._step(load) for load in self.loads}
+            if execution == "compiled":
+                self._compile()
+            self.native = {name: self._ready(step) for name, step in self.steps.items()}
+
+    def _compile(self) -> None:
+        """One compilation serves several batches, as engines have it."""
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(self.loads))
+        self.layers.run = torch.compile(self.layers.run)
+        try:
+            for step in self.steps.values():
+                step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler, or the compiler of its host code, fails in many ways
+            raise ChipFault(
+                f"torch.compile cannot compile the layers of this {self.model.config.model_type}",
+                why=f"{type(error).__name__}: {error}".splitlines()[0][:300],
+                hint="say how the engine runs it: --execution captured, or eager",
+            ) from error
+
+    def _step(self, load: Point) -> Callable[[], Any]:
+        """One step of a load, from the tokens to the next ones, the same each time it is called."""
+        from transformers import StaticCache
+
+        model, config = self.model, self.model.config
+        ids = torch.randint(0, text_of(config).vocab_size, (load.batch, load.length), device=self.device)
+        temperature = temperatures(load.batch, self.device, self.requests)
+        rows = self.last.take(load.batch, load.length if load.phase == "prefill" else 1, self.device)
+
+        def ended(**given: Any) -> Any:
+            self.last.rows = rows
+            return sample(model(**given).logits.flatten(0, -2), temperature)
+
+        if load.phase == "prefill":
+            return lambda: ended(input_ids=ids, use_cache=False)
+        cache = StaticCache(config=config, max_cache_len=load.length + 16)
+        given = {architecture.cache_name(model): cache}
+        model(input_ids=ids, **given)
+        position = torch.full((load.batch, 1), load.length, device=self.device)
+        lengths = _lengths(cache)
+        token = ids[:, :1].contiguous()
+
+        def rewind() -> None:
+            for holder, length in lengths:
+                if isinstance(length, torch.Tensor):
+                    holder.cumulative_length.copy_(length)
+                else:
+                    holder.cumulative_length = length
+
+        def step() -> Any:
+            with self.layers.after(rewind):
+                return ended(input_ids=token, position_ids=position, **given)
+
+        return step
+
+    def _ready(self, step: Callable[[], Any]) -> Callable[[], Any]:
+        """The step with its layers as the replay of a graph, with whatever operators are on now; the step itself where
+        there are no graphs, or the engine has none."""
+        if self.device.type == "cpu" or self.execution == "eager":
+            return step
+        for _ in range(WARM):
+            step()
+        replay, result = self.layers.captured(self.clock)
+
+        def replayed() -> Any:
+            with self.layers.replaced(replay, result):
+                return step()
+
+        return replayed
+
+    def compare(self, chosen: Operators) -> Measured:
+        """Each load with the operators on against the same load without, in pairs."""
+        found: dict[str, Ratio] = {}
+        ran: set[str] = set()
+        with torch.inference_mode():
+            for name, step in self.steps.items():
+                with installed(self.source, chosen, self.device) as calls:
+                    candidate = self._ready(step)
+                    candidate()
+                found[name] = self._paired(self.native[name], candidate, chosen)
+                ran |= {operator for operator, count in calls.items() if count}
+                del candidate
+        return Measured(found, frozenset(ran))
+
+    def _paired(self, native: Callable[[], Any], candidate: Callable[[], Any], chosen: Operators) -> Ratio:
+        """The operators come and go between the runs, since logits and sampling call them anew each time. Putting them
+        in place is not timed, and neither is the first call after it, at which each call's shape class is looked up."""
+        times: tuple[list[float], list[float]] = ([], [])
+        began = time.monotonic()
+        for index in range(MOST * self.pairs):
+            if index >= self.pairs and time.monotonic() - began > SECONDS:
+                break
+            for side in (0, 1) if index % 2 == 0 else (1, 0):
+                run, on = (candidate, chosen) if side else (native, None)
+                with contextlib.nullcontext() if on is None else installed(self.source, on, self.device):
+                    run()
+                    times[side].append(self.clock.in_a_row(run, STEPS, host_s=self.engine_s))
+        return ratio(*times)
+
+
+class _Layers:
+    """The part of the model that engines compile and capture, and what takes its place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.run: Callable[..., Any] = module.forward
+        self.before: Callable[[], None] = _nothing
+        self.last: Callable[[], Any] = _nothing
+        self.instead: Callable[[], Any] | None = None
+        module.forward = self._forward  # type: ignore[method-assign,unused-ignore]
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.instead is not None:
+            return self.instead()
+        before, run = self.before, self.run
+
+        def once() -> Any:
+            before()
+            return run(*args, **kwargs)
+
+        self.last = once
+        return once()
+
+    @contextlib.contextmanager
+    def after(self, before: Callable[[], None]) -> Iterator[None]:
+        """The layers run after `before`, which is captured with them."""
+        self.before = before
+        try:
+            yield
+        finally:
+            self.before = _nothing
+
+    def captured(self, clock: Clock) -> tuple[Callable[[], Any], Any]:
+        """A graph of the layers' last run, and the result that each replay writes again."""
+        results: list[Any] = []
+        replay = clock.graph(lambda: results.append(self.last()), warm=WARM)
+        return replay, results[-1]
+
+    @contextlib.contextmanager
+    def replaced(self, replay: Callable[[], Any], result: Any) -> Iterator[None]:
+        def instead() -> Any:
+            replay()
+            return result
+
+        self.instead = instead
+        try:
+            yield
+        finally:
+            self.instead = None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _lengths(cache: Any) -> list[tuple[Any, Any]]:
+    """How far each layer of a static cache is filled: a tensor or a number, by the version of transformers."""
+    layers = [layer for layer in cache.layers if hasattr(layer, "cumulative_length")]
+    return [(layer, _copy(layer.cumulative_length)) for layer in layers]
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,1 @@
+"""The model without its weights: architecture, traced calls, sampling and likelihoods."""

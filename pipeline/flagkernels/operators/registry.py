@@ -1,0 +1,209 @@
+"""The operators under test: FlagGems', or any mapping that a module offers (planted faults, a vendor's own kernels)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from flagkernels.errors import ChipFault, UsageError, did_you_mean
+from flagkernels.operators.calls import resolve
+
+__all__ = [
+    "Implementation",
+    "NotOffered",
+    "Source",
+    "active",
+    "capturing",
+    "device_here",
+    "dispatch_key",
+    "native_kernel",
+    "open_source",
+    "quiet_override",
+]
+
+Implementation = Callable[..., Any]
+
+
+class NotOffered(UsageError):
+    """The source has no such operator, or not on this chip."""
+
+
+class Source(Protocol):
+    """Where implementations come from. Only child processes open one: FlagGems touches the chip when imported."""
+
+    def implementations(self, operator: str) -> Mapping[str, Implementation]:
+        """By registration key. Raises NotOffered for an operator that the source does not have."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A module's mapping of operator to implementations by registration key."""
+
+    operators: Mapping[str, Mapping[str, Implementation]]
+
+    def implementations(self, operator: str) -> Mapping[str, Implementation]:
+        if operator not in self.operators:
+            raise NotOffered(f"no operator {operator!r}", hint=did_you_mean(operator, self.operators))
+        return self.operators[operator]
+
+
+class FlagGems:
+    """The installed flag_gems, with the operators that it chose for this chip."""
+
+    def __init__(self, configs: int | None) -> None:
+        if configs is not None:  # what a few candidates won must not be found in the database that is shipped
+            os.environ["FLAGGEMS_DB_URL"] = f"sqlite:///{tempfile.mkdtemp()}/few.db"
+        try:
+            self.gems = importlib.import_module("flag_gems")
+        except Exception as error:  # it looks for the vendor's chip on import and fails in many ways
+            raise ChipFault("flag_gems cannot be imported here", why=repr(error), hint="run on the chip") from error
+        if configs is not None:
+            _few_configs(configs)
+
+    def implementations(self, operator: str) -> Mapping[str, Implementation]:
+        found = {
+            entry[0]: entry[1]
+            for entry in self.gems.FULL_CONFIG_BY_FUNC.get(operator, [])
+            if len(entry) < 3 or entry[2]()
+        }
+        if not found:
+            raise NotOffered(
+                f"FlagGems has no operator {operator!r} on this chip",
+                hint=did_you_mean(operator, self.gems.FULL_CONFIG_BY_FUNC),
+            )
+        return found
+
+
+def _few_configs(count: int) -> None:
+    """LibTuner then compares `count` of its candidates, evenly spread, instead of hundreds."""
+    tuner = importlib.import_module("flag_gems.utils.libentry").LibTuner
+    prune = tuner.prune_configs
+
+    def pruned(self: Any, kwargs: Any) -> list[Any]:
+        configs = list(prune(self, kwargs))
+        return configs[:: max(len(configs) // count, 1)][:count]
+
+    tuner.prune_configs = pruned
+
+
+def open_source(spec: str, *, configs: int | None = None) -> Source:
+    """`flag_gems`, or `MODULE:ATTRIBUTE` naming a mapping of operator → registration key → implementation."""
+    if spec == "flag_gems":
+        return FlagGems(configs)
+    module, _, attribute = spec.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, Mapping):
+            raise ValueError(f"it is a {type(found).__name__}, not a mapping")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{spec!r} names no operators", why=str(error), hint="write MODULE:ATTRIBUTE") from error
+    return Planted(found)
+
+
+def quiet_override(library: Any, key: str, implementation: Implementation, dispatch: str, **options: Any) -> None:
+    """Registers without torch's warning that a kernel is replaced: that is the purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="[\\s\\S]*Overriding a previously registered kernel")
+        try:
+            library.impl(key, implementation, dispatch, allow_override=True, **options)
+        except TypeError:  # torch before 2.9
+            library.impl(key, implementation, dispatch, **options)
+
+
+@contextlib.contextmanager
+def active(
+    implementations: Mapping[str, Implementation], device: torch.device, bypass: Callable[[], bool] = lambda: False
+) -> Iterator[dict[str, int]]:
+    """While it lasts, aten calls these implementations on that device; gives how often each was called.
+
+    While `bypass()` is true, calls go to the native kernels (torch ≥ 2.9; on an older one they do not)."""
+    calls = dict.fromkeys(implementations, 0)
+    dispatch = dispatch_key(device)
+
+    def counted(key: str) -> Implementation:
+        inner, native = implementations[key], native_kernel(key, dispatch)
+
+        def run(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            if native is not None and bypass():
+                return native(keyset, *args, **kwargs)
+            calls[key] += 1
+            return inner(*args, **kwargs)
+
+        return run
+
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
+    try:
+        for key in implementations:
+            resolve(key)
+            quiet_override(library, key, counted(key), dispatch, with_keyset=True)
+        yield calls
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def native_kernel(key: str, dispatch: str) -> Implementation | None:
+    """The vendor's kernel as `kernel(keyset, *args)`, fetched before anything overrides it; None before torch 2.9.
+
+    Python kernels are handed the numbers of `x * 2` bare; the boxed kernel wants tensors there, as the dispatcher's own
+    wrapped numbers are."""
+    get_kernel = getattr(torch.library, "get_kernel", None)
+    if get_kernel is None:
+        return None
+    try:
+        kernel = get_kernel(f"aten::{key}", dispatch)
+    except RuntimeError:
+        return None  # composite: it has no kernel of its own for this device
+    places = [
+        index
+        for index, argument in enumerate(resolve(key)._schema.arguments)
+        if str(argument.type) == "Tensor" and not argument.kwarg_only
+    ]
+
+    def run(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        for index in places:
+            if index < len(args) and type(args[index]) in (int, float, bool):
+                args = (*args[:index], _as_tensor(args[index], args), *args[index + 1 :])
+        return kernel.call_boxed(keyset, *args, **kwargs)
+
+    return run
+
+
+def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tensor:
+    """A 0-dimensional tensor that promotes as the bare number would: next to another 0-dimensional one, with the dtype
+    of the result; next to one with dimensions, it promotes by category only."""
+    for other in args:
+        if isinstance(other, torch.Tensor) and not other.dim():
+            return torch.tensor(number, dtype=torch.result_type(other, number))
+    return torch.tensor(number)
+
+
+def device_here(name: str) -> torch.device:
+    """torch's device of that name. Raises ChipFault where this process sees none."""
+    try:
+        device = torch.device(name)
+        present = device.type == "cpu" or torch.get_device_module(device).is_available()
+    except (RuntimeError, AttributeError):
+        present = False
+    if not present:
+        raise ChipFault(f"no device {name!r} answers here", hint="run on the chip, or --device cpu")
+    return device
+
+
+def capturing(device: torch.device) -> Callable[[], bool]:
+    """Tells whether what is called now is captured in a graph; never where the device has none."""
+    found: Callable[[], bool] = getattr(torch.get_device_module(device), "is_current_stream_capturing", lambda: False)
+    return found
+
+
+def dispatch_key(device: torch.device) -> str:
+    """torch's dispatch key of a device type; vendors outside torch register as PrivateUse1."""
+    known = {"cpu": "CPU", "cuda": "CUDA", "xpu": "XPU", "mps": "MPS", "hpu": "HPU"}
+    return known.get(device.type, "PrivateUse1")

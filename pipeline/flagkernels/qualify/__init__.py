@@ -1,0 +1,1 @@
+"""Whether an operator is correct, judged against float64 in a process of its own."""

@@ -1,0 +1,384 @@
+"""qualify: each operator alone in a process of its own, with the model's shapes and the ones beside them.
+
+Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file that
+is on the disk before the next operator is counted; a second run does what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flagkernels.arguments import add_option, at_least
+from flagkernels.errors import ChipFault, NothingToDo, UsageError, did_you_mean
+from flagkernels.files import append_line, read_lines, write_json
+from flagkernels.model import trace
+from flagkernels.model.trace import Trace
+from flagkernels.operators import catalogue
+from flagkernels.progress import Progress
+from flagkernels.qualify import pool
+from flagkernels.qualify.cases import CONTEXT, Case, cases_for, digest, memory_for
+from flagkernels.qualify.pool import Outcome
+from flagkernels.qualify.worker import UNOPENED, Job
+
+__all__ = [
+    "VERDICTS",
+    "Limits",
+    "Method",
+    "Row",
+    "add_arguments",
+    "choose",
+    "correct_operators",
+    "free_memory",
+    "main",
+    "qualify",
+    "read_rows",
+    "width_for",
+]
+
+# Worst last: an operator's verdict is the worst of its cases.
+VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
+UNOPENED_IS_ENOUGH = 3  # processes that could not import the operators, before any could
+METHOD_VERSION = 3  # raised when a verdict could change: bounds, cases, values
+WHOLE = 0.95
+"""Share of the chip's memory that operators may take together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """memory: bytes of the host for each operator; width: processes at once."""
+
+    seconds: float = 180.0
+    memory: int = 8 << 30
+    width: int = 1
+    repeats: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """`error` is the worst error over its bound, `native` the vendor kernel's own worst. `seconds_limit` (seconds) and
+    `memory_limit` (bytes of the host) are what it was given: 0 in rows of before they were kept."""
+
+    key: str
+    operator: str
+    verdict: str
+    reason: str
+    at: str
+    cases: int
+    passed: int
+    dropped: int
+    error: float | None
+    native: float | None
+    relative: float | None
+    seconds: float
+    peak_mib: int
+    results: tuple[dict[str, Any], ...]
+    log_tail: str
+    seconds_limit: float = 0.0
+    memory_limit: int = 0
+
+    def stands(self, limits: Limits) -> bool:
+        """Whether the verdict holds under these limits: one that says a limit was passed holds for no larger one."""
+        if self.verdict == "hang":
+            return limits.seconds <= max(self.seconds_limit, self.seconds)
+        if self.verdict == "out-of-memory":
+            return limits.memory <= self.memory_limit
+        return True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        figures = (
+            f"  error {self.error:.2f} of its bound (native {self.native or 0:.2f})" if self.error is not None else ""
+        )
+        why = f"  {self.reason} at {self.at}" if self.verdict != "correct" else ""
+        return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
+
+
+def row_of(outcome: Outcome, key: str, limits: Limits) -> Row:
+    """One row from what the process sent and how it ended."""
+    results = outcome.results
+    verdict, reason, at = "correct", "", ""
+    for result in results:
+        if VERDICTS.index(result["verdict"]) > VERDICTS.index(verdict):
+            verdict, reason, at = result["verdict"], result.get("reason", ""), result["case"]
+    if outcome.ended == UNOPENED:
+        verdict, reason, at = "crash", outcome.reason, outcome.at
+    elif outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
+        verdict, reason, at = outcome.ended, outcome.reason, outcome.at
+    if not results and verdict == "correct":
+        reason = "no case could be judged: the native operator refuses them, or float64 does not fit in memory"
+        verdict, at = "unsupported", outcome.at
+    return Row(
+        key=key,
+        operator=outcome.job.operator,
+        verdict=verdict,
+        reason=reason,
+        at=at,
+        cases=len(outcome.job.cases) - outcome.dropped,
+        passed=sum(result["verdict"] == "correct" for result in results),
+        dropped=outcome.dropped,
+        error=_worst(results, "error"),
+        native=_worst(results, "native"),
+        relative=_worst(results, "relative"),
+        seconds=outcome.seconds,
+        peak_mib=outcome.peak_bytes >> 20,
+        results=results,
+        log_tail="" if verdict == "correct" else outcome.log_tail,
+        seconds_limit=limits.seconds,
+        memory_limit=limits.memory,
+    )
+
+
+def _worst(results: Iterable[dict[str, Any]], name: str) -> float | None:
+    return max((result[name] for result in results if name in result), default=None)
+
+
+def key_of(
+    operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int
+) -> str:
+    """Same key, same verdict: what a second run may skip."""
+    parts = [METHOD_VERSION, operator, digest(cases), source, device, versions, repeats]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Rows by key; the last one counts."""
+    rows = {}
+    for data in read_lines(path):
+        try:
+            row = Row(**{**data, "results": tuple(data["results"])})
+        except (KeyError, TypeError):
+            continue
+        rows[row.key] = row
+    return rows
+
+
+def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
+    """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
+    if not path.exists():
+        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
+    rows = {row.operator: row for row in read_rows(path).values()}
+    kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
+    if not kept:
+        raise NothingToDo(
+            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
+        )
+    return kept
+
+
+def width_for(found: Trace, device: str, *, cores: int | None = None, free: int | None = None) -> int:
+    """Processes at once: at most one a core, and as many as the chip's memory holds.
+
+    Each needs its context and what its largest case takes; a case that needs more than a quarter of the chip does not
+    hold up the others: a process whose share is too small leaves it out."""
+    cores = cores or len(os.sched_getaffinity(0))
+    if device == "cpu":
+        return max(cores, 1)
+    free = free if free is not None else free_memory(device) or 0
+    needs = [memory_for(case.call) for op in found.operators for case in cases_for(found, op)]
+    largest = min(max(needs, default=0), free // 4)
+    return max(1, min(cores, int(free * WHOLE) // (CONTEXT + largest)))
+
+
+def free_memory(device: str) -> int | None:
+    """Free bytes of the chip, asked in a child since this process must not touch it; None on the CPU.
+
+    Raises ChipFault where the device does not answer."""
+    if device == "cpu":
+        return None
+    with pool.context().Pool(1) as workers:
+        free = workers.apply(_ask_free_memory, (device,))
+    if not free:
+        raise ChipFault(f"no device {device!r} answers here", hint="run on the chip, or --device cpu")
+    return free
+
+
+def _ask_free_memory(device: str) -> int:
+    import torch
+
+    try:
+        return int(torch.get_device_module(torch.device(device)).mem_get_info()[0])
+    except (RuntimeError, AttributeError, AssertionError):
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What operators are judged with."""
+
+    source: str = "flag_gems"
+    device: str = "cuda"
+    real: int = 8
+    """Real shapes of each overload."""
+    seed: int = 0
+    configs: int | None = 2
+    """LibTuner's candidates that are compared; None: all."""
+
+
+def qualify(
+    found: Trace, operators: Sequence[str], out: Path, *, method: Method | None = None, limits: Limits | None = None
+) -> list[Row]:
+    """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`. One whose share of the
+    chip's memory was too small is judged again, alone."""
+    method, limits = method or Method(), limits or Limits()
+    present = read_rows(out)
+    with tempfile.TemporaryDirectory() as logs:
+        work = [_job(found, operator, method, limits, Path(logs)) for operator in operators]
+        keys = {job.operator: key for job, key in work}
+        jobs = [job for job, key in work if not (key in present and present[key].stands(limits))]
+        jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
+        with Progress("qualify", total=len(jobs)) as progress:
+            settled = _Settled(method.source, len(jobs))
+            alone: list[Job] = []
+
+            def finished(outcome: Outcome) -> None:
+                for one in settled(outcome):
+                    row = row_of(one, keys[one.job.operator], limits)
+                    if _wants_the_chip(one, row):
+                        alone.append(replace(one.job, device_fraction=WHOLE))
+                        continue
+                    append_line(out, row.to_json())
+                    present[row.key] = row
+                    progress.step(str(row))
+
+            pool.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            pool.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
+    return [present[keys[operator]] for operator in operators]
+
+
+def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path) -> tuple[Job, str]:
+    """One operator's work for a process, and the key of its verdict."""
+    cases = cases_for(found, operator, real=method.real)
+    key = key_of(
+        operator,
+        cases,
+        source=method.source,
+        device=method.device,
+        versions=found.versions,
+        repeats=limits.repeats,
+    )
+    job = Job(
+        operator=operator,
+        source=method.source,
+        device=method.device,
+        cases=tuple(case.to_json() for case in cases),
+        repeats=limits.repeats,
+        seed=method.seed,
+        memory=limits.memory,
+        device_fraction=WHOLE / limits.width if method.device != "cpu" else None,
+        configs=method.configs,
+        log=str(logs / f"{operator}.log"),
+    )
+    return job, key
+
+
+def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
+    """Whether a larger share of the chip's memory could change the verdict: not where the operator failed otherwise."""
+    share = outcome.job.device_fraction
+    if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
+        return False
+    return outcome.short > 0 or any(result["verdict"] == "out-of-memory" for result in outcome.results)
+
+
+class _Settled:
+    """Which outcomes are verdicts. Where no process could import the operators, that is said of none of them."""
+
+    def __init__(self, source: str, total: int) -> None:
+        self.source = source
+        self.enough = min(total, UNOPENED_IS_ENOUGH)
+        self.opened = False
+        self.held: list[Outcome] = []
+
+    def __call__(self, outcome: Outcome) -> list[Outcome]:
+        """Those that can be recorded now. Raises ChipFault for FlagGems, UsageError for another source."""
+        self.opened |= outcome.ended != UNOPENED
+        self.held.append(outcome)
+        if self.opened:
+            ready, self.held = self.held, []
+            return ready
+        if len(self.held) < self.enough:
+            return []
+        if self.source == "flag_gems":
+            hint = "run in the chip's base image with the chip visible; `python -c 'import flag_gems'` shows the cause"
+            raise ChipFault("flag_gems cannot be imported here", why=outcome.reason, hint=hint)
+        hint = "--source MODULE:ATTRIBUTE names a mapping of operator to registration key to function"
+        raise UsageError(f"--source {self.source} cannot be used", why=outcome.reason, hint=hint)
+
+
+def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
+    """How many operators got which verdict, which are correct, which are excluded, and why; as in prepare's report."""
+    return {
+        "model": found.model,
+        "versions": found.versions,
+        "verdicts": dict(Counter(row.verdict for row in rows)),
+        "correct": [row.operator for row in rows if row.verdict == "correct"],
+        "excluded": [
+            {"operator": row.operator, "verdict": row.verdict, "reason": row.reason, "at": row.at}
+            for row in rows
+            if row.verdict != "correct"
+        ],
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_option(parser, "--trace")
+    add_option(parser, "--out", help="verdicts, a JSONL file; a second run does what is missing")
+    add_option(parser, "--device")
+    add_option(parser, "--source")
+    add_option(parser, "--operators", help="comma-separated; default: all that the trace names")
+    add_option(parser, "--seconds", default=180.0, help="time limit of one operator")
+    parser.add_argument("--memory", type=at_least(1), default=8192, help="host memory of one operator, MiB")
+    add_option(parser, "--width")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs on the same input")
+    add_option(parser, "--real")
+    add_option(parser, "--configs", default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    parser.add_argument("--report", type=Path, help="the verdicts in short, JSON: what a card and a bundle show")
+
+
+def choose(found: Trace, names: str | None) -> tuple[str, ...]:
+    """The operators that the command line asks for, each of them in the trace. Raises UsageError, NothingToDo."""
+    if names is None:
+        if not found.operators:
+            raise NothingToDo("the trace names no operator", hint="serve this model natively")
+        return found.operators
+    wanted = tuple(name.strip() for name in names.split(",") if name.strip())
+    for name in wanted:
+        if name not in found.operators:
+            near = did_you_mean(name, found.operators)
+            raise UsageError(f"the trace has no operator {name!r}", hint=near or f"it has {', '.join(found.operators)}")
+    if not wanted:
+        raise UsageError("--operators names none", hint="leave it out for all")
+    return wanted
+
+
+def main(args: argparse.Namespace) -> int:
+    found = trace.read(args.trace)
+    operators = choose(found, args.operators)
+    if args.source == "flag_gems":
+        catalogue.load()  # says at once, with the remedy, that FlagGems is missing
+    free = free_memory(args.device)
+    limits = Limits(
+        seconds=args.seconds,
+        memory=args.memory << 20,
+        width=args.width or width_for(found, args.device, free=free),
+        repeats=args.repeats,
+    )
+    method = Method(
+        source=args.source, device=args.device, real=args.real, seed=args.seed, configs=args.configs or None
+    )
+    rows = qualify(found, operators, args.out, method=method, limits=limits)
+    if args.report:
+        write_json(args.report, summary(found, rows))
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))  # noqa: T201
+    return 0

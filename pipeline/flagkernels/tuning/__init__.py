@@ -1,0 +1,1 @@
+"""The fastest candidate of each kernel, stored where FlagGems looks for it."""

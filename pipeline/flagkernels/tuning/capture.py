@@ -1,0 +1,140 @@
+"""Seeing FlagGems' kernel launches: its operators run for real, down to where a kernel would be launched.
+
+Three places are replaced for the while: LibTuner.run and Autotuner.run (the candidates are known there), and
+JITFunction.run (kernels of one form). LibEntry, a cache of launches in front of them, is passed by, so that nothing of
+this is remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from flagkernels.tuning.candidates import Key, Launch, stand_in
+
+__all__ = ["Failure", "Library", "discover", "key_of", "launches_of", "patched", "recording_kernels"]
+
+
+class Library(Protocol):
+    """FlagGems, as far as tuning needs it. `tuner_class` is its LibTuner, `entry_class` its LibEntry."""
+
+    tuner_class: Any
+    entry_class: Any
+    model: Any
+    device: str
+
+    def function(self, overload: str) -> Callable[..., Any]:
+        """The operator's own function. Raises UsageError for a name that FlagGems does not register."""
+        ...
+
+    def target(self) -> Any: ...
+    def shared_memory(self) -> int:
+        """Bytes that one block may use; a candidate that needs more is never launched."""
+        ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An operator that raised before its kernel was reached, and what it said."""
+
+    call: str
+    error: str
+
+
+def key_of(tuner: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Key:
+    """The database key of this launch, by the tuner's own rule."""
+    named = {**dict(zip(tuner.arg_names, args, strict=False)), **kwargs}
+    key: Key = tuner.get_key({name: value for name, value in named.items() if name in tuner.arg_names})
+    return key
+
+
+@contextlib.contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """`owner.name` is `value` for the while."""
+    before = owner.__dict__.get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def _bypass(entry: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    return entry.fn.run(*args, **kwargs), {}
+
+
+@contextlib.contextmanager
+def _capturing(library: Library, record: Callable[[Launch], None], *, tuners: bool) -> Iterator[None]:
+    from triton.runtime.autotuner import Autotuner
+    from triton.runtime.jit import JITFunction
+
+    def tuned(tuner: Any, *args: Any, **kwargs: Any) -> None:
+        tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
+        several = len(tuner.configs) > 1
+        configs = tuple(tuner.prune_configs(kwargs)) if several else tuple(tuner.configs)
+        ours = isinstance(tuner, library.tuner_class)
+        key = key_of(tuner, args, kwargs) if several and ours else ()
+        tuner.best_config, tuner.nargs = configs[0], None
+        record(Launch(tuner.fn, tuple(map(stand_in, args)), _stand_ins(kwargs), configs, tuner, key))
+
+    def plain(kernel: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("warmup"):
+            return
+        record(Launch(kernel, tuple(map(stand_in, args)), _stand_ins(kwargs), (None,)))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patched(library.entry_class, "run", _bypass))
+        stack.enter_context(patched(JITFunction, "run", plain))
+        if tuners:
+            stack.enter_context(patched(library.tuner_class, "run", tuned))
+        stack.enter_context(patched(Autotuner, "run", tuned))
+        yield
+
+
+def _stand_ins(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: stand_in(value) for name, value in kwargs.items()}
+
+
+def launches_of(library: Library, call: Callable[[], object], elements: int, *, tuners: bool = True) -> list[Launch]:
+    """The launches that one call makes, none of which is carried out. `tuners=False`: each tuner takes its stored
+    choice, and what is seen is the launch below it."""
+    found: list[Launch] = []
+    with _capturing(library, found.append, tuners=tuners):
+        call()
+    return [replace(launch, elements=elements) for launch in found]
+
+
+def discover(
+    library: Library, calls: Sequence[tuple[str, int, Callable[[], object]]], *, tuners: bool = True
+) -> tuple[list[tuple[int, Launch]], list[Failure]]:
+    """(index of the call, launch) for each launch of each (name, elements, call)."""
+    found: list[tuple[int, Launch]] = []
+    failed: list[Failure] = []
+    for index, (name, elements, call) in enumerate(calls):
+        try:
+            found += [(index, launch) for launch in launches_of(library, call, elements, tuners=tuners)]
+        except Exception as error:  # an operator that cannot run is a row of the report, not the end
+            failed.append(Failure(name, f"{type(error).__name__}: {error}"[:500]))
+    return found, failed
+
+
+@contextlib.contextmanager
+def recording_kernels(library: Library, seen: set[str]) -> Iterator[None]:
+    """Real launches meanwhile; the hashes of the compiled kernels they used are added to `seen`."""
+    from triton.runtime.jit import JITFunction
+
+    original = JITFunction.run
+
+    def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+        compiled = original(kernel, *args, **kwargs)
+        if compiled is not None:
+            seen.add(str(compiled.hash))
+        return compiled
+
+    with patched(library.entry_class, "run", _bypass), patched(JITFunction, "run", run):
+        yield

@@ -1,0 +1,63 @@
+"""A key that nobody tuned takes the nearest tuned key's choice, so that a request never waits for a tuner.
+
+FlagGems rounds a product's rows up to a multiple of 32: a window of thousands of tokens has hundreds of keys, of which
+tuning measures those a factor of two apart. What a request brings in between is stored as the choice of its
+neighbour, in the overlay's database, where the other workers find it. A kernel of which nothing was tuned is tuned by
+FlagGems as ever, and counted as such."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flagkernels.errors import KernelsError
+from flagkernels.tuning import database
+from flagkernels.tuning.candidates import Key, nearest
+
+__all__ = ["tuned_keys", "use_nearest"]
+
+
+def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
+    """Patches FlagGems' tuner for the rest of the process; `note` is told the kernel of each key that was filled."""
+    original = tuner_class.get_key
+    settled: set[tuple[str, Key]] = set()
+    filling = threading.Lock()  # a second thread must not look before the first has written
+
+    def get_key(tuner: Any, args: Any) -> Key:
+        key: Key = original(tuner, args)
+        name = (tuner.config_table_name, key)
+        if name in settled:
+            return key
+        with filling:
+            if name not in settled and key not in tuner.cache and _fill(tuner, key):
+                note(str(tuner.base_fn.__name__))
+            settled.add(name)
+        return key
+
+    tuner_class.get_key = get_key
+
+
+def _fill(tuner: Any, key: Key) -> bool:
+    model, table = tuner.cache.model, tuner.config_table_name
+    near = nearest(key, tuned_keys(model, table, len(key)))
+    if near is None:
+        return False
+    try:
+        database.write_config(model, table, key, model.get_config(table, near))
+    except KernelsError:  # FlagGems then tunes, which is counted
+        return False
+    return True
+
+
+def tuned_keys(model: Any, table: str, length: int) -> list[Key]:
+    """The keys of a kernel's table of choices; none where it has no table."""
+    from sqlalchemy import select
+
+    columns = model.get_key_dict((0,) * length)
+    found = model.get_sql_model(table, columns)
+    if found is None:
+        return []
+    with model.engine.connect() as connection:
+        rows = connection.execute(select(*(getattr(found, name) for name in columns))).all()
+    return [tuple(row) for row in rows]

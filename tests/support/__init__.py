@@ -1,0 +1,1 @@
+"""Helpers of the tests: stand-ins, toy cells and sample data."""
