@@ -14,8 +14,8 @@ import msgspec
 
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
 from flagrelease.layout import DOCKER, Layout
-from flagrelease.serving_engines import ENGINES
 from flagrelease.shipped import Shipped
 from flagrelease.stage import Job
 

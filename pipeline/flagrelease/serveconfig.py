@@ -7,8 +7,8 @@ from typing import Any
 
 from flagrelease import container, shipped
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
 from flagrelease.layout import Layout
-from flagrelease.serving_engines import ENGINES
 
 
 def common(cell: Cell, layout: Layout) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
-from flagrelease.serving_engines import ENGINES
 from flagrelease.workspace import file_sha256, telling_space, unfinished, write_atomic
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 import served_cell as given
 from flagrelease import buildcontext, serveconfig, wheels
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
 from flagrelease.layout import DOCKER
 from flagrelease.matrix import Engine
-from flagrelease.serving_engines import ENGINES
 from flagrelease.stages import image
 
 

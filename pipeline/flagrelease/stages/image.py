@@ -12,11 +12,11 @@ from typing import Any
 
 from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
 from flagrelease.base import base_image, check_python, counted, locked_base, processes
+from flagrelease.config.engines import ENGINES
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.evidence import Evidence
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.runner import LocalImage, labels
-from flagrelease.serving_engines import ENGINES
 from flagrelease.stage import Context, Job, Look, Stage
 from flagrelease.workspace import telling_space
 
