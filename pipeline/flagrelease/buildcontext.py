@@ -60,7 +60,7 @@ def programs(cell: Cell) -> dict[str, bytes]:
     found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
     engine = ENGINES[cell.model.serve.engine]
     if engine.launcher:
-        found[engine.command(DOCKER)[0]] = _inside(engine.launcher)
+        found[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
     if cell.model.serve.convert:
         found[f"{DOCKER.programs}/{usage.UNPACKER}"] = _inside("gguf_to_safetensors.py")
     return found

@@ -25,6 +25,7 @@ _FIRST_PAUSE = 1.0
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
 _SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
+_LAUNCHERS = tuple(f"inside/{one.launcher}" for one in ENGINES.values() if one.launcher)
 
 
 def repository(job: Job) -> str:
@@ -234,6 +235,6 @@ STAGE = Stage(
     run=run,
     intact=intact,
     reads=("kernels",),
-    programs=("inside/flagos_serve.py", "inside/llama_server.py", "inside/gguf_to_safetensors.py"),
+    programs=("inside/flagos_serve.py", *_LAUNCHERS, "inside/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

@@ -19,6 +19,7 @@ import msgspec
 
 from flagrelease import gates, results
 from flagrelease.cell import fingerprint
+from flagrelease.config.engines import ENGINES
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
 from flagrelease.matrix import Stack, Traffic
@@ -137,16 +138,20 @@ def _too_long(job: Job) -> tuple[str, ...]:
     )
 
 
+def _vllm_bench(server: Served) -> LoadGenerator:
+    return VllmBench(
+        server.running.execute, model=server.model, tokenizer=server.folder_inside, port=server.port_inside
+    )
+
+
+LOAD_TOOLS: Mapping[str, Callable[[Served], LoadGenerator]] = {"vllm-bench": _vllm_bench}
+"""Load generators inside engines' images, by their name in ENGINES."""
+
+
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
-    """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
-    cell = job.cell
-    if cell.model.serve.engine == "vllm":
-        return VllmBench(
-            server.running.execute,
-            model=server.model,
-            tokenizer=server.folder_inside,
-            port=server.port_inside,
-        )
+    """The tool that fits: the engine's own where its image has one, evalscope where there is one, else ours."""
+    if own := ENGINES[job.cell.model.serve.engine].load_tool:
+        return LOAD_TOOLS[own](server)
     program = os.environ.get(PROGRAM)
     if program:
         weights: results.Weights = context.upstream["weights"]
