@@ -34,7 +34,9 @@ def repository(job: Job) -> str:
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
+    """Raises ConfigError where no packages could be locked, before weights are fetched and kernels are made."""
     cell = job.cell
+    job.lock.require("wheels", wheels.name(cell))
     return {
         "repository": repository(job),
         "chip": cell.chip_name,
