@@ -15,6 +15,7 @@ import msgspec
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.vendors import VENDORS
 from flagrelease.layout import DOCKER, Layout
 from flagrelease.shipped import Shipped
 from flagrelease.stage import Job
@@ -117,7 +118,7 @@ def _serve_view(cell: Cell, layout: Layout, operators: Shipped | None) -> dict[s
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
-        "vendor": cell.chip.vendor,
+        "on_host": VENDORS[cell.chip.vendor].on_host,
         "flagscale": cell.chip.components.flagscale,
         "name": cell.model.serve.name,
         "engine": cell.model.serve.engine,

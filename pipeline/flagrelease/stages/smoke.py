@@ -61,7 +61,7 @@ def run(job: Job, context: Context) -> results.Smoke:
         checks=checks,
         docker_run=smokeinside.card_run(cell, image).argv(),
         commands=commands,
-        environment=_environment(job, context),
+        environment=environment(job, context),
         skipped=skipped,
         evidence=kept,
     )
@@ -115,8 +115,8 @@ def _perform(
     return tuple(done), skipped
 
 
-def _environment(job: Job, context: Context) -> dict[str, str]:
-    """The machine that this ran on, for the card's table."""
+def environment(job: Job, context: Context) -> dict[str, str]:
+    """The machine that this ran on, for the card's table. What its vendor's tool does not say is a row that says so."""
     host = context.ports.runner.version()
     chip = job.cell.chip
     argv = shlex.split(chip.device.query)
