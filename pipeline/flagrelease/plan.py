@@ -80,9 +80,10 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
         stage_keys = keys(job, stages)
     except FlagreleaseError:
         problems = _problems(job, stages)
-        blocked = "; ".join(problems)
+        blocked, hints = "; ".join(problems), set(problems.values())
+        needed = [hint for hint in dict.fromkeys(problems.values()) if not any(hint in more for more in hints - {hint})]
         skipped = tuple(Step(stage=s.name, action="skip", reason=f"blocked: {blocked}") for s in stages)
-        return CellPlan(cell=job.cell, steps=skipped, blocked=blocked, hint="; ".join(filter(None, problems.values())))
+        return CellPlan(cell=job.cell, steps=skipped, blocked=blocked, hint="; ".join(needed))
     steps: dict[str, Step] = {}
     for stage in stages:
         steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)
@@ -90,14 +91,14 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
 
 
 def _problems(job: Job, stages: Sequence[Stage]) -> dict[str, str]:
-    """What keeps stages from being planned, all of it at once: each line with its hint, a repeated hint left out."""
+    """What keeps stages from being planned, all of it at once: each line with its hint."""
     found: dict[str, str] = {}
     for stage in stages:
         try:
             if not stage.skip(job):
                 stage.inputs(job)
         except FlagreleaseError as error:
-            found[error.line()] = "" if error.hint in found.values() else error.hint
+            found[error.line()] = error.hint
     return found
 
 

@@ -47,7 +47,7 @@ def test_everything_that_is_not_locked_is_named_at_once(tmp_path: Path) -> None:
     assert plan.blocked == (
         "models.qwen3-8b is not locked: the hub is away; wheels.metax-vllm is not locked: there is no flag-gems==3.0"
     )
-    assert "check the versions under `components` in matrix.yaml" in plan.hint
+    assert plan.hint == "check the versions under `components` in matrix.yaml, then run `flagrelease lock`"
 
 
 def test_a_released_cell_is_reused(tmp_path: Path) -> None:
