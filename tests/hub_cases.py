@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flagrelease.lock import LockedModel, set_digest
 from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.hub import Listing, RealHubs
+from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.hub.listing import Listing
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from hub_stand_in import HubStandIn

@@ -37,8 +37,8 @@ chips:
     base: "base:1"
     components: {flagscale: "0.8", flaggems: none}
   gpu:
-    vendor: gpu
-    device: {name: GPU, code: gpu, query: gpu-smi}
+    vendor: nvidia
+    device: {name: GPU, code: gpu}
     base: "base:2"
     components: {flagscale: "0.8", flaggems: none}
     hosts: ["ssh://gpu"]

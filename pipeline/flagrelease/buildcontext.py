@@ -14,10 +14,11 @@ import msgspec
 
 from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
+from flagrelease.config.vendors import VENDORS
 from flagrelease.hashed import sha256_of
 from flagrelease.job import Job
 from flagrelease.layout import DOCKER, Layout
-from flagrelease.serving_engines import ENGINES
 from flagrelease.shipped import Shipped
 
 
@@ -61,7 +62,7 @@ def programs(cell: Cell) -> dict[str, bytes]:
     found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
     engine = ENGINES[cell.model.serve.engine]
     if engine.launcher:
-        found[engine.command(DOCKER)[0]] = _inside(engine.launcher)
+        found[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
     if cell.model.serve.convert:
         found[f"{DOCKER.programs}/{usage.UNPACKER}"] = _inside("gguf_to_safetensors.py")
     return found
@@ -118,7 +119,7 @@ def _serve_view(cell: Cell, layout: Layout, operators: Shipped | None) -> dict[s
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
-        "vendor": cell.chip.vendor,
+        "on_host": VENDORS[cell.chip.vendor].on_host,
         "flagscale": cell.chip.components.flagscale,
         "name": cell.model.serve.name,
         "engine": cell.model.serve.engine,

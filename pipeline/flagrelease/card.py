@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import charts, operators_text, usage
+from flagrelease.config.sources import Source
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.matrix import Benchmark, HarnessName
 from flagrelease.record import COMPONENTS, Record
@@ -79,9 +80,8 @@ def view(record: Record) -> dict[str, Any]:
 
 
 def upstream_url(record: Record) -> str:
-    """Where the model lives: on ModelScope when its weights come from there, else on Hugging Face."""
-    host = "https://modelscope.cn/models" if record.model.source.startswith("modelscope:") else "https://huggingface.co"
-    return f"{host}/{record.model.upstream}"
+    """The model's page at the hub that its weights come from."""
+    return Source.parse(record.model.source).kind.page.replace("{upstream}", record.model.upstream)
 
 
 def _origin(record: Record, name: str) -> str:

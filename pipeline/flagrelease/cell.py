@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
 from flagrelease.matrix import Baseline, Chip, Kernels, Matrix, Model, OnChip, Profile, Stack, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A chip × model pair with everything of the matrix that concerns it; `model` is as it is on this chip."""
+    """A chip × model pair with everything of the matrix that concerns it; `model` is as it is on this chip. What the
+    matrix leaves to the vendor is filled in."""
 
     chip_name: str
     model_name: str
@@ -53,7 +56,7 @@ class Cell:
     def holds_both(self) -> bool:
         """Whether both stacks can be up at once on the chip. As users start it, a server takes an accelerator's memory
         whole, unless the matrix says that two fit."""
-        return self.chip.vendor == "cpu" or self.model.serve.beside
+        return VENDORS[self.chip.vendor].on_host or self.model.serve.colocate
 
 
 def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
@@ -67,7 +70,7 @@ def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
 
 def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) -> Cell:
     chip, model = matrix.chips[chip_name], matrix.models[model_name].on_chip(chip_name)
-    own = matrix.models[model_name].on.get(chip_name, OnChip())
+    own = matrix.models[model_name].per_chip.get(chip_name, OnChip())
     baseline = model.baseline or matrix.defaults.baseline
     if baseline.chip == "same":
         baseline = Baseline(chip=chip_name, stack=baseline.stack)
@@ -79,17 +82,19 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         ),
         "",
     )
+    vendor, kernels = VENDORS[chip.vendor], own.kernels or chip.kernels or matrix.defaults.kernels
+    device = replace(chip.device, query=chip.device.query or shlex.join(vendor.query))
     profile_name = profile or own.profile or chip.profile or matrix.defaults.profile
     return Cell(
         chip_name=chip_name,
         model_name=model_name,
-        chip=chip,
+        chip=replace(chip, device=device),
         model=model,
         stack=matrix.defaults.stack,
         baseline=baseline,
         profile_name=profile_name,
         profile=matrix.profiles[profile_name],
-        kernels=own.kernels or chip.kernels or matrix.defaults.kernels,
+        kernels=replace(kernels, device=kernels.device or vendor.torch_device),
         excluded=excluded,
     )
 

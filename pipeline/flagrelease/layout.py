@@ -41,11 +41,6 @@ class Layout:
         return f"{self.prefix}/bin"
 
     @property
-    def llama_server(self) -> str:
-        """Where FlagScale 0.8.0 looks for the engine `llama_cpp`, which it does not ship."""
-        return f"{self.packages}/flag_scale/third_party/llama.cpp/build/bin/llama-server"
-
-    @property
     def home(self) -> str:
         """FlagScale's experiment folder: scripts, logs and process ids."""
         return f"{self.root}/var/lib/flagos"

@@ -88,7 +88,10 @@ class Lock:
         """Raise ConfigError where `kind` (models, wheels, …) has no entry `name`."""
         if name not in getattr(self, kind):
             why = self.unresolved.get(f"{kind}.{name}", "matrix.lock has no entry")
-            raise ConfigError(f"{kind}.{name} is not locked", why=why, hint="run `flagrelease lock`")
+            hint = "run `flagrelease lock`"
+            if kind == "wheels" and f"{kind}.{name}" in self.unresolved:
+                hint = f"check the versions under `components` in matrix.yaml, then {hint}"
+            raise ConfigError(f"{kind}.{name} is not locked", why=why, hint=hint)
 
 
 def load(path: Path) -> Lock:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flagrelease import strict
+from flagrelease.config.engines import ENGINES, Execution
+from flagrelease.config.sources import Source, check_data
+from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_SOURCE = re.compile(r"(pypi|file|modelscope|hf)://.+")
-
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
-Engine = Literal["vllm", "sglang", "llama_cpp"]
-"""What serves a model: serving_engines.py knows them."""
-
 HarnessName = Literal["own", "evalscope", "flageval"]
+
+
+def check_name(name: str, names: Iterable[str], kind: str) -> None:
+    """Raise ConfigError with the closest known name where `name` is not one of `names`."""
+    if name not in names:
+        raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))
+
+
+Engine = Annotated[str, strict.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
+"""What serves a model: a key of ENGINES."""
+
+VendorName = Annotated[str, strict.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
+"""FlagGems' name for a vendor: a key of VENDORS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The accelerator as its vendor names it. `query` is the program that prints the driver's version."""
+    """The accelerator as its vendor names it."""
 
     name: str
     code: str
-    query: str
+    query: str = ""
+    """The command that prints the driver's version; the vendor's own by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,35 +78,38 @@ class Container:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """How the Triton operators of a chip are qualified, tuned and chosen. Times are written 90s, 10m or 2h.
-
-    `express` keeps what makes the served model faster, `coverage` all that is correct. `device` is torch's name of the
-    chip. `budget` is for tuning, `limit` for the whole stage, `operator_limit` for one operator. `max_len` cuts the
-    longest context that is looked at; `classes` is how many shape classes of an operator are measured; `floor` the
-    least that express may have of native speed. `exclude` takes operators out by hand: its values are the reasons.
-    `execution` is how the engine runs the layers (`compiled` and under CUDA graphs, `captured` in graphs alone, or
-    `eager`), which decides what operators they call; by default `eager` where `serve.args` has `enforce_eager`, else
-    `compiled`.
-    """
+    """How the Triton operators of a chip are qualified, tuned and chosen. Times are written 90s, 10m or 2h."""
 
     policy: Literal["express", "coverage"] = "express"
-    device: str = "cuda"
+    """`express` keeps what makes the served model faster, `coverage` all that is correct."""
+    device: str = ""
+    """PyTorch's name for the chip; by default that of its vendor."""
     budget: str = "10m"
+    """For tuning."""
     limit: str = "2h"
+    """For the whole stage."""
     operator_limit: str = "3m"
+    """For one operator."""
     max_len: int | None = None
+    """Cuts the longest context that is looked at."""
     classes: int = 24
-    floor: float = 0.98
-    execution: Literal["compiled", "captured", "eager"] | None = None
+    """How many shape classes of an operator are measured."""
+    min_speed_ratio: float = field(default=0.98, metadata=strict.formerly("floor"))
+    """The least that `express` may have of native speed."""
+    execution: Execution | None = None
+    """How the engine runs the layers, which decides what operators they call; by default as its arguments say."""
     exclude: Mapping[str, str] = field(default_factory=dict)
+    """Operators that are taken out by hand, with the reasons."""
 
     def __post_init__(self) -> None:
         for name in ("budget", "limit", "operator_limit"):
             duration(getattr(self, name))
         if (self.max_len is not None and self.max_len < 2) or self.classes < 1:
             raise ValueError("max_len is at least 2 and classes at least 1")
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"floor is {self.floor:g}, and is a share of native speed: above 0, at most 1")
+        if not 0 < self.min_speed_ratio <= 1:
+            raise ValueError(
+                f"min_speed_ratio is {self.min_speed_ratio:g}, and is a share of native speed: above 0, at most 1"
+            )
 
 
 def duration(text: str) -> float:
@@ -114,7 +129,7 @@ class Chip:
     on that machine.
     """
 
-    vendor: str
+    vendor: VendorName
     device: Device
     base: str
     components: Components
@@ -126,22 +141,19 @@ class Chip:
     kernels: Kernels | None = None
 
 
-_COUNTS = ("max_num_seqs", "max_num_batched_tokens")
-"""Arguments of an engine that say how much one step computes: for those sizes the operators are tuned."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Serve:
     """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine.
 
-    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF. `beside` says that
-    the chip's memory holds two of these servers, so that both stacks stay up and take turns while they are compared.
+    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF. `colocate` says
+    that the chip's memory holds two of these servers, so that both stacks stay up and take turns while they are
+    compared.
     """
 
     name: str
     engine: Engine
     convert: Literal["safetensors"] | None = None
-    beside: bool = False
+    colocate: bool = field(default=False, metadata=strict.formerly("beside"))
     port: int = 8000
     max_model_len: int = 4096
     concurrency: int = 8
@@ -149,7 +161,8 @@ class Serve:
     args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        counts = {f"args.{name}": self.args[name] for name in _COUNTS if name in self.args}
+        sizes = ENGINES[self.engine].sizes if self.engine in ENGINES else ()
+        counts = {f"args.{name}": self.args[name] for name in sizes if name in self.args}
         counts |= {"max_model_len": self.max_model_len, "concurrency": self.concurrency}
         for name, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -188,10 +201,11 @@ class OnChip:
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """Open weights as a release source. `notes` are facts about the weights that the card must say;
-    `languages` are ISO 639-1 codes, for the card's front matter; `on` holds what differs on a chip, by its name."""
+    `languages` are ISO 639-1 codes, for the card's front matter; `per_chip` holds what differs on a chip, by its name.
+    """
 
     title: str
-    source: str
+    source: Annotated[str, strict.Checked(Source.parse)]
     upstream: str
     license: str
     serve: Serve
@@ -199,22 +213,18 @@ class Model:
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
-    on: Mapping[str, OnChip] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not _SOURCE.fullmatch(self.source):
-            raise ValueError(f"source {self.source!r} is none of pypi://, file://, modelscope://, hf://")
+    per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict.formerly("on"))
 
     def on_chip(self, name: str) -> Model:
         """The model as it is on the chip `name`."""
-        own = self.on.get(name, OnChip())
+        own = self.per_chip.get(name, OnChip())
         return replace(
             self,
             serve=own.serve or self.serve,
             sampling=own.sampling or self.sampling,
             baseline=own.baseline or self.baseline,
             notes=self.notes if own.notes is None else own.notes,
-            on={},
+            per_chip={},
         )
 
 
@@ -229,7 +239,7 @@ class Benchmark:
 
     title: str
     task: str
-    data: str
+    data: Annotated[str, strict.Checked(check_data)]
     license: str
     shots: int = 0
     repeats: int = 1
@@ -348,10 +358,10 @@ class Matrix:
         baselines: dict[str, Baseline | None] = {"defaults": self.defaults.baseline}
         for name, model in self.models.items():
             baselines[f"models.{name}"] = model.baseline
-            for chip_name, own in model.on.items():
-                _known(chip_name, self.chips, f"a chip of models.{name}.on")
-                profiles[f"models.{name}.on.{chip_name}"] = own.profile
-                baselines[f"models.{name}.on.{chip_name}"] = own.baseline
+            for chip_name, own in model.per_chip.items():
+                _known(chip_name, self.chips, f"a chip of models.{name}.per_chip")
+                profiles[f"models.{name}.per_chip.{chip_name}"] = own.profile
+                baselines[f"models.{name}.per_chip.{chip_name}"] = own.baseline
         for where, used in profiles.items():
             if used is not None:
                 _known(used, self.profiles, f"{where}.profile")
@@ -368,9 +378,3 @@ def _known(name: str, names: Mapping[str, object], where: str) -> None:
 def load(path: Path) -> Matrix:
     """Read and check matrix.yaml. Raises ConfigError with file and line."""
     return strict.load(path, Matrix)
-
-
-def check_name(name: str, names: Mapping[str, object], kind: str) -> None:
-    """Raise ConfigError with the closest known name where `name` is not one of `names`."""
-    if name not in names:
-        raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))

@@ -79,13 +79,28 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
         return CellPlan(cell=job.cell, steps=tuple(Step(stage=s.name, action="skip", reason=reason) for s in stages))
     try:
         stage_keys = keys(job, stages)
-    except FlagreleaseError as error:
-        skipped = tuple(Step(stage=s.name, action="skip", reason=f"blocked: {error.line()}") for s in stages)
-        return CellPlan(cell=job.cell, steps=skipped, blocked=error.line(), hint=error.hint)
+    except FlagreleaseError:
+        problems = _problems(job, stages)
+        blocked, hints = "; ".join(problems), set(problems.values())
+        needed = [hint for hint in dict.fromkeys(problems.values()) if not any(hint in more for more in hints - {hint})]
+        skipped = tuple(Step(stage=s.name, action="skip", reason=f"blocked: {blocked}") for s in stages)
+        return CellPlan(cell=job.cell, steps=skipped, blocked=blocked, hint="; ".join(needed))
     steps: dict[str, Step] = {}
     for stage in stages:
         steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)
     return CellPlan(cell=job.cell, steps=tuple(steps.values()))
+
+
+def _problems(job: Job, stages: Sequence[Stage]) -> dict[str, str]:
+    """What keeps stages from being planned, all of it at once: each line with its hint."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        try:
+            if not stage.skip(job):
+                stage.inputs(job)
+        except FlagreleaseError as error:
+            found[error.line()] = error.hint
+    return found
 
 
 def decide(job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:

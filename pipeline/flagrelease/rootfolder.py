@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from flagrelease import buildcontext, wheels
+from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
 from flagrelease.hashed import Hashed
 from flagrelease.layout import BUNDLE, Layout, under
@@ -20,8 +21,6 @@ from flagrelease.ports.command import Command
 from flagrelease.ports.processes import IMAGE, Folder, Machine
 
 ENTRYPOINT = ("flagos-serve",)
-ENGINE_PROGRAMS = ("vllm",)
-"""Programs that the machine may bring; they are started with the Python that sees the release's packages."""
 
 _NEEDS = """
 import importlib.metadata as metadata, re, sys
@@ -64,13 +63,13 @@ def make(root: Path, name: str, plan: buildcontext.Plan, machine: Machine, engin
     with telling_space("laying out the image"), _unfinished(root):
         layout = under(root)
         _python(layout, machine, command)
-        _packages(layout, plan.house, _needed(machine, engine, command), command)
+        _packages(layout, plan.house, _needed(machine, ENGINES[engine], command), command)
         copied = {"programs": layout.root, "config": layout.config, BUNDLE: layout.bundle}
         for path, (data, mode) in plan.files.items():
             place, _, rest = path.partition("/")
             if place in copied:
                 write_atomic(Path(copied[place], rest), data, mode=mode)
-        _engine_programs(layout, machine)
+        _engine_programs(layout, machine, ENGINES[engine])
         size = sum(path.stat(follow_symlinks=False).st_size for path in root.rglob("*"))
         made = Folder(digest=name, size=size, labels=plan.labels, entrypoint=ENTRYPOINT)
         write_atomic(root / IMAGE, msgspec.json.encode(made))
@@ -110,9 +109,13 @@ def _python(layout: Layout, machine: Machine, command: Command) -> None:
     write_atomic(own / "flagos.pth", "".join(f"{line}\n" for line in lines).encode())
 
 
-def _needed(machine: Machine, engine: str, command: Command) -> frozenset[str]:
-    """The packages of the machine's own engine and of all that it requires; none where it has none."""
-    return frozenset(command([machine.python, "-c", _NEEDS, engine], seconds=_INSTALL_SECONDS).stdout.split())
+def _needed(machine: Machine, engine: ServingEngine, command: Command) -> frozenset[str]:
+    """The packages of the machine's own engine and of all that it requires; none where it has none, or the release
+    brings the engine."""
+    if engine.requirements:
+        return frozenset()
+    argv: list[str | Path] = [machine.python, "-c", _NEEDS, engine.distribution]
+    return frozenset(command(argv, seconds=_INSTALL_SECONDS).stdout.split())
 
 
 def _packages(layout: Layout, house: wheels.Wheelhouse, leave: frozenset[str], command: Command) -> None:
@@ -132,9 +135,9 @@ def _packages(layout: Layout, house: wheels.Wheelhouse, leave: frozenset[str], c
     command([python, "-c", program], seconds=_INSTALL_SECONDS, env={"SOURCE_DATE_EPOCH": wheels.EPOCH})
 
 
-def _engine_programs(layout: Layout, machine: Machine) -> None:
+def _engine_programs(layout: Layout, machine: Machine, engine: ServingEngine) -> None:
     """The machine's scripts name the machine's Python in their first line, which does not see the release."""
-    for name in ENGINE_PROGRAMS:
+    for name in engine.machine_programs:
         found = shutil.which(name, path=machine.path)
         if found is None or not re.match(rb"#!.*python", Path(found).read_bytes()[:200]):
             continue

@@ -226,7 +226,7 @@ class CellRun:
 
     def _hold_host(self, stack: ExitStack, stage: Stage) -> None:
         """For the stage; or for as long as servers may stand there."""
-        if self.cell.model.serve.beside:
+        if self.cell.model.serve.colocate:
             self._standing.hold(lambda held: self._lock_host(held, stage))
         else:
             self._lock_host(stack, stage)

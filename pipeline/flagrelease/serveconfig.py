@@ -7,8 +7,8 @@ from typing import Any
 
 from flagrelease import container
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
 from flagrelease.layout import Layout
-from flagrelease.serving_engines import ENGINES
 
 
 def common(cell: Cell, layout: Layout) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def common(cell: Cell, layout: Layout) -> dict[str, Any]:
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.concurrency,
     }
-    return arguments if specific(cell) else {**arguments, **serve.args}
+    return {**arguments, **serve.args} if ENGINES[serve.engine].translated else arguments
 
 
 def specific(cell: Cell) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def native(cell: Cell, layout: Layout) -> list[str]:
     del arguments["port"]
     model = arguments.pop("model")
     renamed = {engine.options.get(name, name): value for name, value in arguments.items()}
-    return [*engine.command(layout), model, *_options(renamed | specific(cell))]
+    return [*engine.argv(layout.packages), model, *_options(renamed | specific(cell))]
 
 
 def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]:

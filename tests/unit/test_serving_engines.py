@@ -1,26 +1,70 @@
 """What serves a model is described in one place, and that is all an engine needs."""
 
-import typing
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import served_cell as given
-from flagrelease import buildcontext, serveconfig, wheels
+from flagrelease import buildcontext, serveconfig, strict, wheels
 from flagrelease.cell import Cell
+from flagrelease.config.engines import ENGINES
+from flagrelease.errors import ConfigError
 from flagrelease.layout import DOCKER
-from flagrelease.matrix import Engine
-from flagrelease.serving_engines import ENGINES
-from flagrelease.stages import image
+from flagrelease.lock import Lock
+from flagrelease.matrix import Matrix
+from flagrelease.sources import PACKAGE
+from flagrelease.stages import image, kernels, speed
+
+LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama-server"
 
 
-def cell(engine: Engine) -> Cell:
+def cell(engine: str) -> Cell:
     found = given.cell("nvidia-h100/qwen3-8b")
     return replace(found, model=replace(found.model, serve=replace(found.model.serve, engine=engine, args={"n": 1})))
 
 
 def test_the_matrix_takes_these_engines_and_no_other() -> None:
-    assert set(ENGINES) == set(typing.get_args(Engine))
+    text = (given.ROOT / "matrix.yaml").read_text()
+    assert "engine: llama_cpp" in text
+    for name in ENGINES:
+        read = strict.loads(text.replace("engine: llama_cpp", f"engine: {name}").encode(), Matrix)
+        assert read.models["smollm2-135m"].serve.engine == name
+    with pytest.raises(ConfigError, match="unknown serving engine 'vlm'") as caught:
+        strict.loads(text.replace("engine: vllm", "engine: vlm").encode(), Matrix)
+    assert caught.value.hint == "did you mean 'vllm'?"
+
+
+def test_nothing_else_compares_the_name_of_an_engine() -> None:
+    names = "|".join(ENGINES)
+    compared = re.compile(rf"""(?:==|!=|\bin\b|\bcase\b)\s*[(\[{{]?\s*["'](?:{names})["']""")
+    for path in PACKAGE.rglob("*.py"):
+        assert not compared.search(path.read_text()), f"{path.name}: that is for a field of ServingEngine"
+
+
+def test_a_load_tool_that_an_engine_names_is_there() -> None:
+    assert {one.load_tool for one in ENGINES.values()} - {""} == set(speed.LOAD_TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "limits", "execution"),
+    [
+        ("vllm", {"max_num_seqs": 4, "max_num_batched_tokens": 512}, (4, 512), "compiled"),
+        ("vllm", {"enforce_eager": True}, (64, 8192), "eager"),
+        ("sglang", {"max_num_seqs": 4, "chunked_prefill_size": 512}, (4, 512), "captured"),
+        ("sglang", {"disable_cuda_graph": True}, (64, 8192), "eager"),
+    ],
+)
+def test_sizes_and_execution_are_read_by_the_engines_own_arguments(
+    engine: str, args: dict[str, Any], limits: tuple[int, int], execution: str
+) -> None:
+    made = cell(engine)
+    serve = replace(made.model.serve, args=args, concurrency=64)
+    job = replace(given.job(replace(made, model=replace(made.model, serve=serve))), lock=Lock())
+    asked = kernels.inputs(job)
+    assert (asked["limits"]["max_batch"], asked["limits"]["max_tokens"]) == limits
+    assert asked["execution"] == execution
 
 
 @pytest.mark.parametrize(
@@ -28,10 +72,10 @@ def test_the_matrix_takes_these_engines_and_no_other() -> None:
     [
         ("vllm", "vllm serve /nfs/models/Qwen3-8B --served-model-name Qwen3-8B --max-model-len 40960"),
         ("sglang", "python -m sglang.launch_server --model-path /nfs/models/Qwen3-8B --served-model-name Qwen3-8B"),
-        ("llama_cpp", f"{DOCKER.llama_server} --model /nfs/models/Qwen3-8B --alias Qwen3-8B --ctx-size 40960"),
+        ("llama_cpp", f"{LLAMA_SERVER} --model /nfs/models/Qwen3-8B --alias Qwen3-8B --ctx-size 40960"),
     ],
 )
-def test_native_command_lines(engine: Engine, words: str) -> None:
+def test_native_command_lines(engine: str, words: str) -> None:
     line = " ".join(serveconfig.native(cell(engine), DOCKER)).replace(" --host 0.0.0.0", "")
     assert line.startswith(words)
     assert " 40960" in line, "the window, by whatever name"
@@ -40,8 +84,8 @@ def test_native_command_lines(engine: Engine, words: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_an_engine_brings_is_in_the_image(engine: Engine) -> None:
+def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
     one, ours = ENGINES[engine], cell(engine)
     assert set(one.requirements) <= set(wheels.wanted(ours))
-    assert (one.command(DOCKER)[0] in buildcontext.programs(ours)) == bool(one.launcher)
+    assert (one.argv(DOCKER.packages)[0] in buildcontext.programs(ours)) == bool(one.launcher)
     assert not one.launcher or f"inside/{one.launcher}" in image.STAGE.programs, "else an edit of it builds nothing"

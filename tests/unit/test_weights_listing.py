@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flagrelease.config.sources import Source
 from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.lock import LockedFile, set_digest
-from flagrelease.ports.hub.listing import Source, check_names
+from flagrelease.ports.hub.listing import check_names
 from flagrelease.ports.hub.watch import speed
 
 A = LockedFile(path="a.bin", size=1, sha256="aa")

@@ -30,7 +30,8 @@ from flagkernels.operators.registry import Implementation, active, open_source
 from flagkernels.progress import Progress
 from flagkernels.qualify import pool, qualify
 from flagkernels.qualify.cases import LARGEST, Case
-from flagkernels.qualify.inputs import Arena, make
+from flagkernels.qualify.guards import Arena
+from flagkernels.qualify.inputs import make
 from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import classify, sender
 from flagkernels.tuning.folder import Layout

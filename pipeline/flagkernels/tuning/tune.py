@@ -194,7 +194,8 @@ def operation_of(call: Any, operator: str, library: Any) -> Any:
 
     from flagkernels.operators.calls import TensorSpec, Token, torch_dtype
     from flagkernels.qualify.cases import Case
-    from flagkernels.qualify.inputs import Arena, make
+    from flagkernels.qualify.guards import Arena
+    from flagkernels.qualify.inputs import make
     from flagkernels.tuning.session import Operation
 
     device = torch.device(library.device)

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.cell import fingerprint
+from flagrelease.config.sources import OWN_DATA
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
 from flagrelease.files import write_atomic
 from flagrelease.hashed import file_sha256
@@ -35,7 +36,7 @@ __all__ = ["DataFile", "DataSet", "digest_of", "is_own", "load", "promised_diges
 
 MANIFEST = "manifest.json"
 PASSWORD = "GPQA_PASSWORD"  # noqa: S105  the name of a variable
-_SCHEME = "data://"
+_SCHEME = f"{OWN_DATA}://"
 _READABLE = (".jsonl", ".json", ".csv", ".parquet")
 
 Row = dict[str, Any]

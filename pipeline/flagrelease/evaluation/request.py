@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from flagrelease.config.engines import ServingEngine
 from flagrelease.evaluation.question import Question, Reply, Task
 from flagrelease.matrix import Sampling
-from flagrelease.serving_engines import ServingEngine
 
 __all__ = ["GarbageError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flagrelease.cell import fingerprint
+from flagrelease.config.engines import ENGINES
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataSet
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import concurrency, sampling_of
 from flagrelease.matrix import Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
-from flagrelease.serving_engines import ENGINES
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]
 

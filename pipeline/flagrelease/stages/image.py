@@ -12,6 +12,7 @@ from typing import Any
 
 from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
 from flagrelease.base import base_image, check_python, counted, locked_base, processes
+from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
 from flagrelease.evidence import Evidence
@@ -19,7 +20,6 @@ from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.runner import LocalImage, labels
-from flagrelease.serving_engines import ENGINES
 from flagrelease.stage import Stage
 
 _PUSH_SECONDS = 600.0
@@ -27,6 +27,7 @@ _FIRST_PAUSE = 1.0
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
 _SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
+_LAUNCHERS = tuple(f"inside/{one.launcher}" for one in ENGINES.values() if one.launcher)
 
 
 def repository(job: Job) -> str:
@@ -35,7 +36,9 @@ def repository(job: Job) -> str:
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
+    """Raises ConfigError where no packages could be locked, before weights are fetched and kernels are made."""
     cell = job.cell
+    job.lock.require("wheels", cell.wheels_entry)
     return {
         "repository": repository(job),
         "chip": cell.chip_name,
@@ -236,6 +239,6 @@ STAGE = Stage(
     run=run,
     intact=intact,
     reads=("kernels",),
-    programs=("inside/flagos_serve.py", "inside/llama_server.py", "inside/gguf_to_safetensors.py"),
+    programs=("inside/flagos_serve.py", *_LAUNCHERS, "inside/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from flagrelease import base, chipside, results, wheels
+from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
@@ -28,8 +29,6 @@ from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
 
 _DIGEST_LETTERS = 12
-_MOST_TOKENS = 8192
-"""What an engine computes in one step where its arguments say nothing (vLLM's own default on such chips)."""
 _EVIDENCE = ("operators.yaml", "report.json", "compat.json")
 _PACKED = "bundle.tar"
 _CONFIG = "config.json"
@@ -41,8 +40,9 @@ def skip(job: Job) -> str:
         return "no Triton backend"
     if cell.stack == "native":
         return "the native stack has the vendor's own kernels"
-    if cell.model.serve.engine == "llama_cpp":
-        return "llama.cpp has kernels of its own"
+    engine = ENGINES[cell.model.serve.engine]
+    if engine.own_kernels:
+        return f"{engine.title} has kernels of its own"
     return ""
 
 
@@ -93,19 +93,22 @@ def _no_model(job: Job) -> ConfigError:
 def _limits(job: Job) -> dict[str, int]:
     """What one step of the engine can be given, by its own arguments."""
     serve: Serve = job.cell.model.serve
+    engine = ENGINES[serve.engine]
     longest = min(serve.max_model_len, job.cell.kernels.max_len or serve.max_model_len)
-    tokens = serve.args.get("max_num_batched_tokens", _MOST_TOKENS)
+    tokens = serve.args.get(engine.tokens_argument, engine.step_tokens)
     return {
         "max_len": longest,
-        "max_batch": serve.args.get("max_num_seqs", serve.concurrency),
+        "max_batch": serve.args.get(engine.batch_argument, serve.concurrency),
         "max_tokens": min(tokens, longest) if job.cell.kernels.max_len else tokens,
     }
 
 
 def _execution(job: Job) -> str:
-    """How the engine runs the layers; vLLM compiles and captures them unless it is told not to."""
-    eager = job.cell.model.serve.args.get("enforce_eager", False)
-    return job.cell.kernels.execution or ("eager" if eager else "compiled")
+    """How the engine runs the layers, as the matrix says or as its own arguments decide."""
+    serve: Serve = job.cell.model.serve
+    engine = ENGINES[serve.engine]
+    eager = serve.args.get(engine.eager_argument, False)
+    return job.cell.kernels.execution or ("eager" if eager else engine.execution)
 
 
 def _requests(job: Job) -> str:
@@ -121,7 +124,7 @@ def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
         *("prepare", "--config", str(config), "--work", str(place.work)),
         *("--out", str(place.bundle), "--vendor", job.cell.chip.vendor, "--device", plan.device),
         *("--execution", _execution(job), "--requests", _requests(job)),
-        *("--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.floor)),
+        *("--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.min_speed_ratio)),
         *("--seconds", str(duration(plan.operator_limit)), "--classes", str(plan.classes)),
         *(word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", str(value))),
         *("--loads", ",".join(loads)),

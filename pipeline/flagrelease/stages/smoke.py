@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from flagrelease import results, smokechecks, smokeinside, smokeoperators
 from flagrelease.cell import Cell
+from flagrelease.config.vendors import VENDORS
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, SmokeFailed
@@ -22,12 +22,6 @@ from flagrelease.stage import Stage
 
 _QUERY_SECONDS = 30.0
 _REQUEST_SECONDS = 300.0
-
-# What a device query prints, in the words of the card's table.
-_DEVICE_FACTS = (
-    ("Driver", re.compile(r"(?:Driver|Kernel Mode Driver|KMD) Version\s*:?\s*([\w.-]+)", re.IGNORECASE)),
-    ("Processor", re.compile(r"^Model name:\s*(.+)$", re.MULTILINE)),
-)
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
@@ -70,7 +64,7 @@ def run(job: Job, context: Context) -> results.Smoke:
         checks=checks,
         docker_run=smokeinside.card_run(cell, image).argv(),
         commands=commands,
-        environment=_environment(job, context),
+        environment=environment(job, context),
         skipped=skipped,
         evidence=kept,
     )
@@ -82,7 +76,7 @@ Named = tuple[str, Callable[[], str]]
 def _checks(cell: Cell, server: Served, client: Client, at: Inside, kernels: results.Kernels | None) -> Iterable[Named]:
     # Reading a whole window takes a minute on a CPU; its limit is found by the prompt that is too long.
     window = cell.model.serve.max_model_len
-    long_tokens = window // 8 if cell.chip.vendor == "cpu" else window
+    long_tokens = window // 8 if VENDORS[cell.chip.vendor].on_host else window
     on = smokechecks.bench(server, client, cell.model, long_tokens=long_tokens)
     yield from smokechecks.all_of(on)
     if kernels is not None:
@@ -122,13 +116,17 @@ def _perform(
     return tuple(done), skipped
 
 
-def _environment(job: Job, context: Context) -> dict[str, str]:
-    """The machine that this ran on, for the card's table."""
+def environment(job: Job, context: Context) -> dict[str, str]:
+    """The machine that this ran on, for the card's table. What its vendor's tool does not say is a row that says so."""
     host = context.ports.runner.version()
-    argv = shlex.split(job.cell.chip.device.query)
-    printed = context.ports.command(argv, seconds=_QUERY_SECONDS, env={"LC_ALL": "C"}).stdout if argv else ""
-    facts = {name: found.group(1).strip() for name, look in _DEVICE_FACTS if (found := look.search(printed))}
-    return {"Operating system": host.os, "Kernel": host.kernel, host.name: host.version, **facts}
+    chip = job.cell.chip
+    argv = shlex.split(chip.device.query)
+    printed = context.ports.command(argv, seconds=_QUERY_SECONDS, env={"LC_ALL": "C"}).stdout
+    name, value = VENDORS[chip.vendor].row(printed)
+    if not value:
+        value = f"not found in the output of {argv[0]}"
+        context.progress.note(f"{name.lower()} of {job.cell.chip_name}: {value}; the card says so")
+    return {"Operating system": host.os, "Kernel": host.kernel, host.name: host.version, name: value}
 
 
 def _line(check: results.Check) -> str:

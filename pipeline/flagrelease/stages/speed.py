@@ -18,6 +18,7 @@ import msgspec
 
 from flagrelease import gates, results
 from flagrelease.cell import fingerprint
+from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
@@ -139,19 +140,24 @@ def _too_long(job: Job) -> tuple[str, ...]:
 
 
 def _by_evalscope(job: Job) -> bool:
-    return bool(job.evalscope) and job.cell.model.serve.engine != "vllm"
+    return bool(job.evalscope) and not ENGINES[job.cell.model.serve.engine].load_tool
+
+
+def _vllm_bench(server: Served) -> LoadGenerator:
+    return VllmBench(
+        server.running.execute, model=server.model, tokenizer=server.folder_inside, port=server.port_inside
+    )
+
+
+LOAD_TOOLS: Mapping[str, Callable[[Served], LoadGenerator]] = {"vllm-bench": _vllm_bench}
+"""Load generators inside engines' images, by their name in ENGINES."""
 
 
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
-    """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
+    """The tool that fits: the engine's own where its image has one, evalscope where there is one, else ours."""
     cell = job.cell
-    if cell.model.serve.engine == "vllm":
-        return VllmBench(
-            server.running.execute,
-            model=server.model,
-            tokenizer=server.folder_inside,
-            port=server.port_inside,
-        )
+    if own := ENGINES[cell.model.serve.engine].load_tool:
+        return LOAD_TOOLS[own](server)
     if _by_evalscope(job):
         weights: results.Weights = context.upstream["weights"]
         return EvalscopePerf(

