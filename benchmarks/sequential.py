@@ -21,10 +21,10 @@ from scipy.special import ndtri, stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
-from flagrelease.stats.design import Design
-from flagrelease.stats.planner import plan
-from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
-from flagrelease.stats.spending import Walk
+from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.planner import plan
+from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
+from flagrelease.verdict.stats.spending import Walk
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class Outcome:
 def fixed(
     case: Case, loss: float, *, power: float, seed: int, runs: int, reference: bool = False, alpha: float = 0.05
 ) -> Outcome:
-    """The fixed evaluation that `plan` proposes, judged as gates.compare does (t interval, CMH, one benchmark)."""
+    """The fixed evaluation that `plan` proposes, judged as fixed_sample.compare does (t, CMH, one benchmark)."""
     random = np.random.default_rng([seed, 1])
     proposed = (
         plan(
@@ -101,7 +101,7 @@ def _judged(
     alpha: float,
     answers: int,
 ) -> Outcome:
-    """What gates.compare makes of so many repeats of baseline and candidate."""
+    """What fixed_sample.compare makes of so many repeats of baseline and candidate."""
     n, (k_a, k_b) = case.n, repeats
     p, q = case.draw(random, runs, loss)
     a, b = random.binomial(k_a, p), random.binomial(k_b, q)

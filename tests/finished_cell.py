@@ -47,7 +47,7 @@ from flagrelease.results import (
     Weights,
 )
 from flagrelease.stage import Context, Job, Meter, Ports
-from flagrelease.stats.fidelity import Fidelity
+from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent.parent / "templates"

@@ -23,16 +23,16 @@ from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence
-from flagrelease.gates import ALPHA
-from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_own import Patience, forget_failures
 from flagrelease.ports.progress import Count
-from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.serving import Served
 from flagrelease.stage import Context, Job, Meter
-from flagrelease.stats.design import Decision
+from flagrelease.verdict.fixed_sample import ALPHA
+from flagrelease.verdict.group_sequential import PlannedLooks
+from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
+from flagrelease.verdict.stats.design import Decision
 from flagrelease.workspace import write_atomic
 
 __all__ = ["Gathered", "Pair", "Serve", "Servers", "gather", "lines"]

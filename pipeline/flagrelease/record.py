@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import gates, wheels
+from flagrelease import wheels
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
@@ -23,6 +23,7 @@ from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWh
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
 from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
 from flagrelease.stage import Job
+from flagrelease.verdict import fixed_sample as gates
 
 VERSION = 1
 COMPONENTS: Mapping[str, str] = {

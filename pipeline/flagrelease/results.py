@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flagrelease.evidence import Evidence
-from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
-from flagrelease.stats.fidelity import Fidelity
+from flagrelease.verdict.fixed_sample import Course, NoiseFloor
+from flagrelease.verdict.stats.fidelity import Fidelity
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 

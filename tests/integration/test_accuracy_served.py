@@ -17,9 +17,9 @@ from flagrelease.evaluation.data import write_manifest
 from flagrelease.matrix import Benchmark, Profile, Share
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
-from flagrelease.samples import read_samples
 from flagrelease.stage import Job
 from flagrelease.stages import accuracy
+from flagrelease.verdict.samples import read_samples
 
 pytestmark = pytest.mark.integration
 

@@ -22,9 +22,9 @@ from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.matrix import Baseline, Share
-from flagrelease.samples import Conditions, Sample, write_samples
 from flagrelease.stage import Job, Look
 from flagrelease.stages import accuracy
+from flagrelease.verdict.samples import Conditions, Sample, write_samples
 
 H100 = Baseline(chip="nvidia-h100")
 

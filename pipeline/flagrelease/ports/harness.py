@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.matrix import HarnessName
-from flagrelease.samples import Key
+from flagrelease.verdict.samples import Key
 
 __all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Tally"]
 

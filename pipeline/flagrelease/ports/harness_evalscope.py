@@ -30,7 +30,7 @@ from flagrelease.ports.harness_own import Patience, forget_failures
 from flagrelease.ports.load_evalscope import PROGRAM
 from flagrelease.redact import redact
 from flagrelease.replies import Replies
-from flagrelease.samples import Sample, SampleWriter
+from flagrelease.verdict.samples import Sample, SampleWriter
 from flagrelease.workspace import telling_space, write_atomic
 
 __all__ = ["VERSION", "EvalscopeHarness", "read_run", "refuse"]

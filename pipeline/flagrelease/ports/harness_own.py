@@ -26,7 +26,7 @@ from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
-from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
+from flagrelease.verdict.samples import Key, Sample, SampleWriter, dump, read_samples
 from flagrelease.workspace import telling_space, write_atomic
 
 __all__ = ["OwnHarness", "Patience", "forget_failures"]

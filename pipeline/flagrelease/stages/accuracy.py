@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, gates, looks, replies, results, scored
+from flagrelease import baselines, replies, results, scored
 from flagrelease.answering import Gathered, Pair, Serve, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError
@@ -22,9 +22,11 @@ from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
-from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.serving import served
 from flagrelease.stage import Context, Job, Look, Stage
+from flagrelease.verdict import fixed_sample as gates
+from flagrelease.verdict import group_sequential
+from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
 
 DIFFERENCES = "accuracy/comparison.json"
 FLIPPED = "accuracy/flipped.jsonl"
@@ -136,7 +138,7 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
             continue
         if pair.planned is not None and pair.decision is not None:
             name = pair.sheet.benchmark
-            judged[name] = looks.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
+            judged[name] = group_sequential.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
             whole.append((pair.sheet, pair.baseline, pair.candidate))
     if whole:
@@ -149,13 +151,15 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
     for sheet, before, after in whole:
         one = judged[sheet.benchmark]
         if gates.guessing(one.baseline_score, one.n, sheet.chance):
-            judged[sheet.benchmark] = gates.guessed(one, differing=looks.differing(before, after), answers=len(after))
+            judged[sheet.benchmark] = gates.guessed(
+                one, differing=group_sequential.differing(before, after), answers=len(after)
+            )
     return judged
 
 
 def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
-    same = len(samples) - looks.differing(baseline, samples)
+    same = len(samples) - group_sequential.differing(baseline, samples)
     remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
     return replace(
         _alone(pair, "; ".join((judged.reason, *remarks))),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flagrelease import gates, results
+from flagrelease import results
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
@@ -28,6 +28,7 @@ from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.serving import Served, served
 from flagrelease.stage import Context, Job, Stage
+from flagrelease.verdict import fixed_sample as gates
 from flagrelease.workspace import write_atomic
 
 if TYPE_CHECKING:

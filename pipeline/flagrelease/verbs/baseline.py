@@ -20,10 +20,10 @@ from flagrelease.ledger import Entry, process_id
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.progress import Silent
 from flagrelease.runner import new_run_id
-from flagrelease.samples import dump
 from flagrelease.stage import Context, Meter
 from flagrelease.stages import accuracy
 from flagrelease.tables import aligned
+from flagrelease.verdict.samples import dump
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from flagrelease.errors import ComparisonRefused, did_you_mean
 
 if TYPE_CHECKING:
-    from flagrelease.samples import Sample
-    from flagrelease.stats.pairing import PairedBenchmark, SideCount
+    from flagrelease.verdict.samples import Sample
+    from flagrelease.verdict.stats.pairing import PairedBenchmark, SideCount
 
 __all__ = [
     "BenchmarkVerdict",
@@ -136,8 +136,8 @@ def compare(
     missing or doubled answers, a side on which everything failed, a margin that is missing or not in (0, 1].
     """
     # numpy and scipy: not when this module is imported, since `--help` has to answer at once.
-    from flagrelease.stats.paired import holm, regression_p
-    from flagrelease.stats.pairing import pair
+    from flagrelease.verdict.stats.paired import holm, regression_p
+    from flagrelease.verdict.stats.pairing import pair
 
     paired = pair(baseline, candidate, clusters=clusters or {})
     for name in paired:
@@ -163,7 +163,7 @@ def _check_margin(name: str, margins: Mapping[str, float]) -> None:
 def _judge(
     name: str, one: PairedBenchmark, margin: float, p_value: float, *, significant: bool, alpha: float
 ) -> BenchmarkVerdict:
-    from flagrelease.stats.paired import difference, interval
+    from flagrelease.verdict.stats.paired import difference, interval
 
     d = difference(one.pairs)
     bounds = interval(one.pairs, alpha=alpha)
@@ -309,8 +309,8 @@ class NoiseFloor:
 
 def noise_floor(one: Sequence[Sample], other: Sequence[Sample]) -> dict[str, NoiseFloor]:
     """Two evaluations of the same server, benchmark by benchmark. Raises ComparisonRefused as `compare` does."""
-    from flagrelease.stats.paired import difference, interval
-    from flagrelease.stats.pairing import pair
+    from flagrelease.verdict.stats.paired import difference, interval
+    from flagrelease.verdict.stats.pairing import pair
 
     floors = {}
     for name, paired in pair(one, other, clusters={}).items():
@@ -377,7 +377,7 @@ def speed(
 ) -> SpeedVerdict:
     """Judge interleaved runs at one load point. PASS: the lower 1 − α bound of the ratio is at least `gate`; FAIL:
     the upper one is below it; otherwise INCONCLUSIVE. Raises ComparisonRefused for fewer than 3 runs a side."""
-    from flagrelease.stats.speed import ratio
+    from flagrelease.verdict.stats.speed import ratio
 
     found = ratio(baseline, candidate, higher_is_better=higher_is_better, alpha=alpha)
     low, high = found.bounds.low, found.bounds.high

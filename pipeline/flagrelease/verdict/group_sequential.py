@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import ALPHA, BenchmarkVerdict, Course, Verdict, agree, guessed, guessing
-from flagrelease.samples import Sample
-from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
-from flagrelease.stats.pairing import SideCount
+from flagrelease.verdict.fixed_sample import ALPHA, BenchmarkVerdict, Course, Verdict, agree, guessed, guessing
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
+from flagrelease.verdict.stats.pairing import SideCount
 
 __all__ = ["PlannedLooks", "differing", "judge", "read", "scores", "settle", "unsettled"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import (
+from flagrelease.verdict.fixed_sample import (
     BenchmarkVerdict,
     Verdict,
     agree,
@@ -18,7 +18,7 @@ from flagrelease.gates import (
     own_noise,
     worst_verdict,
 )
-from flagrelease.samples import Sample
+from flagrelease.verdict.samples import Sample
 
 MMLU = {"mmlu": 0.05}
 

@@ -8,9 +8,9 @@ from scipy.stats import ttest_1samp
 
 from answer_sets import answers, drawn
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict, halves, noise_floor, speed
-from flagrelease.stats.fidelity import divergence, fidelity, kl_top, outside
-from flagrelease.stats.speed import ratio
+from flagrelease.verdict.fixed_sample import Verdict, halves, noise_floor, speed
+from flagrelease.verdict.stats.fidelity import divergence, fidelity, kl_top, outside
+from flagrelease.verdict.stats.speed import ratio
 
 
 def test_the_ratio_s_interval_is_scipy_s() -> None:

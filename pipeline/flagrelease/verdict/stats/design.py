@@ -10,10 +10,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict
-from flagrelease.stats.paired import Floats, Ints
-from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
-from flagrelease.stats.spending import Walk, inflation
+from flagrelease.verdict.fixed_sample import Verdict
+from flagrelease.verdict.stats.paired import Floats, Ints
+from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
+from flagrelease.verdict.stats.spending import Walk, inflation
 
 __all__ = ["Ask", "Decision", "Design", "Item", "SequentialEvaluation"]
 

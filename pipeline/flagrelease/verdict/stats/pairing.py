@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.samples import Sample
-from flagrelease.stats.paired import Pairs, Side
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.stats.paired import Pairs, Side
 
 __all__ = ["PairedBenchmark", "SideCount", "pair"]
 

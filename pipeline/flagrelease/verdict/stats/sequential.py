@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from flagrelease.stats.paired import Floats, Ints
-from flagrelease.stats.spending import CLOSEST, Walk
+from flagrelease.verdict.stats.paired import Floats, Ints
+from flagrelease.verdict.stats.spending import CLOSEST, Walk
 
 __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monitor", "Progress", "allocate"]
 

@@ -10,12 +10,12 @@ from scipy.stats import multivariate_normal
 
 from benchmark_programs import opened
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict
-from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
-from flagrelease.stats.paired import Side
-from flagrelease.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
-from flagrelease.stats.sequential import Progress, allocate
-from flagrelease.stats.spending import characteristics, inflation, limits
+from flagrelease.verdict.fixed_sample import Verdict
+from flagrelease.verdict.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
+from flagrelease.verdict.stats.paired import Side
+from flagrelease.verdict.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
+from flagrelease.verdict.stats.sequential import Progress, allocate
+from flagrelease.verdict.stats.spending import characteristics, inflation, limits
 
 
 @pytest.mark.parametrize(
