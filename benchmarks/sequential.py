@@ -17,14 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
+from flagrelease.verdict import rule
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.planner import plan
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk
+from flagrelease.verdict.types import BenchmarkEvidence, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -112,9 +114,17 @@ def _judged(
     total, count = a + b, k_a + k_b
     spent = (k_a * k_b * total * (count - total) / (count**2 * (count - 1))).sum(axis=1)
     z = (b - k_b * total / count).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
-    passed = mean - half > -case.margin
-    failed = ~passed & ((mean + half < -case.margin) | ((z < ndtri(alpha)) & (mean + half < 0)))
-    return Outcome(passed=float(passed.mean()), failed=float(failed.mean()), answers=float(answers))
+    p_values = ndtr(z)
+    known = zip((mean - half).tolist(), (mean + half).tolist(), p_values.tolist(), strict=True)
+    decided = [
+        rule.decide(
+            BenchmarkEvidence(interval=(low, high), margin=case.margin, p_regression=p, significant=p < alpha)
+        ).verdict
+        for low, high, p in known
+    ]
+    return Outcome(
+        passed=decided.count(Verdict.PASS) / runs, failed=decided.count(Verdict.FAIL) / runs, answers=float(answers)
+    )
 
 
 class Simulation:

@@ -29,10 +29,9 @@ from flagrelease.ports.harness_own import Patience, forget_failures
 from flagrelease.ports.progress import Count
 from flagrelease.serving import Served
 from flagrelease.stage import Context, Job, Meter
-from flagrelease.verdict.fixed_sample import ALPHA
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
-from flagrelease.verdict.stats.design import Decision
+from flagrelease.verdict.types import ALPHA, Decision
 from flagrelease.workspace import write_atomic
 
 __all__ = ["Gathered", "Pair", "Serve", "Servers", "gather", "lines"]

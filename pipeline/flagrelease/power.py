@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flagrelease.stage import Job
 from flagrelease.tables import aligned
-from flagrelease.verdict.fixed_sample import ALPHA
+from flagrelease.verdict.types import ALPHA
 
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.planner import Forecast

@@ -23,7 +23,7 @@ from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWh
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
 from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
 from flagrelease.stage import Job
-from flagrelease.verdict import fixed_sample as gates
+from flagrelease.verdict import types as verdicts
 
 VERSION = 1
 COMPONENTS: Mapping[str, str] = {
@@ -98,8 +98,8 @@ class Record:
     @property
     def verdict(self) -> Verdict:
         """The worst of the gates."""
-        open_gates = [gates.Verdict.INCONCLUSIVE for _ in self.unfinished]
-        return gates.worst_verdict([*(gates.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
+        open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
+        return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
 
     @property
     def reason(self) -> str:

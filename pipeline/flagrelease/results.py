@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from flagrelease.evidence import Evidence
 from flagrelease.lock import LockedFile
-from flagrelease.verdict.fixed_sample import Course, NoiseFloor
 from flagrelease.verdict.stats.fidelity import Fidelity
+from flagrelease.verdict.types import Course, NoiseFloor
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 

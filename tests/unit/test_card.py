@@ -16,7 +16,7 @@ from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
 from flagrelease.results import Attribution, Culprit, Likeness, Unpacked
-from flagrelease.verdict.fixed_sample import Course, NoiseFloor
+from flagrelease.verdict.types import Course, NoiseFloor
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
 HOSTILE = (

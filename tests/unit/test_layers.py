@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "pipeline"
 HOST = sorted((SOURCE / "flagrelease").rglob("*.py"))
 CHIP = sorted((SOURCE / "flagkernels").rglob("*.py"))
-PURE = ("cell", "plan", "record", "matrix", "lock", "results", "verdict/fixed_sample", "verdict/samples")
+VERDICT = ("verdict/types", "verdict/rule", "verdict/fixed_sample", "verdict/group_sequential", "verdict/samples")
+PURE = ("cell", "plan", "record", "matrix", "lock", "results", *VERDICT)
 CHIP_LIBRARIES = {"torch", "triton", "flag_gems"}
 
 

@@ -16,10 +16,9 @@ from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, Tally
 from flagrelease.ports.harness_own import OwnHarness, Patience
-from flagrelease.verdict.fixed_sample import Verdict
 from flagrelease.verdict.group_sequential import PlannedLooks, settle
 from flagrelease.verdict.samples import read_samples
-from flagrelease.verdict.stats.design import Decision
+from flagrelease.verdict.types import Decision, Verdict
 
 N = 60
 QUESTIONS = tuple(

@@ -11,7 +11,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Harness, Tally
 from flagrelease.verdict.group_sequential import PlannedLooks, scores, unsettled
 from flagrelease.verdict.samples import Sample, read_samples
-from flagrelease.verdict.stats.design import Answer, Decision
+from flagrelease.verdict.types import Answer, Decision
 
 __all__ = ["Asked", "Kept", "Side", "conduct"]
 

@@ -24,9 +24,11 @@ from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
 from flagrelease.serving import served
 from flagrelease.stage import Context, Job, Look, Stage
-from flagrelease.verdict import fixed_sample as gates
-from flagrelease.verdict import group_sequential
+from flagrelease.verdict import fixed_sample, group_sequential
+from flagrelease.verdict.guessing import differing
+from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
+from flagrelease.verdict.types import BenchmarkVerdict, Verdict, worst_verdict
 
 DIFFERENCES = "accuracy/comparison.json"
 FLIPPED = "accuracy/flipped.jsonl"
@@ -108,7 +110,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
         for pair in pairs
     )
     scores = (*asked, *told)
-    verdict = gates.worst_verdict(gates.Verdict(score.verdict) for score in scores)
+    verdict = worst_verdict(Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
     weights: results.Weights = context.upstream["weights"]
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
@@ -128,10 +130,9 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
     )
 
 
-def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
-    """By the design that the answers were asked by; what was asked in whole, at once. Where the baseline only guesses,
-    its answers decide."""
-    judged: dict[str, gates.BenchmarkVerdict] = {}
+def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
+    """By the design that the answers were asked by; what was asked in whole, at once."""
+    judged: dict[str, BenchmarkVerdict] = {}
     whole: list[tuple[Sheet, Sequence[Sample], Sequence[Sample]]] = []
     for pair in pairs:
         if pair.baseline is None:
@@ -142,24 +143,19 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
         else:
             whole.append((pair.sheet, pair.baseline, pair.candidate))
     if whole:
-        found = gates.compare(
+        found = fixed_sample.compare(
             [one for _, before, _ in whole for one in before],
             [one for _, _, after in whole for one in after],
             margins={sheet.benchmark: sheet.margin for sheet, _, _ in whole},
+            chances={sheet.benchmark: sheet.chance for sheet, _, _ in whole},
         )
         judged |= found.benchmarks
-    for sheet, before, after in whole:
-        one = judged[sheet.benchmark]
-        if gates.guessing(one.baseline_score, one.n, sheet.chance):
-            judged[sheet.benchmark] = gates.guessed(
-                one, differing=group_sequential.differing(before, after), answers=len(after)
-            )
     return judged
 
 
-def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore:
+def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
-    same = len(samples) - group_sequential.differing(baseline, samples)
+    same = len(samples) - differing(baseline, samples)
     remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
     return replace(
         _alone(pair, "; ".join((judged.reason, *remarks))),
@@ -175,11 +171,11 @@ def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore
         partial=pair.sheet.partial(judged.n),
         verdict=judged.verdict.value,
         course=judged.course,
-        noise=gates.own_noise(baseline),
+        noise=own_noise(baseline),
     )
 
 
-def _flips(pair: Pair, judged: gates.BenchmarkVerdict) -> tuple[int, int] | None:
+def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
     """Against a reference the repeats differ, so that there is no majority to change."""
     reference = pair.planned is not None and pair.planned.reference
     return None if reference else (len(judged.gained), len(judged.lost))
@@ -230,7 +226,7 @@ def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evid
 
 
 def _evidence(
-    job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]
+    job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]
 ) -> tuple[Evidence, ...]:
     """Both answer sets with their conditions, the comparison, and the questions that flipped."""
     conditions = Conditions(
@@ -249,7 +245,7 @@ def _evidence(
         told = {
             pair.sheet.benchmark: {
                 **asdict(judged[pair.sheet.benchmark]),
-                "noise": None if (noise := gates.own_noise(pair.baseline)) is None else asdict(noise),
+                "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
             }
             for pair in pairs
             if pair.baseline is not None
@@ -259,7 +255,7 @@ def _evidence(
     return tuple(kept)
 
 
-def _flipped(pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]) -> bytes:
+def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
     """One line for each question whose majority answer changed: what both sides answered."""
     found = []
     for pair in pairs:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
-from flagrelease.verdict.fixed_sample import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
+from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
+from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict, worst_verdict
 from flagrelease.workspace import file_sha256
 
 __all__ = [
