@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
-from flagrelease.compare import compare_main
-from flagrelease.samples import Sample, write_samples
+from flagrelease.verdict.compare import compare_main
+from flagrelease.verdict.samples import Sample, write_samples
 
 # Benchmark, questions, right answers of the reference chip, of the released one: scores 0.700/0.733, 0.507/0.503,
 # 0.502/0.488, 0.699/0.699, 0.602/0.607.

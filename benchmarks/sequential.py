@@ -17,14 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
-from flagrelease.stats.design import Design
-from flagrelease.stats.planner import plan
-from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
-from flagrelease.stats.spending import Walk
+from flagrelease.verdict import rule
+from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.planner import plan
+from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
+from flagrelease.verdict.stats.spending import Walk
+from flagrelease.verdict.types import BenchmarkEvidence, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +75,7 @@ class Outcome:
 def fixed(
     case: Case, loss: float, *, power: float, seed: int, runs: int, reference: bool = False, alpha: float = 0.05
 ) -> Outcome:
-    """The fixed evaluation that `plan` proposes, judged as gates.compare does (t interval, CMH, one benchmark)."""
+    """The fixed evaluation that `plan` proposes, judged as fixed_sample.compare does (t, CMH, one benchmark)."""
     random = np.random.default_rng([seed, 1])
     proposed = (
         plan(
@@ -101,7 +103,7 @@ def _judged(
     alpha: float,
     answers: int,
 ) -> Outcome:
-    """What gates.compare makes of so many repeats of baseline and candidate."""
+    """What fixed_sample.compare makes of so many repeats of baseline and candidate."""
     n, (k_a, k_b) = case.n, repeats
     p, q = case.draw(random, runs, loss)
     a, b = random.binomial(k_a, p), random.binomial(k_b, q)
@@ -112,9 +114,17 @@ def _judged(
     total, count = a + b, k_a + k_b
     spent = (k_a * k_b * total * (count - total) / (count**2 * (count - 1))).sum(axis=1)
     z = (b - k_b * total / count).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
-    passed = mean - half > -case.margin
-    failed = ~passed & ((mean + half < -case.margin) | ((z < ndtri(alpha)) & (mean + half < 0)))
-    return Outcome(passed=float(passed.mean()), failed=float(failed.mean()), answers=float(answers))
+    p_values = ndtr(z)
+    known = zip((mean - half).tolist(), (mean + half).tolist(), p_values.tolist(), strict=True)
+    decided = [
+        rule.decide(
+            BenchmarkEvidence(interval=(low, high), margin=case.margin, p_regression=p, significant=p < alpha)
+        ).verdict
+        for low, high, p in known
+    ]
+    return Outcome(
+        passed=decided.count(Verdict.PASS) / runs, failed=decided.count(Verdict.FAIL) / runs, answers=float(answers)
+    )
 
 
 class Simulation:

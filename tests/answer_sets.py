@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from flagrelease.samples import Sample
+from flagrelease.verdict.samples import Sample
 
 
 @cache

@@ -49,7 +49,7 @@ from flagrelease.results import (
     Verdict,
     Weights,
 )
-from flagrelease.stats.fidelity import Fidelity
+from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
 
 TEMPLATES = Path(__file__).parent.parent / "templates"

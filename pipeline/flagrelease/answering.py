@@ -22,16 +22,15 @@ from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
-from flagrelease.gates import ALPHA
 from flagrelease.job import Job
-from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.servers import Serve, Servers
-from flagrelease.stats.design import Decision
+from flagrelease.verdict.group_sequential import PlannedLooks
+from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
+from flagrelease.verdict.types import ALPHA, Decision
 
 __all__ = ["Gathered", "Pair", "gather", "lines"]
 

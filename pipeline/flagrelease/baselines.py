@@ -14,7 +14,7 @@ from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.ledger import Entry
-from flagrelease.samples import Sample, read_samples
+from flagrelease.verdict.samples import Sample, read_samples
 
 __all__ = ["StoredBaseline", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
 

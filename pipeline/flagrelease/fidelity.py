@@ -23,7 +23,7 @@ from flagrelease.evidence import Evidence
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
 from flagrelease.ports.server import NoAnswer
 from flagrelease.serving import Served
-from flagrelease.stats.fidelity import Fidelity, divergence, fidelity, kl_top, outside
+from flagrelease.verdict.stats.fidelity import Fidelity, divergence, fidelity, kl_top, outside
 
 T = TypeVar("T")
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from flagrelease import baselines
 from flagrelease.cell import Cell
-from flagrelease.compare import Answers, in_record, load
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.ports.harness import Patience
-from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
+from flagrelease.verdict.compare import Answers, in_record, load
+from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
 
 __all__ = ["Fitting", "answers_of", "fit"]
 

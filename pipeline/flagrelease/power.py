@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.gates import ALPHA
 from flagrelease.job import Job
 from flagrelease.tables import aligned
+from flagrelease.verdict.types import ALPHA
 
 if TYPE_CHECKING:
-    from flagrelease.stats.planner import Forecast
+    from flagrelease.verdict.stats.planner import Forecast
 
 POWER = 0.80
 LOSSES = (0.02, 0.05, 0.10)
@@ -23,8 +23,8 @@ def forecasts(job: Job) -> list[Forecast]:
     The number of questions is that of the locked data, else the benchmark's `total`; a benchmark of which
     neither is known is left out. Where the chip cannot hold both stacks, the baseline is there in whole.
     """
-    from flagrelease.stats.design import Design
-    from flagrelease.stats.planner import forecast
+    from flagrelease.verdict.stats.design import Design
+    from flagrelease.verdict.stats.planner import forecast
 
     found, cell = [], job.cell
     grows = cell.own_baseline and cell.holds_both

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import gates
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
@@ -23,6 +22,7 @@ from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
 from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
+from flagrelease.verdict import types as verdicts
 
 VERSION = 1
 COMPONENTS: Mapping[str, str] = {
@@ -97,8 +97,8 @@ class Record:
     @property
     def verdict(self) -> Verdict:
         """The worst of the gates."""
-        open_gates = [gates.Verdict.INCONCLUSIVE for _ in self.unfinished]
-        return gates.worst_verdict([*(gates.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
+        open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
+        return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
 
     @property
     def reason(self) -> str:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from flagrelease.redact import redact
-from flagrelease.samples import Key
+from flagrelease.verdict.samples import Key
 
 __all__ = ["REPLIES", "Replies", "collect"]
 

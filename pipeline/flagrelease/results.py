@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from flagrelease.container import RunnerKind
 from flagrelease.evidence import Evidence
-from flagrelease.gates import Course, NoiseFloor
 from flagrelease.ledger import Spent
 from flagrelease.lock import LockedFile
-from flagrelease.stats.fidelity import Fidelity
+from flagrelease.verdict.stats.fidelity import Fidelity
+from flagrelease.verdict.types import Course, NoiseFloor
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 

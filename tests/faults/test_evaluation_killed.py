@@ -15,7 +15,7 @@ import pytest
 
 from endpoints import Said, chat, letters, serving
 from flagrelease.replies import REPLIES
-from flagrelease.samples import read_samples
+from flagrelease.verdict.samples import read_samples
 
 pytestmark = pytest.mark.faults
 
@@ -54,7 +54,7 @@ from pathlib import Path
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sequence import Asked, conduct
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.looks import PlannedLooks
+from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.harness import Endpoint, Evaluation
 

@@ -18,8 +18,8 @@ from flagrelease.job import Job
 from flagrelease.matrix import Benchmark, Profile, Share
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
-from flagrelease.samples import read_samples
 from flagrelease.stages import accuracy
+from flagrelease.verdict.samples import read_samples
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.samples import Sample, read_samples
+from flagrelease.verdict.samples import Sample, read_samples
 
 PROGRAM = os.environ.get("FLAGRELEASE_EVALSCOPE", "")
 pytestmark = [

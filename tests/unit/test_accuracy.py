@@ -16,7 +16,6 @@ import finished_cell
 from endpoints import Said
 from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import sources
-from flagrelease.compare import compare_main
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
@@ -24,6 +23,7 @@ from flagrelease.job import Job
 from flagrelease.matrix import Baseline
 from flagrelease.stage import keys
 from flagrelease.stages import accuracy
+from flagrelease.verdict.compare import compare_main
 
 
 @pytest.fixture

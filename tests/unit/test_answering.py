@@ -12,14 +12,14 @@ import pytest
 
 from endpoints import Answer, Said, chat
 from evaluated import QUESTIONS, World, answering, world_of
-from flagrelease import compare, looks
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
 from flagrelease.results import Accuracy
-from flagrelease.samples import read_samples
 from flagrelease.servers import Servers
+from flagrelease.verdict import compare, group_sequential
+from flagrelease.verdict.samples import read_samples
 
 MANY = 400
 
@@ -279,15 +279,15 @@ def test_a_damaged_design_and_foreign_questions_are_refused(left: tuple[Path, Pa
     a, b, _ = left
     before, after = (read_samples(folder / "samples.jsonl") for folder in (a, b))
     record = json.loads((b / "conditions.json").read_text())["design"]["mmlu-sample"]
-    planned = looks.read(record, "x")
+    planned = group_sequential.read(record, "x")
     with pytest.raises(ComparisonRefused, match="the recorded design of x is damaged"):
-        looks.read({**record, "repeats": "many"}, "x")
+        group_sequential.read({**record, "repeats": "many"}, "x")
     foreign = replace(planned, questions=planned.questions[1:])
     with pytest.raises(ComparisonRefused, match="a question of x that its design does not have"):
-        looks.judge(foreign, "x", before, after)
+        group_sequential.judge(foreign, "x", before, after)
     changed = [replace(after[0], prompt_sha256="0" * 64), *after[1:]]
     with pytest.raises(ComparisonRefused, match="different prompts"):
-        looks.judge(planned, "x", before, changed)
+        group_sequential.judge(planned, "x", before, changed)
 
 
 def test_servers_are_stopped_on_every_way_out(many: World) -> None:

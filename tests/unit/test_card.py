@@ -12,11 +12,11 @@ from flagrelease import matrix as matrices
 from flagrelease.cardlint import Page, lint
 from flagrelease.cell import Cell, expand
 from flagrelease.container import Placement, for_serving, model_path
-from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
 from flagrelease.results import Attribution, Culprit, Likeness, Unpacked
+from flagrelease.verdict.types import Course, NoiseFloor
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
 HOSTILE = (

@@ -18,7 +18,7 @@ from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.samples import Sample, read_samples
+from flagrelease.verdict.samples import Sample, read_samples
 
 QUICK = Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05, request_seconds=5.0)
 INTEGER, LETTER = TASKS["integer"], TASKS["multiple-choice"]

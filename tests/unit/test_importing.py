@@ -25,8 +25,8 @@ from flagrelease.job import Job
 from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.matrix import Baseline, Share
-from flagrelease.samples import Conditions, Sample, write_samples
 from flagrelease.stages import accuracy
+from flagrelease.verdict.samples import Conditions, Sample, write_samples
 
 H100 = Baseline(chip="nvidia-h100")
 

@@ -49,7 +49,7 @@ def test_rates_count_what_finished_and_goodput_what_was_in_time() -> None:
 
 
 def test_the_quotient_of_rates_is_the_ratio_that_is_judged() -> None:
-    from flagrelease.gates import speed
+    from flagrelease.verdict.speed import speed
 
     def runs(*seconds: float) -> list[Load]:
         return [Load(requests=(request(),), seconds=one, itl_s=Spread(median=0.1, p99=0.1)) for one in seconds]

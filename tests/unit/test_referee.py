@@ -18,7 +18,7 @@ from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.samples import read_samples
+from flagrelease.verdict.samples import read_samples
 
 
 def never_read(_data: Any, _shots: int) -> list[Question]:

@@ -14,12 +14,11 @@ from flagrelease.errors import DiedLater
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.gates import Verdict
-from flagrelease.looks import PlannedLooks, settle
 from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.samples import read_samples
-from flagrelease.stats.design import Decision
+from flagrelease.verdict.group_sequential import PlannedLooks, settle
+from flagrelease.verdict.samples import read_samples
+from flagrelease.verdict.types import Decision, Verdict
 
 N = 60
 QUESTIONS = tuple(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from flagrelease.evaluation.question import Question
-from flagrelease.looks import PlannedLooks, scores, unsettled
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Harness, Tally
-from flagrelease.samples import Sample, read_samples
-from flagrelease.stats.design import Answer, Decision
+from flagrelease.verdict.group_sequential import PlannedLooks, scores, unsettled
+from flagrelease.verdict.samples import Sample, read_samples
+from flagrelease.verdict.types import Answer, Decision
 
 __all__ = ["Asked", "Kept", "Side", "conduct"]
 

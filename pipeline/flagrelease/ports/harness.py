@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.files import write_atomic
 from flagrelease.matrix import HarnessName
-from flagrelease.samples import Key, SampleWriter, dump, read_samples
+from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples
 
 __all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Patience", "Tally", "forget_failures"]
 

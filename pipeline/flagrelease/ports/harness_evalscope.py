@@ -30,7 +30,7 @@ from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally, forget_failures
 from flagrelease.redact import redact
 from flagrelease.replies import Replies
-from flagrelease.samples import Sample, SampleWriter
+from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["VERSION", "EvalscopeHarness", "read_run", "refuse"]
 

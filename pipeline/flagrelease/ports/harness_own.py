@@ -25,7 +25,7 @@ from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
-from flagrelease.samples import Sample, SampleWriter
+from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["OwnHarness"]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, gates, looks, replies, results, scored
+from flagrelease import baselines, replies, results, scored
 from flagrelease.answering import Gathered, Pair, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context, Look
@@ -25,10 +25,14 @@ from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
-from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 from flagrelease.servers import Serve
 from flagrelease.serving import served
 from flagrelease.stage import Stage
+from flagrelease.verdict import fixed_sample, group_sequential
+from flagrelease.verdict.guessing import differing
+from flagrelease.verdict.noise import own_noise
+from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
+from flagrelease.verdict.types import BenchmarkVerdict, Verdict, worst_verdict
 
 DIFFERENCES = "accuracy/comparison.json"
 FLIPPED = "accuracy/flipped.jsonl"
@@ -111,7 +115,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
         for pair in pairs
     )
     scores = (*asked, *told)
-    verdict = gates.worst_verdict(gates.Verdict(score.verdict) for score in scores)
+    verdict = worst_verdict(Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
     weights: results.Weights = context.upstream["weights"]
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
@@ -131,36 +135,32 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
     )
 
 
-def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
-    """By the design that the answers were asked by; what was asked in whole, at once. Where the baseline only guesses,
-    its answers decide."""
-    judged: dict[str, gates.BenchmarkVerdict] = {}
+def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
+    """By the design that the answers were asked by; what was asked in whole, at once."""
+    judged: dict[str, BenchmarkVerdict] = {}
     whole: list[tuple[Sheet, Sequence[Sample], Sequence[Sample]]] = []
     for pair in pairs:
         if pair.baseline is None:
             continue
         if pair.planned is not None and pair.decision is not None:
             name = pair.sheet.benchmark
-            judged[name] = looks.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
+            judged[name] = group_sequential.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
             whole.append((pair.sheet, pair.baseline, pair.candidate))
     if whole:
-        found = gates.compare(
+        found = fixed_sample.compare(
             [one for _, before, _ in whole for one in before],
             [one for _, _, after in whole for one in after],
             margins={sheet.benchmark: sheet.margin for sheet, _, _ in whole},
+            chances={sheet.benchmark: sheet.chance for sheet, _, _ in whole},
         )
         judged |= found.benchmarks
-    for sheet, before, after in whole:
-        one = judged[sheet.benchmark]
-        if gates.guessing(one.baseline_score, one.n, sheet.chance):
-            judged[sheet.benchmark] = gates.guessed(one, differing=looks.differing(before, after), answers=len(after))
     return judged
 
 
-def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore:
+def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
-    same = len(samples) - looks.differing(baseline, samples)
+    same = len(samples) - differing(baseline, samples)
     remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
     return replace(
         _alone(pair, "; ".join((judged.reason, *remarks))),
@@ -176,11 +176,11 @@ def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore
         partial=pair.sheet.partial(judged.n),
         verdict=judged.verdict.value,
         course=judged.course,
-        noise=gates.own_noise(baseline),
+        noise=own_noise(baseline),
     )
 
 
-def _flips(pair: Pair, judged: gates.BenchmarkVerdict) -> tuple[int, int] | None:
+def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
     """Against a reference the repeats differ, so that there is no majority to change."""
     reference = pair.planned is not None and pair.planned.reference
     return None if reference else (len(judged.gained), len(judged.lost))
@@ -231,7 +231,7 @@ def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evid
 
 
 def _evidence(
-    job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]
+    job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]
 ) -> tuple[Evidence, ...]:
     """Both answer sets with their conditions, the comparison, and the questions that flipped."""
     conditions = Conditions(
@@ -250,7 +250,7 @@ def _evidence(
         told = {
             pair.sheet.benchmark: {
                 **asdict(judged[pair.sheet.benchmark]),
-                "noise": None if (noise := gates.own_noise(pair.baseline)) is None else asdict(noise),
+                "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
             }
             for pair in pairs
             if pair.baseline is not None
@@ -260,7 +260,7 @@ def _evidence(
     return tuple(kept)
 
 
-def _flipped(pairs: Sequence[Pair], judged: Mapping[str, gates.BenchmarkVerdict]) -> bytes:
+def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
     """One line for each question whose majority answer changed: what both sides answered."""
     found = []
     for pair in pairs:

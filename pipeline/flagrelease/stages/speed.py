@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flagrelease import gates, results
+from flagrelease import results
 from flagrelease.cell import fingerprint
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context
@@ -31,6 +31,8 @@ from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.serving import Served, served
 from flagrelease.stage import Stage
+from flagrelease.verdict.speed import speed
+from flagrelease.verdict.types import SpeedVerdict, Verdict, worst_verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +85,7 @@ def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Spee
     fails under load."""
     asked = load_points(job)
     pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
-    judged: dict[LoadPoint, gates.SpeedVerdict] = {}
+    judged: dict[LoadPoint, SpeedVerdict] = {}
     undecided = list(asked)
     with ExitStack() as servers:
         measuring = _Measuring(job, context, tool or choose, servers)
@@ -92,7 +94,7 @@ def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Spee
                 for point, pair in measuring.round(number, undecided).items():
                     pairs[point].append(pair)
             judged |= {point: _judge(pairs[point], asked[point]) for point in undecided}
-            undecided = [point for point in undecided if judged[point].verdict is gates.Verdict.INCONCLUSIVE]
+            undecided = [point for point in undecided if judged[point].verdict is Verdict.INCONCLUSIVE]
             if not undecided:
                 break
     result = _result(job, context, measuring.name, asked, pairs, judged)
@@ -318,8 +320,8 @@ def _check(stack: Stack, point: LoadPoint, load: Load, server: Served) -> None:
         )
 
 
-def _judge(pairs: Sequence[Pair], traffic: Traffic) -> gates.SpeedVerdict:
-    return gates.speed(
+def _judge(pairs: Sequence[Pair], traffic: Traffic) -> SpeedVerdict:
+    return speed(
         [pair.baseline.output_tokens_per_s for pair in pairs],
         [pair.candidate.output_tokens_per_s for pair in pairs],
         gate=traffic.gate,
@@ -333,9 +335,9 @@ def _result(
     tool: str,
     asked: Mapping[LoadPoint, Traffic],
     pairs: Mapping[LoadPoint, Sequence[Pair]],
-    judged: Mapping[LoadPoint, gates.SpeedVerdict],
+    judged: Mapping[LoadPoint, SpeedVerdict],
 ) -> results.Speed:
-    verdict = gates.worst_verdict(one.verdict for one in judged.values())
+    verdict = worst_verdict(one.verdict for one in judged.values())
     decisive = [(point, one) for point, one in judged.items() if one.verdict is verdict]
     worst, found = min(decisive, key=lambda one: one[1].interval[0])
     more = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
@@ -351,7 +353,7 @@ def _result(
     )
 
 
-def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: gates.SpeedVerdict) -> results.SpeedPoint:
+def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: SpeedVerdict) -> results.SpeedPoint:
     return results.SpeedPoint(
         input_tokens=point.input_tokens,
         output_tokens=point.output_tokens,

@@ -23,9 +23,9 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.runner import new_run_id
-from flagrelease.samples import dump
 from flagrelease.stages import accuracy
 from flagrelease.tables import aligned
+from flagrelease.verdict.samples import dump
 
 
 def main(arguments: argparse.Namespace) -> int:

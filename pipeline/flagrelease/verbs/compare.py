@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from flagrelease.compare import compare_main
 from flagrelease.errors import ConfigError
+from flagrelease.verdict.compare import compare_main
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
-from flagrelease.stats.design import Design
-from flagrelease.stats.paired import Floats, Side
-from flagrelease.stats.spending import Characteristics, characteristics, endings, inflation
+from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.paired import Floats, Side
+from flagrelease.verdict.stats.spending import Characteristics, characteristics, endings, inflation
 
 __all__ = ["GUESS", "Forecast", "Outlook", "Plan", "expected", "forecast", "outlook", "pair_variance", "plan"]
 

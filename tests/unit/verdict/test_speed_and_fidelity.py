@@ -8,9 +8,11 @@ from scipy.stats import ttest_1samp
 
 from answer_sets import answers, drawn
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict, halves, noise_floor, speed
-from flagrelease.stats.fidelity import divergence, fidelity, kl_top, outside
-from flagrelease.stats.speed import ratio
+from flagrelease.verdict.noise import halves, noise_floor
+from flagrelease.verdict.speed import speed
+from flagrelease.verdict.stats.fidelity import divergence, fidelity, kl_top, outside
+from flagrelease.verdict.stats.speed import ratio
+from flagrelease.verdict.types import Verdict
 
 
 def test_the_ratio_s_interval_is_scipy_s() -> None:

@@ -1,4 +1,4 @@
-"""A sequential evaluation as it is written down beside its answers, and what those answers decide by it. Pure.
+"""The recorded group-sequential design, and the verdict it yields on a set of samples. Pure.
 
 The design is fixed before the first question is asked and kept in conditions.json. Answers that were asked by one are
 judged by it and by nothing else: how many there are depends on what they said.
@@ -9,18 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import ALPHA, BenchmarkVerdict, Course, Verdict, agree, guessed, guessing
-from flagrelease.samples import Sample
-from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
-from flagrelease.stats.pairing import SideCount
+from flagrelease.verdict import rule, wording
+from flagrelease.verdict.flips import flips
+from flagrelease.verdict.guessing import agreement, differing, guessing
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.types import (
+    ALPHA,
+    Answer,
+    Ask,
+    BenchmarkEvidence,
+    BenchmarkVerdict,
+    Course,
+    Decision,
+    Ground,
+    SideCount,
+    Verdict,
+)
 
-__all__ = ["PlannedLooks", "differing", "judge", "read", "scores", "settle", "unsettled"]
+if TYPE_CHECKING:
+    from flagrelease.verdict.stats.design import Design, SequentialEvaluation
+
+__all__ = ["PlannedLooks", "judge", "read", "scores", "settle", "unsettled"]
 
 # A baseline that guesses is compared by its answers twice at most: when its score says PASS, and when all is asked.
 FIRST_ALPHA, LAST_ALPHA = 0.2 * ALPHA, 0.8 * ALPHA
@@ -49,6 +63,8 @@ class PlannedLooks:
 
     @cached_property
     def design(self) -> Design:
+        from flagrelease.verdict.stats.design import Design  # numpy and scipy: only where something is judged
+
         return Design(
             questions=len(self.questions),
             margin=self.margin,
@@ -63,6 +79,8 @@ class PlannedLooks:
 
     @cached_property
     def evaluation(self) -> SequentialEvaluation:
+        from flagrelease.verdict.stats.design import Item, SequentialEvaluation
+
         items = tuple(Item(subset, name, f"{subset}/{name.partition('#')[0]}") for subset, name in self.questions)
         return SequentialEvaluation(design=self.design, items=items, seed=self.seed, reference=self.reference)
 
@@ -159,30 +177,45 @@ def settle(
     after = [one for one in candidate if _answer(one) in used]
     before = list(baseline) if planned.reference else [one for one in baseline if _answer(one) in used]
     gained, lost = ((), ()) if planned.reference else _flips(before, after)
-    by_answers = guessing(decision.baseline_score, decision.n, planned.chance)
-    judged = BenchmarkVerdict(
+    evidence = _evidence(planned, decision, baseline, candidate, planned.margin if margin is None else margin)
+    ruling = rule.decide(evidence)
+    first, then = _count(decision.baseline_score, before), _count(decision.candidate_score, after)
+    remarks = wording.remarks(ruling, evidence, baseline=first, candidate=then)
+    if evidence.margin != planned.margin:
+        remarks = (*remarks, wording.other_margin(planned.margin))
+    more = decision.more_answers if evidence.margin == planned.margin else None
+    return BenchmarkVerdict(
         benchmark=benchmark,
         n=_questions(after),
-        baseline=_count(decision.baseline_score, before),
-        candidate=_count(decision.candidate_score, after),
+        baseline=first,
+        candidate=then,
         difference=decision.difference,
-        interval90=decision.interval90,
-        margin=planned.margin,
-        p_regression=decision.p_regression,
-        verdict=decision.verdict,
-        reason=decision.reason,
-        remarks=_remarks(before, after),
+        interval90=evidence.interval,
+        margin=evidence.margin,
+        p_regression=evidence.p_regression,
+        verdict=ruling.verdict,
+        reason=wording.reason(ruling, evidence, after=decision.pairs, more=more),
+        remarks=remarks,
         gained=gained,
         lost=lost,
-        more_answers=decision.more_answers,
-        course=_course(planned, decision, len(candidate), by_answers=by_answers),
+        more_answers=more,
+        course=_course(planned, decision, len(candidate), by_answers=evidence.agreement is not None),
     )
-    if margin is not None and margin != planned.margin:
-        judged = _rejudged(judged, margin)
-    if not by_answers:
-        return judged
-    alpha = _agreement_alpha(planned, candidate)
-    return guessed(judged, differing=differing(baseline, candidate), answers=len(candidate), alpha=alpha)
+
+
+def _evidence(
+    planned: PlannedLooks,
+    decision: Decision,
+    baseline: Sequence[Sample],
+    candidate: Sequence[Sample],
+    margin: float,
+) -> BenchmarkEvidence:
+    """The design's evidence, with the agreement of the answers where the baseline only guesses."""
+    agreed = None
+    if guessing(decision.baseline_score, decision.n, planned.chance):
+        alpha = _agreement_alpha(planned, candidate)
+        agreed = agreement(differing=differing(baseline, candidate), answers=len(candidate), alpha=alpha)
+    return replace(decision.evidence, margin=margin, agreement=agreed)
 
 
 def unsettled(
@@ -193,12 +226,8 @@ def unsettled(
 
     Nothing for a sampled endpoint (more than one repeat): its answers differ from draw to draw on any stack.
     """
-    if decision.verdict is not Verdict.PASS or planned.repeats > 1:
-        return ()
-    if not guessing(decision.baseline_score, decision.n, planned.chance):
-        return ()
-    differ, alpha = differing(baseline, candidate), _agreement_alpha(planned, candidate)
-    if agree(differing=differ, answers=len(candidate), margin=planned.margin, alpha=alpha) is not None:
+    evidence = _evidence(planned, decision, baseline, candidate, planned.margin)
+    if planned.repeats > 1 or rule.decide(evidence).ground is not Ground.ANSWERS_UNDECIDED:
         return ()
     return tuple((subset, name, 0) for subset, name in planned.questions)
 
@@ -207,12 +236,6 @@ def _agreement_alpha(planned: PlannedLooks, candidate: Sequence[Sample]) -> floa
     if planned.repeats > 1:  # compared once
         return ALPHA
     return FIRST_ALPHA if len(candidate) < planned.design.budget else LAST_ALPHA
-
-
-def differing(before: Sequence[Sample], after: Sequence[Sample]) -> int:
-    """How many answers are not the same, right or wrong; an error is no answer, and equals none."""
-    given = {sample.key: sample.answer for sample in before if sample.error is None}
-    return sum(one.error is not None or one.key not in given or given[one.key] != one.answer for one in after)
 
 
 def _course(planned: PlannedLooks, decision: Decision, answers: int, *, by_answers: bool) -> Course:
@@ -230,24 +253,6 @@ def _course(planned: PlannedLooks, decision: Decision, answers: int, *, by_answe
     )
 
 
-def _rejudged(found: BenchmarkVerdict, margin: float) -> BenchmarkVerdict:
-    """By the interval that holds at every look."""
-    low, high = found.interval90
-    points = f"{100 * margin:.3g} points"
-    if low > -margin:
-        verdict, reason = Verdict.PASS, f"not worse by {points} or more"
-    elif high < 0:
-        verdict, reason = Verdict.FAIL, f"a significant loss that may be larger than the margin of {points}"
-    else:
-        verdict = Verdict.INCONCLUSIVE
-        reason = f"the loss may be as large as {-100 * low:.3g} points, beyond the margin of {points}"
-    told = f"asked by a design with a margin of {100 * found.margin:.3g} points, judged by its interval, which holds "
-    told += "at every look"
-    return replace(
-        found, margin=margin, verdict=verdict, reason=reason, remarks=(*found.remarks, told), more_answers=None
-    )
-
-
 def _used(planned: PlannedLooks, decision: Decision) -> set[Answer]:
     return {
         (subset, name, repeat)
@@ -261,28 +266,17 @@ def _answer(one: Sample) -> Answer:
 
 
 def _flips(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The questions (SUBSET/ID) whose majority answer changed; both sides have the same answers."""
-    first, then = _majority(before), _majority(after)
-    gained = tuple(name for name, right in then.items() if right and not first.get(name, right))
-    lost = tuple(name for name, right in then.items() if not right and first.get(name, right))
-    return gained, lost
+    """Of the questions that both sides answered."""
+    first, then = _means(before), _means(after)
+    both = [name for name in then if name in first]
+    return flips(both, [first[name] for name in both], [then[name] for name in both])
 
 
-def _majority(samples: Sequence[Sample]) -> dict[str, bool]:
+def _means(samples: Sequence[Sample]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for one in samples:
         found.setdefault(f"{one.subset}/{one.question_id}", []).append(float(one.correct))
-    return {name: bool(np.mean(given) >= 0.5) for name, given in found.items()}
-
-
-def _remarks(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[str, ...]:
-    remarks = []
-    for side, samples in (("baseline", before), ("candidate", after)):
-        if failed := sum(one.error is not None for one in samples):
-            remarks.append(f"{failed} of {len(samples)} answers of the {side} failed and count as wrong")
-        if cut := _truncated(samples):
-            remarks.append(f"{cut} of {len(samples)} answers of the {side} were truncated")
-    return tuple(remarks)
+    return {name: sum(given) / len(given) for name, given in found.items()}
 
 
 def _questions(samples: Sequence[Sample]) -> int:

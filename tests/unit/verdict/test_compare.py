@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from answer_sets import answers, drawn, flipped
-from flagrelease.compare import compare_main, default_margin, load, parse_margins
 from flagrelease.errors import ComparisonRefused, ConfigError
-from flagrelease.samples import Conditions, Sample, write_samples
+from flagrelease.verdict.compare import compare_main, default_margin, load, parse_margins
+from flagrelease.verdict.samples import Conditions, Sample, write_samples
 
 
 def stored(folder: Path, samples: list[Sample], conditions: Conditions | None = None) -> Path:
@@ -147,7 +147,7 @@ def test_default_margins_go_by_the_name() -> None:
 LARGE = """
 import json, sys, time
 from pathlib import Path
-from flagrelease.compare import compare_main
+from flagrelease.verdict.compare import compare_main
 
 paths = [Path(word) for word in sys.argv[1:]]
 began = time.process_time()
@@ -175,5 +175,7 @@ def test_large_files_are_compared_in_seconds(tmp_path: Path) -> None:
 
 def test_the_module_stays_light() -> None:
     """`flagrelease --help` and `plan` may import these; numpy comes when something is judged."""
-    code = "import sys, flagrelease.compare, flagrelease.gates; assert not {'numpy', 'scipy'} & set(sys.modules)"
+    names = "compare, fixed_sample, flips, group_sequential, guessing, noise, rule, samples, speed, types, wording"
+    code = f"import sys; from flagrelease.verdict import {names}"
+    code += "; assert not {'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -10,12 +10,13 @@ from scipy.stats import multivariate_normal
 
 from benchmark_programs import opened
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict
-from flagrelease.stats.design import Answer, Ask, Decision, Design, Item, SequentialEvaluation
-from flagrelease.stats.paired import Side
-from flagrelease.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
-from flagrelease.stats.sequential import Progress, allocate
-from flagrelease.stats.spending import characteristics, inflation, limits
+from flagrelease.verdict import wording
+from flagrelease.verdict.stats.design import Design, Item, SequentialEvaluation
+from flagrelease.verdict.stats.paired import Side
+from flagrelease.verdict.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
+from flagrelease.verdict.stats.sequential import Progress, allocate
+from flagrelease.verdict.stats.spending import characteristics, inflation, limits
+from flagrelease.verdict.types import Answer, Ask, Decision, Verdict
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,9 @@ def test_an_exhausted_budget_is_inconclusive_and_says_how_much_is_lacking() -> N
     evaluation = SequentialEvaluation(design=Design(questions=30, margin=0.02, repeats=2), items=items(30))
     decision, _ = drive(evaluation, Server(5, p), Server(6, p))
     assert (decision.verdict, decision.pairs, decision.n) == (Verdict.INCONCLUSIVE, 60, 30)
-    more = int(decision.reason.split("about ")[1].split()[0])
+    reason = wording.reason(decision.ruling, decision.evidence, after=decision.pairs, more=decision.more_answers)
+    more = int(reason.split("about ")[1].split()[0])
+    assert more == decision.more_answers
     assert 2000 < more < 9000  # 2·0.12·((z_.95 + z_.90)/0.02)² ≈ 5,100 pairs
 
 

@@ -8,21 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.samples import Sample
-from flagrelease.stats.paired import Pairs, Side
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.stats.paired import Pairs, Side
+from flagrelease.verdict.types import SideCount
 
-__all__ = ["PairedBenchmark", "SideCount", "pair"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideCount:
-    """What one side answered. `repeats` is the number of answers to each question, on average where they differ."""
-
-    score: float
-    answers: int
-    repeats: float
-    errors: int
-    truncated: int
+__all__ = ["PairedBenchmark", "pair"]
 
 
 @dataclass(frozen=True, kw_only=True)

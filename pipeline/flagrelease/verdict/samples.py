@@ -77,8 +77,8 @@ class Conditions:
 
     `model` names the weights with their revision, `data` the sha256 of each benchmark's questions, `sampling`
     the parameters that each benchmark was asked with. The prompts themselves are in the answers. `design` holds, for
-    each benchmark that was evaluated sequentially, the design that its answers were asked by (see looks.py); `harness`
-    what asked and graded a benchmark, where that was not our own engine.
+    each benchmark that was evaluated sequentially, the design that its answers were asked by (group_sequential.py);
+    `harness` what asked and graded a benchmark, where that was not our own engine.
     """
 
     model: str

@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from flagrelease.stats.paired import Floats
+from flagrelease.verdict.stats.paired import Floats
 
 __all__ = [
     "CLOSEST",

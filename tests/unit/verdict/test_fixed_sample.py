@@ -5,20 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import (
-    BenchmarkVerdict,
-    Verdict,
-    agree,
-    compare,
-    guessed,
-    guessing,
-    own_noise,
-    worst_verdict,
-)
-from flagrelease.samples import Sample
+from flagrelease.verdict import rule, wording
+from flagrelease.verdict.fixed_sample import compare
+from flagrelease.verdict.guessing import agreement, guessing
+from flagrelease.verdict.noise import own_noise
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.types import BenchmarkEvidence, BenchmarkVerdict, Ground, Ruling, Verdict, worst_verdict
 
 MMLU = {"mmlu": 0.05}
 
@@ -88,7 +84,7 @@ def test_a_significant_loss_inside_the_margin_passes_and_is_remarked() -> None:
 def test_a_large_gain_passes_and_is_remarked() -> None:
     one = judged(*flipped(500, 200, 300, 120, "mmlu"))
     assert one.verdict is Verdict.PASS
-    assert one.reason.startswith("not worse")
+    assert one.reason == "non-inferior at a margin of 5 percentage points"
     assert any("broken baseline" in remark for remark in one.remarks)
 
 
@@ -234,25 +230,77 @@ def test_nothing_fails_against_itself(draw: random.Random, n: int, k: int, margi
     assert one.p_regression >= 0.5 - 1e-12
 
 
+def guessed(one: BenchmarkVerdict, differing: int, answers: int) -> tuple[Ruling, str]:
+    """The ruling and its reason where the scores are these and the baseline guesses."""
+    evidence = BenchmarkEvidence(
+        interval=one.interval90,
+        margin=one.margin,
+        p_regression=one.p_regression,
+        significant=one.p_regression < 0.05,
+        agreement=agreement(differing=differing, answers=answers),
+    )
+    ruling = rule.decide(evidence)
+    return ruling, wording.reason(ruling, evidence)
+
+
 def test_where_the_baseline_guesses_the_answers_decide() -> None:
     right = answers([[n % 4 == 0] for n in range(200)])
     judged = compare(right, right, margins={"mmlu": 0.05}).benchmarks["mmlu"]
-    same = guessed(judged, differing=0, answers=200)
+    same, reason = guessed(judged, differing=0, answers=200)
     assert same.verdict is Verdict.PASS
-    assert "0 of 200 differ, at most 1.49 points" in same.reason  # 1 − 0.05^(1/200)
-    other = guessed(judged, differing=20, answers=200)
+    assert "0 of 200 differ, at most 1.49 percentage points" in reason  # 1 − 0.05^(1/200)
+    other, _ = guessed(judged, differing=20, answers=200)
     assert other.verdict is Verdict.INCONCLUSIVE
-    assert guessed(judged, differing=200, answers=200).verdict is Verdict.INCONCLUSIVE
+    assert guessed(judged, differing=200, answers=200)[0].verdict is Verdict.INCONCLUSIVE
     worse = compare(answers([[True]] * 200), answers([[False]] * 200), margins={"mmlu": 0.05}).benchmarks["mmlu"]
-    assert guessed(worse, differing=200, answers=200).verdict is Verdict.FAIL
+    assert guessed(worse, differing=200, answers=200)[0].verdict is Verdict.FAIL
 
 
-def test_agreement_is_certain_impossible_or_open() -> None:
-    assert agree(differing=0, answers=59, margin=0.05) is True
-    assert agree(differing=0, answers=58, margin=0.05) is None
-    assert agree(differing=0, answers=59, margin=0.05, alpha=0.01) is None
-    assert agree(differing=20, answers=100, margin=0.05) is False
-    assert agree(differing=10, answers=10, margin=0.05) is False
+def test_a_guessing_baseline_is_compared_by_its_answers() -> None:
+    right = answers([[n % 4 == 0] for n in range(200)])
+    other = [dataclasses.replace(one, answer="another") if i < 20 else one for i, one in enumerate(right)]
+    same, changed = (
+        compare(right, side, margins=MMLU, chances={"mmlu": 0.25}).benchmarks["mmlu"] for side in (right, other)
+    )
+    assert (same.verdict, changed.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert "0 of 200 differ" in same.reason
+    assert "20 of 200 differ" in changed.reason
+    assert changed.more_answers is None
+    worse = compare(right, answers([[False]] * 200), margins=MMLU, chances={"mmlu": 0.25}).benchmarks["mmlu"]
+    assert worse.verdict is Verdict.FAIL
+    assert any("the baseline only guesses here" in remark for remark in worse.remarks)
+
+
+@pytest.mark.parametrize(
+    ("differing", "answers", "margin", "alpha", "ground"),
+    [
+        (0, 59, 0.05, 0.05, Ground.SAME_ANSWERS),
+        (0, 58, 0.05, 0.05, Ground.ANSWERS_UNDECIDED),
+        (0, 59, 0.05, 0.01, Ground.ANSWERS_UNDECIDED),
+        (20, 100, 0.05, 0.05, Ground.OTHER_ANSWERS),
+        (10, 10, 0.05, 0.05, Ground.OTHER_ANSWERS),
+    ],
+)
+def test_agreement_is_certain_impossible_or_open(
+    differing: int, answers: int, margin: float, alpha: float, ground: Ground
+) -> None:
+    found = agreement(differing=differing, answers=answers, alpha=alpha)
+    evidence = BenchmarkEvidence(
+        interval=(0.0, 0.0), margin=margin, p_regression=0.5, significant=False, agreement=found
+    )
+    assert rule.decide(evidence).ground is ground
+
+
+@given(st.integers(1, 20_000), st.data(), st.sampled_from([0.01, 0.04, 0.05]))
+def test_the_bounds_of_agreement_are_scipy_s(answers: int, data: st.DataObject, alpha: float) -> None:
+    """Clopper and Pearson's, by the quantiles of the beta distribution."""
+    differing = data.draw(st.integers(0, answers))
+    low, high = agreement(differing=differing, answers=answers, alpha=alpha).bounds
+    exact = (
+        beta.ppf(alpha, differing, answers - differing + 1) if differing else 0.0,
+        beta.ppf(1 - alpha, differing + 1, answers - differing) if differing < answers else 1.0,
+    )
+    assert (low, high) == pytest.approx(exact, rel=1e-9, abs=1e-15)
 
 
 def test_a_score_is_told_from_guessing_the_sooner_the_more_was_asked() -> None:

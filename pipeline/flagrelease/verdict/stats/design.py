@@ -10,12 +10,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.gates import Verdict
-from flagrelease.stats.paired import Floats, Ints
-from flagrelease.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
-from flagrelease.stats.spending import Walk, inflation
+from flagrelease.verdict.stats.paired import Floats, Ints
+from flagrelease.verdict.stats.sequential import Estimate, Look, Monitor, Progress, allocate
+from flagrelease.verdict.stats.spending import Walk, inflation
+from flagrelease.verdict.types import Answer, Ask, Decision, Ground
 
-__all__ = ["Ask", "Decision", "Design", "Item", "SequentialEvaluation"]
+__all__ = ["Design", "Item", "SequentialEvaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,41 +90,6 @@ class Item:
     subset: str
     question_id: str
     story: str
-
-
-Answer = tuple[str, str, int]  # subset, question id, repeat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What to ask next: answers that are missing on each side. `look` counts from 1."""
-
-    look: int
-    baseline: tuple[Answer, ...]
-    candidate: tuple[Answer, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """The end of an evaluation. `pairs` were answered on each side, `counts` to each item, from repeat 0 on; the
-    interval holds in spite of the looks.
-
-    The baseline's score is that of the answers that were asked alike of all questions (the first round, or the
-    reference); the candidate's is that plus the difference.
-    """
-
-    verdict: Verdict
-    reason: str
-    n: int
-    pairs: int
-    looks: int
-    baseline_score: float
-    candidate_score: float
-    difference: float
-    interval90: tuple[float, float]
-    p_regression: float
-    counts: tuple[int, ...]
-    more_answers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,34 +231,20 @@ class _Replay:
     def decision(self, looks: int) -> Decision:
         assert self._look is not None  # noqa: S101 - stages() judged before it told that this is the end
         assert self._estimate is not None  # noqa: S101
-        low, high = (float(edge[0]) for edge in self._look.interval(self._estimate))
-        verdict = {PASS: Verdict.PASS, FAIL: Verdict.FAIL}.get(int(self._look.decision[0]), Verdict.INCONCLUSIVE)
+        evidence, ruling = self._look.evidence[0], self._look.rulings[0]
         pairs = int(self._progress.pairs[0])
         score, difference = float(np.mean(self._alike)), float(self._estimate.difference[0])
         return Decision(
-            verdict=verdict,
-            reason=self._reason(verdict, pairs, low),
+            evidence=evidence,
+            ruling=ruling,
             n=int(self._progress.opened.sum()),
             pairs=pairs,
             looks=looks,
             baseline_score=score,
             candidate_score=min(max(score + difference, 0.0), 1.0),
             difference=difference,
-            interval90=(low, high),
-            p_regression=float(self._look.p_regression[0]),
             counts=tuple(self._progress.asked[0].tolist()),
-            more_answers=self._more(pairs) if verdict is Verdict.INCONCLUSIVE else None,
-        )
-
-    def _reason(self, verdict: Verdict, pairs: int, low: float) -> str:
-        margin = f"{100 * self._evaluation.design.margin:.3g} points"
-        if verdict is Verdict.PASS:
-            return f"not worse by {margin} or more, decided after {pairs} answers on each side"
-        if verdict is Verdict.FAIL:
-            return f"a significant loss, decided after {pairs} answers on each side"
-        return (
-            f"the loss may be as large as {-100 * low:.3g} points, beyond the margin of {margin}, after {pairs} "
-            f"answers on each side; about {self._more(pairs)} more answers would decide it"
+            more_answers=self._more(pairs) if ruling.ground is Ground.UNDECIDED else None,
         )
 
     def _more(self, pairs: int) -> int:

@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import StratifiedTable, mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from flagrelease.stats.paired import (
+from flagrelease.verdict.stats.paired import (
     Pairs,
     Side,
     difference,

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from answer_sets import answers, sample
 from flagrelease.errors import Busy, ComparisonRefused
-from flagrelease.samples import Conditions, Sample, SampleWriter, dump, read_conditions, read_samples, write_samples
+from flagrelease.verdict.samples import (
+    Conditions,
+    Sample,
+    SampleWriter,
+    dump,
+    read_conditions,
+    read_samples,
+    write_samples,
+)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 samples = st.builds(
@@ -155,7 +163,7 @@ def test_a_killed_writer_loses_no_answer_that_it_said_it_wrote(tmp_path: Path) -
         import sys, itertools
         from pathlib import Path
         from answer_sets import sample
-        from flagrelease.samples import SampleWriter
+        from flagrelease.verdict.samples import SampleWriter
         with SampleWriter(Path(sys.argv[1])) as writer:
             for number in itertools.count():
                 writer.write(sample(f"q{number}"))

@@ -18,14 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from flagrelease.stats.paired import Floats, Ints
-from flagrelease.stats.spending import CLOSEST, Walk
+from flagrelease.verdict import rule
+from flagrelease.verdict.stats.paired import Floats, Ints
+from flagrelease.verdict.stats.spending import CLOSEST, Walk
+from flagrelease.verdict.types import BenchmarkEvidence, Ruling, Verdict
 
 __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monitor", "Progress", "allocate"]
 
 CONTINUE, PASS, FAIL = 0, 1, -1
 
 ALIKE = 0.5
+_OPEN = 8.0  # a z-value that no look has to pass: spends 6e-16
 
 
 @dataclass(frozen=True)
@@ -152,19 +155,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at each evaluation: what it decides, the z-values that had to be passed, and the p of a regression."""
+    """One look at each evaluation: what was known, what the rule said, and the information time."""
 
-    decision: Ints
-    pass_limit: Floats
-    fail_limit: Floats
-    p_regression: Floats
+    evidence: tuple[BenchmarkEvidence, ...]
+    rulings: tuple[Ruling, ...]
     time: Floats
 
-    def interval(self, estimate: Estimate) -> tuple[Floats, Floats]:
-        """The repeated confidence interval: it holds at every look at once (Jennison and Turnbull 2000, ch. 9)."""
-        low = estimate.difference - _student(self.pass_limit, estimate.freedom) * estimate.error
-        high = estimate.difference + _student(self.fail_limit, estimate.freedom) * estimate.error
-        return np.maximum(low, -1.0), np.minimum(high, 1.0)
+    @property
+    def decision(self) -> Ints:
+        """The verdicts as numbers: PASS, FAIL or CONTINUE."""
+        numbers = {Verdict.PASS: PASS, Verdict.FAIL: FAIL, Verdict.INCONCLUSIVE: CONTINUE}
+        return np.array([numbers[ruling.verdict] for ruling in self.rulings], np.int64)
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,11 @@ class Monitor:
     failing: Walk
 
     def look(self, estimate: Estimate, last: NDArray[np.bool_]) -> tuple[Monitor, Look]:
-        """Judge. A look at less than 2 % more information decides nothing and spends nothing, unless it is the last."""
+        """Judge by the repeated confidence interval: it holds at every look (Jennison and Turnbull 2000, ch. 9).
+
+        A look at less than 2 % more information spends nothing, and its interval is too wide to decide anything,
+        unless it is the last.
+        """
         reached = 1 / (estimate.error**2 * self.information)
         before = self.passing.time
         skipped = (reached < before + CLOSEST) & ~last
@@ -195,21 +200,27 @@ class Monitor:
         pass_limit = self.passing.limit(time, self.alpha * (now - then))
         alike = self.passing is self.failing  # equal levels have spent alike: the costly part is done once
         fail_limit = pass_limit if alike else self.failing.limit(time, self.fail_alpha * (now - then))
-        z_pass = _normal((estimate.difference + self.margin) / estimate.error, estimate.freedom)
         z_fail = _normal(-estimate.difference / estimate.error, estimate.freedom)
-        decision = np.where(z_pass > pass_limit, PASS, np.where(z_fail > fail_limit, FAIL, CONTINUE))
         p = self.fail_alpha * then + self.failing.above(time, z_fail * np.sqrt(time))
         passing = _keep(self.passing, self.passing.below(time, pass_limit), skipped)
         failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
         after = replace(self, passing=passing, failing=failing)
-        open_limit = np.full_like(time, 8.0)
-        return after, Look(
-            np.where(skipped, CONTINUE, decision),
-            np.where(skipped, open_limit, pass_limit),
-            np.where(skipped, open_limit, fail_limit),
-            np.minimum(p, 1.0),
-            reached,
+        pass_limit, fail_limit = (np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit))
+        low = np.maximum(estimate.difference - _student(pass_limit, estimate.freedom) * estimate.error, -1.0)
+        high = np.minimum(estimate.difference + _student(fail_limit, estimate.freedom) * estimate.error, 1.0)
+        evidence = tuple(
+            BenchmarkEvidence(
+                interval=(lower, upper), margin=self.margin, p_regression=p_regression, significant=significant
+            )
+            for lower, upper, p_regression, significant in zip(
+                low.tolist(),
+                high.tolist(),
+                np.minimum(p, 1.0).tolist(),
+                (z_fail > fail_limit).tolist(),
+                strict=True,
+            )
         )
+        return after, Look(evidence, tuple(map(rule.decide, evidence)), reached)
 
 
 def _keep(old: Walk, new: Walk, skipped: NDArray[np.bool_]) -> Walk:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.stats.paired import Interval
+from flagrelease.verdict.stats.paired import Interval
 
 __all__ = ["FEWEST_RUNS", "Ratio", "ratio"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
-from flagrelease.gates import BenchmarkVerdict, Comparison, Verdict, compare, worst_verdict
 from flagrelease.hashed import file_sha256
-from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
+from flagrelease.verdict.fixed_sample import compare
+from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
+from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict, worst_verdict
 
 __all__ = [
     "ANY",
@@ -74,13 +75,13 @@ def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins:
             sides[side].get(one.benchmark, rest[side]).append(one)
     sequential = {}
     if designs:
-        from flagrelease import looks
+        from flagrelease.verdict import group_sequential
 
         for name, record in designs.items():
             before, after = sides[0][name], sides[1][name]
             if before and after:
-                planned = looks.read(record, name)
-                sequential[name] = looks.judge(planned, name, before, after, margin=given[name])
+                planned = group_sequential.read(record, name)
+                sequential[name] = group_sequential.judge(planned, name, before, after, margin=given[name])
             else:  # one side lacks it, which `compare` refuses
                 rest[0] += before
                 rest[1] += after
