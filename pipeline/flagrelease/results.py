@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flagrelease.evidence import Evidence
 from flagrelease.gates import Course, NoiseFloor
 from flagrelease.lock import LockedFile
+from flagrelease.parts import Keep
 from flagrelease.stats.fidelity import Fidelity
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -398,3 +399,5 @@ class Done:
     key: str
     result: Any
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
+    kept: Keep | None = None
+    """Whose word it is that this result counts although the code has changed."""

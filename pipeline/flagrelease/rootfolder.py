@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import buildcontext, shipped, wheels
+from flagrelease import buildcontext, shipped, sources, wheels
 from flagrelease.hashed import Hashed
 from flagrelease.layout import Layout, under
 from flagrelease.ports.command import Command
@@ -45,7 +45,7 @@ _NOT_COMPILED = "/(tests?|testing|examples)/"
 def digest(plan: buildcontext.Plan) -> str:
     """sha256 over the build context that Docker would be given, with this program in place of the Dockerfile."""
     files = {name: file for name, file in plan.files.items() if name != "Dockerfile"}
-    files[Path(__file__).name] = (Path(__file__).read_bytes(), 0o644)
+    files["process-root"] = (sources.of_module(__name__).encode(), 0o644)
     target = Hashed()
     buildcontext.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
     return f"sha256:{target.sha256}"

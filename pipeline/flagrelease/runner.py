@@ -19,6 +19,7 @@ from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.evidence import EvidenceStore
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ledger import Entry, Failure, Ledger, evidence_of, process_id
+from flagrelease.parts import Keep
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.redact import redact
 from flagrelease.results import Attribution, Done, Spent
@@ -83,6 +84,9 @@ class Past:
     def last(self, cell: str, stage: str) -> Entry | None:
         return self._ledger.last(cell, stage)
 
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None:
+        return self._ledger.kept(cell, stage, key)
+
     def lost(self, stage: Stage, entry: Entry) -> str:
         try:
             result = msgspec.convert(entry.result, stage.result)
@@ -92,6 +96,17 @@ class Past:
         if missing:
             return f"its evidence {missing[0].name} is missing"
         return stage.intact(result, self._look)
+
+
+@dataclass(frozen=True)
+class _Unless:
+    """The results that were kept, but that of one stage: it runs after all."""
+
+    ledger: Ledger
+    stage: str
+
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None:
+        return None if stage == self.stage else self.ledger.kept(cell, stage, key)
 
 
 class CellRun:
@@ -118,7 +133,7 @@ class CellRun:
 
     def _take(self, job: Job) -> None:
         self.job = job
-        self._keys = keys(job, self.session.known)
+        self._keys = keys(job, self.session.known, self.session.ledger)
 
     def route(self) -> Iterator[Stage]:
         """The stages to advance, each after the one before has ended. A gate that failed is followed by the remedy
@@ -205,7 +220,7 @@ class CellRun:
         for stage in self.session.known:
             last = self.session.ledger.last(self.cell.id, stage.name)
             if last is not None and last.state == "running" and last.run == self.session.run_id:
-                self._write(stage.name, "interrupted", key=last.key, reads=last.reads)
+                self._write(stage.name, "interrupted", key=last.key, parts=last.parts, reads=last.reads)
         for stage in self.session.stages:
             settled = {outcome.stage for outcome in self.outcomes[self._since :]} | self._done.keys()
             if stage.name not in settled:
@@ -220,11 +235,13 @@ class CellRun:
         if step.action == "skip":
             return Outcome(cell=self.cell.id, stage=stage.name, status="skipped", reason=step.reason)
         if step.action == "reuse" and step.entry is not None:
-            self._keep(stage, step.entry)
+            self._keep(stage, step.entry, self._keys[stage.name].kept)
             return Outcome(cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason)
         return self._run(stage, step)
 
     def _run(self, stage: Stage, step: Step) -> Outcome:
+        if self._keys[stage.name].kept is not None:  # what is made now counts under its own key, and all after it
+            self._keys = keys(self.job, self.session.known, _Unless(self.session.ledger, stage.name))
         meter = Meter(self._clock)
         start = self._clock.monotonic()
 
@@ -307,16 +324,17 @@ class CellRun:
     def _remember(self, key: str, value: Any) -> None:
         self._write("baseline", "done", key=key, result=msgspec.to_builtins(value))
 
-    def _keep(self, stage: Stage, entry: Entry) -> None:
+    def _keep(self, stage: Stage, entry: Entry, kept: Keep | None = None) -> None:
         result = msgspec.convert(entry.result, stage.result)
         self._done[stage.name] = Done(
-            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0)
+            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0), kept=kept
         )
 
     def _append(self, stage: Stage, state: Any, **more: Any) -> Entry:
         reads = {name: self._steps[name].entry for name in stage.reads}
         digests = {name: entry.result_digest for name, entry in reads.items() if entry is not None}
-        return self._write(stage.name, state, key=self._keys[stage.name], reads=digests, **more)
+        made = self._keys[stage.name]
+        return self._write(stage.name, state, key=made.key, parts=made.parts, reads=digests, **more)
 
     def _write(self, stage: str, state: Any, *, key: str, reads: Mapping[str, str] | None = None, **more: Any) -> Entry:
         entry = Entry(
