@@ -84,8 +84,12 @@ class Project:
         self, cells: Sequence[Cell], stages: tuple[Stage, ...], wanted: Choice, registry: Registry | None = None
     ) -> list[CellPlan]:
         """What would run. Without `registry` nothing outside this machine is asked."""
-        past = Past(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
+        past = self.past(registry)
         return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
+
+    def past(self, registry: Registry | None = None) -> Past:
+        """What earlier runs left, as far as it can be seen without `registry` or with it."""
+        return Past(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
 
     def latest(self, cell: Cell, stages: Sequence[Stage]) -> Mapping[str, Entry]:
         """The newest ledger entry of each stage of a cell, whatever its state."""

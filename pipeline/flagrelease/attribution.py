@@ -22,6 +22,7 @@ from flagrelease.stage import Remedy, Stage, keys
 if TYPE_CHECKING:
     from flagrelease.ledger import Entry
     from flagrelease.outcome import Outcome
+    from flagrelease.parts import Keep
 
 __all__ = ["resumed", "wanted", "without"]
 
@@ -33,6 +34,8 @@ class History(Protocol):
     def last(self, cell: str, stage: str) -> Entry | None: ...
 
     def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None: ...
+
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None: ...
 
 
 def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Mapping[str, Done]) -> bool:
@@ -63,7 +66,7 @@ def resumed(job: Job, stages: tuple[Stage, ...], remedy: Remedy, history: Histor
     cell, stage = job.cell.id, remedy.stage
     while history.last(cell, stage.name) is not None:
         try:
-            key = keys(job, (*stages, stage))[stage.name]
+            key = keys(job, (*stages, stage), history)[stage.name].counts
             entry = history.last_done(cell, stage.name, key)
             found = None if entry is None else msgspec.convert(entry.result, Attribution)
         except (FlagreleaseError, msgspec.ValidationError):  # not locked, which `plan` says; of another version

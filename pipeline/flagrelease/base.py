@@ -20,6 +20,12 @@ def locked_base(job: Job) -> LockedChip:
     return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
 
 
+def pinned_base(job: Job) -> dict[str, str]:
+    """The same as an input of a stage."""
+    locked = locked_base(job)
+    return {"base image": locked.digest or locked.base, "base image name": locked.base}
+
+
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     """Its reference and what is here, pulled where it has a digest; without containers it is this machine. Raises
     EnvironmentFault where a local one is missing."""

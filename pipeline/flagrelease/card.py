@@ -277,6 +277,10 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
     ]
     if record.smoke.skipped:
         rows.append(("Smoke checks skipped", "; ".join(f"{name}: {why}" for name, why in record.smoke.skipped.items())))
+    rows += [
+        (f"Earlier result of {one.stage}", f"kept on the word of {one.by}, {one.at[:10]}: {one.reason}")
+        for one in record.kept
+    ]
     if record.accuracy.baseline_key:
         baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
         rows.append(("Baseline", baseline))

@@ -139,6 +139,11 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical).hexdigest()
 
 
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: mappings, lists and scalars."""
+    return msgspec.json.decode(msgspec.json.encode(value, order="deterministic", enc_hook=_plain))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)

@@ -41,6 +41,7 @@ VERBS = (
     ("fetch", "fetch what cells take from the network, for a host that reaches none"),
     ("status", "show where every cell stands"),
     ("explain", "say why a cell is as it is"),
+    ("keep", "say that changed code cannot change a stage's result, so that it is not run again"),
     ("compare", "compare two answer sets, without running anything"),
     ("baseline", "list the kept baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
@@ -115,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     _answers(made["compare"], made["baseline"])
     for name in ("explain", "card"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
+    _keep(made["keep"])
     made["card"].add_argument("-o", "--output", type=Path, metavar="DIR", help="write README.md and pictures there")
     made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     return top
@@ -151,6 +153,13 @@ def _tuning(verb: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="tune for this config.json, with random weights, and fetch none"
     )
     verb.add_argument("--again", action="store_true", help="although nothing has changed")
+
+
+def _keep(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("cell", metavar="CHIP/MODEL")
+    verb.add_argument("stage", metavar="STAGE", help="one that has a result, and would run again")
+    verb.add_argument("--reason", required=True, metavar="TEXT", help="for the record and the card; kept in the ledger")
+    verb.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
 
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from flagrelease.context import Look
 from flagrelease.ledger import Entry, Ledger, evidence_of
+from flagrelease.parts import Keep
 from flagrelease.stage import Stage
 
 
@@ -21,6 +22,9 @@ class Past:
 
     def last(self, cell: str, stage: str) -> Entry | None:
         return self._ledger.last(cell, stage)
+
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None:
+        return self._ledger.kept(cell, stage, key)
 
     def lost(self, stage: Stage, entry: Entry) -> str:
         try:

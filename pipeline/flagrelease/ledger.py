@@ -15,10 +15,13 @@ import msgspec
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
 from flagrelease.files import telling_space
+from flagrelease.parts import Keep, Parts
 
 State = Literal["running", "done", "failed", "interrupted"]
 
 VERSION = 1
+KEEP = "keep"
+"""The stage of an entry that keeps a result; `result` is the Keep, `key` the one that it is kept under."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Entry:
 
     `key` is the fingerprint of the stage's inputs; `reads` maps each stage it read to the digest of the
     result that it saw. `process` is PID@BOOT of the run, so that a dead run is told from a working one.
-    `stage` is `baseline` for an evaluation that cells share.
+    `stage` is `baseline` for an evaluation that cells share, `keep` for a result that somebody kept.
     """
 
     at: str
@@ -64,6 +67,8 @@ class Entry:
     result: Any = None
     spent: Spent | None = None
     error: Failure | None = None
+    parts: Parts | None = None
+    """What `key` was made from; none in entries that were written before parts were kept."""
 
     @property
     def result_digest(self) -> str:
@@ -138,6 +143,17 @@ class Ledger:
     def last(self, cell: str, stage: str) -> Entry | None:
         """The newest attempt of this stage, in whatever state."""
         return next((e for e in reversed(self.entries()) if e.cell == cell and e.stage == stage), None)
+
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None:
+        """The newest word on a stage's result that holds under `key`; none once there is a result of that key."""
+        for entry in reversed(self.entries()):
+            if entry.cell != cell or entry.key != key or entry.state != "done":
+                continue
+            if entry.stage == stage:
+                return None
+            if entry.stage == KEEP and (keep := msgspec.convert(entry.result, Keep)).stage == stage:
+                return keep
+        return None
 
 
 def process_id() -> str:

@@ -10,7 +10,8 @@ from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
 from flagrelease.job import Job
 from flagrelease.ledger import Entry
-from flagrelease.stage import Stage, keys
+from flagrelease.parts import Change, Keep, changes, in_line
+from flagrelease.stage import Key, Stage, keys
 
 _NOT_ONLY = "not in --only"
 
@@ -24,8 +25,10 @@ class Step:
     stage: str
     action: Action
     reason: str
-    key: str = ""
+    key: Key | None = None
     entry: Entry | None = None
+    changed: tuple[Change, ...] = ()
+    """Where its key is another one than that of the last attempt: what differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class Known(Protocol):
 
     def last(self, cell: str, stage: str) -> Entry | None: ...
 
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None: ...
+
     def lost(self, stage: Stage, entry: Entry) -> str:
         """Why the entry's result cannot be used any more, in a few words; empty when it can."""
         ...
@@ -78,7 +83,7 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
         reason = f"excluded: {job.cell.excluded}"
         return CellPlan(cell=job.cell, steps=tuple(Step(stage=s.name, action="skip", reason=reason) for s in stages))
     try:
-        stage_keys = keys(job, stages)
+        stage_keys = keys(job, stages, known)
     except FlagreleaseError:
         problems = _problems(job, stages)
         blocked, hints = "; ".join(problems), set(problems.values())
@@ -103,15 +108,19 @@ def _problems(job: Job, stages: Sequence[Stage]) -> dict[str, str]:
     return found
 
 
-def decide(job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
+def decide(job: Job, stage: Stage, key: Key, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
     """One step, given those before it. Raises ConfigError where --only leaves out a stage that it reads."""
 
+    changed: tuple[Change, ...] = ()
+
     def step(action: Action, reason: str, entry: Entry | None = None) -> Step:
-        return Step(stage=stage.name, action=action, reason=reason, key=key, entry=entry)
+        return Step(stage=stage.name, action=action, reason=reason, key=key, entry=entry, changed=changed)
 
     if skipped := stage.skip(job):
         return step("skip", skipped)
-    entry = known.done(job.cell.id, stage.name, key)
+    entry, last = known.done(job.cell.id, stage.name, key.counts), known.last(job.cell.id, stage.name)
+    if entry is None and last is not None:
+        changed = since(last, key)
     if wanted.only and stage.name not in wanted.only:
         if entry is not None and not _stale(stage, entry, before):
             return step("reuse", "not in --only; an earlier result is kept", entry)
@@ -128,12 +137,12 @@ def decide(job: Job, stage: Stage, key: str, before: Mapping[str, Step], known: 
     if running:
         return step("run", f"{_listed(running)} will run")
     if entry is None:
-        return step("run", _why_no_entry(known.last(job.cell.id, stage.name), key))
+        return step("run", _why_no_entry(last, key, changed))
     if stale := _stale(stage, entry, before):
         return step("run", stale)
     if lost := known.lost(stage, entry):
         return step("run", lost)
-    return step("reuse", f"unchanged since {entry.at[:16].replace('T', ' ')}", entry)
+    return step("reuse", _why_reused(entry, key), entry)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -149,11 +158,24 @@ def _stale(stage: Stage, entry: Entry, before: Mapping[str, Step]) -> str:
     return ""
 
 
-def _why_no_entry(last: Entry | None, key: str) -> str:
+def since(last: Entry, key: Key) -> tuple[Change, ...]:
+    """What differs between an earlier attempt and now."""
+    return () if last.parts is None or last.key == key.key else changes(last.parts, key.parts)
+
+
+def _why_reused(entry: Entry, key: Key) -> str:
+    if key.kept is not None:
+        return f"kept: {key.kept.reason} (by {key.kept.by})"
+    return f"unchanged since {entry.at[:16].replace('T', ' ')}"
+
+
+def _why_no_entry(last: Entry | None, key: Key, changed: tuple[Change, ...]) -> str:
     if last is None:
         return "never run"
-    if last.key != key:
-        return "its inputs have changed"
+    if last.key != key.key:
+        if last.parts is None:
+            return "its inputs have changed; it was recorded before parts were kept"
+        return f"its inputs have changed: {in_line(changed)}" if changed else "its inputs have changed"
     if last.state == "failed":
         return f"failed before: {last.error.what}" if last.error else "failed before"
     return "was interrupted"
@@ -165,8 +187,14 @@ def as_json(plans: Sequence[CellPlan]) -> dict[str, Any]:
         "cells": [
             {
                 "cell": plan.cell.id,
-                "stages": [{"stage": s.stage, "action": s.action, "reason": s.reason} for s in plan.steps],
+                "stages": [_step_as_json(step) for step in plan.steps],
             }
             for plan in plans
         ]
     }
+
+
+def _step_as_json(step: Step) -> dict[str, Any]:
+    changed = [str(one) for one in step.changed]
+    told = {"stage": step.stage, "action": step.action, "reason": step.reason}
+    return {**told, "changed": changed} if changed else told

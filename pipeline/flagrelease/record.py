@@ -21,6 +21,7 @@ from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
+from flagrelease.parts import Keep
 from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
 from flagrelease.verdict import types as verdicts
 
@@ -93,6 +94,8 @@ class Record:
     attributed: tuple[Attribution, ...] = ()
     unfinished: Mapping[str, str] = field(default_factory=dict)
     further: Mapping[str, Any] = field(default_factory=dict)
+    kept: tuple[Keep, ...] = ()
+    """Results that were made by other code than the release's, and by whose word they count."""
 
     @property
     def verdict(self) -> Verdict:
@@ -179,6 +182,7 @@ def build(
         stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),
         differences=_differences(cell, image),
         unfinished=unfinished or {},
+        kept=tuple(done.kept for done in finished.values() if done.kept is not None),
         further={
             name: msgspec.to_builtins(done.result, enc_hook=_plain)
             for name, done in finished.items()

@@ -10,6 +10,7 @@ from flagrelease.container import RunnerKind
 from flagrelease.evidence import Evidence
 from flagrelease.ledger import Spent
 from flagrelease.lock import LockedFile
+from flagrelease.parts import Keep
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, NoiseFloor
 
@@ -390,3 +391,5 @@ class Done:
     key: str
     result: Any
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
+    kept: Keep | None = None
+    """Whose word it is that this result counts although the code has changed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import buildcontext, wheels
+from flagrelease import buildcontext, sources, wheels
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
 from flagrelease.hashed import Hashed
@@ -44,7 +44,7 @@ _NOT_COMPILED = "/(tests?|testing|examples)/"
 def digest(plan: buildcontext.Plan) -> str:
     """sha256 over the build context that Docker would be given, with this program in place of the Dockerfile."""
     files = {name: file for name, file in plan.files.items() if name != "Dockerfile"}
-    files[Path(__file__).name] = (Path(__file__).read_bytes(), 0o644)
+    files["process-root"] = (sources.of_module(__name__).encode(), 0o644)
     target = Hashed()
     buildcontext.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
     return f"sha256:{target.sha256}"

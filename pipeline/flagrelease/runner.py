@@ -22,6 +22,7 @@ from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.job import Job
 from flagrelease.ledger import Entry, Failure, Ledger, Spent, process_id
 from flagrelease.outcome import Outcome
+from flagrelease.parts import Keep
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
@@ -56,6 +57,17 @@ def new_run_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
+@dataclass(frozen=True)
+class _Unless:
+    """The results that were kept, but that of one stage: it runs after all."""
+
+    ledger: Ledger
+    stage: str
+
+    def kept(self, cell: str, stage: str, key: str) -> Keep | None:
+        return None if stage == self.stage else self.ledger.kept(cell, stage, key)
+
+
 class CellRun:
     """A cell on its way through the stages. Used by one thread at a time."""
 
@@ -80,7 +92,7 @@ class CellRun:
 
     def _take(self, job: Job) -> None:
         self.job = job
-        self._keys = keys(job, self.session.known)
+        self._keys = keys(job, self.session.known, self.session.ledger)
 
     def route(self) -> Iterator[Stage]:
         """The stages to advance, each after the one before has ended. A gate that failed is followed by the remedy
@@ -167,7 +179,7 @@ class CellRun:
         for stage in self.session.known:
             last = self.session.ledger.last(self.cell.id, stage.name)
             if last is not None and last.state == "running" and last.run == self.session.run_id:
-                self._write(stage.name, "interrupted", key=last.key, reads=last.reads)
+                self._write(stage.name, "interrupted", key=last.key, parts=last.parts, reads=last.reads)
         for stage in self.session.stages:
             settled = {outcome.stage for outcome in self.outcomes[self._since :]} | self._done.keys()
             if stage.name not in settled:
@@ -182,11 +194,13 @@ class CellRun:
         if step.action == "skip":
             return Outcome(cell=self.cell.id, stage=stage.name, status="skipped", reason=step.reason)
         if step.action == "reuse" and step.entry is not None:
-            self._keep(stage, step.entry)
+            self._keep(stage, step.entry, self._keys[stage.name].kept)
             return Outcome(cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason)
         return self._run(stage, step)
 
     def _run(self, stage: Stage, step: Step) -> Outcome:
+        if self._keys[stage.name].kept is not None:  # what is made now counts under its own key, and all after it
+            self._keys = keys(self.job, self.session.known, _Unless(self.session.ledger, stage.name))
         meter = Meter(self._clock)
         start = self._clock.monotonic()
 
@@ -269,16 +283,17 @@ class CellRun:
     def _remember(self, key: str, value: Any) -> None:
         self._write("baseline", "done", key=key, result=msgspec.to_builtins(value))
 
-    def _keep(self, stage: Stage, entry: Entry) -> None:
+    def _keep(self, stage: Stage, entry: Entry, kept: Keep | None = None) -> None:
         result = msgspec.convert(entry.result, stage.result)
         self._done[stage.name] = Done(
-            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0)
+            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0), kept=kept
         )
 
     def _append(self, stage: Stage, state: Any, **more: Any) -> Entry:
         reads = {name: self._steps[name].entry for name in stage.reads}
         digests = {name: entry.result_digest for name, entry in reads.items() if entry is not None}
-        return self._write(stage.name, state, key=self._keys[stage.name], reads=digests, **more)
+        made = self._keys[stage.name]
+        return self._write(stage.name, state, key=made.key, parts=made.parts, reads=digests, **more)
 
     def _write(self, stage: str, state: Any, *, key: str, reads: Mapping[str, str] | None = None, **more: Any) -> Entry:
         entry = Entry(

@@ -1,68 +1,115 @@
-"""Which source files a stage's result depends on: what its module imports, and what that imports."""
+"""Which code a stage's result depends on: the definitions that it reaches, and the programs and templates it names."""
 
 from __future__ import annotations
 
-import re
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from flagrelease.definitions import Analysis
+from flagrelease.reach import Cache, Code
 
 PACKAGE = Path(__file__).parent
 
-# These carry results from stage to stage, show them, or hand over what a server said. They do not make a
-# result, so that mending them makes no stage run again; a defect in them fails loudly.
-SHARED = frozenset(
-    {"cell", "display", "errors", "evidence", "hold", "ledger", "lock", "matrix", "redact", "results", "sources"}
+# The rule: what carries results from stage to stage, shows them or keeps them makes no result, and a defect in it fails
+# loudly; so it is not part of any key. These are the rooms `store`, `config`, `contract`, `cli` and `run`, the modules
+# `errors` and `redact`, and of `ports` those that hand over what a program or a server said. All else counts.
+# A name stands for a module or a folder and everything in it. "" is the package itself, which has its version alone.
+_CARRIERS = frozenset(
+    {"", "cell", "display", "errors", "evidence", "hashed", "hold", "ledger", "lock", "matrix", "redact", "results"}
     | {
         "board",
         "context",
+        "definitions",
+        "files",
         "history",
         "job",
         "outcome",
-        "ports/meter",
+        "parts",
+        "reach",
+        "sources",
         "stage",
         "strict",
         "tables",
         "workspace",
-        "ports/clock",
-        "ports/command",
-        "ports/credentials",
     }
-    | {"files", "ports/docker", "ports/docker_errors", "ports/evalscope_program", "ports/progress", "ports/registry"}
-    | {"ports/runner", "ports/wire"}
+    | {"ports.clock", "ports.command", "ports.credentials", "ports.docker", "ports.docker_errors"}
+    | {"ports.evalscope_program", "ports.meter", "ports.progress", "ports.registry", "ports.runner", "ports.wire"}
 )
+_OWN, _CHIP = "flagrelease", "flagkernels"
 
-_IMPORT = re.compile(r"^\s*from (flagrelease[.\w]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
+
+def counts(module: str) -> bool:
+    """Whether a module, by its dotted path, can make a result. All of flagkernels does."""
+    package, _, name = module.partition(".")
+    if package != _OWN:
+        return True
+    return not any(name == one or (one and name.startswith(f"{one}.")) for one in _CARRIERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCode:
+    """The code of a stage."""
+
+    digest: str
+    """sha256 (hex) of the definitions, which stays as it is where they are moved or a file is renamed."""
+    modules: Mapping[str, str]
+    """What is reached of each module, by its name without the package's."""
 
 
 @cache
-def of_stage(name: str) -> tuple[Path, ...]:
-    """The files of `stages/NAME.py` and of everything that it imports of flagrelease, sorted; SHARED is left out."""
-    seen: set[str] = set()
-    todo = [f"stages/{name}"]
-    while todo:
-        module = todo.pop()
-        if module not in seen and module not in SHARED and _file(module) is not None:
-            seen.add(module)
-            todo += _imports(module)
-    return tuple(sorted(path for module in seen if (path := _file(module)) is not None))
+def code() -> Code:
+    """This program's own packages, as their files are when they are first asked for."""
+    return Code(PACKAGE.parent, (_OWN, _CHIP), counts, Cache(_cache("definitions"), Analysis))
+
+
+def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode:
+    """The code behind the STAGE of the module that `run` stands in, and all of `programs` (files by their path from the
+    package)."""
+    module = getattr(run, "__module__", "")
+    files = [PACKAGE / name for name in programs]
+    outside = [file.read_bytes() for file in files if not file.resolve().is_relative_to(PACKAGE.parent)]
+    given = [_state(), module, *programs, *(hashlib.sha256(source).hexdigest() for source in outside)]
+
+    def compute() -> StageCode:
+        starts = [*code().definition(module, "STAGE"), *(one for file in files for one in code().file(file))]
+        reached = code().reached(starts)
+        modules = {name.removeprefix(f"{_OWN}."): digest for name, digest in reached.modules.items()}
+        return StageCode(digest=reached.digest, modules=modules)
+
+    found = _stages().get(hashlib.sha256("\n".join(given).encode()).hexdigest(), compute)
+    _stages().save()
+    return found
+
+
+def of_module(name: str) -> str:
+    """sha256 (hex) of the definitions of a module of this package: its `__name__`."""
+    return code().itself(name)
+
+
+def of_template(path: Path) -> str:
+    """sha256 (hex) of a template."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache
-def _imports(module: str) -> tuple[str, ...]:
-    """The modules that a module imports, anywhere in it."""
-    path = _file(module)
-    text = path.read_text() if path is not None else ""
-    found = []
-    for parent, names in _IMPORT.findall(text):
-        base = parent.replace(".", "/").removeprefix("flagrelease").lstrip("/")
-        for name in re.findall(r"\w+", re.sub(r"#[^\n]*|\bas \w+", "", names)):
-            inner = f"{base}/{name}".lstrip("/")
-            found.append(inner if _file(inner) is not None else base)
-    return tuple(found)
+def _state() -> str:
+    return code().state
 
 
-def _file(module: str) -> Path | None:
-    for path in (PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py"):
-        if module and path.is_file():
-            return path
-    return None
+@cache
+def _stages() -> Cache[StageCode]:
+    return Cache(_cache("stages"), StageCode)
+
+
+def _cache(name: str) -> tuple[Path, ...]:
+    """Beside the compiled modules, whose life it shares: what is analysed is the installed code, which all workspaces
+    have in common and keys see without one. Where that cannot be written, the user's cache."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / _OWN
+    folders = (user,) if sys.dont_write_bytecode else (PACKAGE / "__pycache__", user)
+    return tuple(folder / f"{name}.json" for folder in folders)

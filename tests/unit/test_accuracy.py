@@ -201,7 +201,7 @@ def test_a_benchmark_without_data_says_where_to_put_it(world: World) -> None:
 
 def test_the_key_follows_data_and_questions(world: World) -> None:
     def key(job: Job) -> str:
-        return keys(job, (replace(accuracy.STAGE, reads=()),))["accuracy"]
+        return keys(job, (replace(accuracy.STAGE, reads=()),))["accuracy"].key
 
     job = world.job()
     before = key(job)
@@ -219,13 +219,10 @@ def test_sampling_is_said_once_where_it_is_the_same(world: World) -> None:
 
 
 def test_mended_graders_are_another_key() -> None:
-    made_of = {path.relative_to(sources.PACKAGE).as_posix() for path in sources.of_stage("accuracy")}
-    evaluation = sources.PACKAGE / "evaluation"
-    used = [
-        *(evaluation / "tasks").glob("*.py"),
-        *(evaluation / f"{name}.py" for name in ("text", "algebra", "request")),
-    ]
-    assert {path.relative_to(sources.PACKAGE).as_posix() for path in used} <= made_of
+    made_of = sources.of_stage(accuracy.run, accuracy.STAGE.programs).modules.keys()
+    tasks = {path.stem for path in (sources.PACKAGE / "evaluation/tasks").glob("*.py")} - {"__init__"}
+    used = {"evaluation.tasks", *(f"evaluation.tasks.{name}" for name in tasks)}
+    assert used | {f"evaluation.{name}" for name in ("text", "algebra", "request")} <= made_of
 
 
 def test_agreement_and_guessing_are_said(world: World) -> None:

@@ -13,7 +13,8 @@ import pytest
 import finished_cell as given
 from flagrelease import cli
 from flagrelease.assemble import Options, project
-from flagrelease.ledger import Entry
+from flagrelease.ledger import KEEP, Entry
+from flagrelease.parts import Keep
 from flagrelease.results import Attribution, Culprit
 from flagrelease.stage import keys
 from flagrelease.stages import REMEDY, STAGES
@@ -29,7 +30,7 @@ def workspace(tmp_path: Path) -> Path:
     cell = next(one for one in everything.cells if one.id == CELL)
 
     def append(stage: str, result: Any) -> None:
-        key = keys(everything.job(cell), (*STAGES, REMEDY.stage))[stage]
+        key = keys(everything.job(cell), (*STAGES, REMEDY.stage))[stage].key
         entry = Entry(at="2026", run="r", cell=CELL, stage=stage, state="done", key=key, process="1@b", result=result)
         everything.ledger.append(replace(entry, result=msgspec.to_builtins(result)))
 
@@ -61,3 +62,28 @@ def test_json_has_the_rounds(workspace: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(explain(workspace, "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["culprits"][0]["operator"] for one in told["attributed"]] == ["mul", "cat"]
+
+
+def test_what_has_changed_since_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = project(Options(matrix=ROOT / "matrix.yaml", workspace=workspace))
+    cell = next(one for one in everything.cells if one.id == CELL)
+    now = keys(everything.job(cell), STAGES)["kernels"]
+    inputs = {**now.parts.inputs, "limits.max_len": 7}
+    parts = replace(now.parts, inputs=inputs, code={**now.parts.code, "stages.kernels": "0-0"})
+    last = everything.ledger.last(CELL, "kernels")
+    assert last is not None
+    assert cli.main(explain(workspace)) == 0
+    assert "  changed   its inputs; it was recorded before parts were kept" in capsys.readouterr().out
+    everything.ledger.append(replace(last, key="1" * 64, parts=parts))
+    assert cli.main(explain(workspace)) == 0
+    out = capsys.readouterr().out
+    longest = now.parts.inputs["limits.max_len"]
+    assert f"  changed   limits.max_len 7 → {longest}\n  changed   code of stages.kernels\n" in out
+    word = Keep(stage="kernels", from_key="1" * 64, to_key=now.key, reason="so", by="ada", at="2026")
+    everything.ledger.append(replace(last, stage=KEEP, key=now.key, result=msgspec.to_builtins(word)))
+    assert cli.main(explain(workspace)) == 0
+    assert "  kept      so (by ada, 2026)" in capsys.readouterr().out
+    assert cli.main(explain(workspace, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["changed"]["kernels"][-1] == "code of stages.kernels"
+    assert told["kept"]["kernels"]["by"] == "ada"

@@ -1,16 +1,20 @@
 """What would run, and why: reuse, force, only, staleness, exclusion."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import toys
+from flagrelease.base import pinned_base
 from flagrelease.cell import expand, fingerprint, select
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
+from flagrelease.lock import Lock, LockedChip
+from flagrelease.parts import Parts, changes, flat
 from flagrelease.plan import Choice, as_json, choice, plan_cell
 from newcomer_project import NewcomerProject
 
@@ -142,3 +146,87 @@ def test_selection() -> None:
 def test_fingerprints_do_not_depend_on_order() -> None:
     assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def named(root: Path, monkeypatch: pytest.MonkeyPatch, **parts: object) -> str:
+    """What is said of `first` after a release, once `parts` of its stage are others."""
+    release(root)
+    monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], **parts), *toys.STAGES[1:]))  # type: ignore[arg-type]
+    return steps(root)["first"][1]
+
+
+def test_a_changed_input_is_named_with_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = {"serve": {"max_model_len": 8192, "eager": True}, "HF_TOKEN": "s3cret", "long": "x" * 200, "list": [1]}
+    monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: serve), *toys.STAGES[1:]))
+    other = {"serve": {"max_model_len": 16384, "eager": True}, "HF_TOKEN": "other", "long": "y" * 200, "list": [1, 2]}
+    assert named(tmp_path, monkeypatch, inputs=lambda _job: other) == (
+        "its inputs have changed: HF_TOKEN; list [1] → [1,2]; long; serve.max_model_len 8192 → 16384"
+    )
+    assert b"s3cret" not in (tmp_path / "ledger.jsonl").read_bytes()
+
+
+def test_many_changes_are_counted_in_text_and_whole_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbered(start: int) -> dict[str, int]:
+        return {f"n{number}": start + number for number in range(7)}
+
+    monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: numbered(0)), *toys.STAGES[1:]))
+    text = named(tmp_path, monkeypatch, inputs=lambda _job: numbered(1))
+    assert text == "its inputs have changed: n0 0 → 1; n1 1 → 2; n2 2 → 3; … and 4 more"
+    shared = toys.session(tmp_path)
+    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    made = as_json([plan_cell(toys.jobs(tmp_path)["cpu/tiny"], toys.STAGES, past, Choice())])
+    assert made["cells"][0]["stages"][0]["changed"] == [f"n{number} {number} → {number + 1}" for number in range(7)]
+
+
+def test_a_base_image_is_named_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def based(digit: str) -> dict[str, str]:
+        lock = Lock(chips={"cpu": LockedChip(base="b:1", digest=f"sha256:{digit * 64}")})
+        return pinned_base(replace(toys.jobs(tmp_path)["cpu/tiny"], lock=lock))
+
+    monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: based("1")), *toys.STAGES[1:]))
+    text = named(tmp_path, monkeypatch, inputs=lambda _job: based("2"))
+    assert text == "its inputs have changed: base image sha256:111111111111… → sha256:222222222222…"
+
+
+def test_changed_code_and_templates_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in {"card.md.j2": "a", "tool.py": "A = 1\n", "other.py": "def g():\n    return 1\n"}.items():
+        (tmp_path / name).write_text(content)
+    programs = (str(tmp_path / "tool.py"), str(tmp_path / "other.py"))
+    first = replace(toys.STAGES[0], programs=programs, templates=("card.md.j2",))
+    monkeypatch.setattr(toys, "STAGES", (first, *toys.STAGES[1:]))
+    release(tmp_path)
+    (tmp_path / "other.py").write_text('def g():\n    """Reworded."""\n    return 1  # one\n')
+    assert steps(tmp_path)["first"][0] == "reuse"
+    (tmp_path / "tool.py").rename(tmp_path / "renamed.py")
+    (tmp_path / "other.py").write_text("def g():\n    return 2\n")
+    moved = replace(first, programs=(str(tmp_path / "renamed.py"), programs[1]))
+    monkeypatch.setattr(toys, "STAGES", (moved, *toys.STAGES[1:]))
+    assert steps(tmp_path)["first"][1] == "its inputs have changed: code of other"
+    (tmp_path / "card.md.j2").write_text("b")
+    assert steps(tmp_path)["first"][1] == "its inputs have changed: template card.md.j2; code of other"
+
+
+def test_a_changed_result_that_it_reads_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(tmp_path)
+    other = replace(toys.STAGES[0], inputs=lambda _job: {"model": "another"})
+    monkeypatch.setattr(toys, "STAGES", (other, *toys.STAGES[1:]))
+    release(tmp_path, Choice(only=frozenset({"first"})))
+    assert steps(tmp_path)["second"][1] == "its inputs have changed: result of first"
+
+
+def test_an_entry_of_before_parts_were_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.pop("parts")["inputs"] == {"model": "tiny", "chip": "cpu"} for line in lines)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert actions(steps(tmp_path)) == "reuse reuse skip reuse"
+    monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: {"a": 1}), *toys.STAGES[1:]))
+    assert steps(tmp_path)["first"][1] == "its inputs have changed; it was recorded before parts were kept"
+
+
+def test_which_values_are_secret_does_not_make_them_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Parts(inputs=dict(flat({"url": "abcdefgh", "n": 1})))
+    monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
+    after = Parts(inputs=dict(flat({"url": "abcdefgh", "n": 2})))
+    assert [str(one) for one in changes(before, after)] == ["n 1 → 2"]

@@ -310,7 +310,7 @@ def test_it_is_skipped_with_a_reason(world: World) -> None:
 
 def test_the_key_follows_the_load(world: World) -> None:
     def key(job: Job) -> str:
-        return keys(job, (replace(speed.STAGE, reads=()),))["speed"]
+        return keys(job, (replace(speed.STAGE, reads=()),))["speed"].key
 
     assert key(world.job()) == key(world.job())
     assert key(world.job(traffic=(replace(TRAFFIC[0], requests=3),))) != key(world.job())

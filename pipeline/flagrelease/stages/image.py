@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
-from flagrelease.base import base_image, check_python, counted, locked_base, processes
+from flagrelease.base import base_image, check_python, counted, pinned_base, processes
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
@@ -42,7 +42,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
     return {
         "repository": repository(job),
         "chip": cell.chip_name,
-        "base": locked_base(job),
+        **pinned_base(job),
         "python": cell.chip.python,
         "components": cell.chip.components,
         "device": cell.chip.device,

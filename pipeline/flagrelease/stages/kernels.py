@@ -57,7 +57,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "vendor": cell.chip.vendor,
         "device": cell.chip.device,
         "components": cell.chip.components,
-        "base": base.locked_base(job),
+        **base.pinned_base(job),
         "container": cell.chip.container,
         "wheels": job.lock.wheels.get(cell.wheels_entry),
         "limits": _limits(job),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagrelease import results
-from flagrelease.base import locked_base
+from flagrelease.base import pinned_base
 from flagrelease.errors import ConfigError
 from flagrelease.files import write_atomic
 from flagrelease.hold import wait_for
@@ -46,7 +46,7 @@ def inputs(job: Job) -> Mapping[str, object]:
     model = locked(job)
     fetched = {"source": model.source, "revision": model.revision, "digest": model.digest}
     if convert := job.cell.model.serve.convert:
-        return {**fetched, "convert": convert, "base": locked_base(job), "runner": job.runner}
+        return {**fetched, "convert": convert, **pinned_base(job), "runner": job.runner}
     return fetched
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 
 import msgspec
 
@@ -11,9 +12,11 @@ from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
 from flagrelease.display import amount, spell
+from flagrelease.errors import FlagreleaseError
 from flagrelease.ledger import Entry, evidence_of
+from flagrelease.plan import since
 from flagrelease.results import Attribution
-from flagrelease.stage import Stage
+from flagrelease.stage import Key, Stage, keys
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.verbs.status import status
 
@@ -23,20 +26,41 @@ def main(arguments: argparse.Namespace) -> int:
     cell = select(everything.cells, [arguments.cell], [], [])[0]
     latest = everything.latest(cell, (*STAGES, REMEDY.stage))
     rounds = everything.job(cell).attributed
+    now_keys = _keys(everything, cell)
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
-        told = {"cell": cell.id, "stages": entries, "attributed": msgspec.to_builtins(rounds)}
+        changed = {
+            name: [str(one) for one in differs]
+            for name, entry in latest.items()
+            if name in now_keys and (differs := since(entry, now_keys[name]))
+        }
+        kept = {name: msgspec.to_builtins(key.kept) for name, key in now_keys.items() if key.kept is not None}
+        told = {
+            "cell": cell.id,
+            "stages": entries,
+            "attributed": msgspec.to_builtins(rounds),
+            "changed": changed,
+            "kept": kept,
+        }
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
     now = status(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
         print()
-        print("\n".join(_stage(everything, cell, stage, latest.get(stage.name))))
+        print("\n".join(_stage(everything, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
     for found in rounds:
         print()
         print("\n".join(_round(everything, found)))
     return 0
+
+
+def _keys(everything: Project, cell: Cell) -> Mapping[str, Key]:
+    """As they are now; none where something is not locked, which `plan` says."""
+    try:
+        return keys(everything.job(cell), (*STAGES, REMEDY.stage), everything.ledger)
+    except FlagreleaseError:
+        return {}
 
 
 def _round(everything: Project, found: Attribution) -> list[str]:
@@ -50,7 +74,7 @@ def _round(everything: Project, found: Attribution) -> list[str]:
     ]
 
 
-def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -> list[str]:
+def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None, key: Key | None) -> list[str]:
     if entry is None:
         skipped = stage.skip(everything.job(cell))
         return [f"{stage.name}: skipped, {skipped}" if skipped else f"{stage.name}: never run"]
@@ -58,6 +82,7 @@ def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -
     if entry.spent and entry.spent.moved:
         cost += f", {amount(entry.spent.moved, 'B')} moved"
     lines = [f"{stage.name}: {entry.state}{cost}, {entry.at}, run {entry.run}", f"  key       {entry.key}"]
+    lines += _since(entry, key)
     if entry.error is not None:
         lines += [f"  what      {entry.error.what}", f"  exit code {entry.error.code} ({entry.error.kind})"]
         lines += [f"  why       {entry.error.why}"] if entry.error.why else []
@@ -75,3 +100,14 @@ def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None) -
         for kept in evidence_of(result):
             lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
     return lines
+
+
+def _since(entry: Entry, key: Key | None) -> list[str]:
+    """What has changed since, and whether the result is kept although it has."""
+    if key is None or entry.key == key.key:
+        return []
+    if entry.parts is None:
+        return ["  changed   its inputs; it was recorded before parts were kept"]
+    lines = [f"  changed   {one}" for one in since(entry, key)]
+    kept = key.kept
+    return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {kept.at})"]

@@ -73,7 +73,7 @@ def _of_config(cells: Sequence[Cell]) -> list[Cell]:
 def _key(everything: Project, cell: Cell, stages: tuple[Stage, ...]) -> str:
     """That of the bundle; none where something is not locked, which the run says."""
     try:
-        return keys(everything.job(cell), stages)[kernels.STAGE.name]
+        return keys(everything.job(cell), stages, everything.ledger)[kernels.STAGE.name].counts
     except FlagreleaseError:
         return ""
 

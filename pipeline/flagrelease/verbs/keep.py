@@ -1,0 +1,59 @@
+"""`flagrelease keep`: say that changed code cannot change a stage's result, so that it is not run again."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+
+import msgspec
+
+from flagrelease import keep
+from flagrelease.assemble import project
+from flagrelease.cell import select
+from flagrelease.cli_shared import options
+from flagrelease.ledger import KEEP, Entry, process_id
+from flagrelease.plan import Choice, choice
+from flagrelease.ports.clock import SystemClock
+from flagrelease.runner import new_run_id
+from flagrelease.stages import STAGES
+
+
+def main(arguments: argparse.Namespace) -> int:
+    everything = project(options(arguments))
+    cell = select(everything.cells, [arguments.cell], [], [])[0]
+    choice(STAGES, [arguments.stage], [])
+    stage = next(one for one in STAGES if one.name == arguments.stage)
+    plan = everything.plan([cell], STAGES, Choice())[0]
+    entries = everything.ledger.entries()
+    earlier = [one for one in reversed(entries) if (one.cell, one.stage, one.state) == (cell.id, stage.name, "done")]
+    at = SystemClock().now().isoformat(timespec="seconds")
+    word, changed = keep.keep(plan, stage, earlier, everything.past(), reason=arguments.reason, by=_user(), at=at)
+    entry = Entry(
+        at=at,
+        run=new_run_id(),
+        cell=cell.id,
+        stage=KEEP,
+        state="done",
+        key=word.to_key,
+        process=process_id(),
+        result=msgspec.to_builtins(word),
+    )
+    everything.ledger.append(entry)
+    if arguments.json:
+        told = {"cell": cell.id, "kept": msgspec.to_builtins(word), "changed": [str(one) for one in changed]}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        print(f"{cell.id} {stage.name} is kept although this has changed:")
+        print("\n".join(f"  {one}" for one in changed))
+    return 0
+
+
+def _user() -> str:
+    """The name of who says it. A user without one is known by number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        import os
+
+        return f"user {os.getuid()}"

@@ -1,0 +1,240 @@
+"""A release engineer's word that changed code cannot change a result: what it covers, and what it does not."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import finished_cell
+import toys
+from flagrelease import card, cli, keep, record
+from flagrelease.context import Look
+from flagrelease.errors import ConfigError
+from flagrelease.executor_inline import InlineEngine
+from flagrelease.history import Past
+from flagrelease.ledger import KEEP, Entry
+from flagrelease.parts import Keep
+from flagrelease.plan import Choice, plan_cell
+from flagrelease.runner import CellRun
+
+CELL = "cpu/tiny"
+
+
+@pytest.fixture(autouse=True)
+def _programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toys' first two stages have code that can be changed; and they have run."""
+    for name in ("first", "second"):
+        write(tmp_path, name, 1)
+    made = [replace(one, programs=(str(tmp_path / f"{one.name}.py"),)) for one in toys.STAGES[:2]]
+    monkeypatch.setattr(toys, "STAGES", (*made, *toys.STAGES[2:]))
+    run(tmp_path)
+    assert toys.ran(tmp_path) == ["first", "second", "third"]
+
+
+def write(root: Path, name: str, value: int) -> None:
+    (root / f"{name}.py").write_text(f"def f():\n    return {value}\n")
+
+
+def run(root: Path, **choice: frozenset[str]) -> CellRun:
+    one = toys.run_cells(root, CELL, choice=Choice(**choice))[0]
+    InlineEngine().execute([one])
+    return one
+
+
+def steps(root: Path) -> dict[str, str]:
+    shared = toys.session(root)
+    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    plan = plan_cell(toys.jobs(root)[CELL], toys.STAGES, past, Choice())
+    return {step.stage: f"{step.action}: {step.reason}" for step in plan.steps}
+
+
+def say(root: Path, name: str, reason: str = "a log line only") -> Keep:
+    """As the verb does it."""
+    shared = toys.session(root)
+    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    plan = plan_cell(toys.jobs(root)[CELL], toys.STAGES, past, Choice())
+    stage = next(one for one in toys.STAGES if one.name == name)
+    earlier = [one for one in reversed(shared.ledger.entries()) if (one.stage, one.state) == (name, "done")]
+    word, changed = keep.keep(plan, stage, earlier, past, reason=reason, by="ada", at="2026-01-02T03:04:05+00:00")
+    assert [str(one) for one in changed] == [f"code of {name}"]
+    shared.ledger.append(
+        Entry(at=word.at, run="r", cell=CELL, stage=KEEP, state="done", key=word.to_key, process="1@b", result=word)
+    )
+    return word
+
+
+def test_a_kept_result_is_reused_and_nothing_after_it_runs(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    assert steps(tmp_path)["first"] == "run: its inputs have changed: code of first"
+    word = say(tmp_path, "first")
+    found = steps(tmp_path)
+    assert found["first"] == "reuse: kept: a log line only (by ada)"
+    assert [text.partition(":")[0] for text in found.values()] == ["reuse", "reuse", "skip", "reuse"]
+    done = run(tmp_path)
+    assert toys.ran(tmp_path) == ["first", "second", "third"]
+    assert [one.status for one in done.outcomes] == ["reused", "reused", "skipped", "reused"]
+    assert done._done["first"].kept == word
+    assert done._done["second"].kept is None
+
+
+def test_it_holds_until_the_code_changes_again(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    say(tmp_path, "first")
+    write(tmp_path, "first", 3)
+    assert steps(tmp_path)["first"] == "run: its inputs have changed: code of first"
+    say(tmp_path, "first", "again")
+    assert steps(tmp_path)["first"] == "reuse: kept: again (by ada)"
+    write(tmp_path, "first", 1)
+    assert steps(tmp_path)["first"].startswith("reuse: unchanged since ")
+
+
+def test_it_holds_until_an_input_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "first", 2)
+    say(tmp_path, "first")
+    other = replace(toys.STAGES[0], inputs=lambda _job: {"model": "tiny", "chip": "gpu"})
+    monkeypatch.setattr(toys, "STAGES", (other, *toys.STAGES[1:]))
+    assert steps(tmp_path)["first"] == "run: its inputs have changed: chip cpu → gpu; code of first"
+    with pytest.raises(ConfigError, match="more than code has changed") as caught:
+        say(tmp_path, "first")
+    assert caught.value.why == "chip cpu → gpu"
+    assert "change it back" in caught.value.hint
+
+
+def test_a_changed_template_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.j2").write_text("a")
+    first = replace(toys.STAGES[0], templates=("a.j2",))
+    monkeypatch.setattr(toys, "STAGES", (first, *toys.STAGES[1:]))
+    run(tmp_path)
+    (tmp_path / "a.j2").write_text("b")
+    write(tmp_path, "first", 2)
+    with pytest.raises(ConfigError, match="more than code has changed") as caught:
+        say(tmp_path, "first")
+    assert caught.value.why == "template a.j2"
+
+
+def test_a_result_that_it_reads_is_kept_first(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    write(tmp_path, "second", 2)
+    with pytest.raises(ConfigError, match="more than code has changed") as caught:
+        say(tmp_path, "second")
+    assert caught.value.why == "result of first"
+    assert caught.value.hint == "keep first before it, if its code alone has changed"
+    say(tmp_path, "first")
+    say(tmp_path, "second")
+    run(tmp_path)
+    assert toys.ran(tmp_path) == ["first", "second", "third"]
+
+
+def test_what_is_unchanged_skipped_or_was_never_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has nothing to keep"):
+        say(tmp_path, "first")
+    with pytest.raises(ConfigError, match="idle is skipped"):
+        say(tmp_path, "idle")
+    write(tmp_path, "first", 2)
+    with pytest.raises(ConfigError, match="--reason is empty"):
+        say(tmp_path, "first", " ")
+    say(tmp_path, "first")
+    with pytest.raises(ConfigError, match="is kept already") as caught:
+        say(tmp_path, "first")
+    assert caught.value.why == "a log line only (by ada)"
+    (tmp_path / "ledger.jsonl").unlink()
+    with pytest.raises(ConfigError, match="has no result to keep"):
+        say(tmp_path, "first")
+
+
+def test_lost_evidence_cannot_be_kept(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    for path in (tmp_path / "evidence").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(ConfigError, match=r"its evidence one\.txt is missing"):
+        say(tmp_path, "first")
+
+
+def test_an_entry_of_before_parts_were_kept_cannot_be_kept(tmp_path: Path) -> None:
+    shared = toys.session(tmp_path)
+    old = [replace(one, parts=None) for one in shared.ledger.entries()]
+    shared.ledger.path.unlink()
+    for one in old:
+        shared.ledger.append(one)
+    write(tmp_path, "first", 2)
+    with pytest.raises(ConfigError) as caught:
+        say(tmp_path, "first")
+    assert "before parts were kept" in caught.value.why
+
+
+def test_a_kept_stage_that_runs_after_all_counts_by_its_own_result(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    word = say(tmp_path, "first")
+    done = run(tmp_path, force=frozenset({"first"}))
+    assert toys.ran(tmp_path) == ["first", "second", "third", "first", "second", "third"]
+    assert done._done["first"].key == word.to_key
+    assert done._done["first"].kept is None
+    found = steps(tmp_path)
+    assert found["first"].startswith("reuse: unchanged since ")
+    assert [text.partition(":")[0] for text in found.values()] == ["reuse", "reuse", "skip", "reuse"]
+
+
+def test_the_word_is_a_line_of_the_ledger_and_no_attempt(tmp_path: Path) -> None:
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    write(tmp_path, "first", 2)
+    word = say(tmp_path, "first", "see hf_abcdefghijklmnopqrstuv")
+    assert (tmp_path / "ledger.jsonl").read_bytes().startswith(before)
+    ledger = toys.session(tmp_path).ledger
+    assert ledger.kept(CELL, "first", word.to_key) == word
+    assert word.reason == "see hf_…"
+    assert (word.by, word.at) == ("ada", "2026-01-02T03:04:05+00:00")
+    last = ledger.last(CELL, "first")
+    assert last is not None
+    assert last.key == word.from_key
+
+
+def test_record_and_card_say_by_whose_word() -> None:
+    word = Keep(
+        stage="accuracy", from_key="1" * 64, to_key="2" * 64, reason="a *log* line", by="ada", at="2026-01-02T03:04:05"
+    )
+    finished = finished_cell.finished()
+    finished["accuracy"] = replace(finished["accuracy"], kept=word)
+    made = record.build(finished_cell.job(), finished, "0" * 64)
+    assert made.kept == (word,)
+    assert record.loads(record.dumps(made)) == made
+    line = next(text for text in card.render(made, finished_cell.TEMPLATES).splitlines() if "Earlier result" in text)
+    assert "accuracy" in line
+    assert r"kept on the word of ada, 2026-01-02: a \*log\* line" in line
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The verb for the toys' first stage, but for the reason."""
+    (tmp_path / "matrix.yaml").write_text(toys.MATRIX)
+    monkeypatch.setattr("flagrelease.verbs.keep.STAGES", toys.STAGES)
+    return ["keep", CELL, "first", "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", str(tmp_path)]
+
+
+def test_the_verb_keeps_in_the_name_of_the_user(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "first", 2)
+    capsys.readouterr()
+    assert cli.main([*words, "--reason", "a log line", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cell"] == CELL
+    assert told["changed"] == ["code of first"]
+    assert (told["kept"]["by"], told["kept"]["reason"]) == (getpass.getuser(), "a log line")
+    assert steps(tmp_path)["first"] == f"reuse: kept: a log line (by {getpass.getuser()})"
+    write(tmp_path, "first", 3)
+    assert cli.main([*words, "--reason", "another"]) == 0
+    assert capsys.readouterr().out == f"{CELL} first is kept although this has changed:\n  code of first\n"
+
+
+def test_the_verb_refuses_with_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--reason", "x"]) == 2
+    assert "cpu/tiny first has nothing to keep" in capsys.readouterr().err
+    assert cli.main([word.replace("first", "frist") for word in words] + ["--reason", "x"]) == 2
+    assert "did you mean 'first'?" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "--reason" in capsys.readouterr().err
