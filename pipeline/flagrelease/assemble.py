@@ -19,6 +19,7 @@ from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.retry import Backoff
 from flagrelease.runner import Past
 from flagrelease.stage import Job, Look, Stage
 from flagrelease.workspace import Workspace
@@ -144,4 +145,4 @@ def impatient_registry() -> Registry:
     """A registry client for checks before a run: what does not answer within seconds is down."""
     from flagrelease.ports.registry import OciRegistry
 
-    return OciRegistry(patience=3.0)
+    return OciRegistry(backoff=Backoff(first=0.5, budget=3.0))

@@ -19,6 +19,7 @@ from flagrelease import releases, results
 from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.ports.retry import Backoff
 from flagrelease.stage import Context, Look
 from flagrelease.stages import card, publish
 
@@ -38,7 +39,7 @@ def registry_answers() -> None:
 
 @pytest.fixture
 def registry() -> OciRegistry:
-    return OciRegistry(patience=5.0)
+    return OciRegistry(backoff=Backoff(budget=5.0))
 
 
 @pytest.fixture

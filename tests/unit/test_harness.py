@@ -18,9 +18,10 @@ from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, Tally
 from flagrelease.ports.harness_own import OwnHarness, Patience
+from flagrelease.ports.retry import Backoff
 from flagrelease.samples import Sample, read_samples
 
-QUICK = Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05, request_seconds=5.0)
+QUICK = Patience(backoff=Backoff(first=0.01, most=0.05, budget=1.0, attempts=3), request_seconds=5.0)
 INTEGER, LETTER = TASKS["integer"], TASKS["multiple-choice"]
 
 
@@ -257,7 +258,7 @@ def test_a_server_that_is_gone_ends_the_evaluation_at_once(tmp_path: Path) -> No
             raise DiedLater("the server ended while it was in use", detail="the last log line")
 
     into = tmp_path / "s.jsonl"
-    patient = Patience(first_seconds=1.0)
+    patient = Patience(backoff=Backoff(first=1.0, budget=120.0, attempts=3))
     with serving(echo) as server:
         base_url = server.base_url
 

@@ -9,6 +9,7 @@ import pytest
 from flagrelease.errors import RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.credentials import Credentials, credentials
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
+from flagrelease.ports.retry import Backoff
 from registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
@@ -49,7 +50,8 @@ def clock() -> Patient:
 
 @pytest.fixture
 def client(clock: Patient) -> OciRegistry:
-    return OciRegistry(clock=clock, patience=60.0, known=lambda _host: Credentials("user", "right"))
+    backoff = Backoff(first=0.5, most=15.0, budget=60.0)
+    return OciRegistry(clock=clock, backoff=backoff, known=lambda _host: Credentials("user", "right"))
 
 
 def failing(store: Store, times: int, status: int, **headers: str) -> None:

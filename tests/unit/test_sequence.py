@@ -18,6 +18,7 @@ from flagrelease.gates import Verdict
 from flagrelease.looks import PlannedLooks, settle
 from flagrelease.ports.harness import Endpoint, Evaluation, Tally
 from flagrelease.ports.harness_own import OwnHarness, Patience
+from flagrelease.ports.retry import Backoff
 from flagrelease.samples import read_samples
 from flagrelease.stats.design import Decision
 
@@ -72,7 +73,7 @@ class Killer:
 
 def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> Asked:
     return Asked(
-        harness=OwnHarness(Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05)),
+        harness=OwnHarness(Patience(backoff=Backoff(first=0.01, most=0.05, budget=0.0, attempts=3))),
         server=lambda: (Endpoint(base_url=base_url, model="m"), lambda: None),
         evaluation=EVALUATION,
         questions=QUESTIONS,

@@ -7,9 +7,7 @@ stopped: an exception raised there ends the loop, and everything answered by the
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
-import random
 import threading
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse, request
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
 from flagrelease.ports.http import retry_after
+from flagrelease.ports.retry import Attempts, Backoff, retriable
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
 from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
@@ -34,31 +33,22 @@ __all__ = ["OwnHarness", "Patience", "forget_failures"]
 _REPORT_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
 _SYNC_SECONDS = 2.0
+_BACKOFF = Backoff(first=0.25, most=8.0, budget=120.0, jitter=0.5, attempts=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long failing requests are borne.
+    """How long failing requests are borne."""
 
-    A request is sent again after a transport error, 429 or 5xx until `patient_seconds` have passed and it was
-    sent `attempts` times: at first after `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured
-    up to `told_seconds`. Up to `errors` of the asks (as a fraction, but two at least) may fail for good.
-    """
-
-    attempts: int = 3
-    patient_seconds: float = 120.0
-    first_seconds: float = 0.25
-    most_seconds: float = 8.0
-    told_seconds: float = 60.0
+    backoff: Backoff = _BACKOFF
+    """When a request is sent again after a transport error or a status that is retriable."""
     request_seconds: float = 1800.0
+    """The longest that one request may take."""
     errors: float = 0.01
+    """The share of the asks that may fail for good; two may in any case."""
 
     def allowed(self, asks: int) -> int:
         return max(2, math.floor(self.errors * asks))
-
-    def pause(self, attempt: int) -> float:
-        """Seconds before attempt number `attempt` (from 1), with jitter so that workers do not march in step."""
-        return min(self.most_seconds, self.first_seconds * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 
 class OwnHarness:
@@ -273,23 +263,20 @@ class _Asking:
 
     async def _patiently(self, wire: Wire, body: bytes) -> tuple[float, Response]:
         """The response and when its request was sent. Raises _RefusedError, or _AgainError after the last attempt."""
-        first = time.monotonic()
-        for attempt in itertools.count(1):
+        attempts = Attempts(self._patience.backoff, time.monotonic)
+        while True:
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             start = time.monotonic()
             try:
                 return start, await self._once(wire, body)
             except _AgainError as again:
-                borne = time.monotonic() - first
-                if attempt >= self._patience.attempts and borne >= self._patience.patient_seconds:
+                pause = attempts.failed(again.seconds)
+                if pause is None:
                     raise
-                pause = self._patience.pause(attempt)
                 if again.seconds is not None:
                     # The server speaks for all requests, so all of them wait.
-                    pause = max(pause, min(again.seconds, self._patience.told_seconds))
                     self._not_before = max(self._not_before, time.monotonic() + pause)
                 await asyncio.sleep(pause)
-        raise AssertionError("unreachable: counting does not end")
 
     async def _once(self, wire: Wire, body: bytes) -> Response:
         try:
@@ -301,7 +288,7 @@ class _Asking:
             return response
         text = " ".join(response.body[:200].decode(errors="replace").split())
         said = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
-        if response.status == 429 or response.status >= 500:
+        if retriable(response.status):
             raise _AgainError(said, retry_after(response.headers.get("retry-after", "")))
         raise _RefusedError(said)
 
