@@ -21,6 +21,7 @@ from flagrelease.ports.registry import OciRegistry
 from flagrelease.stage import Context, Look
 from flagrelease.stages import image, smoke, weights
 from flagrelease.workspace import Workspace
+from registry_blobs import blob
 from registry_stand_in import Store, standing_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -52,7 +53,7 @@ def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
     made = started.image
     assert registry.digest(made.repository, made.digest) == made.digest
     manifest = json.loads(registry.manifest(made.repository, made.digest).body)
-    config = json.loads(registry.blob(made.repository, manifest["config"]["digest"]))
+    config = json.loads(blob(made.repository, manifest["config"]["digest"]))
     assert config["config"]["Labels"] == made.labels
     assert config["config"]["Entrypoint"] == ["flagos-serve"]
     assert made.pushed_bytes == sum(layer["size"] for layer in manifest["layers"]), "a new registry got all layers"

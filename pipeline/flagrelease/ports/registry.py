@@ -51,9 +51,6 @@ class Registry(Protocol):
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
-    def blob_exists(self, repository: str, digest: str) -> bool: ...
-    def blob(self, repository: str, digest: str) -> bytes: ...
-    def upload(self, repository: str, data: bytes) -> str: ...
     def tag(self, repository: str, digest: str, tag: str) -> None: ...
     def check_push(self, repository: str) -> None: ...
 
@@ -108,32 +105,6 @@ class OciRegistry:
             raise UpstreamRefused(
                 f"{repository} stored another manifest than was sent", why=f"{confirmed}, not {digest}", hint=_TAMPERED
             )
-        return digest
-
-    def blob_exists(self, repository: str, digest: str) -> bool:
-        return self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200
-
-    def blob(self, repository: str, digest: str) -> bytes:
-        """A blob's bytes, checked against its digest."""
-        body = self._call("GET", repository, f"blobs/{digest}").content
-        if _sha256(body) != digest:
-            raise UpstreamRefused(f"{repository} sent other bytes than {digest}", hint=_TAMPERED)
-        return body
-
-    def upload(self, repository: str, data: bytes) -> str:
-        """Store a blob, unless the registry has it; its digest."""
-        digest = _sha256(data)
-        if self.blob_exists(repository, digest):
-            return digest
-        place = self._upload_place(repository)
-        joint = "&" if "?" in place else "?"
-        self._call(
-            "PUT",
-            repository,
-            f"{place}{joint}digest={digest}",
-            content=data,
-            headers={"Content-Type": "application/octet-stream"},
-        )
         return digest
 
     def tag(self, repository: str, digest: str, tag: str) -> None:
