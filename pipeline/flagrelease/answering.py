@@ -9,11 +9,8 @@ again, and then the candidate is asked look by look against it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
 import msgspec
 
@@ -26,31 +23,15 @@ from flagrelease.evidence import Evidence
 from flagrelease.gates import ALPHA
 from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
-from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
-from flagrelease.ports.harness_own import Patience, forget_failures
+from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.progress import Count
 from flagrelease.samples import SAMPLES, Sample, dump, read_samples
-from flagrelease.serving import Served
+from flagrelease.servers import Serve, Servers
 from flagrelease.stage import Context, Job, Meter
 from flagrelease.stats.design import Decision
 from flagrelease.workspace import write_atomic
 
-__all__ = ["Gathered", "Pair", "Serve", "Servers", "gather", "lines"]
-
-
-class Serve(Protocol):
-    """Starts a stack and stops it after the block: serving.served."""
-
-    def __call__(
-        self,
-        job: Job,
-        context: Context,
-        *,
-        image: results.Image,
-        weights: results.Weights,
-        stack: Stack,
-        beside: bool = False,
-    ) -> AbstractContextManager[Served]: ...
+__all__ = ["Gathered", "Pair", "gather", "lines"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,39 +82,6 @@ def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Referen
     return kept
 
 
-class Servers:
-    """The cell's stacks, each started when something is asked of it. What is up stays up until the end or, where
-    the chip holds one server only, until the other is wanted."""
-
-    def __init__(self, job: Job, context: Context, serve: Serve) -> None:
-        self._job, self._context, self._serve = job, context, serve
-        self._up: dict[Stack, Served] = {}
-        self._stack = ExitStack()
-
-    def get(self, stack: Stack) -> Served:
-        if stack in self._up:
-            return self._up[stack]
-        if not self._job.cell.holds_both:
-            self._up.clear()
-            self._stack.pop_all().close()
-        upstream = self._context.upstream
-        image, weights, beside = upstream["image"], upstream["weights"], bool(self._up)
-        starting = self._serve(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
-        self._up[stack] = self._stack.enter_context(starting)
-        return self._up[stack]
-
-    def up(self, stack: Stack) -> bool:
-        return stack in self._up
-
-    def __enter__(self) -> Servers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-
 class _Counted:
     """A harness that adds up what it asked; its time is inference."""
 
@@ -141,17 +89,9 @@ class _Counted:
         self._harness, self._meter = harness, meter
         self.asked, self.seconds = 0, 0.0
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         with self._meter.waiting():
-            tally = self._harness.evaluate(endpoint, evaluation, into, watch=watch, report=report)
+            tally = self._harness.evaluate(request)
         self.asked += tally.asked
         self.seconds += tally.seconds
         return tally

@@ -152,7 +152,7 @@ class Page:
 
         parser = MarkdownIt("commonmark").enable("table").disable("text_join")  # escapes stay apart from text
         # Links are judged here, as they are written: a parser that refuses one would show it as text.
-        parser.validateLink = lambda _url: True  # type: ignore[method-assign]
+        parser.validateLink = lambda _url: True  # type: ignore[assignment, method-assign]
         parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
         return parser.parse("\n" * self.body_starts + "\n".join(self.lines[self.body_starts :]))
 

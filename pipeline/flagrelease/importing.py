@@ -18,7 +18,8 @@ from flagrelease.cell import Cell
 from flagrelease.compare import Answers, in_record, load
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.ports.harness_own import Patience
+from flagrelease.matrix import DEFAULT_HARNESS
+from flagrelease.ports.harness import Patience
 from flagrelease.samples import CONDITIONS, SAMPLES, Conditions, Sample
 
 __all__ = ["Fitting", "answers_of", "fit"]
@@ -89,7 +90,7 @@ def _answers(answers: Answers, conditions: Conditions, sheet: Sheet) -> tuple[Sa
     theirs: dict[str, Any] = {
         "data": conditions.data.get(name),
         "sampling": conditions.sampling.get(name),
-        "harness": conditions.harness.get(name, "own"),
+        "harness": conditions.harness.get(name, DEFAULT_HARNESS),
     }
     ours = {
         "data": sheet.data_sha256,

@@ -21,6 +21,11 @@ Engine = Literal["vllm", "sglang", "llama_cpp"]
 """What serves a model: serving_engines.py knows them."""
 
 HarnessName = Literal["own", "evalscope", "flageval"]
+"""What asks the questions: ports/harnesses.py has each."""
+DEFAULT_HARNESS: HarnessName = "own"
+
+LoadToolName = Literal["own", "vllm", "evalscope"]
+"""What puts load on a server: ports/load_tools.py has each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,13 +288,14 @@ class Profile:
     """What a release is asked, and the load under which its speed is measured; without `speed` it is not.
 
     A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked. `harness` is what
-    asks: our own engine, evalscope, or the FlagEval service.
+    asks: our own engine, evalscope, or the FlagEval service. `load_tool` measures speed instead of the engine's.
     """
 
     benchmarks: Mapping[str, Share]
     sequential: bool = True
-    harness: HarnessName = "own"
+    harness: HarnessName = DEFAULT_HARNESS
     speed: tuple[Traffic, ...] = ()
+    load_tool: LoadToolName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

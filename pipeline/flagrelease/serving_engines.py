@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flagrelease.layout import Layout
-    from flagrelease.matrix import Engine
+    from flagrelease.matrix import Engine, LoadToolName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,14 @@ class ServingEngine:
     translated: bool = True
     launcher: str = ""
     remark: str = ""
+    load_tool: LoadToolName = "own"
+    """What puts load on it where the profile names no tool: ports/load_tools.py has each."""
     thinking_switch: bool = True
     batch_changes_answers: bool = False
 
 
 ENGINES: Mapping[Engine, ServingEngine] = {
-    "vllm": ServingEngine(distribution="vllm", command=lambda _layout: ("vllm", "serve")),
+    "vllm": ServingEngine(distribution="vllm", command=lambda _layout: ("vllm", "serve"), load_tool="vllm"),
     "sglang": ServingEngine(
         distribution="sglang",
         command=lambda _layout: ("python", "-m", "sglang.launch_server", "--model-path"),

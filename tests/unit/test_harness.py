@@ -16,8 +16,8 @@ from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, Tally
-from flagrelease.ports.harness_own import OwnHarness, Patience
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, Patience, Tally
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.retry import Backoff
 from flagrelease.samples import Sample, read_samples
 
@@ -66,7 +66,9 @@ def ask(
     report: Callable[[Tally], None] = lambda _tally: None,
 ) -> tuple[Tally, list[Sample]]:
     endpoint = Endpoint(base_url=base_url, model="m")
-    tally = OwnHarness(patience).evaluate(endpoint, what, into, watch=watch, report=report)
+    tally = OwnHarness(patience).evaluate(
+        EvaluationRequest(endpoint=endpoint, evaluation=what, into=into, watch=watch, report=report)
+    )
     return tally, read_samples(into)
 
 

@@ -16,8 +16,8 @@ from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.gates import Verdict
 from flagrelease.looks import PlannedLooks, settle
-from flagrelease.ports.harness import Endpoint, Evaluation, Tally
-from flagrelease.ports.harness_own import OwnHarness, Patience
+from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
+from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.retry import Backoff
 from flagrelease.samples import read_samples
 from flagrelease.stats.design import Decision

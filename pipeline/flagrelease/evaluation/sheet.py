@@ -13,7 +13,7 @@ from flagrelease.evaluation.data import DataSet
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.request import concurrency, sampling_of
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.matrix import Benchmark, HarnessName, Model, Share
+from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 from flagrelease.serving_engines import ENGINES
 
@@ -65,7 +65,7 @@ class Sheet:
 
 
 def draw_up(
-    name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model, harness: HarnessName = "own"
+    name: str, benchmark: Benchmark, share: Share, data: DataSet, model: Model, harness: HarnessName = DEFAULT_HARNESS
 ) -> Sheet:
     """The sheet of one benchmark, asked by `harness` unless it has its own.
 

@@ -7,98 +7,71 @@ stopped: an exception raised there ends the loop, and everything answered by the
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from flagrelease.errors import SmokeFailed
+from flagrelease.evaluation import request as chat
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.referee import GradingFailedError, Referee
-from flagrelease.evaluation.request import GarbageError, parse, request
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Tally
+from flagrelease.evaluation.request import GarbageError, parse
+from flagrelease.ports.harness import (
+    Adapter,
+    Ask,
+    Endpoint,
+    Evaluation,
+    EvaluationRequest,
+    Patience,
+    Tally,
+    forget_failures,
+)
 from flagrelease.ports.http import retry_after
-from flagrelease.ports.retry import Attempts, Backoff, retriable
+from flagrelease.ports.retry import Attempts, retriable
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
-from flagrelease.samples import Key, Sample, SampleWriter, dump, read_samples
-from flagrelease.workspace import telling_space, write_atomic
+from flagrelease.samples import Sample, SampleWriter
+from flagrelease.workspace import telling_space
 
-__all__ = ["OwnHarness", "Patience", "forget_failures"]
+__all__ = ["ADAPTER", "OwnHarness"]
 
 _REPORT_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
 _SYNC_SECONDS = 2.0
-_BACKOFF = Backoff(first=0.25, most=8.0, budget=120.0, jitter=0.5, attempts=3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long failing requests are borne."""
-
-    backoff: Backoff = _BACKOFF
-    """When a request is sent again after a transport error or a status that is retriable."""
-    request_seconds: float = 1800.0
-    """The longest that one request may take."""
-    errors: float = 0.01
-    """The share of the asks that may fail for good; two may in any case."""
-
-    def allowed(self, asks: int) -> int:
-        return max(2, math.floor(self.errors * asks))
 
 
 class OwnHarness:
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         """See Harness.evaluate."""
         with telling_space("keeping answers"), ExitStack() as stack:
+            evaluation, into = request.evaluation, request.into
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))
             replies = stack.enter_context(Replies(into)) if evaluation.task.scoring == "text" else None
-            asking = _Asking(endpoint, evaluation, writer, self._patience, replies)
+            asking = _Asking(request.endpoint, evaluation, writer, self._patience, replies)
             stack.enter_context(asking.running())
             watched = synced = time.monotonic()
             while not asking.ended.wait(_REPORT_SECONDS):
                 now = time.monotonic()
                 if asking.suspicious.is_set() or now - watched >= _WATCH_SECONDS:
                     asking.suspicious.clear()
-                    watch()
+                    request.watch()
                     watched = now
                 if now - synced >= _SYNC_SECONDS:
                     writer.sync()
                     synced = now
-                report(asking.tally())
+                request.report(asking.tally())
             if asking.failure is not None:
-                watch()  # a server that is gone explains every failure better
+                request.watch()  # a server that is gone explains every failure better
                 raise asking.failure
-            report(asking.tally())
+            request.report(asking.tally())
             return asking.tally()
-
-
-def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:
-    """Take failed requests out of a samples file, all or those `wanted`, so that they are asked again: they were
-    never answered."""
-    if not path.exists():
-        return
-    SampleWriter(path).close()  # mends a line that was cut
-    samples = read_samples(path)
-    answered = [one for one in samples if one.error is None or (wanted is not None and one.key not in wanted)]
-    if len(answered) != len(samples):
-        write_atomic(path, "".join(map(dump, answered)).encode())
 
 
 class _RefusedError(Exception):
@@ -235,7 +208,7 @@ class _Asking:
             latency_s=None,
             error=None,
         )
-        body = request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
+        body = chat.request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
         start = time.monotonic()
         try:
             start, response = await self._patiently(wire, body)
@@ -313,3 +286,6 @@ def _root(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+ADAPTER = Adapter(label="flagrelease's own harness", make=lambda _env: OwnHarness())

@@ -22,11 +22,9 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
 from flagrelease.matrix import Stack, Traffic
-from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
-from flagrelease.ports.load_evalscope import PROGRAM, EvalscopePerf
-from flagrelease.ports.load_own import StreamingLoad
-from flagrelease.ports.load_vllm import VllmBench
-from flagrelease.serving import Served, served
+from flagrelease.ports import load_tools
+from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
+from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stage import Context, Job, Stage
 from flagrelease.workspace import write_atomic
 
@@ -64,7 +62,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "serve": cell.model.serve,
         "stack": cell.stack,
         "speed": [asdict(traffic) for traffic in cell.profile.speed],
-        "evalscope": bool(os.environ.get(PROGRAM)),
+        "load_tool": load_tools.chosen(cell),
     }
 
 
@@ -79,6 +77,7 @@ def skip(job: Job) -> str:
 def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
     """Raises ConfigError where no load fits the model's window, SmokeFailed and its kinds for a server that
     fails under load."""
+    load_tools.check(job.cell, os.environ)
     asked = load_points(job)
     pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
     judged: dict[LoadPoint, gates.SpeedVerdict] = {}
@@ -138,26 +137,18 @@ def _too_long(job: Job) -> tuple[str, ...]:
 
 
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
-    """The tool that fits: vLLM's own where it is in the image, evalscope where there is one, else ours."""
-    cell = job.cell
-    if cell.model.serve.engine == "vllm":
-        return VllmBench(
-            server.running.execute,
-            model=server.model,
-            tokenizer=server.folder_inside,
-            port=server.port_inside,
-        )
-    program = os.environ.get(PROGRAM)
-    if program:
-        weights: results.Weights = context.upstream["weights"]
-        return EvalscopePerf(
-            program,
-            context.ports.command,
-            base_url=server.base_url,
-            model=server.model,
-            tokenizer=context.workspace.weights / weights.folder,
-        )
-    return StreamingLoad(server.base_url, server.model)
+    """The tool that the profile or the engine names, for this server."""
+    weights: results.Weights = context.upstream["weights"]
+    target = Target(
+        base_url=server.base_url,
+        model=server.model,
+        tokenizer=context.workspace.weights / weights.folder,
+        port_inside=server.port_inside,
+        folder_inside=server.folder_inside,
+        execute=server.running.execute,
+        command=context.ports.command,
+    )
+    return load_tools.LOAD_TOOLS[load_tools.chosen(job.cell)].make(target, os.environ)
 
 
 class _Measuring:
@@ -237,8 +228,8 @@ class _Measuring:
 
     def _start(self, stack: Stack, *, beside: bool) -> AbstractContextManager[Served]:
         upstream = self._context.upstream
-        image, weights = upstream["image"], upstream["weights"]
-        return served(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
+        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=beside)
+        return served(self._job, self._context, request)
 
     def _measure(
         self, stack: Stack, server: Served, generator: LoadGenerator, number: int, group: Sequence[LoadPoint]

@@ -1,0 +1,51 @@
+"""The stacks of a cell while something is asked of them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Protocol
+
+from flagrelease.matrix import Stack
+from flagrelease.serving import Served, ServeRequest
+from flagrelease.stage import Context, Job
+
+__all__ = ["Serve", "Servers"]
+
+
+class Serve(Protocol):
+    """Starts a stack and stops it after the block: serving.served."""
+
+    def __call__(self, job: Job, context: Context, request: ServeRequest) -> AbstractContextManager[Served]: ...
+
+
+class Servers:
+    """The cell's stacks, each started when something is asked of it. What is up stays up until the end or, where
+    the chip holds one server only, until the other is wanted."""
+
+    def __init__(self, job: Job, context: Context, serve: Serve) -> None:
+        self._job, self._context, self._serve = job, context, serve
+        self._up: dict[Stack, Served] = {}
+        self._stack = ExitStack()
+
+    def get(self, stack: Stack) -> Served:
+        if stack in self._up:
+            return self._up[stack]
+        if not self._job.cell.holds_both:
+            self._up.clear()
+            self._stack.pop_all().close()
+        upstream = self._context.upstream
+        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=bool(self._up))
+        self._up[stack] = self._stack.enter_context(self._serve(self._job, self._context, request))
+        return self._up[stack]
+
+    def up(self, stack: Stack) -> bool:
+        return stack in self._up
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
