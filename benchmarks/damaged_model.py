@@ -30,11 +30,11 @@ from flagrelease.assemble import Options, Project, project, real_ports
 from flagrelease.context import Context
 from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
-from flagrelease.matrix import Profile, Share, Stack
+from flagrelease.matrix import Profile, Share
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve
-from flagrelease.serving import Served, served
+from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
 
@@ -207,17 +207,9 @@ def released(everything: Project, stage: str, kind: type[Any]) -> Any:
 def serving(candidate: results.Weights) -> Serve:
     """The stage's own way to serve, with other weights for the candidate."""
 
-    def serve(
-        job: Job,
-        context: Context,
-        *,
-        image: results.Image,
-        weights: results.Weights,
-        stack: Stack,
-        beside: bool = False,
-    ) -> AbstractContextManager[Served]:
-        chosen = candidate if stack == job.cell.stack else weights
-        return served(job, context, image=image, weights=chosen, stack=stack, beside=beside)
+    def serve(job: Job, context: Context, request: ServeRequest) -> AbstractContextManager[Served]:
+        chosen = candidate if request.stack == job.cell.stack else request.weights
+        return served(job, context, replace(request, weights=chosen))
 
     return serve
 

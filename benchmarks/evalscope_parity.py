@@ -34,7 +34,7 @@ from parity_data import BENCHMARKS, Asked, Compared, Row, asked, data_set, lay_o
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import read_samples
 
@@ -166,7 +166,7 @@ def ask_ourselves(task: Task, questions: Sequence[Question], url: str, work: Pat
     )
     path = work / "samples.jsonl"
     OwnHarness().evaluate(
-        Endpoint(base_url=url, model="stub"), evaluation, path, watch=lambda: None, report=lambda _tally: None
+        EvaluationRequest(endpoint=Endpoint(base_url=url, model="stub"), evaluation=evaluation, into=path)
     )
     return {sample.prompt_sha256: bool(sample.correct) for sample in read_samples(path)}
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_own import OwnHarness
 
 SECONDS = 0.050
@@ -90,7 +90,7 @@ def through_harness(port: int, requests: int) -> float:
     endpoint = Endpoint(base_url=f"http://127.0.0.1:{port}/v1", model="m")
     with tempfile.TemporaryDirectory() as folder:
         tally = OwnHarness().evaluate(
-            endpoint, evaluation, Path(folder) / "samples.jsonl", watch=lambda: None, report=lambda _tally: None
+            EvaluationRequest(endpoint=endpoint, evaluation=evaluation, into=Path(folder) / "samples.jsonl")
         )
     assert tally.score == requests
     return requests / tally.seconds

@@ -22,6 +22,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.results import Accuracy
+from flagrelease.serving import ServeRequest
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
 
@@ -73,9 +74,10 @@ class World:
         )
 
     @contextmanager
-    def serve(self, job: Job, context: Context, *, stack: str, beside: bool = False, **_: Any) -> Iterator[Any]:
+    def serve(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Any]:
+        stack = request.stack
         assert job.cell.chip.vendor == "cpu" or not self.up, "two servers on a chip that holds one"
-        assert bool(self.up) is beside, context.run_id
+        assert bool(self.up) is request.beside, context.run_id
         self.started.append(stack)
         self.up.append(stack)
         try:

@@ -29,6 +29,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
+from flagrelease.ports.retry import Backoff
 from flagrelease.ports.runner import Runner
 from flagrelease.workspace import Workspace
 
@@ -87,7 +88,7 @@ def context(root: Path, *, runner: Runner | None = None, registry: Registry | No
         command=command.run,
         docker=engine,
         runner=runner or engine,
-        registry=registry or OciRegistry(patience=5.0),
+        registry=registry or OciRegistry(backoff=Backoff(budget=5.0)),
         hubs=None,  # type: ignore[arg-type]  # nothing is fetched here
     )
     return Context(

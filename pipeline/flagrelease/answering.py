@@ -24,7 +24,7 @@ from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack
-from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Patience, Tally, forget_failures
+from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve, Servers
@@ -90,17 +90,9 @@ class _Counted:
         self._harness, self._meter = harness, meter
         self.asked, self.seconds = 0, 0.0
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         with self._meter.waiting():
-            tally = self._harness.evaluate(endpoint, evaluation, into, watch=watch, report=report)
+            tally = self._harness.evaluate(request)
         self.asked += tally.asked
         self.seconds += tally.seconds
         return tally

@@ -22,6 +22,7 @@ from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.retry import Backoff
 from flagrelease.stage import Stage
 from flagrelease.workspace import Workspace
 
@@ -44,7 +45,6 @@ class Options:
     profile: str | None = None
     data_dir: Path | None = None
     runner: RunnerKind = "docker"
-    evalscope: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,6 @@ class Project:
     templates: Path
     data_dir: Path | None
     runner: RunnerKind = "docker"
-    evalscope: str = ""
 
     def job(self, cell: Cell) -> Job:
         """The cell's job, less the operators that earlier runs found guilty."""
@@ -76,7 +75,6 @@ class Project:
             templates=self.templates,
             data_dir=self.data_dir,
             runner=self.runner,
-            evalscope=self.evalscope,
         )
         return attribution.resumed(job, STAGES, REMEDY, self.ledger)
 
@@ -126,7 +124,6 @@ def project(options: Options) -> Project:
         templates=templates,
         data_dir=options.data_dir,
         runner=options.runner,
-        evalscope=options.evalscope,
     )
 
 
@@ -154,4 +151,4 @@ def impatient_registry() -> Registry:
     """A registry client for checks before a run: what does not answer within seconds is down."""
     from flagrelease.ports.registry import OciRegistry
 
-    return OciRegistry(patience=3.0)
+    return OciRegistry(backoff=Backoff(first=0.5, budget=3.0))

@@ -9,18 +9,14 @@ from typing import Any
 from flagrelease import charts, operators_text, usage
 from flagrelease.config.sources import Source
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
-from flagrelease.matrix import Benchmark, HarnessName
+from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
+from flagrelease.ports.harnesses import HARNESSES
 from flagrelease.record import COMPONENTS, Record
 from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
 
 TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"
 """The first column of the table of speeds."""
-HARNESSES: Mapping[HarnessName, str] = {
-    "own": "flagrelease's own harness",
-    "evalscope": "evalscope",
-    "flageval": "the FlagEval platform",
-}
 LICENCES: Mapping[str, tuple[str, str]] = {
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": ("MIT License", "https://opensource.org/license/mit"),
@@ -90,7 +86,7 @@ def _origin(record: Record, name: str) -> str:
     if benchmark is None:
         return ""
     harness = _harness(record, benchmark)
-    return f", licence {benchmark.license}" + ("" if harness == "own" else f"; asked and graded by {harness}")
+    return f", licence {benchmark.license}" + ("" if harness == DEFAULT_HARNESS else f"; asked and graded by {harness}")
 
 
 def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
@@ -100,7 +96,7 @@ def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
 def _measured_by(record: Record) -> str:
     """What asked the questions of all benchmarks, in words."""
     used = dict.fromkeys(_harness(record, benchmark) for benchmark in record.benchmarks.values())
-    return " and ".join(HARNESSES[name] for name in used) or HARNESSES["own"]
+    return " and ".join(HARNESSES[name].label for name in used or (DEFAULT_HARNESS,))
 
 
 def score_cells(row: BenchmarkScore) -> tuple[str, ...]:

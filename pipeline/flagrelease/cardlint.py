@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from flagrelease import usage
 from flagrelease.card import SPEED_FIRST, score_cells, speed_cells
@@ -14,6 +16,9 @@ from flagrelease.errors import GateFailed
 from flagrelease.operators_text import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
 from flagrelease.record import Record, dumps
 from flagrelease.redact import redact
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 HEADINGS = (
     "Introduction",
@@ -29,11 +34,8 @@ HEADINGS = (
     "License",
 )
 _LANGUAGES = frozenset({"bash", "python", "json", "yaml", "text"})
-_FENCE = re.compile(r"(`{3,})(\S*)\s*")
-_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _SHA256 = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_LINK = re.compile(r"(?<!\\)\[(?:[^\]\\]|\\.)*\]\(([^)]*)\)")
-_HTML = re.compile(r"(?<!\\)<[A-Za-z/!?]")
+_HTTPS = re.compile(r"https://[\w.-]+(/[\w./~%+@:-]*)?")
 _FILLER = re.compile(
     r"\b(TODO|TBD|FIXME|XXX|N/A|lorem ipsum|coming soon)\b|\bEvaluating\b|<[a-z]+_[a-z_]+>|\{\{|\}\}|\{%|%\}",
     re.IGNORECASE,
@@ -41,7 +43,6 @@ _FILLER = re.compile(
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _EMPTY_CELLS = frozenset({"", "-", "–", "None", "nan", "NaN", "null", "inf", "undefined"})
 _MACHINE = re.compile(r"(?<![\w.])/(root|home|tmp|work|Users|var/tmp)/")
-_DELIMITER = re.compile(r":?-{3,}:?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its first line, and its cells without the delimiter row."""
+    """A table: its first line, and the cells of every line as they are written, delimiter row included."""
 
     line: int
     rows: tuple[tuple[str, ...], ...]
@@ -90,69 +91,98 @@ class Page:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        return [block for block in self._fences if block.language != "\0open"]
-
-    @cached_property
-    def unclosed(self) -> list[Block]:
-        return [block for block in self._fences if block.language == "\0open"]
-
-    @cached_property
-    def prose(self) -> list[tuple[int, str]]:
-        """(line number, text) outside code blocks and front matter; code spans are blanked out."""
-        return [(number, _SPAN.sub("`code`", line)) for number, line in self.plain]
-
-    @cached_property
-    def plain(self) -> list[tuple[int, str]]:
-        """(line number, text) outside code blocks and front matter."""
-        inside = {
-            number
-            for block in self._fences
-            for number in range(block.line, block.line + block.body.count("\n") + (3 if block.body else 2))
-        }
         return [
-            (number, line)
-            for number, line in enumerate(self.lines, 1)
-            if number > self.body_starts and number not in inside
+            Block(line=_line(token), language=token.info.strip(), body=token.content.removesuffix("\n"))
+            for token in self._tokens
+            if token.type == "fence" and self._closed(token)
         ]
+
+    @cached_property
+    def unclosed(self) -> list[int]:
+        """The first lines of fences that never end."""
+        return [_line(token) for token in self._tokens if token.type == "fence" and not self._closed(token)]
 
     @cached_property
     def headings(self) -> list[tuple[int, int, str]]:
         """(line number, level, text)."""
-        found = [(number, re.match(r"(#{1,6}) (.*)", line)) for number, line in self.plain]
-        return [(number, len(match[1]), match[2].strip()) for number, match in found if match]
+        return [
+            (_line(token), int(token.tag[1:]), text.content)
+            for token, text in pairwise(self._tokens)
+            if token.type == "heading_open"
+        ]
 
     @cached_property
     def tables(self) -> list[Table]:
-        found: list[Table] = []
-        rows: list[tuple[str, ...]] = []
-        start = 0
-        for number, line in [*self.plain, (0, "")]:
-            if line.startswith("|"):
-                start = start if rows else number
-                rows.append(_cells(line))
-            elif rows:
-                found.append(Table(start, tuple(rows)))
-                rows = []
-        return found
+        return [
+            Table(_line(token), tuple(map(_cells, self.lines[slice(*token.map)])))
+            for token in self._tokens
+            if token.type == "table_open" and token.map
+        ]
 
     @cached_property
-    def _fences(self) -> list[Block]:
-        found: list[Block] = []
-        opened: tuple[int, str, str] | None = None
-        body: list[str] = []
-        for number, line in enumerate(self.lines[self.body_starts :], self.body_starts + 1):
-            if opened is None:
-                match = _FENCE.fullmatch(line)
-                if match:
-                    opened, body = (number, match[1], match[2]), []
-            elif re.fullmatch(opened[1] + r"`*\s*", line):
-                found.append(Block(opened[0], opened[2], "\n".join(body)))
-                opened = None
-            else:
-                body.append(line)
-        if opened is not None:
-            found.append(Block(opened[0], "\0open", "\n".join(body)))
-        return found
+    def torn_tables(self) -> list[int]:
+        """Lines of paragraphs that were meant as tables."""
+        return [
+            _line(token) + at
+            for token, text in pairwise(self._tokens)
+            if token.type == "paragraph_open"
+            for at, line in enumerate(text.content.split("\n"))
+            if line.startswith("|")
+        ]
+
+    @cached_property
+    def inline(self) -> list[tuple[int, Token]]:
+        """(line number, token) of all that is in paragraphs, headings and cells, and blocks of HTML."""
+        return [one for token in self._tokens for one in _parts(token)]
+
+    @cached_property
+    def prose(self) -> list[tuple[int, str]]:
+        """(line number, text) of what is read as text; code spans are blanked out, escapes stay as they are written."""
+        found: dict[int, str] = {}
+        for token in self._tokens:
+            if _line(token) in found:
+                found[_line(token)] += " "  # cells of one line are apart
+            for number, part in _parts(token):
+                found[number] = found.get(number, "") + _written(part)
+        return list(found.items())
+
+    @cached_property
+    def _tokens(self) -> list[Token]:
+        from markdown_it import MarkdownIt
+
+        parser = MarkdownIt("commonmark").enable("table").disable("text_join")  # escapes stay apart from text
+        # Links are judged here, as they are written: a parser that refuses one would show it as text.
+        parser.validateLink = lambda _url: True  # type: ignore[assignment, method-assign]
+        parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
+        return parser.parse("\n" * self.body_starts + "\n".join(self.lines[self.body_starts :]))
+
+    def _closed(self, fence: Token) -> bool:
+        first, end = fence.map or (0, 0)
+        return end - first > 1 and re.fullmatch(rf"\s*{fence.markup}`*\s*", self.lines[end - 1]) is not None
+
+
+def _line(token: Token) -> int:
+    return token.map[0] + 1 if token.map else 1
+
+
+def _parts(token: Token) -> Iterator[tuple[int, Token]]:
+    """(line number, token) of what a block holds."""
+    number = _line(token)
+    if token.type == "html_block":
+        yield number, token
+    for child in token.children or ():
+        yield number, child
+        number += child.type in ("softbreak", "hardbreak")
+
+
+def _written(token: Token) -> str:
+    match token.type:
+        case "code_inline":
+            return "`code`"
+        case "text_special":
+            return token.markup
+        case _:
+            return token.content
 
 
 def lint(text: str, record: Record, images: Mapping[str, bytes]) -> list[Finding]:
@@ -227,7 +257,7 @@ def _structure(page: Page) -> Iterator[Finding]:
 
 
 def _code(page: Page) -> Iterator[Finding]:
-    yield from (Finding(block.line, "code block is never closed") for block in page.unclosed)
+    yield from (Finding(line, "code block is never closed") for line in page.unclosed)
     for block in page.blocks:
         if block.language not in _LANGUAGES:
             yield Finding(block.line, f"code block has language {block.language!r}, not one of {sorted(_LANGUAGES)}")
@@ -255,9 +285,11 @@ def _bash(block: Block) -> Iterator[Finding]:
 
 
 def _tables(page: Page) -> Iterator[Finding]:
+    needed = "a table needs a header, a delimiter row and at least one line"
+    yield from (Finding(line, needed) for line in page.torn_tables)
     for table in page.tables:
-        if len(table.rows) < 3 or not all(_DELIMITER.fullmatch(cell) for cell in table.rows[1]):
-            yield Finding(table.line, "a table needs a header, a delimiter row and at least one line")
+        if len(table.rows) < 3:
+            yield Finding(table.line, needed)
             continue
         for at, row in enumerate(table.rows):
             if len(row) != len(table.rows[0]):
@@ -351,19 +383,21 @@ def _paths(page: Page) -> Iterator[Finding]:
 
 
 def _links(page: Page) -> Iterator[Finding]:
-    for number, line in page.prose:
-        for target in _LINK.findall(line):
-            if target in page.images or re.fullmatch(r"https://[\w.-]+(/[\w./~%+@:-]*)?", target):
-                continue
+    shown = set()
+    for number, token in page.inline:
+        target = token.attrGet("src" if token.type == "image" else "href")
+        if token.type == "image":
+            shown.add(target)
+        if target is not None and target not in page.images and not _HTTPS.fullmatch(str(target)):
             yield Finding(number, f"link to {target!r}: neither https nor a file of the release")
-        if _HTML.search(line):
+        if token.type in ("html_inline", "html_block"):
             yield Finding(number, "raw HTML")
-        if len(re.findall(r"(?<!\\)\*\*", line)) % 2:
+        if token.type == "text" and "**" in token.content:
             yield Finding(number, "** is opened and not closed")
     for name, data in page.images.items():
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
             yield Finding(1, f"{name} is not a PNG image")
-        if f"]({name})" not in page.text:
+        if name not in shown:
             yield Finding(1, f"{name} is not shown")
 
 

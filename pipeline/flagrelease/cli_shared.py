@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from flagrelease.assemble import Options
 from flagrelease.errors import FlagreleaseError
-from flagrelease.ports.evalscope_program import PROGRAM
 from flagrelease.redact import redact
 
 
@@ -21,7 +19,6 @@ def options(arguments: argparse.Namespace) -> Options:
         profile=getattr(arguments, "profile", None),
         data_dir=arguments.data_dir,
         runner=getattr(arguments, "runner", "docker"),
-        evalscope=os.environ.get(PROGRAM, ""),
     )
 
 

@@ -71,6 +71,8 @@ class FlagreleaseError(Exception):
 
     exit_code = 1
     retriable = False
+    after: float | None = None
+    """Seconds to wait before another attempt, where the other side said so (Retry-After)."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "", detail: str = "") -> None:
         super().__init__(what)

@@ -17,6 +17,7 @@ from flagrelease import baselines
 from flagrelease.cell import Cell
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.sheet import Sheet
+from flagrelease.matrix import DEFAULT_HARNESS
 from flagrelease.ports.harness import Patience
 from flagrelease.verdict.compare import Answers, in_record, load
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
@@ -89,7 +90,7 @@ def _answers(answers: Answers, conditions: Conditions, sheet: Sheet) -> tuple[Sa
     theirs: dict[str, Any] = {
         "data": conditions.data.get(name),
         "sampling": conditions.sampling.get(name),
-        "harness": conditions.harness.get(name, "own"),
+        "harness": conditions.harness.get(name, DEFAULT_HARNESS),
     }
     ours = {
         "data": sheet.data_sha256,

@@ -30,6 +30,4 @@ class Job:
     templates: Path
     data_dir: Path | None = None
     runner: RunnerKind = "docker"
-    evalscope: str = ""
-    """The program `evalscope` of this machine; empty where there is none. It can put load on a server."""
     attributed: tuple[Attribution, ...] = ()

@@ -102,11 +102,10 @@ def _data(source: str, ports: Ports, progress: Progress) -> LockedData:
             f"{source} is no single file", why=f"it holds {len(listing.files)}", hint="name one file of it in `data`"
         )
     (file,) = listing.files
+    locked = LockedData(source=source, rows=0, file=file, archive=listing.archive, revision=listing.revision)
     with tempfile.TemporaryDirectory(prefix="flagrelease-lock-") as folder:
-        into, meter = Path(folder) / "data", Meter(ports.clock)
-        path = ports.hubs.file(source, file, listing.archive, into, progress, meter, listing.revision)
-        rows = len(DataFile(name=file.path, path=path).rows())
-    return LockedData(source=source, rows=rows, file=file, archive=listing.archive, revision=listing.revision)
+        path = ports.hubs.file(locked, Path(folder) / "data", progress, Meter(ports.clock))
+        return replace(locked, rows=len(DataFile(name=file.path, path=path).rows()))
 
 
 def _chip(base: str, registry: Registry) -> LockedChip:

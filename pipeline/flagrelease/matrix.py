@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flagrelease import strict
-from flagrelease.config.engines import ENGINES, Execution
+from flagrelease.config.engines import ENGINES, Execution, LoadToolName
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean
@@ -19,6 +19,8 @@ _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
 HarnessName = Literal["own", "evalscope", "flageval"]
+"""What asks the questions: ports/harnesses.py has each."""
+DEFAULT_HARNESS: HarnessName = "own"
 
 
 def check_name(name: str, names: Iterable[str], kind: str) -> None:
@@ -293,13 +295,14 @@ class Profile:
     """What a release is asked, and the load under which its speed is measured; without `speed` it is not.
 
     A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked. `harness` is what
-    asks: our own engine, evalscope, or the FlagEval service.
+    asks: our own engine, evalscope, or the FlagEval service. `load_tool` measures speed instead of the engine's.
     """
 
     benchmarks: Mapping[str, Share]
     sequential: bool = True
-    harness: HarnessName = "own"
+    harness: HarnessName = DEFAULT_HARNESS
     speed: tuple[Traffic, ...] = ()
+    load_tool: LoadToolName | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

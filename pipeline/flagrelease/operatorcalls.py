@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from flagrelease import results
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError
 from flagrelease.job import Job
-from flagrelease.matrix import Stack
 from flagrelease.servers import Serve
-from flagrelease.serving import Served, layout_of
+from flagrelease.serving import Served, ServeRequest, layout_of
 
 __all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
 
@@ -51,19 +49,10 @@ class Counting:
         self.called: Counter[str] | None = None
 
     @contextmanager
-    def __call__(
-        self,
-        job: Job,
-        context: Context,
-        *,
-        image: results.Image,
-        weights: results.Weights,
-        stack: Stack,
-        beside: bool = False,
-    ) -> Iterator[Served]:
-        counted = stack == "flagos" and context.upstream.get("kernels") is not None
-        with self._serve(job, context, image=image, weights=weights, stack=stack, beside=beside) as server:
-            at = Inside(cell=job.cell, context=context, server=server, image=image, weights=weights)
+    def __call__(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Served]:
+        counted = request.stack == "flagos" and context.upstream.get("kernels") is not None
+        with self._serve(job, context, request) as server:
+            at = Inside(cell=job.cell, context=context, server=server, image=request.image, weights=request.weights)
             before = _calls(at) if counted else None
             yield server
             if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from flagrelease.assemble import Project, impatient_registry
@@ -10,7 +11,7 @@ from flagrelease.errors import NoSpace
 from flagrelease.evaluation.data import promised_digest
 from flagrelease.files import free_bytes
 from flagrelease.plan import CellPlan
-from flagrelease.ports import harnesses
+from flagrelease.ports import harnesses, load_tools
 from flagrelease.stages import STAGES
 
 _ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)
@@ -20,15 +21,17 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """What its evaluation needs. Raises ConfigError for a benchmark without data and for what a harness cannot ask,
-    EnvironmentFault for a harness that is not set up."""
-    if not any(step.stage == "accuracy" and step.action == "run" for step in plan.steps):
+    """What its evaluation needs. Raises ConfigError for a benchmark without data and for what a harness cannot ask or
+    a load generator cannot measure, EnvironmentFault for one of them that is not set up."""
+    will_run = {step.stage for step in plan.steps if step.action == "run"}
+    if "speed" in will_run:
+        load_tools.check(plan.cell, os.environ)
+    if "accuracy" not in will_run:
         return
     benchmarks = project.matrix.benchmarks
     harnesses.check(plan.cell, benchmarks)
-    for name, harness in harnesses.chosen(plan.cell, benchmarks).items():
-        if harness != "flageval":  # that platform has data of its own
-            promised_digest(name, benchmarks[name], project.lock, project.data_dir)
+    for name in harnesses.asked_here(plan.cell, benchmarks):
+        promised_digest(name, benchmarks[name], project.lock, project.data_dir)
 
 
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:

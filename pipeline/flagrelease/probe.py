@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -21,7 +22,8 @@ print(json.dumps({"python": platform.python_version(), "executable": sys.executa
 """Prints a Seen. Of a package that is there twice the first one counts, as for imports."""
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Seen:
     """`sites` are folders of packages; `packages` are versions by normalised name."""
 
     python: str

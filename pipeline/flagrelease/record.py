@@ -211,7 +211,8 @@ def loads(raw: bytes, name: str = "release.json") -> Record:
         raise ConfigError(f"{name} is damaged", why=str(error), hint="take it from the release again") from None
 
 
-class _Versioned(msgspec.Struct):
+@dataclass(frozen=True, kw_only=True)
+class _Versioned:
     version: int
 
 

@@ -8,7 +8,7 @@ fails; the numbers are on the card with that reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,6 +19,7 @@ from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.job import Job
 from flagrelease.matrix import Benchmark, Stack
+from flagrelease.ports.harness import Adapter
 from flagrelease.ports.harness_flageval import (
     ENDPOINT,
     SERVICE,
@@ -29,13 +30,12 @@ from flagrelease.ports.harness_flageval import (
     dataset_name,
     public_url,
 )
-from flagrelease.ports.harnesses import chosen
 from flagrelease.ports.progress import Count
 from flagrelease.results import BenchmarkScore
 from flagrelease.servers import Serve
-from flagrelease.serving import Served
+from flagrelease.serving import Served, ServeRequest
 
-__all__ = ["asked_there", "score"]
+__all__ = ["ADAPTER", "score"]
 
 # How many questions the platform's data sets have: its own dataset_map, as upstream's server source has it.
 QUESTIONS: Mapping[str, int] = {
@@ -63,20 +63,9 @@ class StoredScores:
     run: str
 
 
-def asked_there(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> tuple[str, ...]:
-    """The benchmarks of the cell's profile that FlagEval asks."""
-    return tuple(name for name, harness in chosen(cell, benchmarks).items() if harness == "flageval")
-
-
-def score(job: Job, context: Context, serve: Serve, *, platform: FlagEval | None = None) -> tuple[BenchmarkScore, ...]:
-    """Both stacks' scores of the benchmarks that FlagEval asks; none where it asks none.
-
-    Raises ConfigError for a benchmark that the platform does not have.
-    """
-    names = asked_there(job.cell, job.matrix.benchmarks)
-    if not names:
-        return ()
-    there = platform or FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
+def score(job: Job, context: Context, serve: Serve, names: Sequence[str]) -> tuple[BenchmarkScore, ...]:
+    """Both stacks' scores of the benchmarks `names`. Raises ConfigError for one that the platform does not have."""
+    there = FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
     baseline = _baseline(job, context, serve, there)
     candidate = _evaluate(job, context, serve, there, job.cell.stack)
     return tuple(_row(job, name, baseline, candidate) for name in names)
@@ -105,7 +94,8 @@ def _baseline(job: Job, context: Context, serve: Serve, platform: FlagEval) -> M
 def _evaluate(job: Job, context: Context, serve: Serve, platform: FlagEval, stack: Stack) -> dict[str, float]:
     upstream = context.upstream
     folder = context.workspace.scratch(job.cell.slug, "accuracy") / "flageval"
-    with serve(job, context, image=upstream["image"], weights=upstream["weights"], stack=stack) as served:
+    request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack)
+    with serve(job, context, request) as served:
 
         def report(progress: Progress) -> None:
             count = Count(progress.done, progress.total, "data sets")
@@ -197,3 +187,17 @@ def _there(benchmark: Benchmark, scores: Mapping[str, float]) -> str:
     raise ConfigError(
         f"FlagEval has no {benchmark.title}", why=f"it told {', '.join(scores)}", hint="set `harness: own` for it"
     )
+
+
+def _lacking(env: Mapping[str, str]) -> tuple[str, str] | None:
+    if not env.get(SERVICE):
+        return f"{SERVICE} is not set", f"set {SERVICE} to the platform's URL; {TOKEN} is its key, where it has one"
+    if not env.get(ENDPOINT):
+        return (
+            f"{ENDPOINT} is not set",
+            f"set {ENDPOINT} to the URL at which the platform reaches this host's servers",
+        )
+    return None
+
+
+ADAPTER = Adapter(label="the FlagEval platform", score=score, lacking=_lacking)

@@ -6,11 +6,10 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Protocol
 
-from flagrelease import results
 from flagrelease.context import Context
 from flagrelease.job import Job
 from flagrelease.matrix import Stack
-from flagrelease.serving import Served
+from flagrelease.serving import Served, ServeRequest
 
 __all__ = ["Serve", "Servers"]
 
@@ -18,16 +17,7 @@ __all__ = ["Serve", "Servers"]
 class Serve(Protocol):
     """Starts a stack and stops it after the block: serving.served."""
 
-    def __call__(
-        self,
-        job: Job,
-        context: Context,
-        *,
-        image: results.Image,
-        weights: results.Weights,
-        stack: Stack,
-        beside: bool = False,
-    ) -> AbstractContextManager[Served]: ...
+    def __call__(self, job: Job, context: Context, request: ServeRequest) -> AbstractContextManager[Served]: ...
 
 
 class Servers:
@@ -46,9 +36,8 @@ class Servers:
             self._up.clear()
             self._stack.pop_all().close()
         upstream = self._context.upstream
-        image, weights, beside = upstream["image"], upstream["weights"], bool(self._up)
-        starting = self._serve(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
-        self._up[stack] = self._stack.enter_context(starting)
+        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=bool(self._up))
+        self._up[stack] = self._stack.enter_context(self._serve(self._job, self._context, request))
         return self._up[stack]
 
     def up(self, stack: Stack) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from flagrelease import container, layout, results
@@ -51,37 +51,39 @@ class Served:
         return self.running.logs(LOG_LINES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest:
+    """What is to be served."""
+
+    image: results.Image
+    weights: results.Weights
+    stack: Stack
+    beside: bool = False
+    """Whether another stack of the cell is up; else what is left of an earlier start is removed first."""
+
+
 @contextmanager
-def served(
-    job: Job,
-    context: Context,
-    *,
-    image: results.Image,
-    weights: results.Weights,
-    stack: Stack,
-    beside: bool = False,
-) -> Iterator[Served]:
+def served(job: Job, context: Context, request: ServeRequest) -> Iterator[Served]:
     """Pull the image by digest, start it with the chip's flags, wait until it answers; stop and remove it afterwards.
 
-    What is left of an earlier start of the cell is removed first, unless it is to run `beside` another stack. Where the
-    matrix lets both stand beside each other, a server that did its work is left standing for the next stage.
+    Where the matrix lets both stand beside each other, a server that did its work is left standing for the next stage.
 
     Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
     PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
     """
     standing = context.standing if job.cell.model.serve.colocate else None
-    key = (image.reference, weights.digest, stack)
+    key = (request.image.reference, request.weights.digest, request.stack)
     # Nobody else leaves servers there.
     one = cast("Served | None", standing.take(key)) if standing is not None else None
     if one is not None:
         running, run, start = one.running, one.run, 0.0
     else:
-        running, run, start = _start(job, context, image, weights, stack, beside=beside or bool(standing))
+        running, run, start = _start(job, context, replace(request, beside=request.beside or bool(standing)))
     left = False
     try:
         if one is None:
             with context.meter.waiting():
-                one = _wait(job, context, run, running, start, layout_of(image, context.workspace))
+                one = _wait(job, context, run, running, start, layout_of(request.image, context.workspace))
         try:
             yield one
         except (FlagreleaseError, NoAnswer):
@@ -92,7 +94,7 @@ def served(
             left = True
     except SmokeFailed as error:
         if error.detail:
-            context.evidence.put(f"server-{stack}.log", error.detail.encode())
+            context.evidence.put(f"server-{request.stack}.log", error.detail.encode())
         raise
     finally:
         if not left:
@@ -100,17 +102,15 @@ def served(
                 running.stop()
 
 
-def _start(
-    job: Job, context: Context, image: results.Image, weights: results.Weights, stack: Stack, *, beside: bool
-) -> tuple[Running, container.ContainerRun, float]:
+def _start(job: Job, context: Context, request: ServeRequest) -> tuple[Running, container.ContainerRun, float]:
     """What was started, as what, and when."""
     runner = context.ports.runner
     with context.meter.waiting():
-        if not beside:
+        if not request.beside:
             runner.reap(job.cell.id, context.workspace.root)
-        _pull(context, image)
-    run = _placed(job, context, image, weights, stack)
-    context.progress.doing(f"starting {stack}")
+        _pull(context, request.image)
+    run = _placed(job, context, request)
+    context.progress.doing(f"starting {request.stack}")
     with context.meter.waiting():
         start = context.ports.clock.monotonic()
         return runner.start(run), run, start
@@ -135,19 +135,17 @@ def _pull(context: Context, image: results.Image) -> None:
     context.ports.runner.pull(image.repository, image.digest, moved)
 
 
-def _placed(
-    job: Job, context: Context, image: results.Image, weights: results.Weights, stack: Stack
-) -> container.ContainerRun:
+def _placed(job: Job, context: Context, request: ServeRequest) -> container.ContainerRun:
     cell = job.cell
     placement = container.Placement(
-        name=f"flagrelease-{cell.slug}-{stack}-{context.run_id}",
+        name=f"flagrelease-{cell.slug}-{request.stack}-{context.run_id}",
         # With a bridge the engine picks the port when it starts, so nobody can take it in between.
         port=None if job.runner == "docker" and cell.chip.container.network == "bridge" else _free_port(job),
         address="127.0.0.1",
         labels=labels(context.run_id, cell.id, context.workspace.root),
     )
-    folder = context.workspace.weights.resolve() / weights.folder
-    return container.for_serving(cell.chip, cell.model, image.reference, str(folder), stack, placement)
+    folder = context.workspace.weights.resolve() / request.weights.folder
+    return container.for_serving(cell.chip, cell.model, request.image.reference, str(folder), request.stack, placement)
 
 
 def _free_port(job: Job) -> int:

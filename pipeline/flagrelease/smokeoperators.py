@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,7 +47,7 @@ def no_tuning(at: Inside, on: Bench) -> str:
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
-    time.sleep(operatorcalls.TOLD_WITHIN_S)
+    at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
     found = operatorcalls.effective(at)
     events = found["tuning_events"]
     if events:
@@ -66,7 +65,7 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    time.sleep(operatorcalls.TOLD_WITHIN_S)
+    at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
     after = operatorcalls.effective(at)
     now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]

@@ -28,7 +28,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 
 questions = [
     Question(
@@ -44,7 +44,7 @@ evaluation = Evaluation(
     parameters={{"temperature": 0, "max_tokens": 1}}, concurrency=4,
 )
 endpoint = Endpoint(base_url=sys.argv[1], model="m")
-OwnHarness().evaluate(endpoint, evaluation, Path(sys.argv[2]), watch=lambda: None, report=lambda tally: None)
+OwnHarness().evaluate(EvaluationRequest(endpoint=endpoint, evaluation=evaluation, into=Path(sys.argv[2])))
 """
 
 # Both sides are behind one endpoint; the candidate's questions are asked of the model "b".

@@ -14,6 +14,7 @@ import served_cell as given
 from flagrelease.errors import FlagreleaseError
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.ports.retry import Backoff
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stages import image
 
@@ -43,7 +44,7 @@ print(image.run(given.job(given.cell(), sys.argv[2]), context).digest, flush=Tru
 def parts() -> None:
     try:
         Engine().version()
-        OciRegistry(patience=2.0).check_push(f"{REGISTRY}/x")
+        OciRegistry(backoff=Backoff(budget=2.0)).check_push(f"{REGISTRY}/x")
     except FlagreleaseError as error:
         pytest.skip(error.line())
     if Engine().image("flagrelease-base:bookworm") is None:

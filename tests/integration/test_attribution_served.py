@@ -23,7 +23,7 @@ from flagrelease.job import Job
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.server import Client
 from flagrelease.runner import CellRun
-from flagrelease.serving import served
+from flagrelease.serving import ServeRequest, served
 from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
 from support.flagkernels_chip import require_stand_in
@@ -76,7 +76,7 @@ def gate(job: Job, context: Context) -> Judged:
     """Asks the served image four questions; each answer is a negated product of torch (kernels_engine.py): -64."""
     image, model = context.upstream["image"], context.upstream["weights"]
     with (
-        served(job, context, image=image, weights=model, stack="flagos") as server,
+        served(job, context, ServeRequest(image=image, weights=model, stack="flagos")) as server,
         Client(server.base_url, seconds=60) as client,
     ):
         answers = [client.chat(server.model, "word " * words).text for words in (8, 24, LONG, 2 * LONG)]

@@ -14,7 +14,7 @@ from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, Harness, Tally
 from flagrelease.ports.harness_evalscope import EvalscopeHarness
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import Sample, read_samples
@@ -58,8 +58,8 @@ def evaluation(n: int, *, task: str = "integer", repeats: int = 1) -> Evaluation
 
 
 def ask(harness: Harness, base_url: str, what: Evaluation, into: Path, **calls: Any) -> tuple[Tally, list[Sample]]:
-    watched = {"watch": lambda: None, "report": lambda _tally: None, **calls}
-    tally = harness.evaluate(Endpoint(base_url=base_url, model="m", key="hush-hush"), what, into, **watched)
+    endpoint = Endpoint(base_url=base_url, model="m", key="hush-hush")
+    tally = harness.evaluate(EvaluationRequest(endpoint=endpoint, evaluation=what, into=into, **calls))
     return tally, read_samples(into)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flagrelease.lock import LockedData
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
 from hub_cases import Fetch, fill, sha256
@@ -80,7 +81,8 @@ def test_one_file_of_a_data_repository(scheme: str, hub: HubStandIn, tmp_path: P
     listing = hubs.resolve(source, Silent())
     (file,) = listing.files
     fetch = Fetch(tmp_path / "data")
-    path = hubs.file(source, file, None, fetch.into, fetch.progress, fetch.meter, listing.revision)
+    locked = LockedData(source=source, rows=1, file=file, revision=listing.revision)
+    path = hubs.file(locked, fetch.into, fetch.progress, fetch.meter)
 
     assert file.path == "test.jsonl"
     assert path.read_bytes() == hub.files["data/test.jsonl"]

@@ -19,8 +19,10 @@ from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.serving import ServeRequest
 from flagrelease.stages import image, smoke, weights
 from flagrelease.workspace import Workspace
+from registry_blobs import blob
 from registry_stand_in import Store, standing_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -52,7 +54,7 @@ def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
     made = started.image
     assert registry.digest(made.repository, made.digest) == made.digest
     manifest = json.loads(registry.manifest(made.repository, made.digest).body)
-    config = json.loads(registry.blob(made.repository, manifest["config"]["digest"]))
+    config = json.loads(blob(made.repository, manifest["config"]["digest"]))
     assert config["config"]["Labels"] == made.labels
     assert config["config"]["Entrypoint"] == ["flagos-serve"]
     assert made.pushed_bytes == sum(layer["size"] for layer in manifest["layers"]), "a new registry got all layers"
@@ -160,10 +162,14 @@ def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(st
         middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
         data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
         (weights_folder / "damaged" / path.name).write_bytes(data)
-    with serving.served(started.job, context, image=started.image, weights=started.weights, stack="native") as server:
+    with serving.served(
+        started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
+    ) as server:
         reference = fidelity.keep(context, cell, started.weights, server)
     assert isinstance(reference, fidelity.Reference)
-    with serving.served(started.job, context, image=started.image, weights=damaged, stack="flagos") as server:
+    with serving.served(
+        started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")
+    ) as server:
         likeness, kept_as = fidelity.result(context, cell, reference, server)
     assert likeness.candidate is not None, likeness.reason
     assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)

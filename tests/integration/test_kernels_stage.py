@@ -29,7 +29,7 @@ from flagrelease.operatorcalls import Counting
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.ports.server import Client
-from flagrelease.serving import Served, served
+from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels
 from support.flagkernels_chip import require_stand_in
@@ -211,7 +211,7 @@ class Images:
         context = given.context(self.prepared.root)
         weights: results.Weights = context.upstream["weights"]
         with (
-            served(job, context, image=image, weights=weights, stack="flagos") as server,
+            served(job, context, ServeRequest(image=image, weights=weights, stack="flagos")) as server,
             Client(server.base_url, seconds=60) as client,
         ):
             at = Inside(cell=job.cell, context=context, server=server, image=image, weights=weights)

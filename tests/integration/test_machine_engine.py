@@ -12,7 +12,7 @@ from flagrelease.cell import Cell
 from flagrelease.job import Job
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.server import Client
-from flagrelease.serving import served
+from flagrelease.serving import ServeRequest, served
 from flagrelease.stages import image
 from flagrelease.workspace import Workspace
 from integration.test_rootfolder import distribution, written
@@ -67,7 +67,7 @@ def test_both_stacks_start_the_engine_of_the_machine(runner: ProcessRunner, tmp_
     assert made.versions["vllm"] == "0.19"
     (context.workspace.weights / "none").mkdir(parents=True)
     for stack, shown in (("flagos", "flagscale/serve/run_inference_engine.py"), ("native", "flagos-serve native")):
-        with served(job, context, image=made, weights=given.weights(), stack=stack) as server:  # type: ignore[arg-type]
+        with served(job, context, ServeRequest(image=made, weights=given.weights(), stack=stack)) as server:  # type: ignore[arg-type]
             with Client(server.base_url, seconds=5) as client:
                 assert client.chat(server.model, "Hello").text == "fine"
             lines = server.running.processes()

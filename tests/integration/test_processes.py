@@ -23,7 +23,7 @@ from flagrelease.ports import supervisor
 from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
 from flagrelease.ports.runner import Running, labels
 from flagrelease.ports.server import Client
-from flagrelease.serving import served
+from flagrelease.serving import ServeRequest, served
 from flagrelease.workspace import Workspace
 
 pytestmark = pytest.mark.integration
@@ -103,7 +103,7 @@ def printed(running: Running, text: str) -> None:
 def test_a_server_is_asked_looked_into_and_gone(runner: ProcessRunner, tmp_path: Path) -> None:
     context = given.context(tmp_path, runner=runner)
     image, weights = image_of(tmp_path, "fine"), weights_of(context)
-    with served(job_of(), context, image=image, weights=weights, stack="native") as server:
+    with served(job_of(), context, ServeRequest(image=image, weights=weights, stack="native")) as server:
         with Client(server.base_url, seconds=5) as client:
             assert client.chat(server.model, "Hello").text == "fine"
         assert server.base_url.endswith(f":{server.running.port(container.PORT)}/v1")
@@ -137,7 +137,7 @@ def test_a_server_that_does_not_get_ready(
     image, weights = image_of(tmp_path, mode), weights_of(context)
     with (
         pytest.raises(kind) as caught,
-        served(job_of(ready_seconds=3), context, image=image, weights=weights, stack="flagos"),
+        served(job_of(ready_seconds=3), context, ServeRequest(image=image, weights=weights, stack="flagos")),
     ):
         pass
     assert seen in caught.value.detail.splitlines()[-1]
@@ -148,7 +148,7 @@ def test_a_server_that_dies_later(runner: ProcessRunner, tmp_path: Path) -> None
     image, weights = image_of(tmp_path, "later"), weights_of(context)
     with (
         pytest.raises(DiedLater) as caught,
-        served(job_of(), context, image=image, weights=weights, stack="flagos") as server,
+        served(job_of(), context, ServeRequest(image=image, weights=weights, stack="flagos")) as server,
         Client(server.base_url, seconds=5) as client,
     ):
         client.chat(server.model, "Hello")

@@ -20,7 +20,9 @@ from flagrelease.context import Context, Look
 from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.ports.retry import Backoff
 from flagrelease.stages import card, publish
+from registry_blobs import upload
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +40,7 @@ def registry_answers() -> None:
 
 @pytest.fixture
 def registry() -> OciRegistry:
-    return OciRegistry(patience=5.0)
+    return OciRegistry(backoff=Backoff(budget=5.0))
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def push(registry: OciRegistry, repository: str, comment: str = "first") -> str:
         "config": {
             "mediaType": "application/vnd.oci.image.config.v1+json",
             "size": len(config),
-            "digest": registry.upload(repository, config),
+            "digest": upload(repository, config),
         },
         "layers": [],
     }

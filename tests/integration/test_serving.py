@@ -23,7 +23,7 @@ from flagrelease.errors import (
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL
 from flagrelease.ports.server import Client
-from flagrelease.serving import served
+from flagrelease.serving import ServeRequest, served
 
 pytestmark = pytest.mark.integration
 
@@ -76,9 +76,7 @@ def test_died_before_ready(make: Make, engine: Engine, tmp_path: Path) -> None:
         served(
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
-            image=make("dies"),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make("dies"), weights=given.weights(), stack="flagos"),
         ),
     ):
         pytest.fail("it must not be served")
@@ -108,9 +106,7 @@ def test_never_ready(make: Make, engine: Engine, tmp_path: Path, mode: str, why:
         served(
             given.job(cell),
             given.context(tmp_path, runner=engine),
-            image=make(mode),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make(mode), weights=given.weights(), stack="flagos"),
         ),
     ):
         pytest.fail("it must not be served")
@@ -126,9 +122,7 @@ def test_died_later(make: Make, engine: Engine, tmp_path: Path) -> None:
         served(
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
-            image=make("later"),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make("later"), weights=given.weights(), stack="flagos"),
         ) as one,
         Client(one.base_url) as client,
     ):
@@ -143,9 +137,7 @@ def test_an_error_in_the_block_is_kept_while_the_server_lives(make: Make, engine
         served(
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
-            image=make("fine"),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make("fine"), weights=given.weights(), stack="flagos"),
         ),
     ):
         raise SmokeFailed("mine")
@@ -158,9 +150,7 @@ def test_an_interrupt_leaves_nothing(make: Make, engine: Engine, tmp_path: Path,
         served(
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
-            image=make("fine"),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make("fine"), weights=given.weights(), stack="flagos"),
         ),
     ):
         raise stop
@@ -172,9 +162,7 @@ def test_a_taken_port_is_not_the_engines_fault(make: Make, engine: Engine, tmp_p
         served(
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
-            image=make("port"),
-            weights=given.weights(),
-            stack="flagos",
+            ServeRequest(image=make("port"), weights=given.weights(), stack="flagos"),
         ),
     ):
         pytest.fail("it must not be served")

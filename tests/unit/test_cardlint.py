@@ -71,6 +71,12 @@ def test_a_good_card_has_no_findings_and_says_what_was_checked() -> None:
         ("send a question.", "{{ question }}", "placeholder '{{'"),
         ("send a question.", "新模型介绍，待定", "text that is not English"),
         ("send a question.", "ghp_0123456789abcdefghij", "a secret"),
+        ("send a question.", "see [it][1].\n\n[1]: http://plain.example/", "neither https nor a file of the release"),
+        ("send a question.", "see <ftp://files.example/>", "neither https nor a file of the release"),
+        ("send a question.", "\n\n<div>\nhidden\n</div>\n", "raw HTML"),
+        ("## Contributing", "Contributing\n=======", "2 titles of level 1"),
+        ("send a question.", "send it.\n\n   ```sh\n   x\n   ```\n", "code block has language 'sh'"),
+        ("| Docker | 20.10.24+dfsg1 |", "| Docker | TODO |", "placeholder 'TODO'"),
     ],
 )
 def test_a_defect_is_found(old: str, new: str, finding: str) -> None:
@@ -84,6 +90,29 @@ def test_the_line_is_named() -> None:
         cardlint.check(text, RECORD, PNG, "README.md")
     assert caught.value.exit_code == 4
     assert caught.value.detail == f"README.md:{line}: placeholder 'TODO'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"two \*\* and \<b> and \[no link\](x)",
+        "`**`, `<b>`, `[x](y)` and `TODO`",
+        "a code span of ``two ` backticks and TODO``",
+        "&lt;b&gt; and `{{`",
+    ],
+)
+def test_what_is_escaped_or_code_is_no_defect(text: str) -> None:
+    assert findings(broken("send a question.", text)) == []
+
+
+def test_a_pipe_in_a_cell_is_text() -> None:
+    assert findings(broken("| Docker | 20.10.24+dfsg1 |", r"| Docker | \| 20.10 |")) == []
+
+
+def test_the_line_of_a_later_line_of_a_paragraph_is_named() -> None:
+    text = broken("send a question.", "send a question\nand another\nTODO")
+    line = text.splitlines().index("TODO") + 1
+    assert [one.line for one in cardlint.lint(text, RECORD, PNG)] == [line]
 
 
 def test_a_score_of_zero_is_no_score() -> None:

@@ -16,11 +16,12 @@ from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, Patience, Tally
 from flagrelease.ports.harness_own import OwnHarness
+from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Sample, read_samples
 
-QUICK = Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05, request_seconds=5.0)
+QUICK = Patience(backoff=Backoff(first=0.01, most=0.05, budget=1.0, attempts=3), request_seconds=5.0)
 INTEGER, LETTER = TASKS["integer"], TASKS["multiple-choice"]
 
 
@@ -65,7 +66,9 @@ def ask(
     report: Callable[[Tally], None] = lambda _tally: None,
 ) -> tuple[Tally, list[Sample]]:
     endpoint = Endpoint(base_url=base_url, model="m")
-    tally = OwnHarness(patience).evaluate(endpoint, what, into, watch=watch, report=report)
+    tally = OwnHarness(patience).evaluate(
+        EvaluationRequest(endpoint=endpoint, evaluation=what, into=into, watch=watch, report=report)
+    )
     return tally, read_samples(into)
 
 
@@ -257,7 +260,7 @@ def test_a_server_that_is_gone_ends_the_evaluation_at_once(tmp_path: Path) -> No
             raise DiedLater("the server ended while it was in use", detail="the last log line")
 
     into = tmp_path / "s.jsonl"
-    patient = Patience(first_seconds=1.0)
+    patient = Patience(backoff=Backoff(first=1.0, budget=120.0, attempts=3))
     with serving(echo) as server:
         base_url = server.base_url
 

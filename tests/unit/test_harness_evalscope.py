@@ -15,7 +15,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.matrix import Share
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation
+from flagrelease.ports.harness import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
 from flagrelease.ports.harnesses import check, lacking
 
@@ -161,11 +161,11 @@ def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     harness = EvalscopeHarness(str(tmp_path / "nothing"))
     with pytest.raises(EnvironmentFault, match="is not installed"):
         harness.evaluate(
-            Endpoint(base_url="http://h/v1", model="m"),
-            evaluation(),
-            tmp_path / "s.jsonl",
-            watch=lambda: None,
-            report=lambda _tally: None,
+            EvaluationRequest(
+                endpoint=Endpoint(base_url="http://h/v1", model="m"),
+                evaluation=evaluation(),
+                into=tmp_path / "s.jsonl",
+            )
         )
 
 

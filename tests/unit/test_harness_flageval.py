@@ -19,8 +19,9 @@ from flagrelease.errors import (
     UpstreamRefused,
 )
 from flagrelease.ports.harness_flageval import FlagEval, Pace, Progress, Submission, dataset_name, public_url
+from flagrelease.ports.retry import Backoff
 
-QUICK = Pace(polls=(), then=0.01, deadline=2.0, patience=0.3, request=2.0, watch=0.01, again=0.02)
+QUICK = Pace(polls=(), then=0.01, deadline=2.0, request=2.0, watch=0.01, backoff=Backoff(first=0.02, budget=0.3))
 ASKED = Submission(
     eval_url="http://chip.example:8000/v1/chat/completions",
     model="Qwen3-8B",

@@ -15,6 +15,7 @@ from flagrelease.errors import DiedLater
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
+from flagrelease.serving import ServeRequest
 
 
 class Engine:
@@ -41,13 +42,13 @@ class Engine:
         return 0, "a vendor's words\n" + json.dumps({"called": called}, indent=1)
 
     @contextmanager
-    def serve(self, _job: Any, _context: Any, **_: Any) -> Iterator[Any]:
+    def serve(self, _job: Any, _context: Any, _request: Any) -> Iterator[Any]:
         yield SimpleNamespace(running=self)
 
     def answer(self, counting: Counting, stack: Any = "flagos") -> None:
         image: Any = SimpleNamespace(runner="docker")
         weights: Any = None
-        with counting(given.job(), self.context, image=image, weights=weights, stack=stack) as server:
+        with counting(given.job(), self.context, ServeRequest(image=image, weights=weights, stack=stack)) as server:
             assert server.running is self
 
 
@@ -92,7 +93,7 @@ def test_a_server_that_ends_is_the_failure_and_is_not_asked_again() -> None:
     weights: Any = None
     with (
         pytest.raises(DiedLater),
-        Counting(engine.serve)(given.job(), engine.context, image=image, weights=weights, stack="flagos"),
+        Counting(engine.serve)(given.job(), engine.context, ServeRequest(image=image, weights=weights, stack="flagos")),
     ):
         raise DiedLater("the server ended while it was in use")
     assert engine.asked == 1

@@ -16,7 +16,7 @@ from flagrelease.evaluation.question import Grade, Question, Reply, Task
 from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import read_samples
 
@@ -96,7 +96,5 @@ def test_mathematics_is_graded_through_it(tmp_path: Path) -> None:
     )
     with serving(answer) as server:
         endpoint = Endpoint(base_url=server.base_url, model="m")
-        OwnHarness().evaluate(
-            endpoint, evaluation, tmp_path / "s.jsonl", watch=lambda: None, report=lambda _tally: None
-        )
+        OwnHarness().evaluate(EvaluationRequest(endpoint=endpoint, evaluation=evaluation, into=tmp_path / "s.jsonl"))
     assert {one.question_id: one.correct for one in read_samples(tmp_path / "s.jsonl")} == {"q0": True, "q1": False}

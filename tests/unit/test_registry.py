@@ -9,6 +9,7 @@ import pytest
 from flagrelease.errors import RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.credentials import Credentials, credentials
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
+from flagrelease.ports.retry import Backoff
 from registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
@@ -49,7 +50,8 @@ def clock() -> Patient:
 
 @pytest.fixture
 def client(clock: Patient) -> OciRegistry:
-    return OciRegistry(clock=clock, patience=60.0, known=lambda _host: Credentials("user", "right"))
+    backoff = Backoff(first=0.5, most=15.0, budget=60.0)
+    return OciRegistry(clock=clock, backoff=backoff, known=lambda _host: Credentials("user", "right"))
 
 
 def failing(store: Store, times: int, status: int, **headers: str) -> None:
@@ -114,7 +116,7 @@ def test_a_refusal_is_final(status: int, store: Store, host: str, client: OciReg
 def test_credentials_are_used_when_asked_for(bearer: bool, store: Store, host: str, client: OciRegistry) -> None:
     store.login, store.bearer = ("user", "right"), bearer
     client.check_push(f"{host}/a")
-    assert client.upload(f"{host}/a", b"x") in store.blobs
+    assert client.put_manifest(f"{host}/a", "one", BODY, MANIFEST_TYPES[0]) in store.manifests
     assert sum(call.startswith("GET /token") for call in store.calls) == (1 if bearer else 0), "a token is kept"
 
 
@@ -160,20 +162,6 @@ def test_a_registry_that_confirms_another_digest_is_refused(store: Store, host: 
     store.lie = "sha256:" + "f" * 64
     with pytest.raises(UpstreamRefused, match="stored another manifest"):
         client.put_manifest(f"{host}/a", "one", BODY, MANIFEST_TYPES[0])
-
-
-def test_a_changed_blob_is_refused(store: Store, host: str, client: OciRegistry) -> None:
-    digest = client.upload(f"{host}/a", b"right")
-    store.blobs[digest] = b"wrong"
-    with pytest.raises(UpstreamRefused, match="other bytes"):
-        client.blob(f"{host}/a", digest)
-
-
-def test_a_blob_that_is_there_is_not_sent_again(store: Store, host: str, client: OciRegistry) -> None:
-    client.upload(f"{host}/a", b"x")
-    store.calls.clear()
-    client.upload(f"{host}/a", b"x")
-    assert [call.split()[0] for call in store.calls] == ["HEAD"]
 
 
 def test_a_proxy_of_the_environment_is_not_asked(

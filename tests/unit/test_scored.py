@@ -16,9 +16,10 @@ from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.job import Job
 from flagrelease.matrix import Baseline, Share
 from flagrelease.ports.harness_flageval import FlagEval, Pace
+from flagrelease.ports.retry import Backoff
 from flagrelease.stages import accuracy
 
-QUICK = Pace(polls=(), then=0.01, patience=0.3, watch=0.01, again=0.02)
+QUICK = Pace(polls=(), then=0.01, watch=0.01, backoff=Backoff(first=0.02, budget=0.3))
 
 
 @pytest.fixture

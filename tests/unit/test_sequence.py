@@ -16,6 +16,7 @@ from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
 from flagrelease.ports.harness_own import OwnHarness
+from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.group_sequential import PlannedLooks, settle
 from flagrelease.verdict.samples import read_samples
 from flagrelease.verdict.types import Decision, Verdict
@@ -71,7 +72,7 @@ class Killer:
 
 def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> Asked:
     return Asked(
-        harness=OwnHarness(Patience(attempts=3, patient_seconds=0.0, first_seconds=0.01, most_seconds=0.05)),
+        harness=OwnHarness(Patience(backoff=Backoff(first=0.01, most=0.05, budget=0.0, attempts=3))),
         server=lambda: (Endpoint(base_url=base_url, model="m"), lambda: None),
         evaluation=EVALUATION,
         questions=QUESTIONS,

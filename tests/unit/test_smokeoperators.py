@@ -30,15 +30,20 @@ FINE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operatorcalls, "TOLD_WITHIN_S", 0.0)
+class Waited:
+    """A clock that only adds up how long it was to sleep."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
 
 
 def inside(listed: str = LISTED, noise: str = "", **changes: Any) -> Any:
     effective = noise + json.dumps({**FINE, **changes}, indent=1) + "\n"
     image = SimpleNamespace(runner="docker")
-    context = SimpleNamespace(workspace=None)
+    context = SimpleNamespace(workspace=None, ports=SimpleNamespace(clock=Waited()))
     return SimpleNamespace(
         image=image, context=context, execute=lambda *argv: listed if argv[0] == "cat" else effective
     )
@@ -82,7 +87,7 @@ class Asked:
     def called(self) -> str:
         def execute(*_argv: str) -> str:
             counts = {"mm": 3}
-            if self.asked:
+            if self.asked and at.context.ports.clock.seconds >= operatorcalls.TOLD_WITHIN_S:
                 counts = {name: counts.get(name, 0) + self.more.get(name, 0) for name in {*counts, *self.more}}
             return json.dumps({**FINE, "called": counts, "captured": self.captured}, indent=1) + "\n"
 
@@ -115,3 +120,22 @@ def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
 def test_no_answer_is_told_as_one(printed: str) -> None:
     with pytest.raises(Wrong, match="what is in effect cannot be read"):
         operatorcalls.told(printed)
+
+
+def test_tuning_is_looked_for_only_when_the_processes_have_reported_it() -> None:
+    at, events = inside(), 0
+
+    def execute(*_argv: str) -> str:
+        late = at.context.ports.clock.seconds >= operatorcalls.TOLD_WITHIN_S
+        return json.dumps({**FINE, "tuning_events": events if late else 0, "tuned": ["mm"]}, indent=1) + "\n"
+
+    at.execute = execute
+    service: Any = SimpleNamespace(
+        long_tokens=64,
+        model=SimpleNamespace(serve=SimpleNamespace(concurrency=4)),
+        ask=lambda *_prompt, **_parameters: None,
+    )
+    assert smokeoperators.no_tuning(at, service).startswith("0 tuning events after 100 requests")
+    at.context.ports.clock.seconds, events = 0.0, 3
+    with pytest.raises(Wrong, match="3 candidates of mm were timed"):
+        smokeoperators.no_tuning(at, service)

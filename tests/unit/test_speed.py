@@ -18,10 +18,11 @@ import pytest
 import finished_cell as given
 from flagrelease import card, cardlint, charts, record, results
 from flagrelease.context import Context
-from flagrelease.errors import ConfigError, GateFailed, Inconclusive, SmokeFailed
+from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Traffic
+from flagrelease.ports import load_tools
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.load import Load, LoadPoint, Request
 from flagrelease.ports.load_evalscope import EvalscopePerf
@@ -30,6 +31,7 @@ from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.results import Spread
+from flagrelease.serving import ServeRequest
 from flagrelease.stage import keys
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
@@ -136,9 +138,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path, {"native": [100.0, 90.0, 110.0], "flagos": [99.0, 91.0, 108.0]})
 
     @contextmanager
-    def served(_job: Job, _context: Context, *, stack: str, **_: Any) -> Iterator[Stood]:
-        made.started.append(stack)
-        yield Stood(stack, made)
+    def served(_job: Job, _context: Context, request: ServeRequest) -> Iterator[Stood]:
+        made.started.append(request.stack)
+        yield Stood(request.stack, made)
 
     monkeypatch.setattr(speed, "served", served)
     return made
@@ -316,7 +318,7 @@ def test_the_key_follows_the_load(world: World) -> None:
     assert key(world.job(traffic=(replace(TRAFFIC[0], requests=3),))) != key(world.job())
 
 
-def test_the_tool_follows_the_engine(world: World) -> None:
+def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class Up:
         base_url: str = "http://127.0.0.1:1/v1"
@@ -330,14 +332,45 @@ def test_the_tool_follows_the_engine(world: World) -> None:
 
     job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
     up: Any = Up(running=Running)
+    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
     assert isinstance(speed.choose(job, context, up), StreamingLoad)
-    evalscope = replace(job, evalscope="/opt/evalscope")
-    assert isinstance(speed.choose(evalscope, context, up), EvalscopePerf)
-    assert speed.inputs(evalscope) != speed.inputs(job)
+    named = replace(job, cell=replace(job.cell, profile=replace(job.cell.profile, load_tool="evalscope")))
+    assert isinstance(speed.choose(named, context, up), EvalscopePerf)
     model = replace(job.cell.model, serve=replace(job.cell.model.serve, engine="vllm"))
     vllm = replace(job, cell=replace(job.cell, model=model))
     assert isinstance(speed.choose(replace(vllm, evalscope="/opt/evalscope"), context, up), VllmBench)
     assert speed.inputs(replace(vllm, evalscope="/opt/evalscope")) == speed.inputs(vllm), "it is not asked there"
+
+
+def test_the_key_has_the_tool_and_not_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.job()
+    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
+    before = speed.inputs(job)
+    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
+    assert speed.inputs(job) == before
+    profile = replace(job.cell.profile, load_tool="evalscope")
+    assert speed.inputs(replace(job, cell=replace(job.cell, profile=profile))) != before
+
+
+def test_a_tool_that_cannot_be_had_is_named_before_anything_is_served(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cell = world.job().cell
+    named = {one: replace(cell, profile=replace(cell.profile, load_tool=one)) for one in load_tools.LOAD_TOOLS}
+    load_tools.check(named["own"], {})
+    with pytest.raises(ConfigError, match="load_tool vllm cannot measure cpu/") as refused:
+        load_tools.check(named["vllm"], {})
+    assert "served by llama_cpp" in refused.value.why
+    with pytest.raises(EnvironmentFault, match="load_tool evalscope is not set up") as lacking:
+        load_tools.check(named["evalscope"], {})
+    assert "FLAGRELEASE_EVALSCOPE is not set" in lacking.value.why
+    program = tmp_path / "evalscope"
+    program.touch()
+    load_tools.check(named["evalscope"], {"FLAGRELEASE_EVALSCOPE": str(program)})
+    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
+    with pytest.raises(EnvironmentFault):
+        speed.run(replace(world.job(), cell=named["evalscope"]), world.context())
+    assert world.started == []
 
 
 def test_real_streams_are_judged(world: World) -> None:

@@ -14,6 +14,10 @@ Execution = Literal["compiled", "captured", "eager"]
 """How an engine runs the layers: compiled and under CUDA graphs, in graphs alone, or operator by operator."""
 
 
+LoadToolName = Literal["own", "vllm", "evalscope"]
+"""The load generators by name; LOAD_TOOLS in load_tools.py has one for each."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServingEngine:
     """One engine; all of them serve a chat endpoint in OpenAI's dialect."""
@@ -52,8 +56,8 @@ class ServingEngine:
     """In `serve.args`: true where the layers run operator by operator."""
     own_kernels: bool = False
     """Whether it never calls PyTorch's operators, so that none of FlagGems can be in effect."""
-    load_tool: str = ""
-    """The load generator inside its image: a name in LOAD_TOOLS of stages/speed.py. Empty where it has none."""
+    load_tool: LoadToolName = "own"
+    """What puts load on it unless the profile names another tool: a name in LOAD_TOOLS."""
     thinking_switch: bool = True
     """Whether a request may say `chat_template_kwargs`."""
     batch_changes_answers: bool = False
@@ -77,7 +81,7 @@ ENGINES: Mapping[str, ServingEngine] = {
         machine_programs=("vllm",),
         tokens_argument="max_num_batched_tokens",
         eager_argument="enforce_eager",
-        load_tool="vllm-bench",
+        load_tool="vllm",
     ),
     # FlagScale translates `max_model_len` and `max_num_seqs` for it; other arguments have SGLang's own names.
     "sglang": ServingEngine(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flagrelease.evaluation.question import Question
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Harness, Tally
+from flagrelease.ports.harness import Ask, Endpoint, Evaluation, EvaluationRequest, Harness, Tally
 from flagrelease.verdict.group_sequential import PlannedLooks, scores, unsettled
 from flagrelease.verdict.samples import Sample, read_samples
 from flagrelease.verdict.types import Answer, Decision
@@ -62,11 +62,13 @@ class Asked:
         asks = tuple(Ask(known[subset, question], repeat) for subset, question, repeat in wanted)
         endpoint, watch = self.server()
         self.harness.evaluate(
-            endpoint,
-            replace(self.evaluation, asks=asks),
-            self.into,
-            watch=watch,
-            report=lambda tally: self.report(look, tally),
+            EvaluationRequest(
+                endpoint=endpoint,
+                evaluation=replace(self.evaluation, asks=asks),
+                into=self.into,
+                watch=watch,
+                report=lambda tally: self.report(look, tally),
+            )
         )
 
     def whole(self, repeats: int) -> Sequence[Sample]:

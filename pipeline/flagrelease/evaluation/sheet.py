@@ -13,7 +13,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataSet
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import concurrency, sampling_of
-from flagrelease.matrix import Benchmark, HarnessName, Model, Share
+from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]
@@ -70,7 +70,7 @@ def draw_up(
     share: Share,
     data: DataSet,
     model: Model,
-    harness: HarnessName = "own",
+    harness: HarnessName = DEFAULT_HARNESS,
 ) -> Sheet:
     """The sheet of one benchmark, asked by `harness` unless it has its own. `task` is the benchmark's.
 

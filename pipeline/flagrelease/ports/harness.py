@@ -1,20 +1,40 @@
-"""Asking an endpoint questions: one small protocol. Each harness is in harness_NAME.py; harnesses.py chooses one."""
+"""Asking an endpoint questions: one small protocol, and what a harness says of itself. Each is in harness_NAME.py."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.files import write_atomic
-from flagrelease.matrix import HarnessName
+from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
+from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples
 
-__all__ = ["Ask", "Endpoint", "Evaluation", "Harness", "Patience", "Tally", "forget_failures"]
+if TYPE_CHECKING:
+    from flagrelease.context import Context
+    from flagrelease.job import Job
+    from flagrelease.ports.command import Command
+    from flagrelease.results import BenchmarkScore
+    from flagrelease.servers import Serve
+
+__all__ = [
+    "Adapter",
+    "Ask",
+    "Endpoint",
+    "Evaluation",
+    "EvaluationRequest",
+    "Harness",
+    "Patience",
+    "Score",
+    "Tally",
+    "forget_failures",
+]
+
+_BACKOFF = Backoff(first=0.25, most=8.0, budget=120.0, jitter=0.5, attempts=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +72,7 @@ class Evaluation:
     parameters: Mapping[str, Any]
     concurrency: int
     thinking: bool = False
-    harness: HarnessName = "own"
+    harness: HarnessName = DEFAULT_HARNESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,49 +92,70 @@ class Tally:
         return self.score / self.done if self.done else 0.0
 
 
-class Harness(Protocol):
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
-        """Answer every ask, appending to the samples file `into` what is not there yet.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """One evaluation of one endpoint."""
 
-        A request that failed for good is an answer with `error` set. `watch` is called about once a second and
-        at once after a failed request; what it raises ends the evaluation. `report` is called a few times a
-        second. Both run on the calling thread. Raises SmokeFailed where more requests failed than says
-        something about the model; what was answered is kept, and only failed requests are asked again next time.
+    endpoint: Endpoint
+    evaluation: Evaluation
+    into: Path
+    """The samples file."""
+    watch: Callable[[], None] = lambda: None
+    """Called about once a second, and at once after a failed request; what it raises ends the evaluation."""
+    report: Callable[[Tally], None] = lambda _tally: None
+    """Called a few times a second."""
+
+
+class Harness(Protocol):
+    def evaluate(self, request: EvaluationRequest) -> Tally:
+        """Answer every ask, appending to the samples file what is not there yet.
+
+        A request that failed for good is an answer with `error` set. `watch` and `report` run on the calling thread.
+        Raises SmokeFailed where more requests failed than says something about the model; what was answered is kept,
+        and only failed requests are asked again next time.
         """
         ...
 
 
+class Score(Protocol):
+    """Scores both stacks on the benchmarks `names`, whose questions are the harness's own."""
+
+    def __call__(
+        self, job: Job, context: Context, serve: Serve, names: Sequence[str]
+    ) -> tuple[BenchmarkScore, ...]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A harness, and all in which it differs from the others. One of `make` and `score` is given."""
+
+    label: str
+    """What the card calls it."""
+    make: Callable[[Mapping[str, str]], Harness] | None = None
+    """Makes it, given the environment. Its answers are judged."""
+    score: Score | None = None
+    """For a harness with questions of its own, which tells scores and no answers: they are shown, never judged."""
+    refuse: Callable[[str, Benchmark], None] = lambda _name, _benchmark: None
+    """Raises ConfigError for a benchmark, given by name, that it cannot ask."""
+    lacking: Callable[[Mapping[str, str]], tuple[str, str] | None] = lambda _env: None
+    """What this machine lacks for it, given the environment, and what to do about it."""
+    outdated: Callable[[Command, Mapping[str, str]], tuple[str, str] | None] = lambda _command, _env: None
+    """What is wrong with its program, found by running it, and what to do about it. Only where nothing is lacking."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long failing requests are borne.
+    """How long failing requests are borne."""
 
-    A request is sent again after a transport error, 429 or 5xx until `patient_seconds` have passed and it was
-    sent `attempts` times: at first after `first_seconds`, doubling up to `most_seconds`; Retry-After is honoured
-    up to `told_seconds`. Up to `errors` of the asks (as a fraction, but two at least) may fail for good.
-    """
-
-    attempts: int = 3
-    patient_seconds: float = 120.0
-    first_seconds: float = 0.25
-    most_seconds: float = 8.0
-    told_seconds: float = 60.0
+    backoff: Backoff = _BACKOFF
+    """When a request is sent again after a transport error or a status that is retriable."""
     request_seconds: float = 1800.0
+    """The longest that one request may take."""
     errors: float = 0.01
+    """The share of the asks that may fail for good; two may in any case."""
 
     def allowed(self, asks: int) -> int:
         return max(2, math.floor(self.errors * asks))
-
-    def pause(self, attempt: int) -> float:
-        """Seconds before attempt number `attempt` (from 1), with jitter so that workers do not march in step."""
-        return min(self.most_seconds, self.first_seconds * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 
 def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:

@@ -24,19 +24,29 @@ from flagrelease.cell import fingerprint
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import without_thinking
+from flagrelease.evaluation.tasks import task_named
 from flagrelease.files import telling_space, write_atomic
+from flagrelease.matrix import Benchmark
 from flagrelease.ports.command import service
-from flagrelease.ports.evalscope_program import PROGRAM
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally, forget_failures
+from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
+from flagrelease.ports.harness import (
+    Adapter,
+    Ask,
+    Endpoint,
+    Evaluation,
+    EvaluationRequest,
+    Patience,
+    Tally,
+    forget_failures,
+)
 from flagrelease.redact import redact
 from flagrelease.replies import Replies
 from flagrelease.verdict.samples import Sample, SampleWriter
 
-__all__ = ["VERSION", "EvalscopeHarness", "read_run", "refuse"]
+__all__ = ["ADAPTER", "EvalscopeHarness", "read_run", "refuse"]
 
 Row = dict[str, Any]
 
-VERSION = "1.14"
 _WATCH_SECONDS = 1.0
 _LONGEST = 1000  # an "extracted" answer beyond this is the whole reply
 _OPTION = re.compile(r"^([A-Z])\) ", re.MULTILINE)
@@ -123,19 +133,12 @@ class EvalscopeHarness:
         self._patience = patience or Patience()
         self._seconds = seconds
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         """See Harness.evaluate. Raises CommandFailed, and EnvironmentFault where the program is not there.
 
         A run that was stopped is taken up by the next one with the same asks: evalscope keeps its predictions.
         """
+        evaluation, into = request.evaluation, request.into
         refuse(evaluation.task, evaluation.benchmark)
         with telling_space("keeping answers"):
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
@@ -147,7 +150,7 @@ class EvalscopeHarness:
                 if not missing:
                     return counting.tally(())
                 folder = into.parent / f"evalscope-{_name(evaluation, missing)}"
-                self._run(endpoint, evaluation, missing, folder, watch, lambda done: report(counting.running(done)))
+                self._run(request, missing, folder, lambda done: request.report(counting.running(done)))
                 found = read_run(folder, evaluation, missing)
                 for sample in found:
                     writer.write(sample)
@@ -155,18 +158,13 @@ class EvalscopeHarness:
         shutil.rmtree(folder)
         self._check(evaluation, found)
         tally = counting.tally(found)
-        report(tally)
+        request.report(tally)
         return tally
 
     def _run(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        asks: Sequence[Ask],
-        folder: Path,
-        watch: Callable[[], None],
-        progress: Callable[[int], None],
+        self, request: EvaluationRequest, asks: Sequence[Ask], folder: Path, progress: Callable[[int], None]
     ) -> None:
+        endpoint, evaluation = request.endpoint, request.evaluation
         _lay_out(_KINDS[evaluation.task.name], asks, folder / "data")
         words = argv(endpoint, evaluation, folder)
         # It caches data by name: without a cache of its own, a run may get the questions of an earlier one.
@@ -177,13 +175,13 @@ class EvalscopeHarness:
         log.unlink(missing_ok=True)
         try:
             with service([self._program, *words], log=log, env=env, cwd=folder) as process:
-                self._wait(process, folder, watch, progress)
+                self._wait(process, folder, request.watch, progress)
         except FileNotFoundError:
             raise EnvironmentFault(
                 f"{self._program} is not installed", hint=f"{PROGRAM} names the program `evalscope` ({VERSION})"
             ) from None
         if process.returncode and not any(_lines(folder, "predictions")):
-            watch()  # a server that is gone explains it better
+            request.watch()  # a server that is gone explains it better
             tail = redact(log.read_text(errors="replace")).strip().splitlines()[-40:]
             raise CommandFailed(
                 f"evalscope ended with {process.returncode}",
@@ -385,3 +383,22 @@ class _Counting:
         """While evalscope runs: how many it has answered; it grades for itself."""
         before = self.tally(())
         return replace(before, done=before.done + done, asked=done)
+
+
+def _refuse_benchmark(name: str, benchmark: Benchmark) -> None:
+    refuse(task_named(benchmark.task, name), name)
+    if "#" in benchmark.data:
+        raise ConfigError(
+            f"evalscope cannot ask {name}",
+            why="it reads its questions from files, and those of a zip are kept in memory only",
+            hint=f"set `harness: own` for {name}",
+        )
+
+
+ADAPTER = Adapter(
+    label="evalscope",
+    make=lambda env: EvalscopeHarness(env[PROGRAM]),
+    refuse=_refuse_benchmark,
+    lacking=lacking,
+    outdated=outdated,
+)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, HubUnavailable, SmokeFailed, UpstreamRefused
 from flagrelease.files import write_atomic
+from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.http import retry_after
+from flagrelease.ports.retry import Backoff, retriable, retry
 from flagrelease.redact import redact
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ SERVICE = "FLAGRELEASE_FLAGEVAL"
 ENDPOINT = "FLAGRELEASE_FLAGEVAL_ENDPOINT"
 TOKEN = "FLAGRELEASE_FLAGEVAL_TOKEN"  # noqa: S105  the name of a variable
 
-_LONGEST_PAUSE = 120.0
+_BACKOFF = Backoff(first=2.0, most=30.0, budget=300.0)
 _ENDED = {"F": "it failed", "C": "it was cancelled", "OOR": "it ran out of retries"}
 _SUFFIX = re.compile(r"[-_]\d+(few)?shot.*$", re.IGNORECASE)
 
@@ -69,16 +70,20 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds. Upstream's polling: 30 s five times, 60 s ten times, then 120 s. `deadline` is for one evaluation;
-    `patience` is how long a platform that does not answer, or says 429 or 5xx, is borne."""
+    """Seconds. Upstream's polling: 30 s five times, 60 s ten times, then 120 s."""
 
     polls: tuple[tuple[int, float], ...] = ((5, 30.0), (15, 60.0))
+    """Up to which poll, with which pause before each."""
     then: float = 120.0
+    """The pause before every further poll."""
     deadline: float = 24 * 3600.0
-    patience: float = 300.0
+    """For one evaluation."""
     request: float = 30.0
+    """For one answer of the platform."""
     watch: float = 1.0
-    again: float = 2.0
+    """The pause between two looks at our own server."""
+    backoff: Backoff = _BACKOFF
+    """For a platform that does not answer, or answers with a status that is retriable."""
 
     def poll(self, number: int) -> float:
         """Seconds before poll `number`, from 1."""
@@ -112,9 +117,10 @@ def _write(state: Path, kept: _Kept) -> None:
 class FlagEval:
     """`url` is the platform's; `token`, where it asks for one, is a bearer token."""
 
-    def __init__(self, url: str, token: str = "", pace: Pace | None = None) -> None:
+    def __init__(self, url: str, token: str = "", pace: Pace | None = None, clock: Clock | None = None) -> None:
         self._url = url.rstrip("/")
         self._pace = pace or Pace()
+        self._clock = clock or SystemClock()
         import requests  # a third of a second that only this harness needs
 
         self._session = requests.Session()
@@ -166,7 +172,7 @@ class FlagEval:
         self, request_id: str, resumed: bool, watch: Callable[[], None], report: Callable[[Progress], None]
     ) -> None:
         """Until it is done. A request of an earlier run that ended meanwhile is resumed, once."""
-        start = time.monotonic()
+        start = self._clock.monotonic()
         poll = 0
         while True:
             now = self.progress(request_id)
@@ -183,11 +189,11 @@ class FlagEval:
                 self.resume(request_id)
                 resumed = True
             poll += 1
-            until = time.monotonic() + self._pace.poll(poll)
-            while time.monotonic() < until:
+            until = self._clock.monotonic() + self._pace.poll(poll)
+            while self._clock.monotonic() < until:
                 watch()
-                time.sleep(min(self._pace.watch, self._pace.poll(poll)))
-            if time.monotonic() - start > self._pace.deadline:
+                self._clock.sleep(min(self._pace.watch, self._pace.poll(poll)))
+            if self._clock.monotonic() - start > self._pace.deadline:
                 raise HubUnavailable(
                     f"FlagEval did not finish {request_id} within {self._pace.deadline:.0f} s",
                     why=f"{now.done} of {now.total} data sets are done",
@@ -234,43 +240,52 @@ class FlagEval:
         _accepted("/resume_evaluation", self._call("POST", "/resume_evaluation", {"request_id": request_id}))
 
     def _call(self, method: str, path: str, body: Mapping[str, Any], *, once: bool = False) -> dict[str, Any]:
-        """The platform's answer. 429, 5xx and lost connections are borne for a while; `once`, only what surely did
-        nothing."""
+        """The platform's answer, within the budget of the pace's backoff. With `once`, only a request that surely did
+        nothing is sent again."""
+        return retry(lambda: self._send(method, path, body, once=once), self._pace.backoff, self._clock)
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any], *, once: bool) -> dict[str, Any]:
         from requests import exceptions
 
-        first = time.monotonic()
-        while True:
-            pause, trouble = self._pace.again, ""
-            try:
-                response = self._session.request(
-                    method, self._url + path, json=body, timeout=self._pace.request, allow_redirects=False
-                )
-            except (exceptions.ConnectionError, exceptions.Timeout) as error:
-                trouble = f"no answer: {type(error).__name__}"
-                if once and not _never_sent(error):
-                    raise HubUnavailable(
-                        "FlagEval did not say whether it has started the evaluation",
-                        why=trouble,
-                        hint="look there before you run again: it may be asking your endpoint",
-                    ) from None
-            except exceptions.RequestException as error:
-                raise EnvironmentFault(
-                    f"{SERVICE} cannot be called", why=redact(str(error)[:200]), hint=f"{SERVICE} is an http(s) URL"
-                ) from None
-            else:
-                if response.status_code == 200:
-                    return _document(path, response)
-                text = redact(" ".join(response.text[:200].split()))
-                trouble = f"HTTP {response.status_code}: {text}"
-                if response.status_code in (401, 403):
-                    raise UpstreamRefused(f"FlagEval refused {path}", why=trouble, hint=f"{TOKEN} is its key")
-                if response.status_code != 429 and (response.status_code < 500 or once):
-                    raise UpstreamRefused(f"FlagEval refused {path}", why=trouble)
-                told = retry_after(response.headers.get("Retry-After", ""))
-                pause = max(pause, min(told or 0.0, _LONGEST_PAUSE))
-            if time.monotonic() - first + pause > self._pace.patience:
-                raise HubUnavailable(f"FlagEval does not answer {path}", why=trouble, hint="run again: it goes on")
-            time.sleep(pause)
+        try:
+            response = self._session.request(
+                method, self._url + path, json=body, timeout=self._pace.request, allow_redirects=False
+            )
+        except (exceptions.ConnectionError, exceptions.Timeout) as error:
+            raise _lost(path, error, final=once and not _never_sent(error)) from None
+        except exceptions.RequestException as error:
+            raise EnvironmentFault(
+                f"{SERVICE} cannot be called", why=redact(str(error)[:200]), hint=f"{SERVICE} is an http(s) URL"
+            ) from None
+        if response.status_code == 200:
+            return _document(path, response)
+        text = redact(" ".join(response.text[:200].split()))
+        why = f"HTTP {response.status_code}: {text}"
+        if response.status_code in (401, 403):
+            raise UpstreamRefused(f"FlagEval refused {path}", why=why, hint=f"{TOKEN} is its key")
+        if not retriable(response.status_code) or (once and response.status_code != 429):
+            raise UpstreamRefused(f"FlagEval refused {path}", why=why)
+        failing = _unavailable(path, why)
+        failing.after = retry_after(response.headers.get("Retry-After", ""))
+        raise failing
+
+
+def _unavailable(path: str, why: str) -> HubUnavailable:
+    return HubUnavailable(f"FlagEval does not answer {path}", why=why, hint="run again: it goes on")
+
+
+def _lost(path: str, error: Exception, *, final: bool) -> HubUnavailable:
+    """A connection that gave no answer; `final` where the request may have done something."""
+    why = f"no answer: {type(error).__name__}"
+    if not final:
+        return _unavailable(path, why)
+    unknown = HubUnavailable(
+        "FlagEval did not say whether it has started the evaluation",
+        why=why,
+        hint="look there before you run again: it may be asking your endpoint",
+    )
+    unknown.retriable = False
+    return unknown
 
 
 def public_url(template: str, base_url: str) -> str:

@@ -7,27 +7,36 @@ stopped: an exception raised there ends the loop, and everything answered by the
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from flagrelease.errors import SmokeFailed
+from flagrelease.evaluation import request as chat
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.referee import GradingFailedError, Referee
-from flagrelease.evaluation.request import GarbageError, parse, request
+from flagrelease.evaluation.request import GarbageError, parse
 from flagrelease.files import telling_space
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Patience, Tally, forget_failures
+from flagrelease.ports.harness import (
+    Adapter,
+    Ask,
+    Endpoint,
+    Evaluation,
+    EvaluationRequest,
+    Patience,
+    Tally,
+    forget_failures,
+)
 from flagrelease.ports.http import retry_after
+from flagrelease.ports.retry import Attempts, retriable
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
 from flagrelease.verdict.samples import Sample, SampleWriter
 
-__all__ = ["OwnHarness"]
+__all__ = ["ADAPTER", "OwnHarness"]
 
 _REPORT_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
@@ -38,37 +47,30 @@ class OwnHarness:
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         """See Harness.evaluate."""
         with telling_space("keeping answers"), ExitStack() as stack:
+            evaluation, into = request.evaluation, request.into
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))
             replies = stack.enter_context(Replies(into)) if evaluation.task.scoring == "text" else None
-            asking = _Asking(endpoint, evaluation, writer, self._patience, replies)
+            asking = _Asking(request.endpoint, evaluation, writer, self._patience, replies)
             stack.enter_context(asking.running())
             watched = synced = time.monotonic()
             while not asking.ended.wait(_REPORT_SECONDS):
                 now = time.monotonic()
                 if asking.suspicious.is_set() or now - watched >= _WATCH_SECONDS:
                     asking.suspicious.clear()
-                    watch()
+                    request.watch()
                     watched = now
                 if now - synced >= _SYNC_SECONDS:
                     writer.sync()
                     synced = now
-                report(asking.tally())
+                request.report(asking.tally())
             if asking.failure is not None:
-                watch()  # a server that is gone explains every failure better
+                request.watch()  # a server that is gone explains every failure better
                 raise asking.failure
-            report(asking.tally())
+            request.report(asking.tally())
             return asking.tally()
 
 
@@ -206,7 +208,7 @@ class _Asking:
             latency_s=None,
             error=None,
         )
-        body = request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
+        body = chat.request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
         start = time.monotonic()
         try:
             start, response = await self._patiently(wire, body)
@@ -234,23 +236,20 @@ class _Asking:
 
     async def _patiently(self, wire: Wire, body: bytes) -> tuple[float, Response]:
         """The response and when its request was sent. Raises _RefusedError, or _AgainError after the last attempt."""
-        first = time.monotonic()
-        for attempt in itertools.count(1):
+        attempts = Attempts(self._patience.backoff, time.monotonic)
+        while True:
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             start = time.monotonic()
             try:
                 return start, await self._once(wire, body)
             except _AgainError as again:
-                borne = time.monotonic() - first
-                if attempt >= self._patience.attempts and borne >= self._patience.patient_seconds:
+                pause = attempts.failed(again.seconds)
+                if pause is None:
                     raise
-                pause = self._patience.pause(attempt)
                 if again.seconds is not None:
                     # The server speaks for all requests, so all of them wait.
-                    pause = max(pause, min(again.seconds, self._patience.told_seconds))
                     self._not_before = max(self._not_before, time.monotonic() + pause)
                 await asyncio.sleep(pause)
-        raise AssertionError("unreachable: counting does not end")
 
     async def _once(self, wire: Wire, body: bytes) -> Response:
         try:
@@ -262,7 +261,7 @@ class _Asking:
             return response
         text = " ".join(response.body[:200].decode(errors="replace").split())
         said = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
-        if response.status == 429 or response.status >= 500:
+        if retriable(response.status):
             raise _AgainError(said, retry_after(response.headers.get("retry-after", "")))
         raise _RefusedError(said)
 
@@ -287,3 +286,6 @@ def _root(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+ADAPTER = Adapter(label="flagrelease's own harness", make=lambda _env: OwnHarness())

@@ -1,56 +1,52 @@
-"""Which harness asks a benchmark: chosen by its name in the matrix, made when it is first needed."""
+"""The harnesses, and which of them asks a benchmark: chosen by its name in the matrix."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from flagrelease import scored
 from flagrelease.cell import Cell
-from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.evaluation.tasks import task_named
+from flagrelease.errors import EnvironmentFault
 from flagrelease.matrix import Benchmark, HarnessName
-from flagrelease.ports.evalscope_program import PROGRAM
-from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
-from flagrelease.ports.harness_evalscope import EvalscopeHarness, refuse
-from flagrelease.ports.harness_flageval import ENDPOINT, SERVICE, TOKEN
-from flagrelease.ports.harness_own import OwnHarness
+from flagrelease.ports import harness_evalscope, harness_own
+from flagrelease.ports.harness import Adapter, EvaluationRequest, Harness, Tally
 
-__all__ = ["Harnesses", "check", "chosen", "lacking"]
+if TYPE_CHECKING:
+    from flagrelease.context import Context
+    from flagrelease.job import Job
+    from flagrelease.results import BenchmarkScore
+    from flagrelease.servers import Serve
+
+__all__ = ["HARNESSES", "Harnesses", "asked_here", "check", "chosen", "lacking", "outside_scores"]
+
+HARNESSES: Mapping[HarnessName, Adapter] = {
+    "own": harness_own.ADAPTER,
+    "evalscope": harness_evalscope.ADAPTER,
+    "flageval": scored.ADAPTER,
+}
 
 
 class Harnesses:
-    """Hands each evaluation to the harness that it names."""
+    """Hands each evaluation to the harness that it names, which is made when it is first needed."""
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self._env = os.environ if env is None else env
         self._made: dict[HarnessName, Harness] = {}
 
-    def evaluate(
-        self,
-        endpoint: Endpoint,
-        evaluation: Evaluation,
-        into: Path,
-        *,
-        watch: Callable[[], None],
-        report: Callable[[Tally], None],
-    ) -> Tally:
+    def evaluate(self, request: EvaluationRequest) -> Tally:
         """See Harness.evaluate. Raises EnvironmentFault where the harness is not set up on this machine."""
-        return self._harness(evaluation.harness).evaluate(endpoint, evaluation, into, watch=watch, report=report)
+        return self._harness(request.evaluation.harness).evaluate(request)
 
     def _harness(self, name: HarnessName) -> Harness:
         if name not in self._made:
-            self._made[name] = self._make(name)
+            make = HARNESSES[name].make
+            if make is None:
+                raise ValueError(f"harness {name} asks questions of its own")
+            _check_set_up(name, self._env)
+            self._made[name] = make(self._env)
         return self._made[name]
-
-    def _make(self, name: HarnessName) -> Harness:
-        if name == "own":
-            return OwnHarness()
-        if name == "flageval":
-            raise ConfigError("FlagEval gives scores and no answers", why="it cannot be asked a question at a time")
-        if missing := lacking(name, self._env):
-            raise EnvironmentFault(f"harness {name} is not set up", why=missing[0], hint=missing[1])
-        return EvalscopeHarness(self._env[PROGRAM])
 
 
 def chosen(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> dict[str, HarnessName]:
@@ -58,39 +54,35 @@ def chosen(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> dict[str, Harness
     return {name: benchmarks[name].harness or cell.profile.harness for name in cell.profile.benchmarks}
 
 
+def asked_here(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> tuple[str, ...]:
+    """The benchmarks whose questions come from our data and whose answers are judged."""
+    return tuple(name for name, harness in chosen(cell, benchmarks).items() if HARNESSES[harness].make is not None)
+
+
+def outside_scores(job: Job, context: Context, serve: Serve) -> tuple[BenchmarkScore, ...]:
+    """The scores of the other benchmarks, whose harness asks questions of its own."""
+    found: list[BenchmarkScore] = []
+    wanted = chosen(job.cell, job.matrix.benchmarks)
+    for harness, adapter in HARNESSES.items():
+        names = [name for name in wanted if wanted[name] == harness]
+        if names and adapter.score is not None:
+            found += adapter.score(job, context, serve, names)
+    return tuple(found)
+
+
 def check(cell: Cell, benchmarks: Mapping[str, Benchmark], env: Mapping[str, str] | None = None) -> None:
-    """Before anything is started: raises ConfigError for a task that its harness cannot ask, EnvironmentFault for a
-    harness that is not set up."""
+    """Before anything is started: raises ConfigError for a benchmark that its harness cannot ask, EnvironmentFault for
+    a harness that is not set up."""
     for name, harness in chosen(cell, benchmarks).items():
-        if harness == "evalscope":
-            refuse(task_named(benchmarks[name].task, name), name)
-            if "#" in benchmarks[name].data:
-                raise ConfigError(
-                    f"evalscope cannot ask {name}",
-                    why="it reads its questions from files, and those of a zip are kept in memory only",
-                    hint=f"set `harness: own` for {name}",
-                )
-        if missing := lacking(harness, os.environ if env is None else env):
-            raise EnvironmentFault(f"harness {harness} is not set up", why=missing[0], hint=missing[1])
+        HARNESSES[harness].refuse(name, benchmarks[name])
+        _check_set_up(harness, os.environ if env is None else env)
 
 
 def lacking(name: HarnessName, env: Mapping[str, str]) -> tuple[str, str] | None:
     """What this machine lacks for a harness, and what to do about it."""
-    if name == "evalscope":
-        program = env.get(PROGRAM, "")
-        if not program:
-            return (
-                f"{PROGRAM} is not set",
-                f"install evalscope 1.14.1 in an environment of its own and set {PROGRAM} to the program",
-            )
-        if not Path(program).is_file():
-            return f"{PROGRAM} names {program}, which is not there", f"set {PROGRAM} to the program `evalscope`"
-    if name == "flageval":
-        if not env.get(SERVICE):
-            return f"{SERVICE} is not set", f"set {SERVICE} to the platform's URL; {TOKEN} is its key, where it has one"
-        if not env.get(ENDPOINT):
-            return (
-                f"{ENDPOINT} is not set",
-                f"set {ENDPOINT} to the URL at which the platform reaches this host's servers",
-            )
-    return None
+    return HARNESSES[name].lacking(env)
+
+
+def _check_set_up(name: HarnessName, env: Mapping[str, str]) -> None:
+    if missing := lacking(name, env):
+        raise EnvironmentFault(f"harness {name} is not set up", why=missing[0], hint=missing[1])

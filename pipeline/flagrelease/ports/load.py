@@ -14,16 +14,20 @@ goodput
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, geometric_mean, median
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.matrix import Slo
 from flagrelease.results import LoadFigures, Spread
 
-__all__ = ["Load", "LoadGenerator", "LoadPoint", "Request", "SlowStarter", "figures", "spread"]
+if TYPE_CHECKING:
+    from flagrelease.ports.command import Command
+
+__all__ = ["Load", "LoadGenerator", "LoadPoint", "LoadTool", "Request", "SlowStarter", "Target", "figures", "spread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,35 @@ class SlowStarter(LoadGenerator, Protocol):
         Raises SmokeFailed where the tool measured nothing.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A server that load is put on, as it is reached from this host and from inside its container."""
+
+    base_url: str
+    """Ends in /v1."""
+    model: str
+    tokenizer: Path
+    """The folder of the weights on this host."""
+    port_inside: int
+    folder_inside: str
+    execute: Callable[..., tuple[int, str]]
+    """Runs a program in the container: its exit code and what it printed."""
+    command: Command
+    """Runs a program on this host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadTool:
+    """A load generator, and all in which it differs from the others."""
+
+    make: Callable[[Target, Mapping[str, str]], LoadGenerator]
+    """Makes it for a server, given the environment."""
+    lacking: Callable[[Mapping[str, str]], tuple[str, str] | None] = lambda _env: None
+    """What this machine lacks for it, given the environment, and what to do about it."""
+    engine: str = ""
+    """The only engine whose image has it, where it runs inside."""
 
 
 def spread(values: Iterable[float]) -> Spread:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagrelease.errors import SmokeFailed
-from flagrelease.ports.evalscope_program import PROGRAM
-from flagrelease.ports.load import Load, LoadPoint, Request, spread
+from flagrelease.ports.evalscope_program import PROGRAM, lacking
+from flagrelease.ports.load import Load, LoadPoint, LoadTool, Request, spread
 
 if TYPE_CHECKING:
     from flagrelease.ports.command import Command
 
-__all__ = ["EvalscopePerf", "argv", "parse"]
+__all__ = ["LOAD_TOOL", "EvalscopePerf", "argv", "parse"]
 
 _DATABASE = "benchmark_data.db"
 _COLUMNS = (
@@ -107,3 +107,11 @@ def parse(database: Path) -> Load:
     )
     gaps = [gap for row in rows if row[6] for gap in json.loads(row[7] or "[]")]
     return Load(requests=requests, seconds=last - first, itl_s=spread(gaps))
+
+
+LOAD_TOOL = LoadTool(
+    make=lambda target, env: EvalscopePerf(
+        env[PROGRAM], target.command, base_url=target.base_url, model=target.model, tokenizer=target.tokenizer
+    ),
+    lacking=lacking,
+)

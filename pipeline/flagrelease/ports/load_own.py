@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.ports.load import Load, LoadPoint, Request, spread
+from flagrelease.ports.load import Load, LoadPoint, LoadTool, Request, spread
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["StreamingLoad"]
+__all__ = ["LOAD_TOOL", "StreamingLoad"]
 
 # Ordinary words in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
 _TOKENS = range(1_000, 20_000)
@@ -144,3 +144,6 @@ async def _ask(client: httpx.AsyncClient, body: bytes, since: float) -> _Seen:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         seen.error = f"not what the protocol promises: {error}"[:200]
     return seen
+
+
+LOAD_TOOL = LoadTool(make=lambda target, _env: StreamingLoad(target.base_url, target.model))

@@ -8,9 +8,9 @@ from itertools import repeat
 from typing import Any
 
 from flagrelease.errors import SmokeFailed
-from flagrelease.ports.load import Load, LoadPoint, Request, spread
+from flagrelease.ports.load import Load, LoadPoint, LoadTool, Request, spread
 
-__all__ = ["VllmBench", "argv", "parse"]
+__all__ = ["LOAD_TOOL", "VllmBench", "argv", "parse"]
 
 _FOLDER = "/tmp"  # noqa: S108 - of the container
 
@@ -147,3 +147,11 @@ def _request(start: float, ttft: float, e2e: float, before: int, after: int, err
         output_tokens=0 if failed else after,
         error=failed,
     )
+
+
+LOAD_TOOL = LoadTool(
+    make=lambda target, _env: VllmBench(
+        target.execute, model=target.model, tokenizer=target.folder_inside, port=target.port_inside
+    ),
+    engine="vllm",
+)

@@ -52,7 +52,8 @@ _DEAD_SECONDS = 15.0
 _OURS = ("FLAGRELEASE_", "FLAGOS_", "PYTEST_", "VIRTUAL_ENV", "XDG_CACHE_HOME")
 
 
-class Folder(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Folder:
     """What IMAGE says. `size` is in bytes; the first word of `entrypoint` is looked for on the image's PATH."""
 
     digest: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavail
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.credentials import Credentials, credentials
 from flagrelease.ports.http import is_loopback, retry_after
+from flagrelease.ports.retry import Backoff, retriable, retry
 from flagrelease.redact import redact
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MOVABLE = ("latest",)
 """Tags that may be moved to another digest."""
 
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-_RETRIED = (408, 429, 500, 502, 503, 504)
+_BACKOFF = Backoff(first=0.5, most=15.0, budget=60.0)
 _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
 
 
@@ -51,9 +51,6 @@ class Registry(Protocol):
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
-    def blob_exists(self, repository: str, digest: str) -> bool: ...
-    def blob(self, repository: str, digest: str) -> bytes: ...
-    def upload(self, repository: str, data: bytes) -> str: ...
     def tag(self, repository: str, digest: str, tag: str) -> None: ...
     def check_push(self, repository: str) -> None: ...
 
@@ -61,20 +58,19 @@ class Registry(Protocol):
 class OciRegistry:
     """The real client: basic and bearer authentication, http on loopback, retries within a budget.
 
-    408, 429, 5xx and lost connections are retried for at most `patience` seconds in all, as long as
-    Retry-After says or with growing pauses; 401 and 403 never. Raises RegistryUnavailable, RegistryDenied,
-    UpstreamRefused.
+    408, 429, 5xx and lost connections are retried within the budget of `backoff`; 401 and 403 never. Raises
+    RegistryUnavailable, RegistryDenied, UpstreamRefused.
     """
 
     def __init__(
         self,
         *,
         clock: Clock | None = None,
-        patience: float = 60.0,
+        backoff: Backoff = _BACKOFF,
         known: Callable[[str], Credentials | None] = credentials,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._patience = patience
+        self._backoff = backoff
         self._known = known
         self._tokens: dict[tuple[str, str], str] = {}
         self._clients: dict[bool, httpx.Client] = {}
@@ -109,32 +105,6 @@ class OciRegistry:
             raise UpstreamRefused(
                 f"{repository} stored another manifest than was sent", why=f"{confirmed}, not {digest}", hint=_TAMPERED
             )
-        return digest
-
-    def blob_exists(self, repository: str, digest: str) -> bool:
-        return self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200
-
-    def blob(self, repository: str, digest: str) -> bytes:
-        """A blob's bytes, checked against its digest."""
-        body = self._call("GET", repository, f"blobs/{digest}").content
-        if _sha256(body) != digest:
-            raise UpstreamRefused(f"{repository} sent other bytes than {digest}", hint=_TAMPERED)
-        return body
-
-    def upload(self, repository: str, data: bytes) -> str:
-        """Store a blob, unless the registry has it; its digest."""
-        digest = _sha256(data)
-        if self.blob_exists(repository, digest):
-            return digest
-        place = self._upload_place(repository)
-        joint = "&" if "?" in place else "?"
-        self._call(
-            "PUT",
-            repository,
-            f"{place}{joint}digest={digest}",
-            content=data,
-            headers={"Content-Type": "application/octet-stream"},
-        )
         return digest
 
     def tag(self, repository: str, digest: str, tag: str) -> None:
@@ -193,18 +163,14 @@ class OciRegistry:
         host, _, name = repository.partition("/")
         url = path if "://" in path else _origin(host) + (path if path.startswith("/") else f"/v2/{name}/{path}")
         sent = {**(headers or {}), **({"Accept": ", ".join(accept)} if accept else {})}
-        deadline = self._clock.monotonic() + self._patience
-        pause = 0.5
-        while True:
+
+        def attempt() -> httpx.Response:
             answer, trouble = self._try(method, host, url, sent, content)
-            if answer is not None and answer.status_code not in _RETRIED:
-                return _accepted(answer, repository, missing=missing)
-            wait = retry_after(answer.headers.get("Retry-After", "")) if answer is not None else None
-            wait = wait if wait is not None else pause * random.uniform(0.75, 1.25)
-            if self._clock.monotonic() + wait > deadline:
+            if answer is None or retriable(answer.status_code):
                 raise _unavailable(repository, answer, trouble)
-            self._clock.sleep(wait)
-            pause = min(pause * 2, 15.0)
+            return _accepted(answer, repository, missing=missing)
+
+        return retry(attempt, self._backoff, self._clock)
 
     def _try(
         self, method: str, host: str, url: str, headers: Mapping[str, str], content: bytes
@@ -279,7 +245,9 @@ def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -
             hint="start it (`make setup`), or choose --registry HOST/NAME",
         )
     why = f"HTTP {answer.status_code}{_reported(answer)}"
-    return RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")
+    failing = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")
+    failing.after = retry_after(answer.headers.get("Retry-After", ""))
+    return failing
 
 
 def _reported(answer: httpx.Response) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, replies, results, scored
+from flagrelease import baselines, replies, results
 from flagrelease.answering import Gathered, Pair, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context, Look
@@ -21,6 +21,7 @@ from flagrelease.evidence import Evidence
 from flagrelease.job import Job
 from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
+from flagrelease.matrix import DEFAULT_HARNESS
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
@@ -66,7 +67,7 @@ def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Se
     harnesses.check(job.cell, job.matrix.benchmarks)
     sheets = draw_up_all(job, context)
     counting = Counting(serve)
-    told = scored.score(job, context, counting)
+    told = harnesses.outside_scores(job, context, counting)
     gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), counting)
     result = replace(_result(job, context, gathered, told), called=counting.called)
     # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
@@ -80,9 +81,7 @@ def fetch_data(context: Context) -> Callable[[LockedData], Path]:
     def fetch(locked: LockedData) -> Path:
         into = context.workspace.data / locked.file.sha256
         with context.meter.waiting():
-            return context.ports.hubs.file(
-                locked.source, locked.file, locked.archive, into, context.progress, context.meter, locked.revision
-            )
+            return context.ports.hubs.file(locked, into, context.progress, context.meter)
 
     return fetch
 
@@ -94,10 +93,8 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
     if not job.cell.profile.benchmarks:
         raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="name one under its `benchmarks`")
     sheets = []
-    elsewhere = scored.asked_there(job.cell, job.matrix.benchmarks)
-    for name, share in job.cell.profile.benchmarks.items():
-        if name in elsewhere:
-            continue
+    for name in harnesses.asked_here(job.cell, job.matrix.benchmarks):
+        share = job.cell.profile.benchmarks[name]
         context.progress.doing(f"reading the questions of {name}")
         benchmark = job.matrix.benchmarks[name]
         data = load(name, benchmark, job.lock, job.data_dir, fetch)
@@ -239,7 +236,9 @@ def _evidence(
         data={pair.sheet.benchmark: pair.sheet.data_sha256 for pair in pairs},
         sampling={pair.sheet.benchmark: dict(pair.sheet.evaluation.parameters) for pair in pairs},
         design={pair.sheet.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
-        harness={one.benchmark: one.harness for pair in pairs if (one := pair.sheet.evaluation).harness != "own"},
+        harness={
+            one.benchmark: one.harness for pair in pairs if (one := pair.sheet.evaluation).harness != DEFAULT_HARNESS
+        },
     )
     put = context.evidence.put
     kept = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]

@@ -14,16 +14,16 @@ from flagrelease import buildcontext, layout, probe, results, rootfolder, shippe
 from flagrelease.base import base_image, check_python, counted, pinned_base, processes
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
-from flagrelease.errors import EnvironmentFault, FlagreleaseError, UpstreamRefused
+from flagrelease.errors import EnvironmentFault, UpstreamRefused
 from flagrelease.evidence import Evidence
 from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.ports.docker import Pushed
+from flagrelease.ports.retry import Backoff, retry
 from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.stage import Stage
 
-_PUSH_SECONDS = 600.0
-_FIRST_PAUSE = 1.0
+_PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
 _SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
@@ -196,20 +196,14 @@ def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str,
     docker.tag(image.id, where, tag)
     before = context.meter.moved
     context.progress.doing("pushing")
-    deadline, pause = clock.monotonic() + _PUSH_SECONDS, _FIRST_PAUSE
-    while True:
-        try:
-            with context.meter.waiting():
-                pushed = docker.push(where, tag, counted(context, "pushing"))
-                confirmed = context.ports.registry.digest(where, pushed.digest)
-            break
-        except FlagreleaseError as error:
-            # Layers that arrived stay there, so a repetition sends the rest only.
-            if not error.retriable or clock.monotonic() + pause > deadline:
-                raise
-            context.progress.note(f"{error.line()}; trying again in {pause:.0f} s")
-            clock.sleep(pause)
-            pause = min(2 * pause, 60.0)
+
+    def push() -> tuple[Pushed, str | None]:
+        with context.meter.waiting():
+            pushed = docker.push(where, tag, counted(context, "pushing"))
+            return pushed, context.ports.registry.digest(where, pushed.digest)
+
+    # Layers that arrived stay there, so a repetition sends the rest only.
+    pushed, confirmed = retry(push, _PUSH, clock, context.progress.note)
     if confirmed != pushed.digest:
         raise UpstreamRefused(
             f"the registry does not have what was pushed to {where}",

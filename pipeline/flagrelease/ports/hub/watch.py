@@ -53,7 +53,10 @@ class Watch:
     def note(self, text: str) -> None:
         self._progress.note(text)
 
-    def pause(self, seconds: float) -> None:
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
         """Wait, unless cancelled. Raises Cancelled."""
         if self.cancelled.wait(seconds):
             raise Cancelled

@@ -1,0 +1,40 @@
+"""The names that matrix.yaml may use are those of the tables, and nothing but the tables names a harness."""
+
+import ast
+from pathlib import Path
+from typing import get_args
+
+from flagrelease.config.engines import ENGINES, LoadToolName
+from flagrelease.matrix import DEFAULT_HARNESS, HarnessName
+from flagrelease.ports.harnesses import HARNESSES
+from flagrelease.ports.load_tools import LOAD_TOOLS
+
+PACKAGE = Path(__file__).parents[2] / "pipeline" / "flagrelease"
+MAY_NAME = {"matrix.py", "harnesses.py", "load_tools.py", "serving_engines.py", "choose.py", "engines.py"}
+MAY_NAME |= {"scored.py", "flageval_scores.py"}  # the adapter of FlagEval
+
+
+def test_every_harness_of_the_matrix_is_in_the_table() -> None:
+    assert set(get_args(HarnessName)) == set(HARNESSES)
+    assert DEFAULT_HARNESS in HARNESSES
+    for adapter in HARNESSES.values():
+        assert (adapter.make is None) is not (adapter.score is None)
+        assert adapter.label
+
+
+def test_every_load_tool_of_the_matrix_is_in_the_table() -> None:
+    assert set(get_args(LoadToolName)) == set(LOAD_TOOLS)
+    for name, engine in ENGINES.items():
+        assert LOAD_TOOLS[engine.load_tool].engine in ("", name)
+
+
+def test_nothing_but_the_tables_names_a_harness() -> None:
+    names = set(HARNESSES)
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name in MAY_NAME or path.name.startswith(("harness", "load")) or "harnesses" in path.parts:
+            continue
+        literals = {one.value for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Constant)}
+        if named := {one for one in literals if isinstance(one, str) and one in names}:
+            found[str(path.relative_to(PACKAGE))] = named
+    assert found == {}
