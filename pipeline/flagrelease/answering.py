@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -24,7 +24,6 @@ from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.evidence import Evidence
 from flagrelease.gates import ALPHA
-from flagrelease.looks import PlannedLooks
 from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, Evaluation, Harness, Tally
 from flagrelease.ports.harness_own import Patience, forget_failures
@@ -32,8 +31,11 @@ from flagrelease.ports.progress import Count
 from flagrelease.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.serving import Served
 from flagrelease.stage import Context, Job, Meter
-from flagrelease.stats.design import Decision
 from flagrelease.workspace import write_atomic
+
+if TYPE_CHECKING:
+    from flagrelease.looks import PlannedLooks
+    from flagrelease.stats.design import Decision
 
 __all__ = ["Gathered", "Pair", "Serve", "Servers", "gather", "lines"]
 
@@ -179,6 +181,8 @@ class _Answering:
         return Kept(self._keep(sheet, side.whole(sheet.repeats)))
 
     def pair(self, sheet: Sheet, baseline: Kept | Asked | None) -> Pair:
+        from flagrelease.looks import PlannedLooks  # numpy and scipy, which planning does without
+
         # Without a baseline they were judged by nobody; evaluated without one again, they are to be asked anew.
         earlier = () if baseline is None else self._unjudged(sheet)
         candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)

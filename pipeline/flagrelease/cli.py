@@ -9,11 +9,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flagrelease import __version__
-from flagrelease.assemble import Options
 from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
 from flagrelease.redact import redact
+
+if TYPE_CHECKING:
+    from flagrelease.assemble import Options
 
 _EXIT_CODES = """\
 exit codes:
@@ -178,6 +181,8 @@ def _engine(text: str) -> str:
 
 
 def options(arguments: argparse.Namespace) -> Options:
+    from flagrelease.assemble import Options
+
     return Options(
         matrix=arguments.matrix,
         workspace=arguments.workspace,

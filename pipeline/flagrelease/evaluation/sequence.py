@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flagrelease.evaluation.question import Question
-from flagrelease.looks import PlannedLooks, scores, unsettled
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, Harness, Tally
 from flagrelease.samples import Sample, read_samples
-from flagrelease.stats.design import Answer, Decision
+
+if TYPE_CHECKING:
+    from flagrelease.looks import PlannedLooks
+    from flagrelease.stats.design import Answer, Decision
 
 __all__ = ["Asked", "Kept", "Side", "conduct"]
 
@@ -71,6 +73,8 @@ class Asked:
 
     def whole(self, repeats: int) -> Sequence[Sample]:
         """Everything `repeats` times; what is missing is asked."""
+        from flagrelease.looks import scores  # numpy and scipy, which planning does without
+
         there = scores(self.samples())
         every = [(one.subset, one.id, repeat) for repeat in range(repeats) for one in self.questions]
         if missing := [one for one in every if one not in there]:
@@ -80,6 +84,9 @@ class Asked:
 
 def conduct(planned: PlannedLooks, baseline: Side, candidate: Side) -> Decision:
     """Ask until the design decides. What was answered stays; conducting again asks only what is missing."""
+    from flagrelease.looks import scores, unsettled
+    from flagrelease.stats.design import Decision
+
     while True:
         before, after = baseline.samples(), candidate.samples()
         known, found = scores(before), scores(after)

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, gates, looks, replies, results, scored
+from flagrelease import baselines, gates, replies, results, scored
 from flagrelease.answering import Gathered, Pair, Serve, gather, lines
 from flagrelease.cell import fingerprint
 from flagrelease.errors import ConfigError
@@ -129,6 +129,8 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
 def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
     """By the design that the answers were asked by; what was asked in whole, at once. Where the baseline only guesses,
     its answers decide."""
+    from flagrelease import looks  # numpy and scipy, which planning does without
+
     judged: dict[str, gates.BenchmarkVerdict] = {}
     whole: list[tuple[Sheet, Sequence[Sample], Sequence[Sample]]] = []
     for pair in pairs:
@@ -154,6 +156,8 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, gates.BenchmarkVerdict]:
 
 
 def _score(pair: Pair, judged: gates.BenchmarkVerdict) -> results.BenchmarkScore:
+    from flagrelease import looks
+
     samples, baseline = pair.candidate, pair.baseline or ()
     same = len(samples) - looks.differing(baseline, samples)
     remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
