@@ -37,6 +37,7 @@ def ensure() -> Done:
         # Compiled as pip does it: where Python may not write byte code, each start would compile what it imports.
         _uv("sync", "--compile-bytecode", "--require-hashes", *map(str, locks))
         _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        run("venv", [str(PYTHON), "-m", "compileall", "-q", str(ROOT / "pipeline")], todo="see the log")
         STAMP.write_text(wanted)
     return Done("made" if fresh else "updated", _describe())
 
