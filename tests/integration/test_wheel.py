@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CELL = "cpu/smollm2-135m"
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "templates")
 CHEAPER = {
-    "limit: 200": "limit: 8",
+    "limit: 200": "limit: 12",
     "margin: 0.05": "margin: 0.3",  # with so few questions only a wide one can be decided
     "max_model_len: 8192": "max_model_len: 2048",  # an eighth of it is what the check of long prompts reads
     "ready_seconds: 120": "ready_seconds: 120, args: {threads: 1}",  # other tests keep the other core busy
