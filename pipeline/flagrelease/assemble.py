@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from flagrelease import lock as locks
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
 from flagrelease.context import Look
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.evidence import EvidenceStore
 from flagrelease.history import Past
 from flagrelease.job import Job
@@ -102,9 +103,6 @@ def project(options: Options) -> Project:
     workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
     if workspace.root.exists() and not workspace.root.is_dir():
         raise ConfigError(f"{workspace.root} is no folder", hint="choose another --workspace DIR")
-    templates = folder / "templates"
-    if not templates.is_dir():
-        templates = Path(__file__).resolve().parent.parent.parent / "templates"
     lock_path = options.matrix.with_suffix(".lock")
     registry = (options.registry or matrix.registry).rstrip("/")
     if not _REGISTRY.fullmatch(registry):
@@ -121,10 +119,37 @@ def project(options: Options) -> Project:
         ledger=Ledger(workspace.ledger),
         evidence=EvidenceStore(workspace.evidence),
         registry=registry,
-        templates=templates,
+        templates=templates(folder),
         data_dir=options.data_dir,
         runner=options.runner,
     )
+
+
+def shipped_templates() -> Path:
+    """The templates that come with flagrelease. Raises EnvironmentFault where it was installed without them."""
+    shipped = Path(str(resources.files("flagrelease") / "templates"))
+    if not shipped.is_dir():
+        raise EnvironmentFault(
+            "flagrelease is installed without its templates", why=f"there is no {shipped}", hint="install it again"
+        )
+    return shipped
+
+
+def templates(folder: Path) -> Path:
+    """The templates of the project in `folder`: its own where it has some, else those that come with flagrelease.
+
+    Raises ConfigError where its own are not complete.
+    """
+    own, shipped = folder / "templates", shipped_templates()
+    if not own.is_dir():
+        return shipped
+    if lacking := sorted(path.name for path in shipped.glob("*.j2") if not (own / path.name).is_file()):
+        raise ConfigError(
+            f"{own} has no {lacking[0]}",
+            why="where that folder exists, all templates are taken from it",
+            hint=f"copy what is missing from {shipped}, or give the folder another name",
+        )
+    return own
 
 
 def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:

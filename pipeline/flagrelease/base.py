@@ -26,6 +26,14 @@ def pinned_base(job: Job) -> dict[str, str]:
     return {"base image": locked.digest or locked.base, "base image name": locked.base}
 
 
+def how_to_make(base: str) -> str:
+    """What to do where a base that no registry has is missing."""
+    return (
+        f"`docker build --tag {base} base` makes it from the Dockerfile that `flagrelease init` wrote; "
+        "in a checkout of flagrelease, `make base`"
+    )
+
+
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     """Its reference and what is here, pulled where it has a digest; without containers it is this machine. Raises
     EnvironmentFault where a local one is missing."""
@@ -38,7 +46,7 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
         found = docker.image(locked.base)
         if found is None:
             raise EnvironmentFault(
-                f"the base image {locked.base} is not here", why=locked.why, hint="`make base` makes it"
+                f"the base image {locked.base} is not here", why=locked.why, hint=how_to_make(locked.base)
             )
         return locked.base, found
     name, _, tag = locked.base.rpartition(":")

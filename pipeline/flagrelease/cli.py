@@ -9,10 +9,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flagrelease import __version__
 from flagrelease.cli_shared import show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
+
+if TYPE_CHECKING:
+    pass
 
 _EXIT_CODES = """\
 exit codes:

@@ -12,15 +12,25 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import engine
-from host import CACHE, Done, SetupError, apt_install, apt_refresh, as_root, locked, output, run
+from host import CACHE, ROOT, Done, SetupError, apt_install, apt_refresh, as_root, locked, output, run
 
-UPSTREAM = "debian:bookworm-slim"
+DOCKERFILE = ROOT / "templates/base.Dockerfile"  # `flagrelease init` writes it for those who have no checkout
 NAME = os.environ.get("FLAGRELEASE_BASE", "flagrelease-base:bookworm")
 SUITE = "bookworm"
-PACKAGES = ("ca-certificates", "curl", "libgomp1", "libstdc++6", "python3", "python3-venv")
 # What a container has no use for. Licence texts (*/copyright) stay: the image is published.
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 KEPT = "/usr/share/doc/*/copyright"
+
+
+def _of_dockerfile(pattern: str) -> str:
+    found = re.search(pattern, DOCKERFILE.read_text(), re.MULTILINE)
+    if found is None:
+        raise SetupError(f"{DOCKERFILE.name} has no {pattern}", "restore it: `git checkout templates`")
+    return found[1]
+
+
+UPSTREAM = _of_dockerfile(r"^FROM (\S+)$")
+PACKAGES = tuple(_of_dockerfile(r"--no-install-recommends \\\n +(.*) \\$").split())
 
 
 def ensure() -> Done:
@@ -44,14 +54,9 @@ def _done(state: str, image: tuple[str, int]) -> Done:
 
 def _pull() -> bool:
     """Build on the image that Debian publishes; False where it cannot be pulled, or the build reaches no packages."""
-    dockerfile = (
-        f"FROM {UPSTREAM}\nENV LANG=C.UTF-8\n"
-        f"RUN apt-get update && apt-get install -y --no-install-recommends {' '.join(PACKAGES)}"
-        " && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*\n"
-    )
     context = CACHE / "base"
     context.mkdir(parents=True, exist_ok=True)
-    (context / "Dockerfile").write_text(dockerfile)
+    shutil.copy(DOCKERFILE, context / "Dockerfile")
     try:
         run("base", ["docker", "pull", "--quiet", UPSTREAM], todo="")
         run("base", ["docker", "build", "--quiet", "--network", "host", "--tag", NAME, str(context)], todo="")

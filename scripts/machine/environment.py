@@ -34,8 +34,10 @@ def ensure() -> Done:
         run("venv", pip, todo=TODO)
         # A list that names the torch that `kernels` brought leaves it in place; uv does not look where pip found it.
         locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has_kernels() else [])]
-        _uv("sync", "--require-hashes", *map(str, locks))
+        # Compiled as pip does it: where Python may not write byte code, each start would compile what it imports.
+        _uv("sync", "--compile-bytecode", "--require-hashes", *map(str, locks))
         _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        run("venv", [str(PYTHON), "-m", "compileall", "-q", str(ROOT / "pipeline")], todo="see the log")
         STAMP.write_text(wanted)
     return Done("made" if fresh else "updated", _describe())
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import finished_cell as given
+from flagrelease import usage
 from flagrelease.lock import LockedData
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
@@ -46,6 +50,22 @@ def test_a_branch_is_pinned_to_its_commit_and_fetched_whole(source: str, hub: Hu
     assert fetch.meter.moved == sum(len(content) for content in hub.files.values())
     assert fetch.meter.outside > 0
     assert not (tmp_path / "model.partial").exists()
+
+
+def test_the_command_on_the_card_downloads_what_was_locked(hub: HubStandIn, tmp_path: Path) -> None:
+    """By the program `modelscope` itself, which users install, where the weights stage uses its client library."""
+    card = given.model(title="Toy-1B", source=MODELSCOPE)
+    locked = Fetch(tmp_path / "model").lock(MODELSCOPE)
+    commands = f"{usage.download(card, locked.revision)}\n{usage.verify(card, locked.files)}"
+    done = subprocess.run(
+        ["bash", "-euc", commands.replace(usage.source_dir(card), str(tmp_path / "downloaded"))],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": OK") == len(hub.files)
 
 
 @pytest.mark.parametrize("source", [MODELSCOPE, HF])

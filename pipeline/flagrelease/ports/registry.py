@@ -242,7 +242,8 @@ def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -
         return RegistryUnavailable(
             f"no registry answers at {host}",
             why=trouble,
-            hint="start it (`make setup`), or choose --registry HOST/NAME",
+            hint="start it (`make setup`, or `docker run --detach --publish PORT:5000 registry:2`), or choose "
+            "--registry HOST/NAME",
         )
     why = f"HTTP {answer.status_code}{_reported(answer)}"
     failing = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")

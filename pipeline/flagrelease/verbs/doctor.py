@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
+from flagrelease.base import how_to_make
 from flagrelease.cli_shared import options
 from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
@@ -99,7 +100,7 @@ def _bases(everything: Project, ports: Ports) -> Finding:
     # A name without a registry cannot be pulled; it is made on this machine.
     absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in here]
     if absent:
-        return Finding("base images", False, f"{absent[0]} is not here", "`make base` makes it")
+        return Finding("base images", False, f"{absent[0]} is not here", how_to_make(absent[0]))
     return Finding("base images", True, f"here: {', '.join(here) or 'none'}; others are pulled when they are needed")
 
 

@@ -1,4 +1,4 @@
-"""`flagrelease init`: a first matrix.yaml."""
+"""`flagrelease init`: a first matrix.yaml, and the Dockerfile of its chip's base image."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import argparse
 from pathlib import Path
 
 from flagrelease import matrix
+from flagrelease.assemble import shipped_templates
 from flagrelease.errors import ConfigError
 from flagrelease.files import write_atomic
-
-_STARTER = Path(__file__).resolve().parents[3] / "templates" / "matrix.yaml"
 
 
 def main(arguments: argparse.Namespace) -> int:
     target: Path = arguments.matrix
     if target.exists():
         raise ConfigError(f"{target} exists", hint="edit it, or name another with --matrix FILE")
-    write_atomic(target, _STARTER.read_bytes())
-    matrix.load(target)
-    print(f"{target} written: one cell, cpu/smollm2-135m")
-    print("next: `flagrelease doctor`, `flagrelease lock`, `flagrelease run`; a chip or a model more is a stanza more")
+    starters = shipped_templates()
+    write_atomic(target, (starters / "matrix.yaml").read_bytes())
+    (chip,) = matrix.load(target).chips.values()
+    dockerfile = target.parent / "base" / "Dockerfile"
+    if not dockerfile.exists():
+        dockerfile.parent.mkdir(exist_ok=True)
+        write_atomic(dockerfile, (starters / "base.Dockerfile").read_bytes())
+    print(f"{target} written: one cell, cpu/smollm2-135m; {dockerfile} makes the chip's base image")
+    print(f"next: `docker build --tag {chip.base} {dockerfile.parent}`, `flagrelease doctor`, `flagrelease lock`,")
+    print("      `flagrelease run`; a chip or a model more is a stanza more")
     return 0
