@@ -15,7 +15,7 @@ import re
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from flagrelease import results
 from flagrelease.assemble import Options, Project, project, real_ports
-from flagrelease.context import Context
+from flagrelease.context import Context, T
 from flagrelease.evidence import EvidenceStore
+from flagrelease.handles import Done, Finished
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
 from flagrelease.ports.meter import Meter
@@ -262,16 +263,7 @@ def copies(source: Path, workspace: Workspace, model: str) -> Iterator[tuple[str
 
 def context_for(name: str, workspace: Workspace, weights: results.Weights, image: results.Image) -> Context:
     ports = real_ports(workspace)
-    known = workspace.root / "baselines"
-    known.mkdir(parents=True, exist_ok=True)
-
-    def recall(key: str) -> Mapping[str, Any] | None:
-        path = known / f"{key}.json"
-        return msgspec.json.decode(path.read_bytes()) if path.exists() else None
-
-    def remember(key: str, value: Any) -> None:
-        (known / f"{key}.json").write_bytes(msgspec.json.encode(value))
-
+    made = (Done(stage="weights", key="", result=weights), Done(stage="image", key="", result=image))
     return Context(
         run_id="damaged",
         workspace=workspace,
@@ -279,10 +271,25 @@ def context_for(name: str, workspace: Workspace, weights: results.Weights, image
         ports=ports,
         progress=Plain(name),
         meter=Meter(ports.clock),
-        upstream={"weights": weights, "image": image},
-        recall=recall,
-        remember=remember,
+        reads=accuracy.STAGE.reads,
+        finished=Finished(made),
+        shared=InFolder(workspace.root / "baselines"),
     )
+
+
+@dataclass(frozen=True)
+class InFolder:
+    """Baseline evaluations as files of a folder."""
+
+    folder: Path
+
+    def recall(self, key: str, kind: type[T]) -> T | None:
+        path = self.folder / f"{key}.json"
+        return msgspec.json.decode(path.read_bytes(), type=kind | None) if path.exists() else None
+
+    def remember(self, key: str, value: object) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{key}.json").write_bytes(msgspec.json.encode(value))
 
 
 def row(name: str, score: results.BenchmarkScore) -> str:

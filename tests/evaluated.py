@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 import finished_cell
+from contexts import Remembered, Shown, after
 from endpoints import Answer, Endpoint, Said, letters, serving
 from flagrelease.context import Context
 from flagrelease.evaluation.data import write_manifest
@@ -20,8 +19,7 @@ from flagrelease.job import Job
 from flagrelease.matrix import Share
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
-from flagrelease.ports.progress import Count
-from flagrelease.results import Accuracy
+from flagrelease.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
@@ -31,26 +29,12 @@ CHOICES = ["one", "two", "three", "four"]
 
 
 @dataclass
-class Shown:
-    """Progress that remembers."""
-
-    texts: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def doing(self, text: str, count: Count | None = None) -> None:
-        self.texts.append(f"{text} {count.done}/{count.total} {count.unit}" if count else text)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@dataclass
 class World:
     """One workspace, one ledger of baselines, and what each stack's endpoint says."""
 
     root: Path
     stacks: dict[str, Answer]
-    ledger: dict[str, Any] = field(default_factory=dict)
+    shared: Remembered = field(default_factory=Remembered)
     started: list[str] = field(default_factory=list)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     progress: Shown = field(default_factory=Shown)
@@ -60,18 +44,22 @@ class World:
         return replace(finished_cell.job(**changes), data_dir=self.root / "data")
 
     def context(self) -> Context:
-        finished = finished_cell.finished()
-        return Context(
+        made = finished_cell.finished()
+        empty = Context(
             run_id="run",
             workspace=Workspace(self.root),
             evidence=EvidenceStore(self.root / "evidence"),
             ports=None,  # type: ignore[arg-type]  nothing outside is needed: data is local, the server stands in
             progress=self.progress,
             meter=Meter(SystemClock()),
-            upstream={name: finished[name].result for name in ("weights", "image")},
-            recall=self.ledger.get,
-            remember=lambda key, value: self.ledger.update({key: msgspec.to_builtins(value)}),
+            shared=self.shared,
         )
+        return after(empty, weights=made.result(WEIGHTS), image=made.result(IMAGE))
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """What cells share, by key."""
+        return self.shared.values
 
     @contextmanager
     def serve(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Any]:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from contexts import READABLE
 from flagrelease.cell import expand
 from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.context import Context, Ports
 from flagrelease.evidence import Evidence, EvidenceStore
+from flagrelease.handles import Done, Finished, Verdict
 from flagrelease.job import Job
 from flagrelease.ledger import Spent
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
@@ -38,7 +40,6 @@ from flagrelease.results import (
     Accuracy,
     BenchmarkScore,
     Check,
-    Done,
     ExcludedOperator,
     Image,
     Kernels,
@@ -46,7 +47,6 @@ from flagrelease.results import (
     Operator,
     Smoke,
     Tuning,
-    Verdict,
     Weights,
 )
 from flagrelease.verdict.stats.fidelity import Fidelity
@@ -229,7 +229,7 @@ def smoke(reference: str) -> Smoke:
     )
 
 
-def finished(**results: Any) -> dict[str, Done]:
+def finished(**results: Any) -> Finished:
     """Every stage before `card`, with results replaced by name."""
     pushed = results.get("image", image())
     made: Mapping[str, Any] = {
@@ -246,15 +246,15 @@ def finished(**results: Any) -> dict[str, Done]:
         "accuracy": accuracy(),
         **results,
     }
-    return {
-        name: Done(
+    return Finished(
+        Done(
             stage=name,
             key=(name.encode().hex() * 8)[:64],
             result=result,
             spent=Spent(seconds=10.5 + at, outside=10.0 + at, moved=92_900_000 if name == "weights" else 0),
         )
         for at, (name, result) in enumerate(made.items())
-    }
+    )
 
 
 def record(**results: Any) -> Record:
@@ -279,6 +279,7 @@ def context(root: Path, registry: Any, **results: Any) -> Context:
         ports=ports,
         progress=Silent(),
         meter=Meter(ports.clock),
+        reads=READABLE,
         finished=finished(accuracy=compared, **results),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from contexts import after
 from flagrelease import cell as cells
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
@@ -20,6 +21,7 @@ from flagrelease import results
 from flagrelease.cell import Cell
 from flagrelease.context import Context, Ports
 from flagrelease.evidence import EvidenceStore
+from flagrelease.handles import StageResult
 from flagrelease.job import Job
 from flagrelease.matrix import Matrix
 from flagrelease.ports import command
@@ -79,7 +81,10 @@ def job(one: Cell, registry: str = "localhost:1/none") -> Job:
     return Job(cell=one, matrix=matrix(), lock=lock, registry=registry, templates=ROOT / "templates")
 
 
-def context(root: Path, *, runner: Runner | None = None, registry: Registry | None = None, **upstream: Any) -> Context:
+def context(
+    root: Path, *, runner: Runner | None = None, registry: Registry | None = None, **made: StageResult
+) -> Context:
+    """A context with real ports, after the stages in `made`."""
     workspace = Workspace(root)
     clock = SystemClock()
     engine = Engine()
@@ -91,15 +96,15 @@ def context(root: Path, *, runner: Runner | None = None, registry: Registry | No
         registry=registry or OciRegistry(backoff=Backoff(budget=5.0)),
         hubs=None,  # type: ignore[arg-type]  # nothing is fetched here
     )
-    return Context(
+    empty = Context(
         run_id=uuid.uuid4().hex[:12],
         workspace=workspace,
         evidence=EvidenceStore(workspace.evidence),
         ports=ports,
         progress=Silent(),
         meter=Meter(clock),
-        upstream=upstream,
     )
+    return after(empty, **made)
 
 
 def image(repository: str, digest: str) -> results.Image:

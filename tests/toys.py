@@ -15,6 +15,7 @@ from flagrelease.context import Context, Ports
 from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
 from flagrelease.evidence import Evidence, EvidenceStore
+from flagrelease.handles import ResultOf
 from flagrelease.interrupt import Workers
 from flagrelease.job import Job
 from flagrelease.ledger import Ledger
@@ -66,6 +67,12 @@ class Made:
         return self.text
 
 
+FIRST = ResultOf("first", Made)
+SECOND = ResultOf("second", Made)
+IDLE = ResultOf("idle", Made)
+THIRD = ResultOf("third", Made)
+
+
 class NoRegistry:
     """The toys publish nothing."""
 
@@ -91,12 +98,12 @@ def second(job: Job, context: Context) -> Made:
             context.ports.clock.sleep(0.05)
     if command == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    return Made(text=context.upstream["first"].text + " two")
+    return Made(text=context.result(FIRST).text + " two")
 
 
 def third(_job: Job, context: Context) -> Made:
     _log(context, "third")
-    return Made(text=context.upstream["second"].text + " three")
+    return Made(text=context.result(SECOND).text + " three")
 
 
 def _log(context: Context, name: str) -> None:
@@ -111,10 +118,10 @@ def _inputs(job: Job) -> dict[str, Any]:
 
 
 STAGES = (
-    Stage(name="first", doing="making one", result=Made, inputs=_inputs, run=first),
-    Stage(name="second", doing="making two", result=Made, inputs=_inputs, run=second, reads=("first",), on_chip=True),
-    Stage(name="idle", doing="", result=Made, inputs=_inputs, run=third, skip=lambda _job: "nothing to do here"),
-    Stage(name="third", doing="making three", result=Made, inputs=_inputs, run=third, reads=("second",)),
+    Stage(result=FIRST, doing="making one", inputs=_inputs, run=first),
+    Stage(result=SECOND, doing="making two", inputs=_inputs, run=second, reads=(FIRST,), on_chip=True),
+    Stage(result=IDLE, doing="", inputs=_inputs, run=third, skip=lambda _job: "nothing to do here"),
+    Stage(result=THIRD, doing="making three", inputs=_inputs, run=third, reads=(SECOND,)),
 )
 
 

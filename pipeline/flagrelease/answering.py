@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from flagrelease import baselines, fidelity, results
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context
@@ -76,7 +74,7 @@ def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness
 
 def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Reference | str | None:
     """The kept one, or a new one where the baseline's server is up: a diagnostic starts none."""
-    cell, weights = job.cell, context.upstream["weights"]
+    cell, weights = job.cell, context.result(results.WEIGHTS)
     kept = fidelity.find(context, cell, weights)
     if kept is None and servers.up(cell.baseline.stack):
         return fidelity.keep(context, cell, weights, servers.get(cell.baseline.stack))
@@ -107,7 +105,7 @@ class _Answering:
     def baseline(self, sheet: Sheet) -> Kept | Asked | None:
         """A baseline that is whole; one that will grow; or None where there is none and none can be made here."""
         cell, context = self._job.cell, self._context
-        kept = baselines.find(context, cell, context.upstream["weights"], sheet)
+        kept = baselines.find(context, cell, context.result(results.WEIGHTS), sheet)
         if kept is not None and baselines.complete(kept, sheet):
             return Kept(kept)
         if not cell.own_baseline:
@@ -124,7 +122,7 @@ class _Answering:
         earlier = () if baseline is None else self._unjudged(sheet)
         candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)
         if earlier:
-            self._context.remember(self._depends(sheet, self._job.cell.stack), None)
+            self._context.shared.remember(self._depends(sheet, self._job.cell.stack), None)
         if baseline is None or not self._sequential:
             before = None if baseline is None else baseline.samples()
             answers = candidate.whole(sheet.repeats)
@@ -183,8 +181,8 @@ class _Answering:
         """What a stack's answers depend on, this very image included."""
         return fingerprint(
             {
-                "image": self._context.upstream["image"].digest,
-                "weights": self._context.upstream["weights"].digest,
+                "image": self._context.result(results.IMAGE).digest,
+                "weights": self._context.result(results.WEIGHTS).digest,
                 "stack": stack,
                 **sheet.conditions,
             }
@@ -192,10 +190,9 @@ class _Answering:
 
     def _unjudged(self, sheet: Sheet) -> Sequence[Sample]:
         """The candidate's answers of an earlier run that had nothing to compare them with."""
-        found = self._context.recall(self._depends(sheet, self._job.cell.stack))
-        if found is None:
+        evidence = self._context.shared.recall(self._depends(sheet, self._job.cell.stack), Evidence)
+        if evidence is None:
             return ()
-        evidence = msgspec.convert(found, Evidence, from_attributes=True)
         try:
             self._context.evidence.read(evidence)  # checks every byte
         except Corrupt:
@@ -204,12 +201,12 @@ class _Answering:
 
     def _keep_unjudged(self, sheet: Sheet, samples: Sequence[Sample]) -> None:
         evidence = self._context.evidence.put(f"accuracy/unjudged.{sheet.benchmark}.jsonl", lines(samples))
-        self._context.remember(self._depends(sheet, self._job.cell.stack), evidence)
+        self._context.shared.remember(self._depends(sheet, self._job.cell.stack), evidence)
 
     def _keep(self, sheet: Sheet, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context
         evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", lines(samples))
-        baselines.keep(context, cell, context.upstream["weights"], sheet, samples, evidence)
+        baselines.keep(context, cell, context.result(results.WEIGHTS), sheet, samples, evidence)
         return samples
 
 

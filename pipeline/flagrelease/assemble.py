@@ -24,7 +24,7 @@ from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
-from flagrelease.stage import Stage
+from flagrelease.stage import AnyStage
 from flagrelease.workspace import Workspace
 
 # The name grammar of the OCI distribution specification, with a host before it.
@@ -80,7 +80,7 @@ class Project:
         return attribution.resumed(job, STAGES, REMEDY, self.ledger)
 
     def plan(
-        self, cells: Sequence[Cell], stages: tuple[Stage, ...], wanted: Choice, registry: Registry | None = None
+        self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None
     ) -> list[CellPlan]:
         """What would run. Without `registry` nothing outside this machine is asked."""
         past = self.past(registry)
@@ -90,7 +90,7 @@ class Project:
         """What earlier runs left, as far as it can be seen without `registry` or with it."""
         return Past(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
 
-    def latest(self, cell: Cell, stages: Sequence[Stage]) -> Mapping[str, Entry]:
+    def latest(self, cell: Cell, stages: Sequence[AnyStage]) -> Mapping[str, Entry]:
         """The newest ledger entry of each stage of a cell, whatever its state."""
         found = {stage.name: self.ledger.last(cell.id, stage.name) for stage in stages}
         return {name: entry for name, entry in found.items() if entry is not None}

@@ -8,16 +8,16 @@ chip, model or software has changed starts from all of its operators.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from flagrelease.errors import FlagreleaseError
+from flagrelease.handles import Finished, Judged
 from flagrelease.job import Job
-from flagrelease.results import Attribution, Done
-from flagrelease.stage import Remedy, Stage, keys
+from flagrelease.results import Attribution
+from flagrelease.stage import AnyStage, Remedy, keys
 
 if TYPE_CHECKING:
     from flagrelease.ledger import Entry
@@ -38,19 +38,20 @@ class History(Protocol):
     def kept(self, cell: str, stage: str, key: str) -> Keep | None: ...
 
 
-def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Mapping[str, Done]) -> bool:
+def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Finished) -> bool:
     """Whether `outcome` is a failure that the cell's operators may be the cause of, and a round is left."""
-    if outcome.stage not in remedy.gates or len(job.attributed) >= remedy.rounds:
+    gates = {gate.stage for gate in remedy.gates}
+    if outcome.stage not in gates or len(job.attributed) >= remedy.rounds:
         return False
     prepared = done.get(remedy.again)
-    return prepared is not None and bool(prepared.result.operators) and _failed(outcome, done)
+    return prepared is not None and bool(prepared.operators) and _failed(outcome, done)
 
 
-def _failed(outcome: Outcome, done: Mapping[str, Done]) -> bool:
+def _failed(outcome: Outcome, done: Finished) -> bool:
     if outcome.error is not None:
         return outcome.error.kind in _SERVED_BADLY
-    judged = done.get(outcome.stage)
-    return judged is not None and getattr(judged.result, "verdict", "") == "FAIL"
+    judged = done.named(outcome.stage)
+    return isinstance(judged, Judged) and judged.verdict == "FAIL"
 
 
 def without(job: Job, found: Attribution) -> Job:
@@ -61,14 +62,14 @@ def without(job: Job, found: Attribution) -> Job:
     return replace(job, cell=replace(job.cell, kernels=kernels), attributed=(*job.attributed, found))
 
 
-def resumed(job: Job, stages: tuple[Stage, ...], remedy: Remedy, history: History) -> Job:
+def resumed(job: Job, stages: tuple[AnyStage, ...], remedy: Remedy, history: History) -> Job:
     """The job with every round that earlier runs have finished."""
     cell, stage = job.cell.id, remedy.stage
     while history.last(cell, stage.name) is not None:
         try:
             key = keys(job, (*stages, stage), history)[stage.name].counts
             entry = history.last_done(cell, stage.name, key)
-            found = None if entry is None else msgspec.convert(entry.result, Attribution)
+            found = None if entry is None else stage.result.decode(entry.result)
         except (FlagreleaseError, msgspec.ValidationError):  # not locked, which `plan` says; of another version
             return job
         if found is None or not found.culprits:

@@ -16,7 +16,7 @@ from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.ledger import Entry
 from flagrelease.verdict.samples import Sample, read_samples
 
-__all__ = ["StoredBaseline", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
+__all__ = ["StoredBaseline", "absent", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
 
 
 class Digested(Protocol):
@@ -78,12 +78,9 @@ def need(cell: Cell) -> str:
 
 def find(context: Context, cell: Cell, weights: Digested, sheet: Sheet) -> list[Sample] | None:
     """The answers of the kept baseline; None where there is none, or its evidence is gone or damaged."""
-    found = context.recall(key(cell, weights, sheet))
-    if found is None:
-        return None
     try:
-        stored = msgspec.convert(found, StoredBaseline, from_attributes=True)
-        return _read(context.evidence, stored)
+        found = context.shared.recall(key(cell, weights, sheet), StoredBaseline)
+        return None if found is None else _read(context.evidence, found)
     except (msgspec.ValidationError, Corrupt) as error:
         context.progress.note(f"the kept baseline of {sheet.benchmark} cannot be used and is made again: {error}")
         return None
@@ -93,7 +90,7 @@ def keep(
     context: Context, cell: Cell, weights: Digested, sheet: Sheet, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
     """Put a baseline evaluation into the ledger, for every cell of the model."""
-    context.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
+    context.shared.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
 
 
 def stored(
@@ -135,6 +132,14 @@ def known(entries: Iterable[Entry]) -> dict[str, tuple[Entry, StoredBaseline]]:
             found.pop(entry.key, None)
             found[entry.key] = entry, one
     return found
+
+
+def absent(context: Context, key: str) -> bool:
+    """Whether there is no baseline evaluation under this key, of whatever version."""
+    try:
+        return context.shared.recall(key, StoredBaseline) is None
+    except msgspec.ValidationError:
+        return False
 
 
 def complete(samples: Sequence[Sample], sheet: Sheet) -> bool:

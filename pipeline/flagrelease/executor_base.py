@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from flagrelease.runner import CellRun
-from flagrelease.stage import Stage
+from flagrelease.stage import AnyStage
 
 
 class Engine(Protocol):
@@ -23,7 +23,7 @@ def by_host(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
     return grouped
 
 
-def route(runs: Sequence[CellRun]) -> Iterator[tuple[CellRun, Stage]]:
+def route(runs: Sequence[CellRun]) -> Iterator[tuple[CellRun, AnyStage]]:
     """What one host does, each step after the one before has ended."""
     for run in runs:
         for stage in run.route():

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -102,9 +102,9 @@ def _names(reading: Reading) -> list[str]:
 
 def find(context: Context, cell: Cell, weights: results.Weights) -> Reference | None:
     """The kept reference of this model on the baseline's chip and stack."""
-    found = context.recall(_key(cell, weights))
     try:
-        return None if found is None else msgspec.json.decode(context.evidence.read(_evidence(found)), type=Reference)
+        found = context.shared.recall(_key(cell, weights), Evidence)
+        return None if found is None else msgspec.json.decode(context.evidence.read(found), type=Reference)
     except (msgspec.DecodeError, Corrupt) as error:
         context.progress.note(f"the kept reference of the fidelity probe cannot be used: {error}")
         return None
@@ -119,7 +119,7 @@ def keep(context: Context, cell: Cell, weights: results.Weights, server: Served)
     found = _asking(context, server, refer)
     if isinstance(found, Reference):
         evidence = context.evidence.put(f"accuracy/fidelity.{cell.baseline.stack}.json", msgspec.json.encode(found))
-        context.remember(_key(cell, weights), evidence)
+        context.shared.remember(_key(cell, weights), evidence)
     return found
 
 
@@ -165,10 +165,6 @@ def _key(cell: Cell, weights: results.Weights) -> str:
     asked = {"prompts": PROMPTS, "tokens": TOKENS}
     model = {"model": weights.digest, "engine": cell.model.serve.engine}
     return fingerprint({"fidelity": asked, **model, "chip": cell.baseline.chip, "stack": cell.baseline.stack})
-
-
-def _evidence(found: Any) -> Evidence:
-    return msgspec.convert(found, Evidence, from_attributes=True)
 
 
 def _pretty(likeness: results.Likeness, reference: Sequence[Reading], found: Sequence[Reading]) -> bytes:

@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flagrelease.executor_base import by_host, route
 from flagrelease.outcome import Outcome
 from flagrelease.runner import CellRun
-from flagrelease.stage import Stage
+from flagrelease.stage import AnyStage
 
 
 class PrefectEngine:
@@ -46,9 +46,9 @@ class PrefectEngine:
         def release(cells: list[str]) -> State[None]:
             # One thread a host: a host's cells form one chain, and a red stage does not break it. Which stage is next
             # shows only when the one before has ended.
-            waiting: dict[PrefectFuture[State[None]], Iterator[tuple[CellRun, Stage]]] = {}
+            waiting: dict[PrefectFuture[State[None]], Iterator[tuple[CellRun, AnyStage]]] = {}
 
-            def go_on(chain: Iterator[tuple[CellRun, Stage]], *before: PrefectFuture[State[None]]) -> None:
+            def go_on(chain: Iterator[tuple[CellRun, AnyStage]], *before: PrefectFuture[State[None]]) -> None:
                 if (step := next(chain, None)) is not None:
                     waits = [allow_failure(one) for one in before]
                     future = stage_task.submit(step[0].cell.id, step[1].name, wait_for=waits)  # type: ignore[call-overload]

@@ -7,7 +7,7 @@ import msgspec
 from flagrelease.context import Look
 from flagrelease.ledger import Entry, Ledger, evidence_of
 from flagrelease.parts import Keep
-from flagrelease.stage import Stage
+from flagrelease.stage import AnyStage
 
 
 class Past:
@@ -26,9 +26,9 @@ class Past:
     def kept(self, cell: str, stage: str, key: str) -> Keep | None:
         return self._ledger.kept(cell, stage, key)
 
-    def lost(self, stage: Stage, entry: Entry) -> str:
+    def lost(self, stage: AnyStage, entry: Entry) -> str:
         try:
-            result = msgspec.convert(entry.result, stage.result)
+            result = stage.result.decode(entry.result)
         except msgspec.ValidationError:
             return "its result was written by another version"
         missing = self._look.evidence.missing(evidence_of(result))

@@ -9,11 +9,11 @@ from flagrelease.ledger import Entry
 from flagrelease.parts import Change, Keep, changes, in_line
 from flagrelease.plan import CellPlan, Known, Step
 from flagrelease.redact import redact
-from flagrelease.stage import Key, Stage
+from flagrelease.stage import AnyStage, Key
 
 
 def keep(
-    plan: CellPlan, stage: Stage, earlier: Sequence[Entry], known: Known, *, reason: str, by: str, at: str
+    plan: CellPlan, stage: AnyStage, earlier: Sequence[Entry], known: Known, *, reason: str, by: str, at: str
 ) -> tuple[Keep, tuple[Change, ...]]:
     """The word that keeps the newest result of `earlier` (newest first) which differs by code alone; and that code.
 
@@ -81,9 +81,9 @@ def _by_code_alone(earlier: Sequence[Entry], key: Key, where: str, cell: str) ->
     )  # fmt: skip
 
 
-def _check_usable(stage: Stage, entry: Entry, steps: dict[str, Step], known: Known, where: str, cell: str) -> None:
+def _check_usable(stage: AnyStage, entry: Entry, steps: dict[str, Step], known: Known, where: str, cell: str) -> None:
     """A result that was lost or that saw others than there are now would run again in spite of the word."""
-    for name in stage.reads:
+    for name in stage.read_names:
         read = steps[name].entry
         if steps[name].action == "run":
             raise ConfigError(

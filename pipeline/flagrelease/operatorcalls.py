@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
+from flagrelease import results
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
-from flagrelease.errors import FlagreleaseError
+from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.flagkernels_files import Effective, decode_effective
 from flagrelease.job import Job
 from flagrelease.servers import Serve
 from flagrelease.serving import Served, ServeRequest, layout_of
@@ -21,21 +21,18 @@ TOLD_WITHIN_S = 1.0
 """By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
 
 
-def effective(at: Inside) -> Mapping[str, Any]:
-    """All processes together: Effective of flagkernels.engine.activate.
-
-    Raises Wrong where nothing is in effect, or cannot be read."""
+def effective(at: Inside) -> Effective:
+    """All processes together. Raises Wrong where nothing is in effect, or cannot be read."""
     place = layout_of(at.image, at.context.workspace).effective
     return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
 
 
-def told(printed: str) -> Mapping[str, Any]:
-    """The JSON object in what a program printed: a vendor's libraries may have said something around it."""
+def told(printed: str) -> Effective:
+    """What a program printed of what is in effect. Raises Wrong where that cannot be read."""
     try:
-        found: Mapping[str, Any] = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
-    except ValueError:
-        raise Wrong(f"what is in effect cannot be read: {printed.strip()[-200:]}") from None
-    return found
+        return decode_effective(printed)
+    except EnvironmentFault as error:
+        raise Wrong(f"what is in effect cannot be read: {error.why}; printed was: {printed.strip()[-200:]}") from None
 
 
 class Counting:
@@ -50,7 +47,7 @@ class Counting:
 
     @contextmanager
     def __call__(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Served]:
-        counted = request.stack == "flagos" and context.upstream.get("kernels") is not None
+        counted = request.stack == "flagos" and context.optional(results.KERNELS) is not None
         with self._serve(job, context, request) as server:
             at = Inside(cell=job.cell, context=context, server=server, image=request.image, weights=request.weights)
             before = _calls(at) if counted else None
@@ -66,8 +63,8 @@ def _calls(at: Inside) -> Mapping[str, int] | None:
     """None, with a note, where it cannot be told: the answers are worth no less."""
     try:
         with at.context.meter.waiting():
-            calls: Mapping[str, int] = effective(at)["called"]
-    except (Wrong, FlagreleaseError, KeyError) as error:
+            calls = effective(at).called
+    except (Wrong, FlagreleaseError) as error:
         at.context.progress.note(f"how often operators ran cannot be told: {error}")
         return None
     return calls

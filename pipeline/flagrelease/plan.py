@@ -11,7 +11,7 @@ from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
 from flagrelease.job import Job
 from flagrelease.ledger import Entry
 from flagrelease.parts import Change, Keep, changes, in_line
-from flagrelease.stage import Key, Stage, keys
+from flagrelease.stage import AnyStage, Key, keys
 
 _NOT_ONLY = "not in --only"
 
@@ -63,12 +63,12 @@ class Known(Protocol):
 
     def kept(self, cell: str, stage: str, key: str) -> Keep | None: ...
 
-    def lost(self, stage: Stage, entry: Entry) -> str:
+    def lost(self, stage: AnyStage, entry: Entry) -> str:
         """Why the entry's result cannot be used any more, in a few words; empty when it can."""
         ...
 
 
-def choice(stages: Sequence[Stage], only: Collection[str], force: Collection[str]) -> Choice:
+def choice(stages: Sequence[AnyStage], only: Collection[str], force: Collection[str]) -> Choice:
     """Check stage names that a user typed. Raises ConfigError (did you mean)."""
     names = [stage.name for stage in stages]
     for name in (*only, *force):
@@ -77,7 +77,7 @@ def choice(stages: Sequence[Stage], only: Collection[str], force: Collection[str
     return Choice(only=frozenset(only), force=frozenset(force))
 
 
-def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice) -> CellPlan:
+def plan_cell(job: Job, stages: tuple[AnyStage, ...], known: Known, wanted: Choice) -> CellPlan:
     """The steps of one cell, in order."""
     if job.cell.excluded:
         reason = f"excluded: {job.cell.excluded}"
@@ -96,7 +96,7 @@ def plan_cell(job: Job, stages: tuple[Stage, ...], known: Known, wanted: Choice)
     return CellPlan(cell=job.cell, steps=tuple(steps.values()))
 
 
-def _problems(job: Job, stages: Sequence[Stage]) -> dict[str, str]:
+def _problems(job: Job, stages: Sequence[AnyStage]) -> dict[str, str]:
     """What keeps stages from being planned, all of it at once: each line with its hint."""
     found: dict[str, str] = {}
     for stage in stages:
@@ -108,7 +108,7 @@ def _problems(job: Job, stages: Sequence[Stage]) -> dict[str, str]:
     return found
 
 
-def decide(job: Job, stage: Stage, key: Key, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
+def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
     """One step, given those before it. Raises ConfigError where --only leaves out a stage that it reads."""
 
     changed: tuple[Change, ...] = ()
@@ -125,7 +125,7 @@ def decide(job: Job, stage: Stage, key: Key, before: Mapping[str, Step], known: 
         if entry is not None and not _stale(stage, entry, before):
             return step("reuse", "not in --only; an earlier result is kept", entry)
         return step("skip", _NOT_ONLY)
-    absent = [name for name in stage.reads if before[name].reason == _NOT_ONLY]
+    absent = [name for name in stage.read_names if before[name].reason == _NOT_ONLY]
     if absent:
         raise ConfigError(
             f"{job.cell.id}: {stage.name} reads {absent[0]}, which has no result yet",
@@ -133,7 +133,7 @@ def decide(job: Job, stage: Stage, key: Key, before: Mapping[str, Step], known: 
         )
     if stage.name in wanted.force:
         return step("run", "forced")
-    running = [name for name in stage.reads if before[name].action == "run"]
+    running = [name for name in stage.read_names if before[name].action == "run"]
     if running:
         return step("run", f"{_listed(running)} will run")
     if entry is None:
@@ -150,8 +150,8 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
 
 
-def _stale(stage: Stage, entry: Entry, before: Mapping[str, Step]) -> str:
-    for name in stage.reads:
+def _stale(stage: AnyStage, entry: Entry, before: Mapping[str, Step]) -> str:
+    for name in stage.read_names:
         read = before[name].entry
         if read is not None and entry.reads.get(name) != read.result_digest:
             return f"{name} has a newer result"

@@ -18,11 +18,29 @@ import msgspec
 from flagrelease.cell import Cell
 from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.handles import Done, Finished, ResultOf, StageResult, Verdict
 from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
 from flagrelease.parts import Keep
-from flagrelease.results import Accuracy, Attribution, Done, Image, Kernels, Smoke, Speed, Verdict, Weights
+from flagrelease.results import (
+    ACCURACY,
+    ATTRIBUTION,
+    CARD,
+    IMAGE,
+    KERNELS,
+    PUBLISH,
+    SMOKE,
+    SPEED,
+    WEIGHTS,
+    Accuracy,
+    Attribution,
+    Image,
+    Kernels,
+    Smoke,
+    Speed,
+    Weights,
+)
 from flagrelease.verdict import types as verdicts
 
 VERSION = 1
@@ -32,9 +50,10 @@ COMPONENTS: Mapping[str, str] = {
     "flagtree": "FlagTree",
     "flagcx": "FlagCX",
 }
-_OWN = ("weights", "image", "smoke", "accuracy")
-_NAMED = (*_OWN, "kernels", "speed", "attribute")
-_AFTER = ("card", "publish")
+NEEDED: tuple[ResultOf[StageResult], ...] = (WEIGHTS, IMAGE, SMOKE, ACCURACY)
+"""Without these there is no record."""
+_NAMED = {one.stage for one in (*NEEDED, KERNELS, SPEED, ATTRIBUTION)}
+_AFTER = {one.stage for one in (CARD, PUBLISH)}
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -147,18 +166,16 @@ class Record:
         return tag
 
 
-def build(
-    job: Job, finished: Mapping[str, Done], rendered_by: str, unfinished: Mapping[str, str] | None = None
-) -> Record:
+def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[str, str] | None = None) -> Record:
     """The record of the job's cell. Raises FlagreleaseError when a stage that it needs has not finished."""
-    missing = [name for name in _OWN if name not in finished]
+    missing = [one.stage for one in NEEDED if one not in finished]
     if missing:
         raise FlagreleaseError(
             f"{job.cell.id} has no release record yet",
             why=f"not finished: {', '.join(missing)}",
             hint=f"run `flagrelease run {job.cell.id}`",
         )
-    cell, weights, image = job.cell, finished["weights"].result, finished["image"].result
+    cell, image, attributed = job.cell, finished.result(IMAGE), finished.get(ATTRIBUTION)
     return Record(
         rendered_by=rendered_by,
         cell=cell.id,
@@ -172,21 +189,21 @@ def build(
         profile=cell.profile,
         benchmarks={name: job.matrix.benchmarks[name] for name in cell.profile.benchmarks},
         pins=_pins(cell, job.lock),
-        weights=weights,
+        weights=finished.result(WEIGHTS),
         image=image,
-        smoke=finished["smoke"].result,
-        accuracy=finished["accuracy"].result,
-        kernels=finished["kernels"].result if "kernels" in finished else None,
-        speed=finished["speed"].result if "speed" in finished else None,
-        attributed=(*job.attributed, *(finished[name].result for name in ("attribute",) if name in finished)),
-        stages=tuple(_cost(done) for name, done in finished.items() if name not in _AFTER),
+        smoke=finished.result(SMOKE),
+        accuracy=finished.result(ACCURACY),
+        kernels=finished.get(KERNELS),
+        speed=finished.get(SPEED),
+        attributed=(*job.attributed, *((attributed,) if attributed is not None else ())),
+        stages=tuple(_cost(done) for done in finished if done.stage not in _AFTER),
         differences=_differences(cell, image),
         unfinished=unfinished or {},
-        kept=tuple(done.kept for done in finished.values() if done.kept is not None),
+        kept=tuple(done.kept for done in finished if done.kept is not None),
         further={
-            name: msgspec.to_builtins(done.result, enc_hook=_plain)
-            for name, done in finished.items()
-            if name not in _NAMED + _AFTER
+            done.stage: msgspec.to_builtins(done.result, enc_hook=_plain)
+            for done in finished
+            if done.stage not in _NAMED | _AFTER
         },
     )
 
@@ -225,7 +242,7 @@ def _pins(cell: Cell, lock: Lock) -> Pins:
     )
 
 
-def _cost(done: Done) -> StageCost:
+def _cost(done: Done[StageResult]) -> StageCost:
     spent = done.spent
     return StageCost(
         stage=done.stage,

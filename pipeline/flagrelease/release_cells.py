@@ -19,7 +19,7 @@ from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice
 from flagrelease.preflight import check_cell, check_machine
 from flagrelease.runner import CellRun, Session, new_run_id
-from flagrelease.stage import Stage
+from flagrelease.stage import AnyStage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.summary import CellResult
 
@@ -27,7 +27,7 @@ from flagrelease.summary import CellResult
 def through(
     everything: Project,
     cells: Sequence[Cell],
-    stages: tuple[Stage, ...],
+    stages: tuple[AnyStage, ...],
     wanted: Choice,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
@@ -48,7 +48,7 @@ def through(
 def _release(
     everything: Project,
     plans: Sequence[CellPlan],
-    stages: tuple[Stage, ...],
+    stages: tuple[AnyStage, ...],
     wanted: Choice,
     ports: Ports,
     arguments: argparse.Namespace,
@@ -86,7 +86,7 @@ def _rounds(everything: Project, arguments: argparse.Namespace) -> int:
 
 def _session(
     everything: Project,
-    stages: tuple[Stage, ...],
+    stages: tuple[AnyStage, ...],
     wanted: Choice,
     ports: Ports,
     run_id: str,

@@ -10,7 +10,7 @@ import msgspec
 from flagrelease import hold
 from flagrelease.errors import ConfigError
 from flagrelease.files import write_atomic
-from flagrelease.results import Verdict
+from flagrelease.handles import Verdict
 from flagrelease.workspace import Workspace
 
 VERSION = 1

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flagrelease.container import RunnerKind
 from flagrelease.evidence import Evidence
-from flagrelease.ledger import Spent
+from flagrelease.handles import ResultOf, Verdict
 from flagrelease.lock import LockedFile
-from flagrelease.parts import Keep
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, NoiseFloor
-
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,13 +380,13 @@ class Attribution:
         return "; ".join(f"{one.operator}: {one.finding}" for one in self.culprits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A finished stage in the ledger's words."""
-
-    stage: str
-    key: str
-    result: Any
-    spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
-    kept: Keep | None = None
-    """Whose word it is that this result counts although the code has changed."""
+FETCHED = ResultOf("fetch", Fetched)
+WEIGHTS = ResultOf("weights", Weights)
+KERNELS = ResultOf("kernels", Kernels)
+IMAGE = ResultOf("image", Image)
+SMOKE = ResultOf("smoke", Smoke)
+ACCURACY = ResultOf("accuracy", Accuracy)
+SPEED = ResultOf("speed", Speed)
+CARD = ResultOf("card", Card)
+PUBLISH = ResultOf("publish", Publish)
+ATTRIBUTION = ResultOf("attribute", Attribution)

@@ -7,29 +7,33 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from flagrelease import attribution, hold
 from flagrelease.board import Board
 from flagrelease.cell import Cell
-from flagrelease.context import Context, Look, Ports
+from flagrelease.context import Context, Look, Ports, T
 from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.evidence import EvidenceStore
+from flagrelease.handles import Done, Finished, StageResult, Withholding
 from flagrelease.history import Past
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.job import Job
-from flagrelease.ledger import Entry, Failure, Ledger, Spent, process_id
+from flagrelease.ledger import Entry, Failure, Ledger, Spent, State, process_id
 from flagrelease.outcome import Outcome
-from flagrelease.parts import Keep
+from flagrelease.parts import Keep, Parts
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
-from flagrelease.results import Attribution, Done
-from flagrelease.stage import Remedy, Stage, keys
+from flagrelease.results import IMAGE, Attribution
+from flagrelease.stage import AnyStage, Remedy, keys
 from flagrelease.standing import Standing
 from flagrelease.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flagrelease.ports.clock import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,14 @@ class Session:
     ledger: Ledger
     evidence: EvidenceStore
     ports: Ports
-    stages: tuple[Stage, ...]
+    stages: tuple[AnyStage, ...]
     choice: Choice
     board: Board
     workers: Workers
     remedy: Remedy | None = None
 
     @property
-    def known(self) -> tuple[Stage, ...]:
+    def known(self) -> tuple[AnyStage, ...]:
         """Every stage that can run, the remedy last."""
         return self.stages if self.remedy is None else (*self.stages, self.remedy.stage)
 
@@ -76,7 +80,7 @@ class CellRun:
         self.outcomes: list[Outcome] = []
         self._since = 0  # the first outcome of this round
         self._steps: dict[str, Step] = {}
-        self._done: dict[str, Done] = {}
+        self._done: dict[str, Done[StageResult]] = {}
         self._standing = Standing()
         self._take(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
@@ -87,39 +91,40 @@ class CellRun:
         return self.job.cell
 
     @property
-    def _clock(self) -> Any:
+    def _clock(self) -> Clock:
         return self.session.ports.clock
 
     def _take(self, job: Job) -> None:
         self.job = job
         self._keys = keys(job, self.session.known, self.session.ledger)
 
-    def route(self) -> Iterator[Stage]:
+    def route(self) -> Iterator[AnyStage]:
         """The stages to advance, each after the one before has ended. A gate that failed is followed by the remedy
         and, where that names culprits, by all that depends on them once more."""
         remedy, ahead = self.session.remedy, list(self.session.stages)
         while ahead:
             yield ahead.pop(0)
             last = self.outcomes[-1]
-            if remedy is None or self.session.choice.only or not attribution.wanted(remedy, self.job, last, self._done):
+            finished = self._finished
+            if remedy is None or self.session.choice.only or not attribution.wanted(remedy, self.job, last, finished):
                 continue
             yield remedy.stage
-            found = self._done.get(remedy.stage.name)
-            if found is not None and found.result.culprits:
-                ahead = self._anew(remedy, found.result)
+            found = self._finished.get(remedy.stage.result)
+            if found is not None and found.culprits:
+                ahead = self._anew(remedy, found)
 
-    def _anew(self, remedy: Remedy, found: Attribution) -> list[Stage]:
+    def _anew(self, remedy: Remedy, found: Attribution) -> list[AnyStage]:
         """Start the next round without the culprits; the stages that it goes through."""
         self._forgive()
         self._since = len(self.outcomes)
         self._take(attribution.without(self.job, found))
         names = [stage.name for stage in self.session.stages]
-        kept = names[: names.index(remedy.again)]
+        kept = names[: names.index(remedy.again.stage)]
         self._steps = {name: step for name, step in self._steps.items() if name in kept}
         self._done = {name: done for name, done in self._done.items() if name in kept}
         return [stage for stage in self.session.stages if stage.name not in kept]
 
-    def advance(self, stage: Stage) -> Outcome:
+    def advance(self, stage: AnyStage) -> Outcome:
         """Do the next stage: run it, reuse it, skip it, or say that an earlier one keeps it from running."""
         remedy = self.session.remedy
         try:
@@ -133,11 +138,11 @@ class CellRun:
         self.session.board.settle(outcome)
         return outcome
 
-    def _after(self, stage: Stage) -> tuple[Stage, ...]:
+    def _after(self, stage: AnyStage) -> tuple[AnyStage, ...]:
         stages = self.session.stages
         return stages[stages.index(stage) + 1 :] if stage in stages else ()
 
-    def _remedy(self, stage: Stage) -> Outcome:
+    def _remedy(self, stage: AnyStage) -> Outcome:
         """One that fails leaves the gate's failure as it is, and is no failure of the cell itself. It has the chip to
         itself: what still stands there is what failed."""
         self._standing.close()
@@ -151,28 +156,32 @@ class CellRun:
     def _forgive(self) -> None:
         self.outcomes = [replace(one, status="remedied") if one.red else one for one in self.outcomes]
 
-    def _do(self, stage: Stage) -> Outcome:
+    def _do(self, stage: AnyStage) -> Outcome:
         red = next((outcome for outcome in self.outcomes if outcome.red), None)
         if red is not None:
             reason = f"{red.stage} {red.status}"
             return Outcome(cell=self.cell.id, stage=stage.name, status="blocked", reason=reason)
         return self._stoppable(stage)
 
-    def _stoppable(self, stage: Stage) -> Outcome:
+    def _stoppable(self, stage: AnyStage) -> Outcome:
         try:
             with self.session.workers.working():
                 return self._advance(stage)
         except StopRequested:
             return self._stopped(stage)
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> AnyStage:
         """The stage of this name, the remedy included."""
         return next(stage for stage in self.session.known if stage.name == name)
 
     def image_digest(self) -> str:
         """The digest of the cell's image, once there is one."""
-        done = self._done.get("image")
-        return str(done.result.digest) if done else ""
+        image = self._finished.get(IMAGE)
+        return image.digest if image is not None else ""
+
+    @property
+    def _finished(self) -> Finished:
+        return Finished(self._done.values())
 
     def abandon(self) -> None:
         """After a stop: say in the ledger that what still counts as running was interrupted."""
@@ -185,7 +194,7 @@ class CellRun:
             if stage.name not in settled:
                 self.outcomes.append(self._stopped(stage))
 
-    def _advance(self, stage: Stage) -> Outcome:
+    def _advance(self, stage: AnyStage) -> Outcome:
         try:
             step = decide(self.job, stage, self._keys[stage.name], self._steps, self._past, self.session.choice)
         except FlagreleaseError as error:
@@ -198,7 +207,7 @@ class CellRun:
             return Outcome(cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason)
         return self._run(stage, step)
 
-    def _run(self, stage: Stage, step: Step) -> Outcome:
+    def _run(self, stage: AnyStage, step: Step) -> Outcome:
         if self._keys[stage.name].kept is not None:  # what is made now counts under its own key, and all after it
             self._keys = keys(self.job, self.session.known, _Unless(self.session.ledger, stage.name))
         meter = Meter(self._clock)
@@ -227,25 +236,25 @@ class CellRun:
                 detail=traceback.format_exc(),
             )
             return self._failed(stage, wrapped, spent())
-        entry = self._append(stage, "done", result=msgspec.to_builtins(result), spent=spent())
+        entry = self._append(stage, "done", result=result, spent=spent())
         self._steps[stage.name] = Step(stage=stage.name, action="reuse", reason=step.reason, key=step.key, entry=entry)
         self._keep(stage, entry)
         return Outcome(
             cell=self.cell.id,
             stage=stage.name,
-            status="skipped" if getattr(result, "withheld", "") else "done",
+            status="skipped" if isinstance(result, Withholding) and result.withheld else "done",
             reason=result.summary,
             spent=entry.spent or spent(),
         )
 
-    def _hold_host(self, stack: ExitStack, stage: Stage) -> None:
+    def _hold_host(self, stack: ExitStack, stage: AnyStage) -> None:
         """For the stage; or for as long as servers may stand there."""
         if self.cell.model.serve.colocate:
             self._standing.hold(lambda held: self._lock_host(held, stage))
         else:
             self._lock_host(stack, stage)
 
-    def _lock_host(self, stack: ExitStack, stage: Stage) -> None:
+    def _lock_host(self, stack: ExitStack, stage: AnyStage) -> None:
         host = self.cell.chip.hosts[0]
         path = self.session.workspace.locks / f"host-{host.replace('/', '_').replace(':', '_')}.lock"
         progress = self.session.board.progress(self.cell.id, stage.name)
@@ -258,7 +267,7 @@ class CellRun:
             )
         )
 
-    def _context(self, stage: Stage, meter: Meter) -> Context:
+    def _context(self, stage: AnyStage, meter: Meter) -> Context:
         session = self.session
         return Context(
             run_id=session.run_id,
@@ -267,35 +276,56 @@ class CellRun:
             ports=session.ports,
             progress=session.board.progress(self.cell.id, stage.name),
             meter=meter,
-            upstream={name: self._done[name].result for name in stage.reads if name in self._done},
-            finished=dict(self._done),
-            recall=self._recall,
-            remember=self._remember,
+            reads=stage.reads,
+            finished=self._finished,
+            shared=self,
             standing=self._standing,
         )
 
-    def _recall(self, key: str) -> Any | None:
-        """The newest baseline evaluation with this key, of whatever cell."""
+    def recall(self, key: str, kind: type[T]) -> T | None:
+        """As context.Shared: the newest baseline evaluation with this key, of whatever cell."""
         entries = reversed(self.session.ledger.entries())
         found = next((e for e in entries if e.stage == "baseline" and e.state == "done" and e.key == key), None)
-        return found.result if found else None
+        return None if found is None or found.result is None else msgspec.convert(found.result, kind)
 
-    def _remember(self, key: str, value: Any) -> None:
-        self._write("baseline", "done", key=key, result=msgspec.to_builtins(value))
+    def remember(self, key: str, value: object) -> None:
+        """As context.Shared."""
+        self._write("baseline", "done", key=key, result=value)
 
-    def _keep(self, stage: Stage, entry: Entry, kept: Keep | None = None) -> None:
-        result = msgspec.convert(entry.result, stage.result)
+    def _keep(self, stage: AnyStage, entry: Entry, kept: Keep | None = None) -> None:
+        result = stage.result.decode(entry.result)
         self._done[stage.name] = Done(
             stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0), kept=kept
         )
 
-    def _append(self, stage: Stage, state: Any, **more: Any) -> Entry:
-        reads = {name: self._steps[name].entry for name in stage.reads}
+    def _append(
+        self,
+        stage: AnyStage,
+        state: State,
+        *,
+        result: StageResult | None = None,
+        spent: Spent | None = None,
+        error: Failure | None = None,
+    ) -> Entry:
+        reads = {name: self._steps[name].entry for name in stage.read_names}
         digests = {name: entry.result_digest for name, entry in reads.items() if entry is not None}
         made = self._keys[stage.name]
-        return self._write(stage.name, state, key=made.key, parts=made.parts, reads=digests, **more)
+        return self._write(
+            stage.name, state, key=made.key, parts=made.parts, reads=digests, result=result, spent=spent, error=error
+        )
 
-    def _write(self, stage: str, state: Any, *, key: str, reads: Mapping[str, str] | None = None, **more: Any) -> Entry:
+    def _write(
+        self,
+        stage: str,
+        state: State,
+        *,
+        key: str,
+        parts: Parts | None = None,
+        reads: Mapping[str, str] | None = None,
+        result: object = None,
+        spent: Spent | None = None,
+        error: Failure | None = None,
+    ) -> Entry:
         entry = Entry(
             at=self._clock.now().isoformat(timespec="seconds"),
             run=self.session.run_id,
@@ -304,13 +334,16 @@ class CellRun:
             state=state,
             key=key,
             process=process_id(),
+            parts=parts,
             reads=reads or {},
-            **more,
+            result=msgspec.to_builtins(result),
+            spent=spent,
+            error=error,
         )
         self.session.ledger.append(entry)
         return entry
 
-    def _failed(self, stage: Stage, error: FlagreleaseError, spent: Spent) -> Outcome:
+    def _failed(self, stage: AnyStage, error: FlagreleaseError, spent: Spent) -> Outcome:
         failure = Failure(
             kind=type(error).__name__,
             code=error.exit_code,
@@ -330,7 +363,7 @@ class CellRun:
             error=failure,
         )
 
-    def _stopped(self, stage: Stage) -> Outcome:
+    def _stopped(self, stage: AnyStage) -> Outcome:
         stopped = Interrupted("interrupted", hint="run again: finished stages are kept")
         failure = Failure(kind="Interrupted", code=stopped.exit_code, what=stopped.what, hint=stopped.hint)
         return Outcome(cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure)

@@ -11,8 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from flagrelease import baselines
 from flagrelease.cell import Cell, fingerprint
 from flagrelease.context import Context
@@ -31,7 +29,7 @@ from flagrelease.ports.harness_flageval import (
     public_url,
 )
 from flagrelease.ports.progress import Count
-from flagrelease.results import BenchmarkScore
+from flagrelease.results import IMAGE, WEIGHTS, BenchmarkScore
 from flagrelease.servers import Serve
 from flagrelease.serving import Served, ServeRequest
 
@@ -74,27 +72,27 @@ def score(job: Job, context: Context, serve: Serve, names: Sequence[str]) -> tup
 def _baseline(job: Job, context: Context, serve: Serve, platform: FlagEval) -> Mapping[str, float] | None:
     """The kept one, or a new one where it is evaluated on this chip."""
     cell = job.cell
-    found = context.recall(_key(cell, context))
+    found = context.shared.recall(_key(cell, context), StoredScores)
     if found is not None:
-        return msgspec.convert(found, StoredScores, from_attributes=True).scores
+        return found.scores
     if not cell.own_baseline:
         return None
     scores = _evaluate(job, context, serve, platform, cell.baseline.stack)
     kept = StoredScores(
-        model=context.upstream["weights"].digest,
+        model=context.result(WEIGHTS).digest,
         chip=cell.baseline.chip,
         stack=cell.baseline.stack,
         scores=scores,
         run=context.run_id,
     )
-    context.remember(_key(cell, context), kept)
+    context.shared.remember(_key(cell, context), kept)
     return scores
 
 
 def _evaluate(job: Job, context: Context, serve: Serve, platform: FlagEval, stack: Stack) -> dict[str, float]:
-    upstream = context.upstream
+    image, weights = context.result(IMAGE), context.result(WEIGHTS)
     folder = context.workspace.scratch(job.cell.slug, "accuracy") / "flageval"
-    request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack)
+    request = ServeRequest(image=image, weights=weights, stack=stack)
     with serve(job, context, request) as served:
 
         def report(progress: Progress) -> None:
@@ -104,7 +102,7 @@ def _evaluate(job: Job, context: Context, serve: Serve, platform: FlagEval, stac
         with context.meter.waiting():
             return platform.evaluate(
                 _submission(job.cell, served, stack),
-                folder / f"{stack}-{upstream['image'].digest.removeprefix('sha256:')[:16]}.json",
+                folder / f"{stack}-{image.digest.removeprefix('sha256:')[:16]}.json",
                 watch=served.check,
                 report=report,
             )
@@ -140,7 +138,7 @@ def _key(cell: Cell, context: Context) -> str:
     return fingerprint(
         {
             "flageval": os.environ[SERVICE],
-            "model": context.upstream["weights"].digest,
+            "model": context.result(WEIGHTS).digest,
             "engine": cell.model.serve.engine,
             "chip": cell.baseline.chip,
             "stack": cell.baseline.stack,

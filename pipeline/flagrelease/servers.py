@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Protocol
 
+from flagrelease import results
 from flagrelease.context import Context
 from flagrelease.job import Job
 from flagrelease.matrix import Stack
@@ -35,8 +36,12 @@ class Servers:
         if not self._job.cell.holds_both:
             self._up.clear()
             self._stack.pop_all().close()
-        upstream = self._context.upstream
-        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=bool(self._up))
+        request = ServeRequest(
+            image=self._context.result(results.IMAGE),
+            weights=self._context.result(results.WEIGHTS),
+            stack=stack,
+            beside=bool(self._up),
+        )
         self._up[stack] = self._stack.enter_context(self._serve(self._job, self._context, request))
         return self._up[stack]
 

@@ -27,15 +27,15 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
         raise Wrong(f"{place} is not the one that was made")
     found = operatorcalls.effective(at)
     wanted = sorted(one.name for one in kernels.operators)
-    if found["partial"]:
-        raise Wrong(f"only some of {len(found['processes'])} processes have {', '.join(found['partial'])}")
-    if found["operators"] != wanted:
-        lost = sorted(set(wanted) - set(found["operators"]))
-        more = sorted(set(found["operators"]) - set(wanted))
-        raise Wrong(f"in effect are {len(found['operators'])} operators: {lost} are missing, {more} are too many")
-    if found["bundles"] != [kernels.content]:
-        raise Wrong(f"in effect is bundle {found['bundles']}, made was {kernels.content}")
-    count, processes = len(wanted), len(found["processes"])
+    if found.partial:
+        raise Wrong(f"only some of {len(found.processes)} processes have {', '.join(found.partial)}")
+    if list(found.operators) != wanted:
+        lost = sorted(set(wanted) - set(found.operators))
+        more = sorted(set(found.operators) - set(wanted))
+        raise Wrong(f"in effect are {len(found.operators)} operators: {lost} are missing, {more} are too many")
+    if found.bundles != (kernels.content,):
+        raise Wrong(f"in effect is bundle {list(found.bundles)}, made was {kernels.content}")
+    count, processes = len(wanted), len(found.processes)
     of, inside = f"operator{'s' * (count != 1)}", f"process{'es' * (processes != 1)}"
     return f"{count} {of} in {processes} {inside}, bundle {kernels.content[:12]}"
 
@@ -49,17 +49,17 @@ def no_tuning(at: Inside, on: Bench) -> str:
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
     at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
     found = operatorcalls.effective(at)
-    events = found["tuning_events"]
+    events = found.tuning_events
     if events:
-        raise Wrong(f"{events} candidates of {', '.join(found['tuned'])} were timed since the start")
-    more = f"{found['filled']} sizes took the nearest tuned choice, {found['compilations']} kernels were compiled"
+        raise Wrong(f"{events} candidates of {', '.join(found.tuned)} were timed since the start")
+    more = f"{found.filled} sizes took the nearest tuned choice, {found.compilations} kernels were compiled"
     return f"0 tuning events after {REQUESTS} requests; {more}"
 
 
 def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
     """Some operator runs while requests are answered, or in a graph that is replayed for them: an image in which none
     does is the native one by another name. What an engine calls to warm up does not count."""
-    before = operatorcalls.effective(at)["called"]
+    before = operatorcalls.effective(at).called
     most = on.model.serve.concurrency
     for at_once in _steps_of_two(most):
         with ThreadPoolExecutor(at_once) as pool:
@@ -67,13 +67,13 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
     at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
     after = operatorcalls.effective(at)
-    now = {name for name, count in after["called"].items() if count > before.get(name, 0)}
+    now = {name for name, count in after.called.items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
-    idle = [name for name in names if name not in now.union(after["captured"])]
+    idle = [name for name in names if name not in now.union(after.captured)]
     if idle == names:
         asked = f"greedy ones and drawn ones, up to {most} at once"
         raise Wrong(f"no request called {', '.join(names)} ({asked}): all were served by the vendor's kernels alone")
-    graphs = sorted(set(after["captured"]) - now)
+    graphs = sorted(set(after.captured) - now)
     parts = [", ".join(sorted(now)), f"in graphs {', '.join(graphs)}" if graphs else ""]
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
 

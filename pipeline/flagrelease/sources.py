@@ -27,6 +27,7 @@ _CARRIERS = frozenset(
         "context",
         "definitions",
         "files",
+        "handles",
         "history",
         "job",
         "outcome",

@@ -5,37 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeAlias
 
 from flagrelease import sources
 from flagrelease.cell import fingerprint, plain
 from flagrelease.context import Context, Look
+from flagrelease.handles import R_co, ResultOf, StageResult
 from flagrelease.job import Job
 from flagrelease.parts import Keep, Parts, flat
+from flagrelease.results import ACCURACY, KERNELS, SMOKE, Attribution
+
+
+def _nothing_lost(_result: object, _look: Look) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One step of a release.
+class Stage(Generic[R_co]):
+    """One step of a release, which makes an R_co.
 
     `inputs` is pure and gives everything of the job that the result depends on; with `reads` (the stages
     whose results it uses), the definitions that it reaches from its module's STAGE, `templates` and `programs` (files
     of this package that it ships or loads by name) it makes the key.
     A stage `on_chip` holds the chip's host while it runs.
-    `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap.
+    `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap. It is
+    called only with what `result` has decoded, so that a Stage[Weights] is a Stage[StageResult].
     """
 
-    name: str
+    result: ResultOf[R_co]
+    """The handle of what it makes, which also names it."""
     doing: str
-    result: type[Any]
     inputs: Callable[[Job], Mapping[str, Any]]
-    run: Callable[[Job, Context], Any]
-    reads: tuple[str, ...] = ()
+    run: Callable[[Job, Context], R_co]
+    reads: tuple[ResultOf[StageResult], ...] = ()
     programs: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     on_chip: bool = False
     skip: Callable[[Job], str] = lambda _job: ""
-    intact: Callable[[Any, Look], str] = lambda _result, _look: ""
+    intact: Callable[[R_co, Look], str] = _nothing_lost
+
+    @property
+    def name(self) -> str:
+        return self.result.stage
+
+    @property
+    def read_names(self) -> tuple[str, ...]:
+        """The names of the stages that it reads."""
+        return tuple(one.stage for one in self.reads)
 
     def code_version(self, templates: Path) -> str:
         """The sha256 of the code and templates that this stage's result depends on, so that mended code runs again."""
@@ -85,24 +101,39 @@ class Keeps(Protocol):
         ...
 
 
+AnyStage: TypeAlias = Stage[StageResult]
+"""A stage, where it does not matter what it makes."""
+
+
+class WithOperators(StageResult, Protocol):
+    """A result that operators can be taken out of."""
+
+    @property
+    def operators(self) -> tuple[object, ...]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """`stage` gives an Attribution; it is tried after each of `gates`, at most `rounds` times a release."""
+    """What is tried after a gate that failed: find the operators that did it, and go on without them."""
 
-    stage: Stage
-    again: str = "kernels"
-    gates: tuple[str, ...] = ("smoke", "accuracy")
+    stage: Stage[Attribution]
+    """Finds them. It is outside the usual order."""
+    again: ResultOf[WithOperators] = KERNELS
+    """What is made again without them, and after it everything that follows."""
+    gates: tuple[ResultOf[StageResult], ...] = (SMOKE, ACCURACY)
+    """The stages after which it is tried."""
     rounds: int = 3
+    """How often it is tried in a release, at most."""
 
 
-def keys(job: Job, stages: tuple[Stage, ...], keeps: Keeps | None = None) -> dict[str, Key]:
+def keys(job: Job, stages: tuple[AnyStage, ...], keeps: Keeps | None = None) -> dict[str, Key]:
     """The key of every stage of the job's cell, in order. Of a stage that is skipped nothing but that counts.
 
     A stage that reads a result which was kept has that result's key in its own, so that nothing changes for it.
     """
     found: dict[str, Key] = {}
     for stage in stages:
-        made = stage.key(job, {name: found[name].counts for name in stage.reads})
+        made = stage.key(job, {name: found[name].counts for name in stage.read_names})
         kept = keeps.kept(job.cell.id, stage.name, made.key) if keeps is not None else None
         found[stage.name] = replace(made, kept=kept)
     return found

@@ -12,6 +12,7 @@ from flagrelease.errors import FlagreleaseError
 from flagrelease.ledger import Failure, Ledger, Spent
 from flagrelease.outcome import Outcome
 from flagrelease.plan import CellPlan
+from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.runner import CellRun
 from flagrelease.tables import aligned
 
@@ -41,7 +42,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
     done = [outcome for outcome in run.outcomes if outcome.status in ("done", "reused")]
     return CellResult(
         cell=run.cell.id,
-        state="released" if red is None and done and done[-1].stage == "publish" else "red" if red else "partial",
+        state="released" if red is None and done and done[-1].stage == PUBLISH.stage else "red" if red else "partial",
         stage=last.stage,
         reason=last.reason,
         code=red.error.code if red and red.error else 1 if red else 0,
@@ -55,7 +56,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
 def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
     """The result of a cell of which nothing had to run."""
     reused = [step for step in plan.steps if step.action == "reuse"]
-    image = ledger.last_done(plan.cell.id, "image")
+    image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage))
     since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
     return CellResult(
         cell=plan.cell.id,
@@ -64,7 +65,7 @@ def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
         reason=f"nothing to do: {len(reused)} stages unchanged since {since}" if reused else "nothing was selected",
         code=0,
         seconds=0.0,
-        digest=image.result.get("digest", "") if image and reused else "",
+        digest=image.digest if image is not None and reused else "",
     )
 
 

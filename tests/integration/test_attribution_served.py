@@ -18,7 +18,9 @@ import served_cell
 import toys
 from flagrelease import buildcontext, results, shipped
 from flagrelease.context import Context
+from flagrelease.evidence import Evidence
 from flagrelease.executor_inline import InlineEngine
+from flagrelease.handles import ResultOf, Verdict
 from flagrelease.job import Job
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.server import Client
@@ -35,8 +37,9 @@ LONG = 300  # words of a question; operators are qualified at up to 32 tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    verdict: str
+    verdict: Verdict
     summary: str
+    evidence: tuple[Evidence, ...] = ()
 
 
 def weights(root: Path) -> results.Weights:
@@ -57,9 +60,9 @@ def weights(root: Path) -> results.Weights:
     return served_cell.weights("m")
 
 
-def image_stage(engine: Engine, repository: str, base: str, house: Any) -> Stage:
+def image_stage(engine: Engine, repository: str, base: str, house: Any) -> Stage[results.Image]:
     def build(job: Job, context: Context) -> results.Image:
-        prepared: results.Kernels = context.upstream["kernels"]
+        prepared = context.result(results.KERNELS)
         bundle = shipped.Shipped(prepared, context.workspace.root / prepared.folder)
         packed = io.BytesIO()
         buildcontext.write(buildcontext.draw(job, house, base, "", operators=bundle), packed)
@@ -68,13 +71,13 @@ def image_stage(engine: Engine, repository: str, base: str, house: Any) -> Stage
         pushed = engine.push(repository, "test", lambda _done, _total: None)
         return served_cell.image(repository, pushed.digest)
 
-    reads = ("weights", "kernels")
-    return Stage(name="image", doing="building", result=results.Image, inputs=lambda _: {}, run=build, reads=reads)
+    reads = (results.WEIGHTS, results.KERNELS)
+    return Stage(result=results.IMAGE, doing="building", inputs=lambda _: {}, run=build, reads=reads)
 
 
 def gate(job: Job, context: Context) -> Judged:
     """Asks the served image four questions; each answer is a negated product of torch (kernels_engine.py): -64."""
-    image, model = context.upstream["image"], context.upstream["weights"]
+    image, model = context.result(results.IMAGE), context.result(results.WEIGHTS)
     with (
         served(job, context, ServeRequest(image=image, weights=model, stack="flagos")) as server,
         Client(server.base_url, seconds=60) as client,
@@ -94,16 +97,15 @@ def run(engine: Engine, own_registry: str, base: str, tmp_path: Path) -> Iterato
     one = replace(made, cell=replace(made.cell, chip=chip))
     model = weights(tmp_path)
     stages = (
-        Stage(name="weights", doing="", result=results.Weights, inputs=lambda _: {}, run=lambda *_: model),
+        Stage(result=results.WEIGHTS, doing="", inputs=lambda _: {}, run=lambda *_: model),
         kernels.STAGE,
         image_stage(engine, f"{own_registry}/test/attributed", base, house),
         Stage(
-            name="accuracy",
+            result=ResultOf("accuracy", Judged),
             doing="asking",
-            result=Judged,
             inputs=lambda _: {},
             run=gate,
-            reads=("weights", "image"),
+            reads=(results.WEIGHTS, results.IMAGE),
             on_chip=True,
         ),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import served_cell as given
+from contexts import after
 from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
@@ -40,8 +41,8 @@ class Started:
         self.weights = weights.run(self.job, replace(self.context, ports=ports))
         self.image = image.run(self.job, self.context)
 
-    def after(self, **changes: results.Image) -> Context:
-        return replace(self.context, upstream={"weights": self.weights, "image": self.image, **changes})
+    def after(self, image: results.Image | None = None) -> Context:
+        return after(self.context, weights=self.weights, image=image or self.image)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_processes_serve_the_same_without_docker_and_registry(
     look = Look(workspace=context.workspace, evidence=context.evidence)
     assert image.intact(laid_out, look) == ""
     monkeypatch.setenv(smokeinside.OFFLINE, "1")
-    result = smoke.run(job, replace(context, upstream={**context.upstream, "image": laid_out}))
+    result = smoke.run(job, after(context, image=laid_out))
     assert [check for check in result.checks if not check.passed] == []
     assert set(result.skipped) == {"card: docker run", "card: docker pull", "card: download"}
     assert {"FlagScale in effect", "manifest", "card: curl", "card: Python"} <= {one.name for one in result.checks}
@@ -121,7 +122,7 @@ def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Starte
 def test_without_weights_it_dies_before_it_is_ready_and_says_why(started: Started) -> None:
     empty = replace(started.weights, folder="empty")
     (started.context.workspace.weights / "empty").mkdir(exist_ok=True)
-    context = replace(started.context, upstream={"weights": empty, "image": started.image})
+    context = after(started.context, weights=empty, image=started.image)
     with pytest.raises(DiedBeforeReady) as caught:
         smoke.run(started.job, context)
     assert "is the model folder mounted?" in caught.value.detail

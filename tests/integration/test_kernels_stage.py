@@ -22,6 +22,7 @@ import pytest
 
 import kernels_cell as given
 import served_cell
+from contexts import after
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
@@ -209,7 +210,7 @@ class Images:
     def up(self, image: results.Image) -> Iterator[Up]:
         job = given.job(self.prepared.root)
         context = given.context(self.prepared.root)
-        weights: results.Weights = context.upstream["weights"]
+        weights = context.result(results.WEIGHTS)
         with (
             served(job, context, ServeRequest(image=image, weights=weights, stack="flagos")) as server,
             Client(server.base_url, seconds=60) as client,
@@ -240,8 +241,7 @@ def test_the_image_serves_with_its_operators_and_tunes_nothing(up: Up, prepared:
 
 
 def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared: Prepared) -> None:
-    context = given.context(prepared.root)
-    context = replace(context, upstream={**context.upstream, "kernels": prepared.result})
+    context = after(given.context(prepared.root), kernels=prepared.result)
     counting = Counting(lambda *_where, **_what: nullcontext(up.server))
     with counting(given.job(prepared.root), context, image=up.at.image, weights=up.at.weights, stack="flagos"):
         up.on.ask("day")

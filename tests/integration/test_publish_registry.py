@@ -7,7 +7,6 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 import finished_cell as given
+from contexts import after
 from flagrelease import releases, results
 from flagrelease.context import Context, Look
 from flagrelease.errors import UpstreamRefused
@@ -77,7 +77,7 @@ def ready(tmp_path: Path, registry: OciRegistry, repository: str) -> Context:
     """A cell whose image is in the registry and whose card is written."""
     pushed = given.image(repository=repository, digest=push(registry, repository))
     context = given.context(tmp_path, registry, image=pushed, smoke=given.smoke(pushed.reference))
-    return replace(context, upstream={"card": card.run(given.job(), context)})
+    return after(context, card=card.run(given.job(), context))
 
 
 def published(context: Context) -> results.Publish:
@@ -87,7 +87,7 @@ def published(context: Context) -> results.Publish:
 def whole(context: Context, registry: OciRegistry) -> None:
     """The registry and the folder hold exactly one complete release."""
     made = published(context)
-    image: results.Image = context.finished["image"].result
+    image = context.result(results.IMAGE)
     for tag in made.tags:
         assert registry.digest(*tag.rsplit(":", 1)) == image.digest
     folder = context.workspace.root / made.folder
@@ -122,7 +122,7 @@ def test_latest_moves_to_the_next_release_and_the_first_tag_stays(
     digest = push(registry, repository, "second")
     pushed = given.image(repository=repository, digest=digest)
     context = given.context(ready.workspace.root, registry, image=pushed, smoke=given.smoke(pushed.reference))
-    second = published(replace(context, upstream={"card": card.run(given.job(), context)}))
+    second = published(after(context, card=card.run(given.job(), context)))
     assert registry.digest(repository, "latest") == digest
     assert registry.digest(*first.tags[0].rsplit(":", 1)) == first.digest
     assert [one.tag for one in releases.load(ready.workspace).releases] == [
@@ -154,7 +154,7 @@ def test_a_tag_that_was_moved_after_publishing_is_noticed(
 def test_an_image_that_the_registry_has_lost_is_not_published(
     ready: Context, registry: OciRegistry, repository: str
 ) -> None:
-    image: results.Image = ready.finished["image"].result
+    image = ready.result(results.IMAGE)
     name = repository.partition("/")[2]
     httpx.delete(f"http://{HOST}/v2/{name}/manifests/{image.digest}", trust_env=False).raise_for_status()
     with pytest.raises(UpstreamRefused, match="the registry has lost"):
@@ -163,7 +163,7 @@ def test_an_image_that_the_registry_has_lost_is_not_published(
 
 
 def given_tag(context: Context) -> str:
-    made: results.Card = context.upstream["card"]
+    made = context.result(results.CARD)
     return publish.record.loads(context.evidence.read(made.evidence[0])).tag
 
 

@@ -16,10 +16,12 @@ import toys
 from flagrelease.attribution import resumed
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
+from flagrelease.evidence import Evidence
+from flagrelease.handles import ResultOf, Verdict
 from flagrelease.job import Job
 from flagrelease.ledger import Ledger
 from flagrelease.plan import Choice
-from flagrelease.results import Attribution, Culprit
+from flagrelease.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.runner import CellRun
 from flagrelease.stage import Remedy, Stage
 
@@ -29,6 +31,7 @@ OPERATORS = ("add", "mm", "mul", "silu")
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     operators: tuple[str, ...]
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -37,12 +40,20 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    verdict: str
+    verdict: Verdict
     text: str = ""
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def summary(self) -> str:
         return f"{self.verdict} {self.text}".strip()
+
+
+WEIGHTS = ResultOf("weights", Judged)
+KERNELS = ResultOf("kernels", Prepared)
+SMOKE = ResultOf("smoke", Judged)
+ACCURACY = ResultOf("accuracy", Judged)
+CARD = ResultOf("card", toys.Made)
 
 
 def told(context: Context, name: str) -> set[str]:
@@ -57,14 +68,14 @@ def prepare(job: Job, context: Context) -> Prepared:
 
 def smoke(_job: Job, context: Context) -> Judged:
     toys._log(context, "smoke")
-    if deadly := told(context, "deadly") & set(context.upstream["kernels"].operators):
+    if deadly := told(context, "deadly") & set(context.result(KERNELS).operators):
         raise DiedBeforeReady("the server ended before it answered", why=f"illegal access in {min(deadly)}")
     return Judged(verdict="PASS")
 
 
 def accuracy(_job: Job, context: Context) -> Judged:
     toys._log(context, "accuracy")
-    on = set(context.upstream["kernels"].operators)
+    on = set(context.result(KERNELS).operators)
     return Judged(verdict="FAIL" if told(context, "guilty") & on else "PASS", text=" ".join(sorted(on)))
 
 
@@ -74,11 +85,11 @@ def attribute(job: Job, context: Context) -> Attribution:
         os.kill(os.getpid(), signal.SIGKILL)
     if told(context, "broken"):
         raise EnvironmentFault("the chip does not answer")
-    on = context.upstream["kernels"].operators
+    on = context.result(KERNELS).operators
     found = [name for name in on if name in told(context, "findable")][:1]
     return Attribution(
         round=len(job.attributed) + 1,
-        gate="accuracy" if "accuracy" in context.finished else "smoke",
+        gate="accuracy" if ACCURACY in context.finished else "smoke",
         operators=len(on),
         together="excess 3.0" if found else "excess 1.0",
         culprits=tuple(Culprit(operator=name, finding="excess 3.0") for name in found),
@@ -91,23 +102,22 @@ def _inputs(job: Job) -> dict[str, Any]:
 
 
 STAGES = (
-    Stage(name="weights", doing="fetching", result=Judged, inputs=_inputs, run=lambda *_: Judged(verdict="PASS")),
+    Stage(result=WEIGHTS, doing="fetching", inputs=_inputs, run=lambda *_: Judged(verdict="PASS")),
     Stage(
-        name="kernels",
+        result=KERNELS,
         doing="preparing",
-        result=Prepared,
         inputs=lambda job: {**_inputs(job), "kernels": job.cell.kernels},
         run=prepare,
-        reads=("weights",),
+        reads=(WEIGHTS,),
     ),
-    Stage(name="smoke", doing="starting", result=Judged, inputs=_inputs, run=smoke, reads=("kernels",)),
-    Stage(name="accuracy", doing="asking", result=Judged, inputs=_inputs, run=accuracy, reads=("kernels",)),
-    Stage(name="card", doing="writing", result=toys.Made, inputs=_inputs, run=toys.first, reads=("accuracy",)),
+    Stage(result=SMOKE, doing="starting", inputs=_inputs, run=smoke, reads=(KERNELS,)),
+    Stage(result=ACCURACY, doing="asking", inputs=_inputs, run=accuracy, reads=(KERNELS,)),
+    Stage(result=CARD, doing="writing", inputs=_inputs, run=toys.first, reads=(ACCURACY,)),
 )
 REMEDY = Remedy(
-    stage=Stage(
-        name="attribute", doing="looking", result=Attribution, inputs=_inputs, run=attribute, reads=("kernels",)
-    )
+    stage=Stage(result=ATTRIBUTION, doing="looking", inputs=_inputs, run=attribute, reads=(KERNELS,)),
+    again=KERNELS,
+    gates=(SMOKE, ACCURACY),
 )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import finished_cell
+from contexts import after
 from endpoints import Said
 from evaluated import QUESTIONS, World, answering, world_of
-from flagrelease import sources
+from flagrelease import results, sources
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
@@ -180,9 +181,9 @@ def test_a_finished_evaluation_that_is_wanted_again_is_asked_again(world: World)
 def test_another_image_is_asked_anew(world: World) -> None:
     world.run()
     context = world.context()
-    other = replace(context.upstream["image"], digest="sha256:" + "9" * 64)
+    other = replace(context.result(results.IMAGE), digest="sha256:" + "9" * 64)
     world.started.clear()
-    world.evaluate(world.job(), replace(context, upstream={**context.upstream, "image": other}))
+    world.evaluate(world.job(), after(context, image=other))
     assert world.endpoints["flagos"].asked.total() == QUESTIONS
 
 

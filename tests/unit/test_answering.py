@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from contexts import Remembered
 from endpoints import Answer, Said, chat
 from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease.errors import ComparisonRefused, SmokeFailed
@@ -161,7 +162,7 @@ def first_hundred(world: World) -> set[int]:
         found.add(int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0]))
         return answering(lambda _n: True)(request, n)
 
-    replace(world, stacks={"native": noting, "flagos": noting}, ledger={}).evaluate(whole(world))
+    replace(world, stacks={"native": noting, "flagos": noting}, shared=Remembered()).evaluate(whole(world))
     return {number for number in found if number % 4 == 0}
 
 
@@ -211,7 +212,7 @@ def test_a_killed_stage_asks_only_what_is_missing(sampled: World) -> None:
 
 def world_of_again(world: World) -> World:
     """The same data, nothing asked yet."""
-    return replace(world, stacks={"native": sampling("a"), "flagos": sampling("b")}, ledger={})
+    return replace(world, stacks={"native": sampling("a"), "flagos": sampling("b")}, shared=Remembered())
 
 
 # What it leaves, and who may judge that

@@ -15,7 +15,7 @@ from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
-from flagrelease.results import Attribution, Culprit, Likeness, Unpacked
+from flagrelease.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
 from flagrelease.verdict.types import Course, NoiseFloor
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
@@ -330,7 +330,7 @@ def test_the_fidelity_probe_stands_beside_the_baseline_s_own_range() -> None:
 def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
     cell = next(one for one in expand(MATRIX) if one.id == "nvidia-h100/smollm2-135m")
     pushed = given.image()
-    fetched = given.finished()["weights"].result
+    fetched = given.finished().result(WEIGHTS)
     served = replace(
         fetched,
         digest="sha256:" + "7" * 64,

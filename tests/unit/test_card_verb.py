@@ -87,8 +87,8 @@ def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
         entry = Entry(at=at, run="0" * 12, cell=CELL, stage=stage, state=state, key="0" * 64, process="1@boot")
         ledger.append(replace(entry, result=msgspec.to_builtins(result)))
 
-    for name, done in given.finished().items():
-        append(name, "done", done.result)
+    for done in given.finished():
+        append(done.stage, "done", done.result)
     append("speed", "running")
     assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from evaluated import QUESTIONS, World, answering, world_of
-from flagrelease import assemble, baselines, cli, importing
+from flagrelease import assemble, baselines, cli, importing, results
 from flagrelease import lock as locks
 from flagrelease.context import Look
 from flagrelease.errors import ComparisonRefused
@@ -68,7 +68,7 @@ def sheets(world: World, job: Job) -> list[Sheet]:
 
 def take_over(world: World, job: Job, path: Path) -> list[importing.Fitting]:
     """As the verb does, into the world's ledger."""
-    weights = world.context().upstream["weights"]
+    weights = world.context().result(results.WEIGHTS)
     fitting = importing.fit(importing.answers_of(path, job.cell), weights.digest, sheets(world, job))
     for one in fitting:
         lines = "".join(json.dumps(msgspec.to_builtins(s)) + "\n" for s in one.samples).encode()

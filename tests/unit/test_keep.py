@@ -15,6 +15,7 @@ from flagrelease import card, cli, keep, record
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError
 from flagrelease.executor_inline import InlineEngine
+from flagrelease.handles import Finished
 from flagrelease.history import Past
 from flagrelease.ledger import KEEP, Entry
 from flagrelease.parts import Keep
@@ -197,8 +198,9 @@ def test_record_and_card_say_by_whose_word() -> None:
     word = Keep(
         stage="accuracy", from_key="1" * 64, to_key="2" * 64, reason="a *log* line", by="ada", at="2026-01-02T03:04:05"
     )
-    finished = finished_cell.finished()
-    finished["accuracy"] = replace(finished["accuracy"], kept=word)
+    finished = Finished(
+        replace(done, kept=word) if done.stage == "accuracy" else done for done in finished_cell.finished()
+    )
     made = record.build(finished_cell.job(), finished, "0" * 64)
     assert made.kept == (word,)
     assert record.loads(record.dumps(made)) == made

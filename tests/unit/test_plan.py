@@ -90,7 +90,7 @@ def test_a_newer_result_upstream_makes_a_stage_stale(tmp_path: Path, monkeypatch
     release(tmp_path)
     monkeypatch.setattr(toys, "first", None)
     changed = toys.Stage(
-        name="first", doing="", result=toys.Made, inputs=toys.STAGES[0].inputs, run=lambda *_: toys.Made(text="uno")
+        result=toys.FIRST, doing="", inputs=toys.STAGES[0].inputs, run=lambda *_: toys.Made(text="uno")
     )
     monkeypatch.setattr(toys, "STAGES", (changed, *toys.STAGES[1:]))
     release(tmp_path, Choice(only=frozenset({"first"}), force=frozenset({"first"})))

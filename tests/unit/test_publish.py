@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import finished_cell as given
+from contexts import after
 from flagrelease import releases
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
-from flagrelease.results import Check
+from flagrelease.results import CARD, Check
 from flagrelease.stages import card, publish
 
 
@@ -20,7 +21,7 @@ def finished(tmp_path: Path, **results: Any) -> Any:
     """A context in which `card` has run on a finished cell; asking the registry would fail."""
     context = given.context(tmp_path, registry=None, **results)
     made = card.run(given.job(), context)
-    return replace(context, upstream={"card": made})
+    return after(context, card=made)
 
 
 def refused(tmp_path: Path, verdict: Any, **changes: Any) -> Any:
@@ -101,9 +102,9 @@ def test_a_name_that_no_registry_takes_is_a_configuration_error(tmp_path: Path, 
     context = finished(tmp_path)
     release = given.record(image=pushed, smoke=given.smoke(pushed.reference))
     kept = context.evidence.put("release.json", publish.record.dumps(release))
-    made = replace(context.upstream["card"], evidence=(kept,))
+    made = replace(context.result(CARD), evidence=(kept,))
     with pytest.raises(ConfigError, match="cannot be an image name"):
-        publish.run(given.job(), replace(context, upstream={"card": made}))
+        publish.run(given.job(), after(context, card=made))
 
 
 class TestFolder:
@@ -193,9 +194,9 @@ def test_a_release_folder_that_is_gone_is_published_again(tmp_path: Path) -> Non
 def test_a_secret_in_a_stage_reaches_neither_record_nor_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "canary-5f1e2d")
     context = finished(tmp_path, image=given.image(remarks=("pushed with canary-5f1e2d",)))
-    for one in card.files(context.upstream["card"]).values():
+    for one in card.files(context.result(CARD)).values():
         assert b"canary-5f1e2d" not in context.evidence.read(one)
-    text = context.evidence.read(context.upstream["card"].readme)
+    text = context.evidence.read(context.result(CARD).readme)
     assert b"pushed with $FLAGRELEASE" in text.replace(b"\\", b"")
 
 

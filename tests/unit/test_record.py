@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 import pytest
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 import finished_cell as given
 from flagrelease import record
 from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.evidence import Evidence
+from flagrelease.handles import Done, Finished
 from flagrelease.ledger import Spent
-from flagrelease.results import Done
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:
@@ -64,17 +65,30 @@ def test_a_record_that_was_cut_is_damaged(cut: int) -> None:
 
 
 def test_what_has_not_finished_is_named() -> None:
-    finished = given.finished()
-    del finished["smoke"], finished["accuracy"]
+    finished = Finished(one for one in given.finished() if one.stage not in ("smoke", "accuracy"))
     with pytest.raises(FlagreleaseError) as caught:
         record.build(given.job(), finished, "0" * 64)
     assert caught.value.why == "not finished: smoke, accuracy"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """The result of a stage that this version of the record does not know."""
+
+    tuned: float
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        return ()
+
+    @property
+    def summary(self) -> str:
+        return f"{self.tuned}"
+
+
 def test_stages_without_a_field_of_their_own_are_kept() -> None:
-    finished = given.finished() | {
-        "quantise": Done(stage="quantise", key="5" * 64, result={"tuned": 0.97}, spent=Spent(seconds=1))
-    }
+    quantised = Done(stage="quantise", key="5" * 64, result=Quantised(tuned=0.97), spent=Spent(seconds=1))
+    finished = Finished([*given.finished(), quantised])
     made = record.build(given.job(), finished, "0" * 64)
     assert made.further == {"quantise": {"tuned": 0.97}}
     assert record.loads(record.dumps(made)) == made

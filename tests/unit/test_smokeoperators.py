@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import finished_cell as given
+from contexts import Executing, Shown, SleeplessClock, served, without_ports
 from flagrelease import operatorcalls, smokeoperators
-from flagrelease.container_inside import Wrong
+from flagrelease.container_inside import Inside, Wrong
 from flagrelease.evidence import Evidence
 from flagrelease.hashed import sha256_of
+from flagrelease.results import WEIGHTS
 
 LISTED = "include: [mm, neg]\n"
 KERNELS = given.kernels(evidence=(Evidence("operators.yaml", sha256_of(LISTED.encode()), len(LISTED)),))
@@ -30,32 +34,27 @@ FINE = {
 }
 
 
-class Waited:
-    """A clock that only adds up how long it was to sleep."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
+def inside(prints: Callable[[Sequence[str]], str]) -> Inside:
+    """A served container in which programs print what `prints` gives."""
+    context = without_ports(Path("nowhere"), SleeplessClock(), Shown())
+    weights, image = given.finished().result(WEIGHTS), given.image()
+    cell = given.job().cell
+    return Inside(cell=cell, context=context, server=served(Executing(prints)), image=image, weights=weights)
 
 
-def inside(listed: str = LISTED, noise: str = "", **changes: Any) -> Any:
+def reporting(listed: str = LISTED, noise: str = "", **changes: Any) -> Inside:
+    """A container that has `listed` in operators.yaml, and FINE with these changes in effect."""
     effective = noise + json.dumps({**FINE, **changes}, indent=1) + "\n"
-    image = SimpleNamespace(runner="docker")
-    context = SimpleNamespace(workspace=None, ports=SimpleNamespace(clock=Waited()))
-    return SimpleNamespace(
-        image=image, context=context, execute=lambda *argv: listed if argv[0] == "cat" else effective
-    )
+    return inside(lambda argv: listed if argv[0] == "cat" else effective)
 
 
 def test_what_is_in_effect_is_told_in_a_line() -> None:
-    told = smokeoperators.in_effect(inside(), KERNELS)
+    told = smokeoperators.in_effect(reporting(), KERNELS)
     assert told == f"2 operators in 2 processes, bundle {KERNELS.content[:12]}"
 
 
 def test_what_a_vendors_library_prints_beside_it_does_not_matter() -> None:
-    told = smokeoperators.in_effect(inside(noise="[ACL] {device} warning\n"), KERNELS)
+    told = smokeoperators.in_effect(reporting(noise="[ACL] {device} warning\n"), KERNELS)
     assert told.startswith("2 operators in 2 processes")
 
 
@@ -70,7 +69,7 @@ def test_what_a_vendors_library_prints_beside_it_does_not_matter() -> None:
 )
 def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(Wrong, match=said):
-        smokeoperators.in_effect(inside(**changes), KERNELS)
+        smokeoperators.in_effect(reporting(**changes), KERNELS)
 
 
 class Asked:
@@ -79,21 +78,22 @@ class Asked:
     def __init__(self, more: dict[str, int], captured: tuple[str, ...] = ()) -> None:
         self.more, self.captured = more, captured
         self.asked: list[dict[str, Any]] = []
-        self.model = SimpleNamespace(serve=SimpleNamespace(concurrency=4))
+        self.model = given.model(serve=replace(given.model().serve, concurrency=4))
 
     def ask(self, *_prompt: str, **parameters: Any) -> None:
         self.asked.append(parameters)
 
     def called(self) -> str:
-        def execute(*_argv: str) -> str:
+        def prints(_argv: Sequence[str]) -> str:
             counts = {"mm": 3}
-            if self.asked and at.context.ports.clock.seconds >= operatorcalls.TOLD_WITHIN_S:
+            if self.asked and sum(at.context.ports.clock.slept) >= operatorcalls.TOLD_WITHIN_S:  # type: ignore[attr-defined]
                 counts = {name: counts.get(name, 0) + self.more.get(name, 0) for name in {*counts, *self.more}}
             return json.dumps({**FINE, "called": counts, "captured": self.captured}, indent=1) + "\n"
 
-        at: Any = inside()
-        at.execute = execute
-        return smokeoperators.called(at, self, KERNELS)  # type: ignore[arg-type]
+        at = inside(prints)
+        found = smokeoperators.called(at, self, KERNELS)  # type: ignore[arg-type]  # a Bench without a server
+        assert at.context.ports.clock.slept == [operatorcalls.TOLD_WITHIN_S]  # type: ignore[attr-defined]
+        return found
 
 
 def test_what_requests_call_is_named_and_what_they_do_not() -> None:
@@ -122,20 +122,28 @@ def test_no_answer_is_told_as_one(printed: str) -> None:
         operatorcalls.told(printed)
 
 
-def test_tuning_is_looked_for_only_when_the_processes_have_reported_it() -> None:
-    at, events = inside(), 0
+class Unhurried:
+    """Stands for a server that answers every request: of `Bench`, what no_tuning uses."""
 
-    def execute(*_argv: str) -> str:
-        late = at.context.ports.clock.seconds >= operatorcalls.TOLD_WITHIN_S
+    long_tokens = 64
+    model = given.job().cell.model
+
+    def ask(self, *_prompt: object, **_parameters: object) -> None: ...
+
+
+@pytest.mark.parametrize(("events", "found"), [(0, "0 tuning events after 100 requests"), (3, "3 candidates of mm")])
+def test_tuning_is_looked_for_only_when_the_processes_have_reported_it(events: int, found: str) -> None:
+    clock = SleeplessClock()
+
+    def prints(_argv: Sequence[str]) -> str:
+        late = sum(clock.slept) >= operatorcalls.TOLD_WITHIN_S
         return json.dumps({**FINE, "tuning_events": events if late else 0, "tuned": ["mm"]}, indent=1) + "\n"
 
-    at.execute = execute
-    service: Any = SimpleNamespace(
-        long_tokens=64,
-        model=SimpleNamespace(serve=SimpleNamespace(concurrency=4)),
-        ask=lambda *_prompt, **_parameters: None,
-    )
-    assert smokeoperators.no_tuning(at, service).startswith("0 tuning events after 100 requests")
-    at.context.ports.clock.seconds, events = 0.0, 3
-    with pytest.raises(Wrong, match="3 candidates of mm were timed"):
-        smokeoperators.no_tuning(at, service)
+    at = inside(prints)
+    at = replace(at, context=replace(at.context, ports=replace(at.context.ports, clock=clock)))
+    service: Any = Unhurried()
+    if events:
+        with pytest.raises(Wrong, match=f"{found} were timed"):
+            smokeoperators.no_tuning(at, service)
+    else:
+        assert smokeoperators.no_tuning(at, service).startswith(found)

@@ -1,9 +1,9 @@
 """The product at a glance: the stages of a release, in order."""
 
-from flagrelease.stage import Remedy, Stage
+from flagrelease.stage import AnyStage, Remedy
 from flagrelease.stages import accuracy, attribute, card, image, kernels, publish, smoke, speed, weights
 
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[AnyStage, ...] = (
     weights.STAGE,   # fetch the model and verify every file against the lock
     kernels.STAGE,   # qualify, tune and choose the chip's Triton operators
     image.STAGE,     # build the serving image from locked parts, push it, read its digest back

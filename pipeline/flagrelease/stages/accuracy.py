@@ -114,7 +114,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
     scores = (*asked, *told)
     verdict = worst_verdict(Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
-    weights: results.Weights = context.upstream["weights"]
+    weights = context.result(results.WEIGHTS)
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
     alone = [baselines.key(cell, weights, pair.sheet) for pair in pairs if pair.baseline is None]
     return results.Accuracy(
@@ -128,7 +128,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
         inference_seconds=round(gathered.seconds, 3),
         likeness=gathered.likeness,
         evidence=(*_evidence(job, context, pairs, judged), *gathered.evidence),
-        awaited=tuple(one for one in alone if context.recall(one) is None),  # what is there, and a part, is no use
+        awaited=tuple(one for one in alone if baselines.absent(context, one)),  # what is there, and a part, is no use
     )
 
 
@@ -232,7 +232,7 @@ def _evidence(
 ) -> tuple[Evidence, ...]:
     """Both answer sets with their conditions, the comparison, and the questions that flipped."""
     conditions = Conditions(
-        model=context.upstream["weights"].digest,
+        model=context.result(results.WEIGHTS).digest,
         data={pair.sheet.benchmark: pair.sheet.data_sha256 for pair in pairs},
         sampling={pair.sheet.benchmark: dict(pair.sheet.evaluation.parameters) for pair in pairs},
         design={pair.sheet.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
@@ -300,12 +300,11 @@ def intact(result: results.Accuracy, look: Look) -> str:
 
 
 STAGE = Stage(
-    name="accuracy",
+    result=results.ACCURACY,
     doing="evaluating",
-    result=results.Accuracy,
     inputs=inputs,
     run=run,
-    reads=("weights", "kernels", "image"),
+    reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),
     intact=intact,
     programs=("evaluation/sandboxed.py",),
     on_chip=True,

@@ -6,17 +6,17 @@ A fixed text, its log-probabilities with the native kernels, with all operators 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import chipside, results
+from flagrelease import chipside, flagkernels_files, results
 from flagrelease.attribution_text import TEXT
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, GateFailed
 from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
+from flagrelease.flagkernels_files import AttributionReport, Round
 from flagrelease.job import Job
 from flagrelease.matrix import duration
 from flagrelease.shipped import PROGRAMS
@@ -32,8 +32,8 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 def run(job: Job, context: Context) -> results.Attribution:
     """Raises EnvironmentFault where chip or base image lack something, CommandFailed where it runs out of time."""
-    weights: results.Weights = context.upstream["weights"]
-    prepared: results.Kernels = context.upstream["kernels"]
+    weights = context.result(results.WEIGHTS)
+    prepared = context.result(results.KERNELS)
     place = chipside.Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
     place.fill()
     model = (context.workspace.weights / weights.folder).resolve()
@@ -54,51 +54,41 @@ def run(job: Job, context: Context) -> results.Attribution:
     except GateFailed:
         if not report.exists():  # it ends so where what remains is not clean, and has written its report before
             raise
-    found = json.loads(report.read_text())
+    found = flagkernels_files.read_attribution(report)
     measured = report.with_suffix(".jsonl")
     kept = tuple(context.evidence.put(f"attribute/{one.name}", one.read_bytes()) for one in (report, measured))
     shutil.rmtree(folder, ignore_errors=True)
     return _result(job, context, found, kept)
 
 
-def _result(job: Job, context: Context, found: Mapping[str, Any], kept: tuple[Evidence, ...]) -> results.Attribution:
-    together = found["together"]
+def _result(job: Job, context: Context, found: AttributionReport, kept: tuple[Evidence, ...]) -> results.Attribution:
+    together = found.together
     if together is None:
         raise FlagreleaseError("the bundle has no operators", hint="there is nothing that could be taken out")
     return results.Attribution(
         round=len(job.attributed) + 1,
-        gate="accuracy" if "accuracy" in context.finished else "smoke",
-        operators=len(together["operators"]),
-        together=_figures(together),
-        culprits=tuple(_culprit(one) for one in found["rounds"] if one["culprit"]),
-        clean=found["clean"],
+        gate="accuracy" if results.ACCURACY in context.finished else "smoke",
+        operators=len(together.operators),
+        together=together.finding,
+        culprits=tuple(_culprit(one, one.culprit) for one in found.rounds if one.culprit),
+        clean=found.clean,
         evidence=kept,
     )
 
 
-def _culprit(named: Mapping[str, Any]) -> results.Culprit:
+def _culprit(found: Round, operator: str) -> results.Culprit:
     """The one that a round named, with its own figures, or those of the pair where it is only guilty beside another."""
-    operators = sorted(filter(None, (named["culprit"], named["partner"])))
-    measured = next(one for one in named["measurements"] if sorted(one["operators"]) == operators)
-    return results.Culprit(operator=named["culprit"], partner=named["partner"] or "", finding=_figures(measured))
-
-
-def _figures(measured: Mapping[str, Any]) -> str:
-    if measured["excess"] is None:
-        return str(measured["note"])
-    return (
-        f"log-probabilities {measured['excess']:.2f} times as far from float32 as with the native kernels, "
-        f"{measured['shift']:+.4f} nats a token on average"
-    )
+    operators = sorted(filter(None, (operator, found.partner)))
+    measured = next(one for one in found.measurements if sorted(one.operators) == operators)
+    return results.Culprit(operator=operator, partner=found.partner or "", finding=measured.finding)
 
 
 STAGE = Stage(
-    name="attribute",
+    result=results.ATTRIBUTION,
     doing="finding the operators that did it",
-    result=results.Attribution,
     inputs=inputs,
     run=run,
-    reads=("weights", "kernels", "image"),
+    reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),
     programs=PROGRAMS,
     on_chip=True,
 )

@@ -9,6 +9,7 @@ from flagrelease import card, cardlint, charts, record, results
 from flagrelease.context import Context
 from flagrelease.evidence import Evidence
 from flagrelease.files import write_atomic
+from flagrelease.handles import Finished
 from flagrelease.job import Job
 from flagrelease.redact import redact
 from flagrelease.stage import Stage
@@ -47,7 +48,7 @@ def run(job: Job, context: Context) -> results.Card:
 
 
 def write(
-    job: Job, finished: Mapping[str, results.Done], unfinished: Mapping[str, str] | None = None
+    job: Job, finished: Finished, unfinished: Mapping[str, str] | None = None
 ) -> tuple[record.Record, dict[str, bytes]]:
     """The release record; and, by file name, card, record and charts. `unfinished`: stages that are open, with what
     became of them."""
@@ -70,11 +71,10 @@ def files(made: results.Card) -> dict[str, Evidence]:
 
 
 STAGE = Stage(
-    name="card",
+    result=results.CARD,
     doing="writing the card",
-    result=results.Card,
     inputs=inputs,
     run=run,
-    reads=("weights", "kernels", "image", "smoke", "accuracy", "speed"),
+    reads=(results.WEIGHTS, results.KERNELS, results.IMAGE, results.SMOKE, results.ACCURACY, results.SPEED),
     templates=(card.TEMPLATE,),
 )

@@ -51,4 +51,4 @@ def _files(place: Path) -> Iterator[Path]:
     return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
 
 
-STAGE = Stage(name="fetch", doing="fetching what the cell needs", result=results.Fetched, inputs=inputs, run=run)
+STAGE = Stage(result=results.FETCHED, doing="fetching what the cell needs", inputs=inputs, run=run)

@@ -135,7 +135,7 @@ def _evidence(context: Context, plan: buildcontext.Plan, inside: probe.Seen) -> 
 
 
 def _operators(context: Context) -> shipped.Shipped | None:
-    return shipped.of(context.upstream.get("kernels"), context.workspace)
+    return shipped.of(context.optional(results.KERNELS), context.workspace)
 
 
 def _packages(job: Job, context: Context) -> wheels.Wheelhouse:
@@ -226,13 +226,12 @@ def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
 
 
 STAGE = Stage(
-    name="image",
+    result=results.IMAGE,
     doing="building the image",
-    result=results.Image,
     inputs=inputs,
     run=run,
     intact=intact,
-    reads=("kernels",),
+    reads=(results.KERNELS,),
     programs=("inside/flagos_serve.py", *_LAUNCHERS, "inside/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

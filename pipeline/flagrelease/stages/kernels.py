@@ -6,22 +6,21 @@ that was killed goes on with what is missing.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from flagrelease import base, chipside, results, wheels
+from flagrelease import base, chipside, flagkernels_files, results, wheels
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evidence import Evidence
 from flagrelease.files import telling_space, unfinished
+from flagrelease.flagkernels_files import OperatorFigures
 from flagrelease.hashed import Hashed
 from flagrelease.job import Job
 from flagrelease.matrix import Serve, duration
@@ -70,7 +69,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Kernels:
     """Raises ConfigError where the weights are no model of transformers or an excluded operator does not exist,
     GateFailed where no operator is left, EnvironmentFault where chip or base image lack something."""
-    weights: results.Weights = context.upstream["weights"]
+    weights = context.result(results.WEIGHTS)
     config = (context.workspace.weights / weights.folder / _CONFIG).resolve()
     if not config.is_file():
         raise _no_model(job)
@@ -133,24 +132,24 @@ def _words(job: Job, place: chipside.Place, config: Path) -> list[str]:
 
 
 def _result(job: Job, context: Context, place: chipside.Place) -> results.Kernels:
-    report = json.loads((place.bundle / "report.json").read_text())
-    content = str(json.loads((place.bundle / "compat.json").read_text())["content"])
+    report = flagkernels_files.read_report(place.bundle / "report.json")
+    content = flagkernels_files.read_label(place.bundle / "compat.json").content
     folder = context.workspace.kernels / job.cell.slug / content[:_DIGEST_LETTERS]
     with telling_space("keeping the bundle"):
         _keep(place.bundle, folder)
-    measured = report["limits"]["operators"]
+    measured = report.limits.operators
     return results.Kernels(
         folder=str(folder.relative_to(context.workspace.root)),
         content=content,
-        policy=report["policy"],
-        execution=report["execution"],
-        requests=report["requests"],
-        operators=tuple(_operator(name, measured.get(name, {})) for name in report["operators"]),
-        excluded=msgspec.convert(report["excluded"], tuple[results.ExcludedOperator, ...]),
-        verdicts=report["verdicts"],
-        tuning=msgspec.convert(report["tuning"], results.Tuning),
-        served=msgspec.convert(report["served"], dict[str, tuple[float, float, float]]),
-        versions=report["versions"],
+        policy=report.policy,
+        execution=report.execution,
+        requests=report.requests,
+        operators=tuple(_operator(name, measured.get(name, OperatorFigures())) for name in report.operators),
+        excluded=tuple(results.ExcludedOperator(**asdict(one)) for one in report.excluded),
+        verdicts=report.verdicts,
+        tuning=results.Tuning(**asdict(report.tuning)),
+        served=report.served,
+        versions=report.versions,
         evidence=(
             context.evidence.put("verdicts.jsonl", (place.work / "verdicts.jsonl").read_bytes()),
             *(context.evidence.put(name, (folder / name).read_bytes()) for name in _EVIDENCE),
@@ -159,12 +158,12 @@ def _result(job: Job, context: Context, place: chipside.Place) -> results.Kernel
     )
 
 
-def _operator(name: str, figures: Mapping[str, Any]) -> results.Operator:
-    share, native = figures.get("share"), figures.get("native_share")
+def _operator(name: str, figures: OperatorFigures) -> results.Operator:
+    share, native = figures.share, figures.native_share
     return results.Operator(
         name=name,
-        classes=figures.get("classes", 0),
-        faster=figures.get("faster", 0),
+        classes=figures.classes,
+        faster=figures.faster,
         share=share[1] if share else None,
         native_share=native[1] if native else None,
     )
@@ -210,12 +209,11 @@ def intact(result: results.Kernels, look: Look) -> str:
 
 
 STAGE = Stage(
-    name="kernels",
+    result=results.KERNELS,
     doing="preparing the operators",
-    result=results.Kernels,
     inputs=inputs,
     run=run,
-    reads=("weights",),
+    reads=(results.WEIGHTS,),
     programs=PROGRAMS,
     on_chip=True,
     skip=skip,

@@ -45,7 +45,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Publish:
     """Raises GateFailed or Inconclusive where the gates do not say PASS, UpstreamRefused for a taken tag or an image
     that the registry has lost, EnvironmentFault for a release folder that was changed by hand."""
-    beside = files(context.upstream["card"])
+    beside = files(context.result(results.CARD))
     kept = beside[RECORD]
     release = record.loads(context.evidence.read(kept))
     drafted = {name: context.evidence.read(one) for name, one in beside.items()}
@@ -191,8 +191,8 @@ def _check_image(image: results.Image, job: Job, context: Context) -> None:
 def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
     """The evidence of all stages before the card by its place in the release folder, verified."""
     found: dict[str, Evidence] = {}
-    made = [(name, done.result) for name, done in context.finished.items() if name not in _AFTER]
-    for name, result in [*made, *(("attribute", one) for one in job.attributed)]:
+    made = [(done.stage, done.result) for done in context.finished if done.stage not in _AFTER]
+    for name, result in [*made, *((results.ATTRIBUTION.stage, one) for one in job.attributed)]:
         for one in evidence_of(result):
             context.evidence.read(one)
             base = re.sub(r"[^\w.-]+", "_", one.name).lstrip(".") or "file"
@@ -248,11 +248,10 @@ def _point_latest(folder: Path) -> None:
 
 
 STAGE = Stage(
-    name="publish",
+    result=results.PUBLISH,
     doing="publishing",
-    result=results.Publish,
     inputs=inputs,
     run=run,
-    reads=("image", "accuracy", "card"),
+    reads=(results.IMAGE, results.ACCURACY, results.CARD),
     intact=intact,
 )

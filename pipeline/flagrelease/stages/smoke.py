@@ -38,9 +38,9 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Smoke:
     """Raises SmokeFailed, and its kinds from `served`, with all that was seen in its detail."""
     cell = job.cell
-    image: results.Image = context.upstream["image"]
-    weights: results.Weights = context.upstream["weights"]
-    kernels: results.Kernels | None = context.upstream.get("kernels")
+    image = context.result(results.IMAGE)
+    weights = context.result(results.WEIGHTS)
+    kernels = context.optional(results.KERNELS)
     with (
         served(job, context, ServeRequest(image=image, weights=weights, stack=cell.stack)) as server,
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
@@ -134,11 +134,10 @@ def _line(check: results.Check) -> str:
 
 
 STAGE = Stage(
-    name="smoke",
+    result=results.SMOKE,
     doing="asking the served image",
-    result=results.Smoke,
     inputs=inputs,
     run=run,
-    reads=("weights", "kernels", "image"),
+    reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),
     on_chip=True,
 )

@@ -142,7 +142,7 @@ def _too_long(job: Job) -> tuple[str, ...]:
 
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
     """The tool that the profile or the engine names, for this server."""
-    weights: results.Weights = context.upstream["weights"]
+    weights = context.result(results.WEIGHTS)
     target = Target(
         base_url=server.base_url,
         model=server.model,
@@ -170,8 +170,8 @@ class _Measuring:
         self._warm: set[tuple[Stack, LoadPoint]] = set()
         self.name = ""
         depends = {
-            "image": context.upstream["image"].digest,
-            "weights": context.upstream["weights"].digest,
+            "image": context.result(results.IMAGE).digest,
+            "weights": context.result(results.WEIGHTS).digest,
             "inputs": inputs(job),
         }
         self._folder = context.workspace.scratch(job.cell.slug, "speed") / fingerprint(depends)[:16]
@@ -231,8 +231,12 @@ class _Measuring:
         yield self._up[stack]
 
     def _start(self, stack: Stack, *, beside: bool) -> AbstractContextManager[Served]:
-        upstream = self._context.upstream
-        request = ServeRequest(image=upstream["image"], weights=upstream["weights"], stack=stack, beside=beside)
+        request = ServeRequest(
+            image=self._context.result(results.IMAGE),
+            weights=self._context.result(results.WEIGHTS),
+            stack=stack,
+            beside=beside,
+        )
         return served(self._job, self._context, request)
 
     def _measure(
@@ -366,12 +370,11 @@ def _evidence(context: Context, stack: Stack, pairs: Mapping[LoadPoint, Sequence
 
 
 STAGE = Stage(
-    name="speed",
+    result=results.SPEED,
     doing="measuring speed",
-    result=results.Speed,
     inputs=inputs,
     run=run,
-    reads=("weights", "image", "smoke"),
+    reads=(results.WEIGHTS, results.IMAGE, results.SMOKE),
     on_chip=True,
     skip=skip,
 )

@@ -100,7 +100,7 @@ def intact(result: results.Weights, look: Look) -> str:
     return trouble(look.workspace.weights / result.folder, result.digest, result.files)
 
 
-def of_config(path: Path) -> Stage:
+def of_config(path: Path) -> Stage[results.Weights]:
     """In place of the weights, the model's config.json alone: enough where random weights do. Raises ConfigError where
     the file is no JSON object."""
     try:
@@ -128,9 +128,8 @@ def of_config(path: Path) -> Stage:
 
 
 STAGE = Stage(
-    name="weights",
+    result=results.WEIGHTS,
     doing="fetching weights",
-    result=results.Weights,
     inputs=inputs,
     run=run,
     intact=intact,

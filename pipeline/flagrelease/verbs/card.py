@@ -8,19 +8,17 @@ import hashlib
 import json
 import sys
 
-import msgspec
-
 from flagrelease import results
 from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
 from flagrelease.errors import ConfigError
 from flagrelease.files import write_atomic
+from flagrelease.handles import Done, Finished, StageResult
 from flagrelease.ledger import Spent
+from flagrelease.record import NEEDED
 from flagrelease.stages import STAGES
 from flagrelease.stages import card as stage
-
-NEEDED = ("weights", "image", "smoke", "accuracy")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -30,7 +28,7 @@ def main(arguments: argparse.Namespace) -> int:
     if entry is None:
         data = so_far(everything, cell)
     else:
-        files = stage.files(msgspec.convert(entry.result, results.Card))
+        files = stage.files(results.CARD.decode(entry.result))
         data = {name: everything.evidence.read(one) for name, one in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
@@ -52,18 +50,19 @@ def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
     Raises ConfigError where not even the accuracy is known.
     """
     job = everything.job(cell)
-    finished: dict[str, results.Done] = {}
+    finished: list[Done[StageResult]] = []
     unfinished: dict[str, str] = {}
     for one in STAGES[: STAGES.index(stage.STAGE)]:
         done = everything.ledger.last_done(cell.id, one.name)
         last = everything.ledger.last(cell.id, one.name)
         if done is not None:
-            result = msgspec.convert(done.result, one.result)
+            result = one.result.decode(done.result)
             spent = done.spent or Spent(seconds=0.0)
-            finished[one.name] = results.Done(stage=one.name, key=done.key, result=result, spent=spent)
+            finished.append(Done(stage=one.name, key=done.key, result=result, spent=spent))
         elif last is not None and not one.skip(job):
             unfinished[one.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
-    if missing := [name for name in NEEDED if name not in finished]:
+    known = Finished(finished)
+    if missing := [one.stage for one in NEEDED if one not in known]:
         hint = f"run `flagrelease run {cell.id}`"
         raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
-    return stage.write(job, finished, unfinished)[1]
+    return stage.write(job, known, unfinished)[1]

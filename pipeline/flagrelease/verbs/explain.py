@@ -13,10 +13,11 @@ from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
 from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
+from flagrelease.handles import StageResult
 from flagrelease.ledger import Entry, evidence_of
 from flagrelease.plan import since
-from flagrelease.results import Attribution
-from flagrelease.stage import Key, Stage, keys
+from flagrelease.results import Accuracy, Attribution, Kernels, Smoke
+from flagrelease.stage import AnyStage, Key, keys
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.verbs.status import status
 
@@ -74,7 +75,7 @@ def _round(everything: Project, found: Attribution) -> list[str]:
     ]
 
 
-def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None, key: Key | None) -> list[str]:
+def _stage(everything: Project, cell: Cell, stage: AnyStage, entry: Entry | None, key: Key | None) -> list[str]:
     if entry is None:
         skipped = stage.skip(everything.job(cell))
         return [f"{stage.name}: skipped, {skipped}" if skipped else f"{stage.name}: never run"]
@@ -89,14 +90,9 @@ def _stage(everything: Project, cell: Cell, stage: Stage, entry: Entry | None, k
         lines += [f"  next      {entry.error.hint}"] if entry.error.hint else []
         lines += [f"  | {line}" for line in entry.error.detail.splitlines()]
     if entry.state == "done":
-        result = msgspec.convert(entry.result, stage.result)
+        result = stage.result.decode(entry.result)
         lines.append(f"  result    {result.summary}")
-        for check in getattr(result, "checks", ()):
-            lines.append(f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}")
-        for score in getattr(result, "benchmarks", ()):
-            lines.append(f"  {score.verdict} {score.metric}: {score.reason}")
-        for out in getattr(result, "excluded", ()):
-            lines.append(f"  – {out.operator} is left out, {out.verdict}: {out.reason}")
+        lines += _parts(result)
         for kept in evidence_of(result):
             lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
     return lines
@@ -111,3 +107,15 @@ def _since(entry: Entry, key: Key | None) -> list[str]:
     lines = [f"  changed   {one}" for one in since(entry, key)]
     kept = key.kept
     return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {kept.at})"]
+
+
+def _parts(result: StageResult) -> list[str]:
+    """What a result consists of, a line each, where it has parts."""
+    match result:
+        case Smoke(checks=checks):
+            return [f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}" for check in checks]
+        case Accuracy(benchmarks=benchmarks):
+            return [f"  {score.verdict} {score.metric}: {score.reason}" for score in benchmarks]
+        case Kernels(excluded=excluded):
+            return [f"  – {out.operator} is left out, {out.verdict}: {out.reason}" for out in excluded]
+    return []

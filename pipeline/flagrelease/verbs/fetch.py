@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _found(everything: Project, ended: CellResult) -> results.Fetched | None:
     entry = None if ended.code else everything.ledger.last(ended.cell, fetch.STAGE.name)
-    return None if entry is None else msgspec.convert(entry.result, results.Fetched)
+    return None if entry is None else results.FETCHED.decode(entry.result)
 
 
 def _text(root: Path, found: dict[str, results.Fetched | None]) -> str:

@@ -11,6 +11,7 @@ from flagrelease.assemble import project
 from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
 from flagrelease.ledger import Entry, process_lives
+from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.stages import STAGES
 from flagrelease.tables import aligned
 
@@ -47,8 +48,8 @@ def status(cell: Cell, latest: Mapping[str, Entry]) -> Status:
         return Status(cell=cell.id, state="excluded", reason=cell.excluded)
     if not latest:
         return Status(cell=cell.id, state="new", reason="never run")
-    image = latest.get("image")
-    digest = image.result["digest"] if image is not None and image.state == "done" else ""
+    image = IMAGE.of(latest.get(IMAGE.stage))
+    digest = "" if image is None else image.digest
     reached = [stage.name for stage in STAGES if stage.name in latest][-1]
     for stage in STAGES:
         entry = latest.get(stage.name)
@@ -59,6 +60,6 @@ def status(cell: Cell, latest: Mapping[str, Entry]) -> Status:
         if entry.state == "running" and process_lives(entry.process):
             state, reason = "running", f"run {entry.run}"
         return Status(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
-    published = latest.get("publish")
-    state = "released" if published is not None and published.result.get("tags") else "partial"
+    published = PUBLISH.of(latest.get(PUBLISH.stage))
+    state = "released" if published is not None and published.tags else "partial"
     return Status(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)

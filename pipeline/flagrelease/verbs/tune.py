@@ -17,7 +17,7 @@ from flagrelease.cli_shared import options, show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
 from flagrelease.release_cells import through
-from flagrelease.stage import Stage, keys
+from flagrelease.stage import AnyStage, keys
 from flagrelease.stages import kernels, weights
 from flagrelease.summary import CellResult, as_error
 from flagrelease.tables import aligned
@@ -70,7 +70,7 @@ def _of_config(cells: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, model_name=f"{cell.model_name}.config") for cell in cells]
 
 
-def _key(everything: Project, cell: Cell, stages: tuple[Stage, ...]) -> str:
+def _key(everything: Project, cell: Cell, stages: tuple[AnyStage, ...]) -> str:
     """That of the bundle; none where something is not locked, which the run says."""
     try:
         return keys(everything.job(cell), stages, everything.ledger)[kernels.STAGE.name].counts
@@ -80,7 +80,7 @@ def _key(everything: Project, cell: Cell, stages: tuple[Stage, ...]) -> str:
 
 def _made(everything: Project, cell: str, key: str) -> results.Kernels | None:
     entry = everything.ledger.last_done(cell, kernels.STAGE.name, key)
-    return None if entry is None else msgspec.convert(entry.result, results.Kernels)
+    return None if entry is None else results.KERNELS.decode(entry.result)
 
 
 def _as_json(everything: Project, ended: CellResult, made: results.Kernels | None) -> dict[str, Any]:
