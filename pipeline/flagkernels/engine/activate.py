@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagkernels.arguments import add_option
 from flagkernels.bundle import bundle as bundles
@@ -30,6 +30,9 @@ from flagkernels.operators.catalogue import SOURCE
 from flagkernels.operators.listing import Operators
 from flagkernels.tuning import database
 from flagkernels.tuning.nearest import use_nearest
+
+if TYPE_CHECKING:  # it imports torch, which a check of a bundle does without
+    from flagkernels.operators.registry import Source
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
 
@@ -166,7 +169,7 @@ def _opened_database() -> str | None:
     return None if libentry is None else str(libentry.libcache.db_url)
 
 
-def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]:
+def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, ...]:
     """Replaces aten's kernels for the rest of the process; the aten keys."""
     import torch
 
@@ -183,7 +186,7 @@ def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]
     return tuple(sorted(replaced))
 
 
-def _device_of(source: Any) -> str:
+def _device_of(source: Source) -> str:
     gems = getattr(source, "gems", None)
     return str(gems.device) if gems is not None else "cpu"
 

@@ -270,7 +270,7 @@ def bench(
     jobs = [job for operator in operators if (job := _job(found, operator, method, logs, present))]
     with Progress("bench", total=len(jobs)) as progress:
 
-        def finished(outcome: Outcome) -> None:
+        def finished(outcome: Outcome[BenchJob]) -> None:
             for result in outcome.results:
                 if "figure" not in result:
                     append_line(out, {"operator": outcome.job.operator, **result})

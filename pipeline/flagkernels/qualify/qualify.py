@@ -23,7 +23,7 @@ from flagkernels.model import trace
 from flagkernels.model.trace import Trace
 from flagkernels.operators import catalogue
 from flagkernels.progress import Progress
-from flagkernels.qualify import pool
+from flagkernels.qualify import pool, worker
 from flagkernels.qualify.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import UNOPENED, Job
@@ -103,7 +103,7 @@ class Row:
         return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
 
 
-def row_of(outcome: Outcome, key: str, limits: Limits) -> Row:
+def row_of(outcome: Outcome[Job], key: str, limits: Limits) -> Row:
     """One row from what the process sent and how it ended."""
     results = outcome.results
     verdict, reason, at = "correct", "", ""
@@ -240,7 +240,7 @@ def qualify(
             settled = _Settled(method.source, len(jobs))
             alone: list[Job] = []
 
-            def finished(outcome: Outcome) -> None:
+            def finished(outcome: Outcome[Job]) -> None:
                 for one in settled(outcome):
                     row = row_of(one, keys[one.job.operator], limits)
                     if _wants_the_chip(one, row):
@@ -250,8 +250,15 @@ def qualify(
                     present[row.key] = row
                     progress.step(str(row))
 
-            pool.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
-            pool.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            for width, some in ((limits.width, jobs), (1, alone)):
+                pool.run_all(
+                    some,
+                    width=width,
+                    seconds=limits.seconds,
+                    finished=finished,
+                    doing=progress.doing,
+                    target=worker.run,
+                )
     return [present[keys[operator]] for operator in operators]
 
 
@@ -281,7 +288,7 @@ def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path
     return job, key
 
 
-def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
+def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
     """Whether a larger share of the chip's memory could change the verdict: not where the operator failed otherwise."""
     share = outcome.job.device_fraction
     if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
@@ -296,9 +303,9 @@ class _Settled:
         self.source = source
         self.enough = min(total, UNOPENED_IS_ENOUGH)
         self.opened = False
-        self.held: list[Outcome] = []
+        self.held: list[Outcome[Job]] = []
 
-    def __call__(self, outcome: Outcome) -> list[Outcome]:
+    def __call__(self, outcome: Outcome[Job]) -> list[Outcome[Job]]:
         """Those that can be recorded now. Raises ChipFault for FlagGems, UsageError for another source."""
         self.opened |= outcome.ended != UNOPENED
         self.held.append(outcome)

@@ -17,13 +17,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagkernels.arguments import add_option
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
 from flagkernels.tuning.folder import Layout
+
+if TYPE_CHECKING:  # importing torch takes seconds, which the supervising process need not wait
+    from flagkernels.operators.calls import Call
+    from flagkernels.operators.flaggems import FlagGems
+    from flagkernels.tuning.session import Operation
 
 __all__ = ["add_arguments", "main", "parse_budget"]
 
@@ -112,7 +117,7 @@ def _worker(args: argparse.Namespace) -> int:
         return _tune(args, library)
 
 
-def _tune(args: argparse.Namespace, library: Any) -> int:
+def _tune(args: argparse.Namespace, library: FlagGems) -> int:
     from flagkernels.operators import flaggems
     from flagkernels.tuning import database
     from flagkernels.tuning.journal import Journal
@@ -174,7 +179,7 @@ class _Display:
             self.progress.__exit__()
 
 
-def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
+def _operations(args: argparse.Namespace, library: FlagGems) -> list[Operation]:
     from flagkernels.model import trace
     from flagkernels.qualify import qualify
 
@@ -188,7 +193,7 @@ def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
     return operations
 
 
-def operation_of(call: Any, operator: str, library: Any) -> Any:
+def operation_of(call: Call, operator: str, library: FlagGems) -> Operation:
     """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
     import torch
 

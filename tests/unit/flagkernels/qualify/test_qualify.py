@@ -172,7 +172,7 @@ CHIP = 80 << 30
 
 
 def _sharing(asked: list[tuple[str, float]], needs: dict[str, int]) -> Any:
-    """In place of isolate.run_all: each job takes its share of a chip that is not here."""
+    """In place of pool.run_all: each job takes its share of a chip that is not here."""
 
     def run_all(jobs: list[Any], *, finished: Any, **_: Any) -> None:
         for job in jobs:
