@@ -198,7 +198,7 @@ def _effective(folder: Path) -> Path:
         if pid == 102:
             status.tuning("mm_kernel")
             status.compilation("mm_kernel")
-        (folder / f"effective/{pid}.json").write_text(json.dumps({"pid": pid, **status.told()}))
+        (folder / f"effective/{pid}.json").write_text(json.dumps({"pid": pid, **status.snapshot()}))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         activate.main(argparse.Namespace(effective=folder / "effective"))

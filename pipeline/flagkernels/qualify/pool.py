@@ -1,4 +1,4 @@
-"""Each job in a process of its own, several at once, with limits; a process that dies costs its own job only.
+"""Run each job in a process of its own, several at once, with limits; a crash costs its own job only.
 
 The processes are forked from a server that has imported torch and never touched the chip, so that a start costs
 milliseconds instead of seconds and no child inherits a device context."""
@@ -29,7 +29,7 @@ POLL_S = 0.2
 
 
 class Task(Protocol):
-    """What a process is started for: worker.Job and measure.bench.BenchJob."""
+    """A job for one process: worker.Job and measure.bench.BenchJob."""
 
     @property
     def operator(self) -> str: ...
@@ -102,7 +102,7 @@ class _Running(Generic[T]):
 
 
 def context() -> multiprocessing.context.ForkServerContext:
-    """The fork server, with torch in it and what FlagGems imports besides. It never touches the chip."""
+    """The fork server, with torch and FlagGems' dependencies imported. It never touches the chip."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
         ["flagkernels.qualify.worker", "sqlalchemy.orm", "yaml"]

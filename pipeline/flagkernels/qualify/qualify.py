@@ -1,4 +1,4 @@
-"""qualify: each operator alone in a process of its own, with the model's shapes and the ones beside them.
+"""qualify: judge each operator in a process of its own, at the model's shapes and neighbouring ones.
 
 Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file that
 is on the disk before the next operator is counted; a second run does what is missing."""
@@ -85,7 +85,7 @@ class Row:
     memory_limit: int = 0
 
     def stands(self, limits: Limits) -> bool:
-        """Whether the verdict holds under these limits: one that says a limit was passed holds for no larger one."""
+        """True where the verdict holds under these limits: an exceeded limit says nothing about a larger one."""
         if self.verdict == "hang":
             return limits.seconds <= max(self.seconds_limit, self.seconds)
         if self.verdict == "out-of-memory":
@@ -165,12 +165,12 @@ def read_rows(path: Path) -> dict[str, Row]:
 def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
     """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
     if not path.exists():
-        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
+        raise UsageError(f"cannot read {path}", why="the file does not exist", hint="run `qualify` first")
     rows = {row.operator: row for row in read_rows(path).values()}
     kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
     if not kept:
         raise NothingToDo(
-            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
+            f"{path} has no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
         )
     return kept
 
@@ -213,7 +213,7 @@ def _ask_free_memory(device: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What operators are judged with."""
+    """How operators are judged."""
 
     source: str = "flag_gems"
     device: str = "cuda"
@@ -289,7 +289,7 @@ def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path
 
 
 def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
-    """Whether a larger share of the chip's memory could change the verdict: not where the operator failed otherwise."""
+    """True where a larger share of the chip's memory could change the verdict."""
     share = outcome.job.device_fraction
     if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
         return False
@@ -297,7 +297,7 @@ def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
 
 
 class _Settled:
-    """Which outcomes are verdicts. Where no process could import the operators, that is said of none of them."""
+    """Releases outcomes as verdicts once any process could import the operators; before that, none is one."""
 
     def __init__(self, source: str, total: int) -> None:
         self.source = source
@@ -356,7 +356,7 @@ def choose(found: Trace, names: str | None) -> tuple[str, ...]:
     """The operators that the command line asks for, each of them in the trace. Raises UsageError, NothingToDo."""
     if names is None:
         if not found.operators:
-            raise NothingToDo("the trace names no operator", hint="serve this model natively")
+            raise NothingToDo("the trace has no operators", hint="serve this model natively")
         return found.operators
     wanted = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in wanted:

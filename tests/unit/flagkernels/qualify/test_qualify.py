@@ -217,7 +217,7 @@ def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> Non
     [
         ("nosuch:THING", "No module named 'nosuch'"),
         ("os:path", "not a mapping"),
-        ("support.flagkernels_faults", "names no"),
+        ("support.flagkernels_faults", "does not name operators"),
     ],
 )
 def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path, source: str, says: str) -> None:
