@@ -1,4 +1,4 @@
-"""`python -m flagkernels STEP …`: one registry of steps; a step is a module with `add_arguments` and `main`."""
+"""`python -m flagkernels STEP …`: dispatch to a step, a module with `add_arguments` and `main`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "bundle": ("flagkernels.bundle.bundle", "operators, database and kernels as one folder that fits one chip"),
     "activate": ("flagkernels.engine.activate", "whether a bundle fits here, or what is in effect"),
     "run": ("flagkernels.engine.plugin", "start an engine with a bundle in effect in all its processes"),
-    "record": ("flagkernels.engine.record", "what an engine really calls, natively, beside what a trace foresees"),
+    "record": ("flagkernels.engine.record", "count an engine's calls on native kernels, and compare them with a trace"),
     "attribute": ("flagkernels.attribute.attribute", "find the operators that made the answers worse"),
 }
 
@@ -36,7 +36,7 @@ CODES = "exit codes: 0 done, 1 unexpected, 2 usage or input, 3 nothing to do, 4 
 
 
 class Step(Protocol):
-    """What a subcommand's module offers."""
+    """The interface of a subcommand's module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
     def main(self, args: argparse.Namespace) -> int: ...
@@ -51,7 +51,7 @@ def _overview() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog="python -m flagkernels",
         usage="python -m flagkernels STEP [options]",
-        description=f"{__import__('flagkernels').__doc__}\nsteps:\n{steps}\n\n`STEP --help` tells the options of one.",
+        description=f"{__import__('flagkernels').__doc__}\nsteps:\n{steps}\n\n`STEP --help` lists its options.",
         epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Content digests, and the one error that every writer may meet: the full disk."""
+"""Content digests, and the error for a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can stop a step on the chip, one exit code each (the numbers are flagrelease's).
+"""The errors of all steps, with one exit code each (the numbers are flagrelease's).
 
 KernelsError              1   unexpected; also the base of all below
 ├── UsageError            2   the command line or an input file is wrong
@@ -7,8 +7,8 @@ KernelsError              1   unexpected; also the base of all below
 ├── Refused               4   a verdict: what was asked for does not hold
 └── ChipFault             6   the machine lacks something: torch, Triton, FlagGems, memory, disk, the chip itself
     ├── BundleMismatch    6   the bundle was made for another chip, driver, Triton or FlagGems
-    ├── BundleCorrupt     6   a file of the bundle is missing, or is not what was bundled
-    ├── DatabaseCorrupt   6   truncated, or no SQLite database at all
+    ├── BundleCorrupt     6   a file of the bundle is missing, or was changed
+    ├── DatabaseCorrupt   6   truncated, or not an SQLite database
     ├── DatabaseLocked    6   another process holds it for longer than the busy timeout
     └── NoSpace           6   the disk is full
 """

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: JSON written by temp, fsync and rename; JSONL appended and synced line by line."""
+"""Atomic files: JSON written by temp, fsync and rename; JSONL appended and synced line by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["append_line", "make_folder", "read_json", "read_lines", "write_json"
 
 
 def make_folder(path: Path) -> None:
-    """With its parents. Raises ChipFault where it cannot be made, NoSpace where the disk is full."""
+    """Makes the folder and its parents. Raises ChipFault where it cannot be made, NoSpace where the disk is full."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UsageError where the file is missing or is no JSON."""
+    """Raises UsageError where the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -83,9 +83,9 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The whole lines of a JSONL file, none where it is missing; a line that a kill cut short is skipped.
+    """The complete lines of a JSONL file, none where it is missing; a line that a kill cut short is skipped.
 
-    Raises UsageError where it is no file that can be read."""
+    Raises UsageError where the file cannot be read."""
     if not path.exists():
         return
     try:

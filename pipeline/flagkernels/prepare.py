@@ -2,7 +2,7 @@
 
 trace → qualify → tune → bench → select → bundle, each a process of its own, so that none inherits another's device
 context. What a step has finished is in its own file of the work folder: a run that was killed, or is repeated, does
-only what is missing. Other inputs (lengths, policy, chip, FlagGems) make only the steps anew that depend on them.
+only what is missing. Changed inputs (lengths, policy, chip, FlagGems) repeat only the steps that depend on them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Step:
 
 
 class Work:
-    """Where each step keeps what it has."""
+    """The files of a work folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -189,7 +189,7 @@ def main(args: argparse.Namespace) -> int:
     known = catalogue.load()
     taken_out = dict(one.partition("=")[::2] for one in args.exclude)
     known.require(taken_out)
-    architecture.read_config(args.config)  # what is no model, and that there is no chip, is said at once
+    architecture.read_config(args.config)  # refuse a bad config or a missing chip before any work
     device_here(args.device)
     machine = SystemProbe().compat(args.vendor or _vendor_here())
     work = Work(args.work)
@@ -207,8 +207,8 @@ def main(args: argparse.Namespace) -> int:
                 write_json(work.report, _report(work, wanted, by_hand, machine, run.spent))
             run.step(step)
     bundle = bundles.load(args.out)
-    told = {"bundle": str(bundle.path), "digest": bundles.digest(bundle.path), "content": bundle.content}
-    print(json.dumps(told))  # noqa: T201 -- the result
+    made = {"bundle": str(bundle.path), "digest": bundles.digest(bundle.path), "content": bundle.content}
+    print(json.dumps(made))  # noqa: T201 -- the result
     return 0
 
 
@@ -239,7 +239,7 @@ class _Run:
         before = state.get("seconds", 0.0)
         write_json(marker, {**state, "key": self.key, "done": False})
         if machine_readable():
-            self.progress.told = -1.0
+            self.progress.shown_at = -1.0
             self.progress.doing(step.name)
         began = time.monotonic()
         _call(step, self.work.log(step.name))
@@ -250,7 +250,7 @@ class _Run:
 
 
 def _whole(step: Step) -> bool:
-    """Whether what the step made is still there. A bundle that was changed since is made again."""
+    """True where the step's file is still there, and a bundle is unchanged."""
     if step.name != "bundle":
         return step.made.exists()
     try:
@@ -331,7 +331,7 @@ def _vendor_here() -> str:
     found = next((name for name, tool in chips.items() if shutil.which(tool)), None)
     if found is None:
         tools = ", ".join(chips.values())
-        raise UsageError("which vendor's chip this is cannot be seen", why=f"none of {tools}", hint="name it: --vendor")
+        raise UsageError("cannot detect which vendor's chip this is", why=f"none of {tools}", hint="name it: --vendor")
     return found
 
 

@@ -1,5 +1,5 @@
-"""Progress on stderr. On a terminal one line that updates; plain lines otherwise; and for a program that reads along
-one JSON object a line:
+"""Progress on stderr. On a terminal one line that updates; plain lines otherwise; and for a program one JSON
+object a line:
 
     {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}     what goes on, at most twice a second
     {"step": "qualify", "done": 4, "total": 15, "text": "mm  correct"}  a unit that is finished
@@ -51,7 +51,7 @@ class Progress:
         self.machine = machine_readable()
         self.live = not self.machine and self.stream.isatty()
         self.began = time.monotonic()
-        self.told = -EVERY_S
+        self.shown_at = -EVERY_S
 
     def __enter__(self) -> Progress:
         return self
@@ -78,8 +78,8 @@ class Progress:
         self.stream.flush()
 
     def doing(self, text: str) -> None:
-        """What goes on right now: the line that updates; nothing where lines cannot."""
-        if self.machine and time.monotonic() - self.told >= EVERY_S:
+        """The current activity, in the line that updates; ignored where lines cannot."""
+        if self.machine and time.monotonic() - self.shown_at >= EVERY_S:
             self._tell(doing=text)
         if not self.live:
             return
@@ -91,7 +91,7 @@ class Progress:
         self.stream.flush()
 
     def _tell(self, **words: str) -> None:
-        self.told = time.monotonic()
+        self.shown_at = time.monotonic()
         line = {"step": self.title, "done": self.done, "total": self.total, **words}
         self.stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.stream.flush()

@@ -1,7 +1,7 @@
-"""attribute: which operators made the answers worse, in minutes instead of rounds of whole benchmarks.
+"""attribute: name the operators that made the answers worse, in minutes instead of rounds of full benchmarks.
 
-The log-probabilities of a fixed text, teacher-forced, with each set of operators against the native kernels. What
-counts as worse is measured, not assumed: the native model in its own dtype is already some distance from the native
+Compares the teacher-forced log-probabilities of a fixed text under each set of operators with those of the native
+kernels. "Worse" is measured, not assumed: the native model in its own dtype is already some distance from the native
 model in float32, and an operator is a suspect when it is certainly farther away than that."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Answers(Protocol):
         """With these operators on and no other. May raise: an operator that dies is a culprit as well."""
 
     def alive(self) -> bool:
-        """Whether anything more can be asked of the chip."""
+        """False when the chip no longer answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What was on at its start, what was measured, and whom it names (one operator, or one of a pair; or nobody)."""
+    """One round of the search: the set it starts from, its measurements, and its culprit, if any."""
 
     together: Measurement
     measurements: tuple[Measurement, ...]
@@ -144,7 +144,7 @@ class Lost(Exception):
 
 
 def read_record(path: Path) -> dict[tuple[str, ...], Measurement]:
-    """What is measured, by its operators."""
+    """The measurements in the record, by their operators."""
     found = {}
     for data in read_lines(path):
         if BEGUN not in data:
@@ -190,7 +190,7 @@ def attribute(
     record: Path | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
-    """Takes out one culprit a round, until what remains is clean, nobody can be named, or the rounds are spent."""
+    """Removes one culprit per round until the rest is clean, no culprit is found, or the rounds are used up."""
     court = _Court(answers, record)
     remaining, culprits, done = sorted(operators), list[str](), list[Round]()
     first = together = court(remaining) if remaining else None
@@ -243,7 +243,7 @@ def _badness(measurement: Measurement) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--operators", type=Path, help="operators.yaml that is under suspicion")
     add_option(parser, "--bundle", help="instead: the bundle under suspicion, with its tuned kernels")
-    add_option(parser, "--out", help="the report, JSON; beside it FILE.jsonl, every measurement")
+    add_option(parser, "--out", help="the report, JSON; every measurement goes to FILE.jsonl in the same folder")
     parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
     parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
     add_option(parser, "--config", help="without weights: config.json, for random weights in the same shapes")
@@ -266,7 +266,7 @@ def main(args: argparse.Namespace) -> int:
     if args.worker:
         return _work(args, chosen)
     if args.source == "flag_gems":
-        catalogue.load().require(chosen.include)  # a name that does not exist is no culprit
+        catalogue.load().require(chosen.include)  # an unknown name cannot be a culprit
     args.out.unlink(missing_ok=True)
     code = supervise(_worker(args), args.out.with_suffix(".jsonl"), seconds=args.seconds)
     return code or _tell(args, chosen)
@@ -321,12 +321,12 @@ def _tell(args: argparse.Namespace, chosen: Operators) -> int:
     for number, each in enumerate(report["rounds"], 1):
         together = Measurement(**each["together"])
         beside = f" together with {each['partner']}" if each["partner"] else ""
-        print(f"round {number}: {together} → {each['culprit'] or 'nobody named'}{beside}")  # noqa: T201
+        print(f"round {number}: {together} → {each['culprit'] or 'no culprit found'}{beside}")  # noqa: T201
     culprits = report["culprits"]
     if not report["clean"]:
         raise Refused(
-            "what remains is still farther from float32 than native is",
-            why=f"taken out: {', '.join(culprits) or 'nobody'}; rounds: {len(report['rounds'])} of {args.rounds}",
+            "the remaining operators are still farther from float32 than native is",
+            why=f"taken out: {', '.join(culprits) or 'none'}; rounds: {len(report['rounds'])} of {args.rounds}",
             hint="raise --rounds, or release this cell on its native stack",
         )
     if args.clean:

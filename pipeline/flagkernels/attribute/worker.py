@@ -1,4 +1,4 @@
-"""The worker that measures sets of operators, and who is to blame where it dies.
+"""Supervise the worker that measures sets of operators, and blame the set during which it dies.
 
 An operator may end the process, break the chip's context or never return. The record says what was being measured, so
 that this becomes that set's measurement, and a new worker goes on with the next one."""
@@ -23,7 +23,7 @@ CHIP_LOST = 70
 
 
 def supervise(argv: Sequence[str], record: Path, *, seconds: float, poll: float = 0.5) -> int:
-    """Runs the worker, as often as it takes. Its exit code: zero, or that of an error which it has told by itself.
+    """Runs the worker, as often as it takes. Its exit code: zero, or that of an error which it reported itself.
 
     Raises ChipFault where it dies and no operator was on."""
     while True:

@@ -1,1 +1,1 @@
-"""What ships: operators, database and compiled kernels, with the machine that they fit."""
+"""The artefact that ships: operators, database and compiled kernels, for one kind of machine."""

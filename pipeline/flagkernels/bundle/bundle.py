@@ -1,8 +1,8 @@
-"""bundle: the qualified operators, their tuned database and their compiled kernels as one folder that fits one chip.
+"""bundle: pack the qualified operators, their tuned database and their compiled kernels for one chip.
 
 operators.yaml   which operators replace the vendor's, and at which shape classes they do not
 tuned.db         FlagGems' database of chosen configurations
-triton-cache/    the compiled kernels, without what only a compiler writer reads
+triton-cache/    the compiled kernels, without intermediate representations
 report.json      verdicts, timings, tuning
 compat.json      vendor, device, driver, Triton, FlagGems, source hash; digest of the other files
 """
@@ -33,7 +33,7 @@ __all__ = ["Bundle", "add_arguments", "build", "content", "digest", "load", "mai
 
 FILES = ("operators.yaml", "tuned.db", "report.json", "compat.json")
 INTERMEDIATE = {".source", ".ttir", ".ttgir", ".llir", ".ptx", ".amdgcn", ".ttadapter"}
-"""What a compilation leaves besides the binary and its metadata; launching reads neither."""
+"""Intermediate files of a compilation, which a launch does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Bundle:
     operators: Operators
     compat: Compat
     database_name: str
-    """What FlagGems on this chip calls its database."""
+    """The file name under which FlagGems on this chip looks for its database."""
     content: str
     """sha256 over the sorted files without compat.json."""
 
@@ -58,7 +58,7 @@ def build(
     report: Mapping[str, Any],
     compat: Compat,
 ) -> Bundle:
-    """Writes the bundle whole or not at all; `out` must not hold anything else. `kernels`: Triton's hashes.
+    """Writes the bundle atomically; `out` must not hold anything else. `kernels`: Triton's hashes.
 
     Raises UsageError when `out` is taken, BundleCorrupt when a kernel is not in the cache, NoSpace, ChipFault."""
     if out.exists() and not (out / "compat.json").exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -104,7 +104,7 @@ def _copy_kernels(source: Path, target: Path, kernels: Iterable[str]) -> None:
             if file.is_file() and file.suffix not in INTERMEDIATE and file not in groups:
                 shutil.copyfile(file, target / folder.name / file.name)
         for group in groups:
-            # Triton stores absolute paths and silently compiles anew where one of them is gone: names only, here.
+            # Triton stores absolute paths and silently recompiles when one of them is gone: store names only.
             names = [n for n in json.loads(group.read_text())["child_paths"] if Path(n).suffix not in INTERMEDIATE]
             write_json(target / folder.name / group.name, {"child_paths": {name: name for name in sorted(names)}})
     # Launch stubs, compiled by the C compiler that a serving image need not have.
@@ -118,7 +118,7 @@ def load(path: Path) -> Bundle:
     missing = [name for name in (*FILES, "triton-cache") if not (path / name).exists()]
     if missing:
         raise BundleCorrupt(
-            f"{path} is no whole bundle",
+            f"{path} is not a complete bundle",
             why=f"missing: {', '.join(missing)}",
             hint="take the bundle again from its release",
         )
@@ -126,8 +126,8 @@ def load(path: Path) -> Bundle:
     label = read_json(path / "compat.json")
     if not all(isinstance(label.get(name), str) for name in ("database", "content")):
         raise BundleCorrupt(
-            f"{path / 'compat.json'} is no compatibility label",
-            why="it names no database or no content",
+            f"{path / 'compat.json'} is not a compatibility label",
+            why="it does not name a database and a content digest",
             hint="take the bundle again from its release",
         )
     if (actual := content(path)) != label["content"]:
@@ -146,12 +146,12 @@ def load(path: Path) -> Bundle:
 
 
 def digest(path: Path) -> str:
-    """sha256 of the whole bundle, compat.json included: the name under which a release records it."""
+    """sha256 over all files of the bundle, compat.json included: its name in a release."""
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file()))
 
 
 def content(path: Path) -> str:
-    """What compat.json says of the other files."""
+    """sha256 over all files but compat.json, which records it."""
     label = path / "compat.json"
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file() and file != label))
 

@@ -1,8 +1,8 @@
-"""What a bundle was made for, and whether this machine is that.
+"""The machine that a bundle was made for, and the check that this is one.
 
-A tuned configuration is only a good one on the chip it was timed on, and a compiled kernel is only found by the
+A tuned configuration is only good on the chip it was timed on, and a compiled kernel is only found by the
 Triton whose key it was stored under. FlagGems names its tables after a hash of the kernel's source, so another
-FlagGems misses every entry without a word. Hence all six fields must be equal, and a refusal names those that differ.
+FlagGems silently misses every entry. Hence all six fields must be equal; a refusal names those that differ.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Compat:
 
 
 class Probe(Protocol):
-    """Says what this machine is. The real one asks the vendor's tool and the installed packages."""
+    """Reports what this machine is. The real one asks the vendor's tool and the installed packages."""
 
     def compat(self, vendor: str) -> Compat: ...
 
@@ -66,8 +66,8 @@ class SystemProbe:
         )
 
     def _device(self, vendor: str) -> tuple[str, str]:
-        if vendor == "nvidia" and (told := _nvidia_proc(Path("/proc/driver/nvidia"))):
-            return told
+        if vendor == "nvidia" and (reported := _nvidia_proc(Path("/proc/driver/nvidia"))):
+            return reported
         if vendor == "cpu":
             return platform.machine(), "none"
         row = vendors().get(vendor)
@@ -119,7 +119,7 @@ def _distribution(name: str, package: str, *others: str) -> str:
     init = _package(package) / "__init__.py"
     if found := re.search(r"""^__version__\s*=\s*["']([^"']+)""", init.read_text(), re.MULTILINE):
         return found.group(1)
-    raise ChipFault(f"{name} does not tell its version", why=f"{init} has no __version__")
+    raise ChipFault(f"{name} does not report its version", why=f"{init} has no __version__")
 
 
 def _package(name: str) -> Path:
@@ -147,7 +147,7 @@ def differences(bundle: Compat, here: Compat) -> list[tuple[str, str, str]]:
 
 def check(bundle: Compat, here: Compat, *, accept: frozenset[str] | None = None) -> list[str]:
     """The fields that differ and were accepted; raises BundleMismatch when any other does, UsageError where the
-    variable names no field."""
+    variable names an unknown field."""
     if accept is None:
         accept = _accepted(os.environ.get(ACCEPT, ""))
     differing = differences(bundle, here)
@@ -167,7 +167,7 @@ def _accepted(text: str) -> frozenset[str]:
     wanted = frozenset(filter(None, map(str.strip, text.split(","))))
     for name in sorted(wanted - set(names)):
         hint = did_you_mean(name, names) or f"the fields are {', '.join(names)}"
-        raise UsageError(f"{ACCEPT} names {name!r}, which is no field of a bundle", hint=hint)
+        raise UsageError(f"{ACCEPT} names {name!r}, which is not a compatibility field", hint=hint)
     return wanted
 
 
@@ -178,5 +178,5 @@ def read_compat(path: Path) -> Compat:
         return Compat(**{f.name: str(value[f.name]) for f in fields(Compat)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(
-            f"{path} is no compatibility label", why=repr(error), hint="take the bundle again from its release"
+            f"{path} is not a compatibility label", why=repr(error), hint="take the bundle again from its release"
         ) from error

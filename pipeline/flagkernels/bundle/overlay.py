@@ -1,4 +1,4 @@
-"""Writable copies of a bundle's database and kernels. The bundle itself is a read-only layer of an image.
+"""Writable copies of a bundle's database and kernels; the bundle itself is a read-only image layer.
 
 One overlay serves all workers of a container: FlagGems may add a table, Triton a kernel, and the next worker finds it.
 """

@@ -1,4 +1,4 @@
-"""report: what was found out about a model's operators on one chip, in the words that a card needs. Pure."""
+"""report: the results of all steps for one model on one chip, as a model card shows them. Pure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs inside a serving engine's processes."""
+"""Code that runs inside a serving engine's processes, and starts engines with it."""

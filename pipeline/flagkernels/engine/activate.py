@@ -1,8 +1,9 @@
-"""activate: put a bundle into effect in this process, and leave on disk what is in effect.
+"""activate: put a bundle into effect in this process, and report what is in effect.
 
 Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
-bundle that does not fit is refused before anything is replaced. Each process tells (process_file.py) its operators, how
-often each was called, candidates timed and kernels compiled since its start. `effective` merges what they tell.
+bundle that does not fit is refused before anything is replaced. Each process writes a status file
+(process_file.py): its operators, their call counts, candidates timed and kernels compiled since its start. `effective`
+merges them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagkernels.arguments import add_option
 from flagkernels.bundle import bundle as bundles
@@ -30,6 +31,9 @@ from flagkernels.operators.catalogue import SOURCE
 from flagkernels.operators.listing import Operators
 from flagkernels.tuning import database
 from flagkernels.tuning.nearest import use_nearest
+
+if TYPE_CHECKING:  # it imports torch, which a check of a bundle does without
+    from flagkernels.operators.registry import Source
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
 
@@ -46,12 +50,12 @@ def find_bundle() -> Path | None:
     """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none, or the variable says
     `none`: the native stack of the same image.
 
-    Raises UsageError when the variable names no folder."""
+    Raises UsageError when the variable does not name a directory."""
     if named := os.environ.get(BUNDLE):
         if named == NONE:
             return None
         if not Path(named).is_dir():
-            raise UsageError(f"{BUNDLE}={named} is no folder", hint="name a bundle, or unset it")
+            raise UsageError(f"{BUNDLE}={named} is not a directory", hint="name a bundle, or unset it")
         return Path(named)
     return DEFAULT_BUNDLE if (DEFAULT_BUNDLE / "compat.json").is_file() else None
 
@@ -63,7 +67,7 @@ def effective_folder() -> Path:
 
 @dataclass
 class Status:
-    """What is in effect in this process, and what happened since its start."""
+    """The operators in effect in this process, and the events since its start."""
 
     bundle: str
     operators: tuple[str, ...]
@@ -100,8 +104,8 @@ class Status:
         counted = sum(one.total() for one in (self.called, self.tuned, self.compiled))
         return counted + len(self.captured) + self.filled
 
-    def told(self) -> dict[str, Any]:
-        # Each is copied at once: the engine goes on counting.
+    def snapshot(self) -> dict[str, Any]:
+        # Copied first: the engine goes on counting.
         called, tuned, compiled = dict(self.called), dict(self.tuned), dict(self.compiled)
         return {
             **{name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "filled")},
@@ -114,7 +118,7 @@ class Status:
             "program": " ".join(sys.argv)[:200],
         }
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.called, self.captured = Counter(), set()
         self.tuned, self.compiled, self.filled = Counter(), Counter(), 0
 
@@ -166,7 +170,7 @@ def _opened_database() -> str | None:
     return None if libentry is None else str(libentry.libcache.db_url)
 
 
-def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]:
+def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, ...]:
     """Replaces aten's kernels for the rest of the process; the aten keys."""
     import torch
 
@@ -183,7 +187,7 @@ def _register(source: Any, chosen: Operators, status: Status) -> tuple[str, ...]
     return tuple(sorted(replaced))
 
 
-def _device_of(source: Any) -> str:
+def _device_of(source: Source) -> str:
     gems = getattr(source, "gems", None)
     return str(gems.device) if gems is not None else "cpu"
 
@@ -226,7 +230,7 @@ class Effective:
     partial: tuple[str, ...]
     """Operators that some process has and another has not."""
     called: Mapping[str, int]
-    """How often, as far as the processes have told: what they called in the last half second may be missing."""
+    """Calls by operator. Those of the last half second may be missing."""
     captured: tuple[str, ...]
     tuning_events: int
     tuned: tuple[str, ...]
@@ -245,13 +249,13 @@ def effective(folder: Path) -> Effective:
             row = json.loads(file.read_text())
             rows.append({name: row[name] for name in _MERGED})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            hint = "restart the engine; each process then writes its file anew"
+            hint = "restart the engine; each process then rewrites its file"
             raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
     if not rows:
         raise UsageError(
             f"no process reported operators in {folder}",
             why="the bundle was not activated in any",
-            hint="start the engine by `python -m flagkernels run -- …`, or install flagkernels beside vLLM",
+            hint="start the engine by `python -m flagkernels run -- …`, or install flagkernels next to vLLM",
         )
     sets = [set(row["operators"]) for row in rows]
     everywhere, anywhere = set.intersection(*sets), set.union(*sets)
@@ -270,7 +274,7 @@ def effective(folder: Path) -> Effective:
 
 
 def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
-    """The bundle, whole and made for this machine; opens no device context. Raises what `activate` raises."""
+    """The bundle, if it is intact and fits this machine; opens no device context. Raises what `activate` raises."""
     bundle = bundles.load(path)
     compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
     catalogue.require_here(bundle.operators.include)
@@ -283,14 +287,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Says whether the bundle fits, or what is in effect."""
+    """Prints whether the bundle fits, or what is in effect."""
     if args.effective:
         print(json.dumps(asdict(effective(args.effective)), indent=1))  # noqa: T201 -- the result
         return 0
     path = args.bundle or find_bundle()
     if path is None:
-        raise UsageError("there is no bundle", why=f"neither ${BUNDLE} nor {DEFAULT_BUNDLE}", hint="name it: --bundle")
+        raise UsageError("no bundle found", why=f"neither ${BUNDLE} nor {DEFAULT_BUNDLE}", hint="name it: --bundle")
     bundle = check(path)
-    told = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
-    print(json.dumps(told))  # noqa: T201 -- the result
+    found = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
+    print(json.dumps(found))  # noqa: T201 -- the result
     return 0

@@ -1,4 +1,4 @@
-"""Replaces this process by an engine in whose Python processes flagkernels is called."""
+"""Replace this process with an engine whose Python processes load flagkernels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ IMPORT_ROOT = Path(__file__).parents[2]
 
 
 def _found_without(python_path: str) -> bool:
-    """Whether every Python here finds flagkernels by itself: then its folder, in which other packages may lie, must
-    not come before what the machine has."""
+    """True where every Python finds flagkernels by itself: its folder, which may hold other packages, must then not
+    take precedence over the machine's own."""
     root = str(IMPORT_ROOT)
     return root in sys.path[1:] and root not in map(os.path.abspath, filter(None, python_path.split(os.pathsep)))
 
@@ -36,12 +36,12 @@ def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
     program = shutil.which(command[0])
     if program is None:
         why = "it is not on PATH, or cannot be executed"
-        raise UsageError(f"there is no engine {command[0]!r}", why=why, hint="give the engine's path")
+        raise UsageError(f"engine not found: {command[0]!r}", why=why, hint="give the engine's path")
     return program, command
 
 
 def become(engine: tuple[str, list[str]], more: Mapping[str, str]) -> NoReturn:
-    """Replaces this process by the engine, in whose Pythons flagkernels is called."""
+    """Replaces this process with the engine; every Python process of it loads flagkernels."""
     given = os.environ.get("PYTHONPATH", "")
     places = [str(STARTUP), *([] if _found_without(given) else [str(IMPORT_ROOT)]), *filter(None, [given])]
     environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(places)}

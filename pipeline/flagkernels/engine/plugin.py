@@ -1,7 +1,7 @@
-"""Where engines call in: vLLM's general plugin, and `python -m flagkernels run -- ENGINE …` for every other one.
+"""Entry points for engines: vLLM's general plugin, and `python -m flagkernels run -- ENGINE …` for any other.
 
 vLLM loads its general plugins in every process that it starts. For other engines `run` puts a folder with a
-sitecustomize.py on PYTHONPATH, which children inherit; there nothing happens until torch is imported.
+sitecustomize.py on PYTHONPATH, which children inherit; it does nothing until torch is imported.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _activate() -> None:
     try:
         activation.activate()
     except KernelsError as error:
-        # An engine must not serve with other operators than its release says: SystemExit passes `except Exception`.
+        # An engine must not serve with operators other than those of its release: SystemExit passes `except Exception`.
         sys.stderr.write(f"flagkernels: {error}\n")
         raise SystemExit(error.exit_code) from error
     finally:
@@ -90,8 +90,7 @@ def _after_import(name: str, action: Callable[[], None]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Lets the others find the module, and acts after it is executed; that it is looked for does not mean that it will
-    be imported."""
+    """Leaves finding the module to the others and acts after its execution: find_spec does not imply an import."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self.name = name
@@ -140,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
     engine = engine_of(args.command)
     path = args.bundle or activation.find_bundle()
     if path is None:
-        raise UsageError("there is no bundle", hint="name it: --bundle, or run the engine without flagkernels")
+        raise UsageError("no bundle found", hint="name it: --bundle, or run the engine without flagkernels")
     bundle = activation.check(path)
     # The caches are in place before anything of the engine runs, also where something imports flag_gems by itself.
     environment = {**prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}

@@ -1,7 +1,6 @@
-"""PID.json: what each process of an engine tells of itself, in one folder for all of them.
+"""The status file PID.json of each process of an engine, in one folder.
 
-A thread of its own writes it, so that what is counted thousands of times a second costs a computation nothing but the
-counting."""
+A thread of its own writes it: an event that occurs thousands of times a second costs only its counter."""
 
 from __future__ import annotations
 
@@ -14,30 +13,30 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["WRITE_EVERY_S", "ProcessFile", "Teller", "files_of"]
+__all__ = ["WRITE_EVERY_S", "ProcessFile", "StatusSource", "files_of"]
 
 WRITE_EVERY_S = 0.5
 
 
-class Teller(Protocol):
-    """What a process counts."""
+class StatusSource(Protocol):
+    """The counters of a process."""
 
     def events(self) -> int:
-        """How many there were; cheap, as it is asked twice a second."""
+        """The number of events so far; cheap, as it is called twice a second."""
 
-    def told(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+    def snapshot(self) -> dict[str, Any]:
+        """All counters, as JSON values."""
 
-    def forget(self) -> None:
-        """Starts anew: in a forked process, whose parent tells what was before."""
+    def reset(self) -> None:
+        """Sets the counters to zero: in a forked process, whose parent reports earlier events."""
 
 
 class ProcessFile:
-    """Writes `folder/PID.json` now, within half a second of each event, and at exit. A forked process has a file of
-    its own as soon as it has something to tell. Raises OSError where the first cannot be written."""
+    """Writes `folder/PID.json` now, within half a second of each event, and at exit. A forked process gets a
+    file of its own at its first event. Raises OSError where the first write fails."""
 
-    def __init__(self, folder: Path, teller: Teller) -> None:
-        self.folder, self.teller = folder, teller
+    def __init__(self, folder: Path, source: StatusSource) -> None:
+        self.folder, self.source = folder, source
         folder.mkdir(parents=True, exist_ok=True)
         self._written = -1
         self._begin()
@@ -47,24 +46,24 @@ class ProcessFile:
 
     def _begin(self) -> None:
         self._writing = threading.Lock()  # a fork copies one that its thread may have held
-        threading.Thread(target=self._keep_writing, name="flagkernels-tells", daemon=True).start()
+        threading.Thread(target=self._keep_writing, name="flagkernels-status", daemon=True).start()
 
     def write(self) -> None:
         """Only where there is something new."""
         with self._writing:
-            events = self.teller.events()
+            events = self.source.events()
             if events == self._written:
                 return
             pid = os.getpid()
             # Not synced: it describes a process, and is gone with the machine.
             temporary = self.folder / f".{pid}.json"
-            temporary.write_text(json.dumps({"pid": pid, **self.teller.told()}, ensure_ascii=False, default=repr))
+            temporary.write_text(json.dumps({"pid": pid, **self.source.snapshot()}, ensure_ascii=False, default=repr))
             temporary.replace(self.folder / f"{pid}.json")
             self._written = events
 
     def _forked(self) -> None:
-        self.teller.forget()
-        self._written = self.teller.events()
+        self.source.reset()
+        self._written = self.source.events()
         self._begin()
 
     def _keep_writing(self) -> None:
@@ -75,5 +74,5 @@ class ProcessFile:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What the processes wrote; none where the folder is not there."""
+    """The status files in the folder; none where it does not exist."""
     return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []

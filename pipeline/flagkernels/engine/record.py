@@ -1,8 +1,8 @@
-"""record: what an engine really calls of FlagGems' list, while the vendor's kernels do the work.
+"""record: count an engine's calls of operators that FlagGems has, while native kernels do the work.
 
-`trace` predicts it from a config.json. Where smoke says that an operator is never called, or an engine is new, this
-tells what it does call: every process of the engine counts its aten calls, by shapes, and whether they were launched or
-captured in a graph (which later replays them without a call)."""
+`trace` predicts these calls from a config.json. For a new engine, or an operator that is never called, this shows the
+actual ones: every process counts its aten calls by shape, and whether each was launched or captured in a graph (which
+replays it without a call)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flagkernels.operators.calls import Call, shape_class, spec_of
 __all__ = ["add_arguments", "main", "merged", "start", "table"]
 
 CATALOGUE = "FLAGKERNELS_CATALOGUE"
-MOST = 20_000  # different calls that are kept apart; an engine that makes more is told no further ones
+MOST = 20_000  # distinct calls that are counted; further ones are ignored
 
 _state: _Calls | None = None
 
@@ -40,16 +40,16 @@ class _Calls:
         self.depth = threading.local()
         self.library: Any = None
         """torch's Library, whose kernels go when it does."""
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.launched: Counter[Call] = Counter()
         self.captured: Counter[Call] = Counter()
 
     def events(self) -> int:
         return self.launched.total() + self.captured.total()
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """`calls`, a row for each call and the way it was made."""
         rows = [
             {"call": call.to_json(), how: count}
@@ -59,7 +59,7 @@ class _Calls:
         return {"calls": rows}
 
     def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
-        """What a kernel calls itself is its own affair, and is not counted."""
+        """Counts outermost calls only, not those that a kernel makes itself."""
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             depth = getattr(self.depth, "now", 0)
@@ -127,24 +127,24 @@ def merged(folder: Path) -> dict[Call, tuple[int, int]]:
     return found
 
 
-def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, beside: Trace | None) -> list[str]:
+def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, traced: Trace | None) -> list[str]:
     """A line for each operator and shape class, the most launched first; with a trace, whether it has that class."""
-    static = beside.static if beside else frozenset[int]()
-    foreseen = _foreseen(beside) if beside else set[tuple[str, str]]()
+    static = traced.static if traced else frozenset[int]()
+    foreseen = _foreseen(traced) if traced else set[tuple[str, str]]()
     rows: dict[tuple[str, str], list[int]] = {}
     for call, counts in calls.items():
         sums = rows.setdefault((call.overload, shape_class(call, static)), [0, 0])
         for index, count in enumerate(counts):
             sums[index] += count
     lines = [
-        f"{'operator':<20} {'aten':<22} {'launched':>9} {'captured':>9}  {'traced  ' if beside else ''}shape class"
+        f"{'operator':<20} {'aten':<22} {'launched':>9} {'captured':>9}  {'traced  ' if traced else ''}shape class"
     ]
     for (overload, place), (launched, captured) in sorted(rows.items(), key=lambda row: (-sum(row[1]), row[0])):
         operator = known.operator(overload) or "–"
-        mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if beside else ""
+        mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if traced else ""
         lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{place}")
-    if beside:
-        idle = sorted(set(beside.operators) - {known.operator(call.overload) for call in calls})
+    if traced:
+        idle = sorted(set(traced.operators) - {known.operator(call.overload) for call in calls})
         lines.append(f"traced, and never called: {', '.join(idle) or 'none'}")
     return lines
 
@@ -166,8 +166,8 @@ def main(args: argparse.Namespace) -> int:
     """Becomes the engine; without one, prints what was recorded."""
     known = catalogue.load(args.catalogue)  # said before an engine has started
     if not args.command:
-        beside = read_trace(args.trace) if args.trace else None
-        print("\n".join(table(merged(args.calls), known, beside)))  # noqa: T201 -- the result
+        traced = read_trace(args.trace) if args.trace else None
+        print("\n".join(table(merged(args.calls), known, traced)))  # noqa: T201 -- the result
         return 0
     engine = engine_of(args.command)
     make_folder(args.calls)

@@ -1,7 +1,7 @@
-"""bench: each correct operator at each of its shape classes, against the native kernel and the chip's measured limits.
+"""bench: measure each correct operator at its shape classes against the native kernel and the chip's limits.
 
 Both sides run as CUDA graphs over rotating inputs (no launch cost, no help from the cache), in pairs; one process an
-operator, one at a time, since a chip that does other work measures nothing."""
+operator, one at a time, since other work on the chip would distort the measurement."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def bench(
     jobs = [job for operator in operators if (job := _job(found, operator, method, logs, present))]
     with Progress("bench", total=len(jobs)) as progress:
 
-        def finished(outcome: Outcome) -> None:
+        def finished(outcome: Outcome[BenchJob]) -> None:
             for result in outcome.results:
                 if "figure" not in result:
                     append_line(out, {"operator": outcome.job.operator, **result})
@@ -323,14 +323,14 @@ def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
 
 
 def figures_of(path: Path) -> Iterable[Figure]:
-    """The figures in a bench file, none where it is missing; rows that tell of a failure are left out."""
+    """The figures in a bench file, none where it is missing; rows of failures are left out."""
     for data in read_lines(path):
         if "ratio" in data:
             try:
                 yield Figure(**data)
             except TypeError as error:
                 raise UsageError(
-                    f"{path} is no bench file", why=str(error), hint="write it again with `bench`"
+                    f"{path} is not a bench file", why=str(error), hint="write it again with `bench`"
                 ) from error
 
 

@@ -1,5 +1,5 @@
-"""select: which operators are shipped. `coverage`: all that are correct. `express`: the correct ones, at the shape
-classes where they win, that make the served model fastest."""
+"""select: choose the operators to ship. `coverage`: all correct ones. `express`: those that make the served model
+fastest, at the shape classes where they win."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What `select` decided, and every measurement behind it. `gains`: seconds that each operator saves in one step of
+    """The choice and every measurement behind it. `gains`: seconds that each operator saves in one step of
     a traced point at its winning classes (negative: what it would cost at the others)."""
 
     operators: Operators
@@ -118,7 +118,7 @@ def express(
 
     The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
     and the set is accepted when at every load the interval's lower bound is at least `floor`. Where each is slower, as
-    beside a small model, the least slow one of those that run at these loads stays if it holds the floor by itself.
+    in a small model, the least slow one of those that run at these loads stays if it holds the floor by itself.
     Raises NothingToDo where no operator wins anywhere, or none may stay."""
     candidates, gains = winning(found, figures)
     if not candidates.include:
@@ -152,7 +152,7 @@ def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]
         ratios, ran = measured.ratios, ran | measured.ran
         slower = [load for load, found in ratios.items() if found.high < 1]
         faster = any(found.low > 1 for found in ratios.values())
-        decision = "faster" if faster else "no difference that shows"
+        decision = "faster" if faster else "no significant difference"
         if slower:
             decision = f"slower at {', '.join(slower)}"
             if operator not in measured.ran:
@@ -219,7 +219,7 @@ def described(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 class _Shown:
-    """A served model that tells each comparison as it is made."""
+    """A served model that shows each comparison as it is made."""
 
     def __init__(self, served: Served, progress: Progress) -> None:
         self.served, self.progress = served, progress
@@ -228,8 +228,8 @@ class _Shown:
         names = ", ".join(chosen.include)
         self.progress.doing(names)
         measured = self.served.compare(chosen)
-        told = "  ".join(f"{load} {ratio}" for load, ratio in measured.ratios.items())
-        self.progress.step(f"{names if len(names) < 40 else f'{len(chosen.include)} operators'}: {told}")
+        text = "  ".join(f"{load} {ratio}" for load, ratio in measured.ratios.items())
+        self.progress.step(f"{names if len(names) < 40 else f'{len(chosen.include)} operators'}: {text}")
         return measured
 
 
@@ -243,7 +243,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
     if args.figures is None or args.config is None:
         raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
     if not args.figures.exists():
-        raise UsageError(f"cannot read {args.figures}", why="there is no such file", hint="run `bench` first")
+        raise UsageError(f"cannot read {args.figures}", why="the file does not exist", hint="run `bench` first")
     figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
     winners, _ = winning(found, figures)
     if not winners.include:  # before the model is loaded to serve nothing

@@ -4,8 +4,8 @@ the host makes while the graph runs.
 
 Speed does not depend on the weights' values, so neither a download nor an engine is needed to decide which operators
 serve fastest. Loads are decode batches (what concurrency becomes in an engine) and one prefill. Steps follow each other
-as in an engine that schedules ahead: while the chip is at one, the host is at the next, and the longer of both tells.
-What the engine itself does on the host in a step (scheduling, its inputs, its answers) is a wait of that length."""
+as in an engine that schedules ahead: while the chip is at one, the host is at the next, and the longer of both counts.
+The engine's own host work in a step (scheduling, inputs, outputs) is modelled by a wait of that length."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class ServedModel:
         return Measured(found, frozenset(ran))
 
     def _paired(self, native: Callable[[], Any], candidate: Callable[[], Any], chosen: Operators) -> Ratio:
-        """The operators come and go between the runs, since logits and sampling call them anew each time. Putting them
+        """The operators come and go between the runs, since logits and sampling call them each time. Putting them
         in place is not timed, and neither is the first call after it, at which each call's shape class is looked up."""
         times: tuple[list[float], list[float]] = ([], [])
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Time on a chip: device events, CUDA graphs, pairs. And what a pair of samples says about a ratio."""
+"""Time on a chip by device events, CUDA graphs and pairs, and the interval of a paired ratio."""
 
 from __future__ import annotations
 

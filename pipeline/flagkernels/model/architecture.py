@@ -1,4 +1,4 @@
-"""A transformers model from its config.json alone: on the meta device (no memory), or with random weights."""
+"""Build a transformers model from its config.json alone: on the meta device, or with random weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Architecture:
 
 
 def read_config(path: Path) -> Architecture:
-    """Raises UsageError for a file that is no model's config.json, or of an architecture transformers does not know."""
+    """Raises UsageError for a file that is not a model's config.json, or whose architecture transformers lacks."""
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -67,7 +67,8 @@ def read_config(path: Path) -> Architecture:
         raise UsageError(f"{path} is not JSON", why=str(error), hint="give the model's config.json") from error
     kind = found.get("model_type") if isinstance(found, dict) else None
     if not isinstance(kind, str):
-        raise UsageError(f"{path} is no model's config.json", why="it has no model_type", hint="give the model's own")
+        hint = "give the model's own"
+        raise UsageError(f"{path} is not a model's config.json", why="it has no model_type", hint=hint)
     if kind not in transformers.CONFIG_MAPPING:
         own = "; it brings code of its own (auto_map), which is not run" if "auto_map" in found else ""
         raise UsageError(
@@ -124,7 +125,7 @@ def build(
 ) -> nn.Module:
     """The model in eval mode with random weights (none on `meta`); `layers` cuts it short.
 
-    Raises UsageError where it is no language model, or its config contradicts itself."""
+    Raises UsageError where it is not a language model, or its config contradicts itself."""
     config = copy.deepcopy(architecture.config)
     make = _maker(architecture)
     if layers is not None:
@@ -158,7 +159,7 @@ def _maker(architecture: Architecture) -> Any:
     if kind in getattr(transformers, "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", ()):
         return transformers.AutoModelForImageTextToText.from_config
     raise UsageError(
-        f"{architecture.name} is no causal language model",
+        f"{architecture.name} is not a causal language model",
         why="transformers has none for it: it may be an encoder, or an encoder with a decoder",
         hint="give the config.json of a model that completes text",
     )

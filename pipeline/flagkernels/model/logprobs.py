@@ -21,7 +21,7 @@ __all__ = ["ModelAnswers", "log_probabilities"]
 
 POSITIONS = 32  # rows of one product with the vocabulary
 DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
-BATCH = 8  # parts of the text that are decoded beside each other, as an engine batches requests
+BATCH = 8  # parts of the text that are decoded together, as an engine batches requests
 BATCHED = 16  # tokens of each part that are
 
 
@@ -104,7 +104,7 @@ class ModelAnswers:
         return values
 
     def alive(self) -> bool:
-        """Whether the device still computes; a kernel that wrote where it must not may have ended its context."""
+        """False once the device context is lost, as after an illegal access."""
         try:
             return bool(torch.ones(2, device=self.device).sum().item() == 2)
         except RuntimeError:

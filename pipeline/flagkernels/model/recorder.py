@@ -1,4 +1,4 @@
-"""Sees the aten calls of a model that runs on the meta device, by the names under which FlagGems registers them."""
+"""Record the aten calls of a model that runs on the meta device, by the names under which FlagGems registers them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 __all__ = ["REQUESTS", "LastPositions", "sample", "temperatures"]
 
 REQUESTS = ("mixed", "greedy")
-"""What users ask for: half of a batch greedy and half with a temperature; or greedy alone, where nothing is drawn."""
+"""Requests of users: half of a batch greedy and half with a temperature; or greedy alone, where nothing is drawn."""
 
 GREEDY = 1e-5  # a temperature below it asks for the most likely token
 

@@ -1,10 +1,10 @@
-"""trace: which aten operators a model calls, with which shapes, strides, dtypes, how often; from config.json alone.
+"""trace: list the aten calls of a model (shapes, strides, dtypes, counts) from its config.json alone.
 
 The model runs on the meta device under a dispatch mode. Composite operators (`linear`, `matmul`, `rms_norm`) reach the
-mode whole, since `inference_mode` keeps the autograd keys out: one that FlagGems registers is recorded as it is, as the
-dispatcher would stop there; any other one is decomposed, so that `mm` and `bmm` are seen. Attention is recorded as one
-operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that nobody makes. Of a model that
-the engine compiles, the layers leave few calls (compiled.py); logits and sampling are called as they are written.
+mode undecomposed, since `inference_mode` keeps the autograd keys out: one that FlagGems registers is recorded as it is,
+as the dispatcher would stop there; any other one is decomposed, so that `mm` and `bmm` are seen. Attention is recorded
+as one operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that no engine makes. The
+layers of a compiled model leave few calls (operators/inductor.py); logits and sampling are called as they are written.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def read(path: Path) -> Trace:
     """Raises UsageError for a file that `trace` did not write."""
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UsageError(f"{path} is no trace of this flagkernels", hint="write it with `flagkernels trace`")
+        hint = "write it with `flagkernels trace`"
+        raise UsageError(f"{path} is not a trace of this version of flagkernels", hint=hint)
     try:
         return Trace(
             model=data["model"],
@@ -168,7 +169,7 @@ def parse_points(text: str) -> tuple[Point, ...]:
         phase, _, sizes = word.strip().partition(":")
         batch, _, length = sizes.partition("x")
         if phase not in {"prefill", "decode"} or not (batch.isdecimal() and length.isdecimal()):
-            raise UsageError(f"{word!r} is no point", hint="write PHASE:BATCHxLENGTH, e.g. decode:32x2048")
+            raise UsageError(f"{word!r} is not a point", hint="write PHASE:BATCHxLENGTH, e.g. decode:32x2048")
         if min(int(batch), int(length)) < 1:
             raise UsageError(f"{word!r} has a size of zero", hint="batch and length start at one")
         points.append(Point(phase=phase, batch=int(batch), length=int(length)))

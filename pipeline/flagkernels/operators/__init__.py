@@ -1,1 +1,1 @@
-"""What an operator is: its registration, its calls, and how it replaces a native kernel."""
+"""Operators: their registration, their calls, and how they replace native kernels."""

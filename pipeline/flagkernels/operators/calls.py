@@ -1,4 +1,4 @@
-"""What an operator is called with: specifications of tensors and scalars, without any data; and shape classes."""
+"""Calls of operators as specifications of tensors and scalars, without data; and their shape classes."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _unpack(value: Any) -> Value:
 def torch_dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
-        raise UsageError(f"{name!r} is no dtype of this torch", hint="use the torch that traced, or trace again")
+        raise UsageError(f"{name!r} is not a dtype of this torch", hint="use the torch that traced, or trace again")
     return found
 
 

@@ -1,5 +1,8 @@
-"""FlagGems' operator names, read from its source: the parent of all qualifying processes must not touch the chip,
-and importing flag_gems does. So tracing also works on a host that has the wheel and no chip."""
+"""FlagGems' operator names, read from its source without importing it.
+
+Importing flag_gems touches the chip, which the parent of all qualifying processes must not do. Tracing therefore also
+works on a host that has the wheel and no chip.
+"""
 
 from __future__ import annotations
 

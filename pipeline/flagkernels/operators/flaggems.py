@@ -12,7 +12,7 @@ __all__ = ["FlagGems", "device_module", "load"]
 
 
 class FlagGems:
-    """FlagGems' operators, tuner and database. Implements tune_capture.Library."""
+    """FlagGems' operators, tuner and database. Implements tuning.capture.Library."""
 
     def __init__(self, package: Any, libentry: Any) -> None:
         self.package = package

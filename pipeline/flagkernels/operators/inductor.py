@@ -1,8 +1,8 @@
-"""What a model that torch.compile compiled still calls: far fewer operators, and not by the same names.
+"""The operators that a compiled model still calls: far fewer, and not by the same names.
 
 Inductor writes element-wise work, reductions, look-ups and copies into kernels of its own. To aten it leaves matrix
 products, into memory that it hands over (`mm.out`, an operator of its own in FlagGems' list, not `mm`), and what it has
-no kernel for. tests/integration/test_flagkernels_compiled.py holds this against what compiled models call.
+no kernel for. tests/integration/flagkernels/test_flagkernels_compiled.py compares this with what compiled models call.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def left_to_aten(func: torch._ops.OpOverload, args: tuple[Any, ...], result: Any
 
 
 def fused(func: torch._ops.OpOverload) -> bool:
-    """Whether Inductor makes this operator part of a kernel of its own, whatever the size."""
+    """True where Inductor fuses this operator into a kernel of its own at every size."""
     return base_name(overload_of(func)) not in SOMETIMES and func in _lowered()
 
 

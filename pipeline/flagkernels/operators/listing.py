@@ -19,7 +19,7 @@ class Operators:
 
     `native`: shape classes (calls.shape_class) of an operator at which the vendor's kernel stays; `static`: the sizes
     that the model fixes, which shape classes do not round; `execution`: how the engine runs the model for which they
-    were chosen, one of compiled.EXECUTIONS."""
+    were chosen, one of inductor.EXECUTIONS."""
 
     include: tuple[str, ...]
     policy: str = "coverage"
@@ -46,7 +46,7 @@ class Operators:
 
 
 def read_operators(path: Path) -> Operators:
-    """Raises UsageError for a file that is no operator list."""
+    """Raises UsageError for a file that is not an operator list."""
     try:
         value = yaml.safe_load(path.read_text())
         if not isinstance(value, dict) or not isinstance(value.get("include"), list):
@@ -61,5 +61,5 @@ def read_operators(path: Path) -> Operators:
         )
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UsageError(
-            f"{path} is no operator list", why=str(error), hint="write it with `python -m flagkernels select`"
+            f"{path} is not an operator list", why=str(error), hint="write it with `python -m flagkernels select`"
         ) from error

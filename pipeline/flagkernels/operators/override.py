@@ -27,10 +27,10 @@ Keyed = Callable[..., Any]
 
 
 def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
-    """Whether a call's shape class stays with the native kernel.
+    """A predicate: True for a call whose shape class stays with the native kernel.
 
     `native` lists such classes. With `*` in it all classes stay, but for those that it lists as `!CLASS`: so a class
-    that nobody measured stays native."""
+    that was not measured stays native."""
     every = "*" in native
     excepted = {name[1:] for name in native if name.startswith("!")}
     known: dict[Any, bool] = {}
@@ -83,7 +83,7 @@ def installed(
 
 
 def kernels(source: Source, chosen: Operators, dispatch: str, called: Callable[[str], None]) -> dict[str, Keyed]:
-    """What replaces torch's kernels, by aten key; `called` hears the operator's name each time that it runs. Raises
+    """The replacements of torch's kernels, by aten key; `called` is called with the operator's name at each run. Raises
     ChipFault where one must fall through and torch cannot."""
     return {
         key: _kernel(operator, key, implementation, chosen, dispatch, called)

@@ -37,7 +37,7 @@ class NotOffered(UsageError):
 
 
 class Source(Protocol):
-    """Where implementations come from. Only child processes open one: FlagGems touches the chip when imported."""
+    """A source of implementations. Only child processes open one: FlagGems touches the chip when imported."""
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
         """By registration key. Raises NotOffered for an operator that the source does not have."""
@@ -104,7 +104,7 @@ def open_source(spec: str, *, configs: int | None = None) -> Source:
         if not isinstance(found, Mapping):
             raise ValueError(f"it is a {type(found).__name__}, not a mapping")
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{spec!r} names no operators", why=str(error), hint="write MODULE:ATTRIBUTE") from error
+        raise UsageError(f"{spec!r} does not name operators", why=str(error), hint="write MODULE:ATTRIBUTE") from error
     return Planted(found)
 
 

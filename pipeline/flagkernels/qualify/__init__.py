@@ -1,1 +1,1 @@
-"""Whether an operator is correct, judged against float64 in a process of its own."""
+"""Judge each operator against float64, in a process of its own."""

@@ -1,4 +1,4 @@
-"""The cases that an operator is qualified with: the model's own calls, and the ones beside them that break kernels."""
+"""The cases that an operator is qualified with: the model's own calls, and neighbouring ones that break kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results against their float64 references: element by element within the bound, and as a whole by regression."""
+"""Results against their float64 references: element by element within the bound, and overall by regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that tells on a kernel that reads or writes where it must not.
+"""Guarded memory that exposes a kernel that reads or writes out of bounds.
 
 Every tensor lies between two guards. Guards and unwritten results hold 0xFF bytes, which are NaN in every floating
 dtype and −1 in the integers: a result that was never written, and a read past the end, show up as NaN; a write past
@@ -50,7 +50,7 @@ class Arena:
             return block[GUARD : GUARD + inner].view(dtype)[:extent].as_strided(shape, stride)
 
     def violations(self) -> list[str]:
-        """What was written outside, for each block that was damaged."""
+        """A description of each write outside a block."""
         found = []
         for block, used in self.blocks:
             before, after = block[:GUARD], block[GUARD + used :]

@@ -1,4 +1,4 @@
-"""One case, judged: the operator's results against float64, its memory manners, and whether it repeats itself."""
+"""Judge one case: results against float64, memory accesses, and determinism."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def judge(
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """What a case gives the operator, and what it has to give back."""
+    """The inputs of a case, and the results that the operator has to return."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -125,7 +125,7 @@ class _Trial:
         return self.arena.violations() or changed or self.shared
 
     def run_again(self, given: _Given) -> None:
-        """One more run, on memory that holds NaN wherever nobody has written."""
+        """One more run, on memory that holds NaN wherever nothing was written."""
         poison_allocator(tuple(r for r in self.runs[0] if isinstance(r, torch.Tensor)), self.arena.device)
         again = Arena(self.arena.device)  # the same strides: another layout may be summed in another order
         self._run(_clone(given.args, again), _clone(given.kwargs, again), contextlib.nullcontext())
@@ -159,7 +159,7 @@ def _verdict(damage: list[str], found: Sequence[Comparison], runs: Sequence[Sequ
 def _results(
     target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, clone: bool = True
 ) -> list[Any]:
-    """What the call returns or, for a call that works in place, the arguments that it changed."""
+    """The results of the call or, for one that works in place, the arguments that it changed."""
     written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if clone and written:
         args, kwargs = _clone(args), _clone(kwargs)

@@ -1,4 +1,4 @@
-"""Each job in a process of its own, several at once, with limits; a process that dies costs its own job only.
+"""Run each job in a process of its own, several at once, with limits; a crash costs its own job only.
 
 The processes are forked from a server that has imported torch and never touched the chip, so that a start costs
 milliseconds instead of seconds and no child inherits a device context."""
@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
+import multiprocessing.process
 import os
 import resource
 import signal
@@ -20,36 +21,55 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from flagkernels.qualify import worker
-
-__all__ = ["Outcome", "run_all"]
+__all__ = ["Outcome", "Task", "run_all"]
 
 POLL_S = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a process ended. `ended` is `done`, or crash, hang, out-of-memory … with the reason and the case at which;
-    `short`: how many of the dropped cases lacked memory of the chip."""
+class Task(Protocol):
+    """A job for one process: worker.Job and measure.bench.BenchJob."""
 
-    job: Any
+    @property
+    def operator(self) -> str: ...
+    @property
+    def memory(self) -> int:
+        """Bytes of host memory that the operator may take."""
+
+    @property
+    def log(self) -> str:
+        """The file that gets what the process prints."""
+
+
+T = TypeVar("T", bound=Task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[T]):
+    """How a process ended, and what it had sent by then."""
+
+    job: T
     ended: str
+    """`done`, or a verdict: crash, hang, out-of-memory …, or worker.UNOPENED."""
     reason: str
     at: str
+    """The case during which it ended."""
     results: tuple[dict[str, Any], ...]
     dropped: int
+    """Cases that were not judged."""
     short: int
+    """Those of them for which the chip's memory did not suffice."""
     seconds: float
     peak_bytes: int
+    """Resident host memory."""
     log_tail: str
 
 
 @dataclass
-class _Running:
-    job: Any
-    process: Any
+class _Running(Generic[T]):
+    job: T
+    process: multiprocessing.process.BaseProcess
     pipe: Connection
     deadline: float
     began: float = field(default_factory=time.monotonic)
@@ -82,7 +102,7 @@ class _Running:
 
 
 def context() -> multiprocessing.context.ForkServerContext:
-    """The fork server, with torch in it and what FlagGems imports besides. It never touches the chip."""
+    """The fork server, with torch and FlagGems' dependencies imported. It never touches the chip."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(
         ["flagkernels.qualify.worker", "sqlalchemy.orm", "yaml"]
@@ -110,19 +130,19 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def run_all(
-    jobs: Iterable[Any],
+    jobs: Iterable[T],
     *,
     width: int,
     seconds: float,
-    finished: Callable[[Outcome], None],
+    finished: Callable[[Outcome[T]], None],
     doing: Callable[[str], None],
-    target: Callable[[Any, Connection], None] = worker.run,
+    target: Callable[[T, Connection], None],
 ) -> None:
     """Runs `target(job, pipe)` for each job, at most `width` at once, each for at most `seconds`; calls `finished` as
-    each ends. A job is a worker.Job or has its `operator`, `memory` and `log`.
+    each ends.
 
     On any exception (Ctrl-C included) the processes that still run are ended."""
-    waiting, running = deque(jobs), list[_Running]()
+    waiting, running = deque(jobs), list[_Running[T]]()
     spawn = context()
     try:
         while waiting or running:
@@ -142,10 +162,10 @@ def run_all(
 
 def _start(
     spawn: multiprocessing.context.ForkServerContext,
-    job: Any,
+    job: T,
     seconds: float,
-    target: Callable[[Any, Connection], None],
-) -> _Running:
+    target: Callable[[T, Connection], None],
+) -> _Running[T]:
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=target, args=(job, theirs), daemon=True, name=f"qualify {job.operator}")
     process.start()
@@ -153,9 +173,9 @@ def _start(
     return _Running(job=job, process=process, pipe=ours, deadline=time.monotonic() + seconds)
 
 
-def _overdue(item: _Running) -> bool:
+def _overdue(item: _Running[T]) -> bool:
     """Ends a process that is past its deadline or over its memory."""
-    item.peak = max(item.peak, _resident(item.process.pid))
+    item.peak = max(item.peak, _resident(item.process.pid or 0))
     if time.monotonic() > item.deadline:
         item.ended = "hang"
         item.reason = f"no answer within {item.deadline - item.began:.0f} s"
@@ -177,7 +197,7 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _end(item: _Running) -> Outcome:
+def _end(item: _Running[T]) -> Outcome[T]:
     item.process.join(timeout=10)
     if item.process.is_alive():
         item.process.kill()

@@ -1,4 +1,4 @@
-"""qualify: each operator alone in a process of its own, with the model's shapes and the ones beside them.
+"""qualify: judge each operator in a process of its own, at the model's shapes and neighbouring ones.
 
 Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file that
 is on the disk before the next operator is counted; a second run does what is missing."""
@@ -23,7 +23,7 @@ from flagkernels.model import trace
 from flagkernels.model.trace import Trace
 from flagkernels.operators import catalogue
 from flagkernels.progress import Progress
-from flagkernels.qualify import pool
+from flagkernels.qualify import pool, worker
 from flagkernels.qualify.cases import CONTEXT, Case, cases_for, digest, memory_for
 from flagkernels.qualify.pool import Outcome
 from flagkernels.qualify.worker import UNOPENED, Job
@@ -85,7 +85,7 @@ class Row:
     memory_limit: int = 0
 
     def stands(self, limits: Limits) -> bool:
-        """Whether the verdict holds under these limits: one that says a limit was passed holds for no larger one."""
+        """True where the verdict holds under these limits: an exceeded limit says nothing about a larger one."""
         if self.verdict == "hang":
             return limits.seconds <= max(self.seconds_limit, self.seconds)
         if self.verdict == "out-of-memory":
@@ -103,7 +103,7 @@ class Row:
         return f"{self.operator:<20} {self.verdict:<16} {self.passed}/{self.cases} {self.seconds:5.1f} s{figures}{why}"
 
 
-def row_of(outcome: Outcome, key: str, limits: Limits) -> Row:
+def row_of(outcome: Outcome[Job], key: str, limits: Limits) -> Row:
     """One row from what the process sent and how it ended."""
     results = outcome.results
     verdict, reason, at = "correct", "", ""
@@ -165,12 +165,12 @@ def read_rows(path: Path) -> dict[str, Row]:
 def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
     """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
     if not path.exists():
-        raise UsageError(f"cannot read {path}", why="there is no such file", hint="run `qualify` first")
+        raise UsageError(f"cannot read {path}", why="the file does not exist", hint="run `qualify` first")
     rows = {row.operator: row for row in read_rows(path).values()}
     kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
     if not kept:
         raise NothingToDo(
-            f"{path} names no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
+            f"{path} has no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
         )
     return kept
 
@@ -213,7 +213,7 @@ def _ask_free_memory(device: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What operators are judged with."""
+    """How operators are judged."""
 
     source: str = "flag_gems"
     device: str = "cuda"
@@ -240,7 +240,7 @@ def qualify(
             settled = _Settled(method.source, len(jobs))
             alone: list[Job] = []
 
-            def finished(outcome: Outcome) -> None:
+            def finished(outcome: Outcome[Job]) -> None:
                 for one in settled(outcome):
                     row = row_of(one, keys[one.job.operator], limits)
                     if _wants_the_chip(one, row):
@@ -250,8 +250,15 @@ def qualify(
                     present[row.key] = row
                     progress.step(str(row))
 
-            pool.run_all(jobs, width=limits.width, seconds=limits.seconds, finished=finished, doing=progress.doing)
-            pool.run_all(alone, width=1, seconds=limits.seconds, finished=finished, doing=progress.doing)
+            for width, some in ((limits.width, jobs), (1, alone)):
+                pool.run_all(
+                    some,
+                    width=width,
+                    seconds=limits.seconds,
+                    finished=finished,
+                    doing=progress.doing,
+                    target=worker.run,
+                )
     return [present[keys[operator]] for operator in operators]
 
 
@@ -281,8 +288,8 @@ def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path
     return job, key
 
 
-def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
-    """Whether a larger share of the chip's memory could change the verdict: not where the operator failed otherwise."""
+def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
+    """True where a larger share of the chip's memory could change the verdict."""
     share = outcome.job.device_fraction
     if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
         return False
@@ -290,15 +297,15 @@ def _wants_the_chip(outcome: Outcome, row: Row) -> bool:
 
 
 class _Settled:
-    """Which outcomes are verdicts. Where no process could import the operators, that is said of none of them."""
+    """Releases outcomes as verdicts once any process could import the operators; before that, none is one."""
 
     def __init__(self, source: str, total: int) -> None:
         self.source = source
         self.enough = min(total, UNOPENED_IS_ENOUGH)
         self.opened = False
-        self.held: list[Outcome] = []
+        self.held: list[Outcome[Job]] = []
 
-    def __call__(self, outcome: Outcome) -> list[Outcome]:
+    def __call__(self, outcome: Outcome[Job]) -> list[Outcome[Job]]:
         """Those that can be recorded now. Raises ChipFault for FlagGems, UsageError for another source."""
         self.opened |= outcome.ended != UNOPENED
         self.held.append(outcome)
@@ -349,7 +356,7 @@ def choose(found: Trace, names: str | None) -> tuple[str, ...]:
     """The operators that the command line asks for, each of them in the trace. Raises UsageError, NothingToDo."""
     if names is None:
         if not found.operators:
-            raise NothingToDo("the trace names no operator", hint="serve this model natively")
+            raise NothingToDo("the trace has no operators", hint="serve this model natively")
         return found.operators
     wanted = tuple(name.strip() for name in names.split(",") if name.strip())
     for name in wanted:

@@ -1,7 +1,7 @@
 """The child process: one operator, case by case, each result sent before the next case begins.
 
-It imports the operators, touches the chip, and may die: by a signal, by a device fault, by its parent's hand. What it
-has sent by then stays."""
+It imports the operators, uses the chip, and may die of a signal or a device fault, or be killed by its parent. The
+results sent by then are kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flagkernels.qualify.judge import CaseResult, Dropped, judge
 __all__ = ["UNOPENED", "Job", "classify", "run", "sender"]
 
 UNOPENED = "unopened"
-"""How a process ends that could not import the operators: that says nothing of the one it was to judge."""
+"""How a process ends that could not import the operators: says nothing about the operator itself."""
 
 # Torch and the vendors' runtimes word a broken device in their own ways; after any of these the process is lost.
 DEVICE_FAULTS = (

@@ -1,4 +1,4 @@
-"""What there is to tune: kernel launches seen at FlagGems' tuner objects, and the rules by which candidates drop out.
+"""Kernel launches seen at FlagGems' tuner objects, and the rules by which candidates drop out.
 
 A launch is recorded with stand-ins for its tensors, so that thousands of them cost no device memory and a process
 without a device context can compile from them. All decisions here are pure.
@@ -94,7 +94,7 @@ class Launch:
     """One launch of one kernel. `tuner` is FlagGems' LibTuner, Triton's Autotuner, or None for a kernel of one form."""
 
     fn: Any
-    """What `run` is called on below the tuner: a Triton JITFunction, or Heuristics around one."""
+    """The object below the tuner that `run` is called on: a Triton JITFunction, or Heuristics around one."""
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     configs: tuple[Any, ...]
@@ -145,7 +145,7 @@ def _weight(config: Any) -> float:
 
 
 def signature_of(launch: Launch, config: Any) -> str:
-    """What Triton compiles anew for: types, alignments, constants, heuristics' results and the candidate itself.
+    """The key of a compilation in Triton: types, alignments, constants, heuristics' results and the candidate itself.
 
     It may tell apart what Triton would not (a wasted compilation), but not the reverse for any argument kind that
     FlagGems passes; a miss there costs one serial compilation later, never a wrong kernel."""
@@ -225,7 +225,7 @@ def _doublings(one: Key, other: Key) -> float:
 
 
 def finalists(screened: Mapping[str, float]) -> list[str]:
-    """Who is worth replaying, the best first."""
+    """The candidates worth replaying, the best first."""
     finite = {config: time for config, time in screened.items() if math.isfinite(time)}
     if not finite:
         return []
@@ -240,6 +240,6 @@ def least_behind(times: Sequence[Mapping[str, float]]) -> str:
 
 
 def survivors(medians: Mapping[str, float]) -> list[str]:
-    """Who is worth a second round of replays."""
+    """The candidates worth a second round of replays."""
     limit = min(medians.values()) * CLOSE
     return sorted((config for config in medians if medians[config] <= limit), key=medians.__getitem__)

@@ -1,8 +1,8 @@
-"""Seeing FlagGems' kernel launches: its operators run for real, down to where a kernel would be launched.
+"""Capture FlagGems' kernel launches: its operators run up to the point where a kernel would be launched.
 
-Three places are replaced for the while: LibTuner.run and Autotuner.run (the candidates are known there), and
-JITFunction.run (kernels of one form). LibEntry, a cache of launches in front of them, is passed by, so that nothing of
-this is remembered.
+Three methods are replaced meanwhile: LibTuner.run and Autotuner.run (the candidates are known there), and
+JITFunction.run (kernels of one form). LibEntry, a cache of launches in front of them, is bypassed, so that it caches
+nothing of this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiling candidates ahead of time: one forked process a core, none of which ever touches the chip.
+"""Compile candidates ahead of time, one forked process a core; none touches the chip.
 
 Triton compiles on the CPU alone, but one after another under Python's interpreter lock, and asks the driver only for
 the target and the current device. A forked child gets those two answers from a stand-in, calls the kernel's own `run`
@@ -30,7 +30,7 @@ HANG_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What became of one compilation: `error` is empty, or why there is no kernel."""
+    """The result of one compilation; `error` is empty, or the reason why there is no kernel."""
 
     index: int
     error: str = ""
@@ -131,7 +131,7 @@ def compile_all(
 
 
 def _prepare(target: Any) -> None:
-    """What every child would else work out for itself: hashes of Triton's own files and the assembler's version."""
+    """Values that every child would otherwise compute: hashes of Triton's own files and the assembler's version."""
     from triton.compiler.compiler import make_backend
     from triton.runtime.cache import triton_key
 
@@ -208,7 +208,7 @@ def _work(jobs: Sequence[Compilation], target: Any, pipe: Any, parent: int) -> N
 
 
 def _die_with(parent: int) -> None:
-    """A killed parent must not leave compilers behind; its pipe does not tell, since siblings hold copies of it."""
+    """A killed parent must not leave compilers behind; its pipe stays open, since siblings hold copies of it."""
     pr_set_pdeathsig = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

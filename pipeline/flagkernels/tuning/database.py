@@ -3,7 +3,7 @@
 FlagGems keeps one SQLite file with two tables a kernel: the chosen configuration of each key, and the time of each
 candidate at each key. Two things go wrong when eight workers start on one such file (FlagGems issues 6121, 6203,
 6390): the default journal lets a writer lock out readers at once, and every look-up of a kernel that has no table yet
-reflects every table there is, seconds each time at 1,426 tables. `harden` mends both from outside.
+reflects every table there is, seconds each time at 1,426 tables. `harden` fixes both from outside.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 BUSY_TIMEOUT_S = 30.0
 SHARED_MEMORY = 64 << 10
-"""Bytes that a database in use needs besides, at most."""
+"""Most bytes that a database in use needs in addition."""
 
 Key = Sequence[bool | int | float | str]
 Timing = tuple[float, float, float]
@@ -74,7 +74,7 @@ def harden(model: Model) -> None:
 
 
 def settle(model: Model) -> None:
-    """Moves the write-ahead log into the file, which is then whole by itself."""
+    """Moves the write-ahead log into the file, which is then complete by itself."""
     with Faults(model), model.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     model.engine.dispose()
@@ -141,7 +141,7 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
         return DatabaseLocked(
             f"{path} is locked",
             why=f"another process held it for longer than {BUSY_TIMEOUT_S:.0f} s",
-            hint=f"end the process that holds it (`fuser {path}` tells which), then run again",
+            hint=f"end the process that holds it (`fuser {path}` shows which), then run again",
         )
     if "disk I/O error" in text and _full(path):
         return NoSpace(f"no space left while writing {path}", why=text.splitlines()[0], hint=FREE_SPACE)
@@ -155,7 +155,7 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
 
 
 def _full(path: Path) -> bool:
-    """Whether SQLite's shared memory, 32 KiB beside the database, may not have fitted: it says `disk I/O error`."""
+    """True where SQLite's shared memory, 32 KiB next to the database, may not have fitted: it says `disk I/O error`."""
     folder = next(place for place in path.absolute().parents if place.exists())
     return shutil.disk_usage(folder).free < SHARED_MEMORY
 
@@ -167,7 +167,7 @@ def check_database(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> list[str
 
 
 def check_database_file(path: Path) -> list[str]:
-    """The same for a file that nobody writes and that may lie on a read-only file system."""
+    """The same for a file without writers that may lie on a read-only file system."""
     return _check(path, "ro&immutable=1", 0.0)
 
 
@@ -193,7 +193,7 @@ def _check(path: Path, mode: str, timeout_s: float) -> list[str]:
 
 
 def compact(source: Path, target: Path) -> int:
-    """Copies the chosen configurations, without the timings behind them, into one file with no journal beside it.
+    """Copies the chosen configurations, without the timings behind them, into one file without a journal.
 
     Returns the number of configuration tables. The timings stay in the report; without them a worker that must reflect
     a table has half as many before it."""

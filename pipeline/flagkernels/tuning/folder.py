@@ -11,7 +11,7 @@ __all__ = ["Layout"]
 
 
 class Layout:
-    """Where a tuning run keeps what."""
+    """The files of a tuning run."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

@@ -1,4 +1,4 @@
-"""What tuning leaves behind: the journal that a killed run goes on from, and the report that a bundle ships."""
+"""The journal from which a killed run continues, and the report of a tuning run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Journal", "Report", "Tuned"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What became of one key. Times in milliseconds; `state`: tuned, partial (the budget ended) or borrowed."""
+    """The result for one key. Times in milliseconds; `state`: tuned, partial (the budget ended) or borrowed."""
 
     operator: str
     kernel: str
@@ -42,7 +42,7 @@ class Report:
     missing: tuple[str, ...]
     """Keys without any configuration: these would be tuned at the first request."""
     untunable: tuple[str, ...]
-    """Kernels that tune by Triton's own tuner, whose choice no file keeps: at every start anew."""
+    """Kernels that tune by Triton's own tuner, whose choice is not stored: tuned at every start."""
     failed: tuple[Failure, ...]
     compiled: int
     compile_failures: Mapping[str, str]
@@ -57,7 +57,7 @@ class Report:
 
 
 class Journal:
-    """What happened so far, a synced line each: after a crash it says which candidate to leave out."""
+    """The events so far, a synced line each; after a crash it names the candidate to leave out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""One key's candidates against each other: all that are worth it screened, the finalists replayed, the best stored."""
+"""Compare the candidates of one key: screen the promising ones, replay the finalists, store the best."""
 
 from __future__ import annotations
 

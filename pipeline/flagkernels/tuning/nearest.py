@@ -1,9 +1,9 @@
-"""A key that nobody tuned takes the nearest tuned key's choice, so that a request never waits for a tuner.
+"""Give an untuned key the nearest tuned key's choice, so that a request never waits for a tuner.
 
 FlagGems rounds a product's rows up to a multiple of 32: a window of thousands of tokens has hundreds of keys, of which
-tuning measures those a factor of two apart. What a request brings in between is stored as the choice of its
-neighbour, in the overlay's database, where the other workers find it. A kernel of which nothing was tuned is tuned by
-FlagGems as ever, and counted as such."""
+tuning measures those a factor of two apart. A size in between gets the choice of its neighbour, stored in the
+overlay's database, where the other workers find it. A kernel without any tuned key is tuned by FlagGems as usual, and
+counted as such."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["tuned_keys", "use_nearest"]
 
 
 def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
-    """Patches FlagGems' tuner for the rest of the process; `note` is told the kernel of each key that was filled."""
+    """Patches FlagGems' tuner for the rest of the process; `note` is called with the kernel of each filled key."""
     original = tuner_class.get_key
     settled: set[tuple[str, Key]] = set()
     filling = threading.Lock()  # a second thread must not look before the first has written

@@ -315,7 +315,7 @@ class Session:
         self.failed.append(Failure(operation.name, f"{type(error).__name__}: {error}"[:500]))
 
     def _complete(self, operations: Sequence[Operation]) -> None:
-        """Compiles what the chosen configurations need besides: other specialisations, kernels without candidates."""
+        """Compiles what else the chosen configurations need: other specialisations, kernels without candidates."""
         found, more = discover(self.library, _shells(operations), tuners=False)
         self.failed += more
         self._compile_jobs(compilations([la for _, la in found], lambda la: la.configs), math.inf)

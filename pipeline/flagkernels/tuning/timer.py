@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 __all__ = ["ChipTimer", "Timer"]
 
-FLUSH_BYTES = 256 << 20  # what triton.testing takes; where the chip tells its cache, five times that
+FLUSH_BYTES = 256 << 20  # what triton.testing takes; where the chip reports its cache size, five times that
 INFINITE = (math.inf, math.inf, math.inf)
 
 Launcher = Callable[[], object]
@@ -27,7 +27,7 @@ class Timer(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Whether the chip still answers this process; after a kernel's illegal access it never does again."""
+        """False once the device context is lost, as after an illegal access."""
         ...
 
 

@@ -1,8 +1,8 @@
-"""tune: find the fastest candidate of every kernel a model uses, before anybody waits for it.
+"""tune: find the fastest candidate of every kernel a model uses, before any request waits for it.
 
-Compiles in parallel ahead of time, times alone on the chip, and stores the choice where FlagGems looks for it. Goes on
-where a killed run stopped. A candidate that brings the chip's context down costs that candidate: the work is done by a
-process that this one starts anew.
+Compiles in parallel ahead of time, times alone on the chip, and stores the choice where FlagGems looks for it. A killed
+run is continued. A candidate that destroys the device context costs only itself: the work is done in a worker
+process, which is restarted.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flagkernels.arguments import add_option
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
 from flagkernels.tuning.folder import Layout
+
+if TYPE_CHECKING:  # importing torch takes seconds, which the supervising process need not wait
+    from flagkernels.operators.calls import Call
+    from flagkernels.operators.flaggems import FlagGems
+    from flagkernels.tuning.session import Operation
 
 __all__ = ["add_arguments", "main", "parse_budget"]
 
@@ -60,7 +65,7 @@ def parse_budget(text: str) -> float:
         return float("inf")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None or float(match.group(1)) <= 0:
-        raise UsageError(f"{text!r} is no time", hint="write 90s, 10m or 2h")
+        raise UsageError(f"{text!r} is not a duration", hint="write 90s, 10m or 2h")
     return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
 
 
@@ -88,8 +93,8 @@ def _supervise(args: argparse.Namespace, layout: Layout, deadline: float) -> int
         append_line(layout.journal, {"event": "restart", "table": "", "key": "", "code": code})
     raise ChipFault(
         f"the tuning process died {MOST_RESTARTS} times",
-        why=f"the last time with code {code}; {layout.journal} tells at which candidates",
-        hint="qualify the operators first: one that crashes at every candidate is not to be tuned",
+        why=f"the last time with code {code}; see {layout.journal} for the candidates",
+        hint="qualify the operators first: one that crashes at every candidate must not be tuned",
     )
 
 
@@ -112,7 +117,7 @@ def _worker(args: argparse.Namespace) -> int:
         return _tune(args, library)
 
 
-def _tune(args: argparse.Namespace, library: Any) -> int:
+def _tune(args: argparse.Namespace, library: FlagGems) -> int:
     from flagkernels.operators import flaggems
     from flagkernels.tuning import database
     from flagkernels.tuning.journal import Journal
@@ -138,7 +143,7 @@ def _tune(args: argparse.Namespace, library: Any) -> int:
         report = session.run(operations)
     except Exception as error:
         if not session.timer.alive():
-            sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; starting anew\n")
+            sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; restarting\n")
             os._exit(CHIP_LOST)
         raise
     database.settle(library.model)
@@ -174,7 +179,7 @@ class _Display:
             self.progress.__exit__()
 
 
-def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
+def _operations(args: argparse.Namespace, library: FlagGems) -> list[Operation]:
     from flagkernels.model import trace
     from flagkernels.qualify import qualify
 
@@ -188,7 +193,7 @@ def _operations(args: argparse.Namespace, library: Any) -> list[Any]:
     return operations
 
 
-def operation_of(call: Any, operator: str, library: Any) -> Any:
+def operation_of(call: Call, operator: str, library: FlagGems) -> Operation:
     """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
     import torch
 

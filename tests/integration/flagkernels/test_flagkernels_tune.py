@@ -270,7 +270,7 @@ def test_a_budget_too_small_for_one_candidate_is_an_error(tmp_path: Path) -> Non
 def test_a_budget_that_is_no_time_is_a_usage_error(budget: str, tmp_path: Path) -> None:
     done = flagkernels("tune", "--trace", tmp_path / "t.json", "--out", tmp_path / "out", f"--budget={budget}")
     assert done.returncode == 2
-    assert "is no time" in done.stderr
+    assert "is not a duration" in done.stderr
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:

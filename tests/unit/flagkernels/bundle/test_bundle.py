@@ -96,7 +96,7 @@ def test_a_changed_file_is_refused(made: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [*bundles.FILES])
 def test_a_missing_file_is_named(made: Path, name: str) -> None:
     (made / name).unlink()
-    with pytest.raises(BundleCorrupt, match="no whole bundle") as refused:
+    with pytest.raises(BundleCorrupt, match="not a complete bundle") as refused:
         load(made)
     assert name in str(refused.value)
 
@@ -117,7 +117,7 @@ def test_a_label_without_a_name_is_named(made: Path, name: str) -> None:
     label = json.loads((made / "compat.json").read_text())
     del label[name]
     (made / "compat.json").write_text(json.dumps(label))
-    with pytest.raises(BundleCorrupt, match="no compatibility label"):
+    with pytest.raises(BundleCorrupt, match="not a compatibility label"):
         load(made)
 
 
@@ -147,7 +147,7 @@ def test_a_kernel_that_the_cache_lost_is_an_error_and_leaves_nothing(tmp_path: P
 @pytest.mark.parametrize("text", ["", "- mm", "include: mm", "include: [mm", "include: [mm]\nnative: [mm]"])
 def test_what_is_no_operator_list_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "operators.yaml").write_text(text)
-    with pytest.raises(UsageError, match="no operator list"):
+    with pytest.raises(UsageError, match="not an operator list"):
         read_operators(tmp_path / "operators.yaml")
 
 

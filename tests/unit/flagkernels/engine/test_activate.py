@@ -153,7 +153,7 @@ def test_the_bundle_is_found_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FLAGKERNELS_BUNDLE", "none")  # the native stack of the same image
     assert find_bundle() is None
     monkeypatch.setenv("FLAGKERNELS_BUNDLE", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a directory"):
         find_bundle()
 
 
@@ -278,7 +278,11 @@ def test_an_interpreter_that_never_imports_torch_costs_nothing_and_keeps_its_sit
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [((), "no engine to run"), (("--", "no-such-engine"), "not on PATH"), (("--", sys.executable), "no whole bundle")],
+    [
+        ((), "no engine to run"),
+        (("--", "no-such-engine"), "not on PATH"),
+        (("--", sys.executable), "not a complete bundle"),
+    ],
 )
 def test_run_refuses_what_cannot_run(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     done = flagkernels("run", "--bundle", tmp_path, *words)

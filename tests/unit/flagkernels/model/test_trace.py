@@ -157,10 +157,10 @@ def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{", "is not JSON"),
-        ("[]", "no model's config.json"),
+        ("[]", "not a model's config.json"),
         ('{"hidden_size": 64}', "no model_type"),
         ('{"model_type": "qwen9"}', "did you mean 'qwen"),
-        ('{"model_type": "clip"}', "no causal language model"),
+        ('{"model_type": "clip"}', "not a causal language model"),
         ('{"model_type": "t5"}', "an encoder with a decoder"),
         ("[" * 100_000, "is not JSON"),
         ('{"model_type": "own", "auto_map": {}}', "code of its own"),
@@ -243,7 +243,7 @@ def test_a_limit_that_makes_no_sense_is_a_usage_error(
     with pytest.raises(SystemExit) as ended:
         cli.main(["trace", "--config", "config.json", "--out", str(tmp_path / "t.json"), *words.split()])
     assert ended.value.code == 2
-    assert "is no whole number of 1 or more" in capsys.readouterr().err
+    assert "is not a whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_said_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

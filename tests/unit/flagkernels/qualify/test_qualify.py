@@ -172,7 +172,7 @@ CHIP = 80 << 30
 
 
 def _sharing(asked: list[tuple[str, float]], needs: dict[str, int]) -> Any:
-    """In place of isolate.run_all: each job takes its share of a chip that is not here."""
+    """In place of pool.run_all: each job takes its share of a chip that is not here."""
 
     def run_all(jobs: list[Any], *, finished: Any, **_: Any) -> None:
         for job in jobs:
@@ -217,7 +217,7 @@ def test_an_operator_that_the_source_lacks_is_unsupported(tmp_path: Path) -> Non
     [
         ("nosuch:THING", "No module named 'nosuch'"),
         ("os:path", "not a mapping"),
-        ("support.flagkernels_faults", "names no"),
+        ("support.flagkernels_faults", "does not name operators"),
     ],
 )
 def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path, source: str, says: str) -> None:
