@@ -73,15 +73,20 @@ def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode
     """The code behind the STAGE of the module that `run` stands in, and all of `programs` (files by their path from the
     package)."""
     module = getattr(run, "__module__", "")
-    files = [PACKAGE / name for name in programs]
+    paths = {name: PACKAGE / name for name in programs}
+    files = [path for path in paths.values() if path.suffix == ".py"]
     outside = [file.read_bytes() for file in files if not file.resolve().is_relative_to(PACKAGE.parent)]
-    given = [_state(), module, *programs, *(hashlib.sha256(source).hexdigest() for source in outside)]
+    data = {name: of_template(path) for name, path in paths.items() if path.suffix != ".py"}
+    given = [_state(), module, *programs, *data.values(), *(hashlib.sha256(source).hexdigest() for source in outside)]
 
     def compute() -> StageCode:
         starts = [*code().definition(module, "STAGE"), *(one for file in files for one in code().file(file))]
         reached = code().reached(starts)
         modules = {name.removeprefix(f"{_OWN}."): digest for name, digest in reached.modules.items()}
-        return StageCode(digest=reached.digest, modules=modules)
+        digest = (
+            hashlib.sha256("\n".join([reached.digest, *data.values()]).encode()).hexdigest() if data else reached.digest
+        )
+        return StageCode(digest=digest, modules={**modules, **data})
 
     found = _stages().get(hashlib.sha256("\n".join(given).encode()).hexdigest(), compute)
     _stages().save()
