@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from project import CELL, UserProject, project
+from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.prefect, pytest.mark.timeout(400)]
 

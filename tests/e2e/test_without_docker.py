@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease.files import TEMPORARY
 from flagrelease.ports import supervisor
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.workspace import Workspace
-from project import CELL, UserProject, project
+from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from project import CELL, project
-from registry_stand_in import Store, standing_in
+from support.project import CELL, project
+from support.registry_stand_in import Store, standing_in
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from endpoints import Said, chat, letters, serving
 from flagrelease.replies import REPLIES
 from flagrelease.verdict.samples import read_samples
+from support.endpoints import Said, chat, letters, serving
 
 pytestmark = pytest.mark.faults
 

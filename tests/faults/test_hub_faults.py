@@ -17,8 +17,8 @@ import pytest
 from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable, NoSpace
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.lock import LockedFile, set_digest
-from hub_cases import Fetch, Seen, fill, sha256, some_bytes
-from hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
+from support.hub_cases import Fetch, Seen, fill, sha256, some_bytes
+from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
 
 pytestmark = pytest.mark.faults
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease.errors import FlagreleaseError
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.registry import OciRegistry

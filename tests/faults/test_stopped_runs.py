@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.stages import STAGES
-from project import CELL, UserProject, project
+from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import results
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.data import write_manifest

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-import kernels_cell as given
-import served_cell
-import toys
+import support.kernels_cell as given
 from flagrelease import buildcontext, results, shipped
 from flagrelease.context import Context
 from flagrelease.evidence import Evidence
@@ -28,6 +26,7 @@ from flagrelease.runner import CellRun
 from flagrelease.serving import ServeRequest, served
 from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
+from support import served_cell, toys
 from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]

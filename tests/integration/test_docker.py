@@ -13,7 +13,7 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 import docker
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import container
 from flagrelease.container import Placement
 from flagrelease.errors import (
@@ -26,7 +26,7 @@ from flagrelease.errors import (
 from flagrelease.matrix import Container
 from flagrelease.ports.docker import Engine
 from integration.test_serving import packed
-from registry_stand_in import Store, standing_in
+from support.registry_stand_in import Store, standing_in
 
 pytestmark = pytest.mark.integration
 

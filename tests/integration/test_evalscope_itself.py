@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from endpoints import Said, chat, serving
 from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
@@ -18,6 +17,7 @@ from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, H
 from flagrelease.ports.harness_evalscope import EvalscopeHarness
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import Sample, read_samples
+from support.endpoints import Said, chat, serving
 
 PROGRAM = os.environ.get("FLAGRELEASE_EVALSCOPE", "")
 pytestmark = [

@@ -11,7 +11,7 @@ import pytest
 
 from flagrelease import lock as locks
 from flagrelease import wheels
-from project import CELL, UserProject, project
+from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.integration]
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:1", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}

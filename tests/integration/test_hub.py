@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import usage
 from flagrelease.lock import LockedData
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
-from hub_cases import Fetch, fill, sha256
-from hub_stand_in import COMMIT, HubStandIn, wheel_of
+from support.hub_cases import Fetch, fill, sha256
+from support.hub_stand_in import COMMIT, HubStandIn, wheel_of
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-import served_cell as given
-from contexts import after
+import support.served_cell as given
 from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
@@ -23,8 +22,9 @@ from flagrelease.ports.registry import OciRegistry
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import image, smoke, weights
 from flagrelease.workspace import Workspace
-from registry_blobs import blob
-from registry_stand_in import Store, standing_in
+from support.contexts import after
+from support.registry_blobs import blob
+from support.registry_stand_in import Store, standing_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

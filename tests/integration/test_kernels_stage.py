@@ -20,9 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import kernels_cell as given
-import served_cell
-from contexts import after
+import support.kernels_cell as given
 from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
@@ -33,6 +31,8 @@ from flagrelease.ports.server import Client
 from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels
+from support import served_cell
+from support.contexts import after
 from support.flagkernels_chip import require_stand_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # six starts of torch in containers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease.cell import Cell
 from flagrelease.job import Job
 from flagrelease.ports.processes import ProcessRunner
@@ -38,7 +38,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessRunner:
     site = tmp_path / f"machine/lib/{python}/site-packages"
     package = distribution("vllm", "0.19", "Requires-Dist: two\n")
     package["vllm/__init__.py"] = package.pop("vllm.py")
-    engine = (Path(__file__).parents[1] / "fake_engine.py").read_text()
+    engine = (Path(__file__).parents[1] / "support/fake_engine.py").read_text()
     written(site, {**package, **distribution("two", "2.0"), "vllm/engine.py": ENGINE + engine})
     script = tmp_path / "machine/bin/vllm"
     script.write_text(f"#!{tmp_path}/machine/bin/python3\nimport vllm.engine\n")

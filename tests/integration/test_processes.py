@@ -6,44 +6,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import container, results
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
 from flagrelease.job import Job
-from flagrelease.matrix import Container
 from flagrelease.ports import supervisor
 from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
-from flagrelease.ports.runner import Running, labels
+from flagrelease.ports.runner import labels
 from flagrelease.ports.server import Client
 from flagrelease.serving import ServeRequest, served
 from flagrelease.workspace import Workspace
+from support.process_programs import CELL, STUBBORN, bare, printed, wait_until
 
 pytestmark = pytest.mark.integration
 
 DIGEST = "sha256:" + "7" * 64
-ENGINE = Path(__file__).parents[1] / "fake_engine.py"
-CELL = "cpu/smollm2-135m"
-
-# Leaves a daemon of its own session that ignores SIGTERM, and hides what it is from its environment.
-STUBBORN = """
-import os, signal, sys, time
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.execve(sys.executable, ["python3", "-c", "import time; time.sleep(600)"], {})
-    os._exit(0)
-print("up", flush=True)
-time.sleep(600)
-"""
+ENGINE = Path(__file__).parents[1] / "support/fake_engine.py"
 
 
 @pytest.fixture
@@ -73,31 +59,6 @@ def job_of(**serve: object) -> Job:
 def weights_of(context: Context) -> results.Weights:
     (context.workspace.weights / "none").mkdir(parents=True, exist_ok=True)
     return given.weights()
-
-
-def bare(runner: ProcessRunner, root: Path, program: str, **more: object) -> container.ContainerRun:
-    """A program of the machine itself."""
-    return container.ContainerRun(
-        image=runner.machine.name,
-        entrypoint=("python3", "-uc", program),
-        command=(),
-        mounts=(),
-        env={},
-        flags=Container(),
-        placement=container.Placement(name="", port=None, labels=labels("r", CELL, root)),
-        **more,  # type: ignore[arg-type]
-    )
-
-
-def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def printed(running: Running, text: str) -> None:
-    wait_until(lambda: text in running.logs(50))
 
 
 def test_a_server_is_asked_looked_into_and_gone(runner: ProcessRunner, tmp_path: Path) -> None:
@@ -195,8 +156,8 @@ def test_a_server_of_others_is_never_taken_for_ours(runner: ProcessRunner, tmp_p
 PIPELINE = f"""
 import os, sys, time
 from pathlib import Path
-sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
-from test_processes import STUBBORN, bare, printed
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+from support.process_programs import STUBBORN, bare, printed
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.workspace import Workspace
 root = Path(sys.argv[1])

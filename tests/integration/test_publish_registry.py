@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-import finished_cell as given
-from contexts import after
+import support.finished_cell as given
 from flagrelease import releases, results
 from flagrelease.context import Context, Look
 from flagrelease.errors import UpstreamRefused
@@ -22,7 +21,8 @@ from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages import card, publish
-from registry_blobs import upload
+from support.contexts import after
+from support.registry_blobs import upload
 
 pytestmark = pytest.mark.integration
 

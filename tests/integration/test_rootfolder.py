@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import base, buildcontext, chipside, layout, rootfolder
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.files import TEMPORARY
@@ -20,7 +20,7 @@ from flagrelease.ports import command
 from flagrelease.ports.processes import Machine, ProcessRunner
 from flagrelease.wheels import Wheel, Wheelhouse
 from flagrelease.workspace import Workspace
-from pip_wheel import pip_wheel
+from support.pip_wheel import pip_wheel
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import container, results
 from flagrelease.errors import (
     DiedBeforeReady,
@@ -48,7 +48,7 @@ def make(engine: Engine, base: str, own_registry: str) -> Iterator[Make]:
 
     def made(mode: str) -> results.Image:
         repository = f"{own_registry}/fake-{mode}"
-        program = (Path(__file__).parents[1] / "fake_engine.py").read_text()
+        program = (Path(__file__).parents[1] / "support/fake_engine.py").read_text()
         dockerfile = f'FROM {base}\nCOPY fake.py /fake.py\nENTRYPOINT ["python3", "/fake.py", "{mode}"]\n'
         context = packed({"Dockerfile": dockerfile, "fake.py": program})
         names.append(f"{repository}:test")

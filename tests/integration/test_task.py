@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import task
 from flagrelease.container import ContainerRun, Placement, effective
 from flagrelease.context import Context

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import toys
 from flagrelease.attribution import resumed
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
@@ -24,6 +23,7 @@ from flagrelease.plan import Choice
 from flagrelease.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.runner import CellRun
 from flagrelease.stage import Remedy, Stage
+from support import toys
 
 OPERATORS = ("add", "mm", "mul", "silu")
 

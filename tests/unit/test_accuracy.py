@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-import finished_cell
-from contexts import after
-from endpoints import Said
-from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import results, sources
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
@@ -25,6 +21,10 @@ from flagrelease.matrix import Baseline
 from flagrelease.stage import keys
 from flagrelease.stages import accuracy
 from flagrelease.verdict.compare import compare_main
+from support import finished_cell
+from support.contexts import after
+from support.endpoints import Said
+from support.evaluated import QUESTIONS, World, answering, world_of
 
 
 @pytest.fixture

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from contexts import Remembered
-from endpoints import Answer, Said, chat
-from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
@@ -21,6 +18,9 @@ from flagrelease.results import Accuracy
 from flagrelease.servers import Servers
 from flagrelease.verdict import compare, group_sequential
 from flagrelease.verdict.samples import read_samples
+from support.contexts import Remembered
+from support.endpoints import Answer, Said, chat
+from support.evaluated import QUESTIONS, World, answering, world_of
 
 MANY = 400
 

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import toys
 from flagrelease import summary
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.runner import CellRun
+from support import toys
 from support.toy_operators import OPERATORS, job, run_cell
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import buildcontext, serveconfig
 from flagrelease.job import Job
 from flagrelease.layout import DOCKER, under

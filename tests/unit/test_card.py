@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import yaml
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import card, record, usage
 from flagrelease import matrix as matrices
 from flagrelease.cardlint import Page, lint

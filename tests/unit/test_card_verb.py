@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import cli, record
 from flagrelease.ledger import Entry, Ledger, State
 from flagrelease.stages import card

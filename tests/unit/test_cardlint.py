@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import card, cardlint
 from flagrelease.errors import GateFailed
 from flagrelease.record import Record

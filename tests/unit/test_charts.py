@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from scipy.stats import binomtest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import charts
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import container
 from flagrelease.container import ContainerRun, Placement
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import cli
 from flagrelease.assemble import Options, project
 from flagrelease.ledger import KEEP, Entry

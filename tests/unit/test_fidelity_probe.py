@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluated import world_of
 from flagrelease.fidelity import PROMPTS, TOKENS, Reference, compare, distance, refer
 from flagrelease.ports.logprobs import TOP, NotOffered, ServedProbabilities
 from flagrelease.verdict.stats.fidelity import outside
-from token_engine import Dialect, Model, serving
+from support.evaluated import world_of
+from support.token_engine import Dialect, Model, serving
 
 BOTH = pytest.mark.parametrize("dialect", ["vllm", "llama.cpp"])
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import finished_cell as given
-import toys
-from contexts import Remembered, Shown, SleeplessClock, without_ports
+import support.finished_cell as given
 from flagrelease.context import Context
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.handles import Finished, ResultOf, ResultUnavailable
@@ -20,6 +18,8 @@ from flagrelease.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
 from flagrelease.runner import CellRun
 from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
+from support import toys
+from support.contexts import Remembered, Shown, SleeplessClock, without_ports
 
 
 @pytest.fixture

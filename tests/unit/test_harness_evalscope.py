@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import finished_cell
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
@@ -18,6 +17,7 @@ from flagrelease.matrix import Share
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
 from flagrelease.ports.harnesses import check, lacking
+from support import finished_cell
 
 CHOICES = "A) one\nB) two\nB) of two\nC) three"
 

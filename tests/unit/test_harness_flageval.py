@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from flageval_stand_in import SCORES, Platform, platform
 from flagrelease.errors import (
     DiedLater,
     EnvironmentFault,
@@ -20,6 +19,7 @@ from flagrelease.errors import (
 )
 from flagrelease.ports.harness_flageval import FlagEval, Pace, Progress, Submission, dataset_name, public_url
 from flagrelease.ports.retry import Backoff
+from support.flageval_stand_in import SCORES, Platform, platform
 
 QUICK = Pace(polls=(), then=0.01, deadline=2.0, request=2.0, watch=0.01, backoff=Backoff(first=0.02, budget=0.3))
 ASKED = Submission(

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from evaluated import QUESTIONS, World, answering, world_of
 from flagrelease import assemble, baselines, cli, importing, results
 from flagrelease import lock as locks
 from flagrelease.context import Look
@@ -27,6 +26,7 @@ from flagrelease.lock import Lock, LockedModel
 from flagrelease.matrix import Baseline, Share
 from flagrelease.stages import accuracy
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
+from support.evaluated import QUESTIONS, World, answering, world_of
 
 H100 = Baseline(chip="nvidia-h100")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import import_graph
-from import_graph import Graph
+from support import import_graph
+from support.import_graph import Graph
 
 ROOMS_DONE = False
 """Whether every file is in its room. Until then a file at the root that forms none is left out of the rules."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_tasks import real
 
 from flagrelease.evaluation.instructions import CHECKS, capital_words, followed, sentences
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.tasks import TASKS
+from support.benchmark_data import real
 
 P = "One.\n\nTwo words here.\n\nThree."
 

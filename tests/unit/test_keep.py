@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import finished_cell
-import toys
 from flagrelease import card, cli, keep, record
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError
@@ -21,6 +19,7 @@ from flagrelease.ledger import KEEP, Entry
 from flagrelease.parts import Keep
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.runner import CellRun
+from support import finished_cell, toys
 
 CELL = "cpu/tiny"
 

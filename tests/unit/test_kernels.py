@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import chipside
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError

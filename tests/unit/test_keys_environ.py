@@ -11,13 +11,13 @@ from typing import NoReturn
 
 import pytest
 
-import import_graph
 from flagrelease.assemble import Options, Project, project
 from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError
 from flagrelease.job import Job
 from flagrelease.stage import Stage, keys
 from flagrelease.stages import REMEDY, STAGES
+from support import import_graph
 
 ROOT = Path(__file__).parents[2]
 ALL = (*STAGES, REMEDY.stage)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tasks import real
 
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation import programs, tables_text
 from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.tasks import TASKS
+from support.benchmark_data import real
 
 FOURS = "a, b, c, d, e, f, g, h"
 

@@ -16,7 +16,7 @@ from flagrelease.ports import load_evalscope, load_vllm
 from flagrelease.ports.load import Load, LoadPoint, Request, figures, spread
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.results import Spread
-from streaming_endpoint import Pace, streaming
+from support.streaming_endpoint import Pace, streaming
 
 POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)
 

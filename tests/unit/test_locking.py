@@ -19,7 +19,7 @@ from flagrelease.lock import Lock, LockedChip, LockedModel, LockedWheels
 from flagrelease.matrix import Matrix
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
-from hub_cases import Seen
+from support.hub_cases import Seen
 
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"
 DIGEST = f"sha256:{'d' * 64}"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-import finished_cell as given
-from contexts import Executing, Shown, SleeplessClock, served, without_ports
+import support.finished_cell as given
 from flagrelease.context import Context
 from flagrelease.errors import DiedLater
 from flagrelease.job import Job
@@ -19,6 +18,7 @@ from flagrelease.matrix import Stack
 from flagrelease.operatorcalls import Counting
 from flagrelease.results import WEIGHTS
 from flagrelease.serving import Served, ServeRequest
+from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
 
 GOLDEN = Path(__file__).parents[1] / "support/golden"
 

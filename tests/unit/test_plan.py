@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import toys
 from flagrelease.base import pinned_base
 from flagrelease.cell import expand, fingerprint, select
 from flagrelease.context import Look
@@ -16,7 +15,8 @@ from flagrelease.history import Past
 from flagrelease.lock import Lock, LockedChip
 from flagrelease.parts import Parts, changes, flat
 from flagrelease.plan import Choice, as_json, choice, plan_cell
-from newcomer_project import NewcomerProject
+from support import toys
+from support.newcomer_project import NewcomerProject
 
 
 def steps(root: Path, wanted: Choice | None = None, cell: str = "cpu/tiny") -> dict[str, tuple[str, str]]:

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the chip side needs torch")
 
-from benchmark_programs import opened
 from flagkernels.model import trace
+from support.benchmark_programs import opened
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = (*sorted((ROOT / "benchmarks/h100").glob("*.py")), ROOT / "docs/proofs/h100/tuning.py")

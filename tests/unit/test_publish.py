@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-import finished_cell as given
-from contexts import after
+import support.finished_cell as given
 from flagrelease import releases
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
 from flagrelease.results import CARD, Check
 from flagrelease.stages import card, publish
+from support.contexts import after
 
 
 def finished(tmp_path: Path, **results: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import record
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.evidence import Evidence

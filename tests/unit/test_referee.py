@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from endpoints import Said, chat, serving
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
 from flagrelease.evaluation.referee import GradingFailedError, Referee
@@ -19,6 +18,7 @@ from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import read_samples
+from support.endpoints import Said, chat, serving
 
 
 def never_read(_data: Any, _shots: int) -> list[Question]:

@@ -10,7 +10,7 @@ from flagrelease.errors import RegistryDenied, RegistryUnavailable, UpstreamRefu
 from flagrelease.ports.credentials import Credentials, credentials
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.retry import Backoff
-from registry_stand_in import Store, standing_in
+from support.registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
 

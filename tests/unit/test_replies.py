@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_harness import INTEGER, LETTER, ask, echo, evaluation
 
-from endpoints import chat, letters, serving
-from evaluated import world_of
 from flagrelease import replies
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.job import Job
 from flagrelease.replies import REPLIES, Replies, collect
+from support.asking import INTEGER, LETTER, ask, echo, evaluation
+from support.endpoints import chat, letters, serving
+from support.evaluated import world_of
 
 KEY = ("b", "all", "q1", 0)
 

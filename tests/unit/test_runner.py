@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import toys
 from flagrelease import hold, summary
 from flagrelease.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.errors import Busy
@@ -20,6 +19,7 @@ from flagrelease.executor_inline import InlineEngine
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.ports.progress import Count
 from flagrelease.runner import CellRun
+from support import toys
 
 
 def test_results_flow_and_are_reused(tmp_path: Path) -> None:

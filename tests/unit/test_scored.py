@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from evaluated import World, world_of
-from flageval_stand_in import SCORES, Platform, platform
 from flagrelease import scored
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.job import Job
@@ -18,6 +16,8 @@ from flagrelease.matrix import Baseline, Share
 from flagrelease.ports.harness_flageval import FlagEval, Pace
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages import accuracy
+from support.evaluated import World, world_of
+from support.flageval_stand_in import SCORES, Platform, platform
 
 QUICK = Pace(polls=(), then=0.01, watch=0.01, backoff=Backoff(first=0.02, budget=0.3))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from endpoints import Said, chat, serving
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
@@ -20,6 +19,7 @@ from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.group_sequential import PlannedLooks, settle
 from flagrelease.verdict.samples import read_samples
 from flagrelease.verdict.types import Decision, Verdict
+from support.endpoints import Said, chat, serving
 
 N = 60
 QUESTIONS = tuple(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import buildcontext, serveconfig, strict, wheels
 from flagrelease.cell import Cell
 from flagrelease.config.engines import ENGINES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import buildcontext, shipped
 from flagrelease.buildcontext import Plan
 from flagrelease.layout import DOCKER, Layout, under

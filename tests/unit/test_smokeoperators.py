@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-import finished_cell as given
-from contexts import Executing, Shown, SleeplessClock, served, without_ports
+import support.finished_cell as given
 from flagrelease import operatorcalls, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.evidence import Evidence
 from flagrelease.hashed import sha256_of
 from flagrelease.results import WEIGHTS
+from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
 
 LISTED = "include: [mm, neg]\n"
 KERNELS = given.kernels(evidence=(Evidence("operators.yaml", sha256_of(LISTED.encode()), len(LISTED)),))

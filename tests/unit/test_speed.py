@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-import finished_cell as given
+import support.finished_cell as given
 from flagrelease import card, cardlint, charts, record, results
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
@@ -36,7 +36,7 @@ from flagrelease.stage import keys
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
 from flagrelease.workspace import Workspace
-from streaming_endpoint import Pace, streaming
+from support.streaming_endpoint import Pace, streaming
 
 TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)
 

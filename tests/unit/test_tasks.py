@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,7 @@ from flagrelease.evaluation.sheet import choose, draw_up
 from flagrelease.evaluation.tasks import TASKS, task_named
 from flagrelease.evaluation.tasks.choices import REASONED_PROMPT, read_choices
 from flagrelease.ports.harness import Ask
-
-CHECKOUT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("FLAGRELEASE_TEST_DATA", CHECKOUT.parent / "shared" / "data"))
-
-
-def real(*names: str) -> DataSet:
-    """The files below DATA; the test is skipped where they are not there."""
-    found = [path for name in names for path in (sorted((DATA / name).rglob("*")) or [DATA / name]) if path.is_file()]
-    files = [path for path in found if path.suffix in (".jsonl", ".json", ".csv", ".parquet")]
-    if not files:
-        pytest.skip(f"no benchmark data at {DATA / names[0]} (FLAGRELEASE_TEST_DATA names the folder)")
-    named = tuple(DataFile(name=path.relative_to(DATA).as_posix(), path=path) for path in files)
-    return DataSet(benchmark=names[0], digest="0" * 64, files=named)
+from support.benchmark_data import real
 
 
 def written(tmp_path: Path, rows: list[dict[str, Any]], name: str = "test.jsonl") -> DataSet:

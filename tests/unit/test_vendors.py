@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease.config.vendors import VENDORS
 from flagrelease.ports.runner import Host
 from flagrelease.sources import PACKAGE
 from flagrelease.stages import smoke
-from hub_cases import Seen
+from support.hub_cases import Seen
 
 
 @pytest.mark.parametrize(

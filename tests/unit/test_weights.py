@@ -21,7 +21,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.results import Weights
 from flagrelease.stages import weights
 from flagrelease.workspace import Workspace
-from hub_cases import Fetch, Seen
+from support.hub_cases import Fetch, Seen
 
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"
 FILES = {"model.gguf": b"GGUF" * 1000, "sub/config.json": b"{}"}

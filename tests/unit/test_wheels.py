@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import wheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
 from flagrelease.lock import LockedWheels

@@ -20,7 +20,7 @@ from flagkernels.operators.calls import Call, spec_of  # noqa: E402
 from flagkernels.operators.catalogue import Catalogue  # noqa: E402
 from flagkernels.operators.listing import Operators  # noqa: E402
 from flagkernels.operators.registry import Planted, native_kernel, quiet_override  # noqa: E402
-from small_model import config  # noqa: E402
+from support.small_model import config  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from newcomer_project import NewcomerProject
+from support.newcomer_project import NewcomerProject
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from flagrelease.evaluation.data import load
 from flagrelease.evaluation.sheet import draw_up
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.matrix import Share
-from newcomer_project import NewcomerProject, recipe
+from support.newcomer_project import NewcomerProject, recipe
 
 ROWS = [{"question": f"What is {number} and 1?", "answer": f"#### {number + 1}"} for number in range(3)]
 

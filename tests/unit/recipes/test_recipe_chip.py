@@ -6,7 +6,7 @@ import pytest
 
 from flagrelease.config import vendors
 from flagrelease.errors import ConfigError
-from newcomer_project import DIGEST, NewcomerProject, recipe
+from support.newcomer_project import DIGEST, NewcomerProject, recipe
 
 STANZA = """\
   NAME:

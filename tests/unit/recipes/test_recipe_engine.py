@@ -15,7 +15,7 @@ from flagrelease.layout import DOCKER
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.stages import kernels, speed
 from flagrelease.wheels import Wheelhouse
-from newcomer_project import NewcomerProject, recipe
+from support.newcomer_project import NewcomerProject, recipe
 
 NEW = ServingEngine(
     title="Fast",

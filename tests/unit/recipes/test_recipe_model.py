@@ -6,7 +6,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
-from newcomer_project import NewcomerProject, recipe
+from support.newcomer_project import NewcomerProject, recipe
 
 STANZA = """\
   tiny-1b:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import finished_cell
 from flagrelease import usage
 from flagrelease.config.sources import SOURCES, Source, SourceKind
 from flagrelease.errors import ConfigError
@@ -16,7 +15,8 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
-from newcomer_project import NewcomerProject, recipe
+from support import finished_cell
+from support.newcomer_project import NewcomerProject, recipe
 
 
 def test_a_source_is_an_entry_and_a_client(project: NewcomerProject, monkeypatch: pytest.MonkeyPatch) -> None:

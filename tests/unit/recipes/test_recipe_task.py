@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from package_copy import Copy, recipe
+from support.package_copy import Copy, recipe
 
 
 @pytest.fixture

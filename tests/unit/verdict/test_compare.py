@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.verdict.compare import compare_main, default_margin, load, parse_margins
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
+from support.answer_sets import answers, drawn, flipped
 
 
 def stored(folder: Path, samples: list[Sample], conditions: Conditions | None = None) -> Path:

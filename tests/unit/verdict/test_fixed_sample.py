@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from answer_sets import answers, drawn, flipped
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.fixed_sample import compare
@@ -15,6 +14,7 @@ from flagrelease.verdict.guessing import agreement, guessing
 from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.types import BenchmarkEvidence, BenchmarkVerdict, Ground, Ruling, Verdict, worst_verdict
+from support.answer_sets import answers, drawn, flipped
 
 MMLU = {"mmlu": 0.05}
 

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, stdtrit
 
-from answer_sets import answers, drawn
-from evaluated import answering, world_of
 from flagrelease.matrix import Profile, Share
 from flagrelease.verdict import fixed_sample, group_sequential, rule, speed
 from flagrelease.verdict.compare import compare_main
@@ -23,6 +21,8 @@ from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate
 from flagrelease.verdict.types import Ask, BenchmarkEvidence, BenchmarkVerdict, Decision, Ground, Note, Ruling, Verdict
+from support.answer_sets import answers, drawn
+from support.evaluated import answering, world_of
 
 PACKAGE = Path(__file__).parents[3] / "pipeline" / "flagrelease"
 ROOM = PACKAGE / "verdict"

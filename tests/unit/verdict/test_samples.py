@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from answer_sets import answers, sample
 from flagrelease.errors import Busy, ComparisonRefused
 from flagrelease.verdict.samples import (
     Conditions,
@@ -23,6 +22,7 @@ from flagrelease.verdict.samples import (
     read_samples,
     write_samples,
 )
+from support.answer_sets import answers, sample
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 samples = st.builds(

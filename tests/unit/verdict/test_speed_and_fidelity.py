@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from answer_sets import answers, drawn
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict.noise import halves, noise_floor
 from flagrelease.verdict.speed import speed
 from flagrelease.verdict.stats.fidelity import divergence, fidelity, kl_top, outside
 from flagrelease.verdict.stats.speed import ratio
 from flagrelease.verdict.types import Verdict
+from support.answer_sets import answers, drawn
 
 
 def test_the_ratio_s_interval_is_scipy_s() -> None:

@@ -17,7 +17,7 @@ from flagkernels.model import architecture, trace  # noqa: E402
 from flagkernels.model.recorder import recording  # noqa: E402
 from flagkernels.model.trace import Point, Trace, grid, parse_points  # noqa: E402
 from flagkernels.operators import catalogue  # noqa: E402
-from small_model import SIZES, config  # noqa: E402
+from support.small_model import SIZES, config  # noqa: E402
 
 # As flag_gems/__init__.py writes it: a tuple of (registration key, function, and sometimes a condition).
 SOURCE = """

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from benchmark_programs import opened
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict import wording
 from flagrelease.verdict.stats.design import Design, Item, SequentialEvaluation
@@ -17,6 +16,7 @@ from flagrelease.verdict.stats.planner import GUESS, expected, forecast, outlook
 from flagrelease.verdict.stats.sequential import Progress, allocate
 from flagrelease.verdict.stats.spending import characteristics, inflation, limits
 from flagrelease.verdict.types import Answer, Ask, Decision, Verdict
+from support.benchmark_programs import opened
 
 
 @pytest.mark.parametrize(

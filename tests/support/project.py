@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flagrelease.files import TEMPORARY
 
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 CELL = "cpu/smollm2-135m"
 PROGRAM = Path(sys.executable).parent / "flagrelease"
 

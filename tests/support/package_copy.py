@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pipeline" / "flagrelease"
 TESTS = ROOT / "tests"
 
@@ -30,7 +30,8 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._package = root / "flagrelease"
-        shutil.copytree(PACKAGE, self._package, ignore=shutil.ignore_patterns("__pycache__"))
+        for package in (PACKAGE, PACKAGE.parent / "flagkernels"):
+            shutil.copytree(package, root / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         self.touched: set[str] = set()
 
     def write(self, name: str, text: str) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def opened(name: str, folder: str = "benchmarks") -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / folder / f"{name}.py"
+    path = Path(__file__).resolve().parents[2] / folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from contexts import READABLE
 from flagrelease.cell import expand
 from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.context import Context, Ports
@@ -51,8 +50,9 @@ from flagrelease.results import (
 )
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.workspace import Workspace
+from support.contexts import READABLE
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parents[2] / "templates"
 SHA = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF = LockedFile(path="SmolLM2-135M-Instruct.Q4_1.gguf", size=98_362_432, sha256=SHA)
 ANSWERS = Evidence("mmlu-sample.flagos.samples.jsonl", "7" * 64, 31_337)

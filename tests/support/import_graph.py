@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "pipeline"
+SOURCE = Path(__file__).parents[2] / "pipeline"
 
 
 @dataclass(frozen=True, kw_only=True)

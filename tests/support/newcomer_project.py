@@ -26,7 +26,7 @@ from flagrelease.ports.progress import Silent
 from flagrelease.stages import STAGES
 from flagrelease.workspace import Workspace
 
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 DIGEST = f"sha256:{'d' * 64}"
 README = (SOURCE / "README.md").read_text().partition("## Extend")[2].partition("\n## ")[0]
 

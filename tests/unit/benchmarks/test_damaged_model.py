@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from benchmark_programs import opened
+from support.benchmark_programs import opened
 
 BLOCKS = 4
 

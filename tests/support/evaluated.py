@@ -9,9 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import finished_cell
-from contexts import Remembered, Shown, after
-from endpoints import Answer, Endpoint, Said, letters, serving
 from flagrelease.context import Context
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.evidence import EvidenceStore
@@ -23,6 +20,9 @@ from flagrelease.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import accuracy
 from flagrelease.workspace import Workspace
+from support import finished_cell
+from support.contexts import Remembered, Shown, after
+from support.endpoints import Answer, Endpoint, Said, letters, serving
 
 QUESTIONS = 72
 CHOICES = ["one", "two", "three", "four"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-import served_cell as given
+import support.served_cell as given
 from flagrelease import lock as locks
 from flagrelease.assemble import Options, project
 from flagrelease.context import Context
@@ -20,7 +20,7 @@ from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.matrix import Container
 from flagrelease.wheels import Wheel, Wheelhouse
-from pip_wheel import pip_wheel
+from support.pip_wheel import pip_wheel
 
 HERE = Path(__file__).parent
 CELL = "stand-in/tiny"

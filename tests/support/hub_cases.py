@@ -13,7 +13,7 @@ from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.hub.listing import Listing
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from hub_stand_in import HubStandIn
+from support.hub_stand_in import HubStandIn
 
 
 def some_bytes(count: int, seed: int = 1) -> bytes:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from contexts import after
 from flagrelease import cell as cells
 from flagrelease import lock as locks
 from flagrelease import matrix as matrices
@@ -34,8 +33,9 @@ from flagrelease.ports.registry import OciRegistry, Registry
 from flagrelease.ports.retry import Backoff
 from flagrelease.ports.runner import Runner
 from flagrelease.workspace import Workspace
+from support.contexts import after
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def need_machine(runner: ProcessRunner, python: str) -> None:
