@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from flagrelease import results
 from flagrelease.assemble import Options, Project, project, real_ports
 from flagrelease.context import Context, T
-from flagrelease.evidence import EvidenceStore
 from flagrelease.handles import Done, Finished
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
@@ -37,7 +36,8 @@ from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve
 from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stages import accuracy
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL = "cpu/smollm2-135m"

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from flagrelease import card, record, releases
-from flagrelease.files import write_atomic
-from flagrelease.workspace import Workspace
+from flagrelease.store.files import write_atomic
+from flagrelease.store.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -18,14 +18,14 @@ from flagrelease.context import Context
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.evidence import Evidence
-from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve, Servers
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import write_atomic
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.verdict.types import ALPHA, Decision

@@ -15,17 +15,17 @@ from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.evidence import EvidenceStore
 from flagrelease.history import Past
 from flagrelease.job import Job
-from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
 from flagrelease.stage import AnyStage
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Entry, Ledger
+from flagrelease.store.workspace import Workspace
 
 # The name grammar of the OCI distribution specification, with a host before it.
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")

@@ -20,9 +20,9 @@ from flagrelease.results import Attribution
 from flagrelease.stage import AnyStage, Remedy, keys
 
 if TYPE_CHECKING:
-    from flagrelease.ledger import Entry
     from flagrelease.outcome import Outcome
-    from flagrelease.parts import Keep
+    from flagrelease.store.ledger import Entry
+    from flagrelease.store.parts import Keep
 
 __all__ = ["resumed", "wanted", "without"]
 

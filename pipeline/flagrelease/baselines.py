@@ -12,8 +12,8 @@ from flagrelease.cell import Cell, fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.evidence import Evidence, EvidenceStore
-from flagrelease.ledger import Entry
+from flagrelease.store.evidence import Evidence, EvidenceStore
+from flagrelease.store.ledger import Entry
 from flagrelease.verdict.samples import Sample, read_samples
 
 __all__ = ["StoredBaseline", "absent", "complete", "find", "keep", "key", "known", "name", "need", "stored"]

@@ -16,10 +16,10 @@ from flagrelease import container, serveconfig, usage, wheels
 from flagrelease.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.vendors import VENDORS
-from flagrelease.hashed import sha256_of
 from flagrelease.job import Job
 from flagrelease.layout import DOCKER, Layout
 from flagrelease.shipped import Shipped
+from flagrelease.store.digests import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)

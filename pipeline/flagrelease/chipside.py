@@ -17,10 +17,10 @@ from typing import Any
 from flagrelease import base, task, wheels
 from flagrelease.context import Context
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
-from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.ports.progress import Count, Progress
 from flagrelease.shipped import FLAGKERNELS, SOURCES
+from flagrelease.store.files import telling_space
 
 __all__ = ["Place", "call"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from flagrelease.evidence import EvidenceStore
 from flagrelease.handles import Finished, R, ResultOf, ResultUnavailable, StageResult
 from flagrelease.ports.meter import Meter
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from flagrelease.ports.clock import Clock

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from flagrelease import hold
 from flagrelease.errors import Busy, EnvironmentFault, FlagreleaseError
-from flagrelease.files import write_atomic
 from flagrelease.ports.command import service
+from flagrelease.store import locks
+from flagrelease.store.files import write_atomic
 
 _BOOT_SECONDS = 120.0
 _HOMES = 16
@@ -96,7 +96,7 @@ def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
     """A home that no other run uses: SQLite does not like two servers on one file."""
     for number in range(_HOMES):
         try:
-            stack.enter_context(hold.hold(root / f"{number}.lock", "the Prefect home", run_id))
+            stack.enter_context(locks.hold(root / f"{number}.lock", "the Prefect home", run_id))
         except Busy:
             continue
         home = root / str(number)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, runtime_c
 
 import msgspec
 
-from flagrelease.ledger import Entry, Spent
-from flagrelease.parts import Keep
+from flagrelease.store.ledger import Entry, Spent
+from flagrelease.store.parts import Keep
 
 if TYPE_CHECKING:
-    from flagrelease.evidence import Evidence
+    from flagrelease.store.evidence import Evidence
 
 __all__ = ["Done", "Finished", "Judged", "ResultOf", "ResultUnavailable", "StageResult", "Verdict", "Withholding"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from flagrelease.context import Look
-from flagrelease.ledger import Entry, Ledger, evidence_of
-from flagrelease.parts import Keep
 from flagrelease.stage import AnyStage
+from flagrelease.store.ledger import Entry, Ledger, evidence_of
+from flagrelease.store.parts import Keep
 
 
 class Past:

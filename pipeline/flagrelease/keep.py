@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flagrelease.errors import ConfigError
-from flagrelease.ledger import Entry
-from flagrelease.parts import Change, Keep, changes, in_line
 from flagrelease.plan import CellPlan, Known, Step
 from flagrelease.redact import redact
 from flagrelease.stage import AnyStage, Key
+from flagrelease.store.ledger import Entry
+from flagrelease.store.parts import Change, Keep, changes, in_line
 
 
 def keep(

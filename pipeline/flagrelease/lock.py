@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from flagrelease.errors import ConfigError
-from flagrelease.files import write_atomic
+from flagrelease.store.files import write_atomic
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flagrelease.ledger import Failure, Spent
+from flagrelease.store.ledger import Failure, Spent
 
 Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted", "remedied"]
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 from flagrelease.cell import Cell
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
 from flagrelease.job import Job
-from flagrelease.ledger import Entry
-from flagrelease.parts import Change, Keep, changes, in_line
 from flagrelease.stage import AnyStage, Key, keys
+from flagrelease.store.ledger import Entry
+from flagrelease.store.parts import Change, Keep, changes, in_line
 
 _NOT_ONLY = "not in --only"
 

@@ -9,10 +9,10 @@ from flagrelease.assemble import Project, impatient_registry
 from flagrelease.context import Ports
 from flagrelease.errors import NoSpace
 from flagrelease.evaluation.data import promised_digest
-from flagrelease.files import free_bytes
 from flagrelease.plan import CellPlan
 from flagrelease.ports import harnesses, load_tools
 from flagrelease.stages import STAGES
+from flagrelease.store.files import free_bytes
 
 _ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)
 _NEEDS_RUNNER = _ON_CHIP | {"image"}

@@ -22,7 +22,6 @@ from flagrelease.handles import Done, Finished, ResultOf, StageResult, Verdict
 from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.parts import Keep
 from flagrelease.results import (
     ACCURACY,
     ATTRIBUTION,
@@ -41,6 +40,7 @@ from flagrelease.results import (
     Speed,
     Weights,
 )
+from flagrelease.store.parts import Keep
 from flagrelease.verdict import types as verdicts
 
 VERSION = 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from flagrelease import engine, hold, summary, sweep
+from flagrelease import engine, summary, sweep
 from flagrelease.assemble import Project, real_ports
 from flagrelease.board import Board
 from flagrelease.cell import Cell
@@ -21,6 +21,7 @@ from flagrelease.preflight import check_cell, check_machine
 from flagrelease.runner import CellRun, Session, new_run_id
 from flagrelease.stage import AnyStage
 from flagrelease.stages import REMEDY, STAGES
+from flagrelease.store import locks
 from flagrelease.summary import CellResult
 
 
@@ -63,7 +64,7 @@ def _release(
             try:
                 check_cell(plan, everything)
                 path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
-                stack.enter_context(hold.hold(path, plan.cell.id, run_id))
+                stack.enter_context(locks.hold(path, plan.cell.id, run_id))
                 free.append(plan)
             except FlagreleaseError as error:
                 results.append(summary.refused(plan.cell, error))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flagrelease import hold
 from flagrelease.errors import ConfigError
-from flagrelease.files import write_atomic
 from flagrelease.handles import Verdict
-from flagrelease.workspace import Workspace
+from flagrelease.store import locks
+from flagrelease.store.files import write_atomic
+from flagrelease.store.workspace import Workspace
 
 VERSION = 1
 
@@ -54,7 +54,7 @@ def load(workspace: Workspace) -> Index:
 
 def add(workspace: Workspace, release: Release, run_id: str, sleep: Callable[[float], None]) -> None:
     """Make `release` the newest of its cell. Adding it again changes nothing; two runs may add at once."""
-    with hold.wait_for(workspace.locks / "releases.lock", run_id, lambda _holder: None, sleep):
+    with locks.wait_for(workspace.locks / "releases.lock", run_id, lambda _holder: None, sleep):
         index = load(workspace)
         if release in index.releases and _newest(index, release.cell) == release:
             return

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flagrelease.container import RunnerKind
-from flagrelease.evidence import Evidence
 from flagrelease.handles import ResultOf, Verdict
 from flagrelease.lock import LockedFile
+from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, NoiseFloor
 

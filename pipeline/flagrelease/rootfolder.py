@@ -14,11 +14,11 @@ import msgspec
 
 from flagrelease import buildcontext, sources, wheels
 from flagrelease.config.engines import ENGINES, ServingEngine
-from flagrelease.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
-from flagrelease.hashed import Hashed
 from flagrelease.layout import BUNDLE, Layout, under
 from flagrelease.ports.command import Command
 from flagrelease.ports.processes import IMAGE, Folder, Machine
+from flagrelease.store.digests import Hashed
+from flagrelease.store.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
 
 ENTRYPOINT = ("flagos-serve",)
 

@@ -11,26 +11,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flagrelease import attribution, hold
+from flagrelease import attribution
 from flagrelease.board import Board
 from flagrelease.cell import Cell
 from flagrelease.context import Context, Look, Ports, T
 from flagrelease.errors import FlagreleaseError, Interrupted
-from flagrelease.evidence import EvidenceStore
 from flagrelease.handles import Done, Finished, StageResult, Withholding
 from flagrelease.history import Past
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.job import Job
-from flagrelease.ledger import Entry, Failure, Ledger, Spent, State, process_id
 from flagrelease.outcome import Outcome
-from flagrelease.parts import Keep, Parts
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
 from flagrelease.results import IMAGE, Attribution
 from flagrelease.stage import AnyStage, Remedy, keys
 from flagrelease.standing import Standing
-from flagrelease.workspace import Workspace
+from flagrelease.store import locks
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id
+from flagrelease.store.parts import Keep, Parts
+from flagrelease.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from flagrelease.ports.clock import Clock
@@ -259,7 +260,7 @@ class CellRun:
         path = self.session.workspace.locks / f"host-{host.replace('/', '_').replace(':', '_')}.lock"
         progress = self.session.board.progress(self.cell.id, stage.name)
         stack.enter_context(
-            hold.wait_for(
+            locks.wait_for(
                 path,
                 self.session.run_id,
                 lambda holder: progress.doing(f"waiting for host {host}, {holder}"),

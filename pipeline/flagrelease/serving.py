@@ -16,7 +16,7 @@ from flagrelease.matrix import Stack
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 
 LOG_LINES = 200
 _POLL = 0.1

@@ -10,7 +10,7 @@ from pathlib import Path
 from flagrelease import __version__, results
 from flagrelease.layout import BUNDLE, DOCKER
 from flagrelease.sources import PACKAGE
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 
 FLAGKERNELS = PACKAGE.parent / "flagkernels"
 _FILES = (path for suffix in ("py", "json") for path in FLAGKERNELS.rglob(f"*.{suffix}"))

@@ -13,10 +13,10 @@ from pathlib import Path
 from flagrelease import container, results, usage
 from flagrelease.cell import Cell
 from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
-from flagrelease.files import unfinished
-from flagrelease.hashed import sha256_of
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Skipped
+from flagrelease.store.digests import sha256_of
+from flagrelease.store.files import unfinished
 
 _COMMAND_SECONDS = 600.0
 _REPEATED_BYTES = 1_000_000_000

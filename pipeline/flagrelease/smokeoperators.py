@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from flagrelease import operatorcalls, results
 from flagrelease.container_inside import Inside, Wrong
-from flagrelease.hashed import sha256_of
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Bench
+from flagrelease.store.digests import sha256_of
 
 REQUESTS = 100
 _MOST_WORDS = 512

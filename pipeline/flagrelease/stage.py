@@ -12,8 +12,8 @@ from flagrelease.cell import fingerprint, plain
 from flagrelease.context import Context, Look
 from flagrelease.handles import R_co, ResultOf, StageResult
 from flagrelease.job import Job
-from flagrelease.parts import Keep, Parts, flat
 from flagrelease.results import ACCURACY, KERNELS, SMOKE, Attribution
+from flagrelease.store.parts import Keep, Parts, flat
 
 
 def _nothing_lost(_result: object, _look: Look) -> str:

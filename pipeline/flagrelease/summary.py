@@ -9,11 +9,11 @@ from typing import Any
 from flagrelease.cell import Cell
 from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
-from flagrelease.ledger import Failure, Ledger, Spent
 from flagrelease.outcome import Outcome
 from flagrelease.plan import CellPlan
 from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.runner import CellRun
+from flagrelease.store.ledger import Failure, Ledger, Spent
 from flagrelease.tables import aligned
 
 _TOTAL = "total"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from flagrelease import rootfolder
 from flagrelease.cell import Cell
 from flagrelease.context import Ports
-from flagrelease.files import TEMPORARY, abandoned
-from flagrelease.workspace import Workspace
+from flagrelease.store.files import TEMPORARY, abandoned
+from flagrelease.store.workspace import Workspace
 
 
 def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None:

@@ -16,9 +16,9 @@ from flagrelease.base import base_image, locked_base
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import EnvironmentFault
-from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.lock import set_digest
+from flagrelease.store.files import telling_space
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
 
 PROGRAM = "inside/gguf_to_safetensors.py"

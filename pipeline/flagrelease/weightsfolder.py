@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease.files import telling_space, write_atomic
 from flagrelease.lock import LockedFile
 from flagrelease.ports.progress import Progress
+from flagrelease.store.files import telling_space, write_atomic
 
 _HASHERS = 4
 

@@ -16,10 +16,10 @@ import msgspec
 from flagrelease.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
-from flagrelease.files import telling_space, unfinished, write_atomic
-from flagrelease.hashed import file_sha256
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
+from flagrelease.store.digests import file_sha256
+from flagrelease.store.files import telling_space, unfinished, write_atomic
 
 if TYPE_CHECKING:
     from flagrelease.context import Context

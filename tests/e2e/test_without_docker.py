@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import support.served_cell as given
-from flagrelease.files import TEMPORARY
 from flagrelease.ports import supervisor
 from flagrelease.ports.processes import ProcessRunner
-from flagrelease.workspace import Workspace
+from flagrelease.store.files import TEMPORARY
+from flagrelease.store.workspace import Workspace
 from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -16,7 +16,6 @@ import pytest
 import support.kernels_cell as given
 from flagrelease import buildcontext, results, shipped
 from flagrelease.context import Context
-from flagrelease.evidence import Evidence
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.handles import ResultOf, Verdict
 from flagrelease.job import Job
@@ -26,6 +25,7 @@ from flagrelease.runner import CellRun
 from flagrelease.serving import ServeRequest, served
 from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
+from flagrelease.store.evidence import Evidence
 from support import served_cell, toys
 from support.flagkernels_chip import require_stand_in
 

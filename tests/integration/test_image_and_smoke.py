@@ -12,7 +12,6 @@ import support.served_cell as given
 from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
-from flagrelease.evidence import EvidenceStore
 from flagrelease.layout import DOCKER
 from flagrelease.lock import LockedChip
 from flagrelease.ports.docker import Engine
@@ -21,7 +20,8 @@ from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import image, smoke, weights
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 from support.contexts import after
 from support.registry_blobs import blob
 from support.registry_stand_in import Store, standing_in

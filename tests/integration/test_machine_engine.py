@@ -14,7 +14,7 @@ from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.server import Client
 from flagrelease.serving import ServeRequest, served
 from flagrelease.stages import image
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 from integration.test_rootfolder import distribution, written
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

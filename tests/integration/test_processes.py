@@ -23,7 +23,7 @@ from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
 from flagrelease.ports.runner import labels
 from flagrelease.ports.server import Client
 from flagrelease.serving import ServeRequest, served
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 from support.process_programs import CELL, STUBBORN, bare, printed, wait_until
 
 pytestmark = pytest.mark.integration
@@ -159,7 +159,7 @@ from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 from support.process_programs import STUBBORN, bare, printed
 from flagrelease.ports.processes import ProcessRunner
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 root = Path(sys.argv[1])
 runner = ProcessRunner(Workspace(root))
 running = runner.start(bare(runner, root, STUBBORN))

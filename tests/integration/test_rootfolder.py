@@ -13,13 +13,13 @@ import pytest
 import support.served_cell as given
 from flagrelease import base, buildcontext, chipside, layout, rootfolder
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.files import TEMPORARY
 from flagrelease.job import Job
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.ports import command
 from flagrelease.ports.processes import Machine, ProcessRunner
+from flagrelease.store.files import TEMPORARY
+from flagrelease.store.workspace import Workspace
 from flagrelease.wheels import Wheel, Wheelhouse
-from flagrelease.workspace import Workspace
 from support.pip_wheel import pip_wheel
 
 pytestmark = pytest.mark.integration

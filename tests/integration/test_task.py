@@ -18,7 +18,7 @@ from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.runner import WORKSPACE_LABEL, Runner
-from flagrelease.workspace import Workspace
+from flagrelease.store.workspace import Workspace
 
 pytestmark = pytest.mark.integration
 

@@ -12,14 +12,14 @@ import msgspec
 from flagrelease import results
 from flagrelease.container import ContainerRun, Placement
 from flagrelease.context import Context, Ports
-from flagrelease.evidence import EvidenceStore
 from flagrelease.handles import Done, Finished, ResultOf, StageResult
 from flagrelease.matrix import Container
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.serving import Served
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 
 T = TypeVar("T")
 

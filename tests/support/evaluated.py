@@ -11,7 +11,6 @@ from typing import Any
 
 from flagrelease.context import Context
 from flagrelease.evaluation.data import write_manifest
-from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Share
 from flagrelease.ports.clock import SystemClock
@@ -19,7 +18,8 @@ from flagrelease.ports.meter import Meter
 from flagrelease.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import accuracy
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 from support import finished_cell
 from support.contexts import Remembered, Shown, after
 from support.endpoints import Answer, Endpoint, Said, letters, serving

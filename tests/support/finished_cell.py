@@ -10,10 +10,8 @@ from typing import Any
 from flagrelease.cell import expand
 from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.context import Context, Ports
-from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.handles import Done, Finished, Verdict
 from flagrelease.job import Job
-from flagrelease.ledger import Spent
 from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.matrix import (
     Baseline,
@@ -48,8 +46,10 @@ from flagrelease.results import (
     Tuning,
     Weights,
 )
+from flagrelease.store.evidence import Evidence, EvidenceStore
+from flagrelease.store.ledger import Spent
+from flagrelease.store.workspace import Workspace
 from flagrelease.verdict.stats.fidelity import Fidelity
-from flagrelease.workspace import Workspace
 from support.contexts import READABLE
 
 TEMPLATES = Path(__file__).parents[2] / "templates"

@@ -13,10 +13,8 @@ from flagrelease import locking
 from flagrelease import matrix as matrices
 from flagrelease.cell import Cell, expand, select
 from flagrelease.context import Look, Ports
-from flagrelease.evidence import EvidenceStore
 from flagrelease.history import Past
 from flagrelease.job import Job
-from flagrelease.ledger import Ledger
 from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
@@ -24,7 +22,9 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
 from flagrelease.stages import STAGES
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Ledger
+from flagrelease.store.workspace import Workspace
 
 SOURCE = Path(__file__).parents[2]
 DIGEST = f"sha256:{'d' * 64}"

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease.files import TEMPORARY
+from flagrelease.store.files import TEMPORARY
 
 SOURCE = Path(__file__).parents[2]
 CELL = "cpu/smollm2-135m"
@@ -41,7 +41,7 @@ class UserProject:
 
     def leftovers(self) -> list[str]:
         """Containers of this workspace and half-written files."""
-        label = f"label=flagrelease.workspace={self.root / '.flagrelease'}"
+        label = f"label=flagrelease.store.workspace={self.root / '.flagrelease'}"
         listed = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=True)
         return listed.stdout.split() + [str(path) for path in self.root.rglob(f"{TEMPORARY}*")]
 

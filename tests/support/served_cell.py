@@ -19,7 +19,6 @@ from flagrelease import matrix as matrices
 from flagrelease import results
 from flagrelease.cell import Cell
 from flagrelease.context import Context, Ports
-from flagrelease.evidence import EvidenceStore
 from flagrelease.handles import StageResult
 from flagrelease.job import Job
 from flagrelease.matrix import Matrix
@@ -32,7 +31,8 @@ from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
 from flagrelease.ports.retry import Backoff
 from flagrelease.ports.runner import Runner
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 from support.contexts import after
 
 ROOT = Path(__file__).parents[2]

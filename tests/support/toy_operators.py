@@ -15,14 +15,14 @@ from typing import Any
 from flagrelease.attribution import resumed
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
-from flagrelease.evidence import Evidence
 from flagrelease.handles import ResultOf, Verdict
 from flagrelease.job import Job
-from flagrelease.ledger import Ledger
 from flagrelease.plan import Choice
 from flagrelease.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.runner import CellRun
 from flagrelease.stage import Remedy, Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.ledger import Ledger
 from support import toys
 
 OPERATORS = ("add", "mm", "mul", "silu")

@@ -14,18 +14,18 @@ from flagrelease.cell import expand
 from flagrelease.context import Context, Ports
 from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
-from flagrelease.evidence import Evidence, EvidenceStore
 from flagrelease.handles import ResultOf
 from flagrelease.interrupt import Workers
 from flagrelease.job import Job
-from flagrelease.ledger import Ledger
 from flagrelease.lock import Lock
 from flagrelease.matrix import Matrix
 from flagrelease.plan import Choice
 from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import CellRun, Session
 from flagrelease.stage import Stage
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import Evidence, EvidenceStore
+from flagrelease.store.ledger import Ledger
+from flagrelease.store.workspace import Workspace
 
 MATRIX = """\
 version: 1

@@ -15,11 +15,11 @@ import pytest
 from flagrelease import results, sources
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
-from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Baseline
 from flagrelease.stage import keys
 from flagrelease.stages import accuracy
+from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict.compare import compare_main
 from support import finished_cell
 from support.contexts import after

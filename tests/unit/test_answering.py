@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import ComparisonRefused, SmokeFailed
-from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Share
 from flagrelease.results import Accuracy
 from flagrelease.servers import Servers
+from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict import compare, group_sequential
 from flagrelease.verdict.samples import read_samples
 from support.contexts import Remembered

@@ -10,8 +10,8 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease import cli, record
-from flagrelease.ledger import Entry, Ledger, State
 from flagrelease.stages import card
+from flagrelease.store.ledger import Entry, Ledger, State
 
 CELL = "cpu/smollm2-135m"
 

@@ -13,11 +13,11 @@ import pytest
 import support.finished_cell as given
 from flagrelease import cli
 from flagrelease.assemble import Options, project
-from flagrelease.ledger import KEEP, Entry
-from flagrelease.parts import Keep
 from flagrelease.results import Attribution, Culprit
 from flagrelease.stage import keys
 from flagrelease.stages import REMEDY, STAGES
+from flagrelease.store.ledger import KEEP, Entry
+from flagrelease.store.parts import Keep
 
 ROOT = Path(__file__).parents[2]
 CELL = "nvidia-h100/smollm2-135m"

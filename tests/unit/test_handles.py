@@ -13,11 +13,11 @@ from flagrelease.context import Context
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.handles import Finished, ResultOf, ResultUnavailable
 from flagrelease.job import Job
-from flagrelease.ledger import Entry
 from flagrelease.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
 from flagrelease.runner import CellRun
 from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
+from flagrelease.store.ledger import Entry
 from support import toys
 from support.contexts import Remembered, Shown, SleeplessClock, without_ports
 

@@ -21,10 +21,10 @@ from flagrelease.evaluation.data import load, write_manifest
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.job import Job
-from flagrelease.ledger import Entry, Ledger
 from flagrelease.lock import Lock, LockedModel
 from flagrelease.matrix import Baseline, Share
 from flagrelease.stages import accuracy
+from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from support.evaluated import QUESTIONS, World, answering, world_of
 

@@ -15,10 +15,10 @@ from flagrelease.errors import ConfigError
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.handles import Finished
 from flagrelease.history import Past
-from flagrelease.ledger import KEEP, Entry
-from flagrelease.parts import Keep
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.runner import CellRun
+from flagrelease.store.ledger import KEEP, Entry
+from flagrelease.store.parts import Keep
 from support import finished_cell, toys
 
 CELL = "cpu/tiny"

@@ -12,14 +12,14 @@ import support.served_cell as given
 from flagrelease import chipside
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError
-from flagrelease.evidence import EvidenceStore
 from flagrelease.history import Past
 from flagrelease.job import Job
-from flagrelease.ledger import Ledger
 from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.stages import STAGES, kernels
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Ledger
+from flagrelease.store.workspace import Workspace
 
 CELL = "nvidia-h100/smollm2-135m"
 

@@ -13,8 +13,8 @@ from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
 from flagrelease.lock import Lock, LockedChip
-from flagrelease.parts import Parts, changes, flat
 from flagrelease.plan import Choice, as_json, choice, plan_cell
+from flagrelease.store.parts import Parts, changes, flat
 from support import toys
 from support.newcomer_project import NewcomerProject
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 import support.finished_cell as given
 from flagrelease import record
 from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.evidence import Evidence
 from flagrelease.handles import Done, Finished
-from flagrelease.ledger import Spent
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.ledger import Spent
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import hold, summary
+from flagrelease import summary
 from flagrelease.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.errors import Busy
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.ports.progress import Count
 from flagrelease.runner import CellRun
+from flagrelease.store import locks
 from support import toys
 
 
@@ -107,11 +108,11 @@ def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match="cpu/tiny is busy") as caught, hold.hold(path, "cpu/tiny", "mine"):
+        with pytest.raises(Busy, match="cpu/tiny is busy") as caught, locks.hold(path, "cpu/tiny", "mine"):
             pass
         assert caught.value.why.startswith(f"held by run otherrun, pid {other.pid} on ")
         other.kill()
-    with hold.hold(path, "cpu/tiny", "mine"):
+    with locks.hold(path, "cpu/tiny", "mine"):
         assert json.loads(path.read_text())["run"] == "mine"
 
 

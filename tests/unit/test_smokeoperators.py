@@ -13,9 +13,9 @@ import pytest
 import support.finished_cell as given
 from flagrelease import operatorcalls, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
-from flagrelease.evidence import Evidence
-from flagrelease.hashed import sha256_of
 from flagrelease.results import WEIGHTS
+from flagrelease.store.digests import sha256_of
+from flagrelease.store.evidence import Evidence
 from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
 
 LISTED = "include: [mm, neg]\n"

@@ -19,7 +19,6 @@ import support.finished_cell as given
 from flagrelease import card, cardlint, charts, record, results
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
-from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.matrix import Profile, Traffic
 from flagrelease.ports import load_tools
@@ -35,7 +34,8 @@ from flagrelease.serving import ServeRequest
 from flagrelease.stage import keys
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 from support.streaming_endpoint import Pace, streaming
 
 TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)

@@ -13,14 +13,14 @@ from flagrelease import matrix as matrices
 from flagrelease.cell import expand
 from flagrelease.context import Context, Look, Ports
 from flagrelease.errors import ConfigError, HubRefused
-from flagrelease.evidence import EvidenceStore
 from flagrelease.job import Job
 from flagrelease.lock import Lock
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.results import Weights
 from flagrelease.stages import weights
-from flagrelease.workspace import Workspace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
 from support.hub_cases import Fetch, Seen
 
 MATRIX = Path(__file__).parents[2] / "matrix.yaml"

@@ -15,8 +15,8 @@ from flagrelease import wheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
 from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Completed
+from flagrelease.store.workspace import Workspace
 from flagrelease.sweep import leftovers
-from flagrelease.workspace import Workspace
 
 LOCKED = LockedWheels(inputs=("python==3.11", "one"), requirements=("one==1.0 --hash=sha256:" + "1" * 64,))
 

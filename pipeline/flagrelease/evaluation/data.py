@@ -27,10 +27,10 @@ import msgspec
 from flagrelease.cell import fingerprint
 from flagrelease.config.sources import OWN_DATA
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
-from flagrelease.files import write_atomic
-from flagrelease.hashed import file_sha256
 from flagrelease.lock import Lock, LockedData
 from flagrelease.matrix import Benchmark
+from flagrelease.store.digests import file_sha256
+from flagrelease.store.files import write_atomic
 
 __all__ = ["DataFile", "DataSet", "digest_of", "is_own", "load", "promised_digest", "read_manifest", "write_manifest"]
 

@@ -25,7 +25,6 @@ from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, Smo
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import without_thinking
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.files import telling_space, write_atomic
 from flagrelease.matrix import Benchmark
 from flagrelease.ports.command import service
 from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
@@ -41,6 +40,7 @@ from flagrelease.ports.harness import (
 )
 from flagrelease.redact import redact
 from flagrelease.replies import Replies
+from flagrelease.store.files import telling_space, write_atomic
 from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["ADAPTER", "EvalscopeHarness", "read_run", "refuse"]

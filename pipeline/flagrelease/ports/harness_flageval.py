@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, HubUnavailable, SmokeFailed, UpstreamRefused
-from flagrelease.files import write_atomic
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.retry import Backoff, retriable, retry
 from flagrelease.redact import redact
+from flagrelease.store.files import write_atomic
 
 if TYPE_CHECKING:
     import requests

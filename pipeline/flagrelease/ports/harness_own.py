@@ -19,7 +19,6 @@ from flagrelease.evaluation import request as chat
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.referee import GradingFailedError, Referee
 from flagrelease.evaluation.request import GarbageError, parse
-from flagrelease.files import telling_space
 from flagrelease.ports.harness import (
     Adapter,
     Ask,
@@ -34,6 +33,7 @@ from flagrelease.ports.http import retry_after
 from flagrelease.ports.retry import Attempts, retriable
 from flagrelease.ports.wire import Response, TransportError, Wire
 from flagrelease.replies import Replies
+from flagrelease.store.files import telling_space
 from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["ADAPTER", "OwnHarness"]

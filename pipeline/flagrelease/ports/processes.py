@@ -28,12 +28,12 @@ import msgspec
 from flagrelease import probe
 from flagrelease.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.files import telling_space, write_atomic
 from flagrelease.layout import Layout, under
 from flagrelease.ports import command, listening, supervisor
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.redact import redact, secret
-from flagrelease.workspace import Workspace
+from flagrelease.store.files import telling_space, write_atomic
+from flagrelease.store.workspace import Workspace
 
 IMAGE = "image.json"
 """Written last: a folder without it is no image yet."""

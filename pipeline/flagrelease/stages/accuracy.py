@@ -17,9 +17,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.evidence import Evidence
 from flagrelease.job import Job
-from flagrelease.ledger import Ledger
 from flagrelease.lock import LockedData
 from flagrelease.matrix import DEFAULT_HARNESS
 from flagrelease.operatorcalls import Counting
@@ -29,6 +27,8 @@ from flagrelease.replies import REPLIES
 from flagrelease.servers import Serve
 from flagrelease.serving import served
 from flagrelease.stage import Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.ledger import Ledger
 from flagrelease.verdict import fixed_sample, group_sequential
 from flagrelease.verdict.guessing import differing
 from flagrelease.verdict.noise import own_noise

@@ -14,13 +14,13 @@ from flagrelease import chipside, flagkernels_files, results
 from flagrelease.attribution_text import TEXT
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, GateFailed
-from flagrelease.evidence import Evidence
-from flagrelease.files import write_atomic
 from flagrelease.flagkernels_files import AttributionReport, Round
 from flagrelease.job import Job
 from flagrelease.matrix import duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import write_atomic
 
 _TOKENS = 1024
 _DIGEST_LETTERS = 12

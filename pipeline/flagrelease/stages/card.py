@@ -7,12 +7,12 @@ from typing import Any
 
 from flagrelease import card, cardlint, charts, record, results
 from flagrelease.context import Context
-from flagrelease.evidence import Evidence
-from flagrelease.files import write_atomic
 from flagrelease.handles import Finished
 from flagrelease.job import Job
 from flagrelease.redact import redact
 from flagrelease.stage import Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import write_atomic
 
 README = "README.md"
 RECORD = "release.json"

@@ -15,13 +15,13 @@ from flagrelease.base import base_image, check_python, counted, pinned_base, pro
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
-from flagrelease.evidence import Evidence
-from flagrelease.files import telling_space
 from flagrelease.job import Job
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.retry import Backoff, retry
 from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.stage import Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import telling_space
 
 _PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 

@@ -18,14 +18,14 @@ from flagrelease import base, chipside, flagkernels_files, results, wheels
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
-from flagrelease.evidence import Evidence
-from flagrelease.files import telling_space, unfinished
 from flagrelease.flagkernels_files import OperatorFigures
-from flagrelease.hashed import Hashed
 from flagrelease.job import Job
 from flagrelease.matrix import Serve, duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
+from flagrelease.store.digests import Hashed
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import telling_space, unfinished
 
 _DIGEST_LETTERS = 12
 _EVIDENCE = ("operators.yaml", "report.json", "compat.json")

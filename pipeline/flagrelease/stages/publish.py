@@ -23,14 +23,14 @@ from flagrelease.errors import (
     Inconclusive,
     UpstreamRefused,
 )
-from flagrelease.evidence import Evidence
-from flagrelease.files import abandoned, sync_folder, telling_space, unfinished, write_atomic
-from flagrelease.hashed import file_sha256
 from flagrelease.job import Job
-from flagrelease.ledger import evidence_of
 from flagrelease.record import Record
 from flagrelease.stage import Stage
 from flagrelease.stages.card import README, RECORD, files
+from flagrelease.store.digests import file_sha256
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import abandoned, sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.store.ledger import evidence_of
 
 LATEST = "latest"
 SUMS = "SHA256SUMS"

@@ -21,14 +21,14 @@ from flagrelease import results
 from flagrelease.cell import fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
-from flagrelease.evidence import Evidence
-from flagrelease.files import write_atomic
 from flagrelease.job import Job
 from flagrelease.matrix import Stack, Traffic
 from flagrelease.ports import load_tools
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
 from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stage import Stage
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import write_atomic
 from flagrelease.verdict.speed import speed
 from flagrelease.verdict.types import SpeedVerdict, Verdict, worst_verdict
 

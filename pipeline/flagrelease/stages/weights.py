@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from flagrelease import results
 from flagrelease.base import pinned_base
 from flagrelease.errors import ConfigError
-from flagrelease.files import write_atomic
-from flagrelease.hold import wait_for
 from flagrelease.job import Job
 from flagrelease.lock import LockedFile, LockedModel, set_digest
 from flagrelease.stage import Stage
+from flagrelease.store.files import write_atomic
+from flagrelease.store.locks import wait_for
 from flagrelease.unpacking import PROGRAM, unpacked
 from flagrelease.weightsfolder import manifest_of, seal, set_aside, trouble
 

@@ -18,12 +18,12 @@ from flagrelease.cli_shared import options
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.importing import Fitting, answers_of, fit
-from flagrelease.ledger import Entry, process_id
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.runner import new_run_id
 from flagrelease.stages import accuracy
+from flagrelease.store.ledger import Entry, process_id
 from flagrelease.tables import aligned
 from flagrelease.verdict.samples import dump
 

@@ -13,12 +13,12 @@ from flagrelease.assemble import Project, project
 from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
 from flagrelease.errors import ConfigError
-from flagrelease.files import write_atomic
 from flagrelease.handles import Done, Finished, StageResult
-from flagrelease.ledger import Spent
 from flagrelease.record import NEEDED
 from flagrelease.stages import STAGES
 from flagrelease.stages import card as stage
+from flagrelease.store.files import write_atomic
+from flagrelease.store.ledger import Spent
 
 
 def main(arguments: argparse.Namespace) -> int:

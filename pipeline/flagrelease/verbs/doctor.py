@@ -15,10 +15,10 @@ from flagrelease.base import how_to_make
 from flagrelease.cli_shared import options
 from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
-from flagrelease.files import free_bytes
 from flagrelease.ports import harnesses
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes import ProcessRunner
+from flagrelease.store.files import free_bytes
 from flagrelease.tables import aligned
 
 _DISK_BYTES = 10_000_000_000

@@ -14,11 +14,11 @@ from flagrelease.cli_shared import options
 from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.handles import StageResult
-from flagrelease.ledger import Entry, evidence_of
 from flagrelease.plan import since
 from flagrelease.results import Accuracy, Attribution, Kernels, Smoke
 from flagrelease.stage import AnyStage, Key, keys
 from flagrelease.stages import REMEDY, STAGES
+from flagrelease.store.ledger import Entry, evidence_of
 from flagrelease.verbs.status import status
 
 

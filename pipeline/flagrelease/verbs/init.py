@@ -8,7 +8,7 @@ from pathlib import Path
 from flagrelease import matrix
 from flagrelease.assemble import shipped_templates
 from flagrelease.errors import ConfigError
-from flagrelease.files import write_atomic
+from flagrelease.store.files import write_atomic
 
 
 def main(arguments: argparse.Namespace) -> int:

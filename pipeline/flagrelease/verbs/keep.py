@@ -12,11 +12,11 @@ from flagrelease import keep
 from flagrelease.assemble import project
 from flagrelease.cell import select
 from flagrelease.cli_shared import options
-from flagrelease.ledger import KEEP, Entry, process_id
 from flagrelease.plan import Choice, choice
 from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import new_run_id
 from flagrelease.stages import STAGES
+from flagrelease.store.ledger import KEEP, Entry, process_id
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from flagrelease.assemble import project
 from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
-from flagrelease.ledger import Entry, process_lives
 from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.stages import STAGES
+from flagrelease.store.ledger import Entry, process_lives
 from flagrelease.tables import aligned
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
-from flagrelease.hashed import file_sha256
+from flagrelease.store.digests import file_sha256
 from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
 from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict, worst_verdict

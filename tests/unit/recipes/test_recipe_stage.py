@@ -15,7 +15,7 @@ def package(tmp_path: Path) -> Copy:
 STAGE = """
 from dataclasses import dataclass
 
-from flagrelease.evidence import Evidence
+from flagrelease.store.evidence import Evidence
 from flagrelease.stage import Stage
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused
-from flagrelease.files import telling_space
 from flagrelease.lock import LockedData, LockedFile, LockedModel
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
@@ -25,6 +24,7 @@ from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
 from flagrelease.ports.progress import Progress, Silent
+from flagrelease.store.files import telling_space
 
 if TYPE_CHECKING:
     from flagrelease.ports.meter import Meter

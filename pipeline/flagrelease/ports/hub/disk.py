@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flagrelease.errors import NoSpace
-from flagrelease.files import free_bytes, sync_folder, telling_space
+from flagrelease.store.files import free_bytes, sync_folder, telling_space
 
 BLOCK = 1 << 20
 _SPARE_BYTES = 64 << 20

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flagrelease.errors import ConfigError, Corrupt
-from flagrelease.evidence import EvidenceStore
-from flagrelease.ledger import Entry, Ledger, process_id, process_lives
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Entry, Ledger, process_id, process_lives
 
 
 def entry(number: int, **more: object) -> Entry:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.errors import Corrupt
-from flagrelease.files import sync_folder, telling_space, unfinished, write_atomic
-from flagrelease.hashed import file_sha256
+from flagrelease.store.digests import file_sha256
+from flagrelease.store.files import sync_folder, telling_space, unfinished, write_atomic
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from flagrelease.errors import ConfigError
-from flagrelease.evidence import Evidence
-from flagrelease.files import telling_space
-from flagrelease.parts import Keep, Parts
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import telling_space
+from flagrelease.store.parts import Keep, Parts
 
 State = Literal["running", "done", "failed", "interrupted"]
 

@@ -1,0 +1,1 @@
+"""Files kept on disk: evidence, ledger, locks, workspace."""
