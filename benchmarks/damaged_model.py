@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from flagrelease import results
 from flagrelease.assemble import Options, Project, project, real_ports
+from flagrelease.config.matrix import Profile, Share
 from flagrelease.context import Context, T
 from flagrelease.handles import Done, Finished
 from flagrelease.job import Job
-from flagrelease.matrix import Profile, Share
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease import baselines, fidelity, results
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.job import Job
-from flagrelease.matrix import Stack
 from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count

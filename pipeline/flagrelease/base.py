@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flagrelease.config.lockfile import LockedChip
 from flagrelease.errors import EnvironmentFault
-from flagrelease.lock import LockedChip
 from flagrelease.ports.processes import Machine, ProcessRunner
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import LocalImage

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from flagrelease.cell import Cell, fingerprint
+from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet

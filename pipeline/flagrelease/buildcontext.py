@@ -13,7 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from flagrelease import container, serveconfig, usage, wheels
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.vendors import VENDORS
 from flagrelease.job import Job

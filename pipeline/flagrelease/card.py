@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import charts, operators_text, usage
+from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.config.sources import Source
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
-from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.ports.harnesses import HARNESSES
 from flagrelease.record import COMPONENTS, Record
 from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights

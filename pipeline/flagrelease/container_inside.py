@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flagrelease import probe, results
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.context import Context
 from flagrelease.serving import Served
 

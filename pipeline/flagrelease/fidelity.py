@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from flagrelease import results
-from flagrelease.cell import Cell, fingerprint
+from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs

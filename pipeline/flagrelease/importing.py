@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import baselines
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
+from flagrelease.config.matrix import DEFAULT_HARNESS
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.matrix import DEFAULT_HARNESS
 from flagrelease.ports.harness import Patience
 from flagrelease.verdict.compare import Answers, in_record, load
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample

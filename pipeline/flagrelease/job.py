@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
+from flagrelease.config.lockfile import Lock
+from flagrelease.config.matrix import Matrix
 from flagrelease.container import RunnerKind
-from flagrelease.lock import Lock
-from flagrelease.matrix import Matrix
 
 if TYPE_CHECKING:
     from flagrelease.results import Attribution

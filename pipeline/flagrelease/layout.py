@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease import container
-from flagrelease.matrix import Model
+from flagrelease.config.matrix import Model
 
 BUNDLE = "kernels"
 """The bundle's folder in the build context, and below the image's config."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from flagrelease import wheels
-from flagrelease.cell import Cell, expand
+from flagrelease.config.cell import Cell, expand
+from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
+from flagrelease.config.matrix import Matrix
 from flagrelease.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.data import is_own
-from flagrelease.lock import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
-from flagrelease.matrix import Matrix
 from flagrelease.ports.hub import Hubs
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress

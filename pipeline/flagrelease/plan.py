@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
 from flagrelease.job import Job
 from flagrelease.stage import AnyStage, Key, keys

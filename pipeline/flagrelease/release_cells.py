@@ -11,7 +11,7 @@ from dataclasses import replace
 from flagrelease import engine, summary, sweep
 from flagrelease.assemble import Project, real_ports
 from flagrelease.board import Board
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.context import Ports
 from flagrelease.display import PlainBoard, board
 from flagrelease.errors import ConfigError, FlagreleaseError

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.container import RunnerKind
 from flagrelease.handles import ResultOf, Verdict
-from flagrelease.lock import LockedFile
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, NoiseFloor

@@ -13,7 +13,7 @@ import msgspec
 
 from flagrelease import attribution
 from flagrelease.board import Board
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.context import Context, Look, Ports, T
 from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.handles import Done, Finished, StageResult, Withholding

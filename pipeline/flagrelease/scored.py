@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flagrelease import baselines
-from flagrelease.cell import Cell, fingerprint
+from flagrelease.config.cell import Cell, fingerprint
+from flagrelease.config.matrix import Benchmark, Stack
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.job import Job
-from flagrelease.matrix import Benchmark, Stack
 from flagrelease.ports.harness import Adapter
 from flagrelease.ports.harness_flageval import (
     ENDPOINT,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease import container
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.layout import Layout
 

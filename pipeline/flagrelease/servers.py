@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Protocol
 
 from flagrelease import results
+from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.job import Job
-from flagrelease.matrix import Stack
 from flagrelease.serving import Served, ServeRequest
 
 __all__ = ["Serve", "Servers"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from flagrelease import container, layout, results
+from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.job import Job
-from flagrelease.matrix import Stack
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer

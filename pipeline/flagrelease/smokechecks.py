@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from flagrelease.config.matrix import Model
 from flagrelease.container_inside import Wrong
-from flagrelease.matrix import Model
 from flagrelease.ports.server import Answer, Client
 from flagrelease.serving import Served
 from flagrelease.usage import QUESTION

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flagrelease import container, results, usage
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Skipped

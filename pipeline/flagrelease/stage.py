@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias
 
 from flagrelease import sources
-from flagrelease.cell import fingerprint, plain
+from flagrelease.config.cell import fingerprint, plain
 from flagrelease.context import Context, Look
 from flagrelease.handles import R_co, ResultOf, StageResult
 from flagrelease.job import Job

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.outcome import Outcome

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from flagrelease import rootfolder
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.context import Ports
 from flagrelease.store.files import TEMPORARY, abandoned
 from flagrelease.store.workspace import Workspace

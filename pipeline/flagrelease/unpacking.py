@@ -13,11 +13,11 @@ from pathlib import Path
 
 from flagrelease import results, sources, task
 from flagrelease.base import base_image, locked_base
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.lockfile import set_digest
 from flagrelease.context import Context
 from flagrelease.errors import EnvironmentFault
 from flagrelease.job import Job
-from flagrelease.lock import set_digest
 from flagrelease.store.files import telling_space
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
 

@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from flagrelease.config.lockfile import LockedFile
+from flagrelease.config.matrix import Model
 from flagrelease.config.sources import Source
 from flagrelease.container import model_path
 from flagrelease.layout import DOCKER
-from flagrelease.lock import LockedFile
-from flagrelease.matrix import Model
 
 UNPACKER = "gguf-to-safetensors"
 QUESTION = "How many days are in a week?"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease.lock import LockedFile
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.ports.progress import Progress
 from flagrelease.store.files import telling_space, write_atomic
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
-from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Command
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import telling_space, unfinished, write_atomic

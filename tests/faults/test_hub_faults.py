@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable, NoSpace
 from flagrelease.interrupt import StopRequested, Workers
-from flagrelease.lock import LockedFile, set_digest
 from support.hub_cases import Fetch, Seen, fill, sha256, some_bytes
 from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
 

@@ -12,10 +12,10 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import results
+from flagrelease.config.matrix import Benchmark, Profile, Share
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.job import Job
-from flagrelease.matrix import Benchmark, Profile, Share
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stages import accuracy

@@ -15,6 +15,7 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import container
+from flagrelease.config.matrix import Container
 from flagrelease.container import Placement
 from flagrelease.errors import (
     DockerUnavailable,
@@ -23,7 +24,6 @@ from flagrelease.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from flagrelease.matrix import Container
 from flagrelease.ports.docker import Engine
 from integration.test_serving import packed
 from support.registry_stand_in import Store, standing_in

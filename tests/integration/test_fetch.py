@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagrelease import lock as locks
 from flagrelease import wheels
+from flagrelease.config import lockfile as locks
 from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.integration]

@@ -12,7 +12,7 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease import usage
-from flagrelease.lock import LockedData
+from flagrelease.config.lockfile import LockedData
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
 from support.hub_cases import Fetch, fill, sha256

@@ -10,10 +10,10 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import fidelity, results, serving, smokeinside
+from flagrelease.config.lockfile import LockedChip
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.layout import DOCKER
-from flagrelease.lock import LockedChip
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes import ProcessRunner

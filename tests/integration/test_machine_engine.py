@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import support.served_cell as given
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.job import Job
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.server import Client

@@ -12,9 +12,9 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import base, buildcontext, chipside, layout, rootfolder
+from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.job import Job
-from flagrelease.lock import Lock, LockedModel
 from flagrelease.ports import command
 from flagrelease.ports.processes import Machine, ProcessRunner
 from flagrelease.store.files import TEMPORARY

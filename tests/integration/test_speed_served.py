@@ -12,9 +12,9 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import results
+from flagrelease.config.matrix import Profile, Traffic
 from flagrelease.errors import DiedLater
 from flagrelease.job import Job
-from flagrelease.matrix import Profile, Traffic
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stages import speed

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from flagrelease import results
+from flagrelease.config.matrix import Container
 from flagrelease.container import ContainerRun, Placement
 from flagrelease.context import Context, Ports
 from flagrelease.handles import Done, Finished, ResultOf, StageResult
-from flagrelease.matrix import Container
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flagrelease.config.matrix import Share
 from flagrelease.context import Context
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.job import Job
-from flagrelease.matrix import Share
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.results import IMAGE, WEIGHTS, Accuracy

@@ -7,13 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease.cell import expand
-from flagrelease.container import Placement, for_serving, model_path
-from flagrelease.context import Context, Ports
-from flagrelease.handles import Done, Finished, Verdict
-from flagrelease.job import Job
-from flagrelease.lock import Lock, LockedData, LockedFile, LockedModel
-from flagrelease.matrix import (
+from flagrelease.config.cell import expand
+from flagrelease.config.lockfile import Lock, LockedData, LockedFile, LockedModel
+from flagrelease.config.matrix import (
     Baseline,
     Benchmark,
     Chip,
@@ -28,6 +24,10 @@ from flagrelease.matrix import (
     Serve,
     Share,
 )
+from flagrelease.container import Placement, for_serving, model_path
+from flagrelease.context import Context, Ports
+from flagrelease.handles import Done, Finished, Verdict
+from flagrelease.job import Job
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flagrelease.lock import LockedModel, set_digest
+from flagrelease.config.lockfile import LockedModel, set_digest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.hub.listing import Listing

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 import support.served_cell as given
-from flagrelease import lock as locks
 from flagrelease.assemble import Options, project
+from flagrelease.config import lockfile as locks
+from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
+from flagrelease.config.matrix import Container
 from flagrelease.context import Context
 from flagrelease.job import Job
-from flagrelease.lock import Lock, LockedFile, LockedModel, set_digest
-from flagrelease.matrix import Container
 from flagrelease.wheels import Wheel, Wheelhouse
 from support.pip_wheel import pip_wheel
 

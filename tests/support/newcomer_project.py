@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flagrelease import lock as locks
 from flagrelease import locking
-from flagrelease import matrix as matrices
-from flagrelease.cell import Cell, expand, select
+from flagrelease.config import lockfile as locks
+from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import Cell, expand, select
+from flagrelease.config.lockfile import Lock
+from flagrelease.config.matrix import Matrix
 from flagrelease.context import Look, Ports
 from flagrelease.history import Past
 from flagrelease.job import Job
-from flagrelease.lock import Lock
-from flagrelease.matrix import Matrix
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs

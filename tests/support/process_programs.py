@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flagrelease import container
-from flagrelease.matrix import Container
+from flagrelease.config.matrix import Container
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.runner import Running, labels
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flagrelease import strict
-from flagrelease.cell import expand
+from flagrelease.config import strict_yaml
+from flagrelease.config.cell import expand
+from flagrelease.config.lockfile import Lock
+from flagrelease.config.matrix import Matrix
 from flagrelease.context import Context, Ports
 from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
 from flagrelease.handles import ResultOf
 from flagrelease.interrupt import Workers
 from flagrelease.job import Job
-from flagrelease.lock import Lock
-from flagrelease.matrix import Matrix
 from flagrelease.plan import Choice
 from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import CellRun, Session
@@ -126,7 +126,7 @@ STAGES = (
 
 
 def matrix() -> Matrix:
-    return strict.loads(MATRIX.encode(), Matrix)
+    return strict_yaml.loads(MATRIX.encode(), Matrix)
 
 
 def jobs(root: Path) -> dict[str, Job]:

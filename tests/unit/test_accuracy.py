@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from flagrelease import results, sources
+from flagrelease.config.matrix import Baseline
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.job import Job
-from flagrelease.matrix import Baseline
 from flagrelease.stage import keys
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore

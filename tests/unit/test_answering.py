@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from flagrelease.config.matrix import Profile, Share
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.job import Job
-from flagrelease.matrix import Profile, Share
 from flagrelease.results import Accuracy
 from flagrelease.servers import Servers
 from flagrelease.store.evidence import EvidenceStore

@@ -13,9 +13,9 @@ import yaml
 
 import support.served_cell as given
 from flagrelease import buildcontext, serveconfig
+from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.job import Job
 from flagrelease.layout import DOCKER, under
-from flagrelease.lock import Lock, LockedModel
 from flagrelease.wheels import Wheel, Wheelhouse
 
 WEIGHTS = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)

@@ -8,11 +8,11 @@ import yaml
 
 import support.finished_cell as given
 from flagrelease import card, record, usage
-from flagrelease import matrix as matrices
 from flagrelease.cardlint import Page, lint
-from flagrelease.cell import Cell, expand
+from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import Cell, expand
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.container import Placement, for_serving, model_path
-from flagrelease.lock import LockedFile
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.record import Record
 from flagrelease.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked

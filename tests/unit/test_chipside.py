@@ -8,8 +8,8 @@ from dataclasses import fields
 import pytest
 
 from flagrelease import chipside
+from flagrelease.config.matrix import Kernels
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
-from flagrelease.matrix import Kernels
 from flagrelease.ports.progress import Silent
 
 TOLD = {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from flagrelease.config.lockfile import Lock, LockedData, LockedFile
+from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import ConfigError, Corrupt
 from flagrelease.evaluation.__main__ import main
 from flagrelease.evaluation.__main__ import main as program
 from flagrelease.evaluation.data import DataFile, DataSet, digest_of, load, read_manifest, write_manifest
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.lock import Lock, LockedData, LockedFile
-from flagrelease.matrix import Benchmark
 
 ROW = '{"question": "Which?", "choices": ["one", "two"], "answer": 1}\n'
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from flagrelease.config.matrix import Share
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.sheet import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.matrix import Share
 from flagrelease.ports.harness import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
 from flagrelease.ports.harnesses import check, lacking

@@ -75,9 +75,9 @@ ROOMS: dict[str, tuple[Room, ...]] = {
 MOST_ROOT_FILES = {"flagrelease": 5, "flagkernels": 9}
 
 PURE = (
-    "flagrelease.strict",
-    "flagrelease.matrix",
-    "flagrelease.lock",
+    "flagrelease.config.strict_yaml",
+    "flagrelease.config.matrix",
+    "flagrelease.config.lockfile",
     "flagrelease.cell",
     "flagrelease.verdict",
     "flagrelease.config.engines",

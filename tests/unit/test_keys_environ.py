@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from flagrelease.assemble import Options, Project, project
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.errors import ConfigError
 from flagrelease.job import Job
 from flagrelease.stage import Stage, keys

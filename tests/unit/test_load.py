@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from flagrelease.config.matrix import Slo
 from flagrelease.errors import SmokeFailed
-from flagrelease.matrix import Slo
 from flagrelease.ports import load_evalscope, load_vllm
 from flagrelease.ports.load import Load, LoadPoint, Request, figures, spread
 from flagrelease.ports.load_own import StreamingLoad

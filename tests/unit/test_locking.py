@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from flagrelease import lock as locks
 from flagrelease import locking
-from flagrelease import matrix as matrices
-from flagrelease.cell import Cell, expand
+from flagrelease.config import lockfile as locks
+from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import Cell, expand
+from flagrelease.config.lockfile import Lock, LockedChip, LockedModel, LockedWheels
+from flagrelease.config.matrix import Matrix
 from flagrelease.context import Ports
 from flagrelease.errors import CommandFailed, RegistryUnavailable
-from flagrelease.lock import Lock, LockedChip, LockedModel, LockedWheels
-from flagrelease.matrix import Matrix
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from support.hub_cases import Seen

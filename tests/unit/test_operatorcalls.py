@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import support.finished_cell as given
+from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.errors import DiedLater
 from flagrelease.job import Job
-from flagrelease.matrix import Stack
 from flagrelease.operatorcalls import Counting
 from flagrelease.results import WEIGHTS
 from flagrelease.serving import Served, ServeRequest

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from flagrelease.base import pinned_base
-from flagrelease.cell import expand, fingerprint, select
+from flagrelease.config.cell import expand, fingerprint, select
+from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
-from flagrelease.lock import Lock, LockedChip
 from flagrelease.plan import Choice, as_json, choice, plan_cell
 from flagrelease.store.parts import Parts, changes, flat
 from support import toys

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flagrelease.assemble import Options, Project, project
-from flagrelease.cell import select
 from flagrelease.cli import main
+from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.plan import CellPlan, Choice

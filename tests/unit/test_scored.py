@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flagrelease import scored
+from flagrelease.config.matrix import Baseline, Share
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.job import Job
-from flagrelease.matrix import Baseline, Share
 from flagrelease.ports.harness_flageval import FlagEval, Pace
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages import accuracy

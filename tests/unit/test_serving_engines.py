@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import buildcontext, serveconfig, strict, wheels
-from flagrelease.cell import Cell
+from flagrelease import buildcontext, serveconfig, wheels
+from flagrelease.config import strict_yaml
+from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.lockfile import Lock
+from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
 from flagrelease.layout import DOCKER
-from flagrelease.lock import Lock
-from flagrelease.matrix import Matrix
 from flagrelease.ports import load_tools
 from flagrelease.sources import PACKAGE
 from flagrelease.stages import image, kernels
@@ -30,10 +31,10 @@ def test_the_matrix_takes_these_engines_and_no_other() -> None:
     text = (given.ROOT / "matrix.yaml").read_text()
     assert "engine: llama_cpp" in text
     for name in ENGINES:
-        read = strict.loads(text.replace("engine: llama_cpp", f"engine: {name}").encode(), Matrix)
+        read = strict_yaml.loads(text.replace("engine: llama_cpp", f"engine: {name}").encode(), Matrix)
         assert read.models["smollm2-135m"].serve.engine == name
     with pytest.raises(ConfigError, match="unknown serving engine 'vlm'") as caught:
-        strict.loads(text.replace("engine: vllm", "engine: vlm").encode(), Matrix)
+        strict_yaml.loads(text.replace("engine: vllm", "engine: vlm").encode(), Matrix)
     assert caught.value.hint == "did you mean 'vllm'?"
 
 

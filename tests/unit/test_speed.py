@@ -17,10 +17,10 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease import card, cardlint, charts, record, results
+from flagrelease.config.matrix import Profile, Traffic
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
 from flagrelease.job import Job
-from flagrelease.matrix import Profile, Traffic
 from flagrelease.ports import load_tools
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.load import Load, LoadPoint, Request

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from flagrelease.config.engines import ENGINES, LoadToolName
-from flagrelease.matrix import DEFAULT_HARNESS, HarnessName
+from flagrelease.config.matrix import DEFAULT_HARNESS, HarnessName
 from flagrelease.ports.harnesses import HARNESSES
 from flagrelease.ports.load_tools import LOAD_TOOLS
 

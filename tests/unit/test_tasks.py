@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagrelease import matrix
+from flagrelease.config import matrix
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply

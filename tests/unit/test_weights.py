@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import lock as locks
-from flagrelease import matrix as matrices
-from flagrelease.cell import expand
+from flagrelease.config import lockfile as locks
+from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import expand
+from flagrelease.config.lockfile import Lock
 from flagrelease.context import Context, Look, Ports
 from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.job import Job
-from flagrelease.lock import Lock
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.results import Weights

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.config.sources import Source
 from flagrelease.errors import ConfigError, HubRefused
-from flagrelease.lock import LockedFile, set_digest
 from flagrelease.ports.hub.listing import check_names
 from flagrelease.ports.hub.watch import speed
 

@@ -12,8 +12,8 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import wheels
+from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
-from flagrelease.lock import LockedWheels
 from flagrelease.ports.command import Completed
 from flagrelease.store.workspace import Workspace
 from flagrelease.sweep import leftovers
@@ -71,7 +71,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from flagrelease import wheels
-from flagrelease.lock import LockedWheels
+from flagrelease.config.lockfile import LockedWheels
 
 def command(argv, **_):
     os.kill(os.getpid(), 9)

@@ -10,8 +10,8 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.errors import ConfigError, HubRefused, did_you_mean
-from flagrelease.lock import LockedFile
 
 OWN_DATA = "data"
 """The scheme of files in the operator's data folder. Only benchmarks may use it; evaluation/data.py reads them."""

@@ -24,11 +24,11 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.lockfile import Lock, LockedData
+from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import OWN_DATA
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
-from flagrelease.lock import Lock, LockedData
-from flagrelease.matrix import Benchmark
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import write_atomic
 

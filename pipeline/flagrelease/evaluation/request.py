@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from flagrelease.config.engines import ServingEngine
+from flagrelease.config.matrix import Sampling
 from flagrelease.evaluation.question import Question, Reply, Task
-from flagrelease.matrix import Sampling
 
 __all__ = ["GarbageError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName, Model, Share
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import DataSet
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import concurrency, sampling_of
-from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName, Model, Share
 from flagrelease.ports.harness import Ask, Evaluation
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.evaluation.question import Question, Task
-from flagrelease.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.ports.retry import Backoff
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples

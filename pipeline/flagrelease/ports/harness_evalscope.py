@@ -20,12 +20,12 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import without_thinking
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.matrix import Benchmark
 from flagrelease.ports.command import service
 from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
 from flagrelease.ports.harness import (

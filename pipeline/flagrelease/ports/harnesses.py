@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from flagrelease import scored
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
+from flagrelease.config.matrix import Benchmark, HarnessName
 from flagrelease.errors import EnvironmentFault
-from flagrelease.matrix import Benchmark, HarnessName
 from flagrelease.ports import harness_evalscope, harness_own
 from flagrelease.ports.harness import Adapter, EvaluationRequest, Harness, Tally
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import fmean, geometric_mean, median
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
+from flagrelease.config.matrix import Slo
 from flagrelease.errors import SmokeFailed
-from flagrelease.matrix import Slo
 from flagrelease.results import LoadFigures, Spread
 
 if TYPE_CHECKING:

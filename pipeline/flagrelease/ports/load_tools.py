@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.ports import load_evalscope, load_own, load_vllm

@@ -11,15 +11,15 @@ from typing import Any
 
 from flagrelease import baselines, replies, results
 from flagrelease.answering import Gathered, Pair, gather, lines
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.lockfile import LockedData
+from flagrelease.config.matrix import DEFAULT_HARNESS
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.job import Job
-from flagrelease.lock import LockedData
-from flagrelease.matrix import DEFAULT_HARNESS
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness

@@ -12,11 +12,11 @@ from typing import Any
 
 from flagrelease import chipside, flagkernels_files, results
 from flagrelease.attribution_text import TEXT
+from flagrelease.config.matrix import duration
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, GateFailed
 from flagrelease.flagkernels_files import AttributionReport, Round
 from flagrelease.job import Job
-from flagrelease.matrix import duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence

@@ -16,11 +16,11 @@ from typing import Any
 
 from flagrelease import base, chipside, flagkernels_files, results, wheels
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.matrix import Serve, duration
 from flagrelease.context import Context, Look
 from flagrelease.errors import ConfigError
 from flagrelease.flagkernels_files import OperatorFigures
 from flagrelease.job import Job
-from flagrelease.matrix import Serve, duration
 from flagrelease.shipped import PROGRAMS
 from flagrelease.stage import Stage
 from flagrelease.store.digests import Hashed

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from flagrelease import results, smokechecks, smokeinside, smokeoperators
-from flagrelease.cell import Cell
+from flagrelease.config.cell import Cell
 from flagrelease.config.vendors import VENDORS
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context

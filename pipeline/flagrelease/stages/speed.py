@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flagrelease import results
-from flagrelease.cell import fingerprint
+from flagrelease.config.cell import fingerprint
+from flagrelease.config.matrix import Stack, Traffic
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.job import Job
-from flagrelease.matrix import Stack, Traffic
 from flagrelease.ports import load_tools
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
 from flagrelease.serving import Served, ServeRequest, served

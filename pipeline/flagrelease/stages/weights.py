@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from flagrelease import results
 from flagrelease.base import pinned_base
+from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest
 from flagrelease.errors import ConfigError
 from flagrelease.job import Job
-from flagrelease.lock import LockedFile, LockedModel, set_digest
 from flagrelease.stage import Stage
 from flagrelease.store.files import write_atomic
 from flagrelease.store.locks import wait_for

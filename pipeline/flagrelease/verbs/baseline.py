@@ -13,8 +13,8 @@ import msgspec
 
 from flagrelease import baselines, results
 from flagrelease.assemble import Project, project, real_ports
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import Cell, select
 from flagrelease.context import Context
 from flagrelease.errors import ConfigError
 from flagrelease.importing import Fitting, answers_of, fit

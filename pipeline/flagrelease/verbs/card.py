@@ -10,8 +10,8 @@ import sys
 
 from flagrelease import results
 from flagrelease.assemble import Project, project
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError
 from flagrelease.handles import Done, Finished, StageResult
 from flagrelease.record import NEEDED

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from flagrelease.assemble import Project, project
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import Cell, select
 from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.handles import StageResult

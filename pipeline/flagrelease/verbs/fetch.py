@@ -11,8 +11,8 @@ import msgspec
 
 from flagrelease import results
 from flagrelease.assemble import Project, project
-from flagrelease.cell import select
 from flagrelease.cli_shared import options, show_error
+from flagrelease.config.cell import select
 from flagrelease.errors import worst
 from flagrelease.plan import Choice
 from flagrelease.release_cells import through

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flagrelease import matrix
 from flagrelease.assemble import shipped_templates
+from flagrelease.config import matrix
 from flagrelease.errors import ConfigError
 from flagrelease.store.files import write_atomic
 

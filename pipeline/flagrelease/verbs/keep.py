@@ -10,8 +10,8 @@ import msgspec
 
 from flagrelease import keep
 from flagrelease.assemble import project
-from flagrelease.cell import select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import select
 from flagrelease.plan import Choice, choice
 from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import new_run_id

@@ -6,11 +6,11 @@ import argparse
 import json
 from dataclasses import replace
 
-from flagrelease import lock as locks
 from flagrelease import locking
 from flagrelease.assemble import impatient_registry, project, real_ports
-from flagrelease.cell import select
 from flagrelease.cli_shared import options
+from flagrelease.config import lockfile as locks
+from flagrelease.config.cell import select
 from flagrelease.display import PlainBoard
 
 

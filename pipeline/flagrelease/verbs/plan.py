@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from flagrelease import power
 from flagrelease.assemble import project
-from flagrelease.cell import select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import select
 from flagrelease.plan import CellPlan, as_json, choice
 from flagrelease.stages import STAGES
 from flagrelease.tables import aligned

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from flagrelease import summary
 from flagrelease.assemble import project
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options, show_error
+from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, worst
 from flagrelease.plan import choice
 from flagrelease.release_cells import through

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from flagrelease.assemble import project
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options
+from flagrelease.config.cell import Cell, select
 from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives

@@ -12,8 +12,8 @@ import msgspec
 
 from flagrelease import results
 from flagrelease.assemble import Project, project
-from flagrelease.cell import Cell, select
 from flagrelease.cli_shared import options, show_error
+from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
 from flagrelease.release_cells import through

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from flagrelease.config.matrix import Share
 from flagrelease.evaluation.data import load
 from flagrelease.evaluation.sheet import draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.matrix import Share
 from support.newcomer_project import NewcomerProject, recipe
 
 ROWS = [{"question": f"What is {number} and 1?", "answer": f"#### {number + 1}"} for number in range(3)]

@@ -37,10 +37,10 @@ import finished_cell as given
 from flagrelease import card
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.matrix import Profile
+from flagrelease.config.matrix import Profile
 from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.ports.harnesses import Harnesses, asked_here, check
-from flagrelease.strict import loads
+from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nharness: parrot\\n", Profile)
 job = given.job()

@@ -34,10 +34,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import finished_cell as given
-from flagrelease.matrix import Profile
+from flagrelease.config.matrix import Profile
 from flagrelease.ports import load_tools
 from flagrelease.stages import speed
-from flagrelease.strict import loads
+from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nload_tool: burst\\n", Profile)
 job = replace(given.job(), cell=replace(given.job().cell, profile=profile))

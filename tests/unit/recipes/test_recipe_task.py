@@ -43,7 +43,7 @@ from pathlib import Path
 from flagrelease.evaluation.data import DataFile, DataSet
 from flagrelease.evaluation.question import Reply
 from flagrelease.evaluation.sheet import draw_up
-from flagrelease.matrix import Benchmark, Share
+from flagrelease.config.matrix import Benchmark, Share
 import finished_cell as given
 
 Path("q.jsonl").write_text('{"question": "Is it?", "answer": "yes"}\\n')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr, stdtrit
 
-from flagrelease.matrix import Profile, Share
+from flagrelease.config.matrix import Profile, Share
 from flagrelease.verdict import fixed_sample, group_sequential, rule, speed
 from flagrelease.verdict.compare import compare_main
 from flagrelease.verdict.group_sequential import PlannedLooks

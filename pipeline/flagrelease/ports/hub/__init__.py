@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from flagrelease.config.lockfile import LockedData, LockedFile, LockedModel
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused
-from flagrelease.lock import LockedData, LockedFile, LockedModel
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
 from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.errors import HubRefused
-from flagrelease.lock import LockedFile
 from flagrelease.ports.hub.disk import BLOCK, sha256_of
 from flagrelease.ports.hub.listing import Listing, check_names
 from flagrelease.ports.hub.watch import Watch

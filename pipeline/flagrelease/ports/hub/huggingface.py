@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused, HubUnavailable
-from flagrelease.lock import LockedFile
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.hub.disk import BLOCK
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.errors import HubRefused
-from flagrelease.lock import LockedFile, set_digest
 
 MOST_FILES = 10_000
 _LONGEST_NAME = 255

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable
-from flagrelease.lock import LockedFile
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
 from flagrelease.ports.hub.watch import Cancelled, Watch
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
 from flagrelease.errors import CommandFailed, Corrupt, EnvironmentFault, HubRefused, HubUnavailable, NoSpace
-from flagrelease.lock import LockedFile
 from flagrelease.ports.command import Command
 from flagrelease.ports.hub.disk import BLOCK, sha256_of
 from flagrelease.ports.hub.listing import Listing, check_names

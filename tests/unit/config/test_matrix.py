@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import matrix, strict
-from flagrelease.cell import expand
+from flagrelease.config import matrix, strict_yaml
+from flagrelease.config.cell import expand
 from flagrelease.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOOD = """\
 version: 1
 registry: localhost:5000/x
@@ -34,7 +34,7 @@ profiles:
 
 
 def read(text: str) -> matrix.Matrix:
-    return strict.loads(text.encode(), matrix.Matrix)
+    return strict_yaml.loads(text.encode(), matrix.Matrix)
 
 
 def test_the_shipped_matrix_loads() -> None:
@@ -208,7 +208,7 @@ def test_bombs_end_at_once() -> None:
     bomb = "a: &a [x,x]\n" + "\n".join(f"b{n}: &b{n} [*a,*a]" for n in range(9))
     for raw in (bomb, "[" * 2000, "a: " * 5000, "x" * (1 << 21), "", "\0", "\ud800" if False else "a: \x07"):
         with pytest.raises(ConfigError):
-            strict.loads(raw.encode(), matrix.Matrix)
+            strict_yaml.loads(raw.encode(), matrix.Matrix)
 
 
 def test_an_absent_file_says_what_to_do(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from flagrelease import strict
+from flagrelease.config import strict_yaml
 from flagrelease.config.engines import ENGINES, Execution, LoadToolName
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.vendors import VENDORS
@@ -29,10 +29,10 @@ def check_name(name: str, names: Iterable[str], kind: str) -> None:
         raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))
 
 
-Engine = Annotated[str, strict.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
+Engine = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
 """What serves a model: a key of ENGINES."""
 
-VendorName = Annotated[str, strict.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
+VendorName = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
 """FlagGems' name for a vendor: a key of VENDORS."""
 
 
@@ -96,7 +96,7 @@ class Kernels:
     """Cuts the longest context that is looked at."""
     classes: int = 24
     """How many shape classes of an operator are measured."""
-    min_speed_ratio: float = field(default=0.98, metadata=strict.formerly("floor"))
+    min_speed_ratio: float = field(default=0.98, metadata=strict_yaml.formerly("floor"))
     """The least that `express` may have of native speed."""
     execution: Execution | None = None
     """How the engine runs the layers, which decides what operators they call; by default as its arguments say."""
@@ -155,7 +155,7 @@ class Serve:
     name: str
     engine: Engine
     convert: Literal["safetensors"] | None = None
-    colocate: bool = field(default=False, metadata=strict.formerly("beside"))
+    colocate: bool = field(default=False, metadata=strict_yaml.formerly("beside"))
     port: int = 8000
     max_model_len: int = 4096
     concurrency: int = 8
@@ -207,7 +207,7 @@ class Model:
     """
 
     title: str
-    source: Annotated[str, strict.Checked(Source.parse)]
+    source: Annotated[str, strict_yaml.Checked(Source.parse)]
     upstream: str
     license: str
     serve: Serve
@@ -215,7 +215,7 @@ class Model:
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
-    per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict.formerly("on"))
+    per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict_yaml.formerly("on"))
 
     def on_chip(self, name: str) -> Model:
         """The model as it is on the chip `name`."""
@@ -241,7 +241,7 @@ class Benchmark:
 
     title: str
     task: str
-    data: Annotated[str, strict.Checked(check_data)]
+    data: Annotated[str, strict_yaml.Checked(check_data)]
     license: str
     shots: int = 0
     repeats: int = 1
@@ -380,4 +380,4 @@ def _known(name: str, names: Mapping[str, object], where: str) -> None:
 
 def load(path: Path) -> Matrix:
     """Read and check matrix.yaml. Raises ConfigError with file and line."""
-    return strict.load(path, Matrix)
+    return strict_yaml.load(path, Matrix)

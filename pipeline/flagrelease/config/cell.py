@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from flagrelease.config.matrix import Baseline, Chip, Kernels, Matrix, Model, OnChip, Profile, Stack, check_name
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
-from flagrelease.matrix import Baseline, Chip, Kernels, Matrix, Model, OnChip, Profile, Stack, check_name
 
 
 @dataclass(frozen=True, kw_only=True)
