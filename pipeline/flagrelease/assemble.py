@@ -31,9 +31,9 @@ from flagrelease.store.workspace import Workspace
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 if TYPE_CHECKING:
-    from flagrelease.container import RunnerKind
     from flagrelease.context import Ports
     from flagrelease.ports.registry import Registry
+    from flagrelease.recipe.container import RunnerKind
 
 
 @dataclass(frozen=True, kw_only=True)

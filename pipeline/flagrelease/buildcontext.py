@@ -12,12 +12,13 @@ from typing import IO, Any
 
 import msgspec
 
-from flagrelease import container, serveconfig, usage, wheels
+from flagrelease import wheels
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.vendors import VENDORS
 from flagrelease.job import Job
-from flagrelease.layout import DOCKER, Layout
+from flagrelease.recipe import container, engine_config, user_commands
+from flagrelease.recipe.image_paths import DOCKER, Layout
 from flagrelease.shipped import Shipped
 from flagrelease.store.digests import sha256_of
 
@@ -64,7 +65,7 @@ def programs(cell: Cell) -> dict[str, bytes]:
     if engine.launcher:
         found[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
     if cell.model.serve.convert:
-        found[f"{DOCKER.programs}/{usage.UNPACKER}"] = _inside("gguf_to_safetensors.py")
+        found[f"{DOCKER.programs}/{user_commands.UNPACKER}"] = _inside("gguf_to_safetensors.py")
     return found
 
 
@@ -125,9 +126,9 @@ def _serve_view(cell: Cell, layout: Layout, operators: Shipped | None) -> dict[s
         "engine": cell.model.serve.engine,
         "config": layout.config,
         "home": layout.home,
-        "env": serveconfig.env(cell, "flagos", layout, operators is not None),
-        "arguments": serveconfig.common(cell, layout),
-        "specific": serveconfig.specific(cell),
+        "env": engine_config.env(cell, "flagos", layout, operators is not None),
+        "arguments": engine_config.common(cell, layout),
+        "specific": engine_config.specific(cell),
     }
 
 
@@ -188,7 +189,7 @@ def _manifest(
         "packages": [msgspec.to_builtins(wheel) for wheel in house.installed],
         "programs": own,
         "remarks": list(remarks),
-        "serve": serveconfig.for_entrypoint(cell, layout, operators is not None),
+        "serve": engine_config.for_entrypoint(cell, layout, operators is not None),
     }
     if operators is not None:
         document["kernels"] = {

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease import charts, operators_text, usage
+from flagrelease import charts, operators_text
 from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.config.sources import Source
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.ports.harnesses import HARNESSES
+from flagrelease.recipe import user_commands
 from flagrelease.record import COMPONENTS, Record
 from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
 
@@ -54,17 +55,19 @@ def view(record: Record) -> dict[str, Any]:
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
-        "download": fenced(commands.pop("download", usage.download(model, record.weights.revision)), "bash"),
-        "verify": fenced(commands.pop("verify", usage.verify(model, record.weights.fetched)), "bash"),
-        "unpack": fenced(usage.unpack(model, record.image.reference), "bash") if record.weights.unpacked else None,
-        "pull": fenced(commands.pop("pull", usage.pull(record.image.reference)), "bash"),
-        "run": fenced(usage.docker_run(smoke.docker_run), "bash"),
+        "download": fenced(commands.pop("download", user_commands.download(model, record.weights.revision)), "bash"),
+        "verify": fenced(commands.pop("verify", user_commands.verify(model, record.weights.fetched)), "bash"),
+        "unpack": fenced(user_commands.unpack(model, record.image.reference), "bash")
+        if record.weights.unpacked
+        else None,
+        "pull": fenced(commands.pop("pull", user_commands.pull(record.image.reference)), "bash"),
+        "run": fenced(user_commands.docker_run(smoke.docker_run), "bash"),
         "executed": ", ".join(smoke.commands),
         "serve_command": f"flagscale serve {model.serve.name}",
         "ready": _duration(smoke.ready_seconds),
-        "wait": fenced(commands.pop("wait", usage.wait(model.serve.port)), "bash"),
-        "chat": fenced(commands.pop("chat", usage.chat(model)), "bash"),
-        "python": fenced(commands.pop("python", usage.python(model)), "python"),
+        "wait": fenced(commands.pop("wait", user_commands.wait(model.serve.port)), "bash"),
+        "chat": fenced(commands.pop("chat", user_commands.chat(model)), "bash"),
+        "python": fenced(commands.pop("python", user_commands.python(model)), "python"),
         "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
         "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
         "operators": None if record.kernels is None else operators_text.view(record.kernels, record.accuracy.called),

@@ -10,10 +10,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from flagrelease import usage
 from flagrelease.card import SPEED_FIRST, score_cells, speed_cells
 from flagrelease.errors import GateFailed
 from flagrelease.operators_text import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
+from flagrelease.recipe import user_commands
 from flagrelease.record import Record, dumps
 from flagrelease.redact import redact
 
@@ -361,8 +361,8 @@ def _references(page: Page) -> Iterator[Finding]:
 
 def _paths(page: Page) -> Iterator[Finding]:
     folder = page.record.model_dir
-    source, downloads = page.record.model.source, usage.source_dir(page.record.model)
-    mounted = usage.mounts(page.record.smoke.docker_run)
+    source, downloads = page.record.model.source, user_commands.source_dir(page.record.model)
+    mounted = user_commands.mounts(page.record.smoke.docker_run)
     if mounted.get(folder) != folder:
         yield Finding(
             1, f"docker run mounts {mounted.get(folder, 'nothing')} at {folder}, where the weights are downloaded"

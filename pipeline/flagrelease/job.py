@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
-from flagrelease.container import RunnerKind
+from flagrelease.recipe.container import RunnerKind
 
 if TYPE_CHECKING:
     from flagrelease.results import Attribution

@@ -18,10 +18,10 @@ import msgspec
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.config.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.container import model_path
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.handles import Done, Finished, ResultOf, StageResult, Verdict
 from flagrelease.job import Job
+from flagrelease.recipe.container import model_path
 from flagrelease.results import (
     ACCURACY,
     ATTRIBUTION,

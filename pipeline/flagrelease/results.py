@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.container import RunnerKind
 from flagrelease.handles import ResultOf, Verdict
+from flagrelease.recipe.container import RunnerKind
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, NoiseFloor

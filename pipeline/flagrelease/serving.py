@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from flagrelease import container, layout, results
+from flagrelease import results
 from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
@@ -16,6 +16,7 @@ from flagrelease.job import Job
 from flagrelease.ports.progress import Count
 from flagrelease.ports.runner import Ended, Running, labels
 from flagrelease.ports.server import Client, NoAnswer
+from flagrelease.recipe import container, image_paths
 from flagrelease.store.workspace import Workspace
 
 LOG_LINES = 200
@@ -162,7 +163,7 @@ def _free_port(job: Job) -> int:
 
 
 def _wait(
-    job: Job, context: Context, run: container.ContainerRun, running: Running, start: float, places: layout.Layout
+    job: Job, context: Context, run: container.ContainerRun, running: Running, start: float, places: image_paths.Layout
 ) -> Served:
     """Watch the process, the endpoint and the deadline until one of them decides."""
     clock = context.ports.clock
@@ -232,5 +233,5 @@ def _cause(ended: Ended) -> str:
     return ended.error or f"its process ended with {ended.code}"
 
 
-def layout_of(image: results.Image, workspace: Workspace) -> layout.Layout:
-    return layout.under(workspace.image(image.digest)) if image.runner == "process" else layout.DOCKER
+def layout_of(image: results.Image, workspace: Workspace) -> image_paths.Layout:
+    return image_paths.under(workspace.image(image.digest)) if image.runner == "process" else image_paths.DOCKER

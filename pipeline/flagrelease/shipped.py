@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease import __version__, results
-from flagrelease.layout import BUNDLE, DOCKER
+from flagrelease.recipe.image_paths import BUNDLE, DOCKER
 from flagrelease.sources import PACKAGE
 from flagrelease.store.workspace import Workspace
 

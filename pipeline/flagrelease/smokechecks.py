@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from flagrelease.config.matrix import Model
 from flagrelease.container_inside import Wrong
 from flagrelease.ports.server import Answer, Client
+from flagrelease.recipe.user_commands import QUESTION
 from flagrelease.serving import Served
-from flagrelease.usage import QUESTION
 
 _TOKENS = 48
 _REPEATS = 5

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from flagrelease import container, results, usage
+from flagrelease import results
 from flagrelease.config.cell import Cell
 from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
+from flagrelease.recipe import container, user_commands
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Skipped
 from flagrelease.store.digests import sha256_of
@@ -55,7 +56,7 @@ def manifest_inside(at: Inside) -> str:
 def card_run(cell: Cell, image: results.Image) -> container.ContainerRun:
     """The container as the card starts it, on a user's machine."""
     return container.for_serving(
-        cell.chip, cell.model, image.reference, usage.model_dir(cell.model), cell.stack, container.Placement()
+        cell.chip, cell.model, image.reference, user_commands.model_dir(cell.model), cell.stack, container.Placement()
     )
 
 
@@ -84,17 +85,17 @@ def run_command(at: Inside) -> str:
 def commands(at: Inside) -> dict[str, str]:
     """The card's commands by name, those that `executed` runs."""
     model, port = at.cell.model, at.cell.model.serve.port
-    pull = {"pull": usage.pull(at.image.reference)} if at.image.runner == "docker" else {}
+    pull = {"pull": user_commands.pull(at.image.reference)} if at.image.runner == "docker" else {}
     shown = {
         **pull,
-        "wait": usage.wait(port),
-        "chat": usage.chat(model),
-        "python": usage.python(model),
+        "wait": user_commands.wait(port),
+        "chat": user_commands.chat(model),
+        "python": user_commands.python(model),
     }
     if not _unrepeatable(at):
         shown = {
-            "download": usage.download(model, at.weights.revision),
-            "verify": usage.verify(model, at.weights.fetched),
+            "download": user_commands.download(model, at.weights.revision),
+            "verify": user_commands.verify(model, at.weights.fetched),
             **shown,
         }
     return shown
@@ -116,7 +117,7 @@ def download_command(at: Inside) -> str:
     scratch = at.context.workspace.scratch(at.cell.slug, "smoke")
     with tempfile.TemporaryDirectory(dir=scratch, prefix=unfinished()) as folder:
         for name in ("download", "verify"):
-            _shell(at, shown[name].replace(usage.source_dir(at.cell.model), f"{folder}/model"))
+            _shell(at, shown[name].replace(user_commands.source_dir(at.cell.model), f"{folder}/model"))
         got = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
     size = sum(one.size for one in at.weights.fetched)
     return f"{len(got)} file{'s' * (len(got) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
@@ -146,7 +147,7 @@ def curl_commands(at: Inside) -> str:
 
 def python_snippet(at: Inside) -> str:
     """Run the card's Python as it is, but for the address, with the openai client that flagrelease depends on."""
-    here = usage.address(at.cell.model)
+    here = user_commands.address(at.cell.model)
     text = commands(at)["python"].replace(here, at.server.base_url)
     own = {"NO_PROXY": "*"}  # a proxy of this machine is not the one of the service
     printed = at.context.ports.command([sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=own).stdout.strip()

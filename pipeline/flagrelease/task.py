@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from flagrelease.container import ContainerRun, Placement
 from flagrelease.context import Context
 from flagrelease.errors import CommandFailed, FlagreleaseError
 from flagrelease.job import Job
 from flagrelease.ports.runner import Ended, Running, labels
+from flagrelease.recipe.container import ContainerRun, Placement
 
 KEPT_LINES = 200
 _POLL = 0.1

@@ -14,9 +14,7 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease import container
 from flagrelease.config.matrix import Container
-from flagrelease.container import Placement
 from flagrelease.errors import (
     DockerUnavailable,
     EnvironmentFault,
@@ -25,6 +23,8 @@ from flagrelease.errors import (
     RegistryUnavailable,
 )
 from flagrelease.ports.docker import Engine
+from flagrelease.recipe import container
+from flagrelease.recipe.container import Placement
 from integration.test_serving import packed
 from support.registry_stand_in import Store, standing_in
 

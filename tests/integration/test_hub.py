@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
-from flagrelease import usage
 from flagrelease.config.lockfile import LockedData
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
+from flagrelease.recipe import user_commands
 from support.hub_cases import Fetch, fill, sha256
 from support.hub_stand_in import COMMIT, HubStandIn, wheel_of
 
@@ -56,9 +56,9 @@ def test_the_command_on_the_card_downloads_what_was_locked(hub: HubStandIn, tmp_
     """By the program `modelscope` itself, which users install, where the weights stage uses its client library."""
     card = given.model(title="Toy-1B", source=MODELSCOPE)
     locked = Fetch(tmp_path / "model").lock(MODELSCOPE)
-    commands = f"{usage.download(card, locked.revision)}\n{usage.verify(card, locked.files)}"
+    commands = f"{user_commands.download(card, locked.revision)}\n{user_commands.verify(card, locked.files)}"
     done = subprocess.run(
-        ["bash", "-euc", commands.replace(usage.source_dir(card), str(tmp_path / "downloaded"))],
+        ["bash", "-euc", commands.replace(user_commands.source_dir(card), str(tmp_path / "downloaded"))],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

@@ -13,11 +13,11 @@ from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
-from flagrelease.layout import DOCKER
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
+from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import image, smoke, weights
 from flagrelease.store.evidence import EvidenceStore

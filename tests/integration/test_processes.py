@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import support.served_cell as given
-from flagrelease import container, results
+from flagrelease import results
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
 from flagrelease.job import Job
@@ -22,6 +22,7 @@ from flagrelease.ports import supervisor
 from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
 from flagrelease.ports.runner import labels
 from flagrelease.ports.server import Client
+from flagrelease.recipe import container
 from flagrelease.serving import ServeRequest, served
 from flagrelease.store.workspace import Workspace
 from support.process_programs import CELL, STUBBORN, bare, printed, wait_until

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import support.served_cell as given
-from flagrelease import base, buildcontext, chipside, layout, rootfolder
+from flagrelease import base, buildcontext, chipside, rootfolder
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.job import Job
 from flagrelease.ports import command
 from flagrelease.ports.processes import Machine, ProcessRunner
+from flagrelease.recipe import image_paths
 from flagrelease.store.files import TEMPORARY
 from flagrelease.store.workspace import Workspace
 from flagrelease.wheels import Wheel, Wheelhouse
@@ -75,7 +76,7 @@ def drawn(house: Wheelhouse, root: Path | None = None) -> buildcontext.Plan:
     cell = given.cell()
     weights = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
     job: Job = replace(given.job(cell), lock=Lock(models={cell.model_name: weights}))
-    places = layout.DOCKER if root is None else layout.under(root)
+    places = image_paths.DOCKER if root is None else image_paths.under(root)
     return buildcontext.draw(job, house, "base", "id", places)
 
 

@@ -10,7 +10,7 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease import container, results
+from flagrelease import results
 from flagrelease.errors import (
     DiedBeforeReady,
     DiedLater,
@@ -23,6 +23,7 @@ from flagrelease.errors import (
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL
 from flagrelease.ports.server import Client
+from flagrelease.recipe import container
 from flagrelease.serving import ServeRequest, served
 
 pytestmark = pytest.mark.integration

@@ -11,13 +11,13 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import task
-from flagrelease.container import ContainerRun, Placement, effective
 from flagrelease.context import Context
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ports.docker import Engine
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.runner import WORKSPACE_LABEL, Runner
+from flagrelease.recipe.container import ContainerRun, Placement, effective
 from flagrelease.store.workspace import Workspace
 
 pytestmark = pytest.mark.integration

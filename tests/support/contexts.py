@@ -11,12 +11,12 @@ import msgspec
 
 from flagrelease import results
 from flagrelease.config.matrix import Container
-from flagrelease.container import ContainerRun, Placement
 from flagrelease.context import Context, Ports
 from flagrelease.handles import Done, Finished, ResultOf, StageResult
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
+from flagrelease.recipe.container import ContainerRun, Placement
 from flagrelease.serving import Served
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace

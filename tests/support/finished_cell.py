@@ -24,7 +24,6 @@ from flagrelease.config.matrix import (
     Serve,
     Share,
 )
-from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.context import Context, Ports
 from flagrelease.handles import Done, Finished, Verdict
 from flagrelease.job import Job
@@ -32,6 +31,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
+from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.record import Record, build
 from flagrelease.results import (
     Accuracy,

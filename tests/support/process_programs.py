@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flagrelease import container
 from flagrelease.config.matrix import Container
 from flagrelease.ports.processes import ProcessRunner
 from flagrelease.ports.runner import Running, labels
+from flagrelease.recipe import container
 
 CELL = "cpu/smollm2-135m"
 

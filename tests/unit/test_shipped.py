@@ -13,7 +13,7 @@ import pytest
 import support.finished_cell as given
 from flagrelease import buildcontext, shipped
 from flagrelease.buildcontext import Plan
-from flagrelease.layout import DOCKER, Layout, under
+from flagrelease.recipe.image_paths import DOCKER, Layout, under
 from flagrelease.wheels import Wheelhouse
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from flagrelease.container import ContainerRun, RunnerKind
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.credentials import credentials
 from flagrelease.ports.docker_errors import stream_error, translated
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
 
 _QUIET_SECONDS = 900

@@ -26,11 +26,11 @@ from typing import Any
 import msgspec
 
 from flagrelease import probe
-from flagrelease.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.layout import Layout, under
 from flagrelease.ports import command, listening, supervisor
 from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
+from flagrelease.recipe.image_paths import Layout, under
 from flagrelease.redact import redact, secret
 from flagrelease.store.files import telling_space, write_atomic
 from flagrelease.store.workspace import Workspace

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flagrelease.container import ContainerRun, RunnerKind
+from flagrelease.recipe.container import ContainerRun, RunnerKind
 
 RUN_LABEL = "flagrelease.run"
 CELL_LABEL = "flagrelease.cell"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, layout, probe, results, rootfolder, shipped, wheels
+from flagrelease import buildcontext, probe, results, rootfolder, shipped, wheels
 from flagrelease.base import base_image, check_python, counted, pinned_base, processes
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
@@ -19,6 +19,7 @@ from flagrelease.job import Job
 from flagrelease.ports.docker import Pushed
 from flagrelease.ports.retry import Backoff, retry
 from flagrelease.ports.runner import LocalImage, labels
+from flagrelease.recipe import image_paths
 from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import telling_space
@@ -106,7 +107,7 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     context.progress.doing("laying out the image")
     digest = rootfolder.digest(buildcontext.draw(job, house, base, found.id, operators=_operators(context)))
     root = context.workspace.image(digest)
-    plan = buildcontext.draw(job, house, base, found.id, layout.under(root), _operators(context))
+    plan = buildcontext.draw(job, house, base, found.id, image_paths.under(root), _operators(context))
     with context.meter.waiting():
         made = rootfolder.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
     inside = _look_inside(job, context, house, f"{repository(job)}@{digest}")

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from flagrelease import buildcontext, serveconfig
+from flagrelease import buildcontext
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.errors import ConfigError
-from flagrelease.layout import DOCKER
 from flagrelease.ports.load_own import StreamingLoad
+from flagrelease.recipe import engine_config
+from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages import kernels, speed
 from flagrelease.wheels import Wheelhouse
 from support.newcomer_project import NewcomerProject, recipe
@@ -55,7 +56,7 @@ def test_a_serving_engine_is_an_entry_of_the_table(
     assert not project.plan(CELL).blocked
     job = project.job(CELL)
 
-    native = serveconfig.native(job.cell, DOCKER)
+    native = engine_config.native(job.cell, DOCKER)
     assert native[:2] == ["/opt/flagos/lib/bin/fast-serve", "--weights"]
     assert native[native.index("--window") + 1] == "8192"
     plan = buildcontext.draw(job, Wheelhouse(folder=tmp_path, wheels=()), "base:1", "sha256:base")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import usage
 from flagrelease.config.sources import SOURCES, Source, SourceKind
 from flagrelease.errors import ConfigError
 from flagrelease.ports import hub
@@ -15,6 +14,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
+from flagrelease.recipe import user_commands
 from support import finished_cell
 from support.newcomer_project import NewcomerProject, recipe
 
@@ -50,7 +50,7 @@ def test_a_source_is_an_entry_and_a_client(project: NewcomerProject, monkeypatch
     hub.RealHubs().fetch(locked, into, Silent(), Meter(SystemClock()))
     assert (into / "tiny.gguf").read_bytes() == b"GGUF"
     model = project.cell(cell).model
-    assert usage.download(model, "v2").startswith("mirror get me/tiny@v2 /")
+    assert user_commands.download(model, "v2").startswith("mirror get me/tiny@v2 /")
     assert Source.parse(model.source).kind.page == "https://mirror.example/{upstream}"
     with pytest.raises(ConfigError) as caught:
         Source.parse("miror://me/tiny@v2")
@@ -69,7 +69,7 @@ def test_no_source_falls_through_to_another(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         hub.RealHubs()._open(Source(scheme="other", name="a/b"), "", tmp_path)
     with pytest.raises(ConfigError, match="is not a source"):
-        usage.download(finished_cell.model(source="other://a/b"), "v1")
+        user_commands.download(finished_cell.model(source="other://a/b"), "v1")
 
 
 @pytest.mark.parametrize(

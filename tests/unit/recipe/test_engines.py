@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import buildcontext, serveconfig, wheels
+from flagrelease import buildcontext, wheels
 from flagrelease.config import strict_yaml
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
-from flagrelease.layout import DOCKER
 from flagrelease.ports import load_tools
+from flagrelease.recipe import engine_config
+from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.sources import PACKAGE
 from flagrelease.stages import image, kernels
 
@@ -78,7 +79,7 @@ def test_sizes_and_execution_are_read_by_the_engines_own_arguments(
     ],
 )
 def test_native_command_lines(engine: str, words: str) -> None:
-    line = " ".join(serveconfig.native(cell(engine), DOCKER)).replace(" --host 0.0.0.0", "")
+    line = " ".join(engine_config.native(cell(engine), DOCKER)).replace(" --host 0.0.0.0", "")
     assert line.startswith(words)
     assert " 40960" in line, "the window, by whatever name"
     assert " --n 1" in line, "the matrix's own argument"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import container
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
-from flagrelease.layout import Layout
+from flagrelease.recipe import container
+from flagrelease.recipe.image_paths import Layout
 
 
 def common(cell: Cell, layout: Layout) -> dict[str, Any]:

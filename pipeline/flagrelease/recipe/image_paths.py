@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease import container
 from flagrelease.config.matrix import Model
+from flagrelease.recipe import container
 
 BUNDLE = "kernels"
 """The bundle's folder in the build context, and below the image's config."""

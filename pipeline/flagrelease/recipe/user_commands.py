@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.matrix import Model
 from flagrelease.config.sources import Source
-from flagrelease.container import model_path
-from flagrelease.layout import DOCKER
+from flagrelease.recipe.container import model_path
+from flagrelease.recipe.image_paths import DOCKER
 
 UNPACKER = "gguf-to-safetensors"
 QUESTION = "How many days are in a week?"

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 import support.served_cell as given
-from flagrelease import container
-from flagrelease.container import ContainerRun, Placement
+from flagrelease.recipe import container
+from flagrelease.recipe.container import ContainerRun, Placement
 
 REFERENCE = "localhost:5000/flagrelease/x@sha256:" + "0" * 64
 
