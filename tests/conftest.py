@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from flagrelease.errors import DockerUnavailable
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.docker.engine import Engine
 
 # Read when tqdm is first imported, which in one process of many tests may be long before the hub's client is.
 os.environ.setdefault("TQDM_DISABLE", "1")

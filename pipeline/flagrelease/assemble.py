@@ -156,9 +156,9 @@ def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
     """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
     from flagrelease.context import Ports
     from flagrelease.ports import command
-    from flagrelease.ports.docker import Engine
+    from flagrelease.ports.docker.engine import Engine
     from flagrelease.ports.hub import RealHubs
-    from flagrelease.ports.processes import ProcessRunner
+    from flagrelease.ports.processes.runner import ProcessRunner
     from flagrelease.ports.registry import OciRegistry
 
     engine = Engine()

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.errors import EnvironmentFault
-from flagrelease.ports.processes import Machine, ProcessRunner
+from flagrelease.ports.container_runner import LocalImage
+from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.ports.progress import Count
-from flagrelease.ports.runner import LocalImage
 
 if TYPE_CHECKING:
     from flagrelease.context import Context
     from flagrelease.job import Job
-    from flagrelease.ports.runner import Moved
+    from flagrelease.ports.container_runner import Moved
 
 
 def locked_base(job: Job) -> LockedChip:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flagrelease import probe, results
+from flagrelease import results
 from flagrelease.config.cell import Cell
 from flagrelease.context import Context
+from flagrelease.ports import python_probe
 from flagrelease.serving import Served
 
 EXEC_SECONDS = 300.0
@@ -34,4 +35,4 @@ class Inside:
         return printed
 
     def packages(self) -> Mapping[str, str]:
-        return probe.read(self.execute("python3", "-c", probe.PROGRAM)).packages
+        return python_probe.read(self.execute("python3", "-c", python_probe.PROGRAM)).packages

@@ -13,11 +13,11 @@ from flagrelease.store.workspace import Workspace
 if TYPE_CHECKING:
     from flagrelease.ports.clock import Clock
     from flagrelease.ports.command import Command
-    from flagrelease.ports.docker import Docker
+    from flagrelease.ports.container_runner import Runner
+    from flagrelease.ports.docker.engine import Docker
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
-    from flagrelease.ports.runner import Runner
     from flagrelease.standing import Standing
 
 T = TypeVar("T")

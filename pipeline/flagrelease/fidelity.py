@@ -20,7 +20,7 @@ from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
-from flagrelease.ports.server import NoAnswer
+from flagrelease.ports.openai_client import NoAnswer
 from flagrelease.serving import Served
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity, divergence, fidelity, kl_top, outside

@@ -15,7 +15,7 @@ import msgspec
 from flagrelease import buildcontext, sources, wheels
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.ports.command import Command
-from flagrelease.ports.processes import IMAGE, Folder, Machine
+from flagrelease.ports.processes.runner import IMAGE, Folder, Machine
 from flagrelease.recipe.image_paths import BUNDLE, Layout, under
 from flagrelease.store.digests import Hashed
 from flagrelease.store.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic

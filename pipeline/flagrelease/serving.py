@@ -13,9 +13,9 @@ from flagrelease.config.matrix import Stack
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
 from flagrelease.job import Job
+from flagrelease.ports.container_runner import Ended, Running, labels
+from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
-from flagrelease.ports.runner import Ended, Running, labels
-from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.recipe import container, image_paths
 from flagrelease.store.workspace import Workspace
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flagrelease.config.matrix import Model
 from flagrelease.container_inside import Wrong
-from flagrelease.ports.server import Answer, Client
+from flagrelease.ports.openai_client import Answer, Client
 from flagrelease.recipe.user_commands import QUESTION
 from flagrelease.serving import Served
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
-from flagrelease.ports.runner import Running
+from flagrelease.ports.container_runner import Running
 
 Key = tuple[str, str, str]
 """Image reference, weights digest, stack."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from flagrelease.context import Context
 from flagrelease.errors import CommandFailed, FlagreleaseError
 from flagrelease.job import Job
-from flagrelease.ports.runner import Ended, Running, labels
+from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.recipe.container import ContainerRun, Placement
 
 KEPT_LINES = 200

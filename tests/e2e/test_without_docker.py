@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import support.served_cell as given
-from flagrelease.ports import supervisor
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes import supervisor
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.store.files import TEMPORARY
 from flagrelease.store.workspace import Workspace
 from support.project import CELL, UserProject, project

@@ -12,10 +12,10 @@ import pytest
 
 import support.served_cell as given
 from flagrelease.errors import FlagreleaseError
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.container_runner import WORKSPACE_LABEL
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
-from flagrelease.ports.runner import WORKSPACE_LABEL
 from flagrelease.stages import image
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400)]

@@ -16,8 +16,8 @@ from flagrelease.config.matrix import Benchmark, Profile, Share
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.job import Job
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.runner import WORKSPACE_LABEL
+from flagrelease.ports.container_runner import WORKSPACE_LABEL
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.stages import accuracy
 from flagrelease.verdict.samples import read_samples
 

@@ -19,8 +19,8 @@ from flagrelease.context import Context
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.handles import ResultOf, Verdict
 from flagrelease.job import Job
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.server import Client
+from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.openai_client import Client
 from flagrelease.runner import CellRun
 from flagrelease.serving import ServeRequest, served
 from flagrelease.stage import Remedy, Stage

@@ -13,9 +13,9 @@ from flagrelease import fidelity, results, serving, smokeinside
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.serving import ServeRequest

@@ -25,9 +25,9 @@ from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperat
 from flagrelease.container_inside import Inside, Wrong
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
 from flagrelease.operatorcalls import Counting
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.runner import WORKSPACE_LABEL
-from flagrelease.ports.server import Client
+from flagrelease.ports.container_runner import WORKSPACE_LABEL
+from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.openai_client import Client
 from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels

@@ -10,8 +10,8 @@ import pytest
 import support.served_cell as given
 from flagrelease.config.cell import Cell
 from flagrelease.job import Job
-from flagrelease.ports.processes import ProcessRunner
-from flagrelease.ports.server import Client
+from flagrelease.ports.openai_client import Client
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.serving import ServeRequest, served
 from flagrelease.stages import image
 from flagrelease.store.workspace import Workspace

@@ -16,7 +16,7 @@ from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.job import Job
 from flagrelease.ports import command
-from flagrelease.ports.processes import Machine, ProcessRunner
+from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.recipe import image_paths
 from flagrelease.store.files import TEMPORARY
 from flagrelease.store.workspace import Workspace

@@ -20,9 +20,9 @@ from flagrelease.errors import (
     PortInUse,
     SmokeFailed,
 )
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL
-from flagrelease.ports.server import Client
+from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL
+from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.openai_client import Client
 from flagrelease.recipe import container
 from flagrelease.serving import ServeRequest, served
 

@@ -15,8 +15,8 @@ from flagrelease import results
 from flagrelease.config.matrix import Profile, Traffic
 from flagrelease.errors import DiedLater
 from flagrelease.job import Job
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.runner import WORKSPACE_LABEL
+from flagrelease.ports.container_runner import WORKSPACE_LABEL
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.stages import speed
 
 pytestmark = pytest.mark.integration

@@ -14,9 +14,9 @@ from flagrelease import task
 from flagrelease.context import Context
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
-from flagrelease.ports.docker import Engine
-from flagrelease.ports.processes import ProcessRunner
-from flagrelease.ports.runner import WORKSPACE_LABEL, Runner
+from flagrelease.ports.container_runner import WORKSPACE_LABEL, Runner
+from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.recipe.container import ContainerRun, Placement, effective
 from flagrelease.store.workspace import Workspace
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flagrelease.config.matrix import Container
-from flagrelease.ports.processes import ProcessRunner
-from flagrelease.ports.runner import Running, labels
+from flagrelease.ports.container_runner import Running, labels
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.recipe import container
 
 CELL = "cpu/smollm2-135m"

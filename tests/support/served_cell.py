@@ -24,13 +24,13 @@ from flagrelease.handles import StageResult
 from flagrelease.job import Job
 from flagrelease.ports import command
 from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.container_runner import Runner
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.meter import Meter
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.progress import Silent
 from flagrelease.ports.registry import OciRegistry, Registry
 from flagrelease.ports.retry import Backoff
-from flagrelease.ports.runner import Runner
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support.contexts import after

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.errors import PortInUse
-from flagrelease.ports.runner import Ended
+from flagrelease.ports.container_runner import Ended
 from flagrelease.serving import _died_early
 
 PROGRAM = Path(__file__).parents[2] / "pipeline/flagrelease/inside/llama_server.py"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flagrelease.ports.server import Client
+from flagrelease.ports.openai_client import Client
 
 __all__ = ["TOP", "Continuation", "NotOffered", "Probabilities", "ServedProbabilities", "TopLogprobs"]
 

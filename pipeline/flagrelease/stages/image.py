@@ -10,15 +10,16 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, probe, results, rootfolder, shipped, wheels
+from flagrelease import buildcontext, results, rootfolder, shipped, wheels
 from flagrelease.base import base_image, check_python, counted, pinned_base, processes
 from flagrelease.config.engines import ENGINES
 from flagrelease.context import Context, Look
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
 from flagrelease.job import Job
-from flagrelease.ports.docker import Pushed
+from flagrelease.ports import python_probe
+from flagrelease.ports.container_runner import LocalImage, labels
+from flagrelease.ports.docker.engine import Pushed
 from flagrelease.ports.retry import Backoff, retry
-from flagrelease.ports.runner import LocalImage, labels
 from flagrelease.recipe import image_paths
 from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
@@ -127,7 +128,7 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     )
 
 
-def _evidence(context: Context, plan: buildcontext.Plan, inside: probe.Seen) -> tuple[Evidence, ...]:
+def _evidence(context: Context, plan: buildcontext.Plan, inside: python_probe.Seen) -> tuple[Evidence, ...]:
     return (
         context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
         context.evidence.put("manifest.json", plan.manifest),
@@ -171,20 +172,20 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _look_inside(job: Job, context: Context, house: wheels.Wheelhouse, image: str) -> probe.Seen:
+def _look_inside(job: Job, context: Context, house: wheels.Wheelhouse, image: str) -> python_probe.Seen:
     """What the image really has. Raises UpstreamRefused where a package is lost."""
     context.progress.doing("looking inside")
     with context.meter.waiting():
         ours = labels(context.run_id, job.cell.id, context.workspace.root)
-        printed = context.ports.runner.output(image, ["python3", "-c", probe.PROGRAM], ours)
-    inside = probe.read(printed)
+        printed = context.ports.runner.output(image, ["python3", "-c", python_probe.PROGRAM], ours)
+    inside = python_probe.read(printed)
     lost = [wheel.name for wheel in house.installed if wheel.name not in inside.packages]
     if lost:
         raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
     return inside
 
 
-def _shown(inside: probe.Seen) -> dict[str, str]:
+def _shown(inside: python_probe.Seen) -> dict[str, str]:
     # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
     shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
     return {"Base system": inside.system, "Python": inside.python, **shown}

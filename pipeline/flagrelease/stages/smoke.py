@@ -15,8 +15,8 @@ from flagrelease.container_inside import Inside, Wrong
 from flagrelease.context import Context
 from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.job import Job
+from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
-from flagrelease.ports.server import Client, NoAnswer
 from flagrelease.serving import Served, ServeRequest, served
 from flagrelease.stage import Stage
 

@@ -17,7 +17,7 @@ from flagrelease.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.ports import harnesses
 from flagrelease.ports.http import is_loopback
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.store.files import free_bytes
 from flagrelease.tables import aligned
 

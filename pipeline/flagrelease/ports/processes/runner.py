@@ -25,10 +25,10 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import probe
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.ports import command, listening, supervisor
-from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.ports import command, python_probe
+from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.ports.processes import listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.recipe.image_paths import Layout, under
 from flagrelease.redact import redact, secret
@@ -90,9 +90,9 @@ class ProcessRunner:
     @cached_property
     def machine(self) -> Machine:
         """Raises EnvironmentFault where there is no python3."""
-        argv, env = ["python3", "-c", probe.PROGRAM], _surroundings()
+        argv, env = ["python3", "-c", python_probe.PROGRAM], _surroundings()
         done = command.run(argv, seconds=_LOOK_SECONDS, env=env, inherit=False, hint="install python3")
-        seen = probe.read(done.stdout)
+        seen = python_probe.read(done.stdout)
         identity = json.dumps([seen.system, seen.python, seen.packages], sort_keys=True)
         return Machine(
             name=f"this machine: {seen.system}, Python {seen.python}",
@@ -292,7 +292,7 @@ def _surroundings() -> dict[str, str]:
     own = str(Path(sys.prefix, "bin")) if sys.prefix != sys.base_prefix else ""
     env = {name: text for name, text in os.environ.items() if not secret(name) and not name.startswith(_OURS)}
     env["PATH"] = os.pathsep.join(place for place in os.get_exec_path() if place != own)
-    source = Path(__file__).parents[2]
+    source = Path(__file__).parents[3]
     env.setdefault("PYTHONUSERBASE", str(Path.home() / ".local"))  # also where the home folder is replaced
     packages = [place for place in env.pop("PYTHONPATH", "").split(os.pathsep) if place and Path(place) != source]
     return env | ({"PYTHONPATH": os.pathsep.join(packages)} if packages else {})

@@ -18,10 +18,10 @@ from flagrelease import results
 from flagrelease.context import Context
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
 from flagrelease.job import Job
-from flagrelease.ports import supervisor
-from flagrelease.ports.processes import IMAGE, Folder, ProcessRunner
-from flagrelease.ports.runner import labels
-from flagrelease.ports.server import Client
+from flagrelease.ports.container_runner import labels
+from flagrelease.ports.openai_client import Client
+from flagrelease.ports.processes import supervisor
+from flagrelease.ports.processes.runner import IMAGE, Folder, ProcessRunner
 from flagrelease.recipe import container
 from flagrelease.serving import ServeRequest, served
 from flagrelease.store.workspace import Workspace
@@ -30,7 +30,7 @@ from support.process_programs import CELL, STUBBORN, bare, printed, wait_until
 pytestmark = pytest.mark.integration
 
 DIGEST = "sha256:" + "7" * 64
-ENGINE = Path(__file__).parents[1] / "support/fake_engine.py"
+ENGINE = Path(__file__).parents[3] / "support/fake_engine.py"
 
 
 @pytest.fixture
@@ -157,9 +157,9 @@ def test_a_server_of_others_is_never_taken_for_ours(runner: ProcessRunner, tmp_p
 PIPELINE = f"""
 import os, sys, time
 from pathlib import Path
-sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+sys.path[:0] = {[str(Path(__file__).parents[3])]!r}
 from support.process_programs import STUBBORN, bare, printed
-from flagrelease.ports.processes import ProcessRunner
+from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.store.workspace import Workspace
 root = Path(sys.argv[1])
 runner = ProcessRunner(Workspace(root))

@@ -22,7 +22,7 @@ from flagrelease.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from flagrelease.ports.docker import Engine
+from flagrelease.ports.docker.engine import Engine
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
 from integration.test_serving import packed

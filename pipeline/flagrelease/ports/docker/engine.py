@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
+from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.ports.credentials import credentials
-from flagrelease.ports.docker_errors import stream_error, translated
-from flagrelease.ports.runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.ports.docker.errors import stream_error, translated
 from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
 
