@@ -25,12 +25,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flagrelease import results
 from flagrelease.assemble import Options, Project, project, real_ports
 from flagrelease.config.matrix import Profile, Share
-from flagrelease.context import Context, T
-from flagrelease.handles import Done, Finished
-from flagrelease.job import Job
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, T
+from flagrelease.contract.handles import Done, Finished
+from flagrelease.contract.job import Job
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.servers import Serve

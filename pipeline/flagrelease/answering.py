@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease import baselines, fidelity, results
+from flagrelease import baselines, fidelity
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.sheet import Sheet
-from flagrelease.job import Job
 from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count

@@ -15,14 +15,14 @@ from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Look
+from flagrelease.contract.context import Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import AnyStage
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.history import Past
-from flagrelease.job import Job
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
-from flagrelease.stage import AnyStage
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
@@ -31,7 +31,7 @@ from flagrelease.store.workspace import Workspace
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 if TYPE_CHECKING:
-    from flagrelease.context import Ports
+    from flagrelease.contract.context import Ports
     from flagrelease.ports.registry import Registry
     from flagrelease.recipe.container import RunnerKind
 
@@ -154,7 +154,7 @@ def templates(folder: Path) -> Path:
 
 def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
     """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
-    from flagrelease.context import Ports
+    from flagrelease.contract.context import Ports
     from flagrelease.ports import command
     from flagrelease.ports.docker.engine import Engine
     from flagrelease.ports.hub import RealHubs

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from flagrelease.contract.handles import Finished, Judged
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import Attribution
+from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError
-from flagrelease.handles import Finished, Judged
-from flagrelease.job import Job
-from flagrelease.results import Attribution
-from flagrelease.stage import AnyStage, Remedy, keys
 
 if TYPE_CHECKING:
     from flagrelease.outcome import Outcome

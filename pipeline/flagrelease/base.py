@@ -11,8 +11,8 @@ from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.ports.progress import Count
 
 if TYPE_CHECKING:
-    from flagrelease.context import Context
-    from flagrelease.job import Job
+    from flagrelease.contract.context import Context
+    from flagrelease.contract.job import Job
     from flagrelease.ports.container_runner import Moved
 
 

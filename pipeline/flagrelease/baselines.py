@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from flagrelease.config.cell import Cell, fingerprint
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
 from flagrelease.errors import Corrupt
 from flagrelease.evaluation.sheet import Sheet
 from flagrelease.store.evidence import Evidence, EvidenceStore

@@ -16,7 +16,7 @@ from flagrelease import wheels
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.vendors import VENDORS
-from flagrelease.job import Job
+from flagrelease.contract.job import Job
 from flagrelease.recipe import container, engine_config, user_commands
 from flagrelease.recipe.image_paths import DOCKER, Layout
 from flagrelease.shipped import Shipped

@@ -9,11 +9,11 @@ from typing import Any
 from flagrelease import charts, operators_text
 from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.config.sources import Source
+from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.ports.harnesses import HARNESSES
 from flagrelease.recipe import user_commands
 from flagrelease.record import COMPONENTS, Record
-from flagrelease.results import BenchmarkScore, Speed, SpeedPoint, Weights
 
 TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from flagrelease.contract.results import BenchmarkScore, LoadFigures, Speed, SpeedPoint
     from flagrelease.record import Record
-    from flagrelease.results import BenchmarkScore, LoadFigures, Speed, SpeedPoint
 
 SCORES = "scores.png"
 SPEED = "speed.png"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease import base, task, wheels
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
-from flagrelease.job import Job
 from flagrelease.ports.progress import Count, Progress
 from flagrelease.shipped import FLAGKERNELS, SOURCES
 from flagrelease.store.files import telling_space

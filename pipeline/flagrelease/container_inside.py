@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flagrelease import results
 from flagrelease.config.cell import Cell
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
 from flagrelease.ports import python_probe
 from flagrelease.serving import Served
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from flagrelease.contract.stage import AnyStage
 from flagrelease.runner import CellRun
-from flagrelease.stage import AnyStage
 
 
 class Engine(Protocol):

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
-from flagrelease import results
 from flagrelease.config.cell import Cell, fingerprint
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
 from flagrelease.ports.openai_client import NoAnswer

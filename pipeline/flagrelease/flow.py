@@ -16,10 +16,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flagrelease.contract.stage import AnyStage
 from flagrelease.executor_base import by_host, route
 from flagrelease.outcome import Outcome
 from flagrelease.runner import CellRun
-from flagrelease.stage import AnyStage
 
 
 class PrefectEngine:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from flagrelease.context import Look
-from flagrelease.stage import AnyStage
+from flagrelease.contract.context import Look
+from flagrelease.contract.stage import AnyStage
 from flagrelease.store.ledger import Entry, Ledger, evidence_of
 from flagrelease.store.parts import Keep
 

@@ -13,7 +13,7 @@ from flagrelease import wheels
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Ports
+from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.data import is_own
 from flagrelease.ports.hub import Hubs

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flagrelease import results
 from flagrelease.container_inside import Inside, Wrong
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.flagkernels_files import Effective, decode_effective
-from flagrelease.job import Job
 from flagrelease.servers import Serve
 from flagrelease.serving import Served, ServeRequest, layout_of
 

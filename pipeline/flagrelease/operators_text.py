@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flagrelease.contract.results import Kernels, Operator
 from flagrelease.markdown import Markdown, code, table
-from flagrelease.results import Kernels, Operator
 
 EFFECT_FIRST = "Operator in effect"
 EXCLUDED_FIRST = "Operator left out"

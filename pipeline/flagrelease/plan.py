@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from flagrelease.config.cell import Cell
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
-from flagrelease.job import Job
-from flagrelease.stage import AnyStage, Key, keys
 from flagrelease.store.ledger import Entry
 from flagrelease.store.parts import Change, Keep, changes, in_line
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.job import Job
+from flagrelease.contract.job import Job
 from flagrelease.tables import aligned
 from flagrelease.verdict.types import ALPHA
 

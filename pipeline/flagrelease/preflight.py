@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from flagrelease.assemble import Project, impatient_registry
-from flagrelease.context import Ports
+from flagrelease.contract.context import Ports
 from flagrelease.errors import NoSpace
 from flagrelease.evaluation.data import promised_digest
 from flagrelease.plan import CellPlan

@@ -18,11 +18,9 @@ import msgspec
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.config.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.handles import Done, Finished, ResultOf, StageResult, Verdict
-from flagrelease.job import Job
-from flagrelease.recipe.container import model_path
-from flagrelease.results import (
+from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, Verdict
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import (
     ACCURACY,
     ATTRIBUTION,
     CARD,
@@ -40,6 +38,8 @@ from flagrelease.results import (
     Speed,
     Weights,
 )
+from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.recipe.container import model_path
 from flagrelease.store.parts import Keep
 from flagrelease.verdict import types as verdicts
 

@@ -12,14 +12,14 @@ from flagrelease import engine, summary, sweep
 from flagrelease.assemble import Project, real_ports
 from flagrelease.board import Board
 from flagrelease.config.cell import Cell
-from flagrelease.context import Ports
+from flagrelease.contract.context import Ports
+from flagrelease.contract.stage import AnyStage
 from flagrelease.display import PlainBoard, board
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.plan import CellPlan, Choice
 from flagrelease.preflight import check_cell, check_machine
 from flagrelease.runner import CellRun, Session, new_run_id
-from flagrelease.stage import AnyStage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
 from flagrelease.summary import CellResult

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from flagrelease.contract.handles import Verdict
 from flagrelease.errors import ConfigError
-from flagrelease.handles import Verdict
 from flagrelease.store import locks
 from flagrelease.store.files import write_atomic
 from flagrelease.store.workspace import Workspace

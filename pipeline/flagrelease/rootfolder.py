@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import buildcontext, sources, wheels
+from flagrelease import buildcontext, wheels
 from flagrelease.config.engines import ENGINES, ServingEngine
+from flagrelease.contract import code_version
 from flagrelease.ports.command import Command
 from flagrelease.ports.processes.runner import IMAGE, Folder, Machine
 from flagrelease.recipe.image_paths import BUNDLE, Layout, under
@@ -44,7 +45,7 @@ _NOT_COMPILED = "/(tests?|testing|examples)/"
 def digest(plan: buildcontext.Plan) -> str:
     """sha256 over the build context that Docker would be given, with this program in place of the Dockerfile."""
     files = {name: file for name, file in plan.files.items() if name != "Dockerfile"}
-    files["process-root"] = (sources.of_module(__name__).encode(), 0o644)
+    files["process-root"] = (code_version.of_module(__name__).encode(), 0o644)
     target = Hashed()
     buildcontext.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
     return f"sha256:{target.sha256}"

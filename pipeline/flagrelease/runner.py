@@ -14,19 +14,19 @@ import msgspec
 from flagrelease import attribution
 from flagrelease.board import Board
 from flagrelease.config.cell import Cell
-from flagrelease.context import Context, Look, Ports, T
+from flagrelease.contract.context import Context, Look, Ports, T
+from flagrelease.contract.handles import Done, Finished, StageResult, Withholding
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import IMAGE, Attribution
+from flagrelease.contract.server_pool import Standing
+from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError, Interrupted
-from flagrelease.handles import Done, Finished, StageResult, Withholding
 from flagrelease.history import Past
 from flagrelease.interrupt import StopRequested, Workers
-from flagrelease.job import Job
 from flagrelease.outcome import Outcome
 from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
-from flagrelease.results import IMAGE, Attribution
-from flagrelease.stage import AnyStage, Remedy, keys
-from flagrelease.standing import Standing
 from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from flagrelease import baselines
 from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.config.matrix import Benchmark, Stack
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import IMAGE, WEIGHTS, BenchmarkScore
 from flagrelease.errors import ConfigError
-from flagrelease.job import Job
 from flagrelease.ports.harness import Adapter
 from flagrelease.ports.harness_flageval import (
     ENDPOINT,
@@ -29,7 +30,6 @@ from flagrelease.ports.harness_flageval import (
     public_url,
 )
 from flagrelease.ports.progress import Count
-from flagrelease.results import IMAGE, WEIGHTS, BenchmarkScore
 from flagrelease.servers import Serve
 from flagrelease.serving import Served, ServeRequest
 

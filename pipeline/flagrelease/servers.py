@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Protocol
 
-from flagrelease import results
 from flagrelease.config.matrix import Stack
-from flagrelease.context import Context
-from flagrelease.job import Job
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.serving import Served, ServeRequest
 
 __all__ = ["Serve", "Servers"]

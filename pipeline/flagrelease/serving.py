@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from flagrelease import results
 from flagrelease.config.matrix import Stack
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
-from flagrelease.job import Job
 from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count

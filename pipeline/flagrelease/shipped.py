@@ -7,9 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease import __version__, results
+from flagrelease import __version__
+from flagrelease.contract import results
+from flagrelease.contract.code_version import PACKAGE
 from flagrelease.recipe.image_paths import BUNDLE, DOCKER
-from flagrelease.sources import PACKAGE
 from flagrelease.store.workspace import Workspace
 
 FLAGKERNELS = PACKAGE.parent / "flagkernels"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from flagrelease import results
 from flagrelease.config.cell import Cell
 from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
+from flagrelease.contract import results
 from flagrelease.recipe import container, user_commands
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Skipped

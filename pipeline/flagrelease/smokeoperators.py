@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from flagrelease import operatorcalls, results
+from flagrelease import operatorcalls
 from flagrelease.container_inside import Inside, Wrong
+from flagrelease.contract import results
 from flagrelease.serving import layout_of
 from flagrelease.smokechecks import Bench
 from flagrelease.store.digests import sha256_of

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flagrelease.config.cell import Cell
+from flagrelease.contract.results import IMAGE, PUBLISH
 from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.outcome import Outcome
 from flagrelease.plan import CellPlan
-from flagrelease.results import IMAGE, PUBLISH
 from flagrelease.runner import CellRun
 from flagrelease.store.ledger import Failure, Ledger, Spent
 from flagrelease.tables import aligned

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flagrelease import rootfolder
 from flagrelease.config.cell import Cell
-from flagrelease.context import Ports
+from flagrelease.contract.context import Ports
 from flagrelease.store.files import TEMPORARY, abandoned
 from flagrelease.store.workspace import Workspace
 

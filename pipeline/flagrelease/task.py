@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, FlagreleaseError
-from flagrelease.job import Job
 from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.recipe.container import ContainerRun, Placement
 

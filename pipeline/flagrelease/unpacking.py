@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from flagrelease import results, sources, task
+from flagrelease import task
 from flagrelease.base import base_image, locked_base
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.lockfile import set_digest
-from flagrelease.context import Context
+from flagrelease.contract import code_version, results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault
-from flagrelease.job import Job
 from flagrelease.store.files import telling_space
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
 
@@ -29,7 +30,7 @@ _DIGEST_LETTERS = 12
 
 def unpacked(job: Job, context: Context, fetched: results.Weights) -> results.Weights:
     """The weights as they are served. Raises CommandFailed where the program fails, and what `base_image` raises."""
-    program = hashlib.sha256((sources.PACKAGE / PROGRAM).read_bytes()).hexdigest()
+    program = hashlib.sha256((code_version.PACKAGE / PROGRAM).read_bytes()).hexdigest()
     depends = {"weights": fetched.digest, "program": program, "base": locked_base(job), "runner": job.runner}
     folder = f"{fetched.folder}-{job.cell.model.serve.convert}-{fingerprint(depends)[:_DIGEST_LETTERS]}"
     into = context.workspace.weights / folder
@@ -58,7 +59,7 @@ def unpacked(job: Job, context: Context, fetched: results.Weights) -> results.We
 def _make(job: Job, context: Context, source: Path, into: Path) -> Manifest:
     reference, _ = base_image(job, context)
     source, into = source.resolve(), into.resolve()
-    program = sources.PACKAGE / PROGRAM
+    program = code_version.PACKAGE / PROGRAM
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     # The same paths on both sides, since where there is no container nothing can be mounted elsewhere.

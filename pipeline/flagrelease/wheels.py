@@ -22,8 +22,8 @@ from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import telling_space, unfinished, write_atomic
 
 if TYPE_CHECKING:
-    from flagrelease.context import Context
-    from flagrelease.job import Job
+    from flagrelease.contract.context import Context
+    from flagrelease.contract.job import Job
 
 MANYLINUX = "manylinux_2_28_x86_64"
 """The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""

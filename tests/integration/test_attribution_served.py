@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 import support.kernels_cell as given
-from flagrelease import buildcontext, results, shipped
-from flagrelease.context import Context
+from flagrelease import buildcontext, shipped
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.handles import ResultOf, Verdict
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Remedy, Stage
 from flagrelease.executor_inline import InlineEngine
-from flagrelease.handles import ResultOf, Verdict
-from flagrelease.job import Job
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.runner import CellRun
 from flagrelease.serving import ServeRequest, served
-from flagrelease.stage import Remedy, Stage
 from flagrelease.stages import attribute, kernels
 from flagrelease.store.evidence import Evidence
 from support import served_cell, toys

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import fidelity, results, serving, smokeinside
+from flagrelease import fidelity, serving, smokeinside
 from flagrelease.config.lockfile import LockedChip
-from flagrelease.context import Context, Look
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs

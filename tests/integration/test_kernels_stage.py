@@ -21,8 +21,9 @@ import msgspec
 import pytest
 
 import support.kernels_cell as given
-from flagrelease import buildcontext, results, shipped, smokechecks, smokeoperators
+from flagrelease import buildcontext, shipped, smokechecks, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
+from flagrelease.contract import results
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports.container_runner import WORKSPACE_LABEL

@@ -9,7 +9,7 @@ import pytest
 
 import support.served_cell as given
 from flagrelease.config.cell import Cell
-from flagrelease.job import Job
+from flagrelease.contract.job import Job
 from flagrelease.ports.openai_client import Client
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.serving import ServeRequest, served

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 import support.finished_cell as given
-from flagrelease import releases, results
-from flagrelease.context import Context, Look
+from flagrelease import releases
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
 from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry

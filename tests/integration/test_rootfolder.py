@@ -13,8 +13,8 @@ import pytest
 import support.served_cell as given
 from flagrelease import base, buildcontext, chipside, rootfolder
 from flagrelease.config.lockfile import Lock, LockedModel
+from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.job import Job
 from flagrelease.ports import command
 from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.recipe import image_paths

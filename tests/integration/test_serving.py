@@ -10,7 +10,7 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease import results
+from flagrelease.contract import results
 from flagrelease.errors import (
     DiedBeforeReady,
     DiedLater,

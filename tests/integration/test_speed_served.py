@@ -11,10 +11,10 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease import results
 from flagrelease.config.matrix import Profile, Traffic
+from flagrelease.contract import results
+from flagrelease.contract.job import Job
 from flagrelease.errors import DiedLater
-from flagrelease.job import Job
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.stages import speed

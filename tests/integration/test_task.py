@@ -11,7 +11,7 @@ import pytest
 
 import support.served_cell as given
 from flagrelease import task
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.ports.container_runner import WORKSPACE_LABEL, Runner

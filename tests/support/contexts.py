@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from flagrelease import results
 from flagrelease.config.matrix import Container
-from flagrelease.context import Context, Ports
-from flagrelease.handles import Done, Finished, ResultOf, StageResult
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Ports
+from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count

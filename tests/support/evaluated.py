@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.matrix import Share
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.evaluation.data import write_manifest
-from flagrelease.job import Job
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
-from flagrelease.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.serving import ServeRequest
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore

@@ -24,16 +24,10 @@ from flagrelease.config.matrix import (
     Serve,
     Share,
 )
-from flagrelease.context import Context, Ports
-from flagrelease.handles import Done, Finished, Verdict
-from flagrelease.job import Job
-from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.command import run
-from flagrelease.ports.meter import Meter
-from flagrelease.ports.progress import Silent
-from flagrelease.recipe.container import Placement, for_serving, model_path
-from flagrelease.record import Record, build
-from flagrelease.results import (
+from flagrelease.contract.context import Context, Ports
+from flagrelease.contract.handles import Done, Finished, Verdict
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import (
     Accuracy,
     BenchmarkScore,
     Check,
@@ -46,6 +40,12 @@ from flagrelease.results import (
     Tuning,
     Weights,
 )
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.command import run
+from flagrelease.ports.meter import Meter
+from flagrelease.ports.progress import Silent
+from flagrelease.recipe.container import Placement, for_serving, model_path
+from flagrelease.record import Record, build
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Spent
 from flagrelease.store.workspace import Workspace

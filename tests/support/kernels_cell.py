@@ -17,8 +17,8 @@ from flagrelease.assemble import Options, project
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.config.matrix import Container
-from flagrelease.context import Context
-from flagrelease.job import Job
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.wheels import Wheel, Wheelhouse
 from support.pip_wheel import pip_wheel
 

@@ -14,9 +14,9 @@ from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand, select
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Look, Ports
+from flagrelease.contract.context import Look, Ports
+from flagrelease.contract.job import Job
 from flagrelease.history import Past
-from flagrelease.job import Job
 from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from flagrelease import results
 from flagrelease.config import cell as cells
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Context, Ports
-from flagrelease.handles import StageResult
-from flagrelease.job import Job
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Ports
+from flagrelease.contract.handles import StageResult
+from flagrelease.contract.job import Job
 from flagrelease.ports import command
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.container_runner import Runner

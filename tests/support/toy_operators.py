@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.attribution import resumed
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.handles import ResultOf, Verdict
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import ATTRIBUTION, Attribution, Culprit
+from flagrelease.contract.stage import Remedy, Stage
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
-from flagrelease.handles import ResultOf, Verdict
-from flagrelease.job import Job
 from flagrelease.plan import Choice
-from flagrelease.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.runner import CellRun
-from flagrelease.stage import Remedy, Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.ledger import Ledger
 from support import toys

@@ -13,16 +13,16 @@ from flagrelease.config import strict_yaml
 from flagrelease.config.cell import expand
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Context, Ports
+from flagrelease.contract.context import Context, Ports
+from flagrelease.contract.handles import ResultOf
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
-from flagrelease.handles import ResultOf
 from flagrelease.interrupt import Workers
-from flagrelease.job import Job
 from flagrelease.plan import Choice
 from flagrelease.ports.clock import SystemClock
 from flagrelease.runner import CellRun, Session
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Ledger
 from flagrelease.store.workspace import Workspace

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from flagrelease import results, sources
 from flagrelease.config.matrix import Baseline
+from flagrelease.contract import code_version, results
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.data import write_manifest
-from flagrelease.job import Job
-from flagrelease.stage import keys
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict.compare import compare_main
@@ -220,8 +220,8 @@ def test_sampling_is_said_once_where_it_is_the_same(world: World) -> None:
 
 
 def test_mended_graders_are_another_key() -> None:
-    made_of = sources.of_stage(accuracy.run, accuracy.STAGE.programs).modules.keys()
-    tasks = {path.stem for path in (sources.PACKAGE / "evaluation/tasks").glob("*.py")} - {"__init__"}
+    made_of = code_version.of_stage(accuracy.run, accuracy.STAGE.programs).modules.keys()
+    tasks = {path.stem for path in (code_version.PACKAGE / "evaluation/tasks").glob("*.py")} - {"__init__"}
     used = {"evaluation.tasks", *(f"evaluation.tasks.{name}" for name in tasks)}
     assert used | {f"evaluation.{name}" for name in ("text", "algebra", "request")} <= made_of
 

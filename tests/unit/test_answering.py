@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Profile, Share
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import Accuracy
 from flagrelease.errors import ComparisonRefused, SmokeFailed
-from flagrelease.job import Job
-from flagrelease.results import Accuracy
 from flagrelease.servers import Servers
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict import compare, group_sequential

@@ -14,7 +14,7 @@ import yaml
 import support.served_cell as given
 from flagrelease import buildcontext
 from flagrelease.config.lockfile import Lock, LockedModel
-from flagrelease.job import Job
+from flagrelease.contract.job import Job
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER, under
 from flagrelease.wheels import Wheel, Wheelhouse

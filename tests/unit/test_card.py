@@ -12,11 +12,11 @@ from flagrelease.cardlint import Page, lint
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
+from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
 from flagrelease.markdown import code, escape, fenced, table
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.record import Record
-from flagrelease.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
 from flagrelease.verdict.types import Course, NoiseFloor
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}

@@ -13,8 +13,8 @@ import pytest
 import support.finished_cell as given
 from flagrelease import cli
 from flagrelease.assemble import Options, project
-from flagrelease.results import Attribution, Culprit
-from flagrelease.stage import keys
+from flagrelease.contract.results import Attribution, Culprit
+from flagrelease.contract.stage import keys
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep

@@ -13,16 +13,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from flagrelease import assemble, baselines, cli, importing, results
+from flagrelease import assemble, baselines, cli, importing
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.config.matrix import Baseline, Share
-from flagrelease.context import Look
+from flagrelease.contract import results
+from flagrelease.contract.context import Look
+from flagrelease.contract.job import Job
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation.data import load, write_manifest
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.job import Job
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples

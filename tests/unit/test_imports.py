@@ -87,8 +87,8 @@ PURE = (
     "flagrelease.recipe.container",
     "flagrelease.recipe.engine_config",
     "flagrelease.recipe.user_commands",
-    "flagrelease.job",
-    "flagrelease.results",
+    "flagrelease.contract.job",
+    "flagrelease.contract.results",
     "flagrelease.evaluation.question",
     "flagrelease.evaluation.request",
     "flagrelease.evaluation.sheet",
@@ -104,7 +104,7 @@ PURE = (
 )
 """Modules, or folders of them, that decide and have no effect but on files."""
 
-HANDED_OVER = frozenset({"flagrelease.context"})
+HANDED_OVER = frozenset({"flagrelease.contract.context"})
 """Gives the ports to a stage while it runs. To name a stage, as a plan does, is not to run it: the way ends here."""
 
 EFFECTS = frozenset({"asyncio", "docker", "httpx", "modelscope_hub", "prefect", "requests", "socket", "subprocess"})

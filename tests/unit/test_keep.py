@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from flagrelease import card, cli, keep, record
-from flagrelease.context import Look
+from flagrelease.contract.context import Look
+from flagrelease.contract.handles import Finished
 from flagrelease.errors import ConfigError
 from flagrelease.executor_inline import InlineEngine
-from flagrelease.handles import Finished
 from flagrelease.history import Past
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.runner import CellRun

@@ -11,10 +11,10 @@ import pytest
 import support.served_cell as given
 from flagrelease import chipside
 from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
-from flagrelease.context import Look
+from flagrelease.contract.context import Look
+from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError
 from flagrelease.history import Past
-from flagrelease.job import Job
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.stages import STAGES, kernels
 from flagrelease.store.evidence import EvidenceStore

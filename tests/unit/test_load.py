@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Slo
+from flagrelease.contract.results import Spread
 from flagrelease.errors import SmokeFailed
 from flagrelease.ports import load_evalscope, load_vllm
 from flagrelease.ports.load import Load, LoadPoint, Request, figures, spread
 from flagrelease.ports.load_own import StreamingLoad
-from flagrelease.results import Spread
 from support.streaming_endpoint import Pace, streaming
 
 POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)

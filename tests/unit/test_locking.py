@@ -15,7 +15,7 @@ from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock, LockedChip, LockedModel, LockedWheels
 from flagrelease.config.matrix import Matrix
-from flagrelease.context import Ports
+from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs

@@ -12,11 +12,11 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease.config.matrix import Stack
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import WEIGHTS
 from flagrelease.errors import DiedLater
-from flagrelease.job import Job
 from flagrelease.operatorcalls import Counting
-from flagrelease.results import WEIGHTS
 from flagrelease.serving import Served, ServeRequest
 from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
 

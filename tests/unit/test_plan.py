@@ -9,7 +9,7 @@ import pytest
 from flagrelease.base import pinned_base
 from flagrelease.config.cell import expand, fingerprint, select
 from flagrelease.config.lockfile import Lock, LockedChip
-from flagrelease.context import Look
+from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past

@@ -10,9 +10,9 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease import releases
-from flagrelease.context import Look
+from flagrelease.contract.context import Look
+from flagrelease.contract.results import CARD, Check
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
-from flagrelease.results import CARD, Check
 from flagrelease.stages import card, publish
 from support.contexts import after
 

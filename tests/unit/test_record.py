@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import support.finished_cell as given
 from flagrelease import record
+from flagrelease.contract.handles import Done, Finished
 from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.handles import Done, Finished
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.ledger import Spent
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flagrelease import replies
+from flagrelease.contract.job import Job
 from flagrelease.evaluation.data import write_manifest
-from flagrelease.job import Job
 from flagrelease.replies import REPLIES, Replies, collect
 from support.asking import INTEGER, LETTER, ask, echo, evaluation
 from support.endpoints import chat, letters, serving

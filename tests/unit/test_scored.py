@@ -11,8 +11,8 @@ import pytest
 
 from flagrelease import scored
 from flagrelease.config.matrix import Baseline, Share
+from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.job import Job
 from flagrelease.ports.harness_flageval import FlagEval, Pace
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages import accuracy

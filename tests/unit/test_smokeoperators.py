@@ -13,7 +13,7 @@ import pytest
 import support.finished_cell as given
 from flagrelease import operatorcalls, smokeoperators
 from flagrelease.container_inside import Inside, Wrong
-from flagrelease.results import WEIGHTS
+from flagrelease.contract.results import WEIGHTS
 from flagrelease.store.digests import sha256_of
 from flagrelease.store.evidence import Evidence
 from support.contexts import Executing, Shown, SleeplessClock, served, without_ports

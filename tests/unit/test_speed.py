@@ -16,11 +16,14 @@ import msgspec
 import pytest
 
 import support.finished_cell as given
-from flagrelease import card, cardlint, charts, record, results
+from flagrelease import card, cardlint, charts, record
 from flagrelease.config.matrix import Profile, Traffic
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import Spread
+from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
-from flagrelease.job import Job
 from flagrelease.ports import load_tools
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.load import Load, LoadPoint, Request
@@ -29,9 +32,7 @@ from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
-from flagrelease.results import Spread
 from flagrelease.serving import ServeRequest
-from flagrelease.stage import keys
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
 from flagrelease.store.evidence import EvidenceStore

@@ -12,12 +12,12 @@ from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import expand
 from flagrelease.config.lockfile import Lock
-from flagrelease.context import Context, Look, Ports
+from flagrelease.contract.context import Context, Look, Ports
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import Weights
 from flagrelease.errors import ConfigError, HubRefused
-from flagrelease.job import Job
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
-from flagrelease.results import Weights
 from flagrelease.stages import weights
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace

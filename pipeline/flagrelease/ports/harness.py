@@ -15,10 +15,10 @@ from flagrelease.store.files import write_atomic
 from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples
 
 if TYPE_CHECKING:
-    from flagrelease.context import Context
-    from flagrelease.job import Job
+    from flagrelease.contract.context import Context
+    from flagrelease.contract.job import Job
+    from flagrelease.contract.results import BenchmarkScore
     from flagrelease.ports.command import Command
-    from flagrelease.results import BenchmarkScore
     from flagrelease.servers import Serve
 
 __all__ = [

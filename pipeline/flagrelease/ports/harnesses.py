@@ -14,9 +14,9 @@ from flagrelease.ports import harness_evalscope, harness_own
 from flagrelease.ports.harness import Adapter, EvaluationRequest, Harness, Tally
 
 if TYPE_CHECKING:
-    from flagrelease.context import Context
-    from flagrelease.job import Job
-    from flagrelease.results import BenchmarkScore
+    from flagrelease.contract.context import Context
+    from flagrelease.contract.job import Job
+    from flagrelease.contract.results import BenchmarkScore
     from flagrelease.servers import Serve
 
 __all__ = ["HARNESSES", "Harnesses", "asked_here", "check", "chosen", "lacking", "outside_scores"]

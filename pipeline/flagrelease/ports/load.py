@@ -21,8 +21,8 @@ from statistics import fmean, geometric_mean, median
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from flagrelease.config.matrix import Slo
+from flagrelease.contract.results import LoadFigures, Spread
 from flagrelease.errors import SmokeFailed
-from flagrelease.results import LoadFigures, Spread
 
 if TYPE_CHECKING:
     from flagrelease.ports.command import Command

@@ -1,6 +1,6 @@
 """The product at a glance: the stages of a release, in order."""
 
-from flagrelease.stage import AnyStage, Remedy
+from flagrelease.contract.stage import AnyStage, Remedy
 from flagrelease.stages import accuracy, attribute, card, image, kernels, publish, smoke, speed, weights
 
 STAGES: tuple[AnyStage, ...] = (

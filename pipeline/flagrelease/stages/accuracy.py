@@ -9,24 +9,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, replies, results
+from flagrelease import baselines, replies
 from flagrelease.answering import Gathered, Pair, gather, lines
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.lockfile import LockedData
 from flagrelease.config.matrix import DEFAULT_HARNESS
-from flagrelease.context import Context, Look
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.job import Job
 from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
 from flagrelease.servers import Serve
 from flagrelease.serving import served
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.ledger import Ledger
 from flagrelease.verdict import fixed_sample, group_sequential

@@ -10,15 +10,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import chipside, flagkernels_files, results
+from flagrelease import chipside, flagkernels_files
 from flagrelease.attribution_text import TEXT
 from flagrelease.config.matrix import duration
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, GateFailed
 from flagrelease.flagkernels_files import AttributionReport, Round
-from flagrelease.job import Job
 from flagrelease.shipped import PROGRAMS
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 

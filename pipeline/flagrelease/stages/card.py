@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import card, cardlint, charts, record, results
-from flagrelease.context import Context
-from flagrelease.handles import Finished
-from flagrelease.job import Job
+from flagrelease import card, cardlint, charts, record
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.handles import Finished
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.redact import redact
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 

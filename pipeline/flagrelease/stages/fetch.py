@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease import results, wheels
-from flagrelease.context import Context
+from flagrelease import wheels
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.data import is_own, load
-from flagrelease.job import Job
-from flagrelease.stage import Stage
 from flagrelease.stages import accuracy, weights
 
 

@@ -10,18 +10,19 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, results, rootfolder, shipped, wheels
+from flagrelease import buildcontext, rootfolder, shipped, wheels
 from flagrelease.base import base_image, check_python, counted, pinned_base, processes
 from flagrelease.config.engines import ENGINES
-from flagrelease.context import Context, Look
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
-from flagrelease.job import Job
 from flagrelease.ports import python_probe
 from flagrelease.ports.container_runner import LocalImage, labels
 from flagrelease.ports.docker.engine import Pushed
 from flagrelease.ports.retry import Backoff, retry
 from flagrelease.recipe import image_paths
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import telling_space
 

@@ -14,15 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flagrelease import base, chipside, flagkernels_files, results, wheels
+from flagrelease import base, chipside, flagkernels_files, wheels
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.matrix import Serve, duration
-from flagrelease.context import Context, Look
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
 from flagrelease.flagkernels_files import OperatorFigures
-from flagrelease.job import Job
 from flagrelease.shipped import PROGRAMS
-from flagrelease.stage import Stage
 from flagrelease.store.digests import Hashed
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import telling_space, unfinished

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease import record, releases, results
-from flagrelease.context import Context, Look
+from flagrelease import record, releases
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import (
     ConfigError,
     EnvironmentFault,
@@ -23,9 +26,7 @@ from flagrelease.errors import (
     Inconclusive,
     UpstreamRefused,
 )
-from flagrelease.job import Job
 from flagrelease.record import Record
-from flagrelease.stage import Stage
 from flagrelease.stages.card import README, RECORD, files
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.evidence import Evidence

@@ -8,17 +8,18 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import results, smokechecks, smokeinside, smokeoperators
+from flagrelease import smokechecks, smokeinside, smokeoperators
 from flagrelease.config.cell import Cell
 from flagrelease.config.vendors import VENDORS
 from flagrelease.container_inside import Inside, Wrong
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, SmokeFailed
-from flagrelease.job import Job
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.serving import Served, ServeRequest, served
-from flagrelease.stage import Stage
 
 _QUERY_SECONDS = 30.0
 _REQUEST_SECONDS = 300.0

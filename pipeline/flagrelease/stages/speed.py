@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flagrelease import results
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack, Traffic
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError, SmokeFailed
-from flagrelease.job import Job
 from flagrelease.ports import load_tools
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
 from flagrelease.serving import Served, ServeRequest, served
-from flagrelease.stage import Stage
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.speed import speed

@@ -10,19 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease import results
 from flagrelease.base import pinned_base
 from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest
+from flagrelease.contract import results
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
-from flagrelease.job import Job
-from flagrelease.stage import Stage
 from flagrelease.store.files import write_atomic
 from flagrelease.store.locks import wait_for
 from flagrelease.unpacking import PROGRAM, unpacked
 from flagrelease.weightsfolder import manifest_of, seal, set_aside, trouble
 
 if TYPE_CHECKING:
-    from flagrelease.context import Context, Look
+    from flagrelease.contract.context import Context, Look
 
 _DIGEST_LETTERS = 12
 _GIVE_CONFIG = "give the config.json of a transformers model"

@@ -11,12 +11,12 @@ import msgspec
 from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
+from flagrelease.contract.handles import StageResult
+from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
+from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
-from flagrelease.handles import StageResult
 from flagrelease.plan import since
-from flagrelease.results import Accuracy, Attribution, Kernels, Smoke
-from flagrelease.stage import AnyStage, Key, keys
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry, evidence_of
 from flagrelease.verbs.status import status

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import results
 from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options, show_error
 from flagrelease.config.cell import select
+from flagrelease.contract import results
 from flagrelease.errors import worst
 from flagrelease.plan import Choice
 from flagrelease.release_cells import through

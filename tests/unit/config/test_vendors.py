@@ -12,8 +12,8 @@ import pytest
 
 import support.served_cell as given
 from flagrelease.config.vendors import VENDORS
+from flagrelease.contract.code_version import PACKAGE
 from flagrelease.ports.container_runner import Host
-from flagrelease.sources import PACKAGE
 from flagrelease.stages import smoke
 from support.hub_cases import Seen
 

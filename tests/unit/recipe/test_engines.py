@@ -13,11 +13,11 @@ from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
+from flagrelease.contract.code_version import PACKAGE
 from flagrelease.errors import ConfigError
 from flagrelease.ports import load_tools
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
-from flagrelease.sources import PACKAGE
 from flagrelease.stages import image, kernels
 
 LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama-server"

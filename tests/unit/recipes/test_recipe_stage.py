@@ -16,7 +16,7 @@ STAGE = """
 from dataclasses import dataclass
 
 from flagrelease.store.evidence import Evidence
-from flagrelease.stage import Stage
+from flagrelease.contract.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

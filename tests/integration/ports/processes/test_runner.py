@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 import support.served_cell as given
-from flagrelease import results
-from flagrelease.context import Context
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
-from flagrelease.job import Job
 from flagrelease.ports.container_runner import labels
 from flagrelease.ports.openai_client import Client
 from flagrelease.ports.processes import supervisor

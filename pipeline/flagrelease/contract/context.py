@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from flagrelease.handles import Finished, R, ResultOf, ResultUnavailable, StageResult
+from flagrelease.contract.handles import Finished, R, ResultOf, ResultUnavailable, StageResult
 from flagrelease.ports.meter import Meter
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    from flagrelease.contract.server_pool import Standing
     from flagrelease.ports.clock import Clock
     from flagrelease.ports.command import Command
     from flagrelease.ports.container_runner import Runner
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
-    from flagrelease.standing import Standing
 
 T = TypeVar("T")
 

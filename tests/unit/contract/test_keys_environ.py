@@ -13,13 +13,13 @@ import pytest
 
 from flagrelease.assemble import Options, Project, project
 from flagrelease.config.cell import Cell
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage, keys
 from flagrelease.errors import ConfigError
-from flagrelease.job import Job
-from flagrelease.stage import Stage, keys
 from flagrelease.stages import REMEDY, STAGES
 from support import import_graph
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALL = (*STAGES, REMEDY.stage)
 
 

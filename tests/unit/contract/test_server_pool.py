@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from flagrelease.contract.server_pool import Standing
 from flagrelease.errors import DockerUnavailable
-from flagrelease.standing import Standing
 
 
 @dataclass

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 import support.finished_cell as given
-from flagrelease.context import Context
+from flagrelease.contract.context import Context
+from flagrelease.contract.handles import Finished, ResultOf, ResultUnavailable
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
+from flagrelease.contract.stage import Stage
 from flagrelease.executor_inline import InlineEngine
-from flagrelease.handles import Finished, ResultOf, ResultUnavailable
-from flagrelease.job import Job
-from flagrelease.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
 from flagrelease.runner import CellRun
-from flagrelease.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry
 from support import toys

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import sources
-from flagrelease.stage import Stage
+from flagrelease.contract import code_version
+from flagrelease.contract.stage import Stage
 from flagrelease.stages import REMEDY, STAGES
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
+TEMPLATES = Path(__file__).parents[3] / "templates"
 ALL = (*STAGES, REMEDY.stage)
 
 
 def modules(name: str) -> set[str]:
     stage = next(one for one in ALL if one.name == name)
-    return set(sources.of_stage(stage.run, stage.programs).modules)
+    return set(code_version.of_stage(stage.run, stage.programs).modules)
 
 
 def test_what_a_stage_names_counts_however_far() -> None:
@@ -25,8 +25,8 @@ def test_what_a_stage_names_counts_however_far() -> None:
 
 def test_programs_that_are_shipped_or_started_count_whole() -> None:
     chip = {
-        ".".join(("flagkernels", *path.relative_to(sources.PACKAGE.parent / "flagkernels").with_suffix("").parts))
-        for path in (sources.PACKAGE.parent / "flagkernels").rglob("*.py")
+        ".".join(("flagkernels", *path.relative_to(code_version.PACKAGE.parent / "flagkernels").with_suffix("").parts))
+        for path in (code_version.PACKAGE.parent / "flagkernels").rglob("*.py")
         if path.name != "__init__.py"
     }
     assert chip <= modules("kernels")
@@ -38,7 +38,7 @@ def test_programs_that_are_shipped_or_started_count_whole() -> None:
 def test_what_only_carries_results_does_not_count() -> None:
     for stage in ALL:
         assert not {"runner", "plan", "display", "cli", "errors"} & modules(stage.name)
-        assert not {name for name in modules(stage.name) if not sources.counts(f"flagrelease.{name}")} - {
+        assert not {name for name in modules(stage.name) if not code_version.counts(f"flagrelease.{name}")} - {
             name for name in modules(stage.name) if name.startswith("flagkernels")
         }
 
@@ -51,10 +51,10 @@ def test_all_that_is_named_exists(stage: Stage) -> None:
 @pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
 def test_every_stage_starts_from_its_own_module(stage: Stage) -> None:
     assert stage.run.__module__.removeprefix("flagrelease.") in modules(stage.name)
-    assert sources.code().definition(stage.run.__module__, "STAGE") == ((stage.run.__module__, "STAGE"),)
+    assert code_version.code().definition(stage.run.__module__, "STAGE") == ((stage.run.__module__, "STAGE"),)
 
 
 def test_carriers_exist() -> None:
-    for name in sources._CARRIERS:
-        path = sources.PACKAGE / name.replace(".", "/")
+    for name in code_version._CARRIERS:
+        path = code_version.PACKAGE / name.replace(".", "/")
         assert path.is_dir() or path.with_suffix(".py").exists(), f"{name} is gone; take it out of _CARRIERS"

@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flagrelease import definitions
-from flagrelease.definitions import SLOT, Analysis, Definition, Ref, analyse
+from flagrelease.contract import definitions
+from flagrelease.contract.definitions import SLOT, Analysis, Definition, Ref, analyse
 
 ROUNDS = 3
 """How far a definition's digest looks into what it names. Beyond, it counts that something is reached at all."""

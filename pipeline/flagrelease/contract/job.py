@@ -12,7 +12,7 @@ from flagrelease.config.matrix import Matrix
 from flagrelease.recipe.container import RunnerKind
 
 if TYPE_CHECKING:
-    from flagrelease.results import Attribution
+    from flagrelease.contract.results import Attribution
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.handles import ResultOf, Verdict
+from flagrelease.contract.handles import ResultOf, Verdict
 from flagrelease.recipe.container import RunnerKind
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.definitions import Analysis
-from flagrelease.reach import Cache, Code, Reached
+from flagrelease.contract.definitions import Analysis
+from flagrelease.contract.reach import Cache, Code, Reached
 
 STAGE = '''\
 """A stage."""

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flagrelease.definitions import Analysis
-from flagrelease.reach import Cache, Code
+from flagrelease.contract.definitions import Analysis
+from flagrelease.contract.reach import Cache, Code
 
 PACKAGE = Path(__file__).parent
 

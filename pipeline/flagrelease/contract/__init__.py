@@ -1,0 +1,1 @@
+"""What a stage is: its job, context, results and key."""
