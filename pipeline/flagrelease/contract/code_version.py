@@ -14,7 +14,7 @@ from typing import Any
 from flagrelease.contract.definitions import Analysis
 from flagrelease.contract.reach import Cache, Code
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 # The rule: what carries results from stage to stage, shows them or keeps them makes no result, and a defect in it fails
 # loudly; so it is not part of any key. These are the rooms `store`, `config`, `contract`, `cli` and `run`, the modules

@@ -236,7 +236,7 @@ def test_what_is_ours_stays_ours(runner: ProcessRunner, tmp_path: Path, monkeypa
     monkeypatch.setenv("HUB_TOKEN", "very-secret-value")
     monkeypatch.setenv("FLAGRELEASE_REGISTRY", "localhost:1/none")
     monkeypatch.setenv("OF_THE_MACHINE", "kept")
-    monkeypatch.setenv("PYTHONPATH", str(Path(supervisor.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(supervisor.__file__).parents[3]))
     program = (
         "import os, sys; print(sys.prefix, *(f'{k}={v}' for k, v in os.environ.items()))\n"
         "print('very-secret-' + 'value')"
