@@ -33,8 +33,8 @@ from flagrelease.contract.handles import Done, Finished
 from flagrelease.contract.job import Job
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from flagrelease.servers import Serve
-from flagrelease.serving import Served, ServeRequest, served
+from flagrelease.serving.server import Served, ServeRequest, served
+from flagrelease.serving.servers import Serve
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace

@@ -24,7 +24,7 @@ from flagrelease.evaluation.sheet import Sheet
 from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from flagrelease.servers import Serve, Servers
+from flagrelease.serving.servers import Serve, Servers
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.group_sequential import PlannedLooks

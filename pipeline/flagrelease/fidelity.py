@@ -21,7 +21,7 @@ from flagrelease.contract.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
 from flagrelease.ports.openai_client import NoAnswer
-from flagrelease.serving import Served
+from flagrelease.serving.server import Served
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity, divergence, fidelity, kl_top, outside
 

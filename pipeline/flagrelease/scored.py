@@ -30,8 +30,8 @@ from flagrelease.ports.harness_flageval import (
     public_url,
 )
 from flagrelease.ports.progress import Count
-from flagrelease.servers import Serve
-from flagrelease.serving import Served, ServeRequest
+from flagrelease.serving.server import Served, ServeRequest
+from flagrelease.serving.servers import Serve
 
 __all__ = ["ADAPTER", "score"]
 

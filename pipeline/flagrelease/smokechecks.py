@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from flagrelease.config.matrix import Model
-from flagrelease.container_inside import Wrong
 from flagrelease.ports.openai_client import Answer, Client
 from flagrelease.recipe.user_commands import QUESTION
-from flagrelease.serving import Served
+from flagrelease.serving.inside import Wrong
+from flagrelease.serving.server import Served
 
 _TOKENS = 48
 _REPEATS = 5

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from flagrelease.config.cell import Cell
-from flagrelease.container_inside import EXEC_SECONDS, Inside, Wrong
 from flagrelease.contract import results
 from flagrelease.recipe import container, user_commands
-from flagrelease.serving import layout_of
+from flagrelease.serving.inside import EXEC_SECONDS, Inside, Wrong
+from flagrelease.serving.server import layout_of
 from flagrelease.smokechecks import Skipped
 from flagrelease.store.digests import sha256_of
 from flagrelease.store.files import unfinished

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from flagrelease import operatorcalls
-from flagrelease.container_inside import Inside, Wrong
 from flagrelease.contract import results
-from flagrelease.serving import layout_of
+from flagrelease.serving import operator_status
+from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.server import layout_of
 from flagrelease.smokechecks import Bench
 from flagrelease.store.digests import sha256_of
 
@@ -26,7 +26,7 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
     kept = next(one for one in kernels.evidence if one.name == "operators.yaml")
     if sha256_of(at.execute("cat", place).encode()) != kept.sha256:
         raise Wrong(f"{place} is not the one that was made")
-    found = operatorcalls.effective(at)
+    found = operator_status.effective(at)
     wanted = sorted(one.name for one in kernels.operators)
     if found.partial:
         raise Wrong(f"only some of {len(found.processes)} processes have {', '.join(found.partial)}")
@@ -48,8 +48,8 @@ def no_tuning(at: Inside, on: Bench) -> str:
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
-    at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
-    found = operatorcalls.effective(at)
+    at.context.ports.clock.sleep(operator_status.TOLD_WITHIN_S)
+    found = operator_status.effective(at)
     events = found.tuning_events
     if events:
         raise Wrong(f"{events} candidates of {', '.join(found.tuned)} were timed since the start")
@@ -60,14 +60,14 @@ def no_tuning(at: Inside, on: Bench) -> str:
 def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
     """Some operator runs while requests are answered, or in a graph that is replayed for them: an image in which none
     does is the native one by another name. What an engine calls to warm up does not count."""
-    before = operatorcalls.effective(at).called
+    before = operator_status.effective(at).called
     most = on.model.serve.concurrency
     for at_once in _steps_of_two(most):
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    at.context.ports.clock.sleep(operatorcalls.TOLD_WITHIN_S)
-    after = operatorcalls.effective(at)
+    at.context.ports.clock.sleep(operator_status.TOLD_WITHIN_S)
+    after = operator_status.effective(at)
     now = {name for name, count in after.called.items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
     idle = [name for name in names if name not in now.union(after.captured)]

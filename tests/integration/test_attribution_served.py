@@ -24,7 +24,7 @@ from flagrelease.executor_inline import InlineEngine
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.runner import CellRun
-from flagrelease.serving import ServeRequest, served
+from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages import attribute, kernels
 from flagrelease.store.evidence import Evidence
 from support import served_cell, toys

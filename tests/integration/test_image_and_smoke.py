@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import fidelity, serving, smokeinside
+from flagrelease import fidelity, smokeinside
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
@@ -19,7 +19,8 @@ from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
-from flagrelease.serving import ServeRequest
+from flagrelease.serving import server
+from flagrelease.serving.server import ServeRequest
 from flagrelease.stages import image, smoke, weights
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
@@ -164,12 +165,12 @@ def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(st
         middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
         data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
         (weights_folder / "damaged" / path.name).write_bytes(data)
-    with serving.served(
+    with server.served(
         started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
     ) as server:
         reference = fidelity.keep(context, cell, started.weights, server)
     assert isinstance(reference, fidelity.Reference)
-    with serving.served(
+    with server.served(
         started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")
     ) as server:
         likeness, kept_as = fidelity.result(context, cell, reference, server)

@@ -22,14 +22,14 @@ import pytest
 
 import support.kernels_cell as given
 from flagrelease import buildcontext, shipped, smokechecks, smokeoperators
-from flagrelease.container_inside import Inside, Wrong
 from flagrelease.contract import results
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
-from flagrelease.operatorcalls import Counting
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
-from flagrelease.serving import Served, ServeRequest, served
+from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.operator_status import Counting
+from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.smokechecks import Bench
 from flagrelease.stages import kernels
 from support import served_cell

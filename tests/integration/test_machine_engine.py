@@ -12,7 +12,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.contract.job import Job
 from flagrelease.ports.openai_client import Client
 from flagrelease.ports.processes.runner import ProcessRunner
-from flagrelease.serving import ServeRequest, served
+from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages import image
 from flagrelease.store.workspace import Workspace
 from integration.test_rootfolder import distribution, written

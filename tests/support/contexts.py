@@ -17,7 +17,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.recipe.container import ContainerRun, Placement
-from flagrelease.serving import Served
+from flagrelease.serving.server import Served
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 

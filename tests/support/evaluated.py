@@ -16,7 +16,7 @@ from flagrelease.contract.results import IMAGE, WEIGHTS, Accuracy
 from flagrelease.evaluation.data import write_manifest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
-from flagrelease.serving import ServeRequest
+from flagrelease.serving.server import ServeRequest
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace

@@ -14,7 +14,7 @@ from flagrelease.config.matrix import Profile, Share
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import Accuracy
 from flagrelease.errors import ComparisonRefused, SmokeFailed
-from flagrelease.servers import Servers
+from flagrelease.serving.servers import Servers
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict import compare, group_sequential
 from flagrelease.verdict.samples import read_samples

@@ -10,7 +10,7 @@ import pytest
 
 from flagrelease.errors import PortInUse
 from flagrelease.ports.container_runner import Ended
-from flagrelease.serving import _died_early
+from flagrelease.serving.server import _died_early
 
 PROGRAM = Path(__file__).parents[2] / "pipeline/flagrelease/inside/llama_server.py"
 

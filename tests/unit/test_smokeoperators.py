@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import support.finished_cell as given
-from flagrelease import operatorcalls, smokeoperators
-from flagrelease.container_inside import Inside, Wrong
+from flagrelease import smokeoperators
 from flagrelease.contract.results import WEIGHTS
+from flagrelease.serving import operator_status
+from flagrelease.serving.inside import Inside, Wrong
 from flagrelease.store.digests import sha256_of
 from flagrelease.store.evidence import Evidence
 from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
@@ -86,13 +87,13 @@ class Asked:
     def called(self) -> str:
         def prints(_argv: Sequence[str]) -> str:
             counts = {"mm": 3}
-            if self.asked and sum(at.context.ports.clock.slept) >= operatorcalls.TOLD_WITHIN_S:  # type: ignore[attr-defined]
+            if self.asked and sum(at.context.ports.clock.slept) >= operator_status.TOLD_WITHIN_S:  # type: ignore[attr-defined]
                 counts = {name: counts.get(name, 0) + self.more.get(name, 0) for name in {*counts, *self.more}}
             return json.dumps({**FINE, "called": counts, "captured": self.captured}, indent=1) + "\n"
 
         at = inside(prints)
         found = smokeoperators.called(at, self, KERNELS)  # type: ignore[arg-type]  # a Bench without a server
-        assert at.context.ports.clock.slept == [operatorcalls.TOLD_WITHIN_S]  # type: ignore[attr-defined]
+        assert at.context.ports.clock.slept == [operator_status.TOLD_WITHIN_S]  # type: ignore[attr-defined]
         return found
 
 
@@ -119,7 +120,7 @@ def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_no_answer_is_told_as_one(printed: str) -> None:
     with pytest.raises(Wrong, match="what is in effect cannot be read"):
-        operatorcalls.told(printed)
+        operator_status.told(printed)
 
 
 class Unhurried:
@@ -136,7 +137,7 @@ def test_tuning_is_looked_for_only_when_the_processes_have_reported_it(events: i
     clock = SleeplessClock()
 
     def prints(_argv: Sequence[str]) -> str:
-        late = sum(clock.slept) >= operatorcalls.TOLD_WITHIN_S
+        late = sum(clock.slept) >= operator_status.TOLD_WITHIN_S
         return json.dumps({**FINE, "tuning_events": events if late else 0, "tuned": ["mm"]}, indent=1) + "\n"
 
     at = inside(prints)

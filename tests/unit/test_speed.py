@@ -32,7 +32,7 @@ from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.ports.load_vllm import VllmBench
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
-from flagrelease.serving import ServeRequest
+from flagrelease.serving.server import ServeRequest
 from flagrelease.stages import card as card_stage
 from flagrelease.stages import publish, speed
 from flagrelease.store.evidence import EvidenceStore

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flagrelease.contract.job import Job
     from flagrelease.contract.results import BenchmarkScore
     from flagrelease.ports.command import Command
-    from flagrelease.servers import Serve
+    from flagrelease.serving.servers import Serve
 
 __all__ = [
     "Adapter",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flagrelease.contract.context import Context
     from flagrelease.contract.job import Job
     from flagrelease.contract.results import BenchmarkScore
-    from flagrelease.servers import Serve
+    from flagrelease.serving.servers import Serve
 
 __all__ = ["HARNESSES", "Harnesses", "asked_here", "check", "chosen", "lacking", "outside_scores"]
 

@@ -22,12 +22,12 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.data import digest_of, load
 from flagrelease.evaluation.sheet import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.operatorcalls import Counting
 from flagrelease.ports import harnesses
 from flagrelease.ports.harness import Harness
 from flagrelease.replies import REPLIES
-from flagrelease.servers import Serve
-from flagrelease.serving import served
+from flagrelease.serving.operator_status import Counting
+from flagrelease.serving.server import served
+from flagrelease.serving.servers import Serve
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.ledger import Ledger
 from flagrelease.verdict import fixed_sample, group_sequential

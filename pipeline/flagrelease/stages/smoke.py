@@ -11,7 +11,6 @@ import msgspec
 from flagrelease import smokechecks, smokeinside, smokeoperators
 from flagrelease.config.cell import Cell
 from flagrelease.config.vendors import VENDORS
-from flagrelease.container_inside import Inside, Wrong
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
@@ -19,7 +18,8 @@ from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
-from flagrelease.serving import Served, ServeRequest, served
+from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.server import Served, ServeRequest, served
 
 _QUERY_SECONDS = 30.0
 _REQUEST_SECONDS = 300.0

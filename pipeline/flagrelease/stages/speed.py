@@ -26,7 +26,7 @@ from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.ports import load_tools
 from flagrelease.ports.load import Load, LoadGenerator, LoadPoint, SlowStarter, Target, figures
-from flagrelease.serving import Served, ServeRequest, served
+from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.speed import speed

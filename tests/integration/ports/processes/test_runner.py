@@ -23,7 +23,7 @@ from flagrelease.ports.openai_client import Client
 from flagrelease.ports.processes import supervisor
 from flagrelease.ports.processes.runner import IMAGE, Folder, ProcessRunner
 from flagrelease.recipe import container
-from flagrelease.serving import ServeRequest, served
+from flagrelease.serving.server import ServeRequest, served
 from flagrelease.store.workspace import Workspace
 from support.process_programs import CELL, STUBBORN, bare, printed, wait_until
 

@@ -9,7 +9,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.ports import python_probe
-from flagrelease.serving import Served
+from flagrelease.serving.server import Served
 
 EXEC_SECONDS = 300.0
 

@@ -16,11 +16,11 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import WEIGHTS
 from flagrelease.errors import DiedLater
-from flagrelease.operatorcalls import Counting
-from flagrelease.serving import Served, ServeRequest
+from flagrelease.serving.operator_status import Counting
+from flagrelease.serving.server import Served, ServeRequest
 from support.contexts import Executing, Shown, SleeplessClock, served, without_ports
 
-GOLDEN = Path(__file__).parents[1] / "support/golden"
+GOLDEN = Path(__file__).parents[2] / "support/golden"
 
 
 class Engine:

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from flagrelease.container_inside import Inside, Wrong
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.flagkernels_files import Effective, decode_effective
-from flagrelease.servers import Serve
-from flagrelease.serving import Served, ServeRequest, layout_of
+from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.server import Served, ServeRequest, layout_of
+from flagrelease.serving.servers import Serve
 
 __all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
 

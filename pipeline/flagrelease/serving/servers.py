@@ -10,7 +10,7 @@ from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.serving import Served, ServeRequest
+from flagrelease.serving.server import Served, ServeRequest
 
 __all__ = ["Serve", "Servers"]
 

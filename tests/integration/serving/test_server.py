@@ -24,7 +24,7 @@ from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.recipe import container
-from flagrelease.serving import ServeRequest, served
+from flagrelease.serving.server import ServeRequest, served
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ def make(engine: Engine, base: str, own_registry: str) -> Iterator[Make]:
 
     def made(mode: str) -> results.Image:
         repository = f"{own_registry}/fake-{mode}"
-        program = (Path(__file__).parents[1] / "support/fake_engine.py").read_text()
+        program = (Path(__file__).parents[2] / "support/fake_engine.py").read_text()
         dockerfile = f'FROM {base}\nCOPY fake.py /fake.py\nENTRYPOINT ["python3", "/fake.py", "{mode}"]\n'
         context = packed({"Dockerfile": dockerfile, "fake.py": program})
         names.append(f"{repository}:test")

@@ -1,0 +1,1 @@
+"""A served image for the length of a block."""
