@@ -12,14 +12,14 @@ from typing import IO, Any
 
 import msgspec
 
-from flagrelease import wheels
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.vendors import VENDORS
 from flagrelease.contract.job import Job
+from flagrelease.packaging import wheelhouse
+from flagrelease.packaging.operator_bundle import Shipped
 from flagrelease.recipe import container, engine_config, user_commands
 from flagrelease.recipe.image_paths import DOCKER, Layout
-from flagrelease.shipped import Shipped
 from flagrelease.store.digests import sha256_of
 
 
@@ -30,7 +30,7 @@ class Plan:
     files: Mapping[str, tuple[bytes, int]]
     labels: Mapping[str, str]
     remarks: tuple[str, ...]
-    house: wheels.Wheelhouse
+    house: wheelhouse.Wheelhouse
 
     @property
     def manifest(self) -> bytes:
@@ -39,7 +39,7 @@ class Plan:
 
 def draw(
     job: Job,
-    house: wheels.Wheelhouse,
+    house: wheelhouse.Wheelhouse,
     base: str,
     base_id: str,
     layout: Layout = DOCKER,
@@ -84,7 +84,7 @@ def write(plan: Plan, target: IO[bytes]) -> None:
 
 def _entry(name: str, size: int, mode: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = size, mode, int(wheels.EPOCH)
+    entry.size, entry.mode, entry.mtime = size, mode, int(wheelhouse.EPOCH)
     return entry
 
 
@@ -108,7 +108,7 @@ def _dockerfile_view(cell: Cell, labels: Mapping[str, str], operators: Shipped |
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
-        "epoch": wheels.EPOCH,
+        "epoch": wheelhouse.EPOCH,
         "port": container.PORT,
         "python_check": f'python3 -c "{test}{said}"',
         "labels": labels,
@@ -154,7 +154,7 @@ def _labels(job: Job, base: str, operators: Shipped | None) -> dict[str, str]:
     }
 
 
-def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
+def _remarks(cell: Cell, house: wheelhouse.Wheelhouse) -> tuple[str, ...]:
     """What in the image is not upstream's own, in whole sentences."""
     remarks = [
         "FlagScale is installed without most of the packages that its metadata requires; serving needs none of them."
@@ -170,7 +170,7 @@ def _remarks(cell: Cell, house: wheels.Wheelhouse) -> tuple[str, ...]:
 
 def _manifest(
     job: Job,
-    house: wheels.Wheelhouse,
+    house: wheelhouse.Wheelhouse,
     base: str,
     base_id: str,
     remarks: tuple[str, ...],
@@ -201,4 +201,4 @@ def _manifest(
 
 
 def _inside(name: str) -> bytes:
-    return Path(str(resources.files("flagrelease.inside") / name)).read_bytes()
+    return Path(str(resources.files("flagrelease.packaging.payload") / name)).read_bytes()

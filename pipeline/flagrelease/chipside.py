@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flagrelease import base, task, wheels
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
+from flagrelease.packaging import base_image, one_shot, wheelhouse
+from flagrelease.packaging.operator_bundle import FLAGKERNELS, SOURCES
 from flagrelease.ports.progress import Count, Progress
-from flagrelease.shipped import FLAGKERNELS, SOURCES
 from flagrelease.store.files import telling_space
 
 __all__ = ["Place", "call"]
@@ -76,14 +76,14 @@ def call(
     Raises its error as one of ours: ConfigError, GateFailed, EnvironmentFault; CommandFailed where it told none."""
     context.ports.runner.reap(job.cell.id, context.workspace.root)
     if job.runner == "process":
-        base.check_python(base.processes(context).machine, job.cell.chip.python)
-    image, _ = base.base_image(job, context)
+        base_image.check_python(base_image.processes(context).machine, job.cell.chip.python)
+    image, _ = base_image.base_image(job, context)
     packages = _packages(job, context, place, image)
     seen = _Seen(context.progress)
     try:
-        task.finish(
+        one_shot.finish(
             context,
-            task.of(
+            one_shot.of(
                 job,
                 context,
                 name=name,
@@ -125,10 +125,10 @@ _HAS_FLAGGEMS = "import importlib.util as u; print('flag_gems', u.find_spec('fla
 def _packages(job: Job, context: Context, place: Place, image: str) -> Path | None:
     """The packages of the image, unpacked, where the base does not have FlagGems itself."""
     context.progress.doing("looking for FlagGems in the base")
-    look = task.of(job, context, name="look", image=image, argv=["python3", "-c", _HAS_FLAGGEMS])
-    if "flag_gems True" in task.finish(context, look, seconds=_LOOK_SECONDS, line=lambda _text: None):
+    look = one_shot.of(job, context, name="look", image=image, argv=["python3", "-c", _HAS_FLAGGEMS])
+    if "flag_gems True" in one_shot.finish(context, look, seconds=_LOOK_SECONDS, line=lambda _text: None):
         return None
-    house = wheels.of(job, context)
+    house = wheelhouse.of(job, context)
     folder = place.packages / house.folder.name
     if not folder.is_dir():
         with telling_space("unpacking Python packages"):
@@ -178,7 +178,7 @@ class _Seen:
 
     def error(self, name: str, ended: CommandFailed) -> FlagreleaseError:
         """The error that flagkernels told, as one of ours; its first one is the cause."""
-        log = "\n".join(self.plain[-task.KEPT_LINES :])
+        log = "\n".join(self.plain[-one_shot.KEPT_LINES :])
         if not self.failures:
             said = self.plain[-1] if self.plain and _decoded(ended.why) else ended.why
             why = "" if _decoded(said) else said

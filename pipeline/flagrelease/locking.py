@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from flagrelease import wheels
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.data import is_own
+from flagrelease.packaging import wheelhouse
 from flagrelease.ports.hub import Hubs
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress
@@ -39,8 +39,8 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         benchmark = matrix.benchmarks[name]
         if not is_own(benchmark):  # those are pinned by the data folder's own manifest
             trying(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
-    for name, inputs in {cell.wheels_entry: wheels.wanted(cell) for cell in cells}.items():
-        trying(f"wheels.{name}", partial(wheels.resolve, inputs, ports.command))
+    for name, inputs in {cell.wheels_entry: wheelhouse.wanted(cell) for cell in cells}.items():
+        trying(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
         trying(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))
     new = Lock(

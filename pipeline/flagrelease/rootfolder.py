@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease import buildcontext, wheels
+from flagrelease import buildcontext
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.contract import code_version
+from flagrelease.packaging import wheelhouse
 from flagrelease.ports.command import Command
 from flagrelease.ports.processes.runner import IMAGE, Folder, Machine
 from flagrelease.recipe.image_paths import BUNDLE, Layout, under
@@ -119,7 +120,7 @@ def _needed(machine: Machine, engine: ServingEngine, command: Command) -> frozen
     return frozenset(command(argv, seconds=_INSTALL_SECONDS).stdout.split())
 
 
-def _packages(layout: Layout, house: wheels.Wheelhouse, leave: frozenset[str], command: Command) -> None:
+def _packages(layout: Layout, house: wheelhouse.Wheelhouse, leave: frozenset[str], command: Command) -> None:
     """The same two steps as in the Dockerfile, for all packages but those to `leave`."""
     python = f"{layout.programs}/python3"
     installer = next(house.folder / wheel.file for wheel in house.wheels if wheel.name == "pip")
@@ -133,7 +134,7 @@ def _packages(layout: Layout, house: wheels.Wheelhouse, leave: frozenset[str], c
         f"import compileall, re; compileall.compile_dir({layout.packages!r}, quiet=2, workers=0, "
         f"rx=re.compile({_NOT_COMPILED!r}))"
     )
-    command([python, "-c", program], seconds=_INSTALL_SECONDS, env={"SOURCE_DATE_EPOCH": wheels.EPOCH})
+    command([python, "-c", program], seconds=_INSTALL_SECONDS, env={"SOURCE_DATE_EPOCH": wheelhouse.EPOCH})
 
 
 def _engine_programs(layout: Layout, machine: Machine, engine: ServingEngine) -> None:

@@ -11,14 +11,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from flagrelease import task
-from flagrelease.base import base_image, locked_base
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.lockfile import set_digest
 from flagrelease.contract import code_version, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault
+from flagrelease.packaging import one_shot
+from flagrelease.packaging.base_image import base_image, locked_base
 from flagrelease.store.files import telling_space
 from flagrelease.weightsfolder import Manifest, hashed, manifest_of, read, seal, trouble
 
@@ -63,7 +63,7 @@ def _make(job: Job, context: Context, source: Path, into: Path) -> Manifest:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     # The same paths on both sides, since where there is no container nothing can be mounted elsewhere.
-    run = task.of(
+    run = one_shot.of(
         job,
         context,
         name="unpack",
@@ -72,7 +72,7 @@ def _make(job: Job, context: Context, source: Path, into: Path) -> Manifest:
         mounts=[f"{program}:{program}:ro", f"{source}:{source}:ro", f"{into}:{into}:rw"],
     )
     context.progress.doing("unpacking weights")
-    printed = task.finish(
+    printed = one_shot.finish(
         context, run, seconds=_SECONDS, line=lambda text: context.progress.doing(f"unpacking weights: {text[:50]}")
     )
     files = hashed(into, context.progress)

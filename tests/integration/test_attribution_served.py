@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 import support.kernels_cell as given
-from flagrelease import buildcontext, shipped
+from flagrelease import buildcontext
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.handles import ResultOf, Verdict
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Remedy, Stage
 from flagrelease.executor_inline import InlineEngine
+from flagrelease.packaging import operator_bundle
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.runner import CellRun
@@ -63,7 +64,7 @@ def weights(root: Path) -> results.Weights:
 def image_stage(engine: Engine, repository: str, base: str, house: Any) -> Stage[results.Image]:
     def build(job: Job, context: Context) -> results.Image:
         prepared = context.result(results.KERNELS)
-        bundle = shipped.Shipped(prepared, context.workspace.root / prepared.folder)
+        bundle = operator_bundle.Shipped(prepared, context.workspace.root / prepared.folder)
         packed = io.BytesIO()
         buildcontext.write(buildcontext.draw(job, house, base, "", operators=bundle), packed)
         packed.seek(0)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagrelease import wheels
 from flagrelease.config import lockfile as locks
+from flagrelease.packaging import wheelhouse
 from support.project import CELL, UserProject, project
 
 pytestmark = [pytest.mark.integration]
@@ -51,7 +51,7 @@ def test_a_host_without_network_has_all_that_the_cell_takes(
         raise AssertionError("nothing is to be fetched")
 
     locked = locks.load(tmp_path / "matrix.lock").wheels["cpu-llama_cpp"]
-    assert wheels.gather(locked, tmp_path / ".flagrelease/wheels", no_command).wheels
+    assert wheelhouse.gather(locked, tmp_path / ".flagrelease/wheels", no_command).wheels
 
 
 def test_it_says_what_to_do_next(fetched: tuple[UserProject, dict[str, Any]]) -> None:

@@ -21,9 +21,10 @@ import msgspec
 import pytest
 
 import support.kernels_cell as given
-from flagrelease import buildcontext, shipped, smokechecks, smokeoperators
+from flagrelease import buildcontext, smokechecks, smokeoperators
 from flagrelease.contract import results
 from flagrelease.errors import ConfigError, DiedBeforeReady, GateFailed
+from flagrelease.packaging import operator_bundle
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
@@ -198,7 +199,7 @@ class Images:
 
     def build(self, folder: Path) -> results.Image:
         job = given.job(self.prepared.root)
-        bundle = shipped.Shipped(self.prepared.result, folder)
+        bundle = operator_bundle.Shipped(self.prepared.result, folder)
         plan = buildcontext.draw(job, self.house, self.base, "", operators=bundle)
         packed = io.BytesIO()
         buildcontext.write(plan, packed)

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 import support.served_cell as given
-from flagrelease import base, buildcontext, chipside, rootfolder
+from flagrelease import buildcontext, chipside, rootfolder
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.packaging import base_image
+from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
 from flagrelease.ports import command
 from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.recipe import image_paths
 from flagrelease.store.files import TEMPORARY
 from flagrelease.store.workspace import Workspace
-from flagrelease.wheels import Wheel, Wheelhouse
 from support.pip_wheel import pip_wheel
 
 pytestmark = pytest.mark.integration
@@ -147,9 +148,9 @@ def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) 
 
 
 def test_another_python_is_refused_with_what_to_do(machine: Machine) -> None:
-    base.check_python(machine, ".".join(map(str, sys.version_info[:2])))
+    base_image.check_python(machine, ".".join(map(str, sys.version_info[:2])))
     with pytest.raises(EnvironmentFault, match=r"this machine's python3 is 3\.\d+") as caught:
-        base.check_python(machine, "3.99")
+        base_image.check_python(machine, "3.99")
     assert "3.99 first on PATH" in caught.value.hint
 
 

@@ -19,7 +19,7 @@ from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_diges
 from flagrelease.config.matrix import Container
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.wheels import Wheel, Wheelhouse
+from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
 from support.pip_wheel import pip_wheel
 
 HERE = Path(__file__).parent

@@ -15,9 +15,9 @@ import support.served_cell as given
 from flagrelease import buildcontext
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.contract.job import Job
+from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER, under
-from flagrelease.wheels import Wheel, Wheelhouse
 
 WEIGHTS = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.base import pinned_base
 from flagrelease.config.cell import expand, fingerprint, select
 from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
+from flagrelease.packaging.base_image import pinned_base
 from flagrelease.plan import Choice, as_json, choice, plan_cell
 from flagrelease.store.parts import Parts, changes, flat
 from support import toys

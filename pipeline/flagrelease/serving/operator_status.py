@@ -10,7 +10,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
-from flagrelease.flagkernels_files import Effective, decode_effective
+from flagrelease.packaging.flagkernels_files import Effective, decode_effective
 from flagrelease.serving.inside import Inside, Wrong
 from flagrelease.serving.server import Served, ServeRequest, layout_of
 from flagrelease.serving.servers import Serve

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import chipside, flagkernels_files
+from flagrelease import chipside
 from flagrelease.attribution_text import TEXT
 from flagrelease.config.matrix import duration
 from flagrelease.contract import results
@@ -18,8 +18,9 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, GateFailed
-from flagrelease.flagkernels_files import AttributionReport, Round
-from flagrelease.shipped import PROGRAMS
+from flagrelease.packaging import flagkernels_files
+from flagrelease.packaging.flagkernels_files import AttributionReport, Round
+from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 

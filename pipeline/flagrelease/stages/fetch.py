@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease import wheels
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.data import is_own, load
+from flagrelease.packaging import wheelhouse
 from flagrelease.stages import accuracy, weights
 
 
@@ -31,7 +31,7 @@ def run(job: Job, context: Context) -> results.Fetched:
     found = weights.fetched(job, context)
     places = [space.weights / found.folder, space.weights / f"{found.folder}.json"]
     context.progress.doing("gathering Python packages")
-    places.append(wheels.of(job, context).folder)
+    places.append(wheelhouse.of(job, context).folder)
     own = []
     for name in job.cell.profile.benchmarks:
         benchmark = job.matrix.benchmarks[name]

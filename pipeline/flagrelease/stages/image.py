@@ -10,14 +10,15 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease import buildcontext, rootfolder, shipped, wheels
-from flagrelease.base import base_image, check_python, counted, pinned_base, processes
+from flagrelease import buildcontext, rootfolder
 from flagrelease.config.engines import ENGINES
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
+from flagrelease.packaging import operator_bundle, wheelhouse
+from flagrelease.packaging.base_image import base_image, check_python, counted, pinned_base, processes
 from flagrelease.ports import python_probe
 from flagrelease.ports.container_runner import LocalImage, labels
 from flagrelease.ports.docker.engine import Pushed
@@ -137,13 +138,13 @@ def _evidence(context: Context, plan: buildcontext.Plan, inside: python_probe.Se
     )
 
 
-def _operators(context: Context) -> shipped.Shipped | None:
-    return shipped.of(context.optional(results.KERNELS), context.workspace)
+def _operators(context: Context) -> operator_bundle.Shipped | None:
+    return operator_bundle.of(context.optional(results.KERNELS), context.workspace)
 
 
-def _packages(job: Job, context: Context) -> wheels.Wheelhouse:
+def _packages(job: Job, context: Context) -> wheelhouse.Wheelhouse:
     context.progress.doing("gathering Python packages")
-    return wheels.of(job, context)
+    return wheelhouse.of(job, context)
 
 
 def intact(result: results.Image, look: Look) -> str:
@@ -173,7 +174,7 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _look_inside(job: Job, context: Context, house: wheels.Wheelhouse, image: str) -> python_probe.Seen:
+def _look_inside(job: Job, context: Context, house: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:
     """What the image really has. Raises UpstreamRefused where a package is lost."""
     context.progress.doing("looking inside")
     with context.meter.waiting():

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flagrelease import base, chipside, flagkernels_files, wheels
+from flagrelease import chipside
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.matrix import Serve, duration
 from flagrelease.contract import results
@@ -22,8 +22,9 @@ from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
-from flagrelease.flagkernels_files import OperatorFigures
-from flagrelease.shipped import PROGRAMS
+from flagrelease.packaging import base_image, flagkernels_files, wheelhouse
+from flagrelease.packaging.flagkernels_files import OperatorFigures
+from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.store.digests import Hashed
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import telling_space, unfinished
@@ -57,7 +58,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "vendor": cell.chip.vendor,
         "device": cell.chip.device,
         "components": cell.chip.components,
-        **base.pinned_base(job),
+        **base_image.pinned_base(job),
         "container": cell.chip.container,
         "wheels": job.lock.wheels.get(cell.wheels_entry),
         "limits": _limits(job),
@@ -191,7 +192,7 @@ def _pack(folder: Path, target: Any) -> None:
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, int(wheels.EPOCH)
+            entry.size, entry.mode, entry.mtime = path.stat().st_size, 0o644, int(wheelhouse.EPOCH)
             with path.open("rb") as stream:
                 tar.addfile(entry, stream)
 

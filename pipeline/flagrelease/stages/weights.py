@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease.base import pinned_base
 from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest
 from flagrelease.contract import results
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
+from flagrelease.packaging.base_image import pinned_base
 from flagrelease.store.files import write_atomic
 from flagrelease.store.locks import wait_for
 from flagrelease.unpacking import PROGRAM, unpacked

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flagrelease.assemble import Project, impatient_registry, project, real_ports
-from flagrelease.base import how_to_make
 from flagrelease.cli_shared import options
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.packaging.base_image import how_to_make
 from flagrelease.ports import harnesses
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner

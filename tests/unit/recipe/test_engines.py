@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import buildcontext, wheels
+from flagrelease import buildcontext
 from flagrelease.config import strict_yaml
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
@@ -15,6 +15,7 @@ from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.errors import ConfigError
+from flagrelease.packaging import wheelhouse
 from flagrelease.ports import load_tools
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
@@ -89,6 +90,6 @@ def test_native_command_lines(engine: str, words: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
     one, ours = ENGINES[engine], cell(engine)
-    assert set(one.requirements) <= set(wheels.wanted(ours))
+    assert set(one.requirements) <= set(wheelhouse.wanted(ours))
     assert (one.argv(DOCKER.packages)[0] in buildcontext.programs(ours)) == bool(one.launcher)
     assert not one.launcher or f"inside/{one.launcher}" in image.STAGE.programs, "else an edit of it builds nothing"

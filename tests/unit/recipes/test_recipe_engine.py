@@ -11,11 +11,11 @@ import yaml
 from flagrelease import buildcontext
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.errors import ConfigError
+from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages import kernels, speed
-from flagrelease.wheels import Wheelhouse
 from support.newcomer_project import NewcomerProject, recipe
 
 NEW = ServingEngine(

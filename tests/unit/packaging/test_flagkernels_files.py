@@ -11,10 +11,10 @@ import pytest
 
 from flagkernels.attribute.attribute import Attribution, Measurement, Round
 from flagkernels.files import write_json
-from flagrelease import flagkernels_files as files
 from flagrelease.errors import EnvironmentFault
+from flagrelease.packaging import flagkernels_files as files
 
-GOLDEN = Path(__file__).parents[1] / "support/golden"
+GOLDEN = Path(__file__).parents[2] / "support/golden"
 
 
 def test_a_report() -> None:

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 import support.served_cell as given
-from flagrelease import wheels
 from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
+from flagrelease.packaging import wheelhouse
 from flagrelease.ports.command import Completed
 from flagrelease.store.workspace import Workspace
 from flagrelease.sweep import leftovers
@@ -40,7 +40,7 @@ class Pip:
 
 
 def test_the_python_of_the_base_comes_first() -> None:
-    wanted = wheels.wanted(given.cell())
+    wanted = wheelhouse.wanted(given.cell())
     assert wanted[0] == "python==3.11"
     assert {"flag-scale==0.8.0", "pip"} < set(wanted)
     assert any(one.startswith("xllamacpp==") for one in wanted)
@@ -48,19 +48,19 @@ def test_the_python_of_the_base_comes_first() -> None:
 
 
 def test_a_chip_with_flaggems_gets_it_and_no_engine_of_ours() -> None:
-    wanted = wheels.wanted(given.cell("nvidia-h100/qwen3-8b"))
+    wanted = wheelhouse.wanted(given.cell("nvidia-h100/qwen3-8b"))
     assert "flag-gems==5.0.2" in wanted
     assert not any(one.startswith(("vllm", "xllamacpp")) for one in wanted)
 
 
 def test_whatever_decides_the_content_decides_the_name() -> None:
     others = [replace(LOCKED, inputs=("python==3.12", "one")), replace(LOCKED, requirements=("one==1.1",))]
-    assert len({wheels.digest(one) for one in (LOCKED, *others)}) == 3
+    assert len({wheelhouse.digest(one) for one in (LOCKED, *others)}) == 3
 
 
 def test_a_house_is_gathered_once(tmp_path: Path) -> None:
     pip = Pip("one-1.0-py3-none-any.whl")
-    first, second = wheels.gather(LOCKED, tmp_path, pip), wheels.gather(LOCKED, tmp_path, pip)
+    first, second = wheelhouse.gather(LOCKED, tmp_path, pip), wheelhouse.gather(LOCKED, tmp_path, pip)
     assert first == second
     assert pip.calls == 1
     assert [(one.name, one.version) for one in first.wheels] == [("one", "1.0")]
@@ -82,7 +82,7 @@ wheels.gather(LockedWheels(inputs=("python==3.11",), requirements=()), Path(sys.
 
 def test_what_a_killed_run_had_fetched_is_swept(tmp_path: Path) -> None:
     root = tmp_path / "wheels"
-    source = Path(wheels.__file__).parents[1]
+    source = Path(wheelhouse.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", KILLED, str(root)], check=False, timeout=60, cwd=source)
     assert done.returncode == -9
     assert len(list(root.iterdir())) == 1
@@ -94,7 +94,7 @@ def test_what_a_killed_run_had_fetched_is_swept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "remove", "index"])
 def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
     pip = Pip("one-1.0-py3-none-any.whl")
-    house = wheels.gather(LOCKED, tmp_path, pip)
+    house = wheelhouse.gather(LOCKED, tmp_path, pip)
     file = house.folder / ("wheels.json" if damage == "index" else house.wheels[0].file)
     if damage == "remove":
         file.unlink()
@@ -102,7 +102,7 @@ def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data if damage == "flip" else data[:-5])
-    again = wheels.gather(LOCKED, tmp_path, pip)
+    again = wheelhouse.gather(LOCKED, tmp_path, pip)
     assert pip.calls == 2
     assert (again.folder / again.wheels[0].file).exists()
 
@@ -110,15 +110,15 @@ def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
 def test_other_bytes_than_locked_are_refused(tmp_path: Path) -> None:
     said = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
     with pytest.raises(Corrupt, match=r"not what matrix\.lock says"):
-        wheels.gather(LOCKED, tmp_path, Pip(fails=said))
+        wheelhouse.gather(LOCKED, tmp_path, Pip(fails=said))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_package_that_did_not_come_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"one==1\.0"):
-        wheels.gather(LOCKED, tmp_path, Pip())
+        wheelhouse.gather(LOCKED, tmp_path, Pip())
 
 
 def test_the_list_in_the_house_is_plain(tmp_path: Path) -> None:
-    house = wheels.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
+    house = wheelhouse.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
     assert msgspec.json.decode((house.folder / "wheels.json").read_bytes())[0]["file"] == "one-1.0-py3-none-any.whl"

@@ -10,10 +10,10 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease import task
 from flagrelease.contract.context import Context
 from flagrelease.errors import CommandFailed
 from flagrelease.interrupt import StopRequested, Workers
+from flagrelease.packaging import one_shot
 from flagrelease.ports.container_runner import WORKSPACE_LABEL, Runner
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.processes.runner import ProcessRunner
@@ -33,11 +33,13 @@ class Tasks:
         job = given.job(given.cell())
         # The first process of a container has no default action for SIGTERM; the engine would wait for 10 s.
         argv = ["python3", "-uc", f"import signal, sys; signal.signal(15, lambda *_: sys.exit(1))\n{program}"]
-        return task.of(job, self.context, name="test", image=self.base, argv=argv, mounts=mounts, env={"WORD": "fine"})
+        return one_shot.of(
+            job, self.context, name="test", image=self.base, argv=argv, mounts=mounts, env={"WORD": "fine"}
+        )
 
     def finish(self, program: str, *mounts: str, seconds: float = 60) -> str:
         note = lambda text: self.seen.append((time.monotonic(), text))  # noqa: E731
-        return task.finish(self.context, self.of(program, *mounts), seconds=seconds, line=note)
+        return one_shot.finish(self.context, self.of(program, *mounts), seconds=seconds, line=note)
 
     def left(self) -> list[str]:
         """Containers and processes of this workspace."""
@@ -123,7 +125,7 @@ def test_what_reads_the_lines_may_fail(tasks: Tasks) -> None:
         raise ValueError("no such operator")
 
     with pytest.raises(ValueError, match="no such operator"):
-        task.finish(tasks.context, tasks.of("import time; print('x'); time.sleep(600)"), seconds=60, line=broken)
+        one_shot.finish(tasks.context, tasks.of("import time; print('x'); time.sleep(600)"), seconds=60, line=broken)
     assert not tasks.left()
 
 

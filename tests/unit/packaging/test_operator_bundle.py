@@ -11,27 +11,28 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
-from flagrelease import buildcontext, shipped
+from flagrelease import buildcontext
 from flagrelease.buildcontext import Plan
+from flagrelease.packaging import operator_bundle
+from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.recipe.image_paths import DOCKER, Layout, under
-from flagrelease.wheels import Wheelhouse
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> shipped.Shipped:
+def bundle(tmp_path: Path) -> operator_bundle.Shipped:
     folder = tmp_path / "bundle"
     (folder / "triton-cache/a").mkdir(parents=True)
     (folder / "operators.yaml").write_text("include: [mm, neg]\n")
     (folder / "triton-cache/a/k.cubin").write_bytes(b"\x7fELF")
-    return shipped.Shipped(given.kernels(), folder)
+    return operator_bundle.Shipped(given.kernels(), folder)
 
 
-def draw(tmp_path: Path, operators: shipped.Shipped | None, layout: Layout = DOCKER) -> Plan:
+def draw(tmp_path: Path, operators: operator_bundle.Shipped | None, layout: Layout = DOCKER) -> Plan:
     house = Wheelhouse(folder=tmp_path, wheels=())
     return buildcontext.draw(given.job(), house, "base:tag", "sha256:base", layout, operators)
 
 
-def test_the_bundle_is_a_layer_of_its_own(tmp_path: Path, bundle: shipped.Shipped) -> None:
+def test_the_bundle_is_a_layer_of_its_own(tmp_path: Path, bundle: operator_bundle.Shipped) -> None:
     plan = draw(tmp_path, bundle)
     assert "COPY kernels /etc/flagos/kernels" in plan.files["Dockerfile"][0].decode()
     assert plan.files["kernels/triton-cache/a/k.cubin"] == (b"\x7fELF", 0o644)
@@ -40,7 +41,7 @@ def test_the_bundle_is_a_layer_of_its_own(tmp_path: Path, bundle: shipped.Shippe
     assert kernels == {"content": "ab" * 32, "operators": ["mm", "neg"], "policy": "express"}
 
 
-def test_only_the_flagos_stack_has_it_in_effect(tmp_path: Path, bundle: shipped.Shipped) -> None:
+def test_only_the_flagos_stack_has_it_in_effect(tmp_path: Path, bundle: operator_bundle.Shipped) -> None:
     serve = json.loads(draw(tmp_path, bundle).manifest)["serve"]
     places = ["--bundle", "/etc/flagos/kernels", "--effective", "/var/lib/flagos/effective"]
     assert serve["operators"] == ["-m", "flagkernels", "run", *places, "--"]
@@ -60,11 +61,11 @@ def test_without_operators_nothing_of_it_is_there(tmp_path: Path) -> None:
     assert "kernels" not in manifest
 
 
-def test_the_package_is_found_by_its_metadata(tmp_path: Path, bundle: shipped.Shipped) -> None:
+def test_the_package_is_found_by_its_metadata(tmp_path: Path, bundle: operator_bundle.Shipped) -> None:
     root = "programs/opt/flagos/lib"
     files = {name.removeprefix(f"{root}/"): data for name, (data, _) in bundle.files().items() if name.startswith(root)}
     (points,) = [data.decode() for name, data in files.items() if name.endswith("entry_points.txt")]
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     plugin = project["entry-points"]["vllm.general_plugins"]["flagkernels"]
     assert points == f"[vllm.general_plugins]\nflagkernels = {plugin}\n"
     assert "flagkernels/engine/startup/sitecustomize.py" in files
