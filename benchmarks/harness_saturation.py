@@ -18,11 +18,11 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
-from flagrelease.ports.harness_own import OwnHarness
 
 SECONDS = 0.050
 AT_ONCE = 64

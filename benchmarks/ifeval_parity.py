@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flagrelease.evaluation.instructions import followed
+from flagrelease.evaluation.grading.instructions import followed
 
 ANSWERS = 6
 
@@ -110,7 +110,7 @@ def counted(texts: list[str]) -> str:
     """How often sentences and words in capitals are counted as NLTK's tokenizers make the authors' code count them."""
     import nltk  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    from flagrelease.evaluation.instructions import capital_words, sentences
+    from flagrelease.evaluation.grading.instructions import capital_words, sentences
 
     try:
         parted = sum(len(nltk.sent_tokenize(text)) != len(sentences(text)) for text in texts)

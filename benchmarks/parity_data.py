@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flagrelease.evaluation.data import DataFile, DataSet
+from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.evaluation.tasks.choices import REASONED_PROMPT

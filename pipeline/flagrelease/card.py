@@ -10,8 +10,8 @@ from flagrelease import charts, operators_text
 from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.config.sources import Source
 from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
+from flagrelease.evaluation.harnesses.choose import HARNESSES
 from flagrelease.markdown import Markdown, code, environment, escape, fenced, front_matter, table
-from flagrelease.ports.harnesses import HARNESSES
 from flagrelease.recipe import user_commands
 from flagrelease.record import COMPONENTS, Record
 

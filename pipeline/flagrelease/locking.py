@@ -14,7 +14,7 @@ from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedMode
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
-from flagrelease.evaluation.data import is_own
+from flagrelease.evaluation.datasets import is_own
 from flagrelease.packaging import wheelhouse
 from flagrelease.ports.hub import Hubs
 from flagrelease.ports.meter import Meter
@@ -94,7 +94,7 @@ def _model(source: str, hubs: Hubs, progress: Progress) -> LockedModel:
 
 
 def _data(source: str, ports: Ports, progress: Progress) -> LockedData:
-    from flagrelease.evaluation.data import DataFile
+    from flagrelease.evaluation.datasets import DataFile
 
     listing = ports.hubs.resolve(source, progress)
     if len(listing.files) != 1:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from flagrelease.assemble import Project, impatient_registry
 from flagrelease.contract.context import Ports
 from flagrelease.errors import NoSpace
-from flagrelease.evaluation.data import promised_digest
+from flagrelease.evaluation.datasets import promised_digest
+from flagrelease.evaluation.harnesses import choose
 from flagrelease.plan import CellPlan
-from flagrelease.ports import harnesses, load_tools
+from flagrelease.ports import load_tools
 from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
 
@@ -29,8 +30,8 @@ def check_cell(plan: CellPlan, project: Project) -> None:
     if "accuracy" not in will_run:
         return
     benchmarks = project.matrix.benchmarks
-    harnesses.check(plan.cell, benchmarks)
-    for name in harnesses.asked_here(plan.cell, benchmarks):
+    choose.check(plan.cell, benchmarks)
+    for name in choose.asked_here(plan.cell, benchmarks):
         promised_digest(name, benchmarks[name], project.lock, project.data_dir)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flagrelease.replies import REPLIES
+from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.verdict.samples import read_samples
 from support.endpoints import Said, chat, letters, serving
 
@@ -25,10 +25,10 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.harnesses.own import OwnHarness
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
 
 questions = [
     Question(
@@ -52,11 +52,11 @@ SEQUENTIAL = f"""
 import sys
 from pathlib import Path
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sequence import Asked, conduct
+from flagrelease.evaluation.driver import Asked, conduct
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.group_sequential import PlannedLooks
-from flagrelease.ports.harness_own import OwnHarness
-from flagrelease.ports.harness import Endpoint, Evaluation
+from flagrelease.evaluation.harnesses.own import OwnHarness
+from flagrelease.evaluation.harness import Endpoint, Evaluation
 
 questions = [
     Question(

@@ -15,7 +15,7 @@ from flagrelease.config.matrix import Benchmark, Profile, Share
 from flagrelease.contract import results
 from flagrelease.contract.job import Job
 from flagrelease.errors import DiedLater
-from flagrelease.evaluation.data import write_manifest
+from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.stages import accuracy

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import fidelity, smokeinside
+from flagrelease import smokeinside
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
+from flagrelease.evaluation import fidelity_probe
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes.runner import ProcessRunner
@@ -168,16 +169,16 @@ def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(st
     with server.served(
         started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
     ) as server:
-        reference = fidelity.keep(context, cell, started.weights, server)
-    assert isinstance(reference, fidelity.Reference)
+        reference = fidelity_probe.keep(context, cell, started.weights, server)
+    assert isinstance(reference, fidelity_probe.Reference)
     with server.served(
         started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")
     ) as server:
-        likeness, kept_as = fidelity.result(context, cell, reference, server)
+        likeness, kept_as = fidelity_probe.result(context, cell, reference, server)
     assert likeness.candidate is not None, likeness.reason
     assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)
     assert "KL" in likeness.outside
     assert likeness.candidate.exact_match < 1
     kept = json.loads(context.evidence.read(kept_as[0]))
-    assert [row["prompt"] for row in kept["prompts"]] == list(fidelity.PROMPTS)
+    assert [row["prompt"] for row in kept["prompts"]] == list(fidelity_probe.PROMPTS)
     assert kept["candidate"]["kl"] == likeness.candidate.kl

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest, Patience, Tally
+from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question, Task
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, Patience, Tally
-from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Sample, read_samples
 from support.endpoints import Said, chat

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.evaluation.data import DataFile, DataSet
+from flagrelease.evaluation.datasets import DataFile, DataSet
 
 CHECKOUT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("FLAGRELEASE_TEST_DATA", CHECKOUT.parent / "shared" / "data"))

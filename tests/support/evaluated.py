@@ -13,7 +13,7 @@ from flagrelease.config.matrix import Share
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import IMAGE, WEIGHTS, Accuracy
-from flagrelease.evaluation.data import write_manifest
+from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.serving.server import ServeRequest

@@ -17,7 +17,7 @@ from flagrelease.contract import code_version, results
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, SmokeFailed
-from flagrelease.evaluation.data import write_manifest
+from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.stages import accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict.compare import compare_main

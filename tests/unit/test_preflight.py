@@ -8,7 +8,7 @@ from flagrelease.assemble import Options, Project, project
 from flagrelease.cli import main
 from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.data import write_manifest
+from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.plan import CellPlan, Choice
 from flagrelease.preflight import check_cell
 from flagrelease.stages import STAGES

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.evaluation.data import read_manifest, write_manifest
+from flagrelease.evaluation.datasets import read_manifest, write_manifest
 
 
 def main(arguments: list[str]) -> int:

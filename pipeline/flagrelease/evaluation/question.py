@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from flagrelease.evaluation.data import DataSet
+    from flagrelease.evaluation.datasets import DataSet
 
 __all__ = ["Grade", "Message", "Question", "Reply", "Task", "stable_id"]
 

@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines, replies
-from flagrelease.answering import Gathered, Pair, gather, lines
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.lockfile import LockedData
 from flagrelease.config.matrix import DEFAULT_HARNESS
@@ -19,12 +17,14 @@ from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.data import digest_of, load
-from flagrelease.evaluation.sheet import Sheet, draw_up
+from flagrelease.evaluation import baselines, transcripts
+from flagrelease.evaluation.collect import Gathered, Pair, gather, lines
+from flagrelease.evaluation.datasets import digest_of, load
+from flagrelease.evaluation.harness import Harness
+from flagrelease.evaluation.harnesses import choose
+from flagrelease.evaluation.spec import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.ports import harnesses
-from flagrelease.ports.harness import Harness
-from flagrelease.replies import REPLIES
+from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.serving.operator_status import Counting
 from flagrelease.serving.server import served
 from flagrelease.serving.servers import Serve
@@ -65,11 +65,11 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
-    harnesses.check(job.cell, job.matrix.benchmarks)
+    choose.check(job.cell, job.matrix.benchmarks)
     sheets = draw_up_all(job, context)
     counting = Counting(serve)
-    told = harnesses.outside_scores(job, context, counting)
-    gathered = gather(job, context, sheets, harness or harnesses.Harnesses(), counting)
+    told = choose.outside_scores(job, context, counting)
+    gathered = gather(job, context, sheets, harness or choose.Harnesses(), counting)
     result = replace(_result(job, context, gathered, told), called=counting.called)
     # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "accuracy"), ignore_errors=True)
@@ -94,7 +94,7 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
     if not job.cell.profile.benchmarks:
         raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="name one under its `benchmarks`")
     sheets = []
-    for name in harnesses.asked_here(job.cell, job.matrix.benchmarks):
+    for name in choose.asked_here(job.cell, job.matrix.benchmarks):
         share = job.cell.profile.benchmarks[name]
         context.progress.doing(f"reading the questions of {name}")
         benchmark = job.matrix.benchmarks[name]
@@ -223,7 +223,7 @@ def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evid
     folder = context.workspace.scratch(job.cell.slug, "accuracy")
     for role, name in (("candidate", REPLIES), ("baseline", f"baseline.{REPLIES}")):
         sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in told]
-        found = replies.collect([folder / role], {sample.key for side in sides for sample in side})
+        found = transcripts.collect([folder / role], {sample.key for side in sides for sample in side})
         if found:
             yield context.evidence.put(f"accuracy/{name}", found)
 

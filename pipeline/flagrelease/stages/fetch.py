@@ -10,7 +10,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.evaluation.data import is_own, load
+from flagrelease.evaluation.datasets import is_own, load
 from flagrelease.packaging import wheelhouse
 from flagrelease.stages import accuracy, weights
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from flagrelease import baselines
 from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.errors import ConfigError
-from flagrelease.importing import Fitting, answers_of, fit
+from flagrelease.evaluation import baselines
+from flagrelease.evaluation.import_baseline import Fitting, answers_of, fit
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent

@@ -14,8 +14,8 @@ from flagrelease.assemble import Project, impatient_registry, project, real_port
 from flagrelease.cli_shared import options
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
+from flagrelease.evaluation.harnesses import choose
 from flagrelease.packaging.base_image import how_to_make
-from flagrelease.ports import harnesses
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.store.files import free_bytes
@@ -160,11 +160,11 @@ def _harnesses(everything: Project, ports: Ports) -> Finding:
     """What asks the benchmarks of the cells that can run, as their profiles have it."""
     cells = [cell for cell in everything.cells if not cell.excluded]
     benchmarks = everything.matrix.benchmarks
-    wanted = sorted({one for cell in cells for one in harnesses.chosen(cell, benchmarks).values()})
+    wanted = sorted({one for cell in cells for one in choose.chosen(cell, benchmarks).values()})
     for cell in cells:
-        harnesses.check(cell, benchmarks)
+        choose.check(cell, benchmarks)
     for name in wanted:
-        if wrong := harnesses.HARNESSES[name].outdated(ports.command, os.environ):
+        if wrong := choose.HARNESSES[name].outdated(ports.command, os.environ):
             return Finding("harnesses", False, *wrong)
     return Finding("harnesses", True, ", ".join(wanted))
 

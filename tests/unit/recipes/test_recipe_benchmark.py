@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from flagrelease.config.matrix import Share
-from flagrelease.evaluation.data import load
-from flagrelease.evaluation.sheet import draw_up
+from flagrelease.evaluation.datasets import load
+from flagrelease.evaluation.spec import draw_up
 from flagrelease.evaluation.tasks import task_named
 from support.newcomer_project import NewcomerProject, recipe
 

@@ -13,7 +13,7 @@ def package(tmp_path: Path) -> Copy:
 
 
 HARNESS = """
-from flagrelease.ports.harness import Adapter, EvaluationRequest, Tally
+from flagrelease.evaluation.harness import Adapter, EvaluationRequest, Tally
 
 
 class Parrot:
@@ -38,8 +38,8 @@ from flagrelease import card
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.config.matrix import Profile
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
-from flagrelease.ports.harnesses import Harnesses, asked_here, check
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.harnesses.choose import Harnesses, asked_here, check
 from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nharness: parrot\\n", Profile)

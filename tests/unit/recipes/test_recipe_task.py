@@ -40,9 +40,9 @@ YES_NO = Task(name="yes-no", read=read, grade=grade)
 USED = """
 from pathlib import Path
 
-from flagrelease.evaluation.data import DataFile, DataSet
+from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.question import Reply
-from flagrelease.evaluation.sheet import draw_up
+from flagrelease.evaluation.spec import draw_up
 from flagrelease.config.matrix import Benchmark, Share
 import finished_cell as given
 

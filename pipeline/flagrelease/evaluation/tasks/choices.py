@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.data import DataFile, DataSet, Row
+from flagrelease.evaluation.datasets import DataFile, DataSet, Row
+from flagrelease.evaluation.grading.text import letter
 from flagrelease.evaluation.question import Grade, Message, Question, Reply, Task, stable_id
-from flagrelease.evaluation.text import letter
 
 __all__ = ["LETTER", "REASONED", "REASONED_PROMPT", "Choice", "read_choices"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flagrelease.errors import ConfigError, did_you_mean
-from flagrelease.evaluation.data import DataSet
-from flagrelease.evaluation.instructions import CHECKS, followed
+from flagrelease.evaluation.datasets import DataSet
+from flagrelease.evaluation.grading.instructions import CHECKS, followed
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
 
 __all__ = ["IFEVAL"]

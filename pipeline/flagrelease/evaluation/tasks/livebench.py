@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation import programs, tables_text
-from flagrelease.evaluation.algebra import equal
-from flagrelease.evaluation.data import DataSet, Row
-from flagrelease.evaluation.instructions import CHECKS, followed
+from flagrelease.evaluation.datasets import DataSet, Row
+from flagrelease.evaluation.grading import programs, tables
+from flagrelease.evaluation.grading.algebra import equal
+from flagrelease.evaluation.grading.instructions import CHECKS, followed
+from flagrelease.evaluation.grading.text import bold, boxed, listed, marked, tagged
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
-from flagrelease.evaluation.text import bold, boxed, listed, marked, tagged
 
 __all__ = ["LIVEBENCH"]
 
@@ -161,8 +161,8 @@ def _column(text: str, reference: str, _prompt: str) -> Grade:
 
 def _join(text: str, reference: str, _prompt: str) -> Grade:
     """F1 of the column pairs, rounded to two digits."""
-    wanted = tables_text.mapping(reference) or {}
-    given = tables_text.mapping(tables_text.fenced(text)) or {}
+    wanted = tables.mapping(reference) or {}
+    given = tables.mapping(tables.fenced(text)) or {}
     right = sum(wanted.get(name) == value for name, value in given.items())
     wrong = len(given) - right
     missed = sum(given.get(name) != value for name, value in wanted.items())
@@ -172,9 +172,9 @@ def _join(text: str, reference: str, _prompt: str) -> Grade:
 
 def _reformat(text: str, reference: str, prompt: str) -> Grade:
     """The same table: columns, rows in order, values equal as numbers or as text."""
-    kind = tables_text.asked_format(prompt)
-    wanted, given = (tables_text.parse(kind, part) for part in (reference, tables_text.fenced(text)))
-    return Grade(wanted is not None and given is not None and tables_text.same(given, wanted), None)
+    kind = tables.asked_format(prompt)
+    wanted, given = (tables.parse(kind, part) for part in (reference, tables.fenced(text)))
+    return Grade(wanted is not None and given is not None and tables.same(given, wanted), None)
 
 
 def _coding(text: str, reference: tuple[Row, str | None, str], _prompt: str) -> Grade:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.algebra import equal, says
-from flagrelease.evaluation.data import DataSet, Row
+from flagrelease.evaluation.datasets import DataSet, Row
+from flagrelease.evaluation.grading.algebra import equal, says
+from flagrelease.evaluation.grading.text import boxed, integer, marked
 from flagrelease.evaluation.question import Grade, Question, Reply, Task, stable_id
-from flagrelease.evaluation.text import boxed, integer, marked
 
 __all__ = ["INTEGER", "MATH", "PROMPT"]
 

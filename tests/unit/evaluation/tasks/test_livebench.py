@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation import programs, tables_text
-from flagrelease.evaluation.data import DataFile, DataSet
+from flagrelease.evaluation.datasets import DataFile, DataSet
+from flagrelease.evaluation.grading import programs, tables
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.tasks import TASKS
 from support.benchmark_data import real
@@ -112,16 +112,16 @@ WRITTEN = {
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_a_table_is_the_same_in_every_format(kind: str) -> None:
-    parsed = tables_text.parse(kind, WRITTEN[kind])
+    parsed = tables.parse(kind, WRITTEN[kind])
     assert parsed is not None
-    assert tables_text.same(parsed, TABLE)
-    assert not tables_text.same(parsed, TABLE[:1])
-    assert not tables_text.same(parsed, [TABLE[0], {"a": "3", "b": ""}])
+    assert tables.same(parsed, TABLE)
+    assert not tables.same(parsed, TABLE[:1])
+    assert not tables.same(parsed, [TABLE[0], {"a": "3", "b": ""}])
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_what_is_no_table_is_none(kind: str) -> None:
-    assert not tables_text.parse(kind, "{ not a table")
+    assert not tables.parse(kind, "{ not a table")
 
 
 def test_the_real_questions_are_the_732_of_the_release() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.fidelity import PROMPTS, TOKENS, Reference, compare, distance, refer
+from flagrelease.evaluation.fidelity_probe import PROMPTS, TOKENS, Reference, compare, distance, refer
 from flagrelease.ports.logprobs import TOP, NotOffered, ServedProbabilities
 from flagrelease.verdict.stats.fidelity import outside
 from support.evaluated import world_of

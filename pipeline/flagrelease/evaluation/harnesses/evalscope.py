@@ -23,12 +23,8 @@ from typing import Any
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
-from flagrelease.evaluation.question import Question, Task
-from flagrelease.evaluation.request import without_thinking
-from flagrelease.evaluation.tasks import task_named
-from flagrelease.ports.command import service
-from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
-from flagrelease.ports.harness import (
+from flagrelease.evaluation.chat import without_thinking
+from flagrelease.evaluation.harness import (
     Adapter,
     Ask,
     Endpoint,
@@ -38,8 +34,12 @@ from flagrelease.ports.harness import (
     Tally,
     forget_failures,
 )
+from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.tasks import task_named
+from flagrelease.evaluation.transcripts import Replies
+from flagrelease.ports.command import service
+from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
 from flagrelease.redact import redact
-from flagrelease.replies import Replies
 from flagrelease.store.files import telling_space, write_atomic
 from flagrelease.verdict.samples import Sample, SampleWriter
 

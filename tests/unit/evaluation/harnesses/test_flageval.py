@@ -17,7 +17,7 @@ from flagrelease.errors import (
     SmokeFailed,
     UpstreamRefused,
 )
-from flagrelease.ports.harness_flageval import FlagEval, Pace, Progress, Submission, dataset_name, public_url
+from flagrelease.evaluation.harnesses.flageval import FlagEval, Pace, Progress, Submission, dataset_name, public_url
 from flagrelease.ports.retry import Backoff
 from support.flageval_stand_in import SCORES, Platform, platform
 

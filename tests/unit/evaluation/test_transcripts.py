@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flagrelease import replies
 from flagrelease.contract.job import Job
-from flagrelease.evaluation.data import write_manifest
-from flagrelease.replies import REPLIES, Replies, collect
+from flagrelease.evaluation import transcripts
+from flagrelease.evaluation.datasets import write_manifest
+from flagrelease.evaluation.transcripts import REPLIES, Replies, collect
 from support.asking import INTEGER, LETTER, ask, echo, evaluation
 from support.endpoints import chat, letters, serving
 from support.evaluated import world_of
@@ -65,7 +65,7 @@ def test_long_ones_are_cut_in_the_middle_and_secrets_are_taken_out(
 
 
 def test_a_file_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(transcripts, "_MOST_BYTES", 1000)
     with Replies(tmp_path / "s.jsonl") as file:
         for number in range(100):
             file.keep(("b", "all", f"q{number}", 0), "x" * 100)

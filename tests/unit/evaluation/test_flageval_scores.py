@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from flagrelease import scored
 from flagrelease.config.matrix import Baseline, Share
 from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.ports.harness_flageval import FlagEval, Pace
+from flagrelease.evaluation import flageval_scores
+from flagrelease.evaluation.harnesses.flageval import FlagEval, Pace
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages import accuracy
 from support.evaluated import World, world_of
@@ -32,7 +32,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     with platform(course=["S"]) as one:
         monkeypatch.setenv("FLAGRELEASE_FLAGEVAL", one.url)
         monkeypatch.setenv("FLAGRELEASE_FLAGEVAL_ENDPOINT", "http://chip.example:{port}/v1/chat/completions")
-        monkeypatch.setattr(scored, "FlagEval", lambda url, token: FlagEval(url, token, QUICK))
+        monkeypatch.setattr(flageval_scores, "FlagEval", lambda url, token: FlagEval(url, token, QUICK))
         yield one
 
 

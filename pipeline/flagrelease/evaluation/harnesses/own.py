@@ -15,11 +15,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from flagrelease.errors import SmokeFailed
-from flagrelease.evaluation import request as chat
-from flagrelease.evaluation.question import Grade, Question, Reply
-from flagrelease.evaluation.referee import GradingFailedError, Referee
-from flagrelease.evaluation.request import GarbageError, parse
-from flagrelease.ports.harness import (
+from flagrelease.evaluation import chat
+from flagrelease.evaluation.chat import GarbageError, parse
+from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
+from flagrelease.evaluation.harness import (
     Adapter,
     Ask,
     Endpoint,
@@ -29,10 +28,11 @@ from flagrelease.ports.harness import (
     Tally,
     forget_failures,
 )
+from flagrelease.evaluation.harnesses.own_http import Response, TransportError, Wire
+from flagrelease.evaluation.question import Grade, Question, Reply
+from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.retry import Attempts, retriable
-from flagrelease.ports.wire import Response, TransportError, Wire
-from flagrelease.replies import Replies
 from flagrelease.store.files import telling_space
 from flagrelease.verdict.samples import Sample, SampleWriter
 

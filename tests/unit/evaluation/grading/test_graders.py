@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flagrelease.evaluation.algebra import equal, normal
+from flagrelease.evaluation.chat import without_thinking
+from flagrelease.evaluation.grading.algebra import equal, normal
+from flagrelease.evaluation.grading.text import boxed, integer, letter, marked
 from flagrelease.evaluation.question import Grade, Question, Reply
-from flagrelease.evaluation.request import without_thinking
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.evaluation.text import boxed, integer, letter, marked
 
 
 @pytest.mark.parametrize(

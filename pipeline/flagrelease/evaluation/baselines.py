@@ -11,7 +11,7 @@ import msgspec
 from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.contract.context import Context
 from flagrelease.errors import Corrupt
-from flagrelease.evaluation.sheet import Sheet
+from flagrelease.evaluation.spec import Sheet
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Entry
 from flagrelease.verdict.samples import Sample, read_samples

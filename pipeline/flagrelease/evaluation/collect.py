@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease import baselines, fidelity
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
-from flagrelease.evaluation.sequence import Asked, Kept, conduct
-from flagrelease.evaluation.sheet import Sheet
-from flagrelease.ports.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
+from flagrelease.evaluation import baselines, fidelity_probe
+from flagrelease.evaluation.driver import Asked, Kept, conduct
+from flagrelease.evaluation.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
+from flagrelease.evaluation.spec import Sheet
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.serving.servers import Serve, Servers
@@ -69,16 +69,16 @@ def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness
         pairs = tuple(answering.pair(sheet, side) for sheet, side in zip(sheets, known, strict=True))
         if job.cell.holds_both:  # both are up by now, unless nothing was missing
             reference = _reference(job, context, servers)
-        likeness, evidence = fidelity.result(context, job.cell, reference, servers.get(job.cell.stack))
+        likeness, evidence = fidelity_probe.result(context, job.cell, reference, servers.get(job.cell.stack))
     return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence)
 
 
-def _reference(job: Job, context: Context, servers: Servers) -> fidelity.Reference | str | None:
+def _reference(job: Job, context: Context, servers: Servers) -> fidelity_probe.Reference | str | None:
     """The kept one, or a new one where the baseline's server is up: a diagnostic starts none."""
     cell, weights = job.cell, context.result(results.WEIGHTS)
-    kept = fidelity.find(context, cell, weights)
+    kept = fidelity_probe.find(context, cell, weights)
     if kept is None and servers.up(cell.baseline.stack):
-        return fidelity.keep(context, cell, weights, servers.get(cell.baseline.stack))
+        return fidelity_probe.keep(context, cell, weights, servers.get(cell.baseline.stack))
     return kept
 
 

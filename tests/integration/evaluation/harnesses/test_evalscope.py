@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import DiedLater, SmokeFailed
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness
+from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest, Harness, Tally
-from flagrelease.ports.harness_evalscope import EvalscopeHarness
-from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import Sample, read_samples
 from support.endpoints import Said, chat, serving
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flagrelease.evaluation.instructions import CHECKS, capital_words, followed, sentences
+from flagrelease.evaluation.grading.instructions import CHECKS, capital_words, followed, sentences
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.tasks import TASKS
 from support.benchmark_data import real

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from flagrelease import scored
 from flagrelease.config.cell import Cell
 from flagrelease.config.matrix import Benchmark, HarnessName
 from flagrelease.errors import EnvironmentFault
-from flagrelease.ports import harness_evalscope, harness_own
-from flagrelease.ports.harness import Adapter, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation import flageval_scores
+from flagrelease.evaluation.harness import Adapter, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation.harnesses import evalscope, own
 
 if TYPE_CHECKING:
     from flagrelease.contract.context import Context
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["HARNESSES", "Harnesses", "asked_here", "check", "chosen", "lacking", "outside_scores"]
 
 HARNESSES: Mapping[HarnessName, Adapter] = {
-    "own": harness_own.ADAPTER,
-    "evalscope": harness_evalscope.ADAPTER,
-    "flageval": scored.ADAPTER,
+    "own": own.ADAPTER,
+    "evalscope": evalscope.ADAPTER,
+    "flageval": flageval_scores.ADAPTER,
 }
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from flagrelease.errors import ConfigError
-from flagrelease.ports.wire import Response, TransportError, Wire
+from flagrelease.evaluation.harnesses.own_http import Response, TransportError, Wire
 
 
 def post(*answers: bytes, times: int = 1, seconds: float = 2.0, hang: bool = False) -> list[Response]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flagrelease import baselines
 from flagrelease.config.cell import Cell
 from flagrelease.config.matrix import DEFAULT_HARNESS
 from flagrelease.errors import ComparisonRefused
-from flagrelease.evaluation.sheet import Sheet
-from flagrelease.ports.harness import Patience
+from flagrelease.evaluation import baselines
+from flagrelease.evaluation.harness import Patience
+from flagrelease.evaluation.spec import Sheet
 from flagrelease.verdict.compare import Answers, in_record, load
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
 

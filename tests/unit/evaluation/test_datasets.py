@@ -15,7 +15,7 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import ConfigError, Corrupt
 from flagrelease.evaluation.__main__ import main
 from flagrelease.evaluation.__main__ import main as program
-from flagrelease.evaluation.data import DataFile, DataSet, digest_of, load, read_manifest, write_manifest
+from flagrelease.evaluation.datasets import DataFile, DataSet, digest_of, load, read_manifest, write_manifest
 from flagrelease.evaluation.tasks import TASKS
 
 ROW = '{"question": "Which?", "choices": ["one", "two"], "answer": 1}\n'

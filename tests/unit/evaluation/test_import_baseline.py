@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flagrelease import assemble, baselines, cli, importing
+from flagrelease import assemble, cli
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.config.matrix import Baseline, Share
@@ -21,8 +21,9 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.errors import ComparisonRefused
-from flagrelease.evaluation.data import load, write_manifest
-from flagrelease.evaluation.sheet import Sheet, draw_up
+from flagrelease.evaluation import baselines, import_baseline
+from flagrelease.evaluation.datasets import load, write_manifest
+from flagrelease.evaluation.spec import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
@@ -67,10 +68,10 @@ def sheets(world: World, job: Job) -> list[Sheet]:
     return accuracy.draw_up_all(job, world.context())
 
 
-def take_over(world: World, job: Job, path: Path) -> list[importing.Fitting]:
+def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fitting]:
     """As the verb does, into the world's ledger."""
     weights = world.context().result(results.WEIGHTS)
-    fitting = importing.fit(importing.answers_of(path, job.cell), weights.digest, sheets(world, job))
+    fitting = import_baseline.fit(import_baseline.answers_of(path, job.cell), weights.digest, sheets(world, job))
     for one in fitting:
         lines = "".join(json.dumps(msgspec.to_builtins(s)) + "\n" for s in one.samples).encode()
         evidence = world.context().evidence.put("x", lines)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagrelease.evaluation.instructions import sentences
-from flagrelease.evaluation.request import without_thinking
-from flagrelease.evaluation.tables_text import fenced, mapping, parse
-from flagrelease.evaluation.text import bold, boxed, integer, letter, listed, marked, tagged
+from flagrelease.evaluation.chat import without_thinking
+from flagrelease.evaluation.grading.instructions import sentences
+from flagrelease.evaluation.grading.tables import fenced, mapping, parse
+from flagrelease.evaluation.grading.text import bold, boxed, integer, letter, listed, marked, tagged
 
 MARKS = [
     "answer",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import EnvironmentFault
+from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
+from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
-from flagrelease.evaluation.referee import GradingFailedError, Referee
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, EvaluationRequest
-from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.verdict.samples import read_samples
 from support.endpoints import Said, chat, serving
 

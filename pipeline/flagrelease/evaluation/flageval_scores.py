@@ -11,15 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flagrelease import baselines
 from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.config.matrix import Benchmark, Stack
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import IMAGE, WEIGHTS, BenchmarkScore
 from flagrelease.errors import ConfigError
-from flagrelease.ports.harness import Adapter
-from flagrelease.ports.harness_flageval import (
+from flagrelease.evaluation import baselines
+from flagrelease.evaluation.harness import Adapter
+from flagrelease.evaluation.harnesses.flageval import (
     ENDPOINT,
     SERVICE,
     TOKEN,

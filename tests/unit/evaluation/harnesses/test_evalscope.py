@@ -11,12 +11,12 @@ import pytest
 
 from flagrelease.config.matrix import Share
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
+from flagrelease.evaluation.harness import Ask, Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.harnesses.choose import check, lacking
+from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sheet import asks
+from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Ask, Endpoint, Evaluation, EvaluationRequest
-from flagrelease.ports.harness_evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
-from flagrelease.ports.harnesses import check, lacking
 from support import finished_cell
 
 CHOICES = "A) one\nB) two\nB) of two\nC) three"

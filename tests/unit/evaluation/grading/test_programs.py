@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flagrelease.evaluation import programs
-from flagrelease.evaluation.data import DataFile, DataSet
-from flagrelease.evaluation.programs import Case, cases, passes, program
+from flagrelease.evaluation.datasets import DataFile, DataSet
+from flagrelease.evaluation.grading import programs
+from flagrelease.evaluation.grading.programs import Case, cases, passes, program
 from flagrelease.evaluation.question import Reply
 from flagrelease.evaluation.tasks import TASKS
 

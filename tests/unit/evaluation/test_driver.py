@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import DiedLater
+from flagrelease.evaluation.driver import Asked, Kept, conduct
+from flagrelease.evaluation.harness import Endpoint, Evaluation, Patience, Tally
+from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.sequence import Asked, Kept, conduct
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.ports.harness import Endpoint, Evaluation, Patience, Tally
-from flagrelease.ports.harness_own import OwnHarness
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.group_sequential import PlannedLooks, settle
 from flagrelease.verdict.samples import read_samples

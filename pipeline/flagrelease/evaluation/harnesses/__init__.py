@@ -1,0 +1,1 @@
+"""The harnesses that ask the questions, behind one door."""
