@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from flagrelease import card, record, releases
+from flagrelease.stages.card import record, render
+from flagrelease.stages.publish import index
 from flagrelease.store.files import write_atomic
 from flagrelease.store.workspace import Workspace
 
@@ -34,7 +35,7 @@ def main() -> int:
         shown, tag = drafted(arguments.draft), str(arguments.draft)
     else:
         workspace = Workspace(arguments.workspace)
-        found = [one for one in releases.load(workspace).releases if one.cell == arguments.cell]
+        found = [one for one in index.load(workspace).releases if one.cell == arguments.cell]
         if not found:
             print(f"example: {arguments.cell} has no release in {workspace.root}\n  → make release", file=sys.stderr)
             return 1
@@ -51,7 +52,7 @@ def main() -> int:
         write_atomic(arguments.output / name, data)
     if arguments.output == ROOT / "docs" / "example":
         release = record.loads(shown["release.json"])
-        tables = f"{card.scores_table(release)}\n\n{card.stages_table(release)}"
+        tables = f"{render.scores_table(release)}\n\n{render.stages_table(release)}"
         text = SHOWN.sub(lambda match: f"{match[1]}\n{tables}\n\n{match[2]}", README.read_text())
         write_atomic(README, text.encode())
     print(f"example: {', '.join(sorted(shown))} of {tag} in {arguments.output}")

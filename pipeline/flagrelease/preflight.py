@@ -11,8 +11,8 @@ from flagrelease.errors import NoSpace
 from flagrelease.evaluation.datasets import promised_digest
 from flagrelease.evaluation.harnesses import choose
 from flagrelease.plan import CellPlan
-from flagrelease.ports import load_tools
 from flagrelease.stages import STAGES
+from flagrelease.stages.speed import load_tools
 from flagrelease.store.files import free_bytes
 
 _ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)

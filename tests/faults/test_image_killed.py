@@ -16,7 +16,7 @@ from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
-from flagrelease.stages import image
+from flagrelease.stages.image import stage as image
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400)]
 

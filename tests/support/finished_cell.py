@@ -45,7 +45,7 @@ from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.recipe.container import Placement, for_serving, model_path
-from flagrelease.record import Record, build
+from flagrelease.stages.card.record import Record, build
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Spent
 from flagrelease.store.workspace import Workspace

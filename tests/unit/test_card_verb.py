@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 import support.finished_cell as given
-from flagrelease import cli, record
-from flagrelease.stages import card
+from flagrelease import cli
+from flagrelease.stages.card import record
+from flagrelease.stages.card import stage as card
 from flagrelease.store.ledger import Entry, Ledger, State
 
 CELL = "cpu/smollm2-135m"

@@ -16,7 +16,7 @@ ROOMS_DONE = False
 
 LEAVING = (
     "flagrelease.evaluation.harness",
-    "flagrelease.ports.load",
+    "flagrelease.stages.speed.load",
     "flagrelease.evaluation.harnesses.own_http",
 )
 """How the names begin of modules that are still in a room that is not theirs. Empty once ROOMS_DONE."""
@@ -92,12 +92,12 @@ PURE = (
     "flagrelease.evaluation.question",
     "flagrelease.evaluation.chat",
     "flagrelease.evaluation.spec",
-    "flagrelease.record",
-    "flagrelease.card",
-    "flagrelease.cardlint",
-    "flagrelease.markdown",
-    "flagrelease.operators_text",
-    "flagrelease.attribution_text",
+    "flagrelease.stages.card.record",
+    "flagrelease.stages.card.render",
+    "flagrelease.stages.card.lint",
+    "flagrelease.stages.card.markdown",
+    "flagrelease.stages.card.operators_section",
+    "flagrelease.stages.kernels.attribution_text",
     "flagrelease.attribution",
     "flagrelease.plan",
     "flagrelease.outcome",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import card, cli, keep, record
+from flagrelease import cli, keep
 from flagrelease.contract.context import Look
 from flagrelease.contract.handles import Finished
 from flagrelease.errors import ConfigError
@@ -17,6 +17,7 @@ from flagrelease.executor_inline import InlineEngine
 from flagrelease.history import Past
 from flagrelease.plan import Choice, plan_cell
 from flagrelease.runner import CellRun
+from flagrelease.stages.card import record, render
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep
 from support import finished_cell, toys
@@ -203,7 +204,7 @@ def test_record_and_card_say_by_whose_word() -> None:
     made = record.build(finished_cell.job(), finished, "0" * 64)
     assert made.kept == (word,)
     assert record.loads(record.dumps(made)) == made
-    line = next(text for text in card.render(made, finished_cell.TEMPLATES).splitlines() if "Earlier result" in text)
+    line = next(text for text in render.render(made, finished_cell.TEMPLATES).splitlines() if "Earlier result" in text)
     assert "accuracy" in line
     assert r"kept on the word of ada, 2026-01-02: a \*log\* line" in line
 

@@ -7,7 +7,7 @@ from typing import get_args
 from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.matrix import DEFAULT_HARNESS, HarnessName
 from flagrelease.evaluation.harnesses.choose import HARNESSES
-from flagrelease.ports.load_tools import LOAD_TOOLS
+from flagrelease.stages.speed.load_tools import LOAD_TOOLS
 
 PACKAGE = Path(__file__).parents[2] / "pipeline" / "flagrelease"
 MAY_NAME = {"matrix.py", "harnesses.py", "load_tools.py", "serving_engines.py", "choose.py", "engines.py"}

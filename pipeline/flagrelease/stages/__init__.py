@@ -1,7 +1,15 @@
 """The product at a glance: the stages of a release, in order."""
 
 from flagrelease.contract.stage import AnyStage, Remedy
-from flagrelease.stages import accuracy, attribute, card, image, kernels, publish, smoke, speed, weights
+from flagrelease.stages import accuracy
+from flagrelease.stages.card import stage as card
+from flagrelease.stages.image import stage as image
+from flagrelease.stages.kernels import attribute
+from flagrelease.stages.kernels import stage as kernels
+from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.smoke import stage as smoke
+from flagrelease.stages.speed import stage as speed
+from flagrelease.stages.weights import stage as weights
 
 STAGES: tuple[AnyStage, ...] = (
     weights.STAGE,   # fetch the model and verify every file against the lock

@@ -12,7 +12,8 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.datasets import is_own, load
 from flagrelease.packaging import wheelhouse
-from flagrelease.stages import accuracy, weights
+from flagrelease.stages import accuracy
+from flagrelease.stages.weights import stage as weights
 
 
 def inputs(job: Job) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
-from flagrelease.record import NEEDED
 from flagrelease.stages import STAGES
-from flagrelease.stages import card as stage
+from flagrelease.stages.card import stage
+from flagrelease.stages.card.record import NEEDED
 from flagrelease.store.files import write_atomic
 from flagrelease.store.ledger import Spent
 

@@ -18,7 +18,8 @@ from flagrelease.contract.stage import AnyStage, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.plan import Choice
 from flagrelease.release_cells import through
-from flagrelease.stages import kernels, weights
+from flagrelease.stages.kernels import stage as kernels
+from flagrelease.stages.weights import stage as weights
 from flagrelease.summary import CellResult, as_error
 from flagrelease.tables import aligned
 

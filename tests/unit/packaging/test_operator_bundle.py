@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
-from flagrelease import buildcontext
-from flagrelease.buildcontext import Plan
 from flagrelease.packaging import operator_bundle
 from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.recipe.image_paths import DOCKER, Layout, under
+from flagrelease.stages.image import build_context
+from flagrelease.stages.image.build_context import Plan
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def bundle(tmp_path: Path) -> operator_bundle.Shipped:
 
 def draw(tmp_path: Path, operators: operator_bundle.Shipped | None, layout: Layout = DOCKER) -> Plan:
     house = Wheelhouse(folder=tmp_path, wheels=())
-    return buildcontext.draw(given.job(), house, "base:tag", "sha256:base", layout, operators)
+    return build_context.draw(given.job(), house, "base:tag", "sha256:base", layout, operators)
 
 
 def test_the_bundle_is_a_layer_of_its_own(tmp_path: Path, bundle: operator_bundle.Shipped) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease import buildcontext
 from flagrelease.config import strict_yaml
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import ENGINES
@@ -16,10 +15,12 @@ from flagrelease.config.matrix import Matrix
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.errors import ConfigError
 from flagrelease.packaging import wheelhouse
-from flagrelease.ports import load_tools
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
-from flagrelease.stages import image, kernels
+from flagrelease.stages.image import build_context
+from flagrelease.stages.image import stage as image
+from flagrelease.stages.kernels import stage as kernels
+from flagrelease.stages.speed import load_tools
 
 LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama-server"
 
@@ -91,5 +92,5 @@ def test_native_command_lines(engine: str, words: str) -> None:
 def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
     one, ours = ENGINES[engine], cell(engine)
     assert set(one.requirements) <= set(wheelhouse.wanted(ours))
-    assert (one.argv(DOCKER.packages)[0] in buildcontext.programs(ours)) == bool(one.launcher)
+    assert (one.argv(DOCKER.packages)[0] in build_context.programs(ours)) == bool(one.launcher)
     assert not one.launcher or f"inside/{one.launcher}" in image.STAGE.programs, "else an edit of it builds nothing"

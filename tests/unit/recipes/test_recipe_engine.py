@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from flagrelease import buildcontext
 from flagrelease.config.engines import ENGINES, ServingEngine
 from flagrelease.errors import ConfigError
 from flagrelease.packaging.wheelhouse import Wheelhouse
-from flagrelease.ports.load_own import StreamingLoad
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
-from flagrelease.stages import kernels, speed
+from flagrelease.stages.image import build_context
+from flagrelease.stages.kernels import stage as kernels
+from flagrelease.stages.speed import stage as speed
+from flagrelease.stages.speed.load_own import StreamingLoad
 from support.newcomer_project import NewcomerProject, recipe
 
 NEW = ServingEngine(
@@ -59,7 +60,7 @@ def test_a_serving_engine_is_an_entry_of_the_table(
     native = engine_config.native(job.cell, DOCKER)
     assert native[:2] == ["/opt/flagos/lib/bin/fast-serve", "--weights"]
     assert native[native.index("--window") + 1] == "8192"
-    plan = buildcontext.draw(job, Wheelhouse(folder=tmp_path, wheels=()), "base:1", "sha256:base")
+    plan = build_context.draw(job, Wheelhouse(folder=tmp_path, wheels=()), "base:1", "sha256:base")
     (served,) = yaml.safe_load(plan.files["config/serve.yaml"][0])["serve"]
     assert served["engine"] == "fast_serve"
     assert kernels.skip(job) == ""

@@ -13,7 +13,7 @@ def package(tmp_path: Path) -> Copy:
 
 
 GENERATOR = """
-from flagrelease.ports.load import LoadTool
+from flagrelease.stages.speed.load import LoadTool
 
 
 class Burst:

@@ -1,0 +1,1 @@
+"""card: render the model card from the record and lint it."""

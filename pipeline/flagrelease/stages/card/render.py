@@ -1,0 +1,334 @@
+"""The card: a release record through templates/card.md.j2. Pure but for reading the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
+from flagrelease.config.sources import Source
+from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
+from flagrelease.evaluation.harnesses.choose import HARNESSES
+from flagrelease.recipe import user_commands
+from flagrelease.stages.card import charts, operators_section
+from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
+from flagrelease.stages.card.record import COMPONENTS, Record
+
+TEMPLATE = "card.md.j2"
+SPEED_FIRST = "Tokens in / out"
+"""The first column of the table of speeds."""
+LICENCES: Mapping[str, tuple[str, str]] = {
+    "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
+    "mit": ("MIT License", "https://opensource.org/license/mit"),
+    "bsd-3-clause": ("BSD 3-Clause License", "https://opensource.org/license/bsd-3-clause"),
+    "cc-by-4.0": ("Creative Commons Attribution 4.0", "https://creativecommons.org/licenses/by/4.0/"),
+    "gpl-3.0": ("GNU General Public License 3.0", "https://www.gnu.org/licenses/gpl-3.0.html"),
+}
+
+
+def render(record: Record, templates: Path) -> str:
+    """The card as Markdown. Every value of the record is data in it, never markup."""
+    page = environment(templates).get_template(TEMPLATE).render(view(record))
+    return page.rstrip("\n") + "\n"
+
+
+def view(record: Record) -> dict[str, Any]:
+    """What the template shows, each a finished piece of Markdown or a plain value that gets escaped."""
+    model, smoke = record.model, record.smoke
+    commands = dict(smoke.commands)
+    return {
+        "record": record,
+        "front_matter": front_matter(_front_matter(record)),
+        "upstream": _link(model.upstream, upstream_url(record)),
+        "tag": record.tag,
+        "chart": Markdown(charts.SCORES),
+        "chart_text": "Scores and differences of the table below, with their 90 % intervals",
+        "scores": scores_table(record),
+        "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
+        "measured_by": _measured_by(record),
+        "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
+        "speed_chart": Markdown(charts.SPEED),
+        "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
+        "slo": None if record.speed is None else _slo(record.speed),
+        "likeness": likeness_table(record),
+        "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
+        "inference_time": _duration(record.accuracy.inference_seconds),
+        "environment": table(("Item", "Version"), _environment(record)),
+        "download": fenced(commands.pop("download", user_commands.download(model, record.weights.revision)), "bash"),
+        "verify": fenced(commands.pop("verify", user_commands.verify(model, record.weights.fetched)), "bash"),
+        "unpack": fenced(user_commands.unpack(model, record.image.reference), "bash")
+        if record.weights.unpacked
+        else None,
+        "pull": fenced(commands.pop("pull", user_commands.pull(record.image.reference)), "bash"),
+        "run": fenced(user_commands.docker_run(smoke.docker_run), "bash"),
+        "executed": ", ".join(smoke.commands),
+        "serve_command": f"flagscale serve {model.serve.name}",
+        "ready": _duration(smoke.ready_seconds),
+        "wait": fenced(commands.pop("wait", user_commands.wait(model.serve.port)), "bash"),
+        "chat": fenced(commands.pop("chat", user_commands.chat(model)), "bash"),
+        "python": fenced(commands.pop("python", user_commands.python(model)), "python"),
+        "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
+        "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
+        "operators": None if record.kernels is None else operators_section.view(record.kernels, record.accuracy.called),
+        "flaggems_reason": record.chip.reasons.get("flaggems", "").rstrip("."),
+        "provenance": table(("Item", "Value"), _provenance(record)),
+        "stages": stages_table(record),
+        "licence": _licence(record),
+    }
+
+
+def upstream_url(record: Record) -> str:
+    """The model's page at the hub that its weights come from."""
+    return Source.parse(record.model.source).kind.page.replace("{upstream}", record.model.upstream)
+
+
+def _origin(record: Record, name: str) -> str:
+    """Under which licence a benchmark's data is, and what asked it where that was not our own engine."""
+    benchmark = record.benchmarks.get(name)
+    if benchmark is None:
+        return ""
+    harness = _harness(record, benchmark)
+    return f", licence {benchmark.license}" + ("" if harness == DEFAULT_HARNESS else f"; asked and graded by {harness}")
+
+
+def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
+    return benchmark.harness or record.profile.harness
+
+
+def _measured_by(record: Record) -> str:
+    """What asked the questions of all benchmarks, in words."""
+    used = dict.fromkeys(_harness(record, benchmark) for benchmark in record.benchmarks.values())
+    return " and ".join(HARNESSES[name].label for name in used or (DEFAULT_HARNESS,))
+
+
+def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
+    """The numbers of one line of the evaluation table, exactly as they are printed."""
+    interval = "–" if row.interval90 is None else f"[{signed(row.interval90[0])}, {signed(row.interval90[1])}]"
+    return (
+        "–" if row.baseline is None else f"{row.baseline:.3f}",
+        f"{row.candidate:.3f}",
+        f"{row.n:,}",
+        f"{row.repeats:g}",
+        "–" if row.difference is None else signed(row.difference),
+        interval,
+        f"{row.margin:.3f}",
+        row.verdict,
+    )
+
+
+def score_note(row: BenchmarkScore) -> str:
+    """What the numbers of a line do not say: how much was asked and why no more, what failed, what is only noise."""
+    parts = [f"partial ({row.partial})"] if row.partial else []
+    if course := row.course:
+        stopped = "stopped early, " if course.early else ""
+        asked = f"{course.answers:,} of at most {course.planned:,} answers on each side"
+        parts.append(f"{stopped}{asked}, at look {course.look} of {course.looks}: {course.why}")
+    parts.append(f"{row.errors} requests failed, {row.truncated} answers were cut off")
+    if row.flips:
+        parts.append(f"{row.flips[0]} questions gained, {row.flips[1]} lost")
+    if noise := row.noise:
+        low, high = map(signed, noise.interval90)
+        parts.append(
+            f"the baseline against itself, {noise.repeats:g} repeats each: difference {signed(noise.difference)} "
+            f"[{low}, {high}], {100 * noise.flip_rate:.1f} % of the questions flip"
+        )
+    return "; ".join((*parts, row.reason))
+
+
+def signed(value: float) -> str:
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "−")
+
+
+def _front_matter(record: Record) -> dict[str, Any]:
+    model, used = record.model, record.chip.components
+    known = model.license in LICENCES
+    fields: dict[str, Any] = {"license": model.license if known else "other"}
+    if not known:
+        fields |= {"license_name": model.license, "license_link": upstream_url(record)}
+    fields["base_model"] = [model.upstream]
+    if model.languages:
+        fields["language"] = list(model.languages)
+    parts = [part for part in COMPONENTS if getattr(used, part) != "none"]
+    tags = ["flagos", "flagrelease", record.chip.vendor, *parts, model.serve.engine]
+    return fields | {
+        "pipeline_tag": "text-generation",
+        "tasks": ["text-generation"],
+        "tags": list(dict.fromkeys(tags)),
+    }
+
+
+def scores_table(record: Record) -> Markdown:
+    """The evaluation table."""
+    header = (
+        "Metric",
+        record.accuracy.baseline_name,
+        record.candidate_name,
+        "Questions",
+        "Repeats",
+        "Difference",
+        "90 % interval",
+        "Margin",
+        "Verdict",
+    )
+    rows = [(code(row.metric), *(Markdown(cell) for cell in score_cells(row))) for row in record.accuracy.benchmarks]
+    return table(header, rows)
+
+
+def speed_cells(point: SpeedPoint) -> tuple[str, ...]:
+    """One line of the table of speeds, exactly as it is printed. Latencies are the candidate's medians."""
+    low, high = point.interval95
+    ours = point.candidate
+    return (
+        f"{point.input_tokens:,} / {point.output_tokens:,}",
+        str(point.concurrency),
+        _rate(point.baseline.output_tokens_per_s),
+        _rate(ours.output_tokens_per_s),
+        f"{point.ratio:.2f}",
+        f"[{low:.2f}, {high:.2f}]",
+        f"{ours.ttft_s.median * 1000:.0f}",
+        f"{ours.tpot_s.median * 1000:.1f}",
+        _rate(ours.goodput_per_s),
+        point.verdict,
+    )
+
+
+def speed_table(measured: Speed, candidate_name: str) -> Markdown:
+    """One line for each load point."""
+    header = (
+        SPEED_FIRST,
+        "At once",
+        f"{measured.baseline_name}, tokens/s",
+        f"{candidate_name}, tokens/s",
+        "Ratio",
+        "95 % interval",
+        "TTFT, ms",
+        "TPOT, ms",
+        "Goodput, requests/s",
+        "Verdict",
+    )
+    return table(header, [tuple(map(Markdown, speed_cells(point))) for point in measured.points])
+
+
+def likeness_table(record: Record) -> Markdown | None:
+    """What the fidelity probe measured: the candidate's line, then those of the baseline against itself."""
+    found = record.accuracy.likeness
+    if found is None or found.candidate is None:
+        return None
+    name = record.accuracy.baseline_name
+    sides = (record.candidate_name, f"{name}, asked again", f"{name}, all prompts at once")
+    header = (f"Against {name}", "Same answers", "First difference", "Same likeliest token", "KL, nats")
+    rows = [
+        (
+            side,
+            f"{round(one.exact_match * one.prompts)} of {one.prompts}",
+            "none" if one.first_divergence is None else f"token {one.first_divergence + 1:g}",
+            f"{one.top1_agreement:.1%}",
+            f"{one.kl:.4f}",
+        )
+        for side, one in zip(sides, (found.candidate, *found.noise), strict=False)
+    ]
+    return table(header, rows)
+
+
+def _slo(measured: Speed) -> str:
+    limits = dict.fromkeys((point.ttft_slo, point.tpot_slo) for point in measured.points)
+    return " or ".join(f"TTFT ≤ {ttft:g} s and TPOT ≤ {tpot * 1000:g} ms" for ttft, tpot in limits)
+
+
+def _rate(value: float) -> str:
+    """Three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _environment(record: Record) -> list[tuple[object, object]]:
+    rows: dict[str, str] = {"Accelerator": record.chip.device.name, **record.smoke.environment}
+    for part, title in COMPONENTS.items():
+        version = getattr(record.chip.components, part)
+        rows[title] = "not applied" if version == "none" else version
+    named = {title.lower() for title in rows} | {"flag-scale", "flag_scale"}
+    rows |= {name: version for name, version in record.image.versions.items() if name.lower() not in named}
+    return list(rows.items())
+
+
+def _anythingllm(record: Record) -> list[tuple[object, object]]:
+    return [
+        ("Base URL", code(f"http://localhost:{record.model.serve.port}/v1")),
+        ("API key", code("EMPTY")),
+        ("Chat model name", code(record.model.title)),
+        ("Token context window", code(record.model.serve.max_model_len)),
+        ("Max tokens", code(record.model.sampling.max_tokens)),
+    ]
+
+
+def _provenance(record: Record) -> list[tuple[object, object]]:
+    rows: list[tuple[object, object]] = [
+        ("Cell", code(record.cell)),
+        ("Image", code(record.image.reference)),
+        ("Release tag", code(record.tag)),
+        ("Image size", _bytes(record.image.size)),
+        ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
+        ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
+        *_weights(record.weights),
+        ("Smoke checks passed", ", ".join(check.name for check in record.smoke.checks if check.passed)),
+        ("Evaluation profile", code(record.profile_name)),
+    ]
+    if record.smoke.skipped:
+        rows.append(("Smoke checks skipped", "; ".join(f"{name}: {why}" for name, why in record.smoke.skipped.items())))
+    rows += [
+        (f"Earlier result of {one.stage}", f"kept on the word of {one.by}, {one.at[:10]}: {one.reason}")
+        for one in record.kept
+    ]
+    if record.accuracy.baseline_key:
+        baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
+        rows.append(("Baseline", baseline))
+    return rows
+
+
+def _weights(weights: Weights) -> list[tuple[object, object]]:
+    if weights.unpacked is None:
+        return [("Weights digest", code(weights.digest))]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(weights.unpacked.versions.items()))
+    return [
+        ("Downloaded weights digest", code(weights.unpacked.digest)),
+        ("Served weights digest", Markdown(f"{code(weights.digest)}, unpacked by {escape(versions)}")),
+    ]
+
+
+def stages_table(record: Record) -> Markdown:
+    """Time and bytes of each stage."""
+    rows = [(cost.stage, f"{cost.seconds:.1f} s", _bytes(cost.moved)) for cost in record.stages]
+    return table(("Stage", "Time", "Bytes moved"), rows)
+
+
+def _licence(record: Record) -> Markdown:
+    known = LICENCES.get(record.model.license)
+    if known:
+        return Markdown(f"the {_link(*known)}")
+    return Markdown(
+        f"{code(record.model.license)}, whose text is at {_link(record.model.upstream, upstream_url(record))}"
+    )
+
+
+def _link(text: str, url: str) -> Markdown:
+    """A link to an https address; what cannot stand in an address is percent-encoded."""
+    from urllib.parse import quote
+
+    return Markdown(f"[{escape(text)}]({quote(url, safe=':/._-~%+@')})")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _bytes(size: int) -> str:
+    amount = float(size)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"

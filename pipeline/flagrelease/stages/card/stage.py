@@ -1,0 +1,81 @@
+"""card: the release record, its chart, and the model card that is rendered from them and linted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.handles import Finished
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
+from flagrelease.redact import redact
+from flagrelease.stages.card import charts, lint, record, render
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import write_atomic
+
+README = "README.md"
+RECORD = "release.json"
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    cell = job.cell
+    return {
+        "cell": cell.id,
+        "chip": {name: getattr(cell.chip, name) for name in ("vendor", "device", "components", "reasons", "container")},
+        "model": cell.model,
+        "stack": cell.stack,
+        "baseline": cell.baseline,
+        "profile": [cell.profile_name, cell.profile],
+    }
+
+
+def run(job: Job, context: Context) -> results.Card:
+    """Raises GateFailed with every defect that the lint finds; the defective card stays in the scratch folder."""
+    context.progress.doing("writing the record, the charts and the card")
+    release, written = write(job, context.finished)
+    images = {name: data for name, data in written.items() if name not in (README, RECORD)}
+    draft = context.workspace.scratch(job.cell.slug, "card") / README
+    write_atomic(draft, written[README])
+    passed = lint.check(written[README].decode(), release, images, str(draft))
+    draft.unlink(missing_ok=True)
+    return results.Card(
+        readme=context.evidence.put(README, written[README]),
+        images=tuple(context.evidence.put(name, data) for name, data in images.items()),
+        lint=passed,
+        evidence=(context.evidence.put(RECORD, written[RECORD]),),
+    )
+
+
+def write(
+    job: Job, finished: Finished, unfinished: Mapping[str, str] | None = None
+) -> tuple[record.Record, dict[str, bytes]]:
+    """The release record; and, by file name, card, record and charts. `unfinished`: stages that are open, with what
+    became of them."""
+    release = record.build(job, finished, STAGE.code_version(job.templates), unfinished)
+    # What the record says, the card says: secrets are taken out before either is made.
+    release = record.loads(redact(record.dumps(release).decode()).encode())
+    written = {
+        README: render.render(release, job.templates).encode(),
+        RECORD: record.dumps(release),
+        charts.SCORES: charts.scores(release),
+    }
+    if release.speed is not None:
+        written[charts.SPEED] = charts.speed(release, release.speed)
+    return release, written
+
+
+def files(made: results.Card) -> dict[str, Evidence]:
+    """The card, its pictures and the record, by the names under which they are published."""
+    return {one.name: one for one in (made.readme, *made.images, *made.evidence)}
+
+
+STAGE = Stage(
+    result=results.CARD,
+    doing="writing the card",
+    inputs=inputs,
+    run=run,
+    reads=(results.WEIGHTS, results.KERNELS, results.IMAGE, results.SMOKE, results.ACCURACY, results.SPEED),
+    templates=(render.TEMPLATE,),
+)

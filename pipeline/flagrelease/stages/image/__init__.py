@@ -1,0 +1,1 @@
+"""image: build the serving image and push it by digest."""

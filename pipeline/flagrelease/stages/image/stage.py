@@ -1,0 +1,241 @@
+"""image: build without network, push by digest, read the digest back from the registry.
+
+Without Docker the same files are laid under a folder of the workspace, and nothing is pushed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from flagrelease.config.engines import ENGINES
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.contract.job import Job
+from flagrelease.contract.stage import Stage
+from flagrelease.errors import EnvironmentFault, UpstreamRefused
+from flagrelease.packaging import operator_bundle, wheelhouse
+from flagrelease.packaging.base_image import base_image, check_python, counted, pinned_base, processes
+from flagrelease.ports import python_probe
+from flagrelease.ports.container_runner import LocalImage, labels
+from flagrelease.ports.docker.engine import Pushed
+from flagrelease.ports.retry import Backoff, retry
+from flagrelease.recipe import image_paths
+from flagrelease.stages.image import build_context, process_root
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import telling_space
+
+_PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
+
+# What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
+_SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
+_LAUNCHERS = tuple(f"inside/{one.launcher}" for one in ENGINES.values() if one.launcher)
+
+
+def repository(job: Job) -> str:
+    """HOST/PREFIX/MODEL-CHIP."""
+    return f"{job.registry}/{job.cell.model_name}-{job.cell.chip_name}"
+
+
+def inputs(job: Job) -> Mapping[str, Any]:
+    """Raises ConfigError where no packages could be locked, before weights are fetched and kernels are made."""
+    cell = job.cell
+    job.lock.require("wheels", cell.wheels_entry)
+    return {
+        "repository": repository(job),
+        "chip": cell.chip_name,
+        **pinned_base(job),
+        "python": cell.chip.python,
+        "components": cell.chip.components,
+        "device": cell.chip.device,
+        "vendor": cell.chip.vendor,
+        "wheels": job.lock.wheels.get(cell.wheels_entry),
+        "weights": job.lock.models.get(cell.model_name),
+        "title": cell.model.title,
+        "license": cell.model.license,
+        "upstream": cell.model.upstream,
+        "serve": cell.model.serve,
+        "stack": cell.stack,
+        "runner": job.runner,
+    }
+
+
+def run(job: Job, context: Context) -> results.Image:
+    """Raises RegistryDenied before anything is built where we may not push; else what its parts raise. Without Docker
+    EnvironmentFault, where this machine has another Python than the chip."""
+    job.lock.require("wheels", job.cell.wheels_entry)
+    job.lock.require("models", job.cell.model_name)
+    return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
+
+
+def _built(job: Job, context: Context) -> results.Image:
+    context.progress.doing("asking the registry")
+    with context.meter.waiting():
+        context.ports.registry.check_push(repository(job))
+    base, found = base_image(job, context)
+    house = _packages(job, context)
+    plan = build_context.draw(job, house, base, found.id, operators=_operators(context))
+    image_id = _build(job, context, plan, base)
+    inside = _look_inside(job, context, plan.house, image_id)
+    tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
+    built = context.ports.docker.image(image_id)
+    if built is None:
+        raise EnvironmentFault("the image is gone right after it was built", why=image_id, hint="run again")
+    digest, pushed = _push(job, context, built, tag)
+    return results.Image(
+        repository=repository(job),
+        digest=digest,
+        image_id=image_id,
+        base=base,
+        base_id=found.id,
+        size=built.size,
+        pushed_bytes=pushed,
+        labels=plan.labels,
+        versions=_shown(inside),
+        remarks=plan.remarks,
+        evidence=(
+            context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
+            *_evidence(context, plan, inside),
+        ),
+    )
+
+
+def _laid_out(job: Job, context: Context) -> results.Image:
+    base, found = base_image(job, context)
+    machine = processes(context).machine
+    check_python(machine, job.cell.chip.python)
+    house = _packages(job, context)
+    context.progress.doing("laying out the image")
+    digest = process_root.digest(build_context.draw(job, house, base, found.id, operators=_operators(context)))
+    root = context.workspace.image(digest)
+    plan = build_context.draw(job, house, base, found.id, image_paths.under(root), _operators(context))
+    with context.meter.waiting():
+        made = process_root.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
+    inside = _look_inside(job, context, house, f"{repository(job)}@{digest}")
+    return results.Image(
+        repository=repository(job),
+        digest=digest,
+        image_id=digest,
+        base=base,
+        base_id=found.id,
+        size=made.size,
+        pushed_bytes=0,
+        labels=plan.labels,
+        versions=_shown(inside),
+        remarks=plan.remarks,
+        runner="process",
+        evidence=_evidence(context, plan, inside),
+    )
+
+
+def _evidence(context: Context, plan: build_context.Plan, inside: python_probe.Seen) -> tuple[Evidence, ...]:
+    return (
+        context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
+        context.evidence.put("manifest.json", plan.manifest),
+        context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode()),
+    )
+
+
+def _operators(context: Context) -> operator_bundle.Shipped | None:
+    return operator_bundle.of(context.optional(results.KERNELS), context.workspace)
+
+
+def _packages(job: Job, context: Context) -> wheelhouse.Wheelhouse:
+    context.progress.doing("gathering Python packages")
+    return wheelhouse.of(job, context)
+
+
+def intact(result: results.Image, look: Look) -> str:
+    """An image that is gone from the registry has to be pushed again. Without a registry nothing is asked."""
+    if result.runner == "process":
+        return "" if process_root.whole(look.workspace.image(result.digest)) else "its folder is gone"
+    if look.registry is None:
+        return ""
+    return "" if look.registry.digest(result.repository, result.digest) else "the registry does not have it any more"
+
+
+def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> str:
+    context.progress.doing("packing the build context")
+    with telling_space("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
+        build_context.write(plan, packed)
+        packed.seek(0)
+        with context.meter.waiting():
+            return context.ports.docker.build(
+                packed,
+                tag=f"{repository(job)}:building",
+                args={"BASE": base},
+                line=lambda text: context.progress.doing(text[:70]),
+            )
+
+
+def _scratch(job: Job, context: Context) -> str:
+    return str(context.workspace.scratch(job.cell.slug, "image"))
+
+
+def _look_inside(job: Job, context: Context, house: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:
+    """What the image really has. Raises UpstreamRefused where a package is lost."""
+    context.progress.doing("looking inside")
+    with context.meter.waiting():
+        ours = labels(context.run_id, job.cell.id, context.workspace.root)
+        printed = context.ports.runner.output(image, ["python3", "-c", python_probe.PROGRAM], ours)
+    inside = python_probe.read(printed)
+    lost = [wheel.name for wheel in house.installed if wheel.name not in inside.packages]
+    if lost:
+        raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
+    return inside
+
+
+def _shown(inside: python_probe.Seen) -> dict[str, str]:
+    # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
+    shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
+    return {"Base system": inside.system, "Python": inside.python, **shown}
+
+
+def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
+    """Push under a tag made from the image's own id, which therefore can never come to name another image."""
+    docker, clock = context.ports.docker, context.ports.clock
+    where = repository(job)
+    docker.tag(image.id, where, tag)
+    before = context.meter.moved
+    context.progress.doing("pushing")
+
+    def push() -> tuple[Pushed, str | None]:
+        with context.meter.waiting():
+            pushed = docker.push(where, tag, counted(context, "pushing"))
+            return pushed, context.ports.registry.digest(where, pushed.digest)
+
+    # Layers that arrived stay there, so a repetition sends the rest only.
+    pushed, confirmed = retry(push, _PUSH, clock, context.progress.note)
+    if confirmed != pushed.digest:
+        raise UpstreamRefused(
+            f"the registry does not have what was pushed to {where}",
+            why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
+            hint="something between here and the registry changes manifests; do not publish from it",
+        )
+    context.meter.moved = before + _sent(job, context, image, pushed)
+    return pushed.digest, context.meter.moved - before
+
+
+def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
+    """Bytes that went to the registry. The engine counts unpacked bytes; the manifest has the packed sizes."""
+    manifest = json.loads(context.ports.registry.manifest(repository(job), pushed.digest).body)
+    sizes = [int(layer["size"]) for layer in manifest["layers"]]
+    return sum(
+        size
+        for layer, size in zip(image.layers, sizes, strict=True)
+        if layer.removeprefix("sha256:")[:12] in pushed.layers
+    )
+
+
+STAGE = Stage(
+    result=results.IMAGE,
+    doing="building the image",
+    inputs=inputs,
+    run=run,
+    intact=intact,
+    reads=(results.KERNELS,),
+    programs=("inside/flagos_serve.py", *_LAUNCHERS, "inside/gguf_to_safetensors.py"),
+    templates=("Dockerfile.j2", "serve.yaml.j2"),
+)

@@ -1,0 +1,1 @@
+"""kernels: qualify, tune and select the chip's Triton operators."""

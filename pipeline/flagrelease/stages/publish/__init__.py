@@ -1,0 +1,1 @@
+"""publish: make a release visible, digest first and tag last."""

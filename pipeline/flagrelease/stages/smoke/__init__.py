@@ -1,0 +1,1 @@
+"""smoke: start the pushed image and check that it answers."""

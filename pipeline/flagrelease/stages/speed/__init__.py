@@ -1,0 +1,1 @@
+"""speed: measure throughput and latency next to the native stack."""

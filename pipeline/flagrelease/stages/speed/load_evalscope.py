@@ -1,0 +1,117 @@
+"""`evalscope perf`, from outside the container and in a Python environment of its own, for those who have it.
+
+`FLAGRELEASE_EVALSCOPE` names the program. Its table of requests (benchmark_data.db) is read, not its summary, so that
+every number follows our definitions.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flagrelease.errors import SmokeFailed
+from flagrelease.ports.evalscope_program import PROGRAM, lacking
+from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
+
+if TYPE_CHECKING:
+    from flagrelease.ports.command import Command
+
+__all__ = ["LOAD_TOOL", "EvalscopePerf", "argv", "parse"]
+
+_DATABASE = "benchmark_data.db"
+_COLUMNS = (
+    "start_time, completed_time, latency, first_chunk_latency, prompt_tokens, completion_tokens, success, "
+    "inter_token_latencies"
+)
+
+
+class EvalscopePerf:
+    """`program` is evalscope's; `tokenizer` a folder with the model's tokenizer on this host."""
+
+    name = "evalscope perf"
+
+    def __init__(
+        self, program: str, command: Command, *, base_url: str, model: str, tokenizer: Path, seconds: float = 7200.0
+    ) -> None:
+        self._program = program
+        self._command = command
+        self._base_url = base_url
+        self._model = model
+        self._tokenizer = tokenizer
+        self._seconds = seconds
+
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
+        """See LoadGenerator.measure. Raises CommandFailed, EnvironmentFault where the program is not there."""
+        return [self._measure(point, seed) for point in points]
+
+    def _measure(self, point: LoadPoint, seed: int) -> Load:
+        with tempfile.TemporaryDirectory(prefix="flagrelease-load-") as folder:
+            words = argv(point, seed, url=self._base_url, model=self._model, tokenizer=self._tokenizer, into=folder)
+            self._command([self._program, *words], seconds=self._seconds, hint=f"{PROGRAM} names the program")
+            found = sorted(Path(folder).rglob(_DATABASE))
+            if len(found) != 1:
+                raise SmokeFailed(f"evalscope perf left {len(found)} tables of requests instead of one")
+            return parse(found[0])
+
+
+def argv(point: LoadPoint, seed: int, *, url: str, model: str, tokenizer: Path, into: str) -> list[str]:
+    """The words after the program's name."""
+    options: dict[str, object] = {
+        "url": f"{url}/completions",
+        "api": "openai",
+        "model": model,
+        "tokenizer-path": tokenizer,
+        "dataset": "random",
+        "min-prompt-length": point.input_tokens,
+        "max-prompt-length": point.input_tokens,
+        "min-tokens": point.output_tokens,
+        "max-tokens": point.output_tokens,
+        "parallel": point.concurrency,
+        "number": point.requests,
+        "seed": seed,
+        "extra-args": json.dumps({"ignore_eos": True}),
+        "outputs-dir": into,
+        "name": "load",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["perf", *words, "--stream", "--no-timestamp"]
+
+
+def parse(database: Path) -> Load:
+    """Evalscope's table of requests (1.14): seconds, and start and end by one clock. Raises SmokeFailed."""
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM result ORDER BY start_time").fetchall()  # noqa: S608
+    except sqlite3.Error as error:
+        raise SmokeFailed(
+            "evalscope's table of requests cannot be read", why=str(error), hint="it is read as 1.14 writes it"
+        ) from None
+    if not rows:
+        raise SmokeFailed("evalscope perf asked nothing", why="its table of requests is empty")
+    first, last = min(row[0] for row in rows), max(row[1] for row in rows)
+    requests = tuple(
+        Request(
+            start_s=round(start - first, 6),
+            ttft_s=round(ttft, 6) if success else 0.0,
+            e2e_s=round(latency, 6) if success else 0.0,
+            input_tokens=before or 0,
+            output_tokens=after if success else 0,
+            error="" if success else "it failed",
+        )
+        for start, _end, latency, ttft, before, after, success, _gaps in rows
+    )
+    gaps = [gap for row in rows if row[6] for gap in json.loads(row[7] or "[]")]
+    return Load(requests=requests, seconds=last - first, itl_s=spread(gaps))
+
+
+LOAD_TOOL = LoadTool(
+    make=lambda target, env: EvalscopePerf(
+        env[PROGRAM], target.command, base_url=target.base_url, model=target.model, tokenizer=target.tokenizer
+    ),
+    lacking=lacking,
+)

@@ -1,0 +1,149 @@
+"""Our own load: a streaming client for engines whose image has no load generator.
+
+Prompts are lists of random token ids, which llama.cpp, vLLM and SGLang take at /v1/completions, so that no tokenizer
+is needed and every prompt has exactly the length asked for. Made for tens of requests at once, not for thousands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["LOAD_TOOL", "StreamingLoad"]
+
+# Ordinary words in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
+_TOKENS = range(1_000, 20_000)
+
+
+class StreamingLoad:
+    """Asks `base_url` (it ends in /v1) for `model`; no request may take longer than `seconds`."""
+
+    name = "flagrelease's own streaming client"
+
+    def __init__(self, base_url: str, model: str, *, seconds: float = 1800.0) -> None:
+        self._base_url = base_url
+        self._model = model
+        self._seconds = seconds
+
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
+        """See LoadGenerator.measure."""
+        return [asyncio.run(self._measure(point, seed)) for point in points]
+
+    async def _measure(self, point: LoadPoint, seed: int) -> Load:
+        import httpx
+
+        bodies = iter(self._bodies(point, seed))
+        seen: list[_Seen] = []
+        # Servers close idle connections, and a request that meets that moment is lost: each has its own.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        timeout = httpx.Timeout(self._seconds, connect=10.0)
+        async with httpx.AsyncClient(
+            base_url=self._base_url, limits=limits, timeout=timeout, trust_env=False
+        ) as client:
+            start = time.perf_counter()
+
+            async def stream() -> None:
+                seen.extend([await _ask(client, body, start) for body in bodies])
+
+            await asyncio.gather(*(stream() for _ in range(point.concurrency)))
+            seconds = time.perf_counter() - start
+        seen.sort(key=lambda one: one.start)
+        requests = tuple(one.request(point) for one in seen)
+        return Load(requests=requests, seconds=seconds, itl_s=spread(gap for one in seen for gap in one.gaps()))
+
+    def _bodies(self, point: LoadPoint, seed: int) -> Iterator[bytes]:
+        chosen = random.Random(seed)
+        prompts = [chosen.choices(_TOKENS, k=point.input_tokens) for _ in range(point.requests)]
+        for prompt in prompts:
+            yield json.dumps(
+                {
+                    "model": self._model,
+                    "prompt": prompt,
+                    "max_tokens": point.output_tokens,
+                    "temperature": 0,
+                    "ignore_eos": True,
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                }
+            ).encode()
+
+
+@dataclass
+class _Seen:
+    """What came back for one request: when its events came, and the counts at its end."""
+
+    start: float
+    since: float
+    tokens: list[float] = field(default_factory=list)
+    end: float = 0.0
+    usage: dict[str, Any] = field(default_factory=dict)
+    done: bool = False
+    error: str = ""
+
+    def take(self, line: str) -> None:
+        """One line of the stream. Raises ValueError and its like for what the protocol does not promise."""
+        if not line.startswith("data:"):
+            return
+        data = line[5:].strip()
+        if data == "[DONE]":
+            self.done = True
+            return
+        event = json.loads(data)
+        if event.get("error"):
+            raise ValueError(str(event["error"]))
+        self.usage = event.get("usage") or self.usage
+        for choice in event["choices"]:
+            self.end = time.perf_counter()
+            # The last event says why it ended and may carry no token; one without text may be half a character.
+            if choice.get("text") or not choice.get("finish_reason"):
+                self.tokens.append(self.end)
+
+    def gaps(self) -> Iterator[float]:
+        return (later - earlier for earlier, later in pairwise(self.tokens)) if not self.error else iter(())
+
+    def request(self, point: LoadPoint) -> Request:
+        error = self.error
+        if not error and not (self.done and self.tokens):
+            error = "the stream ended before its end"
+        return Request(
+            start_s=round(self.start - self.since, 6),
+            ttft_s=0.0 if error else round(self.tokens[0] - self.start, 6),
+            e2e_s=0.0 if error else round(self.end - self.start, 6),
+            input_tokens=int(self.usage.get("prompt_tokens", point.input_tokens)),
+            output_tokens=0 if error else int(self.usage.get("completion_tokens", len(self.tokens))),
+            error=error,
+        )
+
+
+async def _ask(client: httpx.AsyncClient, body: bytes, since: float) -> _Seen:
+    import httpx
+
+    seen = _Seen(start=time.perf_counter(), since=since)
+    headers = {"Content-Type": "application/json"}
+    try:
+        async with client.stream("POST", "/completions", content=body, headers=headers) as answer:
+            if answer.status_code != 200:
+                text = " ".join((await answer.aread()).decode(errors="replace").split())
+                seen.error = f"HTTP {answer.status_code}: {text[:200]}"
+                return seen
+            async for line in answer.aiter_lines():
+                seen.take(line)
+    except httpx.HTTPError as error:
+        seen.error = f"{type(error).__name__}: {error}"[:200]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        seen.error = f"not what the protocol promises: {error}"[:200]
+    return seen
+
+
+LOAD_TOOL = LoadTool(make=lambda target, _env: StreamingLoad(target.base_url, target.model))

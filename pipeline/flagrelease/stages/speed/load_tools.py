@@ -1,0 +1,38 @@
+"""The load generators, and which of them measures a cell: the engine's own, or the one that the profile names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flagrelease.config.cell import Cell
+from flagrelease.config.engines import ENGINES, LoadToolName
+from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.stages.speed import load_evalscope, load_own, load_vllm
+from flagrelease.stages.speed.load import LoadTool
+
+__all__ = ["LOAD_TOOLS", "check", "chosen"]
+
+LOAD_TOOLS: Mapping[LoadToolName, LoadTool] = {
+    "own": load_own.LOAD_TOOL,
+    "vllm": load_vllm.LOAD_TOOL,
+    "evalscope": load_evalscope.LOAD_TOOL,
+}
+
+
+def chosen(cell: Cell) -> LoadToolName:
+    return cell.profile.load_tool or ENGINES[cell.model.serve.engine].load_tool
+
+
+def check(cell: Cell, env: Mapping[str, str]) -> None:
+    """Before anything is started: raises ConfigError for a tool that the engine's image does not have,
+    EnvironmentFault for one that is not set up on this machine."""
+    name, engine = chosen(cell), cell.model.serve.engine
+    tool = LOAD_TOOLS[name]
+    if tool.engine not in ("", engine):
+        raise ConfigError(
+            f"load_tool {name} cannot measure {cell.id}",
+            why=f"it is in images of {tool.engine}, and {cell.model_name} is served by {engine}",
+            hint=f"take `load_tool` out of profile {cell.profile_name}",
+        )
+    if missing := tool.lacking(env):
+        raise EnvironmentFault(f"load_tool {name} is not set up", why=missing[0], hint=missing[1])

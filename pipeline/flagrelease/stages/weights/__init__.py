@@ -1,0 +1,1 @@
+"""weights: fetch the model and verify every file."""

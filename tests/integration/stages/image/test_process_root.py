@@ -1,0 +1,165 @@
+"""An image's files under a folder: packages beside those of the machine, whole or not at all."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import support.served_cell as given
+from flagrelease.config.lockfile import Lock, LockedModel
+from flagrelease.contract.job import Job
+from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.packaging import base_image
+from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
+from flagrelease.ports import command
+from flagrelease.ports.processes.runner import Machine, ProcessRunner
+from flagrelease.recipe import image_paths
+from flagrelease.stages.image import build_context, process_root
+from flagrelease.stages.kernels import flagkernels_cli
+from flagrelease.store.files import TEMPORARY
+from flagrelease.store.workspace import Workspace
+from support.pip_wheel import pip_wheel
+
+pytestmark = pytest.mark.integration
+
+
+def distribution(name: str, version: str, requires: str = "") -> dict[str, str]:
+    """The files of an installed package whose module says its version."""
+    info = f"{name}-{version}.dist-info"
+    return {
+        f"{name}.py": f"VERSION = {version!r}\ndef main():\n    import one\n    print('one', one.VERSION)\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": "",
+    }
+
+
+def written(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
+    """one 1.0 and two 1.0, and pip."""
+    folder = tmp_path_factory.mktemp("wheels")
+    wheels = []
+    for name in ("one", "two"):
+        file = f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(folder / file, "w") as archive:
+            for path, text in distribution(name, "1.0").items():
+                archive.writestr(path, text)
+        wheels.append(Wheel(file=file, name=name, version="1.0", sha256=""))
+    pip = pip_wheel(folder)
+    return Wheelhouse(folder=folder, wheels=(*wheels, Wheel(file=pip.name, name="pip", version="1", sha256="")))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine that brings its own engine, which needs its own `two`, and an old `one` that nobody needs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "machine"], check=True)
+    site = next((tmp_path / "machine").glob("lib/python3*/site-packages"))
+    written(site, distribution("vllm", "0.19", "Requires-Dist: two>=2\nRequires-Dist: one; extra == 'all'\n"))
+    written(site, distribution("two", "2.0") | distribution("one", "0.1"))
+    script = tmp_path / "machine/bin/vllm"
+    script.write_text(f"#!{tmp_path}/machine/bin/python3\nimport vllm\nvllm.main()\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/machine/bin{os.pathsep}{os.environ['PATH']}")
+    return ProcessRunner(Workspace(tmp_path)).machine
+
+
+def drawn(house: Wheelhouse, root: Path | None = None) -> build_context.Plan:
+    cell = given.cell()
+    weights = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
+    job: Job = replace(given.job(cell), lock=Lock(models={cell.model_name: weights}))
+    places = image_paths.DOCKER if root is None else image_paths.under(root)
+    return build_context.draw(job, house, "base", "id", places)
+
+
+def laid_out(root: Path, house: Wheelhouse, machine: Machine, engine: str) -> process_root.Folder:
+    return process_root.make(root, process_root.digest(drawn(house)), drawn(house, root), machine, engine, command.run)
+
+
+def printed(root: Path, *argv: str) -> str:
+    path = f"{root}/opt/flagos/bin:{root}/opt/flagos/lib/bin:{os.defpath}"
+    return command.run(argv, seconds=30, env={"PATH": path}, inherit=False).stdout.strip()
+
+
+VERSIONS = "import one, two; print(one.VERSION, two.VERSION)"
+
+
+def test_the_machine_keeps_what_its_engine_needs_and_no_more(
+    house: Wheelhouse, machine: Machine, tmp_path: Path
+) -> None:
+    root = tmp_path / "images/a"
+    made = laid_out(root, house, machine, "vllm")
+    assert printed(root, "python3", "-c", VERSIONS) == "1.0 2.0"
+    assert printed(root, "vllm") == "one 1.0"
+    assert (root / "opt/flagos/lib/one.py").is_file()
+    assert not (root / "opt/flagos/lib/two.py").exists()
+    manifest = root / "etc/flagos/manifest.json"
+    assert f'"{root}/' in manifest.read_text()
+    assert os.access(root / "opt/flagos/bin/flagos-serve", os.X_OK)
+    assert made == process_root.whole(root)
+    before = manifest.stat().st_mtime_ns
+    laid_out(root, house, machine, "vllm")
+    assert manifest.stat().st_mtime_ns == before
+
+
+def test_without_an_engine_of_the_machine_all_is_the_release_s(
+    house: Wheelhouse, machine: Machine, tmp_path: Path
+) -> None:
+    root = tmp_path / "images/a"
+    laid_out(root, house, machine, "llama_cpp")
+    assert printed(root, "python3", "-c", VERSIONS) == "1.0 1.0"
+
+
+def test_the_digest_is_that_of_the_content_wherever_it_lies(house: Wheelhouse) -> None:
+    one = process_root.digest(drawn(house))
+    assert one == process_root.digest(drawn(house))
+    plan = drawn(house)
+    changed = replace(plan, files={**plan.files, "config/serve.yaml": (b"other", 0o644)})
+    assert process_root.digest(changed) != one
+
+
+def test_what_fails_leaves_nothing(house: Wheelhouse, machine: Machine, tmp_path: Path) -> None:
+    root = tmp_path / "images/a"
+    broken = replace(house, wheels=(replace(house.wheels[0], file="gone-1.0-py3-none-any.whl"), house.wheels[-1]))
+    with pytest.raises(CommandFailed, match="ended with"):
+        process_root.make(root, "sha256:1", replace(drawn(house, root), house=broken), machine, "vllm", command.run)
+    assert not root.exists()
+
+
+def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    images = tmp_path / "images"
+    for name, pid in (("dead", dead.pid), ("alive", os.getpid()), ("whole", dead.pid)):
+        (images / name).mkdir(parents=True)
+        (images / name / f"{TEMPORARY}{pid}.image").touch()
+    (images / "whole/image.json").write_text('{"digest":"d","size":1,"labels":{},"entrypoint":["x"]}')
+    process_root.sweep(images)
+    assert sorted(path.name for path in images.iterdir()) == ["alive", "whole"]
+
+
+def test_another_python_is_refused_with_what_to_do(machine: Machine) -> None:
+    base_image.check_python(machine, ".".join(map(str, sys.version_info[:2])))
+    with pytest.raises(EnvironmentFault, match=r"this machine's python3 is 3\.\d+") as caught:
+        base_image.check_python(machine, "3.99")
+    assert "3.99 first on PATH" in caught.value.hint
+
+
+def test_no_operator_is_looked_at_by_another_python(tmp_path: Path) -> None:
+    runner = ProcessRunner(Workspace(tmp_path))
+    job = given.job(given.cell("nvidia-h100/smollm2-135m"))
+    chip = replace(job.cell.chip, python="3.99")
+    other = replace(job, cell=replace(job.cell, chip=chip), runner="process")
+    place = flagkernels_cli.Place(tmp_path)
+    with pytest.raises(EnvironmentFault, match="this machine's python3"):
+        flagkernels_cli.call(other, given.context(tmp_path, runner=runner), place, name="kernels", words=[], seconds=1)

@@ -1,0 +1,186 @@
+"""The real thing: real weights, an image built and pushed, served by FlagScale, and asked."""
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import support.served_cell as given
+from flagrelease.config.lockfile import LockedChip
+from flagrelease.contract import results
+from flagrelease.contract.context import Context, Look
+from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
+from flagrelease.evaluation import fidelity_probe
+from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.processes.runner import ProcessRunner
+from flagrelease.ports.registry import OciRegistry
+from flagrelease.recipe.image_paths import DOCKER
+from flagrelease.serving import server
+from flagrelease.serving.server import ServeRequest
+from flagrelease.stages.image import stage as image
+from flagrelease.stages.smoke import container_checks
+from flagrelease.stages.smoke import stage as smoke
+from flagrelease.stages.weights import stage as weights
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
+from support.contexts import after
+from support.registry_blobs import blob
+from support.registry_stand_in import Store, standing_in
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+class Started:
+    """A cell whose weights and image stages have run, once for all tests here."""
+
+    def __init__(self, root: Path, engine: Engine, registry: str) -> None:
+        # A small window: an eighth of it is what the check of long prompts reads.
+        cell = given.cell(args={"threads": 1}, max_model_len=2048)
+        self.job = given.job(cell, f"{registry}/{uuid.uuid4().hex[:8]}")
+        self.context = given.context(root, runner=engine)
+        ports = replace(self.context.ports, hubs=RealHubs())
+        self.weights = weights.run(self.job, replace(self.context, ports=ports))
+        self.image = image.run(self.job, self.context)
+
+    def after(self, image: results.Image | None = None) -> Context:
+        return after(self.context, weights=self.weights, image=image or self.image)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, engine: Engine, base: str, own_registry: str) -> Started:
+    return Started(tmp_path_factory.mktemp("workspace"), engine, own_registry)
+
+
+def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
+    registry = OciRegistry()
+    made = started.image
+    assert registry.digest(made.repository, made.digest) == made.digest
+    manifest = json.loads(registry.manifest(made.repository, made.digest).body)
+    config = json.loads(blob(made.repository, manifest["config"]["digest"]))
+    assert config["config"]["Labels"] == made.labels
+    assert config["config"]["Entrypoint"] == ["flagos-serve"]
+    assert made.pushed_bytes == sum(layer["size"] for layer in manifest["layers"]), "a new registry got all layers"
+    assert made.versions["flag-scale"] == "0.8.0"
+    assert any("llama-server" in remark for remark in made.remarks)
+
+
+def test_building_again_gives_the_same_digest_and_sends_nothing(started: Started) -> None:
+    again = image.run(started.job, started.context)
+    assert (again.digest, again.pushed_bytes) == (started.image.digest, 0)
+
+
+def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
+    result = smoke.run(started.job, started.after())
+    assert [check for check in result.checks if not check.passed] == []
+    assert {"streaming", "determinism", "too long prompt", "at once", "card: docker run", "card: download"} <= {
+        check.name for check in result.checks
+    }
+    assert result.docker_run[-1] == started.image.reference
+    assert "--publish=8000:8000" in result.docker_run
+    assert result.environment["Docker Engine"]
+    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat", "python"}
+    assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
+
+
+def test_processes_serve_the_same_without_docker_and_registry(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ProcessRunner(started.context.workspace)
+    given.need_machine(runner, started.job.cell.chip.python)
+    nothing: Any = None
+    ports = replace(started.context.ports, runner=runner, docker=nothing, registry=nothing)
+    context = replace(started.after(), ports=ports)
+    job = replace(started.job, runner="process")
+    laid_out = image.run(job, context)
+    assert (laid_out.runner, laid_out.pushed_bytes) == ("process", 0)
+    assert laid_out.base == runner.machine.name
+    assert image.run(job, context) == laid_out
+    for name in ("flag-scale", "xllamacpp"):
+        assert laid_out.versions[name] == started.image.versions[name]
+    look = Look(workspace=context.workspace, evidence=context.evidence)
+    assert image.intact(laid_out, look) == ""
+    monkeypatch.setenv(container_checks.OFFLINE, "1")
+    result = smoke.run(job, after(context, image=laid_out))
+    assert [check for check in result.checks if not check.passed] == []
+    assert set(result.skipped) == {"card: docker run", "card: docker pull", "card: download"}
+    assert {"FlagScale in effect", "manifest", "card: curl", "card: Python"} <= {one.name for one in result.checks}
+    assert set(result.commands) == {"wait", "chat", "python"}
+    assert result.docker_run[-1] == laid_out.reference
+    assert list(context.workspace.processes.iterdir()) == []
+    assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is gone"
+
+
+def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:
+    other = started.context.evidence.put("manifest.json", b"{}")
+    kept = tuple(one for one in started.image.evidence if one.name != "manifest.json")
+    forged = replace(started.image, evidence=(*kept, other))
+    with pytest.raises(SmokeFailed, match="1 of") as caught:
+        smoke.run(started.job, started.after(image=forged))
+    assert DOCKER.manifest in caught.value.why
+    assert "FAIL manifest" in caught.value.detail
+
+
+def test_without_weights_it_dies_before_it_is_ready_and_says_why(started: Started) -> None:
+    empty = replace(started.weights, folder="empty")
+    (started.context.workspace.weights / "empty").mkdir(exist_ok=True)
+    context = after(started.context, weights=empty, image=started.image)
+    with pytest.raises(DiedBeforeReady) as caught:
+        smoke.run(started.job, context)
+    assert "is the model folder mounted?" in caught.value.detail
+
+
+def test_an_image_that_is_gone_is_not_intact(started: Started) -> None:
+    look = Look(workspace=Workspace(Path("/x")), evidence=EvidenceStore(Path("/x")), registry=OciRegistry())
+    assert image.intact(started.image, look) == ""
+    assert image.intact(replace(started.image, digest="sha256:" + "0" * 64), look)
+    assert image.intact(started.image, replace(look, registry=None)) == "", "nothing is asked"
+
+
+def test_a_registry_that_refuses_costs_no_build(started: Started) -> None:
+    class NoBuild(Engine):
+        def build(self, *_: object, **__: object) -> str:
+            raise AssertionError("it was built")
+
+    context = replace(started.context, ports=replace(started.context.ports, docker=NoBuild()))
+    with standing_in(Store(login=("a", "b"))) as host, pytest.raises(RegistryDenied):
+        image.run(replace(started.job, registry=f"{host}/x"), context)
+
+
+def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
+    absent = {"cpu": LockedChip(base="flagrelease-absent:1", why="made here")}
+    job = replace(started.job, lock=replace(started.job.lock, chips=absent))
+    with pytest.raises(EnvironmentFault, match="flagrelease-absent:1 is not here") as caught:
+        image.run(job, started.context)
+    assert "make base" in caught.value.hint
+
+
+def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(started: Started) -> None:
+    cell, context = started.job.cell, started.after()
+    weights_folder = started.context.workspace.weights
+    damaged = replace(started.weights, folder="damaged")
+    (weights_folder / "damaged").mkdir()
+    for path in (weights_folder / started.weights.folder).glob("*.gguf"):
+        data = bytearray(path.read_bytes())
+        middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
+        data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
+        (weights_folder / "damaged" / path.name).write_bytes(data)
+    with server.served(
+        started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
+    ) as server:
+        reference = fidelity_probe.keep(context, cell, started.weights, server)
+    assert isinstance(reference, fidelity_probe.Reference)
+    with server.served(
+        started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")
+    ) as server:
+        likeness, kept_as = fidelity_probe.result(context, cell, reference, server)
+    assert likeness.candidate is not None, likeness.reason
+    assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)
+    assert "KL" in likeness.outside
+    assert likeness.candidate.exact_match < 1
+    kept = json.loads(context.evidence.read(kept_as[0]))
+    assert [row["prompt"] for row in kept["prompts"]] == list(fidelity_probe.PROMPTS)
+    assert kept["candidate"]["kl"] == likeness.candidate.kl

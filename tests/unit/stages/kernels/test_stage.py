@@ -1,0 +1,107 @@
+"""The kernels stage before anything runs: when it is skipped, what it is asked for, what cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import support.served_cell as given
+from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
+from flagrelease.contract.context import Look
+from flagrelease.contract.job import Job
+from flagrelease.errors import ConfigError
+from flagrelease.history import Past
+from flagrelease.plan import Choice, plan_cell
+from flagrelease.stages import STAGES
+from flagrelease.stages.kernels import flagkernels_cli
+from flagrelease.stages.kernels import stage as kernels
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Ledger
+from flagrelease.store.workspace import Workspace
+
+CELL = "nvidia-h100/smollm2-135m"
+
+
+def job(*files: str, **serve: Any) -> Job:
+    made = given.job(given.cell(CELL, **serve))
+    locked = tuple(LockedFile(path=name, size=1, sha256="a") for name in files)
+    model = LockedModel(source=made.cell.model.source, revision="1", files=locked, digest=set_digest(locked))
+    return replace(made, lock=replace(made.lock, models={"smollm2-135m": model}))
+
+
+def test_a_model_without_config_json_is_refused_by_the_plan_before_its_weights_are_fetched(tmp_path: Path) -> None:
+    gguf = job("model.gguf", convert=None)
+    with pytest.raises(ConfigError, match=r"have no config\.json") as caught:
+        kernels.inputs(gguf)
+    assert "serve.convert: safetensors" in caught.value.hint
+    look = Look(workspace=Workspace(tmp_path), evidence=EvidenceStore(tmp_path / "evidence"))
+    plan = plan_cell(gguf, STAGES, Past(Ledger(tmp_path / "ledger.jsonl"), look), Choice())
+    assert "have no config.json" in plan.blocked
+    assert {step.action for step in plan.steps} == {"skip"}
+
+
+def test_what_is_converted_or_has_one_or_is_not_locked_is_not() -> None:
+    assert kernels.inputs(job("model.gguf"))["runner"] == "docker"
+    assert kernels.inputs(job("config.json", "model.safetensors", convert=None))
+    assert kernels.inputs(replace(job(), lock=Lock()))
+
+
+def test_the_reason_of_a_skip_is_the_first_that_holds() -> None:
+    made = job()
+    assert kernels.skip(made) == ""
+    assert kernels.skip(replace(made, cell=replace(made.cell, stack="native"))).startswith("the native stack")
+    assert kernels.skip(job(engine="llama_cpp")) == "llama.cpp has kernels of its own"
+    assert kernels.skip(given.job(given.cell("cpu/smollm2-135m"))) == "no Triton backend"
+
+
+@pytest.mark.parametrize(
+    ("args", "max_len", "expected"),
+    [
+        ({}, None, {"max_len": 8192, "max_batch": 64, "max_tokens": 8192}),
+        ({}, 2048, {"max_len": 2048, "max_batch": 64, "max_tokens": 2048}),
+        (
+            {"max_num_seqs": 16, "max_num_batched_tokens": 512},
+            None,
+            {"max_len": 8192, "max_batch": 16, "max_tokens": 512},
+        ),
+    ],
+)
+def test_the_sizes_are_those_that_the_engine_can_be_given(
+    args: dict[str, Any], max_len: int | None, expected: dict[str, int]
+) -> None:
+    made = job(args=args)
+    plan = replace(made.cell.kernels, max_len=max_len)
+    assert kernels.inputs(replace(made, cell=replace(made.cell, kernels=plan)))["limits"] == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "expected"),
+    [
+        ({}, None, "compiled"),
+        ({"enforce_eager": True}, None, "eager"),
+        ({"enforce_eager": True}, "captured", "captured"),
+    ],
+)
+def test_operators_are_chosen_for_how_the_engine_runs_the_layers(
+    args: dict[str, Any], said: Any, expected: str, tmp_path: Path
+) -> None:
+    made = job("config.json", args=args)
+    made = replace(made, cell=replace(made.cell, kernels=replace(made.cell.kernels, execution=said)))
+    assert kernels.inputs(made)["execution"] == expected
+    words = kernels._words(made, flagkernels_cli.Place(tmp_path), tmp_path / "config.json")
+    assert words[words.index("--execution") + 1] == expected
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(0.0, "greedy"), (0.6, "mixed")])
+def test_operators_are_chosen_for_what_is_asked_in_the_evaluation(
+    temperature: float, expected: str, tmp_path: Path
+) -> None:
+    made = job("config.json")
+    model = replace(made.cell.model, sampling=replace(made.cell.model.sampling, temperature=temperature))
+    made = replace(made, cell=replace(made.cell, model=model))
+    assert kernels.inputs(made)["requests"] == expected
+    words = kernels._words(made, flagkernels_cli.Place(tmp_path), tmp_path / "config.json")
+    assert words[words.index("--requests") + 1] == expected

@@ -1,0 +1,227 @@
+"""What the numbers of a load mean, the tools that make it, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flagrelease.config.matrix import Slo
+from flagrelease.contract.results import Spread
+from flagrelease.errors import SmokeFailed
+from flagrelease.stages.speed import load_evalscope, load_vllm
+from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures, spread
+from flagrelease.stages.speed.load_own import StreamingLoad
+from support.streaming_endpoint import Pace, streaming
+
+POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)
+
+
+def request(**changes: Any) -> Request:
+    values: dict[str, Any] = {"start_s": 0.0, "ttft_s": 0.2, "e2e_s": 1.1, "input_tokens": 100, "output_tokens": 10}
+    return Request(**{**values, **changes})
+
+
+def test_tpot_leaves_the_first_token_out() -> None:
+    assert request().tpot_s == pytest.approx((1.1 - 0.2) / 9)
+    assert request(output_tokens=1).tpot_s is None
+    assert request(error="x").tpot_s is None
+
+
+def test_rates_count_what_finished_and_goodput_what_was_in_time() -> None:
+    run = Load(
+        requests=(request(), request(ttft_s=0.9), request(e2e_s=5.0), request(error="HTTP 503", output_tokens=0)),
+        seconds=4.0,
+        itl_s=Spread(median=0.1, p99=0.2),
+    )
+    made = figures([run], Slo(ttft=0.5, tpot=0.2))
+    assert (made.requests, made.failed) == (4, 1)
+    assert made.requests_per_s == pytest.approx(3 / 4)
+    assert made.output_tokens_per_s == pytest.approx(30 / 4)
+    assert made.total_tokens_per_s == pytest.approx(330 / 4)
+    assert made.goodput_per_s == pytest.approx(1 / 4)
+    assert made.ttft_s == Spread(median=0.2, p99=0.9)
+    assert made.e2e_s == Spread(median=1.1, p99=5.0)
+
+
+def test_the_quotient_of_rates_is_the_ratio_that_is_judged() -> None:
+    from flagrelease.verdict.speed import speed
+
+    def runs(*seconds: float) -> list[Load]:
+        return [Load(requests=(request(),), seconds=one, itl_s=Spread(median=0.1, p99=0.1)) for one in seconds]
+
+    before, after = runs(1.0, 1.3, 0.8), runs(1.2, 1.1, 0.9)
+    judged = speed([one.output_tokens_per_s for one in before], [one.output_tokens_per_s for one in after])
+    shown = [figures(one, Slo()).output_tokens_per_s for one in (before, after)]
+    assert shown[1] / shown[0] == pytest.approx(judged.ratio)
+
+
+def test_nearest_rank() -> None:
+    assert spread(range(1, 101)) == Spread(median=50.5, p99=99)
+    assert spread([3.0]) == Spread(median=3.0, p99=3.0)
+    with pytest.raises(SmokeFailed):
+        spread([])
+
+
+def test_a_streaming_server_is_measured_at_its_pace() -> None:
+    pace = Pace(first=0.06, each=0.01)
+    with streaming(pace) as base_url:
+        run = StreamingLoad(base_url, "m").measure([POINT], 7)[0]
+    made = figures([run], Slo())
+    assert pace.most_in_flight == POINT.concurrency
+    assert len(run.finished) == POINT.requests
+    # Sleeping never takes less; how much more it takes is up to the machine.
+    assert 0.06 <= made.ttft_s.median < 0.16
+    assert 0.01 <= made.tpot_s.median < 0.03
+    assert 0.01 <= made.itl_s.median < 0.03
+    assert made.e2e_s.median == pytest.approx(made.ttft_s.median + 7 * made.tpot_s.median, rel=0.3)
+    assert run.output_tokens_per_s == pytest.approx(6 * 8 / run.seconds)
+    assert {(one.input_tokens, one.output_tokens) for one in run.requests} == {(16, 8)}
+
+
+def test_prompts_follow_the_seed_and_answers_are_not_ended_early() -> None:
+    pace = Pace(first=0.0, each=0.0)
+    with streaming(pace) as base_url:
+        for seed in (1, 1, 2):
+            StreamingLoad(base_url, "m").measure([POINT], seed)
+    prompts = [sorted(one["prompt"] for one in pace.requests[at : at + 6]) for at in (0, 6, 12)]
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert {len(one["prompt"]) for one in pace.requests} == {16}
+    assert all(one["ignore_eos"] and one["max_tokens"] == 8 and one["stream"] for one in pace.requests)
+
+
+@pytest.mark.parametrize(("pace", "said"), [(Pace(refuse=3), "HTTP 503: busy"), (Pace(cut=3), "ended before its end")])
+def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, said: str) -> None:
+    with streaming(pace) as base_url:
+        if pace.cut:
+            with pytest.raises(SmokeFailed):  # nothing that finished, so nothing that was measured
+                figures(StreamingLoad(base_url, "m").measure([POINT], 1), Slo())
+            return
+        run = StreamingLoad(base_url, "m").measure([POINT], 1)[0]
+    failed = [one for one in run.requests if one.error]
+    assert len(run.requests) == POINT.requests
+    assert [one.error for one in failed] == [said, said]
+    assert {(one.output_tokens, one.e2e_s) for one in failed} == {(0, 0.0)}
+
+
+DETAILED = {
+    "duration": 2.0,
+    "completed": 2,
+    "input_lens": [16, 16, 16],
+    "output_lens": [3, 3, 0],
+    "ttfts": [0.1, 0.2, 0.0],
+    "itls": [[0.05, 0.05], [0.1, 0.1], []],
+    "latencies": [0.2, 0.4, 0.0],
+    "start_times": [100.0, 100.5, 101.0],
+    "errors": ["", "", "Traceback …\nTimeoutError: late"],
+}
+
+
+@pytest.mark.parametrize("left_out", [(), ("latencies", "start_times")])
+def test_vllm_results_are_read_by_our_definitions(left_out: tuple[str, ...]) -> None:
+    run = load_vllm.parse(json.dumps({name: value for name, value in DETAILED.items() if name not in left_out}))
+    made = figures([run], Slo(ttft=0.15, tpot=1.0))
+    assert [one.error for one in run.requests] == ["", "", "TimeoutError: late"]
+    assert [one.e2e_s for one in run.finished] == pytest.approx([0.2, 0.4])
+    assert made.tpot_s.median == pytest.approx(0.075)
+    assert (run.itl_s.median, run.itl_s.p99) == pytest.approx((0.075, 0.1))
+    assert made.output_tokens_per_s == pytest.approx(3.0)
+    assert made.goodput_per_s == pytest.approx(0.5)
+    assert [one.start_s for one in run.requests] == ([0.0, 0.5, 1.0] if not left_out else [0.0] * 3)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"ttfts": [1], "itls": [[1]], "input_lens": [], "output_lens": []}'])
+def test_vllm_results_that_cannot_be_read_say_so(text: str) -> None:
+    with pytest.raises(SmokeFailed) as caught:
+        load_vllm.parse(text)
+    assert "cannot be read" in caught.value.what
+
+
+def test_vllm_runs_inside_and_cleans_up() -> None:
+    ran: list[Sequence[str]] = []
+
+    def execute(words: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        ran.append(words)
+        return 0, json.dumps(DETAILED) if words[0] == "cat" else ""
+
+    load_vllm.VllmBench(execute, model="M", tokenizer="/nfs/models/M", port=8001).measure([POINT, POINT], 5)
+    assert ran[0][:2] == ["python3", "-c"]
+    lines = json.loads(ran[0][3])
+    assert len(lines) == 2
+    line = " ".join(lines[0])
+    assert line.startswith("vllm bench serve --backend openai --base-url http://127.0.0.1:8001 ")
+    for part in ("--seed 5", "--num-prompts 6", "--num-warmups 2", "--max-concurrency 2", "--save-detailed"):
+        assert part in line
+    assert [words[0] for words in ran] == ["python3", "cat", "cat", "rm"]
+
+
+def test_vllm_takes_turns_between_two_servers_in_one_start() -> None:
+    """Who is first alternates; each load comes back on its own server's side."""
+    lines: list[list[str]] = []
+
+    def execute(words: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        if words[0] == "python3":
+            lines.extend(json.loads(words[3]))
+        if words[0] != "cat":
+            return 0, ""
+        (line,) = (line for line in lines if words[1].endswith(line[line.index("--result-filename") + 1]))
+        port = int(line[line.index("--base-url") + 1].rpartition(":")[2])
+        return 0, json.dumps(DETAILED | {"duration": port})
+
+    own, other = (load_vllm.VllmBench(execute, model="M", tokenizer="/m", port=port) for port in (8001, 8002))
+    pairs = own.in_turns(other, [POINT, POINT, POINT], 5)
+    asked = [line[line.index("--base-url") + 1][-4:] for line in lines]
+    assert asked == ["8001", "8002", "8002", "8001", "8001", "8002"]
+    assert [(first.seconds, second.seconds) for first, second in pairs] == [(8001, 8002)] * 3
+
+
+def test_vllm_that_fails_says_its_last_line() -> None:
+    bench = load_vllm.VllmBench(lambda *_a, **_k: (1, "x\nValueError: no\n"), model="M", tokenizer="/m", port=1)
+    with pytest.raises(SmokeFailed) as caught:
+        bench.measure([POINT], 5)
+    assert caught.value.why == "ValueError: no"
+
+
+def table(path: Path, rows: Sequence[tuple[Any, ...]]) -> Path:
+    """A table of requests with the columns that evalscope 1.14.1 makes."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE result(request TEXT, start_time REAL, inter_token_latencies TEXT, success INTEGER, "
+            "response_messages TEXT, completed_time REAL, latency REAL, first_chunk_latency REAL, "
+            "prompt_tokens INTEGER, completion_tokens INTEGER, max_gpu_memory_cost REAL, time_per_output_token REAL, "
+            "request_id TEXT, is_stream INTEGER)"
+        )
+        connection.executemany(
+            "INSERT INTO result(start_time, completed_time, latency, first_chunk_latency, prompt_tokens, "
+            "completion_tokens, success, inter_token_latencies) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+    connection.close()
+    return path
+
+
+def test_evalscope_requests_are_read_by_our_definitions(tmp_path: Path) -> None:
+    rows = [
+        (50.0, 51.0, 1.0, 0.2, 16, 5, 1, "[0.2, 0.2, 0.2, 0.2]"),
+        (50.5, 52.0, 1.5, 0.3, 16, 5, 1, "[0.3, 0.3, 0.3, 0.3]"),
+        (51.0, 51.5, None, None, None, None, 0, "[]"),
+    ]
+    run = load_evalscope.parse(table(tmp_path / "benchmark_data.db", rows))
+    assert run.seconds == 2.0
+    assert [one.error for one in run.requests] == ["", "", "it failed"]
+    assert [one.tpot_s for one in run.finished] == pytest.approx([0.2, 0.3])
+    assert run.output_tokens_per_s == 5.0
+    assert run.itl_s == Spread(median=0.25, p99=0.3)
+
+
+def test_evalscope_tables_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SmokeFailed):
+        load_evalscope.parse(table(tmp_path / "empty.db", []))
+    (tmp_path / "bad.db").write_text("not a database, whatever its name says")
+    with pytest.raises(SmokeFailed) as caught:
+        load_evalscope.parse(tmp_path / "bad.db")
+    assert "cannot be read" in caught.value.what

@@ -1,0 +1,453 @@
+"""The speed stage: who is measured when, what is kept, verdicts, and how they reach card and publishing.
+
+The servers are loopback endpoints that stream at a set pace; the load, the statistics and the gate are real.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+import support.finished_cell as given
+from flagrelease.config.matrix import Profile, Traffic
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.contract.results import Spread
+from flagrelease.contract.stage import keys
+from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.meter import Meter
+from flagrelease.ports.progress import Silent
+from flagrelease.serving.server import ServeRequest
+from flagrelease.stages.card import charts, lint, record, render
+from flagrelease.stages.card import stage as card_stage
+from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.speed import load_tools
+from flagrelease.stages.speed import stage as speed
+from flagrelease.stages.speed.load import Load, LoadPoint, Request
+from flagrelease.stages.speed.load_evalscope import EvalscopePerf
+from flagrelease.stages.speed.load_own import StreamingLoad
+from flagrelease.stages.speed.load_vllm import VllmBench
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.workspace import Workspace
+from support.streaming_endpoint import Pace, streaming
+
+TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)
+
+
+@dataclass(frozen=True)
+class Stood:
+    """What `served` gives, for a server that is a rate."""
+
+    stack: str
+    world: World
+
+    def check(self) -> None:
+        pass
+
+    def log(self) -> str:
+        return "the log"
+
+
+@dataclass
+class World:
+    """`rates` gives each stack's output tokens a second in each round."""
+
+    root: Path
+    rates: dict[str, list[float]]
+    failing: str = ""
+    breaks_at: int = -1
+    seen: list[tuple[str, LoadPoint, int]] = field(default_factory=list)
+    starts_slowly: bool = False
+    runner: Literal["docker", "process"] = "docker"
+    started: list[str] = field(default_factory=list)
+
+    def job(self, *, vendor: str = "cpu", traffic: tuple[Traffic, ...] = TRAFFIC) -> Job:
+        job = given.job()
+        cell = job.cell
+        return replace(
+            job,
+            cell=replace(
+                cell,
+                chip=replace(cell.chip, vendor=vendor),
+                profile=Profile(benchmarks=cell.profile.benchmarks, speed=traffic),
+            ),
+        )
+
+    def context(self) -> Context:
+        workspace = Workspace(self.root)
+        return Context(
+            run_id="run",
+            workspace=workspace,
+            evidence=EvidenceStore(workspace.evidence),
+            ports=None,  # type: ignore[arg-type]  # the server stands in
+            progress=Silent(),
+            meter=Meter(SystemClock()),
+            reads=speed.STAGE.reads,
+            finished=given.finished(),
+        )
+
+    def run(self, **job: Any) -> results.Speed:
+        rated = SlowlyStarted if self.starts_slowly else Rated
+        asked = replace(self.job(**job), runner=self.runner)
+        return speed.run(asked, self.context(), tool=lambda _job, _context, server: rated(server))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A generator whose runs have the rate that the test gives."""
+
+    server: Stood
+    name: str = "a stand-in"
+
+    def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
+        return [self._measure(point, seed) for point in points]
+
+    def _measure(self, point: LoadPoint, seed: int) -> Load:
+        world, stack = self.server.world, self.server.stack
+        if len(world.seen) == world.breaks_at:
+            raise SmokeFailed("it broke")
+        world.seen.append((stack, point, seed))
+        number = (seed - 1) // 2
+        rate = world.rates[stack][min(number, len(world.rates[stack]) - 1)]
+        error = "HTTP 500" if stack == world.failing else ""
+        one = Request(
+            start_s=0.0,
+            ttft_s=0.1,
+            e2e_s=0.1 + (point.output_tokens - 1) / rate,
+            input_tokens=point.input_tokens,
+            output_tokens=0 if error else point.output_tokens,
+            error=error,
+        )
+        tokens = point.requests * point.output_tokens
+        return Load(requests=(one,) * point.requests, seconds=tokens / rate, itl_s=Spread(median=0.1, p99=0.1))
+
+
+class SlowlyStarted(Rated):
+    def in_turns(self, other: Rated, points: Sequence[LoadPoint], seed: int) -> list[tuple[Load, Load]]:
+        return [(self._measure(point, seed), other._measure(point, seed)) for point in points]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path, {"native": [100.0, 90.0, 110.0], "flagos": [99.0, 91.0, 108.0]})
+
+    @contextmanager
+    def served(_job: Job, _context: Context, request: ServeRequest) -> Iterator[Stood]:
+        made.started.append(request.stack)
+        yield Stood(request.stack, made)
+
+    monkeypatch.setattr(speed, "served", served)
+    return made
+
+
+def measured(world: World) -> list[tuple[str, int]]:
+    """Stack and concurrency of each run that was not a warm-up."""
+    return [(stack, point.concurrency) for stack, point, seed in world.seen if seed % 2]
+
+
+def test_on_a_cpu_both_stay_up_and_take_turns_at_each_load_point(world: World) -> None:
+    result = world.run()
+    assert world.started == ["native", "flagos"]
+    there, back = [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)], [("flagos", 1), ("native", 1)]
+    back += [("flagos", 2), ("native", 2)]
+    assert measured(world) == [*there, *back, *there], "each is the first in turn"
+    assert result.verdict == "PASS"
+    assert [point.rounds for point in result.points] == [3, 3]
+    assert (result.tool, result.turns) == ("a stand-in", speed.TOGETHER)
+
+
+def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
+    assert world.run(vendor="nvidia").turns == speed.ALONE
+    assert world.started == ["native", "flagos", "flagos", "native", "native", "flagos"]
+    assert measured(world) == [(stack, number) for stack in world.started for number in (1, 2)]
+
+
+def test_a_tool_that_starts_slowly_is_started_once_a_round_for_each_stack(world: World) -> None:
+    world.starts_slowly = True
+    world.run()
+    assert world.started == ["native", "flagos"]
+    first = ("native", "flagos", "flagos", "native", "native", "flagos")
+    assert measured(world) == [(stack, number) for stack in first for number in (1, 2)]
+    assert len(measured(world)) == len(world.seen), "it warms up by itself"
+
+
+def test_a_tool_that_starts_slowly_takes_turns_where_it_reaches_both_servers(world: World) -> None:
+    """Runs that are compared are then one right after the other, also at the second load point."""
+    world.starts_slowly, world.runner = True, "process"
+    world.rates["flagos"] = [50.0, 45.0, 55.0]
+    result = world.run()
+    assert world.started == ["native", "flagos"]
+    there = [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)]
+    back = [("flagos", 1), ("native", 1), ("flagos", 2), ("native", 2)]
+    assert measured(world) == [*there, *back, *there]
+    assert [round(point.ratio, 2) for point in result.points] == [0.5, 0.5], "each side is its own stack's"
+
+
+@pytest.mark.parametrize(("vendor", "warmups"), [("cpu", 4), ("nvidia", 12)])
+def test_each_server_is_warmed_at_each_load_point_once(world: World, vendor: str, warmups: int) -> None:
+    world.run(vendor=vendor)
+    warm = [(point.requests, point.concurrency) for _, point, seed in world.seen if seed % 2 == 0]
+    assert len(warm) == warmups
+    assert all(requests == concurrency for requests, concurrency in warm)
+
+
+def test_prompts_are_new_in_each_round_and_the_same_for_both_stacks(world: World) -> None:
+    world.run()
+    seeds = {(stack, point): [] for stack, point, _ in world.seen}  # type: ignore[var-annotated]
+    for stack, point, seed in world.seen:
+        seeds[stack, point].append(seed)
+    assert all(len(set(own)) == len(own) for own in seeds.values())
+    for (stack, point), own in seeds.items():
+        assert own == seeds["native" if stack == "flagos" else "flagos", point]
+
+
+def test_the_ratio_is_that_of_the_shown_rates(world: World) -> None:
+    point = world.run().points[0]
+    assert point.candidate.output_tokens_per_s / point.baseline.output_tokens_per_s == pytest.approx(point.ratio)
+    assert point.interval95[0] < point.ratio < point.interval95[1]
+
+
+def test_half_the_speed_fails(world: World) -> None:
+    world.rates["flagos"] = [50.0, 45.0, 55.0]
+    result = world.run()
+    assert result.verdict == "FAIL"
+    assert len(measured(world)) == 3 * 4
+    assert "at most 0.50" in result.reason
+
+
+def test_what_is_open_after_the_first_look_goes_on_to_the_last(world: World) -> None:
+    world.rates["flagos"] = [100.0, 60.0, 110.0, 85.0, 120.0, 60.0, 100.0, 70.0]
+    world.rates["native"] = [100.0] * 8
+    result = world.run()
+    assert result.verdict == "INCONCLUSIVE"
+    assert [point.rounds for point in result.points] == [8, 8]
+    assert "more runs decide it" in result.reason
+
+
+def test_a_steady_start_after_noise_is_decided_at_the_last_look(world: World) -> None:
+    world.rates["flagos"] = [100.0, 78.0, 110.0, 99.0, 101.0, 100.0, 100.0, 100.0]
+    world.rates["native"] = [100.0] * 8
+    result = world.run()
+    assert (result.verdict, result.points[0].rounds) == ("PASS", 8)
+
+
+@pytest.mark.parametrize("vendor", ["cpu", "nvidia"])
+def test_a_killed_run_goes_on_after_its_last_whole_round(world: World, vendor: str) -> None:
+    world.breaks_at = 14
+    with pytest.raises(SmokeFailed):
+        world.run(vendor=vendor)
+    before = {number for number in range(3) if [seed for *_, seed in world.seen].count(2 * number + 1) == 4}
+    world.breaks_at = -1
+    world.seen.clear()
+    result = world.run(vendor=vendor)
+    asked = {(seed - 1) // 2 for *_, seed in world.seen if seed % 2}
+    assert before
+    assert asked == {0, 1, 2} - before
+    assert result.verdict == "PASS"
+
+
+def test_a_finished_measurement_that_is_wanted_again_is_made_again(world: World) -> None:
+    world.run()
+    assert not list((world.root / "work").rglob("*.json"))
+
+
+@pytest.mark.parametrize("stack", ["native", "flagos"])
+def test_a_server_that_fails_under_load_is_not_judged(world: World, stack: str) -> None:
+    world.failing = stack
+    with pytest.raises(SmokeFailed) as caught:
+        world.run()
+    assert f"{stack} failed under load: 2 of 2 requests" in caught.value.what
+    assert caught.value.why == "HTTP 500"
+    assert caught.value.detail == "the log"
+
+
+def test_evidence_has_a_line_for_each_request(world: World) -> None:
+    (one,) = world.run().evidence
+    lines = [json.loads(line) for line in world.context().evidence.read(one).splitlines()]
+    assert len(lines) == 3 * 2 * (2 + 4)
+    assert {line["stack"] for line in lines} == {"native", "flagos"}
+    assert {line["round"] for line in lines} == {0, 1, 2}
+    assert {"ttft_s", "e2e_s", "output_tokens", "run_s", "load"} <= set(lines[0])
+
+
+def test_a_load_that_the_window_cannot_hold_is_refused_before_anything_starts(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        world.run(traffic=(Traffic(input=8192, output=8, concurrency=(1,)),))
+    assert "longer than the window of 8,192 tokens" in caught.value.why
+    assert world.started == []
+
+
+def test_a_load_that_does_not_fit_is_left_out_and_the_card_says_so(world: World) -> None:
+    result = world.run(traffic=(*TRAFFIC, Traffic(input=8192, output=8, concurrency=(1,))))
+    assert [point.input_tokens for point in result.points] == [16, 16]
+    made = given.record(speed=result)
+    assert "Not measured: 8,192 in and 8 out are longer than the window" in render.render(made, given.TEMPLATES)
+
+
+def test_a_load_that_is_given_twice_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError):
+        world.run(traffic=TRAFFIC * 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"output": 1}, {"concurrency": ()}, {"concurrency": (0,)}, {"gate": 0.0}, {"gate": 1.5}, {"requests": 0}]
+)
+def test_loads_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"at least|gate"):
+        Traffic(**{"input": 16, "output": 8, "concurrency": (1,), **wrong})
+
+
+def test_it_is_skipped_with_a_reason(world: World) -> None:
+    assert speed.skip(world.job()) == ""
+    assert "no `speed`" in speed.skip(world.job(traffic=()))
+    job = world.job()
+    assert "native" in speed.skip(replace(job, cell=replace(job.cell, stack="native")))
+
+
+def test_the_key_follows_the_load(world: World) -> None:
+    def key(job: Job) -> str:
+        return keys(job, (replace(speed.STAGE, reads=()),))["speed"].key
+
+    assert key(world.job()) == key(world.job())
+    assert key(world.job(traffic=(replace(TRAFFIC[0], requests=3),))) != key(world.job())
+
+
+def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Up:
+        base_url: str = "http://127.0.0.1:1/v1"
+        model: str = "M"
+        port_inside: int = 8000
+        folder_inside: str = "/nfs/models/M"
+        running: Any = None
+
+    class Running:
+        execute = staticmethod(lambda *_a, **_k: (0, ""))
+
+    job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
+    up: Any = Up(running=Running)
+    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
+    assert isinstance(speed.choose(job, context, up), StreamingLoad)
+    named = replace(job, cell=replace(job.cell, profile=replace(job.cell.profile, load_tool="evalscope")))
+    assert isinstance(speed.choose(named, context, up), EvalscopePerf)
+    model = replace(job.cell.model, serve=replace(job.cell.model.serve, engine="vllm"))
+    assert isinstance(speed.choose(replace(job, cell=replace(job.cell, model=model)), context, up), VllmBench)
+
+
+def test_the_key_has_the_tool_and_not_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.job()
+    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
+    before = speed.inputs(job)
+    monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
+    assert speed.inputs(job) == before
+    profile = replace(job.cell.profile, load_tool="evalscope")
+    assert speed.inputs(replace(job, cell=replace(job.cell, profile=profile))) != before
+
+
+def test_a_tool_that_cannot_be_had_is_named_before_anything_is_served(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cell = world.job().cell
+    named = {one: replace(cell, profile=replace(cell.profile, load_tool=one)) for one in load_tools.LOAD_TOOLS}
+    load_tools.check(named["own"], {})
+    with pytest.raises(ConfigError, match="load_tool vllm cannot measure cpu/") as refused:
+        load_tools.check(named["vllm"], {})
+    assert "served by llama_cpp" in refused.value.why
+    with pytest.raises(EnvironmentFault, match="load_tool evalscope is not set up") as lacking:
+        load_tools.check(named["evalscope"], {})
+    assert "FLAGRELEASE_EVALSCOPE is not set" in lacking.value.why
+    program = tmp_path / "evalscope"
+    program.touch()
+    load_tools.check(named["evalscope"], {"FLAGRELEASE_EVALSCOPE": str(program)})
+    monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
+    with pytest.raises(EnvironmentFault):
+        speed.run(replace(world.job(), cell=named["evalscope"]), world.context())
+    assert world.started == []
+
+
+def test_real_streams_are_judged(world: World) -> None:
+    paces = {"native": Pace(first=0.01, each=0.004), "flagos": Pace(first=0.03, each=0.012)}
+    with streaming(paces["native"]) as native, streaming(paces["flagos"]) as flagos:
+        addresses = {"native": native, "flagos": flagos}
+        result = speed.run(
+            world.job(),
+            world.context(),
+            tool=lambda _job, _context, server: StreamingLoad(addresses[server.stack], "m"),  # type: ignore[attr-defined]
+        )
+    assert result.verdict == "FAIL"
+    assert all(point.ratio < 0.8 for point in result.points)
+    assert result.points[0].candidate.ttft_s.median > result.points[0].baseline.ttft_s.median
+
+
+def released(world: World) -> record.Record:
+    return given.record(speed=world.run())
+
+
+def test_the_record_keeps_speed_and_its_verdict_counts(world: World) -> None:
+    made = released(world)
+    assert made.verdict == "PASS"
+    assert made.further == {}
+    assert record.loads(record.dumps(made)) == made
+    slow = replace(made, speed=replace(made.speed, verdict="FAIL", reason="slow"))  # type: ignore[type-var]
+    assert (slow.verdict, slow.reason) == ("FAIL", "slow")
+
+
+def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None:
+    made = released(world)
+    assert made.speed is not None
+    images = {charts.SCORES: charts.scores(made), charts.SPEED: charts.speed(made, made.speed)}
+    text = render.render(made, given.TEMPLATES)
+    assert lint.lint(text, made, images) == []
+    assert "### Speed" in text
+    cells = render.speed_cells(made.speed.points[0])
+    assert " | ".join(cells[:4]) in text
+    changed = text.replace(f"| {cells[3]} ", "| 999 ", 1)
+    assert [one.text for one in lint.lint(changed, made, images)] == ["the speeds are not those of the record"]
+    without = replace(made, speed=None)
+    assert "### Speed" not in render.render(without, given.TEMPLATES)
+
+
+def test_what_the_card_stage_writes_has_every_picture_that_the_card_shows(world: World) -> None:
+    made, written = card_stage.write(world.job(), given.finished(speed=world.run()))
+    assert sorted(written) == ["README.md", "release.json", "scores.png", "speed.png"]
+    assert record.loads(written["release.json"]) == made
+    images = {name: data for name, data in written.items() if name.endswith(".png")}
+    assert lint.lint(written["README.md"].decode(), made, images) == []
+
+
+def test_the_same_speeds_give_the_same_picture(world: World) -> None:
+    made = released(world)
+    assert made.speed is not None
+    assert charts.speed(made, made.speed) == charts.speed(made, made.speed)
+
+
+@pytest.mark.parametrize(("verdict", "error"), [("FAIL", GateFailed), ("INCONCLUSIVE", Inconclusive)])
+def test_nothing_is_published_that_is_too_slow(
+    world: World, tmp_path: Path, verdict: results.Verdict, error: type[Exception]
+) -> None:
+    made = released(world)
+    assert made.speed is not None
+    slow = replace(made, speed=replace(made.speed, verdict=verdict, reason="half as fast"))
+    with pytest.raises(error) as caught:
+        publish._gate(
+            slow, world.job(), replace(world.context(), workspace=Workspace(tmp_path / "w")), {"README.md": b"x"}
+        )
+    assert "half as fast" in caught.value.why  # type: ignore[attr-defined]
+    assert "private draft" in caught.value.hint  # type: ignore[attr-defined]
+
+
+def test_results_survive_the_ledger(world: World) -> None:
+    result = world.run()
+    assert msgspec.convert(msgspec.to_builtins(result), results.Speed) == result
+    low = min(point.interval95[0] for point in result.points)
+    assert low < min(point.ratio for point in result.points)
+    assert result.summary == f"PASS: {low:.2f} of the native speed at least, 2 load points"
