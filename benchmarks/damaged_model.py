@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flagrelease.assemble import Options, Project, project, real_ports
 from flagrelease.config.matrix import Profile, Share
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, T
@@ -33,6 +32,7 @@ from flagrelease.contract.handles import Done, Finished
 from flagrelease.contract.job import Job
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
+from flagrelease.run.project import Options, Project, project, real_ports
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.serving.servers import Serve
 from flagrelease.stages import accuracy

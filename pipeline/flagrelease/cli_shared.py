@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flagrelease.assemble import Options
 from flagrelease.errors import FlagreleaseError
 from flagrelease.redact import redact
+from flagrelease.run.project import Options
 
 
 def options(arguments: argparse.Namespace) -> Options:

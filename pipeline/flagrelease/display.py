@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from flagrelease.outcome import Outcome
+    from flagrelease.run.outcome import Outcome
 
 _PLAIN_EVERY_SECONDS = 10.0
 MARKS = {

@@ -8,18 +8,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from flagrelease import engine, summary, sweep
-from flagrelease.assemble import Project, real_ports
-from flagrelease.board import Board
+from flagrelease import summary
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
 from flagrelease.contract.stage import AnyStage
 from flagrelease.display import PlainBoard, board
 from flagrelease.errors import ConfigError, FlagreleaseError
-from flagrelease.interrupt import Workers, run_stoppable
-from flagrelease.plan import CellPlan, Choice
-from flagrelease.preflight import check_cell, check_machine
-from flagrelease.runner import CellRun, Session, new_run_id
+from flagrelease.run import cleanup
+from flagrelease.run.board import Board
+from flagrelease.run.cell_run import CellRun, Session, new_run_id
+from flagrelease.run.executors import open
+from flagrelease.run.interrupt import Workers, run_stoppable
+from flagrelease.run.plan import CellPlan, Choice
+from flagrelease.run.preflight import check_cell, check_machine
+from flagrelease.run.project import Project, real_ports
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
 from flagrelease.summary import CellResult
@@ -71,7 +73,7 @@ def _release(
         if not free:
             return results
         check_machine(free, everything, ports)
-        sweep.leftovers([plan.cell for plan in free], everything.workspace, ports)
+        cleanup.leftovers([plan.cell for plan in free], everything.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
         session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
         runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
@@ -121,7 +123,7 @@ def _execute(
     def work() -> bool:
         if engine_name == "prefect":
             shown.say("starting Prefect (`--engine inline` does without)")
-        with engine.opened(engine_name, everything.workspace.prefect, run_id) as chosen:
+        with open.opened(engine_name, everything.workspace.prefect, run_id) as chosen:
             chosen.execute(runs)
         return True
 
@@ -130,7 +132,7 @@ def _execute(
         for run in runs:
             run.abandon()
         if not finished:
-            sweep.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
+            cleanup.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:

@@ -10,9 +10,9 @@ from flagrelease.config.cell import Cell
 from flagrelease.contract.results import IMAGE, PUBLISH
 from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
-from flagrelease.outcome import Outcome
-from flagrelease.plan import CellPlan
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.outcome import Outcome
+from flagrelease.run.plan import CellPlan
 from flagrelease.store.ledger import Failure, Ledger, Spent
 from flagrelease.tables import aligned
 

@@ -61,7 +61,11 @@ def prefect() -> Done:
     if (VENV / "share/flagrelease" / f"prefect-{version}.db").exists():
         return Done("present", f"Prefect {version}")
     with locked("prefect"):
-        run("prefect", [str(PYTHON), "-m", "flagrelease.embedded"], todo="see the log; `--engine inline` does without")
+        run(
+            "prefect",
+            [str(PYTHON), "-m", "flagrelease.run.executors.prefect_server"],
+            todo="see the log; `--engine inline` does without",
+        )
     return Done("made", f"Prefect {version}")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable, NoSpace
-from flagrelease.interrupt import StopRequested, Workers
+from flagrelease.run.interrupt import StopRequested, Workers
 from support.hub_cases import Fetch, Seen, fill, sha256, some_bytes
 from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
 

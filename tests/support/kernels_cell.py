@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 import support.served_cell as given
-from flagrelease.assemble import Options, project
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.config.matrix import Container
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
+from flagrelease.run.project import Options, project
 from support.pip_wheel import pip_wheel
 
 HERE = Path(__file__).parent

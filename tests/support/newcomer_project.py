@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flagrelease import locking
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand, select
@@ -16,11 +15,12 @@ from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Look, Ports
 from flagrelease.contract.job import Job
-from flagrelease.history import Past
-from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
+from flagrelease.run import relock
+from flagrelease.run.history import Past
+from flagrelease.run.plan import CellPlan, Choice, plan_cell
 from flagrelease.stages import STAGES
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Ledger
@@ -81,7 +81,7 @@ class NewcomerProject:
         unused: Any = None
         stand_ins: dict[str, Any] = {"registry": _Registry(), "command": _resolver}
         ports = Ports(clock=SystemClock(), docker=unused, runner=unused, hubs=RealHubs(), **stand_ins)
-        self.lock = locking.relock(self.matrix, self.lock, ports, [self.cell(name)], Silent())
+        self.lock = relock.relock(self.matrix, self.lock, ports, [self.cell(name)], Silent())
         return self.lock
 
     def job(self, name: str) -> Job:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flagrelease.attribution import resumed
 from flagrelease.contract.context import Context
 from flagrelease.contract.handles import ResultOf, Verdict
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.contract.stage import Remedy, Stage
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault
-from flagrelease.plan import Choice
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.plan import Choice
+from flagrelease.run.remedy import resumed
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.ledger import Ledger
 from support import toys

@@ -19,10 +19,10 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
-from flagrelease.interrupt import Workers
-from flagrelease.plan import Choice
 from flagrelease.ports.clock import SystemClock
-from flagrelease.runner import CellRun, Session
+from flagrelease.run.cell_run import CellRun, Session
+from flagrelease.run.interrupt import Workers
+from flagrelease.run.plan import Choice
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Ledger
 from flagrelease.store.workspace import Workspace

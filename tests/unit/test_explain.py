@@ -12,9 +12,9 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease import cli
-from flagrelease.assemble import Options, project
 from flagrelease.contract.results import Attribution, Culprit
 from flagrelease.contract.stage import keys
+from flagrelease.run.project import Options, project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep

@@ -98,9 +98,9 @@ PURE = (
     "flagrelease.stages.card.markdown",
     "flagrelease.stages.card.operators_section",
     "flagrelease.stages.kernels.attribution_text",
-    "flagrelease.attribution",
-    "flagrelease.plan",
-    "flagrelease.outcome",
+    "flagrelease.run.remedy",
+    "flagrelease.run.plan",
+    "flagrelease.run.outcome",
 )
 """Modules, or folders of them, that decide and have no effect but on files."""
 

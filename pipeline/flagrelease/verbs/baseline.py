@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.assemble import Project, project, real_ports
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
@@ -22,7 +21,8 @@ from flagrelease.evaluation.import_baseline import Fitting, answers_of, fit
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
-from flagrelease.runner import new_run_id
+from flagrelease.run.cell_run import new_run_id
+from flagrelease.run.project import Project, project, real_ports
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, process_id
 from flagrelease.tables import aligned

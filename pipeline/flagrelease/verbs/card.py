@@ -8,12 +8,12 @@ import hashlib
 import json
 import sys
 
-from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
+from flagrelease.run.project import Project, project
 from flagrelease.stages import STAGES
 from flagrelease.stages.card import stage
 from flagrelease.stages.card.record import NEEDED

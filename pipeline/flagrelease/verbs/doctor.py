@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flagrelease.assemble import Project, impatient_registry, project, real_ports
 from flagrelease.cli_shared import options
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
@@ -18,6 +17,7 @@ from flagrelease.evaluation.harnesses import choose
 from flagrelease.packaging.base_image import how_to_make
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
+from flagrelease.run.project import Project, impatient_registry, project, real_ports
 from flagrelease.store.files import free_bytes
 from flagrelease.tables import aligned
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.handles import StageResult
@@ -16,7 +15,8 @@ from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
-from flagrelease.plan import since
+from flagrelease.run.plan import since
+from flagrelease.run.project import Project, project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry, evidence_of
 from flagrelease.verbs.status import status

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options, show_error
 from flagrelease.config.cell import select
 from flagrelease.contract import results
 from flagrelease.errors import worst
-from flagrelease.plan import Choice
 from flagrelease.release_cells import through
+from flagrelease.run.plan import Choice
+from flagrelease.run.project import Project, project
 from flagrelease.stages import fetch
 from flagrelease.summary import CellResult, as_error
 

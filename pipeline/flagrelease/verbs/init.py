@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flagrelease.assemble import shipped_templates
 from flagrelease.config import matrix
 from flagrelease.errors import ConfigError
+from flagrelease.run.project import shipped_templates
 from flagrelease.store.files import write_atomic
 
 

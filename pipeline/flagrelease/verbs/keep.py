@@ -8,13 +8,13 @@ import json
 
 import msgspec
 
-from flagrelease import keep
-from flagrelease.assemble import project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import select
-from flagrelease.plan import Choice, choice
 from flagrelease.ports.clock import SystemClock
-from flagrelease.runner import new_run_id
+from flagrelease.run import keep
+from flagrelease.run.cell_run import new_run_id
+from flagrelease.run.plan import Choice, choice
+from flagrelease.run.project import project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import KEEP, Entry, process_id
 

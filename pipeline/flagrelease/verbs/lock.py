@@ -6,12 +6,12 @@ import argparse
 import json
 from dataclasses import replace
 
-from flagrelease import locking
-from flagrelease.assemble import impatient_registry, project, real_ports
 from flagrelease.cli_shared import options
 from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import select
 from flagrelease.display import PlainBoard
+from flagrelease.run import relock
+from flagrelease.run.project import impatient_registry, project, real_ports
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def main(arguments: argparse.Namespace) -> int:
     ]
     ports = replace(real_ports(everything.workspace), registry=impatient_registry())
     progress = PlainBoard().progress("lock", "")
-    new = locking.relock(everything.matrix, everything.lock, ports, cells, progress)
+    new = relock.relock(everything.matrix, everything.lock, ports, cells, progress)
     changed = locks.changes(everything.lock, new)
     if changed:
         locks.save(everything.lock_path, new)

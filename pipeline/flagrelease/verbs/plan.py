@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 
 from flagrelease import power
-from flagrelease.assemble import project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import select
-from flagrelease.plan import CellPlan, as_json, choice
+from flagrelease.run.plan import CellPlan, as_json, choice
+from flagrelease.run.project import project
 from flagrelease.stages import STAGES
 from flagrelease.tables import aligned
 

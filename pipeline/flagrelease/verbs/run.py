@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from flagrelease import summary
-from flagrelease.assemble import project
 from flagrelease.cli_shared import options, show_error
 from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, worst
-from flagrelease.plan import choice
 from flagrelease.release_cells import through
+from flagrelease.run.plan import choice
+from flagrelease.run.project import project
 from flagrelease.stages import STAGES
 from flagrelease.summary import CellResult
 from flagrelease.verbs import plan as plan_verb

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from flagrelease.assemble import project
 from flagrelease.cli_shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.results import IMAGE, PUBLISH
+from flagrelease.run.project import project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
 from flagrelease.tables import aligned

@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.assemble import Project, project
 from flagrelease.cli_shared import options, show_error
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
-from flagrelease.plan import Choice
 from flagrelease.release_cells import through
+from flagrelease.run.plan import Choice
+from flagrelease.run.project import Project, project
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.stages.weights import stage as weights
 from flagrelease.summary import CellResult, as_error

@@ -12,12 +12,12 @@ import pytest
 import support.served_cell as given
 from flagrelease.contract.context import Context
 from flagrelease.errors import CommandFailed
-from flagrelease.interrupt import StopRequested, Workers
 from flagrelease.packaging import one_shot
 from flagrelease.ports.container_runner import WORKSPACE_LABEL, Runner
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.recipe.container import ContainerRun, Placement, effective
+from flagrelease.run.interrupt import StopRequested, Workers
 from flagrelease.store.workspace import Workspace
 
 pytestmark = pytest.mark.integration

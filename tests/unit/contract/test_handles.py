@@ -14,8 +14,8 @@ from flagrelease.contract.handles import Finished, ResultOf, ResultUnavailable
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
 from flagrelease.contract.stage import Stage
-from flagrelease.executor_inline import InlineEngine
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.inline import InlineEngine
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry
 from support import toys

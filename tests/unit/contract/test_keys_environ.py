@@ -11,11 +11,11 @@ from typing import NoReturn
 
 import pytest
 
-from flagrelease.assemble import Options, Project, project
 from flagrelease.config.cell import Cell
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage, keys
 from flagrelease.errors import ConfigError
+from flagrelease.run.project import Options, Project, project
 from flagrelease.stages import REMEDY, STAGES
 from support import import_graph
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flagrelease import assemble, cli
+from flagrelease import cli
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.config.matrix import Baseline, Share
@@ -25,6 +25,7 @@ from flagrelease.evaluation import baselines, import_baseline
 from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
+from flagrelease.run import project
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
@@ -255,7 +256,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(30)]
     Path("data/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_manifest(Path("data"))
-    made = assemble.project(assemble.Options(data_dir=Path("data")))
+    made = project.project(project.Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
     sheet = draw_up("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)

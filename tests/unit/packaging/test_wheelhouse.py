@@ -15,8 +15,8 @@ from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
 from flagrelease.packaging import wheelhouse
 from flagrelease.ports.command import Completed
+from flagrelease.run.cleanup import leftovers
 from flagrelease.store.workspace import Workspace
-from flagrelease.sweep import leftovers
 
 LOCKED = LockedWheels(inputs=("python==3.11", "one"), requirements=("one==1.0 --hash=sha256:" + "1" * 64,))
 

@@ -46,8 +46,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import toys
-from flagrelease.engine import InlineEngine
-from flagrelease.runner import CellRun
+from flagrelease.run.executors.open import InlineEngine
+from flagrelease.run.cell_run import CellRun
 from flagrelease.stages import STAGES
 
 print(*[one.name for one in STAGES])

@@ -19,11 +19,11 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.handles import ResultOf, Verdict
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Remedy, Stage
-from flagrelease.executor_inline import InlineEngine
 from flagrelease.packaging import operator_bundle
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.inline import InlineEngine
 from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages.image import build_context
 from flagrelease.stages.kernels import attribute

@@ -13,8 +13,8 @@ from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_diges
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError
-from flagrelease.history import Past
-from flagrelease.plan import Choice, plan_cell
+from flagrelease.run.history import Past
+from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages import STAGES
 from flagrelease.stages.kernels import flagkernels_cli
 from flagrelease.stages.kernels import stage as kernels

@@ -10,10 +10,10 @@ from flagrelease.config.cell import expand, fingerprint, select
 from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
-from flagrelease.executor_inline import InlineEngine
-from flagrelease.history import Past
 from flagrelease.packaging.base_image import pinned_base
-from flagrelease.plan import Choice, as_json, choice, plan_cell
+from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.history import Past
+from flagrelease.run.plan import Choice, as_json, choice, plan_cell
 from flagrelease.store.parts import Parts, changes, flat
 from support import toys
 from support.newcomer_project import NewcomerProject

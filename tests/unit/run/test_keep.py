@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import cli, keep
+from flagrelease import cli
 from flagrelease.contract.context import Look
 from flagrelease.contract.handles import Finished
 from flagrelease.errors import ConfigError
-from flagrelease.executor_inline import InlineEngine
-from flagrelease.history import Past
-from flagrelease.plan import Choice, plan_cell
-from flagrelease.runner import CellRun
+from flagrelease.run import keep
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.history import Past
+from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages.card import record, render
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep

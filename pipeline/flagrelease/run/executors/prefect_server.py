@@ -128,7 +128,7 @@ def _keep_template(home: Path) -> None:
 
 
 def main() -> None:
-    """Make the template, once for an installation: `python -m flagrelease.embedded`."""
+    """Make the template, once for an installation: `python -m flagrelease.run.executors.prefect_server`."""
     with tempfile.TemporaryDirectory() as scratch, server(Path(scratch), "setup") as one:
         one.ready()
 

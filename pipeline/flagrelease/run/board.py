@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flagrelease.outcome import Outcome
 from flagrelease.ports.progress import Progress
+from flagrelease.run.outcome import Outcome
 
 
 class Board(Protocol):

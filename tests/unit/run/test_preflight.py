@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.assemble import Options, Project, project
 from flagrelease.cli import main
 from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest
-from flagrelease.plan import CellPlan, Choice
-from flagrelease.preflight import check_cell
+from flagrelease.run.plan import CellPlan, Choice
+from flagrelease.run.preflight import check_cell
+from flagrelease.run.project import Options, Project, project
 from flagrelease.stages import STAGES
 
-MATRIX = Path(__file__).parents[2] / "matrix.yaml"
+MATRIX = Path(__file__).parents[3] / "matrix.yaml"
 CELL = "nvidia-h100/qwen3-8b"
 
 

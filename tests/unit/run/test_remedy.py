@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from flagrelease import summary
-from flagrelease.executor_inline import InlineEngine
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.inline import InlineEngine
 from support import toys
 from support.toy_operators import OPERATORS, job, run_cell
 
@@ -112,7 +112,7 @@ def test_killed_while_it_looks_the_next_run_goes_on(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\nfrom support.toy_operators import run_cell\n"
-        "from flagrelease.engine import InlineEngine\n"
+        "from flagrelease.run.executors.open import InlineEngine\n"
         f"InlineEngine().execute([run_cell(Path({str(tmp_path)!r}), rounds=1)])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flagrelease.interrupt import StopRequested, Workers, run_stoppable
+from flagrelease.run.interrupt import StopRequested, Workers, run_stoppable
 
 
 def interrupted(workers: Workers, begun: threading.Event) -> Callable[[], str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from flagrelease.contract.stage import AnyStage, Key
 from flagrelease.errors import ConfigError
-from flagrelease.plan import CellPlan, Known, Step
 from flagrelease.redact import redact
+from flagrelease.run.plan import CellPlan, Known, Step
 from flagrelease.store.ledger import Entry
 from flagrelease.store.parts import Change, Keep, changes, in_line
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from flagrelease.contract.stage import AnyStage
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
 
 
 class Engine(Protocol):

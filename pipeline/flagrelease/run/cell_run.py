@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flagrelease import attribution
-from flagrelease.board import Board
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Context, Look, Ports, T
 from flagrelease.contract.handles import Done, Finished, StageResult, Withholding
@@ -21,12 +19,13 @@ from flagrelease.contract.results import IMAGE, Attribution
 from flagrelease.contract.server_pool import Standing
 from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError, Interrupted
-from flagrelease.history import Past
-from flagrelease.interrupt import StopRequested, Workers
-from flagrelease.outcome import Outcome
-from flagrelease.plan import Choice, Step, decide
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
+from flagrelease.run.board import Board
+from flagrelease.run.history import Past
+from flagrelease.run.interrupt import StopRequested, Workers
+from flagrelease.run.outcome import Outcome
+from flagrelease.run.plan import Choice, Step, decide
 from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id
@@ -107,7 +106,7 @@ class CellRun:
             yield ahead.pop(0)
             last = self.outcomes[-1]
             finished = self._finished
-            if remedy is None or self.session.choice.only or not attribution.wanted(remedy, self.job, last, finished):
+            if remedy is None or self.session.choice.only or not remedy.wanted(remedy, self.job, last, finished):
                 continue
             yield remedy.stage
             found = self._finished.get(remedy.stage.result)
@@ -118,7 +117,7 @@ class CellRun:
         """Start the next round without the culprits; the stages that it goes through."""
         self._forgive()
         self._since = len(self.outcomes)
-        self._take(attribution.without(self.job, found))
+        self._take(remedy.without(self.job, found))
         names = [stage.name for stage in self.session.stages]
         kept = names[: names.index(remedy.again.stage)]
         self._steps = {name: step for name, step in self._steps.items() if name in kept}

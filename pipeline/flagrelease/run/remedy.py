@@ -20,7 +20,7 @@ from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError
 
 if TYPE_CHECKING:
-    from flagrelease.outcome import Outcome
+    from flagrelease.run.outcome import Outcome
     from flagrelease.store.ledger import Entry
     from flagrelease.store.parts import Keep
 

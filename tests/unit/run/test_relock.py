@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from flagrelease import locking
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
@@ -19,9 +18,10 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
+from flagrelease.run import relock
 from support.hub_cases import Seen
 
-MATRIX = Path(__file__).parents[2] / "matrix.yaml"
+MATRIX = Path(__file__).parents[3] / "matrix.yaml"
 DIGEST = f"sha256:{'d' * 64}"
 
 
@@ -68,7 +68,7 @@ class World:
         ports = Ports(
             clock=SystemClock(), command=no_resolver, docker=unused, runner=unused, registry=registry, hubs=RealHubs()
         )
-        return locking.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
+        return relock.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease import attribution
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
@@ -19,10 +18,11 @@ from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import AnyStage
 from flagrelease.errors import ConfigError, EnvironmentFault
-from flagrelease.history import Past
-from flagrelease.plan import CellPlan, Choice, plan_cell
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
+from flagrelease.run import remedy
+from flagrelease.run.history import Past
+from flagrelease.run.plan import CellPlan, Choice, plan_cell
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
@@ -77,7 +77,7 @@ class Project:
             data_dir=self.data_dir,
             runner=self.runner,
         )
-        return attribution.resumed(job, STAGES, REMEDY, self.ledger)
+        return remedy.resumed(job, STAGES, REMEDY, self.ledger)
 
     def plan(
         self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flagrelease import embedded
-from flagrelease.executor_base import Engine
-from flagrelease.executor_inline import InlineEngine
+from flagrelease.run.executors import prefect_server
+from flagrelease.run.executors.base import Engine
+from flagrelease.run.executors.inline import InlineEngine
 
 
 @contextmanager
@@ -21,10 +21,10 @@ def opened(name: str, prefect_root: Path, run_id: str) -> Iterator[Engine]:
     if name == "inline":
         yield InlineEngine()
         return
-    with embedded.server(prefect_root, run_id) as server:
+    with prefect_server.server(prefect_root, run_id) as server:
         # Prefect reads its settings when it is imported.
         os.environ.update(server.environment)
-        from flagrelease.flow import PrefectEngine
+        from flagrelease.run.executors.prefect_flow import PrefectEngine
 
         server.ready()
         yield PrefectEngine()

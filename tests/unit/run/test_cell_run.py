@@ -15,10 +15,10 @@ import pytest
 from flagrelease import summary
 from flagrelease.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.errors import Busy
-from flagrelease.executor_inline import InlineEngine
-from flagrelease.interrupt import Workers, run_stoppable
 from flagrelease.ports.progress import Count
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.interrupt import Workers, run_stoppable
 from flagrelease.store import locks
 from support import toys
 
@@ -87,7 +87,7 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
 def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nimport toys\nfrom flagrelease.engine import InlineEngine\n"
+        "from pathlib import Path\nimport toys\nfrom flagrelease.run.executors.open import InlineEngine\n"
         f"InlineEngine().execute(toys.run_cells(Path({str(tmp_path)!r}), 'cpu/tiny'))"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOY_TINY": "die"}, check=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from flagrelease.assemble import Project, impatient_registry
 from flagrelease.contract.context import Ports
 from flagrelease.errors import NoSpace
 from flagrelease.evaluation.datasets import promised_digest
 from flagrelease.evaluation.harnesses import choose
-from flagrelease.plan import CellPlan
+from flagrelease.run.plan import CellPlan
+from flagrelease.run.project import Project, impatient_registry
 from flagrelease.stages import STAGES
 from flagrelease.stages.speed import load_tools
 from flagrelease.store.files import free_bytes

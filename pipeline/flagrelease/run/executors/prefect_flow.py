@@ -17,9 +17,9 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flagrelease.contract.stage import AnyStage
-from flagrelease.executor_base import by_host, route
-from flagrelease.outcome import Outcome
-from flagrelease.runner import CellRun
+from flagrelease.run.cell_run import CellRun
+from flagrelease.run.executors.base import by_host, route
+from flagrelease.run.outcome import Outcome
 
 
 class PrefectEngine:

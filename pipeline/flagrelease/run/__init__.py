@@ -1,0 +1,1 @@
+"""Take cells through the stages: plan, execute, keep the ledger."""
