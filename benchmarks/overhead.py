@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flagrelease.tables import aligned
+from flagrelease.cli.text_table import aligned
 
 
 def main() -> int:

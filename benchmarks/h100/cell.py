@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import sys\nfrom flagrelease.cli import main\nsys.exit(main())"
+PROGRAM = "import sys\nfrom flagrelease.cli.app import main\nsys.exit(main())"
 LEFT = ("weights", "wheels", "images", "processes", "data", "drafts", "kernels")
 SCRATCH = ("accuracy", "speed")
 """Stages whose unfinished work is brought back: the answers and rounds that a stopped run goes on from."""

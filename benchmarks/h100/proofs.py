@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BIG, SMALL = HERE / "qwen3-8b.json", HERE / "smollm2-135m.json"
-FLAGRELEASE = "import sys\nfrom flagrelease.cli import main\nsys.exit(main())"
+FLAGRELEASE = "import sys\nfrom flagrelease.cli.app import main\nsys.exit(main())"
 RELEASING = ("cell", "tune")
 """Proofs that run flagrelease itself, in its own environment, and bring FlagGems along by themselves."""
 

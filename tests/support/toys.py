@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flagrelease.cli.display import PlainBoard
 from flagrelease.config import strict_yaml
 from flagrelease.config.cell import expand
 from flagrelease.config.lockfile import Lock
@@ -17,7 +18,6 @@ from flagrelease.contract.context import Context, Ports
 from flagrelease.contract.handles import ResultOf
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.display import PlainBoard
 from flagrelease.errors import SmokeFailed
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run.cell_run import CellRun, Session

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import cli, errors
-from flagrelease.cli_shared import show_error
+from flagrelease import errors
+from flagrelease.cli import app
+from flagrelease.cli.shared import show_error
 
 
 def classes() -> list[type[errors.FlagreleaseError]]:
@@ -22,7 +23,7 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
 
 
 def test_every_exit_code_is_in_the_help() -> None:
-    documented = set(re.findall(r"^  (\d+) ", cli.parser().epilog or "", re.MULTILINE))
+    documented = set(re.findall(r"^  (\d+) ", app.parser().epilog or "", re.MULTILINE))
     assert {str(one.exit_code) for one in classes()} | {"0"} == documented
 
 

@@ -48,7 +48,7 @@ def test_the_chip_side_knows_nothing_of_the_host_side(path: Path) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
-        "import sys\nfrom flagrelease.cli import main\n"
+        "import sys\nfrom flagrelease.cli.app import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
         "heavy = {'prefect', 'docker', 'httpx', 'numpy', 'scipy', 'matplotlib', 'rich', 'jinja2', 'modelscope_hub'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flagrelease import cli
+from flagrelease.cli import app
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.config.matrix import Baseline, Share
@@ -285,7 +285,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = cli.main(["baseline", *words])
+    code = app.main(["baseline", *words])
     said = capsys.readouterr()
     return code, said.out, said.err
 

@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
 """
 
 USED = """
-from flagrelease.cli import main
+from flagrelease.cli.app import main
 
 print(main(["greet", "--who", "world"]), main(["gret"]))
 try:

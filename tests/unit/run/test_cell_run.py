@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import summary
-from flagrelease.display import LiveBoard, PlainBoard, amount, spell
+from flagrelease.cli import summary
+from flagrelease.cli.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.errors import Busy
 from flagrelease.ports.progress import Count
 from flagrelease.run.cell_run import CellRun

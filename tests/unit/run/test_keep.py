@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import cli
+from flagrelease.cli import app
 from flagrelease.contract.context import Look
 from flagrelease.contract.handles import Finished
 from flagrelease.errors import ConfigError
@@ -214,7 +214,7 @@ def test_record_and_card_say_by_whose_word() -> None:
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The verb for the toys' first stage, but for the reason."""
     (tmp_path / "matrix.yaml").write_text(toys.MATRIX)
-    monkeypatch.setattr("flagrelease.verbs.keep.STAGES", toys.STAGES)
+    monkeypatch.setattr("flagrelease.cli.commands.keep.STAGES", toys.STAGES)
     return ["keep", CELL, "first", "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", str(tmp_path)]
 
 
@@ -223,21 +223,21 @@ def test_the_verb_keeps_in_the_name_of_the_user(
 ) -> None:
     write(tmp_path, "first", 2)
     capsys.readouterr()
-    assert cli.main([*words, "--reason", "a log line", "--json"]) == 0
+    assert app.main([*words, "--reason", "a log line", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["cell"] == CELL
     assert told["changed"] == ["code of first"]
     assert (told["kept"]["by"], told["kept"]["reason"]) == (getpass.getuser(), "a log line")
     assert steps(tmp_path)["first"] == f"reuse: kept: a log line (by {getpass.getuser()})"
     write(tmp_path, "first", 3)
-    assert cli.main([*words, "--reason", "another"]) == 0
+    assert app.main([*words, "--reason", "another"]) == 0
     assert capsys.readouterr().out == f"{CELL} first is kept although this has changed:\n  code of first\n"
 
 
 def test_the_verb_refuses_with_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words, "--reason", "x"]) == 2
+    assert app.main([*words, "--reason", "x"]) == 2
     assert "cpu/tiny first has nothing to keep" in capsys.readouterr().err
-    assert cli.main([word.replace("first", "frist") for word in words] + ["--reason", "x"]) == 2
+    assert app.main([word.replace("first", "frist") for word in words] + ["--reason", "x"]) == 2
     assert "did you mean 'first'?" in capsys.readouterr().err
-    assert cli.main(words) == 2
+    assert app.main(words) == 2
     assert "--reason" in capsys.readouterr().err

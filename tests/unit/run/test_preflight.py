@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.cli import main
+from flagrelease.cli.app import main
 from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest

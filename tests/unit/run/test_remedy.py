@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flagrelease import summary
+from flagrelease.cli import summary
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.executors.inline import InlineEngine
 from support import toys

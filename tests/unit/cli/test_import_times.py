@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CELL = "cpu/smollm2-135m"
 
 HEAVY = frozenset(
@@ -42,7 +42,7 @@ ALLOWED = {
 PROGRAM = """
 import contextlib, io, json, resource, sys
 heavy, words = json.loads(sys.argv[1])
-from flagrelease.cli import main
+from flagrelease.cli.app import main
 with contextlib.redirect_stdout(io.StringIO()):
     try:
         code = main(words)

@@ -7,16 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 
-from flagrelease import summary
-from flagrelease.cli_shared import options, show_error
+from flagrelease.cli import summary
+from flagrelease.cli.commands import plan as plan_verb
+from flagrelease.cli.release_cells import through
+from flagrelease.cli.shared import options, show_error
+from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, worst
-from flagrelease.release_cells import through
 from flagrelease.run.plan import choice
 from flagrelease.run.project import project
 from flagrelease.stages import STAGES
-from flagrelease.summary import CellResult
-from flagrelease.verbs import plan as plan_verb
 
 
 def main(arguments: argparse.Namespace) -> int:

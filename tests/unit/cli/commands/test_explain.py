@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import support.finished_cell as given
-from flagrelease import cli
+from flagrelease.cli import app
 from flagrelease.contract.results import Attribution, Culprit
 from flagrelease.contract.stage import keys
 from flagrelease.run.project import Options, project
@@ -19,7 +19,7 @@ from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 CELL = "nvidia-h100/smollm2-135m"
 
 
@@ -49,7 +49,7 @@ def explain(workspace: Path, *words: str) -> list[str]:
 def test_every_round_and_every_operator_that_is_left_out_is_told(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(explain(workspace)) == 0
+    assert app.main(explain(workspace)) == 0
     out = capsys.readouterr().out
     assert "– mul is left out, crash: killed by SIGSEGV at mul.Tensor [2×1×96]" in out
     assert "round 1: accuracy failed" in out
@@ -59,7 +59,7 @@ def test_every_round_and_every_operator_that_is_left_out_is_told(
 
 
 def test_json_has_the_rounds(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(explain(workspace, "--json")) == 0
+    assert app.main(explain(workspace, "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["culprits"][0]["operator"] for one in told["attributed"]] == ["mul", "cat"]
 
@@ -72,18 +72,18 @@ def test_what_has_changed_since_is_named(workspace: Path, capsys: pytest.Capture
     parts = replace(now.parts, inputs=inputs, code={**now.parts.code, "stages.kernels": "0-0"})
     last = everything.ledger.last(CELL, "kernels")
     assert last is not None
-    assert cli.main(explain(workspace)) == 0
+    assert app.main(explain(workspace)) == 0
     assert "  changed   its inputs; it was recorded before parts were kept" in capsys.readouterr().out
     everything.ledger.append(replace(last, key="1" * 64, parts=parts))
-    assert cli.main(explain(workspace)) == 0
+    assert app.main(explain(workspace)) == 0
     out = capsys.readouterr().out
     longest = now.parts.inputs["limits.max_len"]
     assert f"  changed   limits.max_len 7 → {longest}\n  changed   code of stages.kernels\n" in out
     word = Keep(stage="kernels", from_key="1" * 64, to_key=now.key, reason="so", by="ada", at="2026")
     everything.ledger.append(replace(last, stage=KEEP, key=now.key, result=msgspec.to_builtins(word)))
-    assert cli.main(explain(workspace)) == 0
+    assert app.main(explain(workspace)) == 0
     assert "  kept      so (by ada, 2026)" in capsys.readouterr().out
-    assert cli.main(explain(workspace, "--json")) == 0
+    assert app.main(explain(workspace, "--json")) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["changed"]["kernels"][-1] == "code of stages.kernels"
     assert told["kept"]["kernels"]["by"] == "ada"

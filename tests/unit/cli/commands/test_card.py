@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import support.finished_cell as given
-from flagrelease import cli
+from flagrelease.cli import app
 from flagrelease.stages.card import record
 from flagrelease.stages.card import stage as card
 from flagrelease.store.ledger import Entry, Ledger, State
@@ -20,7 +20,7 @@ CELL = "cpu/smollm2-135m"
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
     """The verb on a workspace without a card."""
-    shutil.copy(Path(__file__).parents[2] / "matrix.yaml", tmp_path)
+    shutil.copy(Path(__file__).parents[4] / "matrix.yaml", tmp_path)
     return ["card", CELL, "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", str(tmp_path / "space")]
 
 
@@ -44,14 +44,14 @@ def written(tmp_path: Path, words: list[str]) -> str:
 
 
 def test_it_prints_the_card(words: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 0
+    assert app.main(words) == 0
     assert capsys.readouterr().out == written
 
 
 def test_it_writes_the_card_with_what_it_shows(
     words: list[str], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert app.main([*words, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/README.md").read_text() == written
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "release.json", "scores.png"]
 
@@ -59,14 +59,14 @@ def test_it_writes_the_card_with_what_it_shows(
 def test_json_names_every_file_by_its_digest(
     words: list[str], written: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*words, "--json"]) == 0
+    assert app.main([*words, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["card"] == written
     assert set(shown["files"]) == {"README.md", "release.json", "scores.png"}
 
 
 def test_no_card_yet(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 2
+    assert app.main(words) == 2
     assert "has no card yet: not finished: weights, image, smoke, accuracy" in capsys.readouterr().err
 
 
@@ -75,7 +75,7 @@ def test_a_card_that_was_changed_is_not_shown(words: list[str], written: str, tm
         if path.is_file() and path.read_bytes() == written.encode():
             path.chmod(0o644)
             path.write_text(written.replace("0.290", "0.990"))
-    assert cli.main(words) == 7
+    assert app.main(words) == 7
 
 
 def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
@@ -91,7 +91,7 @@ def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
     for done in given.finished():
         append(done.stage, "done", done.result)
     append("speed", "running")
-    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert app.main([*words, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()
     assert "Verdict of the evaluation: **INCONCLUSIVE**. speed was stopped before it was decided" in text
     assert "Speed was stopped before it was decided, so nothing is said of it here." in text

@@ -6,13 +6,13 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from flagrelease import power
-from flagrelease.cli_shared import options
+from flagrelease.cli import power
+from flagrelease.cli.shared import options
+from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import select
 from flagrelease.run.plan import CellPlan, as_json, choice
 from flagrelease.run.project import project
 from flagrelease.stages import STAGES
-from flagrelease.tables import aligned
 
 
 def main(arguments: argparse.Namespace) -> int:

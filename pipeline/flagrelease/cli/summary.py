@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flagrelease.cli.display import MARKS, amount, spell
+from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell
 from flagrelease.contract.results import IMAGE, PUBLISH
-from flagrelease.display import MARKS, amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import CellPlan
 from flagrelease.store.ledger import Failure, Ledger, Spent
-from flagrelease.tables import aligned
 
 _TOTAL = "total"
 _REASON_WIDTH = 90

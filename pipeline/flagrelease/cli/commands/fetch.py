@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease.cli_shared import options, show_error
+from flagrelease.cli.release_cells import through
+from flagrelease.cli.shared import options, show_error
+from flagrelease.cli.summary import CellResult, as_error
 from flagrelease.config.cell import select
 from flagrelease.contract import results
 from flagrelease.errors import worst
-from flagrelease.release_cells import through
 from flagrelease.run.plan import Choice
 from flagrelease.run.project import Project, project
 from flagrelease.stages import fetch
-from flagrelease.summary import CellResult, as_error
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import json
 
 import msgspec
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.shared import options
 from flagrelease.config.cell import select
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run import keep

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from flagrelease.cli.text_table import aligned
 from flagrelease.contract.job import Job
-from flagrelease.tables import aligned
 from flagrelease.verdict.types import ALPHA
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult

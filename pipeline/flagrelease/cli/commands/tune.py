@@ -10,18 +10,18 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.cli_shared import options, show_error
+from flagrelease.cli.release_cells import through
+from flagrelease.cli.shared import options, show_error
+from flagrelease.cli.summary import CellResult, as_error
+from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
-from flagrelease.release_cells import through
 from flagrelease.run.plan import Choice
 from flagrelease.run.project import Project, project
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.stages.weights import stage as weights
-from flagrelease.summary import CellResult, as_error
-from flagrelease.tables import aligned
 
 _STAGES = (weights.STAGE, kernels.STAGE)
 _REASON_WIDTH = 90

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.shared import options
+from flagrelease.cli.text_table import aligned
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.evaluation.harnesses import choose
@@ -19,7 +20,6 @@ from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.run.project import Project, impatient_registry, project, real_ports
 from flagrelease.store.files import free_bytes
-from flagrelease.tables import aligned
 
 _DISK_BYTES = 10_000_000_000
 _MEMORY_BYTES = 4_000_000_000

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flagrelease import __version__
-from flagrelease.cli_shared import show_error
+from flagrelease.cli.shared import show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code; nothing else in flagrelease decides one."""
     try:
         arguments = parser().parse_args(argv)
-        verb = importlib.import_module(f"flagrelease.verbs.{arguments.verb}")
+        verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
         return int(verb.main(arguments))
     except FlagreleaseError as error:
         show_error(error)

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.shared import options
+from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
@@ -25,7 +26,6 @@ from flagrelease.run.cell_run import new_run_id
 from flagrelease.run.project import Project, project, real_ports
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, process_id
-from flagrelease.tables import aligned
 from flagrelease.verdict.samples import dump
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from flagrelease import summary
+from flagrelease.cli import summary
+from flagrelease.cli.display import PlainBoard, board
+from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
 from flagrelease.contract.stage import AnyStage
-from flagrelease.display import PlainBoard, board
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.run import cleanup
 from flagrelease.run.board import Board
@@ -24,7 +25,6 @@ from flagrelease.run.preflight import check_cell, check_machine
 from flagrelease.run.project import Project, real_ports
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
-from flagrelease.summary import CellResult
 
 
 def through(

@@ -8,18 +8,18 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.commands.status import status
+from flagrelease.cli.display import amount, spell
+from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.handles import StageResult
 from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
-from flagrelease.display import amount, spell
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.plan import since
 from flagrelease.run.project import Project, project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry, evidence_of
-from flagrelease.verbs.status import status
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.shared import options
+from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.results import IMAGE, PUBLISH
 from flagrelease.run.project import project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
-from flagrelease.tables import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import argparse
 import json
 from dataclasses import replace
 
-from flagrelease.cli_shared import options
+from flagrelease.cli.display import PlainBoard
+from flagrelease.cli.shared import options
 from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import select
-from flagrelease.display import PlainBoard
 from flagrelease.run import relock
 from flagrelease.run.project import impatient_registry, project, real_ports
 

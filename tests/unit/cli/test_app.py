@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease import cli
+from flagrelease.cli import app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:
-    assert cli.main(words) == code
+    assert app.main(words) == code
     err = capsys.readouterr().err
     for part in said.split("|"):
         assert part in err
@@ -62,14 +62,14 @@ def test_the_engine_of_the_environment_is_checked_as_well(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLAGRELEASE_ENGINE", "inlin")
-    assert cli.main(["run", "cpu/smollm2-135m"]) == 2
+    assert app.main(["run", "cpu/smollm2-135m"]) == 2
     assert "invalid choice: 'inlin'" in capsys.readouterr().err
     monkeypatch.setenv("FLAGRELEASE_ENGINE", "")
-    assert cli.parser().parse_args(["run"]).engine == "prefect"
+    assert app.parser().parse_args(["run"]).engine == "prefect"
 
 
 def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "--json"]) == 0
+    assert app.main(["plan", "--json"]) == 0
     cells = {cell["cell"]: cell["stages"] for cell in json.loads(capsys.readouterr().out)["cells"]}
     assert {"cpu/smollm2-135m", "cpu/qwen3-8b", "metax/qwen3-8b"} <= set(cells)
     assert cells["cpu/smollm2-135m"][0] == {"stage": "weights", "action": "run", "reason": "never run"}
@@ -80,53 +80,53 @@ def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_plan_says_how_to_unblock_a_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "matrix.lock").unlink()
-    assert cli.main(["plan", "cpu/smollm2-135m"]) == 0
+    assert app.main(["plan", "cpu/smollm2-135m"]) == 0
     assert "is not locked: matrix.lock has no entry; run `flagrelease lock`" in capsys.readouterr().out
 
 
 def test_plan_and_dry_run_are_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "cpu/smollm2-135m"]) == 0
+    assert app.main(["plan", "cpu/smollm2-135m"]) == 0
     planned = capsys.readouterr().out
-    assert cli.main(["run", "cpu/smollm2-135m", "--dry-run"]) == 0
+    assert app.main(["run", "cpu/smollm2-135m", "--dry-run"]) == 0
     assert capsys.readouterr().out == planned
     assert planned.splitlines()[0].split() == ["cell", "stage", "action", "reason"]
 
 
 def test_what_an_evaluation_can_decide(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
+    assert app.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     (told,) = cell["benchmarks"]
     assert told["answers"] == 200
     assert told["needed"] > 200 > 0
     assert 0 < told["passes_if_equal"] < told["finds"]["0.1"] < 1
     assert told["sequential"]["0.1"]["answers"] < told["sequential"]["0"]["answers"] < 200
-    assert cli.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
+    assert app.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
     shown = capsys.readouterr().out
     assert "aime" in shown
     assert "expected if equal" in shown
 
 
 def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status"]) == 0
+    assert app.main(["status"]) == 0
     assert "never run" in capsys.readouterr().out
-    assert cli.main(["explain", "cpu/smollm2-135m"]) == 0
+    assert app.main(["explain", "cpu/smollm2-135m"]) == 0
     assert capsys.readouterr().out.startswith("cpu/smollm2-135m is new: never run")
 
 
 def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["init"]) == 0
-    assert cli.main(["plan"]) == 0
+    assert app.main(["init"]) == 0
+    assert app.main(["plan"]) == 0
     assert "cpu/smollm2-135m" in capsys.readouterr().out
-    assert cli.main(["init"]) == 2
+    assert app.main(["init"]) == 2
     assert "matrix.yaml exists" in capsys.readouterr().err
 
 
 def test_a_defect_is_told_as_one(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flagrelease.verbs.status.project", lambda _options: 1 / 0)
-    assert cli.main(["status"]) == 1
+    monkeypatch.setattr("flagrelease.cli.commands.status.project", lambda _options: 1 / 0)
+    assert app.main(["status"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
     assert "this is a defect" in err
