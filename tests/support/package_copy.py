@@ -13,16 +13,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pipeline" / "flagrelease"
 TESTS = ROOT / "tests"
 
-# Where a file of the README's table is until the rooms are made.
-TODAY = {
-    r"evaluation/harnesses/choose\.py": "ports/harnesses.py",
-    r"evaluation/harnesses/(\w+)\.py": r"ports/harness_\1.py",
-    r"stages/speed/(load_\w+)\.py": r"ports/\1.py",
-    r"config/(\w+)\.py": r"\1.py",
-    r"cli/app\.py": "cli.py",
-    r"cli/commands/(\w+)\.py": r"verbs/\1.py",
-}
-
 
 class Copy:
     """The package below `root`. Files are called as the README calls them, below pipeline/flagrelease/."""
@@ -68,19 +58,7 @@ class Copy:
         return done.stdout
 
     def _path(self, name: str) -> Path:
-        path = self._package / name
-        if path.parent.exists() and (path.exists() or not _today(name)):
-            return path
-        return self._package / _today(name)
-
-
-def _today(name: str) -> str:
-    for pattern, place in TODAY.items():
-        if re.fullmatch(pattern, name):
-            today = re.sub(pattern, place, name)
-            if (PACKAGE / today).exists() or not (PACKAGE / name).parent.exists():
-                return today
-    return ""
+        return self._package / name
 
 
 def recipe(what: str, name: str) -> set[str]:

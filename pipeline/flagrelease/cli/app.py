@@ -1,4 +1,4 @@
-"""The command line: verbs, flags, exit codes. Each verb lives in verbs/ and is imported when it is used."""
+"""The command line: verbs, flags, exit codes. Each verb lives in commands/ and is imported when it is used."""
 
 from __future__ import annotations
 

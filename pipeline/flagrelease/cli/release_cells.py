@@ -18,7 +18,7 @@ from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.run import cleanup
 from flagrelease.run.board import Board
 from flagrelease.run.cell_run import CellRun, Session, new_run_id
-from flagrelease.run.executors import open
+from flagrelease.run.executors.open import opened
 from flagrelease.run.interrupt import Workers, run_stoppable
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell, check_machine
@@ -123,7 +123,7 @@ def _execute(
     def work() -> bool:
         if engine_name == "prefect":
             shown.say("starting Prefect (`--engine inline` does without)")
-        with open.opened(engine_name, everything.workspace.prefect, run_id) as chosen:
+        with opened(engine_name, everything.workspace.prefect, run_id) as chosen:
             chosen.execute(runs)
         return True
 

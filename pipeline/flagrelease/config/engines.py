@@ -38,7 +38,7 @@ class ServingEngine:
     translated: bool = True
     """Whether FlagScale turns vLLM's option names into the engine's; else `serve.args` are the engine's own."""
     launcher: str = ""
-    """A program of inside/ that takes the place of the command's first word where FlagScale ships none."""
+    """A program of packaging/payload/ that takes the place of the command's first word where FlagScale ships none."""
     remark: str = ""
     """What the card says about that program."""
     machine_programs: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flagrelease.config import strict_yaml
+from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.engines import ENGINES, Execution, LoadToolName
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.vendors import VENDORS
@@ -18,9 +19,6 @@ _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
-HarnessName = Literal["own", "evalscope", "flageval"]
-"""What asks the questions: ports/harnesses.py has each."""
-DEFAULT_HARNESS: HarnessName = "own"
 
 
 def check_name(name: str, names: Iterable[str], kind: str) -> None:

@@ -16,31 +16,13 @@ from flagrelease.contract.reach import Cache, Code
 
 PACKAGE = Path(__file__).parents[1]
 
-# The rule: what carries results from stage to stage, shows them or keeps them makes no result, and a defect in it fails
-# loudly; so it is not part of any key. These are the rooms `store`, `config`, `contract`, `cli` and `run`, the modules
-# `errors` and `redact`, and of `ports` those that hand over what a program or a server said. All else counts.
-# A name stands for a module or a folder and everything in it. "" is the package itself, which has its version alone.
+# What carries results from stage to stage, shows them or keeps them makes no result, and a defect in it fails loudly:
+# it is not part of any key. A name stands for a room, or for a module and everything below it; "" is the package
+# itself, which has its version alone. Of the ports, those are left out that hand over what a program or server said.
 _CARRIERS = frozenset(
-    {"", "cell", "display", "errors", "evidence", "hashed", "hold", "ledger", "lock", "matrix", "redact", "results"}
-    | {
-        "board",
-        "context",
-        "definitions",
-        "files",
-        "handles",
-        "history",
-        "job",
-        "outcome",
-        "parts",
-        "reach",
-        "sources",
-        "stage",
-        "strict",
-        "tables",
-        "workspace",
-    }
-    | {"ports.clock", "ports.command", "ports.credentials", "ports.docker", "ports.docker_errors"}
-    | {"ports.evalscope_program", "ports.meter", "ports.progress", "ports.registry", "ports.runner", "ports.wire"}
+    {"", "errors", "redact", "store", "config", "contract", "run", "cli"}
+    | {f"ports.{name}" for name in ("clock", "command", "credentials", "docker", "evalscope_program", "meter")}
+    | {f"ports.{name}" for name in ("progress", "registry", "container_runner")}
 )
 _OWN, _CHIP = "flagrelease", "flagkernels"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias
 
 from flagrelease.config.cell import fingerprint, plain
-from flagrelease.contract import code_version
+from flagrelease.contract.code_version import StageCode, of_stage, of_template
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.handles import R_co, ResultOf, StageResult
 from flagrelease.contract.job import Job
@@ -58,11 +58,11 @@ class Stage(Generic[R_co]):
         return fingerprint({"code": self._code.digest, "templates": self._templates(templates)})
 
     @property
-    def _code(self) -> code_version.StageCode:
-        return code_version.of_stage(self.run, self.programs)
+    def _code(self) -> StageCode:
+        return of_stage(self.run, self.programs)
 
     def _templates(self, folder: Path) -> dict[str, str]:
-        return {name: code_version.of_template(folder / name) for name in self.templates}
+        return {name: of_template(folder / name) for name in self.templates}
 
     def key(self, job: Job, results: Mapping[str, str]) -> Key:
         """The stage's key, where `results` has the keys of the results that it reads."""

@@ -198,4 +198,4 @@ def _lacking(env: Mapping[str, str]) -> tuple[str, str] | None:
     return None
 
 
-ADAPTER = Adapter(label="the FlagEval platform", score=score, lacking=_lacking)
+ADAPTER = Adapter(score=score, lacking=_lacking)

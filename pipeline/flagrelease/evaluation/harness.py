@@ -1,4 +1,4 @@
-"""Asking an endpoint questions: one small protocol, and what a harness says of itself. Each is in harness_NAME.py."""
+"""What a harness is: the protocol, and the adapter by which HARNESSES knows it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
-from flagrelease.evaluation.question import Question, Task
+from flagrelease.config.matrix import Benchmark
+from flagrelease.evaluation.request import EvaluationRequest, Tally
 from flagrelease.ports.retry import Backoff
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples
@@ -23,87 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
-    "Ask",
-    "Endpoint",
-    "Evaluation",
-    "EvaluationRequest",
     "Harness",
     "Patience",
     "Score",
-    "Tally",
     "forget_failures",
 ]
 
 _BACKOFF = Backoff(first=0.25, most=8.0, budget=120.0, jitter=0.5, attempts=3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """An OpenAI-compatible server. `base_url` ends in /v1; `key` is a bearer token, shown nowhere."""
-
-    base_url: str
-    model: str
-    key: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question for the `repeat`-th time, from 0."""
-
-    question: Question
-    repeat: int
-
-    def key(self, benchmark: str) -> Key:
-        """What the answer is called in a samples file."""
-        return benchmark, self.question.subset, self.question.id, self.repeat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What is to be answered. A sequential design sends several, for the same file of answers.
-
-    `parameters` go into every request; `concurrency` is how many are in flight; `thinking` says that the model
-    reasons before it answers; `harness` names what asks.
-    """
-
-    benchmark: str
-    task: Task
-    asks: tuple[Ask, ...]
-    parameters: Mapping[str, Any]
-    concurrency: int
-    thinking: bool = False
-    harness: HarnessName = DEFAULT_HARNESS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """How far an evaluation is. `score` sums grades in [0, 1]; `asked` and `seconds` are of this process alone."""
-
-    total: int
-    done: int
-    score: float
-    errors: int
-    truncated: int
-    asked: int
-    seconds: float
-
-    @property
-    def accuracy(self) -> float:
-        return self.score / self.done if self.done else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """One evaluation of one endpoint."""
-
-    endpoint: Endpoint
-    evaluation: Evaluation
-    into: Path
-    """The samples file."""
-    watch: Callable[[], None] = lambda: None
-    """Called about once a second, and at once after a failed request; what it raises ends the evaluation."""
-    report: Callable[[Tally], None] = lambda _tally: None
-    """Called a few times a second."""
 
 
 class Harness(Protocol):
@@ -129,8 +55,6 @@ class Score(Protocol):
 class Adapter:
     """A harness, and all in which it differs from the others. One of `make` and `score` is given."""
 
-    label: str
-    """What the card calls it."""
     make: Callable[[Mapping[str, str]], Harness] | None = None
     """Makes it, given the environment. Its answers are judged."""
     score: Score | None = None

@@ -21,6 +21,7 @@ from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
+from flagrelease.run import remedy as remedies
 from flagrelease.run.board import Board
 from flagrelease.run.history import Past
 from flagrelease.run.interrupt import StopRequested, Workers
@@ -106,7 +107,7 @@ class CellRun:
             yield ahead.pop(0)
             last = self.outcomes[-1]
             finished = self._finished
-            if remedy is None or self.session.choice.only or not remedy.wanted(remedy, self.job, last, finished):
+            if remedy is None or self.session.choice.only or not remedies.wanted(remedy, self.job, last, finished):
                 continue
             yield remedy.stage
             found = self._finished.get(remedy.stage.result)
@@ -117,7 +118,7 @@ class CellRun:
         """Start the next round without the culprits; the stages that it goes through."""
         self._forgive()
         self._since = len(self.outcomes)
-        self._take(remedy.without(self.job, found))
+        self._take(remedies.without(self.job, found))
         names = [stage.name for stage in self.session.stages]
         kept = names[: names.index(remedy.again.stage)]
         self._steps = {name: step for name, step in self._steps.items() if name in kept}

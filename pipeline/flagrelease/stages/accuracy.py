@@ -307,6 +307,6 @@ STAGE = Stage(
     run=run,
     reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),
     intact=intact,
-    programs=("evaluation/sandboxed.py",),
+    programs=("evaluation/grading/sandbox_main.py",),
     on_chip=True,
 )

@@ -19,8 +19,7 @@ from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
-from flagrelease.serving import server
-from flagrelease.serving.server import ServeRequest
+from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages.image import stage as image
 from flagrelease.stages.smoke import container_checks
 from flagrelease.stages.smoke import stage as smoke
@@ -168,14 +167,12 @@ def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(st
         middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
         data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
         (weights_folder / "damaged" / path.name).write_bytes(data)
-    with server.served(
+    with served(
         started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
     ) as server:
         reference = fidelity_probe.keep(context, cell, started.weights, server)
     assert isinstance(reference, fidelity_probe.Reference)
-    with server.served(
-        started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")
-    ) as server:
+    with served(started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")) as server:
         likeness, kept_as = fidelity_probe.result(context, cell, reference, server)
     assert likeness.candidate is not None, likeness.reason
     assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)

@@ -32,7 +32,7 @@ def test_programs_that_are_shipped_or_started_count_whole() -> None:
     assert chip <= modules("kernels")
     assert chip <= modules("attribute")
     assert {"inside.flagos_serve", "inside.llama_server", "inside.gguf_to_safetensors"} <= modules("image")
-    assert "evaluation.sandboxed" in modules("accuracy")
+    assert "evaluation.grading.sandbox_main" in modules("accuracy")
 
 
 def test_what_only_carries_results_does_not_count() -> None:

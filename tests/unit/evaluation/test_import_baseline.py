@@ -25,7 +25,8 @@ from flagrelease.evaluation import baselines, import_baseline
 from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import Sheet, draw_up
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.run import project
+from flagrelease.run.project import Options
+from flagrelease.run.project import project as open_project
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
@@ -256,7 +257,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(30)]
     Path("data/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_manifest(Path("data"))
-    made = project.project(project.Options(data_dir=Path("data")))
+    made = open_project(Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
     sheet = draw_up("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)

@@ -93,4 +93,6 @@ def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
     one, ours = ENGINES[engine], cell(engine)
     assert set(one.requirements) <= set(wheelhouse.wanted(ours))
     assert (one.argv(DOCKER.packages)[0] in build_context.programs(ours)) == bool(one.launcher)
-    assert not one.launcher or f"inside/{one.launcher}" in image.STAGE.programs, "else an edit of it builds nothing"
+    assert not one.launcher or f"packaging/payload/{one.launcher}" in image.STAGE.programs, (
+        "else an edit of it builds nothing"
+    )

@@ -13,7 +13,8 @@ def package(tmp_path: Path) -> Copy:
 
 
 HARNESS = """
-from flagrelease.evaluation.harness import Adapter, EvaluationRequest, Tally
+from flagrelease.evaluation.harness import Adapter
+from flagrelease.evaluation.request import EvaluationRequest, Tally
 
 
 class Parrot:
@@ -23,7 +24,6 @@ class Parrot:
 
 
 ADAPTER = Adapter(
-    label="the parrot",
     make=lambda _env: Parrot(),
     lacking=lambda env: None if "PARROT" in env else ("PARROT is not set", "set PARROT"),
 )
@@ -33,12 +33,12 @@ USED = """
 from dataclasses import replace
 from pathlib import Path
 
-import finished_cell as given
-from flagrelease import card
+from support import finished_cell as given
+from flagrelease.stages.card import render as card
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.config.matrix import Profile
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.harnesses.choose import Harnesses, asked_here, check
 from flagrelease.config.strict_yaml import loads
 
@@ -65,7 +65,8 @@ def test_a_harness(package: Copy) -> None:
     package.write("evaluation/harnesses/parrot.py", HARNESS)
     package.insert(choose, "import os", f"import {package.module('evaluation/harnesses/parrot.py')} as parrot")
     package.insert(choose, "HARNESSES: Mapping", '    "parrot": parrot.ADAPTER,')
-    package.name_in("config/matrix.py", "HarnessName", "parrot")
+    package.name_in("config/harness_names.py", "HarnessName", "parrot")
+    package.insert("config/harness_names.py", "HARNESS_LABELS: Mapping", '    "parrot": "the parrot",')
     assert package.touched == recipe("a harness", "parrot")
 
     printed = package.run(USED)

@@ -33,10 +33,10 @@ USED = """
 from dataclasses import replace
 from types import SimpleNamespace
 
-import finished_cell as given
+from support import finished_cell as given
 from flagrelease.config.matrix import Profile
-from flagrelease.ports import load_tools
-from flagrelease.stages import speed
+from flagrelease.stages.speed import load_tools
+from flagrelease.stages.speed import stage as speed
 from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nload_tool: burst\\n", Profile)

@@ -44,7 +44,7 @@ from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.question import Reply
 from flagrelease.evaluation.spec import draw_up
 from flagrelease.config.matrix import Benchmark, Share
-import finished_cell as given
+from support import finished_cell as given
 
 Path("q.jsonl").write_text('{"question": "Is it?", "answer": "yes"}\\n')
 data = DataSet(benchmark="b", files=(DataFile(name="q.jsonl", path=Path("q.jsonl")),), digest="d")

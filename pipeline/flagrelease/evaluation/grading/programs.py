@@ -26,7 +26,7 @@ from flagrelease.ports.command import run
 
 __all__ = ["Case", "cases", "passes", "program", "sandbox"]
 
-_DRIVER = Path(__file__).with_name("sandboxed.py")
+_DRIVER = Path(__file__).with_name("sandbox_main.py")
 _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 _CASE_SECONDS = 6
 _SECONDS = 25.0  # of all cases together; a grade that takes longer than the referee waits is no grade

@@ -396,7 +396,6 @@ def _refuse_benchmark(name: str, benchmark: Benchmark) -> None:
 
 
 ADAPTER = Adapter(
-    label="evalscope",
     make=lambda env: EvalscopeHarness(env[PROGRAM]),
     refuse=_refuse_benchmark,
     lacking=lacking,

@@ -288,4 +288,4 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-ADAPTER = Adapter(label="flagrelease's own harness", make=lambda _env: OwnHarness())
+ADAPTER = Adapter(make=lambda _env: OwnHarness())

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-CONFIG = Path(__file__).resolve().parents[4] / "etc/flagos"
+CONFIG = Path(__file__).resolve().parents[3] / "etc/flagos"
 """From /opt/flagos/bin, wherever that is."""
 
 POLL = 0.1

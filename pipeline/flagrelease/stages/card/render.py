@@ -9,7 +9,7 @@ from typing import Any
 from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
 from flagrelease.config.sources import Source
 from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
-from flagrelease.evaluation.harnesses.choose import HARNESSES
+from flagrelease.config.harness_names import HARNESS_LABELS
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, operators_section
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
@@ -99,7 +99,7 @@ def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
 def _measured_by(record: Record) -> str:
     """What asked the questions of all benchmarks, in words."""
     used = dict.fromkeys(_harness(record, benchmark) for benchmark in record.benchmarks.values())
-    return " and ".join(HARNESSES[name].label for name in used or (DEFAULT_HARNESS,))
+    return " and ".join(HARNESS_LABELS[name] for name in used or (DEFAULT_HARNESS,))
 
 
 def score_cells(row: BenchmarkScore) -> tuple[str, ...]:

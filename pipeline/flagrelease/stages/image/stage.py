@@ -31,7 +31,7 @@ _PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 
 # What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
 _SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
-_LAUNCHERS = tuple(f"inside/{one.launcher}" for one in ENGINES.values() if one.launcher)
+_LAUNCHERS = tuple(f"packaging/payload/{one.launcher}" for one in ENGINES.values() if one.launcher)
 
 
 def repository(job: Job) -> str:
@@ -236,6 +236,6 @@ STAGE = Stage(
     run=run,
     intact=intact,
     reads=(results.KERNELS,),
-    programs=("inside/flagos_serve.py", *_LAUNCHERS, "inside/gguf_to_safetensors.py"),
+    programs=("packaging/payload/flagos_serve.py", *_LAUNCHERS, "packaging/payload/gguf_to_safetensors.py"),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

@@ -22,7 +22,7 @@ from flagrelease.packaging.base_image import base_image, locked_base
 from flagrelease.stages.weights.folder import Manifest, hashed, manifest_of, read, seal, trouble
 from flagrelease.store.files import telling_space
 
-PROGRAM = "inside/gguf_to_safetensors.py"
+PROGRAM = "packaging/payload/gguf_to_safetensors.py"
 
 _SECONDS = 3600.0
 _DIGEST_LETTERS = 12

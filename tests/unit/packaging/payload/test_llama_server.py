@@ -12,7 +12,7 @@ from flagrelease.errors import PortInUse
 from flagrelease.ports.container_runner import Ended
 from flagrelease.serving.server import _died_early
 
-PROGRAM = Path(__file__).parents[4] / "pipeline/flagrelease/inside/llama_server.py"
+PROGRAM = Path(__file__).parents[4] / "pipeline/flagrelease/packaging/payload/llama_server.py"
 
 
 def ended(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

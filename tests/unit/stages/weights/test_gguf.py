@@ -17,7 +17,7 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch", reason="torch reads what was unpacked; requirements-kernels.lock has it")
 gguf = pytest.importorskip("gguf", reason="gguf writes the model that is unpacked; requirements-kernels.lock has it")
 
-PROGRAM = code_version.PACKAGE / "inside/gguf_to_safetensors.py"
+PROGRAM = code_version.PACKAGE / "packaging/payload/gguf_to_safetensors.py"
 HIDDEN, INNER, VOCABULARY, HEADS = 64, 96, 300, 2
 TOKENS = ["<|end|>", "!!", *(chr(33 + n) if n < 94 else f"t{n}" for n in range(VOCABULARY - 2))]
 
