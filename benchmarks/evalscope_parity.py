@@ -31,9 +31,9 @@ from typing import Any
 from parity_answers import Said, answered, instructed, scored
 from parity_data import BENCHMARKS, Asked, Compared, Row, asked, data_set, lay_out
 
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.samples import read_samples

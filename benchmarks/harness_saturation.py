@@ -18,9 +18,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest, Patience, Tally
+from flagrelease.evaluation.harness import Patience
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.retry import Backoff

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flagrelease.config import strict_yaml
-from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.engines import ENGINES, Execution, LoadToolName
+from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean

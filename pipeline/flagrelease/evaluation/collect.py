@@ -20,7 +20,8 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation import baselines, fidelity_probe
 from flagrelease.evaluation.driver import Asked, Kept, conduct
-from flagrelease.evaluation.harness import Endpoint, EvaluationRequest, Harness, Patience, Tally, forget_failures
+from flagrelease.evaluation.harness import Harness, Patience, forget_failures
+from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import Sheet
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count

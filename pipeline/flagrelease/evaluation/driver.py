@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from flagrelease.evaluation.harness import Ask, Endpoint, Evaluation, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation.harness import Harness
 from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.verdict.group_sequential import PlannedLooks, scores, unsettled
 from flagrelease.verdict.samples import Sample, read_samples
 from flagrelease.verdict.types import Answer, Decision

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.matrix import DEFAULT_HARNESS
+from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation import baselines
 from flagrelease.evaluation.harness import Patience

@@ -9,12 +9,13 @@ from typing import Any
 
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.engines import ENGINES
-from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName, Model, Share
+from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
+from flagrelease.config.matrix import Benchmark, Model, Share
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.chat import concurrency, sampling_of
 from flagrelease.evaluation.datasets import DataSet
-from flagrelease.evaluation.harness import Ask, Evaluation
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.request import Ask, Evaluation
 
 __all__ = ["Sheet", "asks", "choose", "draw_up"]
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
+from flagrelease.contract.flagkernels_files import Effective, decode_effective
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
-from flagrelease.packaging.flagkernels_files import Effective, decode_effective
 from flagrelease.serving.inside import Inside, Wrong
 from flagrelease.serving.server import Served, ServeRequest, layout_of
 from flagrelease.serving.servers import Serve

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.cell import fingerprint
+from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.config.lockfile import LockedData
-from flagrelease.config.matrix import DEFAULT_HARNESS
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job

@@ -11,9 +11,10 @@ import pytest
 
 from flagrelease.errors import DiedLater
 from flagrelease.evaluation.driver import Asked, Kept, conduct
-from flagrelease.evaluation.harness import Endpoint, Evaluation, Patience, Tally
+from flagrelease.evaluation.harness import Patience
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Endpoint, Evaluation, Tally
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.group_sequential import PlannedLooks, settle

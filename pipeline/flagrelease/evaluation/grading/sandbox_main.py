@@ -1,8 +1,8 @@
 """Runs inside the sandbox, and imports nothing of flagrelease: a program on each of its cases, in a process of its own.
 
 `sandbox_main.py PROGRAM CASES`: CASES is {"inputs": […], "function": NAME or null, "seconds": S}. With a function an
-input is one JSON value a line, its arguments; else it is the program's stdin. Prints a JSON list: what the program printed or
-returned (as JSON) for each input, up to the first that failed, which is null.
+input is one JSON value a line, its arguments; else it is the program's stdin. Prints a JSON list: what the program
+printed or returned (as JSON) for each input, up to the first that failed, which is null.
 """
 
 import io

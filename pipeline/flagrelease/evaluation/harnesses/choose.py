@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.matrix import Benchmark, HarnessName
+from flagrelease.config.harness_names import HarnessName
+from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation import flageval_scores
-from flagrelease.evaluation.harness import Adapter, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation.harness import Adapter, Harness
 from flagrelease.evaluation.harnesses import evalscope, own
+from flagrelease.evaluation.request import EvaluationRequest, Tally
 
 if TYPE_CHECKING:
     from flagrelease.contract.context import Context

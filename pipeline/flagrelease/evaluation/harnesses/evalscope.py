@@ -24,17 +24,9 @@ from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.chat import without_thinking
-from flagrelease.evaluation.harness import (
-    Adapter,
-    Ask,
-    Endpoint,
-    Evaluation,
-    EvaluationRequest,
-    Patience,
-    Tally,
-    forget_failures,
-)
+from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
 from flagrelease.evaluation.question import Question, Task
+from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.command import service

@@ -18,18 +18,10 @@ from flagrelease.errors import SmokeFailed
 from flagrelease.evaluation import chat
 from flagrelease.evaluation.chat import GarbageError, parse
 from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
-from flagrelease.evaluation.harness import (
-    Adapter,
-    Ask,
-    Endpoint,
-    Evaluation,
-    EvaluationRequest,
-    Patience,
-    Tally,
-    forget_failures,
-)
+from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
 from flagrelease.evaluation.harnesses.own_http import Response, TransportError, Wire
 from flagrelease.evaluation.question import Grade, Question, Reply
+from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.retry import Attempts, retriable

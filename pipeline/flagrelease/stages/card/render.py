@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease.config.matrix import DEFAULT_HARNESS, Benchmark, HarnessName
+from flagrelease.config.harness_names import DEFAULT_HARNESS, HARNESS_LABELS, HarnessName
+from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import Source
 from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
-from flagrelease.config.harness_names import HARNESS_LABELS
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, operators_section
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table

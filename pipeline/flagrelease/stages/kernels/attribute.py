@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease.config.matrix import duration
-from flagrelease.contract import results
+from flagrelease.contract import flagkernels_files, results
 from flagrelease.contract.context import Context
+from flagrelease.contract.flagkernels_files import AttributionReport, Round
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, GateFailed
-from flagrelease.packaging import flagkernels_files
-from flagrelease.packaging.flagkernels_files import AttributionReport, Round
 from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.stages.kernels import flagkernels_cli
 from flagrelease.stages.kernels.attribution_text import TEXT

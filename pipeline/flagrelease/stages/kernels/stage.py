@@ -16,13 +16,13 @@ from typing import Any
 
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.matrix import Serve, duration
-from flagrelease.contract import results
+from flagrelease.contract import flagkernels_files, results
 from flagrelease.contract.context import Context, Look
+from flagrelease.contract.flagkernels_files import OperatorFigures
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
-from flagrelease.packaging import base_image, flagkernels_files, wheelhouse
-from flagrelease.packaging.flagkernels_files import OperatorFigures
+from flagrelease.packaging import base_image, wheelhouse
 from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.stages.kernels import flagkernels_cli
 from flagrelease.store.digests import Hashed

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import DiedLater, SmokeFailed
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest, Harness, Tally
+from flagrelease.evaluation.harness import Harness
 from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.samples import Sample, read_samples

@@ -12,9 +12,9 @@ import pytest
 
 from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.samples import read_samples

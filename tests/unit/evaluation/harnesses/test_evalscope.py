@@ -11,10 +11,10 @@ import pytest
 
 from flagrelease.config.matrix import Share
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
-from flagrelease.evaluation.harness import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.harnesses.choose import check, lacking
 from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
 from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from support import finished_cell

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import DiedLater, SmokeFailed
-from flagrelease.evaluation.harness import Patience, Tally
+from flagrelease.evaluation.harness import Patience
+from flagrelease.evaluation.request import Tally
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Sample, read_samples
 from support.asking import LETTER, ask, echo, evaluation

@@ -11,8 +11,8 @@ import pytest
 from flagrelease.config import matrix
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import DataFile, DataSet
-from flagrelease.evaluation.harness import Ask
 from flagrelease.evaluation.question import Question, Reply
+from flagrelease.evaluation.request import Ask
 from flagrelease.evaluation.spec import choose, draw_up
 from flagrelease.evaluation.tasks import TASKS, task_named
 from flagrelease.evaluation.tasks.choices import REASONED_PROMPT, read_choices

@@ -11,8 +11,8 @@ import pytest
 
 from flagkernels.attribute.attribute import Attribution, Measurement, Round
 from flagkernels.files import write_json
+from flagrelease.contract import flagkernels_files as files
 from flagrelease.errors import EnvironmentFault
-from flagrelease.packaging import flagkernels_files as files
 
 GOLDEN = Path(__file__).parents[2] / "support/golden"
 
