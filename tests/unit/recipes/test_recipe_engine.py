@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flagrelease.config.engines import ENGINES, ServingEngine
+from flagrelease.contract.results import WEIGHTS
 from flagrelease.errors import ConfigError
 from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.recipe import engine_config
@@ -17,6 +18,8 @@ from flagrelease.stages.image import build_context
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.stages.speed import stage as speed
 from flagrelease.stages.speed.load_own import StreamingLoad
+from support import finished_cell
+from support.contexts import Shown, SleeplessClock, without_ports
 from support.newcomer_project import NewcomerProject, recipe
 
 NEW = ServingEngine(
@@ -68,5 +71,5 @@ def test_a_serving_engine_is_an_entry_of_the_table(
     assert (asked["limits"]["max_batch"], asked["limits"]["max_tokens"], asked["execution"]) == (7, 256, "eager")
     monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
     server: Any = Up()
-    context: Any = None
+    context = without_ports(tmp_path, SleeplessClock(), Shown(), weights=finished_cell.finished().result(WEIGHTS))
     assert isinstance(speed.choose(job, context, server), StreamingLoad)

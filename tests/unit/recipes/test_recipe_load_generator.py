@@ -43,7 +43,7 @@ profile = loads(b"benchmarks: {mmlu-sample: {}}\\nload_tool: burst\\n", Profile)
 job = replace(given.job(), cell=replace(given.job().cell, profile=profile))
 load_tools.check(job.cell, {})
 context = SimpleNamespace(
-    upstream={"weights": SimpleNamespace(folder="w")},
+    result=lambda _handle: SimpleNamespace(folder="w"),
     workspace=SimpleNamespace(weights=given.TEMPLATES),
     ports=SimpleNamespace(command=None),
 )

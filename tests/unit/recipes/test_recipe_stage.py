@@ -16,6 +16,7 @@ STAGE = """
 from dataclasses import dataclass
 
 from flagrelease.store.evidence import Evidence
+from flagrelease.contract.handles import ResultOf
 from flagrelease.contract.stage import Stage
 
 
@@ -38,15 +39,15 @@ def run(job, context):
     return Signed(by=job.cell.model_name)
 
 
-STAGE = Stage(name="sign", doing="signing the release", result=Signed, inputs=inputs, run=run, reads=())
+STAGE = Stage(result=ResultOf("sign", Signed), doing="signing the release", inputs=inputs, run=run)
 """
 
 USED = """
 from dataclasses import replace
 from pathlib import Path
 
-import toys
-from flagrelease.run.executors.open import InlineEngine
+from support import toys
+from flagrelease.run.executors.inline import InlineEngine
 from flagrelease.run.cell_run import CellRun
 from flagrelease.stages import STAGES
 
