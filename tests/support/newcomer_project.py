@@ -19,7 +19,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
 from flagrelease.run import relock
-from flagrelease.run.history import Past
+from flagrelease.run.history import History
 from flagrelease.run.plan import CellPlan, Choice, plan_cell
 from flagrelease.stages import STAGES
 from flagrelease.store.evidence import EvidenceStore
@@ -92,4 +92,4 @@ class NewcomerProject:
 
     def plan(self, name: str) -> CellPlan:
         look = Look(workspace=Workspace(self.root), evidence=EvidenceStore(self.root / "evidence"))
-        return plan_cell(self.job(name), STAGES, Past(Ledger(self.root / "ledger.jsonl"), look), Choice())
+        return plan_cell(self.job(name), STAGES, History(Ledger(self.root / "ledger.jsonl"), look), Choice())

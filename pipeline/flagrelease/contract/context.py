@@ -11,7 +11,7 @@ from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flagrelease.contract.server_pool import Standing
+    from flagrelease.contract.server_pool import ServerPool
     from flagrelease.ports.clock import Clock
     from flagrelease.ports.command import Command
     from flagrelease.ports.container_runner import Runner
@@ -86,7 +86,7 @@ class Context:
     """All stages before it, with what they cost: for the release record. For a result use `result` or `optional`."""
     shared: Shared = field(default_factory=NothingShared)
     """What all cells share."""
-    standing: Standing | None = None
+    standing: ServerPool | None = None
     """The cell's servers of earlier stages."""
 
     def result(self, handle: ResultOf[R]) -> R:

@@ -23,7 +23,7 @@ class Server(Protocol):
     def running(self) -> Running: ...
 
 
-class Standing:
+class ServerPool:
     """The servers of one cell that nobody is using right now, and what is held for as long as there may be any."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.contract.context import Context
 from flagrelease.errors import Corrupt
-from flagrelease.evaluation.spec import Sheet
+from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Entry
 from flagrelease.verdict.samples import Sample, read_samples
@@ -48,7 +48,7 @@ class StoredBaseline:
     source: str = ""
 
 
-def key(cell: Cell, weights: Digested, sheet: Sheet) -> str:
+def key(cell: Cell, weights: Digested, sheet: EvalSpec) -> str:
     """What a baseline depends on: model, data, prompts, sampling, stack and chip; not the image, not the cell."""
     return fingerprint(
         {
@@ -76,7 +76,7 @@ def need(cell: Cell) -> str:
     )
 
 
-def find(context: Context, cell: Cell, weights: Digested, sheet: Sheet) -> list[Sample] | None:
+def find(context: Context, cell: Cell, weights: Digested, sheet: EvalSpec) -> list[Sample] | None:
     """The answers of the kept baseline; None where there is none, or its evidence is gone or damaged."""
     try:
         found = context.shared.recall(key(cell, weights, sheet), StoredBaseline)
@@ -87,7 +87,7 @@ def find(context: Context, cell: Cell, weights: Digested, sheet: Sheet) -> list[
 
 
 def keep(
-    context: Context, cell: Cell, weights: Digested, sheet: Sheet, samples: Sequence[Sample], evidence: Evidence
+    context: Context, cell: Cell, weights: Digested, sheet: EvalSpec, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
     """Put a baseline evaluation into the ledger, for every cell of the model."""
     context.shared.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
@@ -96,7 +96,7 @@ def keep(
 def stored(
     cell: Cell,
     weights: Digested,
-    sheet: Sheet,
+    sheet: EvalSpec,
     samples: Sequence[Sample],
     evidence: Evidence,
     run: str,
@@ -142,7 +142,7 @@ def absent(context: Context, key: str) -> bool:
         return False
 
 
-def complete(samples: Sequence[Sample], sheet: Sheet) -> bool:
+def complete(samples: Sequence[Sample], sheet: EvalSpec) -> bool:
     """Whether every question of the sheet is answered as often as it is to be."""
     there = {(one.subset, one.question_id, one.repeat) for one in samples}
     return all((one.subset, one.id, repeat) in there for one in sheet.questions for repeat in range(sheet.repeats))

@@ -22,7 +22,7 @@ from flagrelease.evaluation import baselines, fidelity_probe
 from flagrelease.evaluation.driver import Asked, Kept, conduct
 from flagrelease.evaluation.harness import Harness, Patience, forget_failures
 from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
-from flagrelease.evaluation.spec import Sheet
+from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.serving.servers import Serve, Servers
@@ -40,7 +40,7 @@ class Pair:
     """Both sides' answers to one benchmark. Without a `baseline` there is nothing to compare; with `planned` they
     were asked by that design, which came to `decision`."""
 
-    sheet: Sheet
+    sheet: EvalSpec
     baseline: Sequence[Sample] | None
     candidate: Sequence[Sample]
     planned: PlannedLooks | None = None
@@ -58,7 +58,7 @@ class Gathered:
     evidence: tuple[Evidence, ...] = ()
 
 
-def gather(job: Job, context: Context, sheets: Sequence[Sheet], harness: Harness, serve: Serve) -> Gathered:
+def gather(job: Job, context: Context, sheets: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
     """Ask what is missing. Raises SmokeFailed for a server that cannot be evaluated; what was answered is kept."""
     if not sheets:
         return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
@@ -104,7 +104,7 @@ class _Answering:
         self._fail_alpha = fail_alpha
         self._sequential = job.cell.profile.sequential
 
-    def baseline(self, sheet: Sheet) -> Kept | Asked | None:
+    def baseline(self, sheet: EvalSpec) -> Kept | Asked | None:
         """A baseline that is whole; one that will grow; or None where there is none and none can be made here."""
         cell, context = self._job.cell, self._context
         kept = baselines.find(context, cell, context.result(results.WEIGHTS), sheet)
@@ -119,7 +119,7 @@ class _Answering:
             return side
         return Kept(self._keep(sheet, side.whole(sheet.repeats)))
 
-    def pair(self, sheet: Sheet, baseline: Kept | Asked | None) -> Pair:
+    def pair(self, sheet: EvalSpec, baseline: Kept | Asked | None) -> Pair:
         # Without a baseline they were judged by nobody; evaluated without one again, they are to be asked anew.
         earlier = () if baseline is None else self._unjudged(sheet)
         candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)
@@ -147,7 +147,7 @@ class _Answering:
             self._keep(sheet, before)
         return Pair(sheet=sheet, baseline=before, candidate=after, planned=planned, decision=decision)
 
-    def _side(self, sheet: Sheet, role: str, stack: Stack, kept: Sequence[Sample]) -> Asked:
+    def _side(self, sheet: EvalSpec, role: str, stack: Stack, kept: Sequence[Sample]) -> Asked:
         path = self._unfinished(sheet, role, stack)
         if kept and not path.exists():
             write_atomic(path, lines(kept))
@@ -174,12 +174,12 @@ class _Answering:
             report=report,
         )
 
-    def _unfinished(self, sheet: Sheet, role: str, stack: Stack) -> Path:
+    def _unfinished(self, sheet: EvalSpec, role: str, stack: Stack) -> Path:
         """Where the answers grow: a place named by everything they depend on."""
         folder = self._context.workspace.scratch(self._job.cell.slug, "accuracy")
         return folder / role / f"{sheet.benchmark}-{self._depends(sheet, stack)[:16]}" / SAMPLES
 
-    def _depends(self, sheet: Sheet, stack: Stack) -> str:
+    def _depends(self, sheet: EvalSpec, stack: Stack) -> str:
         """What a stack's answers depend on, this very image included."""
         return fingerprint(
             {
@@ -190,7 +190,7 @@ class _Answering:
             }
         )
 
-    def _unjudged(self, sheet: Sheet) -> Sequence[Sample]:
+    def _unjudged(self, sheet: EvalSpec) -> Sequence[Sample]:
         """The candidate's answers of an earlier run that had nothing to compare them with."""
         evidence = self._context.shared.recall(self._depends(sheet, self._job.cell.stack), Evidence)
         if evidence is None:
@@ -201,18 +201,18 @@ class _Answering:
             return ()
         return read_samples(self._context.evidence.path(evidence))
 
-    def _keep_unjudged(self, sheet: Sheet, samples: Sequence[Sample]) -> None:
+    def _keep_unjudged(self, sheet: EvalSpec, samples: Sequence[Sample]) -> None:
         evidence = self._context.evidence.put(f"accuracy/unjudged.{sheet.benchmark}.jsonl", lines(samples))
         self._context.shared.remember(self._depends(sheet, self._job.cell.stack), evidence)
 
-    def _keep(self, sheet: Sheet, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def _keep(self, sheet: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context
         evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", lines(samples))
         baselines.keep(context, cell, context.result(results.WEIGHTS), sheet, samples, evidence)
         return samples
 
 
-def _check_failures(sheet: Sheet, samples: Sequence[Sample]) -> None:
+def _check_failures(sheet: EvalSpec, samples: Sequence[Sample]) -> None:
     """As the harness does for each look, over all of them."""
     failed = [one.error for one in samples if one.error is not None]
     if len(failed) > Patience().allowed(len(samples)):

@@ -18,7 +18,7 @@ from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation import baselines
 from flagrelease.evaluation.harness import Patience
-from flagrelease.evaluation.spec import Sheet
+from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.verdict.compare import Answers, in_record, load
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample
 
@@ -31,7 +31,7 @@ RECORD = "release.json"
 class Fitting:
     """The answers to a sheet, as many as it asks for."""
 
-    sheet: Sheet
+    sheet: EvalSpec
     samples: tuple[Sample, ...]
 
 
@@ -62,7 +62,7 @@ def _bare(folder: Path) -> bool:
     return (folder / SAMPLES).is_file() or (folder / "evidence" / SAMPLES).is_file()
 
 
-def fit(answers: Answers, model_digest: str, sheets: Sequence[Sheet]) -> list[Fitting]:
+def fit(answers: Answers, model_digest: str, sheets: Sequence[EvalSpec]) -> list[Fitting]:
     """The sheets that were answered, with their answers. Raises ComparisonRefused, saying what differs, where any of
     them was answered under other conditions, in part, or mostly not at all; and where none was."""
     conditions = answers.conditions
@@ -85,7 +85,7 @@ def fit(answers: Answers, model_digest: str, sheets: Sequence[Sheet]) -> list[Fi
     return [Fitting(sheet, _answers(answers, conditions, sheet)) for sheet in wanted]
 
 
-def _answers(answers: Answers, conditions: Conditions, sheet: Sheet) -> tuple[Sample, ...]:
+def _answers(answers: Answers, conditions: Conditions, sheet: EvalSpec) -> tuple[Sample, ...]:
     name = sheet.benchmark
     theirs: dict[str, Any] = {
         "data": conditions.data.get(name),

@@ -17,11 +17,11 @@ from flagrelease.evaluation.datasets import DataSet
 from flagrelease.evaluation.question import Question, Task
 from flagrelease.evaluation.request import Ask, Evaluation
 
-__all__ = ["Sheet", "asks", "choose", "draw_up"]
+__all__ = ["EvalSpec", "asks", "build_spec", "choose"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sheet:
+class EvalSpec:
     """What is asked of a benchmark at most. `title` and `shots` are the matrix's, `total` is the size of the whole
     benchmark, `data_sha256` its data's digest."""
 
@@ -64,7 +64,7 @@ class Sheet:
         }
 
 
-def draw_up(
+def build_spec(
     name: str,
     benchmark: Benchmark,
     task: Task,
@@ -72,7 +72,7 @@ def draw_up(
     data: DataSet,
     model: Model,
     harness: HarnessName = DEFAULT_HARNESS,
-) -> Sheet:
+) -> EvalSpec:
     """The sheet of one benchmark, asked by `harness` unless it has its own. `task` is the benchmark's.
 
     Raises ConfigError for data that the task cannot read.
@@ -87,7 +87,7 @@ def draw_up(
     at_once = concurrency(parameters, engine, model.serve.concurrency)
     if parameters["temperature"] == 0 and engine.batch_changes_answers:
         repeats = 1  # one at a time it is deterministic: asked again, it is the same answer, not another sample
-    return Sheet(
+    return EvalSpec(
         benchmark=name,
         title=benchmark.title,
         shots=benchmark.shots,

@@ -19,7 +19,7 @@ from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
 from flagrelease.ports.command import Command
 from flagrelease.store.digests import file_sha256
-from flagrelease.store.files import telling_space, unfinished, write_atomic
+from flagrelease.store.files import translate_disk_errors, unfinished, write_atomic
 
 if TYPE_CHECKING:
     from flagrelease.contract.context import Context
@@ -126,7 +126,7 @@ def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
     folder = root / digest(locked)[:32]
     if house := _verified(folder):
         return house
-    with telling_space("fetching Python packages"):
+    with translate_disk_errors("fetching Python packages"):
         root.mkdir(parents=True, exist_ok=True)
         # Work goes into a folder of its own and is renamed when it is whole.
         with tempfile.TemporaryDirectory(dir=root, prefix=unfinished()) as scratch:

@@ -16,14 +16,14 @@ from flagrelease.contract.context import Context, Look, Ports, T
 from flagrelease.contract.handles import Done, Finished, StageResult, Withholding
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import IMAGE, Attribution
-from flagrelease.contract.server_pool import Standing
+from flagrelease.contract.server_pool import ServerPool
 from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError, Interrupted
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
 from flagrelease.run import remedy as remedies
 from flagrelease.run.board import Board
-from flagrelease.run.history import Past
+from flagrelease.run.history import History
 from flagrelease.run.interrupt import StopRequested, Workers
 from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import Choice, Step, decide
@@ -82,10 +82,10 @@ class CellRun:
         self._since = 0  # the first outcome of this round
         self._steps: dict[str, Step] = {}
         self._done: dict[str, Done[StageResult]] = {}
-        self._standing = Standing()
+        self._standing = ServerPool()
         self._take(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
-        self._past = Past(session.ledger, look)
+        self._past = History(session.ledger, look)
 
     @property
     def cell(self) -> Cell:
@@ -112,11 +112,11 @@ class CellRun:
             yield remedy.stage
             found = self._finished.get(remedy.stage.result)
             if found is not None and found.culprits:
-                ahead = self._anew(remedy, found)
+                ahead = self._next_round(remedy, found)
 
-    def _anew(self, remedy: Remedy, found: Attribution) -> list[AnyStage]:
+    def _next_round(self, remedy: Remedy, found: Attribution) -> list[AnyStage]:
         """Start the next round without the culprits; the stages that it goes through."""
-        self._forgive()
+        self._mark_remedied()
         self._since = len(self.outcomes)
         self._take(remedies.without(self.job, found))
         names = [stage.name for stage in self.session.stages]
@@ -149,12 +149,12 @@ class CellRun:
         self._standing.close()
         outcome = self._stoppable(stage)
         if outcome.status == "interrupted":
-            self._forgive()  # how the gate ends is open again
+            self._mark_remedied()  # how the gate ends is open again
         if outcome.status != "failed":
             return outcome
         return replace(outcome, status="skipped", reason=f"no cause was found: {outcome.reason}")
 
-    def _forgive(self) -> None:
+    def _mark_remedied(self) -> None:
         self.outcomes = [replace(one, status="remedied") if one.red else one for one in self.outcomes]
 
     def _do(self, stage: AnyStage) -> Outcome:

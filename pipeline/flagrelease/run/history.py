@@ -10,7 +10,7 @@ from flagrelease.store.ledger import Entry, Ledger, evidence_of
 from flagrelease.store.parts import Keep
 
 
-class Past:
+class History:
     """What earlier runs left, as plan.Known."""
 
     def __init__(self, ledger: Ledger, look: Look) -> None:

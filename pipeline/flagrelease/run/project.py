@@ -21,7 +21,7 @@ from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
 from flagrelease.run import remedy
-from flagrelease.run.history import Past
+from flagrelease.run.history import History
 from flagrelease.run.plan import CellPlan, Choice, plan_cell
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
@@ -86,9 +86,9 @@ class Project:
         past = self.past(registry)
         return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
 
-    def past(self, registry: Registry | None = None) -> Past:
+    def past(self, registry: Registry | None = None) -> History:
         """What earlier runs left, as far as it can be seen without `registry` or with it."""
-        return Past(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
+        return History(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
 
     def latest(self, cell: Cell, stages: Sequence[AnyStage]) -> Mapping[str, Entry]:
         """The newest ledger entry of each stage of a cell, whatever its state."""

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["resumed", "wanted", "without"]
 
-_SERVED_BADLY = frozenset({"SmokeFailed", "NeverReady", "DiedBeforeReady", "DiedLater"})
+ATTRIBUTABLE_FAILURES = frozenset({"SmokeFailed", "NeverReady", "DiedBeforeReady", "DiedLater"})
 """Failures of a gate that an operator can be the cause of: what is served answers wrongly, dies or hangs."""
 
 
-class History(Protocol):
+class PastAttempts(Protocol):
     def last(self, cell: str, stage: str) -> Entry | None: ...
 
     def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None: ...
@@ -49,7 +49,7 @@ def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Finished) -> bool:
 
 def _failed(outcome: Outcome, done: Finished) -> bool:
     if outcome.error is not None:
-        return outcome.error.kind in _SERVED_BADLY
+        return outcome.error.kind in ATTRIBUTABLE_FAILURES
     judged = done.named(outcome.stage)
     return isinstance(judged, Judged) and judged.verdict == "FAIL"
 
@@ -62,7 +62,7 @@ def without(job: Job, found: Attribution) -> Job:
     return replace(job, cell=replace(job.cell, kernels=kernels), attributed=(*job.attributed, found))
 
 
-def resumed(job: Job, stages: tuple[AnyStage, ...], remedy: Remedy, history: History) -> Job:
+def resumed(job: Job, stages: tuple[AnyStage, ...], remedy: Remedy, history: PastAttempts) -> Job:
     """The job with every round that earlier runs have finished."""
     cell, stage = job.cell.id, remedy.stage
     while history.last(cell, stage.name) is not None:

@@ -14,7 +14,7 @@ from flagrelease.serving.server import Served
 EXEC_SECONDS = 300.0
 
 
-class Wrong(Exception):
+class CheckFailed(Exception):
     """What was seen instead of what must be."""
 
 
@@ -31,7 +31,7 @@ class Inside:
     def execute(self, *argv: str) -> str:
         code, printed = self.server.running.execute(argv, seconds=EXEC_SECONDS)
         if code != 0:
-            raise Wrong(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
+            raise CheckFailed(f"`{argv[0]}` in the container ended with {code}: {printed.strip()[-200:]}")
         return printed
 
     def packages(self) -> Mapping[str, str]:

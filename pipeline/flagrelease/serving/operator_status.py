@@ -11,28 +11,30 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.flagkernels_files import Effective, decode_effective
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
-from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, layout_of
 from flagrelease.serving.servers import Serve
 
-__all__ = ["TOLD_WITHIN_S", "Counting", "effective", "told"]
+__all__ = ["STATUS_LAG_S", "Counting", "effective", "told"]
 
-TOLD_WITHIN_S = 1.0
+STATUS_LAG_S = 1.0
 """By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
 
 
 def effective(at: Inside) -> Effective:
-    """All processes together. Raises Wrong where nothing is in effect, or cannot be read."""
+    """All processes together. Raises CheckFailed where nothing is in effect, or cannot be read."""
     place = layout_of(at.image, at.context.workspace).effective
     return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
 
 
 def told(printed: str) -> Effective:
-    """What a program printed of what is in effect. Raises Wrong where that cannot be read."""
+    """What a program printed of what is in effect. Raises CheckFailed where that cannot be read."""
     try:
         return decode_effective(printed)
     except EnvironmentFault as error:
-        raise Wrong(f"what is in effect cannot be read: {error.why}; printed was: {printed.strip()[-200:]}") from None
+        raise CheckFailed(
+            f"what is in effect cannot be read: {error.why}; printed was: {printed.strip()[-200:]}"
+        ) from None
 
 
 class Counting:
@@ -53,7 +55,7 @@ class Counting:
             before = _calls(at) if counted else None
             yield server
             if before is not None:
-                context.ports.clock.sleep(TOLD_WITHIN_S)
+                context.ports.clock.sleep(STATUS_LAG_S)
                 after = _calls(at)
                 if after is not None:
                     self.called = (self.called or Counter()) + (Counter(after) - Counter(before))
@@ -64,7 +66,7 @@ def _calls(at: Inside) -> Mapping[str, int] | None:
     try:
         with at.context.meter.waiting():
             calls = effective(at).called
-    except (Wrong, FlagreleaseError) as error:
+    except (CheckFailed, FlagreleaseError) as error:
         at.context.progress.note(f"how often operators ran cannot be told: {error}")
         return None
     return calls

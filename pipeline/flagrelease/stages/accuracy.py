@@ -22,7 +22,7 @@ from flagrelease.evaluation.collect import Gathered, Pair, gather, lines
 from flagrelease.evaluation.datasets import digest_of, load
 from flagrelease.evaluation.harness import Harness
 from flagrelease.evaluation.harnesses import choose
-from flagrelease.evaluation.spec import Sheet, draw_up
+from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.serving.operator_status import Counting
@@ -66,7 +66,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
     choose.check(job.cell, job.matrix.benchmarks)
-    sheets = draw_up_all(job, context)
+    sheets = build_specs(job, context)
     counting = Counting(serve)
     told = choose.outside_scores(job, context, counting)
     gathered = gather(job, context, sheets, harness or choose.Harnesses(), counting)
@@ -87,7 +87,7 @@ def fetch_data(context: Context) -> Callable[[LockedData], Path]:
     return fetch
 
 
-def draw_up_all(job: Job, context: Context) -> list[Sheet]:
+def build_specs(job: Job, context: Context) -> list[EvalSpec]:
     """What is asked of every benchmark in the profile, its data fetched and checked. Raises ConfigError where a profile
     has none, or a benchmark no data."""
     fetch = fetch_data(context)
@@ -100,7 +100,7 @@ def draw_up_all(job: Job, context: Context) -> list[Sheet]:
         benchmark = job.matrix.benchmarks[name]
         data = load(name, benchmark, job.lock, job.data_dir, fetch)
         task = task_named(benchmark.task, name)
-        sheets.append(draw_up(name, benchmark, task, share, data, job.cell.model, job.cell.profile.harness))
+        sheets.append(build_spec(name, benchmark, task, share, data, job.cell.model, job.cell.profile.harness))
     return sheets
 
 
@@ -136,7 +136,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
 def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
     """By the design that the answers were asked by; what was asked in whole, at once."""
     judged: dict[str, BenchmarkVerdict] = {}
-    whole: list[tuple[Sheet, Sequence[Sample], Sequence[Sample]]] = []
+    whole: list[tuple[EvalSpec, Sequence[Sample], Sequence[Sample]]] = []
     for pair in pairs:
         if pair.baseline is None:
             continue
@@ -208,7 +208,7 @@ def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
     )
 
 
-def sampling(sheets: Sequence[Sheet]) -> dict[str, Any]:
+def sampling(sheets: Sequence[EvalSpec]) -> dict[str, Any]:
     """The parameters of all requests where they are the same, else those of each benchmark as text."""
     each = {sheet.benchmark: dict(sheet.evaluation.parameters) for sheet in sheets}
     first = next(iter(each.values()), {})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flagrelease.errors import Corrupt
 from flagrelease.store.digests import file_sha256
-from flagrelease.store.files import sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.store.files import sync_folder, translate_disk_errors, unfinished, write_atomic
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EvidenceStore:
         evidence = Evidence(name, file_sha256(source), source.stat().st_size)
         if not self.intact(evidence):
             target = self.path(evidence)
-            with telling_space(f"keeping {name}"):
+            with translate_disk_errors(f"keeping {name}"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=unfinished())
                 os.close(handle)

@@ -28,7 +28,7 @@ def abandoned(path: Path) -> bool:
 
 
 @contextmanager
-def telling_space(doing: str) -> Iterator[None]:
+def translate_disk_errors(doing: str) -> Iterator[None]:
     """Raises NoSpace or EnvironmentFault, saying what was being written, in place of an OSError that means it."""
     try:
         yield
@@ -55,7 +55,7 @@ def free_bytes(folder: Path) -> int:
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`: a reader sees the old file or the new one. Raises NoSpace."""
-    with telling_space(f"writing {path.name}"):
+    with translate_disk_errors(f"writing {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished())
         try:

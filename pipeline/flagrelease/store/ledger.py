@@ -14,7 +14,7 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 from flagrelease.store.parts import Keep, Parts
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -111,7 +111,7 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         """Add `entry` durably. A line that a killed writer left half-written is closed first. Raises NoSpace."""
         line = msgspec.json.encode(entry) + b"\n"
-        with telling_space("writing the ledger"):
+        with translate_disk_errors("writing the ledger"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:

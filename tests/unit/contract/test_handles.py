@@ -15,7 +15,7 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.results import IMAGE, KERNELS, SMOKE, WEIGHTS, Smoke, Weights
 from flagrelease.contract.stage import Stage
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry
 from support import toys
@@ -72,7 +72,7 @@ def test_a_stage_that_reads_what_it_does_not_declare_fails_as_a_defect(tmp_path:
     second = Stage(result=toys.SECOND, doing="reading", inputs=lambda _job: {}, run=greedy)
     session = replace(toys.session(tmp_path), stages=(toys.STAGES[0], second))
     run = CellRun(session, toys.jobs(tmp_path)["cpu/tiny"])
-    InlineEngine().execute([run])
+    InlineExecutor().execute([run])
     assert [one.status for one in run.outcomes] == ["done", "failed"]
     failure = run.outcomes[1].error
     assert failure is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagrelease.contract.server_pool import Standing
+from flagrelease.contract.server_pool import ServerPool
 from flagrelease.errors import DockerUnavailable
 
 
@@ -32,7 +32,7 @@ class Server:
 
 
 def test_a_server_is_taken_by_its_key_alone() -> None:
-    standing: Any = Standing()
+    standing: Any = ServerPool()
     native, flagos = Server(), Server()
     standing.leave(("image", "weights", "native"), native)
     standing.leave(("image", "weights", "flagos"), flagos)
@@ -45,7 +45,7 @@ def test_a_server_is_taken_by_its_key_alone() -> None:
 
 
 def test_one_that_ended_meanwhile_is_removed_and_not_given() -> None:
-    standing: Any = Standing()
+    standing: Any = ServerPool()
     gone = Server(Program(over=True))
     standing.leave(("i", "w", "s"), gone)
     assert standing.take(("i", "w", "s")) is None
@@ -59,7 +59,7 @@ def test_the_host_is_taken_once_and_let_go_at_the_end() -> None:
         seen.append("taken")
         held.callback(seen.append, "free")
 
-    standing = Standing()
+    standing = ServerPool()
     standing.hold(take)
     standing.hold(take)
     assert seen == ["taken"]
@@ -76,7 +76,7 @@ def test_one_that_cannot_be_stopped_keeps_neither_the_others_nor_the_host() -> N
             super().stop()
             raise DockerUnavailable("no answer")
 
-    standing: Any = Standing()
+    standing: Any = ServerPool()
     seen: list[str] = []
     standing.hold(lambda held: held.callback(seen.append, "free"))
     servers = [Server(), Server(Stuck()), Server()]
@@ -94,7 +94,7 @@ def test_one_that_cannot_be_asked_is_still_stopped_at_the_end() -> None:
         def ended(self) -> object | None:
             raise DockerUnavailable("no answer")
 
-    standing: Any = Standing()
+    standing: Any = ServerPool()
     server = Server(Silent())
     standing.leave(("i", "w", "s"), server)
     with pytest.raises(DockerUnavailable):

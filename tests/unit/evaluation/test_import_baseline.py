@@ -23,7 +23,7 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import ComparisonRefused
 from flagrelease.evaluation import baselines, import_baseline
 from flagrelease.evaluation.datasets import load, write_manifest
-from flagrelease.evaluation.spec import Sheet, draw_up
+from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.run.project import Options
 from flagrelease.run.project import project as open_project
@@ -66,8 +66,8 @@ def compared(world: World) -> Job:
     return replace(job, cell=replace(job.cell, baseline=H100))
 
 
-def sheets(world: World, job: Job) -> list[Sheet]:
-    return accuracy.draw_up_all(job, world.context())
+def sheets(world: World, job: Job) -> list[EvalSpec]:
+    return accuracy.build_specs(job, world.context())
 
 
 def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fitting]:
@@ -260,7 +260,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = open_project(Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
-    sheet = draw_up("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
+    sheet = build_spec("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
     Path("answers").mkdir()
     samples = [
         Sample(

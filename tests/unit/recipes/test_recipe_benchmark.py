@@ -6,7 +6,7 @@ import json
 
 from flagrelease.config.matrix import Share
 from flagrelease.evaluation.datasets import load
-from flagrelease.evaluation.spec import draw_up
+from flagrelease.evaluation.spec import build_spec
 from flagrelease.evaluation.tasks import task_named
 from support.newcomer_project import NewcomerProject, recipe
 
@@ -24,7 +24,7 @@ def test_a_benchmark_is_a_stanza_that_a_profile_names(project: NewcomerProject) 
     assert lock.benchmarks["sums"].rows == 3
     assert not project.plan(cell).blocked
     benchmark = project.matrix.benchmarks["sums"]
-    sheet = draw_up(
+    sheet = build_spec(
         "sums",
         benchmark,
         task_named(benchmark.task, "sums"),

@@ -47,7 +47,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from support import toys
-from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.cell_run import CellRun
 from flagrelease.stages import STAGES
 
@@ -55,7 +55,7 @@ print(*[one.name for one in STAGES])
 root = Path("w").absolute()
 session = replace(toys.session(root), stages=tuple(one for one in STAGES if one.name == "sign"))
 one = CellRun(session, toys.jobs(root)["cpu/tiny"])
-InlineEngine().execute([one])
+InlineExecutor().execute([one])
 print(session.ledger.last_done("cpu/tiny", "sign").result)
 """
 

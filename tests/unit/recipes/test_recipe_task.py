@@ -42,7 +42,7 @@ from pathlib import Path
 
 from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.question import Reply
-from flagrelease.evaluation.spec import draw_up
+from flagrelease.evaluation.spec import build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.config.matrix import Benchmark, Share
 from support import finished_cell as given
@@ -50,7 +50,7 @@ from support import finished_cell as given
 Path("q.jsonl").write_text('{"question": "Is it?", "answer": "yes"}\\n')
 data = DataSet(benchmark="b", files=(DataFile(name="q.jsonl", path=Path("q.jsonl")),), digest="d")
 benchmark = Benchmark(title="B", task="yes-no", data="data://q.jsonl", license="MIT")
-sheet = draw_up("b", benchmark, task_named("yes-no", "b"), Share(), data, given.job().cell.model)
+sheet = build_spec("b", benchmark, task_named("yes-no", "b"), Share(), data, given.job().cell.model)
 task, (question,) = sheet.evaluation.task, sheet.questions
 said = Reply(text=" Yes", finish_reason="stop", completion_tokens=1)
 print(task.name, task.grade(question, said).correct, question.messages[0]["content"])

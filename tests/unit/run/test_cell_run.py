@@ -17,17 +17,17 @@ from flagrelease.cli.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.errors import Busy
 from flagrelease.ports.progress import Count
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.interrupt import Workers, run_stoppable
 from flagrelease.store import locks
 from support import toys
 
 
 def test_results_flow_and_are_reused(tmp_path: Path) -> None:
-    InlineEngine().execute(toys.run_cells(tmp_path, "cpu/tiny"))
+    InlineExecutor().execute(toys.run_cells(tmp_path, "cpu/tiny"))
     assert toys.ran(tmp_path) == ["first", "second", "third"]
     runs = toys.run_cells(tmp_path, "cpu/tiny")
-    InlineEngine().execute(runs)
+    InlineExecutor().execute(runs)
     assert toys.ran(tmp_path) == ["first", "second", "third"]
     assert [outcome.status for outcome in runs[0].outcomes] == ["reused", "reused", "skipped", "reused"]
 
@@ -35,7 +35,7 @@ def test_results_flow_and_are_reused(tmp_path: Path) -> None:
 def test_a_red_stage_blocks_the_rest_of_its_cell_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_TINY", "fail")
     runs = toys.run_cells(tmp_path, "cpu/tiny", "gpu/big")
-    InlineEngine().execute(runs)
+    InlineExecutor().execute(runs)
     assert [outcome.status for outcome in runs[0].outcomes] == ["done", "failed", "blocked", "blocked"]
     assert [outcome.status for outcome in runs[1].outcomes] == ["done", "done", "skipped", "done"]
     result = summary.finished(runs[0], 1.0)
@@ -45,14 +45,14 @@ def test_a_red_stage_blocks_the_rest_of_its_cell_only(tmp_path: Path, monkeypatc
     assert (error.what, error.hint) == ("cpu/tiny second: the toy broke", "tell it otherwise")
     monkeypatch.delenv("TOY_TINY")
     again = toys.run_cells(tmp_path, "cpu/tiny")
-    InlineEngine().execute(again)
+    InlineExecutor().execute(again)
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
 
 
 def test_a_defect_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_TINY", "defect")
     runs = toys.run_cells(tmp_path, "cpu/tiny")
-    InlineEngine().execute(runs)
+    InlineExecutor().execute(runs)
     result = summary.finished(runs[0], 1.0)
     assert result.code == 1
     assert result.failure is not None
@@ -72,7 +72,7 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop_when_hanging).start()
-    run_stoppable(lambda: InlineEngine().execute([run]), workers, lambda: None)
+    run_stoppable(lambda: InlineExecutor().execute([run]), workers, lambda: None)
     assert [outcome.status for outcome in run.outcomes] == ["done", "interrupted", "blocked", "blocked"]
     assert summary.finished(run, 1.0).code == 130
     last = shared.ledger.last("cpu/tiny", "second")
@@ -80,20 +80,20 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
     assert last.state == "interrupted"
     monkeypatch.delenv("TOY_TINY")
     again = toys.run_cells(tmp_path, "cpu/tiny")
-    InlineEngine().execute(again)
+    InlineExecutor().execute(again)
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
 
 
 def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nimport toys\nfrom flagrelease.run.executors.open import InlineEngine\n"
-        f"InlineEngine().execute(toys.run_cells(Path({str(tmp_path)!r}), 'cpu/tiny'))"
+        "from pathlib import Path\nimport toys\nfrom flagrelease.run.executors.open import InlineExecutor\n"
+        f"InlineExecutor().execute(toys.run_cells(Path({str(tmp_path)!r}), 'cpu/tiny'))"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOY_TINY": "die"}, check=False)
     assert done.returncode == -signal.SIGKILL
     again = toys.run_cells(tmp_path, "cpu/tiny")
-    InlineEngine().execute(again)
+    InlineExecutor().execute(again)
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
     assert toys.ran(tmp_path) == ["first", "second", "second", "third"]
 
@@ -119,7 +119,7 @@ def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
 def test_plain_lines_tell_what_happens(tmp_path: Path) -> None:
     stream = io.StringIO()
     shared = toys.session(tmp_path, board=PlainBoard(stream))
-    InlineEngine().execute([CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])])
+    InlineExecutor().execute([CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])])
     lines = stream.getvalue().splitlines()
     assert lines[0] == "cpu/tiny  first     making one"
     assert lines[-1].startswith("cpu/tiny  third     ✓ done")

@@ -15,8 +15,8 @@ from flagrelease.contract.handles import Finished
 from flagrelease.errors import ConfigError
 from flagrelease.run import keep
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.inline import InlineEngine
-from flagrelease.run.history import Past
+from flagrelease.run.executors.inline import InlineExecutor
+from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages.card import record, render
 from flagrelease.store.ledger import KEEP, Entry
@@ -43,13 +43,13 @@ def write(root: Path, name: str, value: int) -> None:
 
 def run(root: Path, **choice: frozenset[str]) -> CellRun:
     one = toys.run_cells(root, CELL, choice=Choice(**choice))[0]
-    InlineEngine().execute([one])
+    InlineExecutor().execute([one])
     return one
 
 
 def steps(root: Path) -> dict[str, str]:
     shared = toys.session(root)
-    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     plan = plan_cell(toys.jobs(root)[CELL], toys.STAGES, past, Choice())
     return {step.stage: f"{step.action}: {step.reason}" for step in plan.steps}
 
@@ -57,7 +57,7 @@ def steps(root: Path) -> dict[str, str]:
 def say(root: Path, name: str, reason: str = "a log line only") -> Keep:
     """As the verb does it."""
     shared = toys.session(root)
-    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     plan = plan_cell(toys.jobs(root)[CELL], toys.STAGES, past, Choice())
     stage = next(one for one in toys.STAGES if one.name == name)
     earlier = [one for one in reversed(shared.ledger.entries()) if (one.stage, one.state) == (name, "done")]

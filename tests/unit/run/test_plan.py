@@ -11,8 +11,8 @@ from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.packaging.base_image import pinned_base
-from flagrelease.run.executors.inline import InlineEngine
-from flagrelease.run.history import Past
+from flagrelease.run.executors.inline import InlineExecutor
+from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, as_json, choice, plan_cell
 from flagrelease.store.parts import Parts, changes, flat
 from support import toys
@@ -21,13 +21,13 @@ from support.newcomer_project import NewcomerProject
 
 def steps(root: Path, wanted: Choice | None = None, cell: str = "cpu/tiny") -> dict[str, tuple[str, str]]:
     shared = toys.session(root)
-    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     plan = plan_cell(toys.jobs(root)[cell], toys.STAGES, past, wanted or Choice())
     return {step.stage: (step.action, step.reason) for step in plan.steps}
 
 
 def release(root: Path, wanted: Choice | None = None) -> None:
-    InlineEngine().execute(toys.run_cells(root, "cpu/tiny", choice=wanted))
+    InlineExecutor().execute(toys.run_cells(root, "cpu/tiny", choice=wanted))
 
 
 def actions(found: dict[str, tuple[str, str]]) -> str:
@@ -112,7 +112,7 @@ def test_an_excluded_cell_is_skipped_with_its_reason(tmp_path: Path) -> None:
 
 def test_json_form(tmp_path: Path) -> None:
     shared = toys.session(tmp_path)
-    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     made = as_json([plan_cell(toys.jobs(tmp_path)["cpu/tiny"], toys.STAGES, past, Choice())])
     assert made["cells"][0]["cell"] == "cpu/tiny"
     assert made["cells"][0]["stages"][0] == {"stage": "first", "action": "run", "reason": "never run"}
@@ -173,7 +173,7 @@ def test_many_changes_are_counted_in_text_and_whole_in_json(tmp_path: Path, monk
     text = named(tmp_path, monkeypatch, inputs=lambda _job: numbered(1))
     assert text == "its inputs have changed: n0 0 → 1; n1 1 → 2; n2 2 → 3; … and 4 more"
     shared = toys.session(tmp_path)
-    past = Past(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
+    past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     made = as_json([plan_cell(toys.jobs(tmp_path)["cpu/tiny"], toys.STAGES, past, Choice())])
     assert made["cells"][0]["stages"][0]["changed"] == [f"n{number} {number} → {number + 1}" for number in range(7)]
 

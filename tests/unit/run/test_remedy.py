@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flagrelease.cli import summary
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.executors.inline import InlineExecutor
 from support import toys
 from support.toy_operators import OPERATORS, job, run_cell
 
@@ -22,7 +22,7 @@ def say(root: Path, **files: str) -> None:
 
 def go(root: Path, **more: object) -> CellRun:
     run = run_cell(root, **more)  # type: ignore[arg-type]
-    InlineEngine().execute([run])
+    InlineExecutor().execute([run])
     return run
 
 
@@ -112,8 +112,8 @@ def test_killed_while_it_looks_the_next_run_goes_on(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\nfrom support.toy_operators import run_cell\n"
-        "from flagrelease.run.executors.open import InlineEngine\n"
-        f"InlineEngine().execute([run_cell(Path({str(tmp_path)!r}), rounds=1)])"
+        "from flagrelease.run.executors.open import InlineExecutor\n"
+        f"InlineExecutor().execute([run_cell(Path({str(tmp_path)!r}), rounds=1)])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert list(job(tmp_path).cell.kernels.exclude) == ["add"], "round 1 is in the ledger"

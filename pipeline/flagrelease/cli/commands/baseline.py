@@ -59,7 +59,7 @@ def _take_over(everything: Project, cell: Cell, path: Path) -> list[tuple[Entry,
         meter=Meter(ports.clock),
     )
     answers = answers_of(path, cell)
-    sheets = accuracy.draw_up_all(everything.job(cell), context)
+    sheets = accuracy.build_specs(everything.job(cell), context)
     weights = _weights(everything, cell)
     return [_keep(everything, cell, weights, one, run_id, str(path)) for one in fit(answers, weights.digest, sheets)]
 

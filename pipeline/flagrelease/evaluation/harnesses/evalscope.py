@@ -32,7 +32,7 @@ from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.command import service
 from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
 from flagrelease.redact import redact
-from flagrelease.store.files import telling_space, write_atomic
+from flagrelease.store.files import translate_disk_errors, write_atomic
 from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["ADAPTER", "EvalscopeHarness", "read_run", "refuse"]
@@ -132,7 +132,7 @@ class EvalscopeHarness:
         """
         evaluation, into = request.evaluation, request.into
         refuse(evaluation.task, evaluation.benchmark)
-        with telling_space("keeping answers"):
+        with translate_disk_errors("keeping answers"):
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             with SampleWriter(into) as writer:
                 missing = [ask for ask in evaluation.asks if ask.key(evaluation.benchmark) not in writer.done]

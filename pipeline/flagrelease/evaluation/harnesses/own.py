@@ -25,7 +25,7 @@ from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, Evaluation
 from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.retry import Attempts, retriable
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 from flagrelease.verdict.samples import Sample, SampleWriter
 
 __all__ = ["ADAPTER", "OwnHarness"]
@@ -41,7 +41,7 @@ class OwnHarness:
 
     def evaluate(self, request: EvaluationRequest) -> Tally:
         """See Harness.evaluate."""
-        with telling_space("keeping answers"), ExitStack() as stack:
+        with translate_disk_errors("keeping answers"), ExitStack() as stack:
             evaluation, into = request.evaluation, request.into
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))

@@ -24,7 +24,7 @@ from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.hub.pypi import PyPI, Wheel
 from flagrelease.ports.hub.watch import Watch
 from flagrelease.ports.progress import Progress, Silent
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 
 if TYPE_CHECKING:
     from flagrelease.ports.meter import Meter
@@ -149,7 +149,7 @@ class RealHubs:
         else:
             watch = Watch(f"fetching {_counted(files)}", size, progress, self._clock)
         try:
-            with telling_space(f"fetching {source}"), meter.waiting():
+            with translate_disk_errors(f"fetching {source}"), meter.waiting():
                 hub = self._open(parsed, revision, partial)
                 if archive:
                     wheel = partial / "archive" / archive.path
@@ -164,7 +164,7 @@ class RealHubs:
                 else:
                     self._all(hub, files, partial / "incoming", into, bad, watch)
         except Corrupt:
-            self._blame_a_move(parsed, revision, files)
+            self._detect_upstream_change(parsed, revision, files)
             raise
         finally:
             meter.moved += watch.moved
@@ -206,7 +206,7 @@ class RealHubs:
     def _open(self, source: Source, revision: str, scratch: Path) -> Hub:
         return OPENERS[source.scheme](source, revision, scratch, self._command)
 
-    def _blame_a_move(self, source: Source, revision: str, files: Sequence[LockedFile]) -> None:
+    def _detect_upstream_change(self, source: Source, revision: str, files: Sequence[LockedFile]) -> None:
         """Say so where the bytes are not damaged: the source itself holds other files now than when it was locked."""
         if not source.kind.moves:
             return

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flagrelease.errors import NoSpace
-from flagrelease.store.files import free_bytes, sync_folder, telling_space
+from flagrelease.store.files import free_bytes, sync_folder, translate_disk_errors
 
 BLOCK = 1 << 20
 _SPARE_BYTES = 64 << 20
@@ -25,7 +25,7 @@ def sha256_of(path: Path) -> tuple[int, str]:
 
 def land(coming: Path, target: Path) -> None:
     """Give a verified file its final name, so that it survives a power loss."""
-    with telling_space(f"writing {target.name}"):
+    with translate_disk_errors(f"writing {target.name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         coming.chmod(0o644)
         handle = os.open(coming, os.O_RDONLY)

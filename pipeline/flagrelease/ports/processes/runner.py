@@ -32,7 +32,7 @@ from flagrelease.ports.processes import listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.recipe.image_paths import Layout, under
 from flagrelease.redact import redact, secret
-from flagrelease.store.files import telling_space, write_atomic
+from flagrelease.store.files import translate_disk_errors, write_atomic
 from flagrelease.store.workspace import Workspace
 
 IMAGE = "image.json"
@@ -139,7 +139,7 @@ class ProcessRunner:
             env["FLAGOS_PORT"] = str(run.placement.port)
         program, *arguments = *(run.entrypoint or entrypoint), *run.command
         argv = [_program(program, env), *arguments]
-        with telling_space("starting a process"):
+        with translate_disk_errors("starting a process"):
             (folder / "home").mkdir(parents=True, mode=0o700)
             folder.chmod(0o700)
             labels = dict(run.placement.labels)

@@ -9,7 +9,7 @@ from flagrelease.contract.stage import AnyStage
 from flagrelease.run.cell_run import CellRun
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Takes every cell along its route. A red stage stops its own cell only."""
 
     def execute(self, runs: Sequence[CellRun]) -> None: ...

@@ -9,7 +9,7 @@ from flagrelease.run.cell_run import CellRun
 from flagrelease.run.executors.base import by_host, route
 
 
-class InlineEngine:
+class InlineExecutor:
     """A thread for each host, and nothing else."""
 
     def execute(self, runs: Sequence[CellRun]) -> None:

@@ -22,7 +22,7 @@ from flagrelease.run.executors.base import by_host, route
 from flagrelease.run.outcome import Outcome
 
 
-class PrefectEngine:
+class PrefectExecutor:
     """Runs a session as one Prefect flow run, which is red exactly when a cell is."""
 
     def execute(self, runs: Sequence[CellRun]) -> None:

@@ -20,7 +20,7 @@ from flagrelease.ports.processes.runner import IMAGE, Folder, Machine
 from flagrelease.recipe.image_paths import BUNDLE, Layout, under
 from flagrelease.stages.image import build_context
 from flagrelease.store.digests import Hashed
-from flagrelease.store.files import TEMPORARY, abandoned, telling_space, unfinished, write_atomic
+from flagrelease.store.files import TEMPORARY, abandoned, translate_disk_errors, unfinished, write_atomic
 
 ENTRYPOINT = ("flagos-serve",)
 
@@ -62,7 +62,7 @@ def make(root: Path, name: str, plan: build_context.Plan, machine: Machine, engi
     found = whole(root)
     if found is not None and found.digest == name:
         return found
-    with telling_space("laying out the image"), _unfinished(root):
+    with translate_disk_errors("laying out the image"), _unfinished(root):
         layout = under(root)
         _python(layout, machine, command)
         _packages(layout, plan.house, _needed(machine, ENGINES[engine], command), command)

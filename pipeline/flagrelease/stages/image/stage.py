@@ -25,7 +25,7 @@ from flagrelease.ports.retry import Backoff, retry
 from flagrelease.recipe import image_paths
 from flagrelease.stages.image import build_context, process_root
 from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 
 _PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 
@@ -158,7 +158,7 @@ def intact(result: results.Image, look: Look) -> str:
 
 def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> str:
     context.progress.doing("packing the build context")
-    with telling_space("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
+    with translate_disk_errors("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
         build_context.write(plan, packed)
         packed.seek(0)
         with context.meter.waiting():

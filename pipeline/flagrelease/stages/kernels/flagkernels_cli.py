@@ -20,7 +20,7 @@ from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, Fla
 from flagrelease.packaging import base_image, one_shot, wheelhouse
 from flagrelease.packaging.operator_bundle import FLAGKERNELS, SOURCES
 from flagrelease.ports.progress import Count, Progress
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 
 __all__ = ["Place", "call"]
 
@@ -53,7 +53,7 @@ class Place:
 
     def fill(self) -> None:
         """flagkernels alone, without what else lies beside it on this machine."""
-        with telling_space("preparing the kernels"):
+        with translate_disk_errors("preparing the kernels"):
             shutil.rmtree(self.sources, ignore_errors=True)
             for name in SOURCES:
                 target = self.sources / "flagkernels" / name
@@ -131,7 +131,7 @@ def _packages(job: Job, context: Context, place: Place, image: str) -> Path | No
     house = wheelhouse.of(job, context)
     folder = place.packages / house.folder.name
     if not folder.is_dir():
-        with telling_space("unpacking Python packages"):
+        with translate_disk_errors("unpacking Python packages"):
             shutil.rmtree(place.packages, ignore_errors=True)
             place.packages.mkdir()
             with tempfile.TemporaryDirectory(dir=place.packages) as part:

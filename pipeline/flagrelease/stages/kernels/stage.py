@@ -27,7 +27,7 @@ from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.stages.kernels import flagkernels_cli
 from flagrelease.store.digests import Hashed
 from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import telling_space, unfinished
+from flagrelease.store.files import translate_disk_errors, unfinished
 
 _DIGEST_LETTERS = 12
 _EVIDENCE = ("operators.yaml", "report.json", "compat.json")
@@ -139,7 +139,7 @@ def _result(job: Job, context: Context, place: flagkernels_cli.Place) -> results
     report = flagkernels_files.read_report(place.bundle / "report.json")
     content = flagkernels_files.read_label(place.bundle / "compat.json").content
     folder = context.workspace.kernels / job.cell.slug / content[:_DIGEST_LETTERS]
-    with telling_space("keeping the bundle"):
+    with translate_disk_errors("keeping the bundle"):
         _keep(place.bundle, folder)
     measured = report.limits.operators
     return results.Kernels(
@@ -183,7 +183,10 @@ def _keep(bundle: Path, folder: Path) -> None:
 
 
 def _packed(context: Context, folder: Path) -> Evidence:
-    with telling_space("packing the bundle"), tempfile.NamedTemporaryFile(dir=folder.parent, suffix=".tar") as packed:
+    with (
+        translate_disk_errors("packing the bundle"),
+        tempfile.NamedTemporaryFile(dir=folder.parent, suffix=".tar") as packed,
+    ):
         _pack(folder, packed)
         packed.flush()
         return context.evidence.put_file(_PACKED, Path(packed.name))

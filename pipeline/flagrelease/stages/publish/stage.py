@@ -31,7 +31,7 @@ from flagrelease.stages.card.stage import README, RECORD, files
 from flagrelease.stages.publish import index
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import abandoned, sync_folder, telling_space, unfinished, write_atomic
+from flagrelease.store.files import abandoned, sync_folder, translate_disk_errors, unfinished, write_atomic
 from flagrelease.store.ledger import evidence_of
 
 LATEST = "latest"
@@ -214,7 +214,7 @@ def _keep_folder(folder: Path, sources: Mapping[str, Path]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in filter(abandoned, folder.parent.iterdir()):
         shutil.rmtree(leftover, ignore_errors=True)
-    with telling_space(f"writing {folder.name}"):
+    with translate_disk_errors(f"writing {folder.name}"):
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=unfinished()))
         try:
             fresh.chmod(0o755)

@@ -13,7 +13,7 @@ from pathlib import Path
 from flagrelease.config.cell import Cell
 from flagrelease.contract import results
 from flagrelease.recipe import container, user_commands
-from flagrelease.serving.inside import EXEC_SECONDS, Inside, Wrong
+from flagrelease.serving.inside import EXEC_SECONDS, CheckFailed, Inside
 from flagrelease.serving.server import layout_of
 from flagrelease.stages.smoke.endpoint_checks import Skipped
 from flagrelease.store.digests import sha256_of
@@ -32,7 +32,7 @@ def flagscale_in_effect(at: Inside) -> str:
     processes = [" ".join(line.split()) for line in at.server.running.processes()]
     through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
     if not through:
-        raise Wrong(f"no process of FlagScale among {processes}")
+        raise CheckFailed(f"no process of FlagScale among {processes}")
     root = layout_of(at.image, at.context.workspace).root  # of this machine, which is nobody's business
     return f"the engine runs under `{through.replace(root, '')[:80]}`"
 
@@ -43,13 +43,13 @@ def manifest_inside(at: Inside) -> str:
     text = at.execute("cat", path)
     kept = next(one for one in at.image.evidence if one.name == "manifest.json")
     if sha256_of(text.encode()) != kept.sha256:
-        raise Wrong(f"{path} is not the one that was built")
+        raise CheckFailed(f"{path} is not the one that was built")
     built = next(one for one in at.image.evidence if one.name == "packages.json")
     expected, found = json.loads(at.context.evidence.read(built)), at.packages()
     moved = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
     if moved:
         seen = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in sorted(moved))
-        raise Wrong(f"versions are not those that were built: {seen}")
+        raise CheckFailed(f"versions are not those that were built: {seen}")
     return f"manifest sha256 {kept.sha256[:12]}, {len(found)} packages at their versions"
 
 
@@ -67,7 +67,7 @@ def run_command(at: Inside) -> str:
     placed = replace(at.server.run, placement=replace(at.server.run.placement, name=name))
     shown = card_run(at.cell, at.image)
     if replace(shown, mounts=placed.mounts, placement=placed.placement, env=placed.env) != placed:
-        raise Wrong(f"the card's line differs from ours in more than place: {shown.argv()} and {placed.argv()}")
+        raise CheckFailed(f"the card's line differs from ours in more than place: {shown.argv()} and {placed.argv()}")
     command = at.context.ports.command
     identity = command(["docker", "create", *placed.argv()[3:]], seconds=_COMMAND_SECONDS).stdout.strip()
     try:
@@ -78,7 +78,7 @@ def run_command(at: Inside) -> str:
     different = [key for key in one if one[key] != other[key]]
     if different:
         seen = "; ".join(f"{key}: {one[key]} by the line, {other[key]} in use" for key in different)
-        raise Wrong(f"the command line gives another container than the one tested: {seen}")
+        raise CheckFailed(f"the command line gives another container than the one tested: {seen}")
     return f"{len(one)} settings of `docker inspect` are equal"
 
 
@@ -141,7 +141,7 @@ def curl_commands(at: Inside) -> str:
     answer = json.loads(at.execute("bash", "-c", texts[1]))
     text = str(answer["choices"][0]["message"]["content"]).strip()
     if not text:
-        raise Wrong("the card's question got an empty answer")
+        raise CheckFailed("the card's question got an empty answer")
     return f"curl got {text[:60]!r}"
 
 
@@ -152,7 +152,7 @@ def python_snippet(at: Inside) -> str:
     own = {"NO_PROXY": "*"}  # a proxy of this machine is not the one of the service
     printed = at.context.ports.command([sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=own).stdout.strip()
     if not printed:
-        raise Wrong("the card's Python printed nothing")
+        raise CheckFailed("the card's Python printed nothing")
     return f"Python got {printed[:60]!r}"
 
 

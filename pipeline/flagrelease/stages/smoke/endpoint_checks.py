@@ -1,4 +1,4 @@
-"""What a served image has to do before anybody evaluates it. Each check says what it saw, or raises Wrong."""
+"""What a served image has to do before anybody evaluates it. Each check says what it saw, or raises CheckFailed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flagrelease.config.matrix import Model
 from flagrelease.ports.openai_client import Answer, Client
 from flagrelease.recipe.user_commands import QUESTION
-from flagrelease.serving.inside import Wrong
+from flagrelease.serving.inside import CheckFailed
 from flagrelease.serving.server import Served
 
 _TOKENS = 48
@@ -54,32 +54,32 @@ def bench(server: Served, client: Client, model: Model, *, long_tokens: int) -> 
 def served_name(on: Bench) -> str:
     names = on.client.models()
     if names != (on.model.title,):
-        raise Wrong(f"it serves {names}, not {on.model.title}")
+        raise CheckFailed(f"it serves {names}, not {on.model.title}")
     if on.reference.model != on.model.title:
-        raise Wrong(f"it answers as {on.reference.model!r}, not {on.model.title}")
+        raise CheckFailed(f"it answers as {on.reference.model!r}, not {on.model.title}")
     return on.model.title
 
 
 def chat(on: Bench) -> str:
     answer = on.reference
     if not answer.text.strip():
-        raise Wrong("the answer is empty")
+        raise CheckFailed("the answer is empty")
     if answer.finish_reason not in ("stop", "length"):
-        raise Wrong(f"finish_reason is {answer.finish_reason!r}")
+        raise CheckFailed(f"finish_reason is {answer.finish_reason!r}")
     return f"{answer.text.strip()[:80]!r} ({answer.finish_reason})"
 
 
 def streaming(on: Bench) -> str:
     streamed = on.client.stream(on.server.model, QUESTION, temperature=0, max_tokens=_TOKENS)
     if streamed.chunks < 2 or not streamed.done:
-        raise Wrong(f"{streamed.chunks} chunks, [DONE] {'came' if streamed.done else 'did not come'}")
+        raise CheckFailed(f"{streamed.chunks} chunks, [DONE] {'came' if streamed.done else 'did not come'}")
     if streamed.text != on.reference.text:
-        raise Wrong(f"streamed {streamed.text!r}, whole {on.reference.text!r}")
+        raise CheckFailed(f"streamed {streamed.text!r}, whole {on.reference.text!r}")
     if streamed.finish_reason != on.reference.finish_reason:
-        raise Wrong(f"finish_reason is {streamed.finish_reason!r}, whole {on.reference.finish_reason!r}")
+        raise CheckFailed(f"finish_reason is {streamed.finish_reason!r}, whole {on.reference.finish_reason!r}")
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
         if streamed.usage.get(name) != on.reference.usage.get(name):
-            raise Wrong(f"{name} is {streamed.usage.get(name)} streamed, {on.reference.usage.get(name)} whole")
+            raise CheckFailed(f"{name} is {streamed.usage.get(name)} streamed, {on.reference.usage.get(name)} whole")
     return f"{streamed.chunks} chunks, [DONE], the same text and usage as in one piece"
 
 
@@ -87,17 +87,17 @@ def token_accounting(on: Bench) -> str:
     usage = on.reference.usage
     prompt, completion, total = (usage.get(f"{kind}_tokens", -1) for kind in ("prompt", "completion", "total"))
     if not (prompt > 0 and completion > 0 and prompt + completion == total):
-        raise Wrong(f"{prompt} + {completion} tokens are said to be {total}")
+        raise CheckFailed(f"{prompt} + {completion} tokens are said to be {total}")
     short = on.ask(max_tokens=3)
     if short.usage.get("completion_tokens") != 3 or short.finish_reason != "length":
-        raise Wrong(f"max_tokens 3 gave {short.usage.get('completion_tokens')} tokens, {short.finish_reason!r}")
+        raise CheckFailed(f"max_tokens 3 gave {short.usage.get('completion_tokens')} tokens, {short.finish_reason!r}")
     return f"{prompt} + {completion} = {total}; max_tokens 3 gives 3 tokens and finish_reason length"
 
 
 def determinism(on: Bench) -> str:
     texts = {on.ask().text for _ in range(_REPEATS)} | {on.reference.text}
     if len(texts) != 1:
-        raise Wrong(f"{len(texts)} different answers at temperature 0: {sorted(texts)}")
+        raise CheckFailed(f"{len(texts)} different answers at temperature 0: {sorted(texts)}")
     return f"{_REPEATS} answers at temperature 0 are the same"
 
 
@@ -107,7 +107,7 @@ def long_prompt(on: Bench) -> str:
     answer = on.ask(_words(on, wanted), max_tokens=1)
     read = answer.usage.get("prompt_tokens", 0)
     if not 0.9 * wanted <= read <= window:
-        raise Wrong(f"a prompt of about {wanted} tokens was counted as {read}")
+        raise CheckFailed(f"a prompt of about {wanted} tokens was counted as {read}")
     return f"{read} tokens of a window of {window} are read"
 
 
@@ -117,7 +117,7 @@ def too_long_prompt(on: Bench) -> str:
     body = {"model": on.server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}
     reply = on.client.post("/chat/completions", body)
     if not 400 <= reply.status < 500:
-        raise Wrong(f"a prompt longer than the window of {window} got HTTP {reply.status}: {reply.body[:120]!r}")
+        raise CheckFailed(f"a prompt longer than the window of {window} got HTTP {reply.status}: {reply.body[:120]!r}")
     return f"more than {window} tokens are refused with HTTP {reply.status}"
 
 
@@ -126,11 +126,11 @@ def bad_request(on: Bench) -> str:
     for body in ({"model": on.server.model}, {"model": on.server.model, "messages": "no list"}):
         reply = on.client.post("/chat/completions", body)
         if not 400 <= reply.status < 500:
-            raise Wrong(f"{json.dumps(body)} got HTTP {reply.status}: {reply.body[:120]!r}")
+            raise CheckFailed(f"{json.dumps(body)} got HTTP {reply.status}: {reply.body[:120]!r}")
         seen.append(str(reply.status))
     on.server.check()
     if on.ask().text != on.reference.text:
-        raise Wrong("after a refused request it answers differently")
+        raise CheckFailed("after a refused request it answers differently")
     return f"refused with HTTP {' and '.join(seen)}; it goes on answering"
 
 
@@ -141,7 +141,7 @@ def at_once(on: Bench) -> str:
         answers = list(pool.map(lambda prompt: on.ask(prompt, max_tokens=16), prompts))
     empty = [prompt for prompt, answer in zip(prompts, answers, strict=True) if not answer.text.strip()]
     if empty:
-        raise Wrong(f"{len(empty)} of {count} answers are empty, the first to {empty[0]!r}")
+        raise CheckFailed(f"{len(empty)} of {count} answers are empty, the first to {empty[0]!r}")
     return f"{count} requests at once, {sum(answer.usage['completion_tokens'] for answer in answers)} tokens"
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from flagrelease.contract import results
 from flagrelease.serving import operator_status
-from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import layout_of
 from flagrelease.stages.smoke.endpoint_checks import Bench
 from flagrelease.store.digests import sha256_of
@@ -25,17 +25,17 @@ def in_effect(at: Inside, kernels: results.Kernels) -> str:
     place = f"{layout_of(at.image, at.context.workspace).bundle}/operators.yaml"
     kept = next(one for one in kernels.evidence if one.name == "operators.yaml")
     if sha256_of(at.execute("cat", place).encode()) != kept.sha256:
-        raise Wrong(f"{place} is not the one that was made")
+        raise CheckFailed(f"{place} is not the one that was made")
     found = operator_status.effective(at)
     wanted = sorted(one.name for one in kernels.operators)
     if found.partial:
-        raise Wrong(f"only some of {len(found.processes)} processes have {', '.join(found.partial)}")
+        raise CheckFailed(f"only some of {len(found.processes)} processes have {', '.join(found.partial)}")
     if list(found.operators) != wanted:
         lost = sorted(set(wanted) - set(found.operators))
         more = sorted(set(found.operators) - set(wanted))
-        raise Wrong(f"in effect are {len(found.operators)} operators: {lost} are missing, {more} are too many")
+        raise CheckFailed(f"in effect are {len(found.operators)} operators: {lost} are missing, {more} are too many")
     if found.bundles != (kernels.content,):
-        raise Wrong(f"in effect is bundle {list(found.bundles)}, made was {kernels.content}")
+        raise CheckFailed(f"in effect is bundle {list(found.bundles)}, made was {kernels.content}")
     count, processes = len(wanted), len(found.processes)
     of, inside = f"operator{'s' * (count != 1)}", f"process{'es' * (processes != 1)}"
     return f"{count} {of} in {processes} {inside}, bundle {kernels.content[:12]}"
@@ -48,11 +48,11 @@ def no_tuning(at: Inside, on: Bench) -> str:
     with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
         asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
         list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
-    at.context.ports.clock.sleep(operator_status.TOLD_WITHIN_S)
+    at.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
     found = operator_status.effective(at)
     events = found.tuning_events
     if events:
-        raise Wrong(f"{events} candidates of {', '.join(found.tuned)} were timed since the start")
+        raise CheckFailed(f"{events} candidates of {', '.join(found.tuned)} were timed since the start")
     more = f"{found.filled} sizes took the nearest tuned choice, {found.compilations} kernels were compiled"
     return f"0 tuning events after {REQUESTS} requests; {more}"
 
@@ -66,14 +66,16 @@ def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
             list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    at.context.ports.clock.sleep(operator_status.TOLD_WITHIN_S)
+    at.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
     after = operator_status.effective(at)
     now = {name for name, count in after.called.items() if count > before.get(name, 0)}
     names = [one.name for one in kernels.operators]
     idle = [name for name in names if name not in now.union(after.captured)]
     if idle == names:
         asked = f"greedy ones and drawn ones, up to {most} at once"
-        raise Wrong(f"no request called {', '.join(names)} ({asked}): all were served by the vendor's kernels alone")
+        raise CheckFailed(
+            f"no request called {', '.join(names)} ({asked}): all were served by the vendor's kernels alone"
+        )
     graphs = sorted(set(after.captured) - now)
     parts = [", ".join(sorted(now)), f"in graphs {', '.join(graphs)}" if graphs else ""]
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))

@@ -17,7 +17,7 @@ from flagrelease.contract.stage import Stage
 from flagrelease.errors import FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
-from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.stages.smoke import container_checks, endpoint_checks, operator_checks
 
@@ -102,7 +102,7 @@ def _perform(
         except endpoint_checks.Skipped as reason:
             skipped[name] = str(reason)
             continue
-        except Wrong as wrong:
+        except CheckFailed as wrong:
             passed, detail = False, str(wrong)
         except NoAnswer as trouble:
             server.check()

@@ -16,7 +16,7 @@ import msgspec
 
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.ports.progress import Progress
-from flagrelease.store.files import telling_space, write_atomic
+from flagrelease.store.files import translate_disk_errors, write_atomic
 
 _HASHERS = 4
 
@@ -78,7 +78,7 @@ def set_aside(folder: Path, files: Sequence[LockedFile], progress: Progress) -> 
     from flagrelease.ports.hub.disk import quarantine
 
     wanted = {file.path: file for file in files}
-    with telling_space("setting damaged weights aside"):
+    with translate_disk_errors("setting damaged weights aside"):
         for found in hashed(folder, progress):
             path = folder / found.path
             if wanted.get(found.path) != found or path.is_symlink():

@@ -20,7 +20,7 @@ from flagrelease.errors import EnvironmentFault
 from flagrelease.packaging import one_shot
 from flagrelease.packaging.base_image import base_image, locked_base
 from flagrelease.stages.weights.folder import Manifest, hashed, manifest_of, read, seal, trouble
-from flagrelease.store.files import telling_space
+from flagrelease.store.files import translate_disk_errors
 
 PROGRAM = "packaging/payload/gguf_to_safetensors.py"
 
@@ -37,7 +37,7 @@ def unpacked(job: Job, context: Context, fetched: results.Weights) -> results.We
     manifest = read(into)
     if manifest is None or trouble(into, manifest.digest, manifest.locked):
         manifest_of(into).unlink(missing_ok=True)
-        with telling_space("unpacking weights"):
+        with translate_disk_errors("unpacking weights"):
             manifest = _make(job, context, context.workspace.weights / fetched.folder, into)
     return results.Weights(
         folder=folder,

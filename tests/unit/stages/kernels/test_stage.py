@@ -13,7 +13,7 @@ from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_diges
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError
-from flagrelease.run.history import Past
+from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages import STAGES
 from flagrelease.stages.kernels import flagkernels_cli
@@ -38,7 +38,7 @@ def test_a_model_without_config_json_is_refused_by_the_plan_before_its_weights_a
         kernels.inputs(gguf)
     assert "serve.convert: safetensors" in caught.value.hint
     look = Look(workspace=Workspace(tmp_path), evidence=EvidenceStore(tmp_path / "evidence"))
-    plan = plan_cell(gguf, STAGES, Past(Ledger(tmp_path / "ledger.jsonl"), look), Choice())
+    plan = plan_cell(gguf, STAGES, History(Ledger(tmp_path / "ledger.jsonl"), look), Choice())
     assert "have no config.json" in plan.blocked
     assert {step.action for step in plan.steps} == {"skip"}
 

@@ -13,7 +13,7 @@ import pytest
 import support.finished_cell as given
 from flagrelease.contract.results import WEIGHTS
 from flagrelease.serving import operator_status
-from flagrelease.serving.inside import Inside, Wrong
+from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.stages.smoke import operator_checks
 from flagrelease.store.digests import sha256_of
 from flagrelease.store.evidence import Evidence
@@ -69,7 +69,7 @@ def test_what_a_vendors_library_prints_beside_it_does_not_matter() -> None:
     ],
 )
 def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(Wrong, match=said):
+    with pytest.raises(CheckFailed, match=said):
         operator_checks.in_effect(reporting(**changes), KERNELS)
 
 
@@ -87,13 +87,13 @@ class Asked:
     def called(self) -> str:
         def prints(_argv: Sequence[str]) -> str:
             counts = {"mm": 3}
-            if self.asked and sum(at.context.ports.clock.slept) >= operator_status.TOLD_WITHIN_S:  # type: ignore[attr-defined]
+            if self.asked and sum(at.context.ports.clock.slept) >= operator_status.STATUS_LAG_S:  # type: ignore[attr-defined]
                 counts = {name: counts.get(name, 0) + self.more.get(name, 0) for name in {*counts, *self.more}}
             return json.dumps({**FINE, "called": counts, "captured": self.captured}, indent=1) + "\n"
 
         at = inside(prints)
         found = operator_checks.called(at, self, KERNELS)  # type: ignore[arg-type]  # a Bench without a server
-        assert at.context.ports.clock.slept == [operator_status.TOLD_WITHIN_S]  # type: ignore[attr-defined]
+        assert at.context.ports.clock.slept == [operator_status.STATUS_LAG_S]  # type: ignore[attr-defined]
         return found
 
 
@@ -113,13 +113,13 @@ def test_requests_make_the_batches_that_operators_are_chosen_at(most: int, expec
 
 
 def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
-    with pytest.raises(Wrong, match=r"no request called mm, neg \(greedy ones and drawn ones, up to 4 at once\)"):
+    with pytest.raises(CheckFailed, match=r"no request called mm, neg \(greedy ones and drawn ones, up to 4 at once\)"):
         Asked({}).called()
 
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_no_answer_is_told_as_one(printed: str) -> None:
-    with pytest.raises(Wrong, match="what is in effect cannot be read"):
+    with pytest.raises(CheckFailed, match="what is in effect cannot be read"):
         operator_status.told(printed)
 
 
@@ -137,14 +137,14 @@ def test_tuning_is_looked_for_only_when_the_processes_have_reported_it(events: i
     clock = SleeplessClock()
 
     def prints(_argv: Sequence[str]) -> str:
-        late = sum(clock.slept) >= operator_status.TOLD_WITHIN_S
+        late = sum(clock.slept) >= operator_status.STATUS_LAG_S
         return json.dumps({**FINE, "tuning_events": events if late else 0, "tuned": ["mm"]}, indent=1) + "\n"
 
     at = inside(prints)
     at = replace(at, context=replace(at.context, ports=replace(at.context.ports, clock=clock)))
     service: Any = Unhurried()
     if events:
-        with pytest.raises(Wrong, match=f"{found} were timed"):
+        with pytest.raises(CheckFailed, match=f"{found} were timed"):
             operator_checks.no_tuning(at, service)
     else:
         assert operator_checks.no_tuning(at, service).startswith(found)
