@@ -1,4 +1,4 @@
-"""The map of modules names all of them and no other; links of the pages lead to files."""
+"""The map of rooms names every module and no other; links of the pages lead to files."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "pipeline" / "flagrelease"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_the_map_of_modules_is_whole() -> None:
-    told = (ROOT / "docs/architecture.md").read_text().partition("## Modules of flagrelease")[2]
-    mapped = re.findall(r"`(\w+/?)`", told)
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
-    assert set(mapped) - {"flagkernels"} == modules | folders
-    assert len(mapped) == len(set(mapped)), "a module is for one thing"
+@pytest.mark.parametrize("package", ["flagrelease", "flagkernels"])
+def test_the_map_of_rooms_is_complete(package: str) -> None:
+    section = (ROOT / "docs/architecture.md").read_text().partition(f"## Rooms of {package}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"(?m)^\| `([\w/.]+/)` \| .+ \| (.*) \|$", section)
+    mapped = {room: set(re.findall(r"`(\w+)`", modules)) for room, modules in rows}
+    assert len(mapped) == len(rows), "a room has one row"
+    root, found = ROOT / "pipeline" / package, {}
+    for path in root.rglob("*.py"):
+        room = f"{path.parent.relative_to(root)}/"
+        found.setdefault(room, set()).update({path.stem} - {"__init__"})
+    assert mapped == found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
