@@ -27,3 +27,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", prose):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_that_are_named_exist(page: Path) -> None:
+    bases = (ROOT, *(ROOT / name for name in ("pipeline/flagrelease", "pipeline/flagkernels", "docs", "benchmarks")))
+    named = {name for name in re.findall(r"`([\w/]+/\w+\.py)`", page.read_text()) if "NAME" not in name}
+    assert not {name for name in named if not any((base / name).exists() for base in bases)}
