@@ -16,6 +16,15 @@ BUILD, RUNTIME, DEV, KERNELS = (
     ROOT / name
     for name in ("requirements-build.lock", "requirements.lock", "requirements-dev.lock", "requirements-kernels.lock")
 )
+# uv compiles nothing, and where PYTHONDONTWRITEBYTECODE is set each start would compile what it imports.
+CACHE_BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": ""}
+IMPORT_VERBS = """
+import importlib, pkgutil
+import docker, httpx, jinja2, rich.live
+import flagrelease.cli.commands as commands
+for module in pkgutil.iter_modules(commands.__path__):
+    importlib.import_module(f"{commands.__name__}.{module.name}")
+"""
 TODO = "check the network and pip's configuration (`python3 -m pip config list`), then repeat"
 
 
@@ -34,10 +43,9 @@ def ensure() -> Done:
         run("venv", pip, todo=TODO)
         # A list that names the torch that `kernels` brought leaves it in place; uv does not look where pip found it.
         locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has_kernels() else [])]
-        # Compiled as pip does it: where Python may not write byte code, each start would compile what it imports.
-        _uv("sync", "--compile-bytecode", "--require-hashes", *map(str, locks))
+        _uv("sync", "--require-hashes", *map(str, locks))
         _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-        run("venv", [str(PYTHON), "-m", "compileall", "-q", str(ROOT / "pipeline")], todo="see the log")
+        run("venv", [str(PYTHON), "-c", IMPORT_VERBS], env=CACHE_BYTE_CODE, todo="see the log")
         STAMP.write_text(wanted)
     return Done("made" if fresh else "updated", _describe())
 
@@ -64,6 +72,7 @@ def prefect() -> Done:
         run(
             "prefect",
             [str(PYTHON), "-m", "flagrelease.run.executors.prefect_server"],
+            env=CACHE_BYTE_CODE,
             todo="see the log; `--engine inline` does without",
         )
     return Done("made", f"Prefect {version}")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from flagrelease.errors import FlagreleaseError
 from flagrelease.redact import redact
-from flagrelease.run.project import Options
+
+if TYPE_CHECKING:
+    from flagrelease.run.project import Options
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    """The environment is read here, so that nothing below depends on it."""
+    """What the user asked of every verb. The environment is read here, so that nothing below depends on it."""
+    from flagrelease.run.project import Options  # `--help` starts without the matrix and the stages
+
     return Options(
         matrix=arguments.matrix,
         workspace=arguments.workspace,
