@@ -272,7 +272,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: HubStandIn, fetch: Fetch, tmp_
 _CHILD = """
 import sys
 from pathlib import Path
-from hub_cases import Fetch
+from support.hub_cases import Fetch
 fetch = Fetch(Path(sys.argv[1]))
 fetch.run(fetch.lock(sys.argv[2]))
 """

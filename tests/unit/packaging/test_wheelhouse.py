@@ -70,19 +70,19 @@ def test_a_house_is_gathered_once(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from flagrelease import wheels
+from flagrelease.packaging import wheelhouse
 from flagrelease.config.lockfile import LockedWheels
 
 def command(argv, **_):
     os.kill(os.getpid(), 9)
 
-wheels.gather(LockedWheels(inputs=("python==3.11",), requirements=()), Path(sys.argv[1]), command)
+wheelhouse.gather(LockedWheels(inputs=("python==3.11",), requirements=()), Path(sys.argv[1]), command)
 """
 
 
 def test_what_a_killed_run_had_fetched_is_swept(tmp_path: Path) -> None:
     root = tmp_path / "wheels"
-    source = Path(wheelhouse.__file__).parents[1]
+    source = Path(wheelhouse.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", KILLED, str(root)], check=False, timeout=60, cwd=source)
     assert done.returncode == -9
     assert len(list(root.iterdir())) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,9 @@ class Up:
 
     base_url = "http://localhost:1/v1"
     model = "M"
+    port_inside = 1
+    folder_inside = "/m"
+    running: Any = SimpleNamespace(execute=None)
 
 
 def test_a_serving_engine_is_an_entry_of_the_table(

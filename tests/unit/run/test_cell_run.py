@@ -87,7 +87,8 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
 def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nimport toys\nfrom flagrelease.run.executors.open import InlineExecutor\n"
+        "from pathlib import Path\nfrom support import toys\n"
+        "from flagrelease.run.executors.inline import InlineExecutor\n"
         f"InlineExecutor().execute(toys.run_cells(Path({str(tmp_path)!r}), 'cpu/tiny'))"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOY_TINY": "die"}, check=False)
@@ -102,8 +103,8 @@ def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
     path = tmp_path / "cell.lock"
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from pathlib import Path\nfrom flagrelease import hold\nimport time\n"
-        f"with hold.hold(Path({str(path)!r}), 'x', 'otherrun'):\n    print('held', flush=True)\n    time.sleep(60)"
+        "from pathlib import Path\nfrom flagrelease.store import locks\nimport time\n"
+        f"with locks.hold(Path({str(path)!r}), 'x', 'otherrun'):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

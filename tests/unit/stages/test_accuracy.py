@@ -223,7 +223,7 @@ def test_mended_graders_are_another_key() -> None:
     made_of = code_version.of_stage(accuracy.run, accuracy.STAGE.programs).modules.keys()
     tasks = {path.stem for path in (code_version.PACKAGE / "evaluation/tasks").glob("*.py")} - {"__init__"}
     used = {"evaluation.tasks", *(f"evaluation.tasks.{name}" for name in tasks)}
-    assert used | {f"evaluation.{name}" for name in ("text", "algebra", "request")} <= made_of
+    assert used | {f"evaluation.{name}" for name in ("grading.text", "grading.algebra", "chat")} <= made_of
 
 
 def test_agreement_and_guessing_are_said(world: World) -> None:

@@ -162,7 +162,7 @@ def test_a_killed_writer_loses_no_answer_that_it_said_it_wrote(tmp_path: Path) -
     script = textwrap.dedent("""
         import sys, itertools
         from pathlib import Path
-        from answer_sets import sample
+        from support.answer_sets import sample
         from flagrelease.verdict.samples import SampleWriter
         with SampleWriter(Path(sys.argv[1])) as writer:
             for number in itertools.count():

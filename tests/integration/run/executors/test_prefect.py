@@ -17,10 +17,10 @@ PROGRAM = """
 import sys, json, urllib.request, os
 from pathlib import Path
 import toys
-from flagrelease import engine
+from flagrelease.run.executors.open import opened
 root = Path(sys.argv[1])
 runs = toys.run_cells(root, "cpu/tiny", "gpu/tiny", "gpu/big")
-with engine.opened("prefect", root / "prefect", "testrun") as chosen:
+with opened("prefect", root / "prefect", "testrun") as chosen:
     (root / "url").write_text(os.environ["PREFECT_API_URL"])
     chosen.execute(runs)
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + "/flow_runs/filter", b"{}",
@@ -104,11 +104,11 @@ def test_a_named_server_that_does_not_answer(tmp_path: Path) -> None:
 ROUNDS = """
 import sys, json, urllib.request, os
 from pathlib import Path
-from flagrelease import engine
+from flagrelease.run.executors.open import opened
 from support.toy_operators import run_cell
 root = Path(sys.argv[1])
 run = run_cell(root)
-with engine.opened("prefect", root / "prefect", "testrun") as chosen:
+with opened("prefect", root / "prefect", "testrun") as chosen:
     chosen.execute([run])
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + "/flow_runs/filter", b"{}",
                                      {"content-type": "application/json"})
