@@ -37,7 +37,7 @@ CONFIG = {
     "dtype": "bfloat16",
 }
 SITE, CHIP, CACHE = "/srv/site", "/srv/chip", "/srv/cache"
-CHIP_SITE = HERE / "support/chip_site"
+CHIP_SITE = HERE / "chip_site"
 
 
 def container() -> Container:
