@@ -28,28 +28,28 @@ from flagrelease.store import locks
 
 
 def through(
-    everything: Project,
+    project: Project,
     cells: Sequence[Cell],
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
     """Bring `cells` through `stages`, showing what goes on. Raises ConfigError where the only cell cannot run."""
-    ports = real_ports(everything.workspace, everything.runner)
-    plans = [plan for plan in everything.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
+    ports = real_ports(project.workspace, project.runner)
+    plans = [plan for plan in project.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
     results = [_blocked(plan) for plan in plans if plan.blocked]
     ready = [plan for plan in plans if not plan.blocked]
     if all(plan.idle for plan in ready):
-        results += [summary.unchanged(plan, everything.ledger) for plan in ready]
+        results += [summary.unchanged(plan, project.ledger) for plan in ready]
     else:
-        results += _release(everything, ready, stages, wanted, ports, arguments)
+        results += _release(project, ready, stages, wanted, ports, arguments)
     return results
 
 
 def _release(
-    everything: Project,
+    project: Project,
     plans: Sequence[CellPlan],
     stages: tuple[AnyStage, ...],
     wanted: Choice,
@@ -64,31 +64,31 @@ def _release(
         free = []
         for plan in plans:
             try:
-                check_cell(plan, everything)
-                path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
+                check_cell(plan, project)
+                path = project.workspace.locks / f"cell-{plan.cell.slug}.lock"
                 stack.enter_context(locks.hold(path, plan.cell.id, run_id))
                 free.append(plan)
             except FlagreleaseError as error:
                 results.append(summary.refused(plan.cell, error))
         if not free:
             return results
-        check_machine(free, everything, ports)
-        cleanup.leftovers([plan.cell for plan in free], everything.workspace, ports)
+        check_machine(free, project, ports)
+        cleanup.leftovers([plan.cell for plan in free], project.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
-        session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
-        runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
+        session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
+        runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
-            _execute(runs, arguments.engine, everything, run_id, shown, workers, _unblock(runs, ports))
+            _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
 
 
-def _rounds(everything: Project, arguments: argparse.Namespace) -> int:
-    return everything.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
+def _rounds(project: Project, arguments: argparse.Namespace) -> int:
+    return project.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
 
 
 def _session(
-    everything: Project,
+    project: Project,
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     ports: Ports,
@@ -99,9 +99,9 @@ def _session(
 ) -> Session:
     return Session(
         run_id=run_id,
-        workspace=everything.workspace,
-        ledger=everything.ledger,
-        evidence=everything.evidence,
+        workspace=project.workspace,
+        ledger=project.ledger,
+        evidence=project.evidence,
         ports=ports,
         stages=stages,
         choice=wanted,
@@ -114,7 +114,7 @@ def _session(
 def _execute(
     runs: Sequence[CellRun],
     engine_name: str,
-    everything: Project,
+    project: Project,
     run_id: str,
     shown: Board,
     workers: Workers,
@@ -123,7 +123,7 @@ def _execute(
     def work() -> bool:
         if engine_name == "prefect":
             shown.say("starting Prefect (`--engine inline` does without)")
-        with opened(engine_name, everything.workspace.prefect, run_id) as chosen:
+        with opened(engine_name, project.workspace.prefect, run_id) as chosen:
             chosen.execute(runs)
         return True
 
@@ -132,7 +132,7 @@ def _execute(
         for run in runs:
             run.abandon()
         if not finished:
-            cleanup.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
+            cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports)
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:

@@ -96,7 +96,7 @@ class Project:
         return {name: entry for name, entry in found.items() if entry is not None}
 
 
-def project(options: Options) -> Project:
+def open_project(options: Options) -> Project:
     """Load everything that `options` point to. Raises ConfigError."""
     matrix = matrices.load(options.matrix)
     folder = options.matrix.resolve().parent

@@ -125,7 +125,7 @@ def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_a_defect_is_told_as_one(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flagrelease.cli.commands.status.project", lambda _options: 1 / 0)
+    monkeypatch.setattr("flagrelease.cli.commands.status.open_project", lambda _options: 1 / 0)
     assert app.main(["status"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err

@@ -25,8 +25,7 @@ from flagrelease.evaluation import baselines, import_baseline
 from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.run.project import Options
-from flagrelease.run.project import project as open_project
+from flagrelease.run.project import Options, open_project
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples

@@ -10,7 +10,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell
-from flagrelease.run.project import Options, Project, project
+from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages import STAGES
 
 MATRIX = Path(__file__).parents[3] / "matrix.yaml"
@@ -18,9 +18,9 @@ CELL = "nvidia-h100/qwen3-8b"
 
 
 def planned(tmp_path: Path, cell: str, *only: str, data_dir: Path | None = None) -> tuple[CellPlan, Project]:
-    everything = project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
+    project = open_project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
     wanted = Choice(only=frozenset(only))
-    return everything.plan(select(everything.cells, [cell], [], []), STAGES, wanted)[0], everything
+    return project.plan(select(project.cells, [cell], [], []), STAGES, wanted)[0], project
 
 
 def test_a_benchmark_whose_data_is_fetched_needs_no_folder(tmp_path: Path) -> None:
@@ -32,9 +32,9 @@ def test_a_benchmark_whose_data_is_fetched_needs_no_folder(tmp_path: Path) -> No
 )
 def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, said: str) -> None:
     folder = None if data_dir is None else tmp_path / data_dir
-    plan, everything = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
+    plan, project = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
     with pytest.raises(ConfigError, match=said) as caught:
-        check_cell(plan, everything)
+        check_cell(plan, project)
     assert caught.value.hint
 
 

@@ -23,22 +23,22 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.run.cell_run import new_run_id
-from flagrelease.run.project import Project, project, real_ports
+from flagrelease.run.project import Project, open_project, real_ports
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, process_id
 from flagrelease.verdict.samples import dump
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
+    project = open_project(options(arguments))
     if arguments.action == "list":
-        return _list(everything, as_json=arguments.json)
+        return _list(project, as_json=arguments.json)
     if arguments.path is None or arguments.cell is None:
         raise ConfigError(
             "`baseline import` needs PATH and CHIP/MODEL", hint="the cell says of which model, and compared with what"
         )
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    kept = _take_over(everything, cell, arguments.path)
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    kept = _take_over(project, cell, arguments.path)
     if arguments.json:
         print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
     else:
@@ -46,22 +46,22 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _take_over(everything: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
+def _take_over(project: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
     """Every benchmark of PATH that the cell's profile asks goes into the ledger; none, where one does not fit."""
-    ports = real_ports(everything.workspace)
+    ports = real_ports(project.workspace)
     run_id = new_run_id()
     context = Context(
         run_id=run_id,
-        workspace=everything.workspace,
-        evidence=everything.evidence,
+        workspace=project.workspace,
+        evidence=project.evidence,
         ports=ports,
         progress=Silent(),
         meter=Meter(ports.clock),
     )
     answers = answers_of(path, cell)
-    sheets = accuracy.build_specs(everything.job(cell), context)
-    weights = _weights(everything, cell)
-    return [_keep(everything, cell, weights, one, run_id, str(path)) for one in fit(answers, weights.digest, sheets)]
+    sheets = accuracy.build_specs(project.job(cell), context)
+    weights = _weights(project, cell)
+    return [_keep(project, cell, weights, one, run_id, str(path)) for one in fit(answers, weights.digest, sheets)]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class _Weights:
     digest: str
 
 
-def _weights(everything: Project, cell: Cell) -> _Weights:
+def _weights(project: Project, cell: Cell) -> _Weights:
     """Those that are served: the locked ones, or what the weights stage made of them. Raises ConfigError."""
-    everything.lock.require("models", cell.model_name)
+    project.lock.require("models", cell.model_name)
     if not cell.model.serve.convert:
-        return _Weights(everything.lock.models[cell.model_name].digest)
-    entry = everything.ledger.last_done(cell.id, "weights")
+        return _Weights(project.lock.models[cell.model_name].digest)
+    entry = project.ledger.last_done(cell.id, "weights")
     if entry is None:
         raise ConfigError(
             f"the weights of {cell.id} are not known yet",
@@ -85,10 +85,10 @@ def _weights(everything: Project, cell: Cell) -> _Weights:
 
 
 def _keep(
-    everything: Project, cell: Cell, weights: _Weights, one: Fitting, run_id: str, source: str
+    project: Project, cell: Cell, weights: _Weights, one: Fitting, run_id: str, source: str
 ) -> tuple[Entry, baselines.StoredBaseline]:
     lines = "".join(map(dump, one.samples)).encode()
-    evidence = everything.evidence.put(f"accuracy/{cell.baseline.stack}.{one.sheet.benchmark}.jsonl", lines)
+    evidence = project.evidence.put(f"accuracy/{cell.baseline.stack}.{one.sheet.benchmark}.jsonl", lines)
     stored = baselines.stored(cell, weights, one.sheet, one.samples, evidence, run_id, source)
     entry = Entry(
         at=SystemClock().now().isoformat(timespec="seconds"),
@@ -100,12 +100,12 @@ def _keep(
         process=process_id(),
         result=msgspec.to_builtins(stored),
     )
-    everything.ledger.append(entry)
+    project.ledger.append(entry)
     return entry, stored
 
 
-def _list(everything: Project, *, as_json: bool) -> int:
-    kept = list(baselines.known(everything.ledger.entries()).values())
+def _list(project: Project, *, as_json: bool) -> int:
+    kept = list(baselines.known(project.ledger.entries()).values())
     if as_json:
         print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
     elif kept:

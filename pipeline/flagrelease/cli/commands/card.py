@@ -13,7 +13,7 @@ from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
 from flagrelease.stages.card import stage
 from flagrelease.stages.card.record import NEEDED
@@ -22,14 +22,14 @@ from flagrelease.store.ledger import Spent
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    entry = everything.ledger.last_done(cell.id, stage.STAGE.name)
+    project = open_project(options(arguments))
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    entry = project.ledger.last_done(cell.id, stage.STAGE.name)
     if entry is None:
-        data = so_far(everything, cell)
+        data = so_far(project, cell)
     else:
         files = stage.files(results.CARD.decode(entry.result))
-        data = {name: everything.evidence.read(one) for name, one in files.items()}
+        data = {name: project.evidence.read(one) for name, one in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
@@ -44,17 +44,17 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
+def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
     """Card, record and chart of what is finished. Gates that are open are said to be; nothing of it can be published.
 
     Raises ConfigError where not even the accuracy is known.
     """
-    job = everything.job(cell)
+    job = project.job(cell)
     finished: list[Done[StageResult]] = []
     unfinished: dict[str, str] = {}
     for one in STAGES[: STAGES.index(stage.STAGE)]:
-        done = everything.ledger.last_done(cell.id, one.name)
-        last = everything.ledger.last(cell.id, one.name)
+        done = project.ledger.last_done(cell.id, one.name)
+        last = project.ledger.last(cell.id, one.name)
         if done is not None:
             result = one.result.decode(done.result)
             spent = done.spent or Spent(seconds=0.0)

@@ -17,17 +17,17 @@ from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.plan import since
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry, evidence_of
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    latest = everything.latest(cell, (*STAGES, REMEDY.stage))
-    rounds = everything.job(cell).attributed
-    now_keys = _keys(everything, cell)
+    project = open_project(options(arguments))
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    latest = project.latest(cell, (*STAGES, REMEDY.stage))
+    rounds = project.job(cell).attributed
+    now_keys = _keys(project, cell)
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         changed = {
@@ -49,35 +49,35 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
         print()
-        print("\n".join(_stage(everything, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
+        print("\n".join(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
     for found in rounds:
         print()
-        print("\n".join(_round(everything, found)))
+        print("\n".join(_round(project, found)))
     return 0
 
 
-def _keys(everything: Project, cell: Cell) -> Mapping[str, Key]:
+def _keys(project: Project, cell: Cell) -> Mapping[str, Key]:
     """As they are now; none where something is not locked, which `plan` says."""
     try:
-        return keys(everything.job(cell), (*STAGES, REMEDY.stage), everything.ledger)
+        return keys(project.job(cell), (*STAGES, REMEDY.stage), project.ledger)
     except FlagreleaseError:
         return {}
 
 
-def _round(everything: Project, found: Attribution) -> list[str]:
+def _round(project: Project, found: Attribution) -> list[str]:
     return [
         f"round {found.round}: {found.gate} failed, and without what is named here the cell went on",
         *(
             f"  ✗ {one.operator}{f' beside {one.partner}' if one.partner else ''}: {one.finding}"
             for one in found.culprits
         ),
-        *(f"  evidence  {kept.name}  {everything.evidence.path(kept)}" for kept in found.evidence),
+        *(f"  evidence  {kept.name}  {project.evidence.path(kept)}" for kept in found.evidence),
     ]
 
 
-def _stage(everything: Project, cell: Cell, stage: AnyStage, entry: Entry | None, key: Key | None) -> list[str]:
+def _stage(project: Project, cell: Cell, stage: AnyStage, entry: Entry | None, key: Key | None) -> list[str]:
     if entry is None:
-        skipped = stage.skip(everything.job(cell))
+        skipped = stage.skip(project.job(cell))
         return [f"{stage.name}: skipped, {skipped}" if skipped else f"{stage.name}: never run"]
     cost = f" in {spell(entry.spent.seconds)}" if entry.spent else ""
     if entry.spent and entry.spent.moved:
@@ -94,7 +94,7 @@ def _stage(everything: Project, cell: Cell, stage: AnyStage, entry: Entry | None
         lines.append(f"  result    {result.summary}")
         lines += _parts(result)
         for kept in evidence_of(result):
-            lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
+            lines.append(f"  evidence  {kept.name}  {project.evidence.path(kept)}")
     return lines
 
 

@@ -16,32 +16,32 @@ from flagrelease.config.cell import select
 from flagrelease.contract import results
 from flagrelease.errors import worst
 from flagrelease.run.plan import Choice
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages import fetch
 
 
 def main(arguments: argparse.Namespace) -> int:
     # What runs elsewhere asks nothing of this machine's Docker.
-    everything = project(replace(options(arguments), runner="process"))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    project = open_project(replace(options(arguments), runner="process"))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     arguments.rounds, arguments.engine = 0, "inline"
     # What is there is verified, and only what is missing moved: so it always runs.
-    ended = through(everything, cells, (fetch.STAGE,), Choice(force=frozenset({fetch.STAGE.name})), arguments)
-    found = {one.cell: _found(everything, one) for one in ended}
+    ended = through(project, cells, (fetch.STAGE,), Choice(force=frozenset({fetch.STAGE.name})), arguments)
+    found = {one.cell: _found(project, one) for one in ended}
     code = worst(one.code for one in ended)
     if arguments.json:
         told = [{"cell": name, **msgspec.to_builtins(made)} for name, made in found.items() if made is not None]
-        print(json.dumps({"exit_code": code, "workspace": str(everything.workspace.root), "cells": told}, indent=2))
+        print(json.dumps({"exit_code": code, "workspace": str(project.workspace.root), "cells": told}, indent=2))
         return code
-    print(_text(everything.workspace.root, found))
+    print(_text(project.workspace.root, found))
     for one in ended:
         if one.code:
             show_error(as_error(one))
     return code
 
 
-def _found(everything: Project, ended: CellResult) -> results.Fetched | None:
-    entry = None if ended.code else everything.ledger.last(ended.cell, fetch.STAGE.name)
+def _found(project: Project, ended: CellResult) -> results.Fetched | None:
+    entry = None if ended.code else project.ledger.last(ended.cell, fetch.STAGE.name)
     return None if entry is None else results.FETCHED.decode(entry.result)
 
 

@@ -14,21 +14,21 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.run import keep
 from flagrelease.run.cell_run import new_run_id
 from flagrelease.run.plan import Choice, choice
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import KEEP, Entry, process_id
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
+    project = open_project(options(arguments))
+    cell = select(project.cells, [arguments.cell], [], [])[0]
     choice(STAGES, [arguments.stage], [])
     stage = next(one for one in STAGES if one.name == arguments.stage)
-    plan = everything.plan([cell], STAGES, Choice())[0]
-    entries = everything.ledger.entries()
+    plan = project.plan([cell], STAGES, Choice())[0]
+    entries = project.ledger.entries()
     earlier = [one for one in reversed(entries) if (one.cell, one.stage, one.state) == (cell.id, stage.name, "done")]
     at = SystemClock().now().isoformat(timespec="seconds")
-    word, changed = keep.keep(plan, stage, earlier, everything.past(), reason=arguments.reason, by=_user(), at=at)
+    word, changed = keep.keep(plan, stage, earlier, project.past(), reason=arguments.reason, by=_user(), at=at)
     entry = Entry(
         at=at,
         run=new_run_id(),
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
         process=process_id(),
         result=msgspec.to_builtins(word),
     )
-    everything.ledger.append(entry)
+    project.ledger.append(entry)
     if arguments.json:
         told = {"cell": cell.id, "kept": msgspec.to_builtins(word), "changed": [str(one) for one in changed]}
         print(json.dumps(told, indent=2, ensure_ascii=False))

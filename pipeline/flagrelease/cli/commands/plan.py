@@ -11,17 +11,17 @@ from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import select
 from flagrelease.run.plan import CellPlan, as_json, choice
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    plans = everything.plan(cells, STAGES, wanted)
+    plans = project.plan(cells, STAGES, wanted)
     if getattr(arguments, "power", False):
-        jobs = [everything.job(cell) for cell in cells if not cell.excluded]
+        jobs = [project.job(cell) for cell in cells if not cell.excluded]
         if arguments.json:
             told = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
             print(json.dumps(told, indent=2, ensure_ascii=False))

@@ -15,7 +15,7 @@ from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, worst
 from flagrelease.run.plan import choice
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
 
@@ -24,10 +24,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
     if arguments.dry_run:
         return plan_verb.main(arguments)
-    everything = project(options(arguments))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    results = through(everything, cells, STAGES, wanted, arguments)
+    results = through(project, cells, STAGES, wanted, arguments)
     excluded = [cell for cell in cells if cell.excluded]
     return _finish(results, excluded, arguments.json)
 

@@ -11,7 +11,7 @@ from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.results import IMAGE, PUBLISH
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
 
@@ -29,16 +29,16 @@ class Status:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
-    found = [status(cell, everything.latest(cell, STAGES)) for cell in cells]
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
+    found = [status(cell, project.latest(cell, STAGES)) for cell in cells]
     if arguments.json:
         print(json.dumps({"cells": [asdict(one) for one in found]}, indent=2, ensure_ascii=False))
     else:
         rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[:19], s.reason] for s in found]
         print(aligned(["cell", "state", "stage", "last attempt", "digest", "reason"], rows))
-        if everything.ledger.damaged:
-            print(f"\n{everything.ledger.damaged} damaged lines of {everything.ledger.path} were passed over")
+        if project.ledger.damaged:
+            print(f"\n{project.ledger.damaged} damaged lines of {project.ledger.path} were passed over")
     return 0
 
 

@@ -19,7 +19,7 @@ from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.run.plan import Choice
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.stages.weights import stage as weights
 
@@ -28,24 +28,24 @@ _REASON_WIDTH = 90
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(_chosen(project.cells, arguments), arguments.cells, arguments.chip, arguments.model)
     stages = _STAGES
     if arguments.config is not None:
         cells = _of_config(cells)
         stages = (weights.of_config(arguments.config), kernels.STAGE)
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
-    wanted = {cell.id: _key(everything, cell, stages) for cell in cells if not cell.excluded}
-    ended = through(everything, cells, stages, Choice(force=force), arguments)
-    made = {name: _made(everything, name, key) for name, key in wanted.items()}
+    wanted = {cell.id: _key(project, cell, stages) for cell in cells if not cell.excluded}
+    ended = through(project, cells, stages, Choice(force=force), arguments)
+    made = {name: _made(project, name, key) for name, key in wanted.items()}
     code = worst(one.code for one in ended)
     if arguments.json:
-        told = [_as_json(everything, one, made.get(one.cell)) for one in ended]
+        told = [_as_json(project, one, made.get(one.cell)) for one in ended]
         print(json.dumps({"exit_code": code, "cells": told}, indent=2, ensure_ascii=False))
         return code
     for one in ended:
-        print(_text(everything, one, made.get(one.cell)))
+        print(_text(project, one, made.get(one.cell)))
         if one.code:
             show_error(as_error(one))
     return code
@@ -71,28 +71,28 @@ def _of_config(cells: Sequence[Cell]) -> list[Cell]:
     return [replace(cell, model_name=f"{cell.model_name}.config") for cell in cells]
 
 
-def _key(everything: Project, cell: Cell, stages: tuple[AnyStage, ...]) -> str:
+def _key(project: Project, cell: Cell, stages: tuple[AnyStage, ...]) -> str:
     """That of the bundle; none where something is not locked, which the run says."""
     try:
-        return keys(everything.job(cell), stages, everything.ledger)[kernels.STAGE.name].counts
+        return keys(project.job(cell), stages, project.ledger)[kernels.STAGE.name].counts
     except FlagreleaseError:
         return ""
 
 
-def _made(everything: Project, cell: str, key: str) -> results.Kernels | None:
-    entry = everything.ledger.last_done(cell, kernels.STAGE.name, key)
+def _made(project: Project, cell: str, key: str) -> results.Kernels | None:
+    entry = project.ledger.last_done(cell, kernels.STAGE.name, key)
     return None if entry is None else results.KERNELS.decode(entry.result)
 
 
-def _as_json(everything: Project, ended: CellResult, made: results.Kernels | None) -> dict[str, Any]:
+def _as_json(project: Project, ended: CellResult, made: results.Kernels | None) -> dict[str, Any]:
     told = {"cell": ended.cell, "state": ended.state, "reason": ended.reason, "exit_code": ended.code}
     if made is None:
         return {**told, "bundle": None}
-    bundle = str(everything.workspace.root / made.folder)
+    bundle = str(project.workspace.root / made.folder)
     return {**told, "bundle": bundle, "kernels": msgspec.to_builtins(made, enc_hook=dict)}
 
 
-def _text(everything: Project, ended: CellResult, made: results.Kernels | None) -> str:
+def _text(project: Project, ended: CellResult, made: results.Kernels | None) -> str:
     """A table of all operators that the model calls, and where the bundle is."""
     if made is None:
         return f"{ended.cell}: no operators were prepared: {ended.reason}"
@@ -110,7 +110,7 @@ def _text(everything: Project, ended: CellResult, made: results.Kernels | None) 
         f"policy  {made.policy}",
         f"tuned   {tuning.kernels} kernels, {tuning.keys} sizes, {candidates}, {tuning.seconds:.0f} s",
         *(f"served  {load}: {a:.3f} [{b:.3f}, {c:.3f}] of native speed" for load, (a, b, c) in made.served.items()),
-        f"bundle  {everything.workspace.root / made.folder}",
+        f"bundle  {project.workspace.root / made.folder}",
     ]
     return "\n".join(lines)
 

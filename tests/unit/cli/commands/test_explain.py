@@ -14,7 +14,7 @@ import support.finished_cell as given
 from flagrelease.cli import app
 from flagrelease.contract.results import Attribution, Culprit
 from flagrelease.contract.stage import keys
-from flagrelease.run.project import Options, project
+from flagrelease.run.project import Options, open_project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import KEEP, Entry
 from flagrelease.store.parts import Keep
@@ -26,13 +26,13 @@ CELL = "nvidia-h100/smollm2-135m"
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """Two rounds that named an operator each, and one that named nobody, as `run` writes them."""
-    everything = project(Options(matrix=ROOT / "matrix.yaml", workspace=tmp_path))
-    cell = next(one for one in everything.cells if one.id == CELL)
+    project = open_project(Options(matrix=ROOT / "matrix.yaml", workspace=tmp_path))
+    cell = next(one for one in project.cells if one.id == CELL)
 
     def append(stage: str, result: Any) -> None:
-        key = keys(everything.job(cell), (*STAGES, REMEDY.stage))[stage].key
+        key = keys(project.job(cell), (*STAGES, REMEDY.stage))[stage].key
         entry = Entry(at="2026", run="r", cell=CELL, stage=stage, state="done", key=key, process="1@b", result=result)
-        everything.ledger.append(replace(entry, result=msgspec.to_builtins(result)))
+        project.ledger.append(replace(entry, result=msgspec.to_builtins(result)))
 
     append("kernels", given.kernels())
     for number, name in enumerate(("mul", "cat", ""), 1):
@@ -65,22 +65,22 @@ def test_json_has_the_rounds(workspace: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_what_has_changed_since_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    everything = project(Options(matrix=ROOT / "matrix.yaml", workspace=workspace))
-    cell = next(one for one in everything.cells if one.id == CELL)
-    now = keys(everything.job(cell), STAGES)["kernels"]
+    project = open_project(Options(matrix=ROOT / "matrix.yaml", workspace=workspace))
+    cell = next(one for one in project.cells if one.id == CELL)
+    now = keys(project.job(cell), STAGES)["kernels"]
     inputs = {**now.parts.inputs, "limits.max_len": 7}
     parts = replace(now.parts, inputs=inputs, code={**now.parts.code, "stages.kernels": "0-0"})
-    last = everything.ledger.last(CELL, "kernels")
+    last = project.ledger.last(CELL, "kernels")
     assert last is not None
     assert app.main(explain(workspace)) == 0
     assert "  changed   its inputs; it was recorded before parts were kept" in capsys.readouterr().out
-    everything.ledger.append(replace(last, key="1" * 64, parts=parts))
+    project.ledger.append(replace(last, key="1" * 64, parts=parts))
     assert app.main(explain(workspace)) == 0
     out = capsys.readouterr().out
     longest = now.parts.inputs["limits.max_len"]
     assert f"  changed   limits.max_len 7 → {longest}\n  changed   code of stages.kernels\n" in out
     word = Keep(stage="kernels", from_key="1" * 64, to_key=now.key, reason="so", by="ada", at="2026")
-    everything.ledger.append(replace(last, stage=KEEP, key=now.key, result=msgspec.to_builtins(word)))
+    project.ledger.append(replace(last, stage=KEEP, key=now.key, result=msgspec.to_builtins(word)))
     assert app.main(explain(workspace)) == 0
     assert "  kept      so (by ada, 2026)" in capsys.readouterr().out
     assert app.main(explain(workspace, "--json")) == 0
