@@ -1,4 +1,4 @@
-"""`flagrelease keep`: say that changed code cannot change a stage's result, so that it is not run again."""
+"""`flagrelease keep`: declare that changed code cannot change a stage's result, so that the stage is not run again."""
 
 from __future__ import annotations
 
@@ -23,34 +23,38 @@ def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cell = select(project.cells, [arguments.cell], [], [])[0]
     choice(STAGES, [arguments.stage], [])
-    stage = next(one for one in STAGES if one.name == arguments.stage)
+    stage = next(known for known in STAGES if known.name == arguments.stage)
     plan = project.plan([cell], STAGES, Choice())[0]
     entries = project.ledger.entries()
-    earlier = [one for one in reversed(entries) if (one.cell, one.stage, one.state) == (cell.id, stage.name, "done")]
+    earlier = [e for e in reversed(entries) if (e.cell, e.stage, e.state) == (cell.id, stage.name, "done")]
     at = SystemClock().now().isoformat(timespec="seconds")
-    word, changed = keep.keep(plan, stage, earlier, project.past(), reason=arguments.reason, by=_user(), at=at)
+    decision, changed = keep.keep(plan, stage, earlier, project.past(), reason=arguments.reason, by=_user(), at=at)
     entry = Entry(
         at=at,
         run=new_run_id(),
         cell=cell.id,
         stage=KEEP,
         state="done",
-        key=word.to_key,
+        key=decision.to_key,
         process=process_id(),
-        result=msgspec.to_builtins(word),
+        result=msgspec.to_builtins(decision),
     )
     project.ledger.append(entry)
     if arguments.json:
-        told = {"cell": cell.id, "kept": msgspec.to_builtins(word), "changed": [str(one) for one in changed]}
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        output = {
+            "cell": cell.id,
+            "kept": msgspec.to_builtins(decision),
+            "changed": [str(change) for change in changed],
+        }
+        print(json.dumps(output, indent=2, ensure_ascii=False))
     else:
-        print(f"{cell.id} {stage.name} is kept although this has changed:")
-        print("\n".join(f"  {one}" for one in changed))
+        print(f"{cell.id} {stage.name} is kept although its code has changed:")
+        print("\n".join(f"  {change}" for change in changed))
     return 0
 
 
 def _user() -> str:
-    """The name of who says it. A user without one is known by number."""
+    """The name of the current user, or their number if they have no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
