@@ -1,4 +1,4 @@
-"""Bring cells through stages, showing the progress."""
+"""Run cells through stages and show the progress."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
 
 
-def through(
+def run_cells(
     project: Project,
     cells: Sequence[Cell],
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
-    """Bring `cells` through `stages`, showing what goes on. Raises ConfigError where the only cell cannot run."""
+    """Run `cells` through `stages` and show the progress. Raises ConfigError if the only cell cannot run."""
     ports = real_ports(project.workspace, project.runner)
     plans = [plan for plan in project.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
@@ -56,7 +56,8 @@ def _release(
     ports: Ports,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
-    """Run what must run. A cell that another run holds or that cannot be evaluated is refused; the others go on."""
+    """Run the stages that are not up to date. Refuse a cell that another run holds or that cannot be evaluated, and run
+    the others."""
     run_id = new_run_id()
     workers = Workers()
     results: list[CellResult] = []
@@ -113,7 +114,7 @@ def _session(
 
 def _execute(
     runs: Sequence[CellRun],
-    engine_name: str,
+    executor_name: str,
     project: Project,
     run_id: str,
     shown: Board,
@@ -121,10 +122,10 @@ def _execute(
     unblock: Callable[[], None],
 ) -> None:
     def work() -> bool:
-        if engine_name == "prefect":
-            shown.say("starting Prefect (`--engine inline` does without)")
-        with opened(engine_name, project.workspace.prefect, run_id) as chosen:
-            chosen.execute(runs)
+        if executor_name == "prefect":
+            shown.say("starting Prefect (`--engine inline` runs without it)")
+        with opened(executor_name, project.workspace.prefect, run_id) as executor:
+            executor.execute(runs)
         return True
 
     finished = run_stoppable(work, workers, unblock)
@@ -141,7 +142,7 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
     def unblock() -> None:
         command.end_all()
         for run in runs:
-            with suppress(FlagreleaseError):  # an engine that is gone has nothing that blocks
+            with suppress(FlagreleaseError):  # without a Docker engine, no container blocks
                 ports.runner.reap(run.cell.id, run.session.workspace.root)
 
     return unblock

@@ -291,7 +291,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 
 def test_the_verb_imports_and_lists(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "list")[1].startswith("no baseline is kept")
+    assert call(capsys, "list")[1].startswith("no baseline is stored")
     code, out, _ = call(capsys, "import", "answers", "cpu/tiny", "--data-dir", "data", "--json")
     (told,) = json.loads(out)["baselines"]
     assert code == 0

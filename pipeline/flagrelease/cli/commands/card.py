@@ -1,5 +1,5 @@
-"""`flagrelease card CELL`: the card that the cell's last finished card stage made; of a cell that was stopped on its
-way, the card as far as its results go."""
+"""`flagrelease card CELL`: print the card of the cell's last finished card stage, or, if the cell has not got that far,
+a card of the results that it has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
         data = so_far(project, cell)
     else:
         files = stage.files(results.CARD.decode(entry.result))
-        data = {name: project.evidence.read(one) for name, one in files.items()}
+        data = {name: project.evidence.read(file) for name, file in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
@@ -45,24 +45,24 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
-    """Card, record and chart of what is finished. Gates that are open are said to be; nothing of it can be published.
+    """Card, record and chart of the finished stages. The card names undecided gates, and it cannot be published.
 
-    Raises ConfigError where not even the accuracy is known.
+    Raises ConfigError if a stage that every card needs is not finished.
     """
     job = project.job(cell)
     finished: list[Done[StageResult]] = []
     unfinished: dict[str, str] = {}
-    for one in STAGES[: STAGES.index(stage.STAGE)]:
-        done = project.ledger.last_done(cell.id, one.name)
-        last = project.ledger.last(cell.id, one.name)
+    for earlier in STAGES[: STAGES.index(stage.STAGE)]:
+        done = project.ledger.last_done(cell.id, earlier.name)
+        last = project.ledger.last(cell.id, earlier.name)
         if done is not None:
-            result = one.result.decode(done.result)
+            result = earlier.result.decode(done.result)
             spent = done.spent or Spent(seconds=0.0)
-            finished.append(Done(stage=one.name, key=done.key, result=result, spent=spent))
-        elif last is not None and not one.skip(job):
-            unfinished[one.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
+            finished.append(Done(stage=earlier.name, key=done.key, result=result, spent=spent))
+        elif last is not None and not earlier.skip(job):
+            unfinished[earlier.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
     known = Finished(finished)
-    if missing := [one.stage for one in NEEDED if one not in known]:
+    if missing := [needed.stage for needed in NEEDED if needed not in known]:
         hint = f"run `flagrelease run {cell.id}`"
         raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
     return stage.write(job, known, unfinished)[1]

@@ -1,4 +1,4 @@
-"""`flagrelease explain CELL`: why a cell is as it is, with everything that its evidence says."""
+"""`flagrelease explain CELL`: explain a cell's state, with its results, errors and evidence."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         changed = {
-            name: [str(one) for one in differs]
+            name: [str(change) for change in differs]
             for name, entry in latest.items()
             if name in now_keys and (differs := since(entry, now_keys[name]))
         }
         kept = {name: msgspec.to_builtins(key.kept) for name, key in now_keys.items() if key.kept is not None}
-        told = {
+        output = {
             "cell": cell.id,
             "stages": entries,
             "attributed": msgspec.to_builtins(rounds),
             "changed": changed,
             "kept": kept,
         }
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
     now = status(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
-    for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
+    for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()
         print("\n".join(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
-    for found in rounds:
+    for attribution in rounds:
         print()
-        print("\n".join(_round(project, found)))
+        print("\n".join(_round(project, attribution)))
     return 0
 
 
 def _keys(project: Project, cell: Cell) -> Mapping[str, Key]:
-    """As they are now; none where something is not locked, which `plan` says."""
+    """The current keys; empty if something is not locked, which `plan` reports."""
     try:
         return keys(project.job(cell), (*STAGES, REMEDY.stage), project.ledger)
     except FlagreleaseError:
         return {}
 
 
-def _round(project: Project, found: Attribution) -> list[str]:
+def _round(project: Project, attribution: Attribution) -> list[str]:
     return [
-        f"round {found.round}: {found.gate} failed, and without what is named here the cell went on",
+        f"round {attribution.round}: {attribution.gate} failed, and the cell went on without these operators:",
         *(
-            f"  ✗ {one.operator}{f' beside {one.partner}' if one.partner else ''}: {one.finding}"
-            for one in found.culprits
+            f"  ✗ {culprit.operator}{f' together with {culprit.partner}' if culprit.partner else ''}: {culprit.finding}"
+            for culprit in attribution.culprits
         ),
-        *(f"  evidence  {kept.name}  {project.evidence.path(kept)}" for kept in found.evidence),
+        *(f"  evidence  {file.name}  {project.evidence.path(file)}" for file in attribution.evidence),
     ]
 
 
@@ -93,24 +93,24 @@ def _stage(project: Project, cell: Cell, stage: AnyStage, entry: Entry | None, k
         result = stage.result.decode(entry.result)
         lines.append(f"  result    {result.summary}")
         lines += _parts(result)
-        for kept in evidence_of(result):
-            lines.append(f"  evidence  {kept.name}  {project.evidence.path(kept)}")
+        for file in evidence_of(result):
+            lines.append(f"  evidence  {file.name}  {project.evidence.path(file)}")
     return lines
 
 
 def _since(entry: Entry, key: Key | None) -> list[str]:
-    """What has changed since, and whether the result is kept although it has."""
+    """The changes since the entry was written, and the decision to keep its result in spite of them."""
     if key is None or entry.key == key.key:
         return []
     if entry.parts is None:
-        return ["  changed   its inputs; it was recorded before parts were kept"]
-    lines = [f"  changed   {one}" for one in since(entry, key)]
+        return ["  changed   its inputs; which of them was not recorded at the time"]
+    lines = [f"  changed   {change}" for change in since(entry, key)]
     kept = key.kept
     return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {kept.at})"]
 
 
 def _parts(result: StageResult) -> list[str]:
-    """What a result consists of, a line each, where it has parts."""
+    """The checks, scores or excluded operators of a result, one line each."""
     match result:
         case Smoke(checks=checks):
             return [f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}" for check in checks]

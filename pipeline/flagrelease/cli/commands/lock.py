@@ -1,4 +1,4 @@
-"""`flagrelease lock`: pin everything that can move, and show the difference."""
+"""`flagrelease lock`: pin everything that can change upstream, and show the difference."""
 
 from __future__ import annotations
 
