@@ -32,7 +32,7 @@ from flagrelease.contract.handles import Done, Finished
 from flagrelease.contract.job import Job
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
-from flagrelease.run.project import Options, Project, project, real_ports
+from flagrelease.run.project import Options, Project, open_project, real_ports
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.serving.servers import Serve
 from flagrelease.stages import accuracy
@@ -166,8 +166,8 @@ class Plain:
         print(f"{self._name}: {text}", file=sys.stderr, flush=True)
 
 
-def job_for(everything: Project, wanted: argparse.Namespace) -> Job:
-    job = everything.job(next(one for one in everything.cells if one.id == CELL))
+def job_for(project: Project, wanted: argparse.Namespace) -> Job:
+    job = project.job(next(one for one in project.cells if one.id == CELL))
     benchmark = replace(job.matrix.benchmarks[wanted.benchmark], margin=wanted.margin)
     matrix = replace(job.matrix, benchmarks={**job.matrix.benchmarks, wanted.benchmark: benchmark})
     profile = Profile(benchmarks={wanted.benchmark: Share(limit=wanted.limit)})
@@ -198,8 +198,8 @@ def with_threads(job: Job, image: results.Image, workspace: Workspace, threads: 
     return replace(job, cell=replace(job.cell, chip=replace(chip, container=container)))
 
 
-def released(everything: Project, stage: str, kind: type[Any]) -> Any:
-    entry = everything.ledger.last_done(CELL, stage)
+def released(project: Project, stage: str, kind: type[Any]) -> Any:
+    entry = project.ledger.last_done(CELL, stage)
     if entry is None:
         raise SystemExit(f"{CELL} has no {stage} yet: run `make release` first")
     return msgspec.convert(entry.result, kind)
@@ -225,14 +225,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".flagrelease/damaged"))
     wanted = parser.parse_args()
-    everything = project(Options(matrix=ROOT / "matrix.yaml", data_dir=wanted.data.resolve()))
-    job = job_for(everything, wanted)
-    weights: results.Weights = released(everything, "weights", results.Weights)
-    image: results.Image = released(everything, "image", results.Image)
+    project = open_project(Options(matrix=ROOT / "matrix.yaml", data_dir=wanted.data.resolve()))
+    job = job_for(project, wanted)
+    weights: results.Weights = released(project, "weights", results.Weights)
+    image: results.Image = released(project, "image", results.Image)
     workspace = Workspace(wanted.work.resolve())
     if wanted.threads != 2:
         job = with_threads(job, image, workspace, wanted.threads)
-    source = next((everything.workspace.weights / weights.folder).rglob("*.gguf"))
+    source = next((project.workspace.weights / weights.folder).rglob("*.gguf"))
     rows, wrong = [], 0
     for name, folder in copies(source, workspace, weights.folder):
         candidate = replace(weights, folder=folder)

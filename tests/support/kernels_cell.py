@@ -19,7 +19,7 @@ from flagrelease.config.matrix import Container
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse
-from flagrelease.run.project import Options, project
+from flagrelease.run.project import Options, open_project
 from support.pip_wheel import pip_wheel
 
 HERE = Path(__file__).parent
@@ -102,9 +102,9 @@ def write_project(root: Path, base: str) -> None:
 
 
 def job(root: Path, **plan: Any) -> Job:
-    everything = project(Options(matrix=root / "matrix.yaml"))
-    cell = everything.cells[0]
-    return everything.job(replace(cell, kernels=replace(cell.kernels, **plan)))
+    project = open_project(Options(matrix=root / "matrix.yaml"))
+    cell = project.cells[0]
+    return project.job(replace(cell, kernels=replace(cell.kernels, **plan)))
 
 
 def context(root: Path, weights: str = "") -> Context:

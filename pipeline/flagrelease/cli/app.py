@@ -1,4 +1,4 @@
-"""The command line: verbs, flags, exit codes. Each verb lives in commands/ and is imported when it is used."""
+"""The command line: verbs, flags and exit codes. A verb's module in commands/ is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flagrelease import __version__
 from flagrelease.cli.shared import show_error
 from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
-
-if TYPE_CHECKING:
-    pass
 
 _EXIT_CODES = """\
 exit codes:
@@ -33,38 +29,39 @@ exit codes:
 
 environment:
   FLAGRELEASE_REGISTRY, FLAGRELEASE_ENGINE   defaults of --registry and --engine
-  FLAGRELEASE_OFFLINE                        set where no hub is reached: the card's download is then not tried
+  FLAGRELEASE_OFFLINE                        set on a host that reaches no hub: the card's download is not tried there
 """
 
 _MATRIX_HELP = "default: matrix.yaml"
+_PROFILE_HELP = "a profile of the matrix: which benchmarks to run, and how many questions of each"
 
 VERBS = (
-    ("run", "release cells: all, or those that are named"),
+    ("run", "release all cells, or the selected ones"),
     ("plan", "show what `run` would do, and why"),
-    ("tune", "prepare the operators of a chip for a model, and nothing else"),
-    ("fetch", "fetch what cells take from the network, for a host that reaches none"),
-    ("status", "show where every cell stands"),
-    ("explain", "say why a cell is as it is"),
-    ("keep", "say that changed code cannot change a stage's result, so that it is not run again"),
-    ("compare", "compare two answer sets, without running anything"),
-    ("baseline", "list the kept baseline evaluations, or import one"),
+    ("tune", "qualify and tune a chip's operators for a model, without the rest of a release"),
+    ("fetch", "download everything that cells need, for a host without network access"),
+    ("status", "show the state of every cell"),
+    ("explain", "explain the state of a cell, stage by stage"),
+    ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
+    ("compare", "compare two answer sets without running anything"),
+    ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
-    ("lock", "pin everything that can move; show the difference"),
-    ("doctor", "check this machine; say what to do"),
-    ("init", "write a first matrix.yaml"),
+    ("lock", "pin everything that can change upstream, and show the difference"),
+    ("doctor", "check whether this machine can run a release, and say what to fix"),
+    ("init", "write an initial matrix.yaml"),
 )
 
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """A word that nobody takes is an error of this very verb, so that the hint is among its own flags."""
-        found, rest = super().parse_known_args(args, namespace)
-        if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
-        return found, rest
+        """Report an unknown argument from the verb's own parser, so that the hint names one of the verb's flags."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        hint = f"`{self.prog} --help` lists what there is"
+        hint = f"`{self.prog} --help` lists all arguments"
         if message.startswith("argument VERB: invalid choice: "):
             word = message.split("invalid choice: ")[1].split("'")[1]
             names = [name for name, _ in VERBS]
@@ -76,10 +73,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The parser of the complete command line."""
     top = _Parser(
         prog="flagrelease",
-        description="Turns a chip × model matrix into published, provably equivalent LLM serving images.",
+        description="Turn a chip × model matrix into published, provably equivalent LLM serving images.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -101,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
             "--runner",
             choices=("docker", "process"),
             default="docker",
-            help="process: serve without containers, for a chip's host without Docker; nothing is published",
+            help="process: serve without containers, for a host without Docker; nothing is published",
         )
     for name, default in (("run", "prefect"), ("tune", "inline")):
         made[name].add_argument(
@@ -109,79 +106,106 @@ def parser() -> argparse.ArgumentParser:
             type=_engine,
             default=os.environ.get("FLAGRELEASE_ENGINE") or default,
             metavar="{prefect,inline}",
-            help=f"what runs the stages; default: {default}",
+            help=f"the executor that runs the stages; default: {default}",
         )
-    made["plan"].add_argument("--power", action="store_true", help="what the evaluation will cost and can decide")
+    made["plan"].add_argument(
+        "--power", action="store_true", help="forecast the cost and the statistical power of the evaluation instead"
+    )
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
-        "--rounds", type=int, metavar="N", help="after a gate that failed, go on without the guilty operators; 0: never"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="after a failed gate, find the operators at fault and go on without them, at most N times; 0: never",
     )
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     for name in ("explain", "card"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _keep(made["keep"])
-    made["card"].add_argument("-o", "--output", type=Path, metavar="DIR", help="write README.md and pictures there")
+    made["card"].add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
+    )
     made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     return top
 
 
 def _common(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
-    verb.add_argument("--workspace", type=Path, metavar="DIR", help="default: .flagrelease beside the matrix")
+    verb.add_argument("--workspace", type=Path, metavar="DIR", help="default: .flagrelease next to the matrix")
     verb.add_argument(
         "--registry",
         metavar="HOST/PREFIX",
         default=os.environ.get("FLAGRELEASE_REGISTRY"),
-        help="in place of the matrix's",
+        help="overrides the matrix",
     )
-    verb.add_argument("--data-dir", type=Path, metavar="DIR", help="benchmark data of your own")
+    verb.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with your own benchmark data")
 
 
 def _selection(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("cells", nargs="*", metavar="CHIP/MODEL", help="cells or globs of them; none: all")
-    verb.add_argument("--chip", action="append", default=[], metavar="GLOB", help="cells of these chips; repeatable")
-    verb.add_argument("--model", action="append", default=[], metavar="GLOB", help="cells of these models; repeatable")
-    verb.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
+    verb.add_argument("cells", nargs="*", metavar="CHIP/MODEL", help="cells, or globs that match cells; default: all")
+    verb.add_argument(
+        "--chip", action="append", default=[], metavar="GLOB", help="only cells of these chips; repeatable"
+    )
+    verb.add_argument(
+        "--model", action="append", default=[], metavar="GLOB", help="only cells of these models; repeatable"
+    )
+    verb.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
 
 
 def _choice(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--only", action="append", default=[], metavar="STAGE", help="run this stage only; repeatable")
-    verb.add_argument("--force", action="append", default=[], metavar="STAGE", help="run this stage again; repeatable")
+    verb.add_argument("--only", action="append", default=[], metavar="STAGE", help="run only this stage; repeatable")
+    verb.add_argument(
+        "--force",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="run this stage even if it is up to date; repeatable",
+    )
 
 
 def _tuning(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--policy", choices=("express", "coverage"), help="in place of the matrix's")
-    verb.add_argument("--budget", metavar="TIME", help="for tuning, in place of the matrix's: 90s, 10m, 2h")
+    verb.add_argument("--policy", choices=("express", "coverage"), help="overrides the matrix")
+    verb.add_argument("--budget", metavar="TIME", help="time limit for tuning (90s, 10m, 2h); overrides the matrix")
     verb.add_argument(
-        "--config", type=Path, metavar="FILE", help="tune for this config.json, with random weights, and fetch none"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="tune for the model of this config.json with random weights, without downloading any",
     )
-    verb.add_argument("--again", action="store_true", help="although nothing has changed")
+    verb.add_argument("--again", action="store_true", help="tune again even if nothing has changed")
 
 
 def _keep(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("cell", metavar="CHIP/MODEL")
-    verb.add_argument("stage", metavar="STAGE", help="one that has a result, and would run again")
-    verb.add_argument("--reason", required=True, metavar="TEXT", help="for the record and the card; kept in the ledger")
-    verb.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
+    verb.add_argument("stage", metavar="STAGE", help="a stage that has a result and would run again")
+    verb.add_argument(
+        "--reason", required=True, metavar="TEXT", help="why; written to the ledger, the record and the card"
+    )
+    verb.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
 
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:
     compare.add_argument("baseline", metavar="A", type=Path, help="samples.jsonl, its folder, or release.json")
-    compare.add_argument("candidate", metavar="B", type=Path, help="the same, of what is compared with A")
+    compare.add_argument("candidate", metavar="B", type=Path, help="the same, of the side that is compared with A")
     compare.add_argument(
-        "--margin", action="append", default=[], metavar="[BENCHMARK=]FRACTION", help="largest loss that still passes"
+        "--margin",
+        action="append",
+        default=[],
+        metavar="[BENCHMARK=]FRACTION",
+        help="non-inferiority margin, such as mmlu=0.01 for 1 percentage point; repeatable",
     )
     baseline.add_argument("action", choices=("list", "import"))
     baseline.add_argument(
         "path", nargs="?", type=Path, metavar="PATH", help="answers with conditions.json, or a release"
     )
-    baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is compared with it")
-    baseline.add_argument("--profile", metavar="NAME", help="which benchmarks, and how much of them")
+    baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is to be compared with it")
+    baseline.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
 
 
 def _engine(text: str) -> str:
-    """A type, not `choices`: those do not look at a default, which here comes from the environment."""
+    """The value of --engine. Not `choices`: argparse does not check defaults against them, and this default comes from
+    the environment."""
     if text not in ("prefect", "inline"):
         raise argparse.ArgumentTypeError(
             f"invalid choice: {text!r} (choose from prefect, inline; FLAGRELEASE_ENGINE is the default)"
@@ -190,7 +214,7 @@ def _engine(text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code; nothing else in flagrelease decides one."""
+    """Run one verb and return the exit code."""
     try:
         arguments = parser().parse_args(argv)
         verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
@@ -202,15 +226,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_error(Interrupted("interrupted", hint="run again: finished stages are kept"))
         return Interrupted.exit_code
     except BrokenPipeError:
-        # The reader went away (`flagrelease plan | head`); that is not a failure.
+        # The reader closed the pipe (`flagrelease plan | head`): not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         show_error(
             FlagreleaseError(
-                "flagrelease itself failed",
+                "unexpected error in flagrelease",
                 why=f"{type(error).__name__}: {error}",
-                hint="this is a defect; please report it with the text above",
+                hint="this is a bug; please report it with the text above",
                 detail=traceback.format_exc(),
             )
         )

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a table that updates, or plain lines where there is no terminal."""
+"""Progress displays: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Row:
         return time.monotonic() - self.started if self.state == "running" and self.started else self.seconds
 
     def shown(self) -> str:
-        """The text with its count, rate and the time left."""
+        """The text with its count, rate and estimated time left."""
         count = self.count
         if count is None or self.state != "running":
             return self.text
@@ -79,7 +79,7 @@ def progress(count: Count) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """A count for people: bytes with a prefix, other units as they are."""
+    """A human-readable amount: bytes with an SI prefix, other units unscaled."""
     if unit != "B":
         return f"{value:.0f} {unit}"
     for prefix in ("B", "kB", "MB"):
@@ -90,21 +90,21 @@ def amount(value: float, unit: str) -> str:
 
 
 def spell(seconds: float) -> str:
-    """A duration for people."""
+    """A human-readable duration."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {remainder:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
 
 
 @dataclass
 class _Line:
-    """Progress into one row of a board."""
+    """Progress of one stage, shown in one row of a board."""
 
     board: PlainBoard | LiveBoard
     cell: str
@@ -119,7 +119,7 @@ class _Line:
 
 @dataclass
 class PlainBoard:
-    """One line when something starts, ends or stays the same for ten seconds. For logs and pipes."""
+    """For logs and pipes: a line when a stage starts and when it ends, and at most one every ten seconds in between."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     _rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
@@ -160,13 +160,13 @@ class PlainBoard:
             self._print(f"{outcome.cell}  {outcome.stage:<9} {mark} {outcome.status}{took}  {outcome.reason}")
 
     def _print(self, text: str) -> None:
-        # The reader of a closed pipe must not kill a release.
+        # A closed pipe must not end a release.
         with suppress(BrokenPipeError):
             print(text, file=self.stream, flush=True)
 
 
 class LiveBoard:
-    """A table in place: the stages of a single cell, or one line a cell."""
+    """A table that updates in place: the stages of a single cell, or one line per cell."""
 
     def __init__(self, cells: Sequence[str], stages: Sequence[str]) -> None:
         from rich.console import Console
@@ -191,9 +191,9 @@ class LiveBoard:
         self._console.print(text, style="dim", markup=False, highlight=False)
 
     def begin(self, cell: str, stage: str, doing: str) -> None:
-        if stage not in self._stages:  # a remedy, which most runs do without
+        if stage not in self._stages:  # the remedy: most runs have none
             self._stages.append(stage)
-            self._rows |= {(one, stage): _Row() for one in self._cells}
+            self._rows |= {(each, stage): _Row() for each in self._cells}
         self._rows[cell, stage].begin(doing)
 
     def progress(self, cell: str, stage: str) -> Progress:
@@ -239,5 +239,5 @@ class LiveBoard:
 
 
 def board(cells: Sequence[str], stages: Sequence[str]) -> PlainBoard | LiveBoard:
-    """The board that suits where stderr goes."""
+    """A LiveBoard if stderr is a terminal, else a PlainBoard."""
     return LiveBoard(cells, stages) if sys.stderr.isatty() else PlainBoard()

@@ -1,4 +1,4 @@
-"""Bring cells through stages, showing the progress."""
+"""Run cells through stages and show the progress."""
 
 from __future__ import annotations
 
@@ -27,36 +27,37 @@ from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
 
 
-def through(
-    everything: Project,
+def run_cells(
+    project: Project,
     cells: Sequence[Cell],
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
-    """Bring `cells` through `stages`, showing what goes on. Raises ConfigError where the only cell cannot run."""
-    ports = real_ports(everything.workspace, everything.runner)
-    plans = [plan for plan in everything.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
+    """Run `cells` through `stages` and show the progress. Raises ConfigError if the only cell cannot run."""
+    ports = real_ports(project.workspace, project.runner)
+    plans = [plan for plan in project.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
     results = [_blocked(plan) for plan in plans if plan.blocked]
     ready = [plan for plan in plans if not plan.blocked]
     if all(plan.idle for plan in ready):
-        results += [summary.unchanged(plan, everything.ledger) for plan in ready]
+        results += [summary.unchanged(plan, project.ledger) for plan in ready]
     else:
-        results += _release(everything, ready, stages, wanted, ports, arguments)
+        results += _release(project, ready, stages, wanted, ports, arguments)
     return results
 
 
 def _release(
-    everything: Project,
+    project: Project,
     plans: Sequence[CellPlan],
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     ports: Ports,
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
-    """Run what must run. A cell that another run holds or that cannot be evaluated is refused; the others go on."""
+    """Run the stages that are not up to date. Refuse a cell that another run holds or that cannot be evaluated, and run
+    the others."""
     run_id = new_run_id()
     workers = Workers()
     results: list[CellResult] = []
@@ -64,31 +65,31 @@ def _release(
         free = []
         for plan in plans:
             try:
-                check_cell(plan, everything)
-                path = everything.workspace.locks / f"cell-{plan.cell.slug}.lock"
+                check_cell(plan, project)
+                path = project.workspace.locks / f"cell-{plan.cell.slug}.lock"
                 stack.enter_context(locks.hold(path, plan.cell.id, run_id))
                 free.append(plan)
             except FlagreleaseError as error:
                 results.append(summary.refused(plan.cell, error))
         if not free:
             return results
-        check_machine(free, everything, ports)
-        cleanup.leftovers([plan.cell for plan in free], everything.workspace, ports)
+        check_machine(free, project, ports)
+        cleanup.leftovers([plan.cell for plan in free], project.workspace, ports)
         shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
-        session = _session(everything, stages, wanted, ports, run_id, shown, workers, _rounds(everything, arguments))
-        runs = [CellRun(session, everything.job(plan.cell)) for plan in free]
+        session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
+        runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
-            _execute(runs, arguments.engine, everything, run_id, shown, workers, _unblock(runs, ports))
+            _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
 
 
-def _rounds(everything: Project, arguments: argparse.Namespace) -> int:
-    return everything.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
+def _rounds(project: Project, arguments: argparse.Namespace) -> int:
+    return project.matrix.defaults.rounds if arguments.rounds is None else int(arguments.rounds)
 
 
 def _session(
-    everything: Project,
+    project: Project,
     stages: tuple[AnyStage, ...],
     wanted: Choice,
     ports: Ports,
@@ -99,9 +100,9 @@ def _session(
 ) -> Session:
     return Session(
         run_id=run_id,
-        workspace=everything.workspace,
-        ledger=everything.ledger,
-        evidence=everything.evidence,
+        workspace=project.workspace,
+        ledger=project.ledger,
+        evidence=project.evidence,
         ports=ports,
         stages=stages,
         choice=wanted,
@@ -113,18 +114,18 @@ def _session(
 
 def _execute(
     runs: Sequence[CellRun],
-    engine_name: str,
-    everything: Project,
+    executor_name: str,
+    project: Project,
     run_id: str,
     shown: Board,
     workers: Workers,
     unblock: Callable[[], None],
 ) -> None:
     def work() -> bool:
-        if engine_name == "prefect":
-            shown.say("starting Prefect (`--engine inline` does without)")
-        with opened(engine_name, everything.workspace.prefect, run_id) as chosen:
-            chosen.execute(runs)
+        if executor_name == "prefect":
+            shown.say("starting Prefect (`--engine inline` runs without it)")
+        with opened(executor_name, project.workspace.prefect, run_id) as executor:
+            executor.execute(runs)
         return True
 
     finished = run_stoppable(work, workers, unblock)
@@ -132,7 +133,7 @@ def _execute(
         for run in runs:
             run.abandon()
         if not finished:
-            cleanup.leftovers([run.cell for run in runs], everything.workspace, runs[0].session.ports)
+            cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports)
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
@@ -141,7 +142,7 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
     def unblock() -> None:
         command.end_all()
         for run in runs:
-            with suppress(FlagreleaseError):  # an engine that is gone has nothing that blocks
+            with suppress(FlagreleaseError):  # without a Docker engine, no container blocks
                 ports.runner.reap(run.cell.id, run.session.workspace.root)
 
     return unblock

@@ -1,4 +1,4 @@
-"""Options and errors, alike for every verb."""
+"""Options and error output shared by all verbs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    """What the user asked of every verb. The environment is read here, so that nothing below depends on it."""
+    """The options that are common to all verbs, from the parsed command line."""
     from flagrelease.run.project import Options  # `--help` starts without the matrix and the stages
 
     return Options(
@@ -28,7 +28,7 @@ def options(arguments: argparse.Namespace) -> Options:
 
 
 def show_error(error: FlagreleaseError) -> None:
-    """What failed and why on one line, what to do on the next."""
+    """Print what failed and why on one line, the detail indented below, and the hint on the last line."""
     print(f"flagrelease: {redact(error.line())}", file=sys.stderr)
     if error.detail:
         for line in redact(error.detail).splitlines():

@@ -1,4 +1,4 @@
-"""How a run ended: a table of stages for each cell, one of cells, and the exit code."""
+"""Summarise a run: a table of stages per cell, a table of cells, and the exit code."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ _REASON_WIDTH = 90
 
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
-    """The end of one cell. `stage` is where it stopped, or the last one; `digest` names its image."""
+    """How the run of one cell ended."""
 
     cell: str
+    """CHIP/MODEL."""
     state: str
+    """released, partial, red, unchanged, busy or blocked."""
     stage: str
+    """The stage at which the cell stopped, or its last one."""
     reason: str
     code: int
+    """Exit code."""
     seconds: float
     digest: str = ""
+    """The digest of the cell's image; empty if it has none."""
     outcomes: tuple[Outcome, ...] = ()
     failure: Failure | None = None
 
 
 def finished(run: CellRun, seconds: float) -> CellResult:
-    """The result of a cell that went through its stages."""
+    """The result of a cell whose stages were run."""
     red = next((outcome for outcome in run.outcomes if outcome.red), None)
     last = red or run.outcomes[-1]
     done = [outcome for outcome in run.outcomes if outcome.status in ("done", "reused")]
@@ -54,7 +59,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
 
 
 def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
-    """The result of a cell of which nothing had to run."""
+    """The result of a cell in which every stage was up to date."""
     reused = [step for step in plan.steps if step.action == "reuse"]
     image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage))
     since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
@@ -80,17 +85,17 @@ def refused(cell: Cell, error: FlagreleaseError) -> CellResult:
 
 
 def as_error(result: CellResult) -> FlagreleaseError:
-    """The cell's failure as an error, to be shown as any other."""
+    """The cell's failure as an error for `show_error`."""
     failure = result.failure
     if failure is None:
         return FlagreleaseError(f"{result.cell}: {result.reason}")
     where = f"{result.cell} {result.stage}".strip()
-    hint = failure.hint or f"`flagrelease explain {result.cell}` shows all there is"
+    hint = failure.hint or f"`flagrelease explain {result.cell}` shows all details"
     return FlagreleaseError(f"{where}: {failure.what}", why=failure.why, hint=hint, detail=failure.detail)
 
 
 def text(results: Sequence[CellResult], excluded: Sequence[Cell]) -> str:
-    """The tables at the end of `run`."""
+    """The tables that `run` prints at its end."""
     parts = [_stages(result) for result in results if result.outcomes]
     rows = [
         [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[:19], _short(r.reason)]
@@ -120,20 +125,20 @@ def _stages(result: CellResult) -> str:
 
 
 def _short(reason: str) -> str:
-    """A reason that fits in a table; errors are told in full below it, and `explain` tells all."""
+    """The reason, cut to fit a table. Errors are printed in full below it, and `explain` shows everything."""
     return reason if len(reason) <= _REASON_WIDTH else reason[: _REASON_WIDTH - 1].rstrip() + "…"
 
 
 def _sum(spent: Sequence[Spent]) -> Spent:
     return Spent(
-        seconds=sum(one.seconds for one in spent),
-        outside=sum(one.outside for one in spent),
-        moved=sum(one.moved for one in spent),
+        seconds=sum(cost.seconds for cost in spent),
+        outside=sum(cost.outside for cost in spent),
+        moved=sum(cost.moved for cost in spent),
     )
 
 
 def as_json(results: Sequence[CellResult], excluded: Sequence[Cell], code: int) -> dict[str, Any]:
-    """The form of `run --json`."""
+    """The output of `run --json`."""
     return {
         "exit_code": code,
         "cells": [

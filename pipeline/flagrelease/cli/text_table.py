@@ -1,4 +1,4 @@
-"""Plain aligned text tables."""
+"""Aligned plain-text tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def aligned(heading: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
-    """`rows` under `heading`, columns padded to their widest cell; the columns numbered in `right` flush right."""
+    """`rows` under `heading`, columns padded to their widest cell; `right` has the indices of right-aligned columns."""
     table = [list(heading), *[list(row) for row in rows]]
     widths = [max(_width(row[column]) for row in table) for column in range(len(heading))]
     lines = []

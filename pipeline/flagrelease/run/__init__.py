@@ -1,1 +1,1 @@
-"""Take cells through the stages: plan, execute, keep the ledger."""
+"""Run cells through the stages: plan, execute and record in the ledger."""

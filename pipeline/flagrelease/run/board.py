@@ -1,4 +1,4 @@
-"""Where a run is shown: what a display implements."""
+"""The interface of progress displays."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from flagrelease.run.outcome import Outcome
 
 
 class Board(Protocol):
-    """Where a run is shown."""
+    """Shows the progress of a run."""
 
     def __enter__(self) -> Board: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def say(self, text: str) -> None:
-        """A line about the run as a whole."""
+        """Print a line that concerns the complete run."""
         ...
 
     def begin(self, cell: str, stage: str, doing: str) -> None: ...

@@ -1,4 +1,4 @@
-"""Runs the stages of one cell, one after another, and keeps the ledger. Knows no engine."""
+"""Run the stages of one cell in sequence and record them in the ledger. Independent of the executor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One invocation of `run`: what all of its cells share. `remedy` is tried after a gate that failed."""
+    """The state that all cells of one invocation of `run` share."""
 
     run_id: str
     workspace: Workspace
@@ -51,10 +51,11 @@ class Session:
     board: Board
     workers: Workers
     remedy: Remedy | None = None
+    """Run after a failed gate, in order to go on without the operators at fault."""
 
     @property
     def known(self) -> tuple[AnyStage, ...]:
-        """Every stage that can run, the remedy last."""
+        """All stages that can run, the remedy last."""
         return self.stages if self.remedy is None else (*self.stages, self.remedy.stage)
 
 
@@ -63,8 +64,8 @@ def new_run_id() -> str:
 
 
 @dataclass(frozen=True)
-class _Unless:
-    """The results that were kept, but that of one stage: it runs after all."""
+class _KeptExcept:
+    """The decisions to keep results, except for one stage, which runs after all."""
 
     ledger: Ledger
     stage: str
@@ -74,16 +75,16 @@ class _Unless:
 
 
 class CellRun:
-    """A cell on its way through the stages. Used by one thread at a time."""
+    """The run of one cell through the stages. Used by one thread at a time."""
 
     def __init__(self, session: Session, job: Job) -> None:
         self.session = session
         self.outcomes: list[Outcome] = []
-        self._since = 0  # the first outcome of this round
+        self._round_start = 0  # index of the first outcome of this round
         self._steps: dict[str, Step] = {}
         self._done: dict[str, Done[StageResult]] = {}
-        self._standing = ServerPool()
-        self._take(job)
+        self._servers = ServerPool()
+        self._set_job(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
         self._past = History(session.ledger, look)
 
@@ -95,46 +96,46 @@ class CellRun:
     def _clock(self) -> Clock:
         return self.session.ports.clock
 
-    def _take(self, job: Job) -> None:
+    def _set_job(self, job: Job) -> None:
         self.job = job
         self._keys = keys(job, self.session.known, self.session.ledger)
 
     def route(self) -> Iterator[AnyStage]:
-        """The stages to advance, each after the one before has ended. A gate that failed is followed by the remedy
-        and, where that names culprits, by all that depends on them once more."""
-        remedy, ahead = self.session.remedy, list(self.session.stages)
-        while ahead:
-            yield ahead.pop(0)
+        """The stages to advance, each after the previous one has ended. A failed gate is followed by the remedy and, if
+        that names culprits, by another round of all stages that depend on them."""
+        remedy, pending = self.session.remedy, list(self.session.stages)
+        while pending:
+            yield pending.pop(0)
             last = self.outcomes[-1]
             finished = self._finished
             if remedy is None or self.session.choice.only or not remedies.wanted(remedy, self.job, last, finished):
                 continue
             yield remedy.stage
-            found = self._finished.get(remedy.stage.result)
-            if found is not None and found.culprits:
-                ahead = self._next_round(remedy, found)
+            attribution = self._finished.get(remedy.stage.result)
+            if attribution is not None and attribution.culprits:
+                pending = self._next_round(remedy, attribution)
 
-    def _next_round(self, remedy: Remedy, found: Attribution) -> list[AnyStage]:
-        """Start the next round without the culprits; the stages that it goes through."""
+    def _next_round(self, remedy: Remedy, attribution: Attribution) -> list[AnyStage]:
+        """Start the next round without the culprits. Returns its stages."""
         self._mark_remedied()
-        self._since = len(self.outcomes)
-        self._take(remedies.without(self.job, found))
+        self._round_start = len(self.outcomes)
+        self._set_job(remedies.without(self.job, attribution))
         names = [stage.name for stage in self.session.stages]
-        kept = names[: names.index(remedy.again.stage)]
-        self._steps = {name: step for name, step in self._steps.items() if name in kept}
-        self._done = {name: done for name, done in self._done.items() if name in kept}
-        return [stage for stage in self.session.stages if stage.name not in kept]
+        unaffected = names[: names.index(remedy.again.stage)]
+        self._steps = {name: step for name, step in self._steps.items() if name in unaffected}
+        self._done = {name: done for name, done in self._done.items() if name in unaffected}
+        return [stage for stage in self.session.stages if stage.name not in unaffected]
 
     def advance(self, stage: AnyStage) -> Outcome:
-        """Do the next stage: run it, reuse it, skip it, or say that an earlier one keeps it from running."""
+        """Run, reuse or skip the next stage, or mark it as blocked by an earlier one."""
         remedy = self.session.remedy
         try:
             outcome = self._remedy(stage) if remedy is not None and stage is remedy.stage else self._do(stage)
         except BaseException:
-            self._standing.close()
+            self._servers.close()
             raise
-        if outcome.red or not any(one.on_chip for one in self._after(stage)):
-            self._standing.close()
+        if outcome.red or not any(later.on_chip for later in self._after(stage)):
+            self._servers.close()
         self.outcomes.append(outcome)
         self.session.board.settle(outcome)
         return outcome
@@ -144,18 +145,17 @@ class CellRun:
         return stages[stages.index(stage) + 1 :] if stage in stages else ()
 
     def _remedy(self, stage: AnyStage) -> Outcome:
-        """One that fails leaves the gate's failure as it is, and is no failure of the cell itself. It has the chip to
-        itself: what still stands there is what failed."""
-        self._standing.close()
+        """Run the remedy. If it fails, the gate's failure stands and the remedy counts as skipped."""
+        self._servers.close()  # attribution needs the entire chip
         outcome = self._stoppable(stage)
         if outcome.status == "interrupted":
-            self._mark_remedied()  # how the gate ends is open again
+            self._mark_remedied()  # the gate is undecided again
         if outcome.status != "failed":
             return outcome
         return replace(outcome, status="skipped", reason=f"no cause was found: {outcome.reason}")
 
     def _mark_remedied(self) -> None:
-        self.outcomes = [replace(one, status="remedied") if one.red else one for one in self.outcomes]
+        self.outcomes = [replace(o, status="remedied") if o.red else o for o in self.outcomes]
 
     def _do(self, stage: AnyStage) -> Outcome:
         red = next((outcome for outcome in self.outcomes if outcome.red), None)
@@ -172,11 +172,11 @@ class CellRun:
             return self._stopped(stage)
 
     def stage(self, name: str) -> AnyStage:
-        """The stage of this name, the remedy included."""
+        """The stage, or the remedy, with this name."""
         return next(stage for stage in self.session.known if stage.name == name)
 
     def image_digest(self) -> str:
-        """The digest of the cell's image, once there is one."""
+        """The digest of the cell's image; empty until it is built."""
         image = self._finished.get(IMAGE)
         return image.digest if image is not None else ""
 
@@ -185,14 +185,14 @@ class CellRun:
         return Finished(self._done.values())
 
     def abandon(self) -> None:
-        """After a stop: say in the ledger that what still counts as running was interrupted."""
+        """After a stop, record every stage that is still marked as running as interrupted."""
         for stage in self.session.known:
             last = self.session.ledger.last(self.cell.id, stage.name)
             if last is not None and last.state == "running" and last.run == self.session.run_id:
                 self._write(stage.name, "interrupted", key=last.key, parts=last.parts, reads=last.reads)
         for stage in self.session.stages:
-            settled = {outcome.stage for outcome in self.outcomes[self._since :]} | self._done.keys()
-            if stage.name not in settled:
+            ended = {outcome.stage for outcome in self.outcomes[self._round_start :]} | self._done.keys()
+            if stage.name not in ended:
                 self.outcomes.append(self._stopped(stage))
 
     def _advance(self, stage: AnyStage) -> Outcome:
@@ -209,8 +209,8 @@ class CellRun:
         return self._run(stage, step)
 
     def _run(self, stage: AnyStage, step: Step) -> Outcome:
-        if self._keys[stage.name].kept is not None:  # what is made now counts under its own key, and all after it
-            self._keys = keys(self.job, self.session.known, _Unless(self.session.ledger, stage.name))
+        if self._keys[stage.name].kept is not None:  # the new result has its own key, and later stages depend on it
+            self._keys = keys(self.job, self.session.known, _KeptExcept(self.session.ledger, stage.name))
         meter = Meter(self._clock)
         start = self._clock.monotonic()
 
@@ -233,7 +233,7 @@ class CellRun:
             wrapped = FlagreleaseError(
                 f"{stage.name} failed unexpectedly",
                 why=f"{type(error).__name__}: {error}",
-                hint="this is a defect of flagrelease; please report it with the text below",
+                hint="this is a bug in flagrelease; please report it with the traceback",
                 detail=traceback.format_exc(),
             )
             return self._failed(stage, wrapped, spent())
@@ -249,9 +249,9 @@ class CellRun:
         )
 
     def _hold_host(self, stack: ExitStack, stage: AnyStage) -> None:
-        """For the stage; or for as long as servers may stand there."""
+        """Hold the host's lock for the stage, or, with colocated servers, for as long as these may run."""
         if self.cell.model.serve.colocate:
-            self._standing.hold(lambda held: self._lock_host(held, stage))
+            self._servers.hold(lambda held: self._lock_host(held, stage))
         else:
             self._lock_host(stack, stage)
 
@@ -280,17 +280,17 @@ class CellRun:
             reads=stage.reads,
             finished=self._finished,
             shared=self,
-            standing=self._standing,
+            standing=self._servers,
         )
 
     def recall(self, key: str, kind: type[T]) -> T | None:
-        """As context.Shared: the newest baseline evaluation with this key, of whatever cell."""
+        """Implements context.Shared: the newest baseline evaluation with this key, of any cell."""
         entries = reversed(self.session.ledger.entries())
-        found = next((e for e in entries if e.stage == "baseline" and e.state == "done" and e.key == key), None)
-        return None if found is None or found.result is None else msgspec.convert(found.result, kind)
+        entry = next((e for e in entries if e.stage == "baseline" and e.state == "done" and e.key == key), None)
+        return None if entry is None or entry.result is None else msgspec.convert(entry.result, kind)
 
     def remember(self, key: str, value: object) -> None:
-        """As context.Shared."""
+        """Implements context.Shared."""
         self._write("baseline", "done", key=key, result=value)
 
     def _keep(self, stage: AnyStage, entry: Entry, kept: Keep | None = None) -> None:
@@ -310,9 +310,9 @@ class CellRun:
     ) -> Entry:
         reads = {name: self._steps[name].entry for name in stage.read_names}
         digests = {name: entry.result_digest for name, entry in reads.items() if entry is not None}
-        made = self._keys[stage.name]
+        key = self._keys[stage.name]
         return self._write(
-            stage.name, state, key=made.key, parts=made.parts, reads=digests, result=result, spent=spent, error=error
+            stage.name, state, key=key.key, parts=key.parts, reads=digests, result=result, spent=spent, error=error
         )
 
     def _write(
@@ -353,7 +353,7 @@ class CellRun:
             hint=redact(error.hint),
             detail=redact(error.detail),
         )
-        with suppress(FlagreleaseError):  # a full disk must not hide the error that it caused
+        with suppress(FlagreleaseError):  # a full disk must not mask the error that it caused
             self._append(stage, "failed", spent=spent, error=failure)
         return Outcome(
             cell=self.cell.id,

@@ -1,4 +1,4 @@
-"""Takes away what killed runs left: containers and half-written files."""
+"""Remove containers and partial files left by killed runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flagrelease.store.workspace import Workspace
 
 
 def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None:
-    """Remove containers of these cells, which the caller holds, and temporary files of dead processes."""
+    """Remove containers of these cells, whose locks the caller holds, and temporary files of dead processes."""
     for cell in cells:
         ports.runner.reap(cell.id, workspace.root)
     process_root.sweep(workspace.images)

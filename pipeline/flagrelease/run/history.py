@@ -1,4 +1,4 @@
-"""Results of earlier runs, as `plan` asks for them."""
+"""Look up the results of earlier runs, for planning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flagrelease.store.parts import Keep
 
 
 class History:
-    """What earlier runs left, as plan.Known."""
+    """Implements plan.Known on the ledger and the workspace."""
 
     def __init__(self, ledger: Ledger, look: Look) -> None:
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop the work in every thread, and let it clean up."""
+"""On Ctrl-C or SIGTERM, stop the work in every thread and let it clean up."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE_SECONDS = 10.0
-_LOOK_SECONDS = 0.05
+_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 
 
 class StopRequested(BaseException):
@@ -21,7 +21,7 @@ class StopRequested(BaseException):
 
 
 class Workers:
-    """The threads that do stages now."""
+    """The threads that are running a stage."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,7 +30,7 @@ class Workers:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """The current thread may be stopped inside this block. Raises StopRequested if stopping has begun."""
+        """Allow the current thread to be stopped inside this block. Raises StopRequested if stopping has begun."""
         ident = threading.get_ident()
         if self.stopping.is_set():
             raise StopRequested
@@ -47,7 +47,7 @@ class Workers:
         self.stopping.set()
         with self._lock:
             for ident in self._threads:
-                # The only way that CPython has to stop a thread at its next bytecode, wherever it is.
+                # The only way in CPython to stop a thread at an arbitrary bytecode.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(StopRequested))
             self._threads.clear()
 
@@ -55,8 +55,8 @@ class Workers:
 def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[], None]) -> T | None:
     """Run `work` in a thread; on SIGINT or SIGTERM stop the workers and wait for them.
 
-    `unblock` ends what threads may be blocked on (containers, child processes). Returns what `work`
-    returned, or nothing where it did not end within its patience after a signal.
+    `unblock` ends the containers and child processes that threads may be blocked on. Returns the result of `work`, or
+    None if it did not end within 10 s after a signal.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -67,22 +67,22 @@ def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[],
         except BaseException as error:
             errors.append(error)
 
-    asked: list[int] = []
+    signals: list[int] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        """Takes no lock: it runs between two bytecodes of this thread, which may hold the very one."""
-        asked.append(number)
+    def note_signal(number: int, _frame: FrameType | None) -> None:
+        """Takes no lock: it runs between two bytecodes of this thread, which may already hold that lock."""
+        signals.append(number)
 
-    thread = threading.Thread(target=target, name="engine", daemon=True)
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=target, name="executor", daemon=True)
+    previous = {number: signal.signal(number, note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         thread.start()
-        while thread.is_alive() and not asked:
-            thread.join(_LOOK_SECONDS)
-        if asked:
+        while thread.is_alive() and not signals:
+            thread.join(_POLL_SECONDS)
+        if signals:
             workers.stop()
             unblock()
-            thread.join(_PATIENCE_SECONDS)
+            thread.join(_GRACE_SECONDS)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Keep a stage's earlier result although its code has changed, and nothing but its code."""
+"""Keep a stage's earlier result although its code has changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from flagrelease.store.parts import Change, Keep, changes, in_line
 def keep(
     plan: CellPlan, stage: AnyStage, earlier: Sequence[Entry], known: Known, *, reason: str, by: str, at: str
 ) -> tuple[Keep, tuple[Change, ...]]:
-    """The word that keeps the newest result of `earlier` (newest first) which differs by code alone; and that code.
+    """Decide to keep the newest of the `earlier` results (newest first) that differs by code only.
 
-    Raises ConfigError where there is nothing to keep, or anything but code has changed.
+    Returns the decision and the code that has changed. Raises ConfigError if there is nothing to keep, or if anything
+    other than code has changed.
     """
     where = f"{plan.cell.id} {stage.name}"
     if not reason.strip():
@@ -30,64 +31,64 @@ def keep(
         raise ConfigError(f"{where} has no result to keep", hint=f"run `flagrelease run {plan.cell.id}`")
     entry, changed = _by_code_alone(earlier, key, where, plan.cell.id)
     _check_usable(stage, entry, steps, known, where, plan.cell.id)
-    word = Keep(
+    decision = Keep(
         stage=stage.name, from_key=entry.key, to_key=key.key, reason=redact(reason.strip()), by=redact(by), at=at
     )
-    return word, changed
+    return decision, changed
 
 
 def _open(step: Step, where: str) -> Key:
-    """The key under which the stage has no result yet."""
+    """The stage's current key, for which it has no result yet."""
     if step.action == "skip" or step.key is None:
         raise ConfigError(f"{where} is skipped", why=step.reason)
     if step.key.kept is not None:
-        raise ConfigError(f"{where} is kept already", why=f"{step.key.kept.reason} (by {step.key.kept.by})")
+        raise ConfigError(f"{where} is already kept", why=f"{step.key.kept.reason} (by {step.key.kept.by})")
     if step.entry is not None or step.action == "reuse":
-        raise ConfigError(f"{where} has nothing to keep", why=step.reason, hint="it is reused as it is")
+        raise ConfigError(f"{where} has nothing to keep", why=step.reason, hint="its result is reused anyway")
     return step.key
 
 
 def _by_code_alone(earlier: Sequence[Entry], key: Key, where: str, cell: str) -> tuple[Entry, tuple[Change, ...]]:
     for entry in earlier:
-        found = () if entry.parts is None else changes(entry.parts, key.parts)
-        if found and all(one.kind == "code" for one in found):
-            return entry, found
+        changed = () if entry.parts is None else changes(entry.parts, key.parts)
+        if changed and all(change.kind == "code" for change in changed):
+            return entry, changed
     newest = earlier[0]
     if newest.key == key.key:
         raise ConfigError(
             f"{where} has nothing to keep",
             why="its key is unchanged",
-            hint=f"`flagrelease plan {cell}` says why it runs",
+            hint=f"`flagrelease plan {cell}` shows why it runs",
         )
     if newest.parts is None:
         raise ConfigError(
             f"{where} cannot be kept",
-            why="it was recorded before parts were kept, so what has changed is not known",
+            why="which of its inputs have changed is unknown: they were not recorded at the time",
             hint=f"run `flagrelease run {cell}` once",
         )
     if not changes(newest.parts, key.parts):
         raise ConfigError(
             f"{where} cannot be kept",
-            why="its key was made by another version of flagrelease",
+            why="its key was computed by another version of flagrelease",
             hint=f"run `flagrelease run {cell}` once",
         )
-    other = tuple(one for one in changes(newest.parts, key.parts) if one.kind != "code")
-    read = [one.name for one in other if one.kind == "result"]
+    other = tuple(change for change in changes(newest.parts, key.parts) if change.kind != "code")
+    read = [change.name for change in other if change.kind == "result"]
     raise ConfigError(
         f"{where} cannot be kept: more than code has changed",
         why=in_line(other),
-        hint=f"keep {read[0]} before it, if its code alone has changed" if len(read) == len(other) and read
-        else f"change it back, or run `flagrelease run {cell}`",
+        hint=f"keep {read[0]} first, if only its code has changed" if len(read) == len(other) and read
+        else f"revert the change, or run `flagrelease run {cell}`",
     )  # fmt: skip
 
 
 def _check_usable(stage: AnyStage, entry: Entry, steps: dict[str, Step], known: Known, where: str, cell: str) -> None:
-    """A result that was lost or that saw others than there are now would run again in spite of the word."""
+    """Refuse a result that would run again in spite of the decision: lost, or based on results that are not current."""
     for name in stage.read_names:
         read = steps[name].entry
         if steps[name].action == "run":
             raise ConfigError(
-                f"{where} cannot be kept: {name} will run", why=steps[name].reason, hint=f"keep {name} before it"
+                f"{where} cannot be kept: {name} will run", why=steps[name].reason, hint=f"keep {name} first"
             )
         if read is not None and entry.reads.get(name) != read.result_digest:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""How one stage of one cell ended."""
+"""The outcome of one stage of one cell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one stage of one cell ended. `remedied`: it failed, and the cell went on without the cause."""
+    """How one stage of one cell ended."""
 
     cell: str
+    """CHIP/MODEL."""
     stage: str
     status: Status
+    """`remedied`: the stage failed, and the cell went on without the operators at fault."""
     reason: str
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
     error: Failure | None = None

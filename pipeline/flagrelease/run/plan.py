@@ -1,4 +1,4 @@
-"""What would run, and why. Pure: what is on disk is asked through `Known`."""
+"""Decide which stages run, and why. Pure: earlier results are read through `Known`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ Action = Literal["run", "reuse", "skip"]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of one cell: what will be done with it, and why."""
+    """The planned action for one stage of one cell."""
 
     stage: str
     action: Action
     reason: str
     key: Key | None = None
+    """None for a stage of a cell that is excluded or blocked."""
     entry: Entry | None = None
+    """The earlier result that is reused."""
     changed: tuple[Change, ...] = ()
-    """Where its key is another one than that of the last attempt: what differs."""
+    """The differences from the last attempt, if that had another key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
-    """The steps of one cell. `blocked` says why it cannot be planned at all: something is not locked."""
+    """The steps of one cell."""
 
     cell: Cell
     steps: tuple[Step, ...]
     blocked: str = ""
+    """Why the cell cannot be planned, such as entries that are not locked; empty if it can."""
     hint: str = ""
+    """How to unblock it."""
 
     @property
     def idle(self) -> bool:
@@ -48,14 +52,16 @@ class CellPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the user asked for beyond the cells: `only` these stages, `force` these to run again."""
+    """The user's choice of stages, by name."""
 
     only: frozenset[str] = frozenset()
+    """Run no other stages; empty: all may run."""
     force: frozenset[str] = frozenset()
+    """Run these even if they are up to date."""
 
 
 class Known(Protocol):
-    """What earlier runs left."""
+    """The results of earlier runs."""
 
     def done(self, cell: str, stage: str, key: str) -> Entry | None: ...
 
@@ -64,12 +70,12 @@ class Known(Protocol):
     def kept(self, cell: str, stage: str, key: str) -> Keep | None: ...
 
     def lost(self, stage: AnyStage, entry: Entry) -> str:
-        """Why the entry's result cannot be used any more, in a few words; empty when it can."""
+        """Why the entry's result is no longer usable, in a few words; empty if it is."""
         ...
 
 
 def choice(stages: Sequence[AnyStage], only: Collection[str], force: Collection[str]) -> Choice:
-    """Check stage names that a user typed. Raises ConfigError (did you mean)."""
+    """Validate stage names from the command line. Raises ConfigError for an unknown one, with a suggestion."""
     names = [stage.name for stage in stages]
     for name in (*only, *force):
         if name not in names:
@@ -97,19 +103,19 @@ def plan_cell(job: Job, stages: tuple[AnyStage, ...], known: Known, wanted: Choi
 
 
 def _problems(job: Job, stages: Sequence[AnyStage]) -> dict[str, str]:
-    """What keeps stages from being planned, all of it at once: each line with its hint."""
-    found: dict[str, str] = {}
+    """Every error that prevents planning, mapped to its hint, so that all are reported at once."""
+    problems: dict[str, str] = {}
     for stage in stages:
         try:
             if not stage.skip(job):
                 stage.inputs(job)
         except FlagreleaseError as error:
-            found[error.line()] = error.hint
-    return found
+            problems[error.line()] = error.hint
+    return problems
 
 
 def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], known: Known, wanted: Choice) -> Step:
-    """One step, given those before it. Raises ConfigError where --only leaves out a stage that it reads."""
+    """Plan one stage, given the steps before it. Raises ConfigError if --only leaves out a stage that it reads."""
 
     changed: tuple[Change, ...] = ()
 
@@ -123,7 +129,7 @@ def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], know
         changed = since(last, key)
     if wanted.only and stage.name not in wanted.only:
         if entry is not None and not _stale(stage, entry, before):
-            return step("reuse", "not in --only; an earlier result is kept", entry)
+            return step("reuse", "not in --only; its earlier result is reused", entry)
         return step("skip", _NOT_ONLY)
     absent = [name for name in stage.read_names if before[name].reason == _NOT_ONLY]
     if absent:
@@ -159,7 +165,7 @@ def _stale(stage: AnyStage, entry: Entry, before: Mapping[str, Step]) -> str:
 
 
 def since(last: Entry, key: Key) -> tuple[Change, ...]:
-    """What differs between an earlier attempt and now."""
+    """The differences between an earlier attempt and the current key; empty if they were not recorded."""
     return () if last.parts is None or last.key == key.key else changes(last.parts, key.parts)
 
 
@@ -174,7 +180,7 @@ def _why_no_entry(last: Entry | None, key: Key, changed: tuple[Change, ...]) -> 
         return "never run"
     if last.key != key.key:
         if last.parts is None:
-            return "its inputs have changed; it was recorded before parts were kept"
+            return "its inputs have changed; which of them was not recorded at the time"
         return f"its inputs have changed: {in_line(changed)}" if changed else "its inputs have changed"
     if last.state == "failed":
         return f"failed before: {last.error.what}" if last.error else "failed before"
@@ -182,7 +188,7 @@ def _why_no_entry(last: Entry | None, key: Key, changed: tuple[Change, ...]) -> 
 
 
 def as_json(plans: Sequence[CellPlan]) -> dict[str, Any]:
-    """The form of `plan --json`."""
+    """The output of `plan --json`."""
     return {
         "cells": [
             {
@@ -195,6 +201,6 @@ def as_json(plans: Sequence[CellPlan]) -> dict[str, Any]:
 
 
 def _step_as_json(step: Step) -> dict[str, Any]:
-    changed = [str(one) for one in step.changed]
-    told = {"stage": step.stage, "action": step.action, "reason": step.reason}
-    return {**told, "changed": changed} if changed else told
+    changed = [str(change) for change in step.changed]
+    row = {"stage": step.stage, "action": step.action, "reason": step.reason}
+    return {**row, "changed": changed} if changed else row

@@ -1,4 +1,4 @@
-"""Checks before the first stage what would otherwise fail after an hour."""
+"""Check before the first stage for problems that would otherwise surface after an hour."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from flagrelease.store.files import free_bytes
 
 _ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)
 _NEEDS_RUNNER = _ON_CHIP | {"image"}
-_NEEDS_REGISTRY = _ON_CHIP - {"kernels"} | {"image", "publish"}  # kernels are made in the base, others serve the image
+_NEEDS_REGISTRY = _ON_CHIP - {"kernels"} | {
+    "image",
+    "publish",
+}  # kernels runs in the base image, the others serve the release image
 _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """What its evaluation needs. Raises ConfigError for a benchmark without data and for what a harness cannot ask or
-    a load generator cannot measure, EnvironmentFault for one of them that is not set up."""
+    """Check the requirements of the cell's evaluation and speed measurement.
+
+    Raises ConfigError for a benchmark without data, and for one that its harness or a load that its generator does not
+    support; EnvironmentFault for a harness or load generator that is not set up.
+    """
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
         load_tools.check(plan.cell, os.environ)
@@ -36,7 +42,10 @@ def check_cell(plan: CellPlan, project: Project) -> None:
 
 
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
-    """Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, whichever the plans would meet."""
+    """Check the services and disk space that the plans need.
+
+    Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace.
+    """
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()

@@ -1,4 +1,4 @@
-"""Puts the parts together for a verb: matrix, lock, workspace, ledger and the real ports."""
+"""Load a project: matrix, lock, workspace, ledger and the real ports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
 
-# The name grammar of the OCI distribution specification, with a host before it.
+# The repository name grammar of the OCI distribution specification, after a host.
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 if TYPE_CHECKING:
@@ -38,34 +38,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every verb can be told: where the matrix and the workspace are, and what overrides the matrix."""
+    """The options that are common to all verbs."""
 
     matrix: Path = Path("matrix.yaml")
     workspace: Path | None = None
+    """None: .flagrelease next to the matrix."""
     registry: str | None = None
+    """HOST[:PORT]/PREFIX; overrides the matrix."""
     profile: str | None = None
+    """The profile of all cells; overrides the matrix."""
     data_dir: Path | None = None
+    """Folder with the user's own benchmark data."""
     runner: RunnerKind = "docker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A matrix with its lock, and the history of its workspace."""
+    """A matrix with its lock and the history of its workspace."""
 
     matrix: Matrix
     lock: Lock
     lock_path: Path
     cells: tuple[Cell, ...]
+    """Every chip × model pair, excluded ones included."""
     workspace: Workspace
     ledger: Ledger
     evidence: EvidenceStore
     registry: str
+    """HOST[:PORT]/PREFIX."""
     templates: Path
+    """Folder of the templates in use."""
     data_dir: Path | None
+    """Folder with the user's own benchmark data."""
     runner: RunnerKind = "docker"
 
     def job(self, cell: Cell) -> Job:
-        """The cell's job, less the operators that earlier runs found guilty."""
+        """The cell's job, without the operators that attribution in earlier runs has removed."""
         from flagrelease.stages import REMEDY, STAGES
 
         job = Job(
@@ -82,32 +90,32 @@ class Project:
     def plan(
         self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None
     ) -> list[CellPlan]:
-        """What would run. Without `registry` nothing outside this machine is asked."""
+        """Plan the cells. Without `registry`, nothing outside this machine is contacted."""
         past = self.past(registry)
         return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
 
     def past(self, registry: Registry | None = None) -> History:
-        """What earlier runs left, as far as it can be seen without `registry` or with it."""
+        """The results of earlier runs. Without `registry`, images in it are not checked."""
         return History(self.ledger, Look(workspace=self.workspace, evidence=self.evidence, registry=registry))
 
     def latest(self, cell: Cell, stages: Sequence[AnyStage]) -> Mapping[str, Entry]:
         """The newest ledger entry of each stage of a cell, whatever its state."""
-        found = {stage.name: self.ledger.last(cell.id, stage.name) for stage in stages}
-        return {name: entry for name, entry in found.items() if entry is not None}
+        entries = {stage.name: self.ledger.last(cell.id, stage.name) for stage in stages}
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def project(options: Options) -> Project:
-    """Load everything that `options` point to. Raises ConfigError."""
+def open_project(options: Options) -> Project:
+    """Load the project. Raises ConfigError if the matrix, lock, workspace or registry is invalid."""
     matrix = matrices.load(options.matrix)
     folder = options.matrix.resolve().parent
     workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
     if workspace.root.exists() and not workspace.root.is_dir():
-        raise ConfigError(f"{workspace.root} is no folder", hint="choose another --workspace DIR")
+        raise ConfigError(f"{workspace.root} is not a directory", hint="choose another --workspace DIR")
     lock_path = options.matrix.with_suffix(".lock")
     registry = (options.registry or matrix.registry).rstrip("/")
     if not _REGISTRY.fullmatch(registry):
         raise ConfigError(
-            f"{registry!r} is no registry and prefix",
+            f"invalid registry: {registry!r}",
             hint="write HOST[:PORT]/PREFIX; a prefix has lower-case letters, digits and single . _ - /",
         )
     return Project(
@@ -126,34 +134,36 @@ def project(options: Options) -> Project:
 
 
 def shipped_templates() -> Path:
-    """The templates that come with flagrelease. Raises EnvironmentFault where it was installed without them."""
+    """The templates in the flagrelease package. Raises EnvironmentFault if they are not installed."""
     shipped = Path(str(resources.files("flagrelease") / "templates"))
     if not shipped.is_dir():
         raise EnvironmentFault(
-            "flagrelease is installed without its templates", why=f"there is no {shipped}", hint="install it again"
+            "flagrelease is installed without its templates",
+            why=f"{shipped} does not exist",
+            hint="reinstall flagrelease",
         )
     return shipped
 
 
 def templates(folder: Path) -> Path:
-    """The templates of the project in `folder`: its own where it has some, else those that come with flagrelease.
+    """The templates of the project in `folder`: its own `templates` folder if it has one, else those of the package.
 
-    Raises ConfigError where its own are not complete.
+    Raises ConfigError if the project's folder is incomplete.
     """
     own, shipped = folder / "templates", shipped_templates()
     if not own.is_dir():
         return shipped
-    if lacking := sorted(path.name for path in shipped.glob("*.j2") if not (own / path.name).is_file()):
+    if missing := sorted(path.name for path in shipped.glob("*.j2") if not (own / path.name).is_file()):
         raise ConfigError(
-            f"{own} has no {lacking[0]}",
-            why="where that folder exists, all templates are taken from it",
-            hint=f"copy what is missing from {shipped}, or give the folder another name",
+            f"{own} has no {missing[0]}",
+            why="if that folder exists, all templates are read from it",
+            hint=f"copy the missing templates from {shipped}, or rename the folder",
         )
     return own
 
 
 def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
-    """The adapters to the real outside world. Importing their libraries happens here, not at start-up."""
+    """The adapters to Docker, registries, hubs and programs. Their libraries are imported here, not at start-up."""
     from flagrelease.contract.context import Ports
     from flagrelease.ports import command
     from flagrelease.ports.docker.engine import Engine
@@ -173,7 +183,7 @@ def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
 
 
 def impatient_registry() -> Registry:
-    """A registry client for checks before a run: what does not answer within seconds is down."""
+    """A registry client for checks before a run: it retries for 3 s only."""
     from flagrelease.ports.registry import OciRegistry
 
     return OciRegistry(backoff=Backoff(first=0.5, budget=3.0))

@@ -1,4 +1,4 @@
-"""What `flagrelease lock` does: pin everything that can move, as far as it can be reached from here."""
+"""Pin everything that can change upstream: models, base images, wheels and benchmark data."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ _LOCAL_BASE = "made on the machine that builds; the record of each image names w
 
 
 def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progress: Progress) -> Lock:
-    """The lock for `cells` as the world is now, laid over `old`; what the matrix no longer has is dropped.
+    """The current lock for `cells`, merged into `old`. Entries that the matrix no longer has are dropped.
 
-    What cannot be reached keeps its old entry, if it has one, is named in `unresolved` with the reason, and does
-    not keep the rest from being locked.
+    An entry that cannot be resolved keeps its old value, if any, and is listed in `unresolved` with the reason; the
+    others are locked all the same.
     """
-    trying = _Trying(progress)
+    attempts = _Attempts(progress)
     for name in dict.fromkeys(cell.model_name for cell in cells):
-        trying(f"models.{name}", partial(_model, matrix.models[name].source, ports.hubs, progress))
+        attempts(f"models.{name}", partial(_model, matrix.models[name].source, ports.hubs, progress))
     for name in dict.fromkeys(name for cell in cells for name in cell.profile.benchmarks):
         benchmark = matrix.benchmarks[name]
-        if not is_own(benchmark):  # those are pinned by the data folder's own manifest
-            trying(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
+        if not is_own(benchmark):  # the user's own data is pinned by the manifest of its folder
+            attempts(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
     for name, inputs in {cell.wheels_entry: wheelhouse.wanted(cell) for cell in cells}.items():
-        trying(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
+        attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
-        trying(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))
+        attempts(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))
     new = Lock(
-        models=trying.found(LockedModel),
-        chips=trying.found(LockedChip),
-        wheels=trying.found(LockedWheels),
-        benchmarks=trying.found(LockedData),
-        unresolved=trying.unresolved,
+        models=attempts.results(LockedModel),
+        chips=attempts.results(LockedChip),
+        wheels=attempts.results(LockedWheels),
+        benchmarks=attempts.results(LockedData),
+        unresolved=attempts.unresolved,
     )
-    return _pruned(replace(merged(old, new), unresolved=trying.laid_over(old.unresolved)), matrix)
+    return _pruned(replace(merged(old, new), unresolved=attempts.merged_reasons(old.unresolved)), matrix)
 
 
-class _Trying:
-    """Runs each piece of work, and remembers what came of it under its name."""
+class _Attempts:
+    """Calls resolvers and collects their results and failures by entry name."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -66,15 +66,16 @@ class _Trying:
         try:
             self._results[name] = work()
         except FlagreleaseError as error:
-            # A command line names paths of this machine, which have no place in a file that is committed.
+            # A command line contains paths of this machine, which do not belong in a committed file.
             reason = error.why if isinstance(error, CommandFailed) else error.line()
             self.unresolved[name] = " ".join(reason.split())
 
-    def found(self, kind: type[T]) -> dict[str, T]:
-        """The results of one kind, by their name within it."""
+    def results(self, kind: type[T]) -> dict[str, T]:
+        """The results of type `kind`, by name without the prefix (`models.`, `chips.`, …)."""
         return {name.partition(".")[2]: value for name, value in self._results.items() if isinstance(value, kind)}
 
-    def laid_over(self, unresolved: Mapping[str, str]) -> dict[str, str]:
+    def merged_reasons(self, unresolved: Mapping[str, str]) -> dict[str, str]:
+        """The new failures, and those earlier ones that were not resolved now."""
         untried = {name: why for name, why in unresolved.items() if name not in self._results}
         return {**untried, **self.unresolved}
 
@@ -82,7 +83,7 @@ class _Trying:
 def _model(source: str, hubs: Hubs, progress: Progress) -> LockedModel:
     listing = hubs.resolve(source, progress)
     if listing.unverified:
-        progress.note(f"{source}: no sha256 in the listing of {', '.join(listing.unverified)}; trusted as fetched now")
+        progress.note(f"{source}: no sha256 in the listing of {', '.join(listing.unverified)}; the download is trusted")
     return LockedModel(
         source=source,
         revision=listing.revision,
@@ -99,7 +100,9 @@ def _data(source: str, ports: Ports, progress: Progress) -> LockedData:
     listing = ports.hubs.resolve(source, progress)
     if len(listing.files) != 1:
         raise HubRefused(
-            f"{source} is no single file", why=f"it holds {len(listing.files)}", hint="name one file of it in `data`"
+            f"{source} is not a single file",
+            why=f"it has {len(listing.files)} files",
+            hint="name one of them in `data`",
         )
     (file,) = listing.files
     locked = LockedData(source=source, rows=0, file=file, archive=listing.archive, revision=listing.revision)

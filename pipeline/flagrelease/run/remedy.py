@@ -1,9 +1,9 @@
-"""After a gate that failed: find the operators that did it, take them out, and release the rest. Pure.
+"""Remove the operators at fault after a failed gate, and release the others. Pure.
 
-A remedy is a stage outside the usual order. What it takes out becomes an input of the stage `again`, so that this one
-and all that reads it have other keys and run anew. Only the ledger remembers: which operators a cell leaves out follows
-from its entries under the remedy's own keys, round by round. So a killed run goes on where it was, and a cell whose
-chip, model or software has changed starts from all of its operators.
+A remedy is a stage outside the usual order. The operators that it removes become an input of the stage `again`, so that
+this stage and all that read it get new keys and run again. The state is in the ledger only: which operators a cell
+excludes follows from its entries under the remedy's keys, round by round. So a killed run resumes where it stopped, and
+a cell whose chip, model or software has changed starts with all of its operators.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["resumed", "wanted", "without"]
 
 ATTRIBUTABLE_FAILURES = frozenset({"SmokeFailed", "NeverReady", "DiedBeforeReady", "DiedLater"})
-"""Failures of a gate that an operator can be the cause of: what is served answers wrongly, dies or hangs."""
+"""Errors of a gate that an operator can cause: the server answers wrongly, dies or hangs."""
 
 
 class PastAttempts(Protocol):
+    """Ledger entries of earlier attempts."""
+
     def last(self, cell: str, stage: str) -> Entry | None: ...
 
     def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None: ...
@@ -39,7 +41,7 @@ class PastAttempts(Protocol):
 
 
 def wanted(remedy: Remedy, job: Job, outcome: Outcome, done: Finished) -> bool:
-    """Whether `outcome` is a failure that the cell's operators may be the cause of, and a round is left."""
+    """Whether `outcome` is a failure that the cell's operators may have caused, and a round is left."""
     gates = {gate.stage for gate in remedy.gates}
     if outcome.stage not in gates or len(job.attributed) >= remedy.rounds:
         return False
@@ -54,25 +56,28 @@ def _failed(outcome: Outcome, done: Finished) -> bool:
     return isinstance(judged, Judged) and judged.verdict == "FAIL"
 
 
-def without(job: Job, found: Attribution) -> Job:
-    """The job less the culprits. They are taken out as a user does it by hand, with what was found as the reason."""
+def without(job: Job, attribution: Attribution) -> Job:
+    """The job without the culprits: excluded as a user would do it in the matrix, with the finding as the reason."""
     plan = job.cell.kernels
-    reasons = {one.operator: f"taken out after round {found.round}: {one.finding}" for one in found.culprits}
+    reasons = {c.operator: f"taken out after round {attribution.round}: {c.finding}" for c in attribution.culprits}
     kernels = replace(plan, exclude={**plan.exclude, **reasons})
-    return replace(job, cell=replace(job.cell, kernels=kernels), attributed=(*job.attributed, found))
+    return replace(job, cell=replace(job.cell, kernels=kernels), attributed=(*job.attributed, attribution))
 
 
 def resumed(job: Job, stages: tuple[AnyStage, ...], remedy: Remedy, history: PastAttempts) -> Job:
-    """The job with every round that earlier runs have finished."""
+    """The job after all rounds that earlier runs have finished."""
     cell, stage = job.cell.id, remedy.stage
     while history.last(cell, stage.name) is not None:
         try:
             key = keys(job, (*stages, stage), history)[stage.name].counts
             entry = history.last_done(cell, stage.name, key)
-            found = None if entry is None else stage.result.decode(entry.result)
-        except (FlagreleaseError, msgspec.ValidationError):  # not locked, which `plan` says; of another version
+            attribution = None if entry is None else stage.result.decode(entry.result)
+        except (
+            FlagreleaseError,
+            msgspec.ValidationError,
+        ):  # not locked, which `plan` reports, or written by another version
             return job
-        if found is None or not found.culprits:
+        if attribution is None or not attribution.culprits:
             return job
-        job = without(job, found)
+        job = without(job, attribution)
     return job

@@ -1,4 +1,4 @@
-"""What users type and what they get: one clear line, the right exit code."""
+"""The command line: one clear error line and the right exit code."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("argv", "code", "expected"),
     [
         (["run", "--chip", "cqu"], 2, "unknown chip 'cqu'|did you mean 'cpu'?"),
         (["run", "--model", "smol"], 2, "unknown model 'smol'|did you mean 'smollm2-135m'?"),
@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "cpu/qwen3-8b"], 3, "cpu/qwen3-8b is excluded: 8.2 billion parameters"),
         (["run", "metax/qwen3-8b"], 2, "metax/qwen3-8b cannot run: models.qwen3-8b is not locked"),
         (["run", "--only", "smok"], 2, "unknown stage 'smok'|did you mean 'smoke'?"),
-        (["run", "--rounds", "-1"], 2, "--rounds is below zero|0 takes no operator out"),
+        (["run", "--rounds", "-1"], 2, "--rounds must be >= 0|0 disables operator attribution"),
         (["run", "--force", "imge"], 2, "did you mean 'image'?"),
         (["tune", "--chip", "nvidia-h100", "--config", "none.json"], 2, "qwen3-8b, smollm2-135m are selected|--model"),
         (["tune", "nvidia-h100/qwen3-8b", "--config", "none.json"], 2, "none.json cannot be read|No such file"),
@@ -40,25 +40,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["rnu"], 2, "unknown verb 'rnu'|did you mean 'run'?"),
         (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp|did you mean '--chip'?"),
         (["plan", "--josn=1"], 2, "unrecognized arguments: --josn=1|did you mean '--json'?"),
-        (["plan", "--workspace", "matrix.yaml"], 2, "matrix.yaml is no folder|--workspace DIR"),
-        (["run", "--rounds", "-1", "--dry-run"], 2, "--rounds is below zero"),
+        (["plan", "--workspace", "matrix.yaml"], 2, "matrix.yaml is not a directory|--workspace DIR"),
+        (["run", "--rounds", "-1", "--dry-run"], 2, "--rounds must be >= 0"),
         (["run", "--engine", "airflow"], 2, "invalid choice"),
-        (["plan", "--registry", "localhost:5000/Upper"], 2, "'localhost:5000/Upper' is no registry and prefix"),
+        (["plan", "--registry", "localhost:5000/Upper"], 2, "invalid registry: 'localhost:5000/Upper'"),
         (["plan", "--registry", "localhost"], 2, "HOST[:PORT]/PREFIX"),
         ([], 2, "VERB"),
         (["explain", "cpu/none"], 2, "unknown cell 'cpu/none'"),
     ],
 )
-def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:
-    assert app.main(words) == code
+def test_bad_input(here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, expected: str) -> None:
+    assert app.main(argv) == code
     err = capsys.readouterr().err
-    for part in said.split("|"):
+    for part in expected.split("|"):
         assert part in err
     assert "Traceback" not in err
     assert not (here / ".flagrelease").exists(), "bad input leaves nothing behind"
 
 
-def test_the_engine_of_the_environment_is_checked_as_well(
+def test_the_executor_from_the_environment_is_validated(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLAGRELEASE_ENGINE", "inlin")
@@ -78,7 +78,7 @@ def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cells["cpu/qwen3-8b"][0]["reason"].startswith("excluded: ")
 
 
-def test_a_plan_says_how_to_unblock_a_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_how_to_unblock_a_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "matrix.lock").unlink()
     assert app.main(["plan", "cpu/smollm2-135m"]) == 0
     assert "is not locked: matrix.lock has no entry; run `flagrelease lock`" in capsys.readouterr().out
@@ -92,14 +92,14 @@ def test_plan_and_dry_run_are_the_same(here: Path, capsys: pytest.CaptureFixture
     assert planned.splitlines()[0].split() == ["cell", "stage", "action", "reason"]
 
 
-def test_what_an_evaluation_can_decide(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_power_forecast(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
-    (told,) = cell["benchmarks"]
-    assert told["answers"] == 200
-    assert told["needed"] > 200 > 0
-    assert 0 < told["passes_if_equal"] < told["finds"]["0.1"] < 1
-    assert told["sequential"]["0.1"]["answers"] < told["sequential"]["0"]["answers"] < 200
+    (forecast,) = cell["benchmarks"]
+    assert forecast["answers"] == 200
+    assert forecast["needed"] > 200 > 0
+    assert 0 < forecast["passes_if_equal"] < forecast["finds"]["0.1"] < 1
+    assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 200
     assert app.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
     shown = capsys.readouterr().out
     assert "aime" in shown
@@ -122,11 +122,11 @@ def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "matrix.yaml exists" in capsys.readouterr().err
 
 
-def test_a_defect_is_told_as_one(
+def test_an_unexpected_exception_is_reported_as_a_bug(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flagrelease.cli.commands.status.project", lambda _options: 1 / 0)
+    monkeypatch.setattr("flagrelease.cli.commands.status.open_project", lambda _options: 1 / 0)
     assert app.main(["status"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
-    assert "this is a defect" in err
+    assert "this is a bug" in err

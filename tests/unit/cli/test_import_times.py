@@ -1,4 +1,4 @@
-"""What each verb imports: only the libraries that it uses, since a library costs more than most verbs do."""
+"""Each verb imports only the libraries that it uses: importing one takes longer than most verbs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HEAVY = frozenset(
     {"asyncio", "docker", "httpx", "jinja2", "matplotlib", "modelscope", "modelscope_hub", "msgspec", "numpy"}
     | {"openai", "prefect", "requests", "rich", "scipy", "urllib3", "yaml"}
 )
-"""Everything that takes longer to import than about a hundredth of a second."""
+"""Libraries that take more than about 10 ms to import."""
 
 MATRIX = frozenset({"yaml", "msgspec"})
-"""What reading matrix.yaml and matrix.lock takes."""
+"""Libraries that reading matrix.yaml and matrix.lock needs."""
 STAGES = MATRIX | {"asyncio"}
-"""What the list of stages takes; asyncio is the evaluation's own client."""
+"""Libraries that importing the stages needs; asyncio for the evaluation's own client."""
 
 ALLOWED = {
     "--help": frozenset[str](),
@@ -41,11 +41,11 @@ ALLOWED = {
 
 PROGRAM = """
 import contextlib, io, json, resource, sys
-heavy, words = json.loads(sys.argv[1])
+heavy, argv = json.loads(sys.argv[1])
 from flagrelease.cli.app import main
 with contextlib.redirect_stdout(io.StringIO()):
     try:
-        code = main(words)
+        code = main(argv)
     except SystemExit as end:
         code = end.code
 used, found = resource.getrusage(resource.RUSAGE_SELF), sorted(set(heavy) & set(sys.modules))
@@ -61,17 +61,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("words", ALLOWED)
-def test_a_verb_imports_what_it_uses(words: str, folder: Path) -> None:
+@pytest.mark.parametrize("command", ALLOWED)
+def test_a_verb_imports_what_it_uses(command: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([sorted(HEAVY), words.split()])],
+        [sys.executable, "-c", PROGRAM, json.dumps([sorted(HEAVY), command.split()])],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT / "pipeline")},
         capture_output=True,
         text=True,
         check=True,
     )
-    said = json.loads(done.stdout)
-    assert not said["code"], done.stderr
-    print(f"flagrelease {words}: {said['seconds']:.2f} s of processor time")
-    assert set(said["found"]) <= ALLOWED[words]
+    report = json.loads(done.stdout)
+    assert not report["code"], done.stderr
+    print(f"flagrelease {command}: {report['seconds']:.2f} s of processor time")
+    assert set(report["found"]) <= ALLOWED[command]

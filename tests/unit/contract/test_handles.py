@@ -77,7 +77,7 @@ def test_a_stage_that_reads_what_it_does_not_declare_fails_as_a_defect(tmp_path:
     failure = run.outcomes[1].error
     assert failure is not None
     assert "first is used, but the stage declares in `reads`: nothing" in failure.why
-    assert "this is a defect of flagrelease" in failure.hint
+    assert "this is a bug in flagrelease" in failure.hint
 
 
 def test_a_result_of_another_type_is_refused() -> None:

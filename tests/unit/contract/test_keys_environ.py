@@ -15,7 +15,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage, keys
 from flagrelease.errors import ConfigError
-from flagrelease.run.project import Options, Project, project
+from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages import REMEDY, STAGES
 from support import import_graph
 
@@ -36,8 +36,8 @@ class Untouched(MutableMapping[str, str]):
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return project(Options(matrix=ROOT / "matrix.yaml", workspace=tmp_path_factory.mktemp("workspace")))
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return open_project(Options(matrix=ROOT / "matrix.yaml", workspace=tmp_path_factory.mktemp("workspace")))
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +45,19 @@ def calls() -> Calls:
     return Calls()
 
 
-def jobs(everything: Project) -> Iterator[Job]:
-    for cell in everything.cells:
+def jobs(project: Project) -> Iterator[Job]:
+    for cell in project.cells:
         for serve in (cell.model.serve, replace(cell.model.serve, engine="llama_cpp")):
             changed: Cell = replace(cell, model=replace(cell.model, serve=serve))
-            yield replace(everything.job(cell), cell=changed)
+            yield replace(project.job(cell), cell=changed)
 
 
 @pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
 def test_inputs_and_skip_leave_the_environment_alone(
-    everything: Project, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    project: Project, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = 0
-    todo = list(jobs(everything))
+    todo = list(jobs(project))
     with monkeypatch.context() as patch:
         patch.setattr(os, "environ", Untouched())
         for job in todo:
@@ -69,10 +69,10 @@ def test_inputs_and_skip_leave_the_environment_alone(
     assert made
 
 
-def test_keys_are_the_same_in_another_environment(everything: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_the_same_in_another_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def now() -> list[dict[str, str]]:
         found = []
-        for job in jobs(everything):
+        for job in jobs(project):
             try:
                 found.append(keys(job, ALL))
             except ConfigError:

@@ -25,8 +25,7 @@ from flagrelease.evaluation import baselines, import_baseline
 from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
-from flagrelease.run.project import Options
-from flagrelease.run.project import project as open_project
+from flagrelease.run.project import Options, open_project
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
@@ -292,7 +291,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 
 def test_the_verb_imports_and_lists(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "list")[1].startswith("no baseline is kept")
+    assert call(capsys, "list")[1].startswith("no baseline is stored")
     code, out, _ = call(capsys, "import", "answers", "cpu/tiny", "--data-dir", "data", "--json")
     (told,) = json.loads(out)["baselines"]
     assert code == 0

@@ -1,4 +1,4 @@
-"""Cells go through their stages; a red one stops its own cell only; results reach later stages."""
+"""A cell runs its stages in order; a red stage stops only its own cell; later stages get the results."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def test_results_flow_and_are_reused(tmp_path: Path) -> None:
     assert [outcome.status for outcome in runs[0].outcomes] == ["reused", "reused", "skipped", "reused"]
 
 
-def test_a_red_stage_blocks_the_rest_of_its_cell_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_red_stage_blocks_only_its_own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_TINY", "fail")
     runs = toys.run_cells(tmp_path, "cpu/tiny", "gpu/big")
     InlineExecutor().execute(runs)
@@ -49,7 +49,7 @@ def test_a_red_stage_blocks_the_rest_of_its_cell_only(tmp_path: Path, monkeypatc
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
 
 
-def test_a_defect_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_reported_as_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_TINY", "defect")
     runs = toys.run_cells(tmp_path, "cpu/tiny")
     InlineExecutor().execute(runs)
@@ -99,7 +99,7 @@ def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
     assert toys.ran(tmp_path) == ["first", "second", "second", "third"]
 
 
-def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
+def test_a_cell_is_held_by_one_run(tmp_path: Path) -> None:
     path = tmp_path / "cell.lock"
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
@@ -117,7 +117,7 @@ def test_a_cell_is_held_by_one(tmp_path: Path) -> None:
         assert json.loads(path.read_text())["run"] == "mine"
 
 
-def test_plain_lines_tell_what_happens(tmp_path: Path) -> None:
+def test_plain_lines_show_the_progress(tmp_path: Path) -> None:
     stream = io.StringIO()
     shared = toys.session(tmp_path, board=PlainBoard(stream))
     InlineExecutor().execute([CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])])

@@ -1,4 +1,4 @@
-"""Ctrl-C while work goes on in threads."""
+"""Ctrl-C while threads are working."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flagrelease.run.interrupt import StopRequested, Workers, run_stoppable
 
 
 def interrupted(workers: Workers, begun: threading.Event) -> Callable[[], str]:
-    """Work that ends by being stopped only."""
+    """Work that runs until it is stopped."""
 
     def work() -> str:
         with workers.working():
@@ -48,8 +48,8 @@ def test_a_signal_stops_the_work_and_unblocks_it_once(number: signal.Signals) ->
 
 
 def test_the_handler_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It interrupts this very thread, which may hold the lock of whatever it waits for: stopping in the handler ended
-    in a process that finished its release, and then hung for ever."""
+    """The handler interrupts this thread, which may already hold the lock that the handler would wait for: stopping the
+    workers there made a process hang forever after it had finished its release."""
     callers: list[str] = []
     stop = Workers.stop
 
@@ -64,7 +64,7 @@ def test_the_handler_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert callers == ["run_stoppable"]
 
 
-def test_work_that_ends_by_itself_gives_its_result_and_its_error() -> None:
+def test_work_that_is_not_stopped_returns_its_result_or_raises_its_error() -> None:
     workers = Workers()
     assert run_stoppable(lambda: 7, workers, lambda: None) == 7
 

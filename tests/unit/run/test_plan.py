@@ -1,4 +1,4 @@
-"""What would run, and why: reuse, force, only, staleness, exclusion."""
+"""The planned actions and their reasons: reuse, force, only, staleness, exclusion."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ def actions(found: dict[str, tuple[str, str]]) -> str:
     return " ".join(action for action, _ in found.values())
 
 
-def test_a_new_cell_runs_everything_but_what_is_skipped(tmp_path: Path) -> None:
+def test_a_new_cell_runs_every_stage_that_is_not_skipped(tmp_path: Path) -> None:
     found = steps(tmp_path)
     assert found["first"] == ("run", "never run")
     assert found["second"] == ("run", "first will run")
@@ -43,7 +43,7 @@ def test_a_new_cell_runs_everything_but_what_is_skipped(tmp_path: Path) -> None:
 
 
 def test_everything_that_is_not_locked_is_named_at_once(tmp_path: Path) -> None:
-    """A newcomer whose hub is away is not to learn only after it is back that a version does not exist."""
+    """A missing version is reported even while the hub is unavailable, not only once it is back."""
     project = NewcomerProject(tmp_path)
     unresolved = {"models.qwen3-8b": "the hub is away", "wheels.metax-vllm": "there is no flag-gems==3.0"}
     project.lock = replace(project.lock, unresolved=unresolved)
@@ -99,7 +99,9 @@ def test_a_newer_result_upstream_makes_a_stage_stale(tmp_path: Path, monkeypatch
     assert found["second"] == ("run", "first has a newer result")
 
 
-def test_a_failed_and_an_interrupted_stage_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_stage_runs_again_with_its_error_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOY_TINY", "fail")
     release(tmp_path)
     assert steps(tmp_path)["second"] == ("run", "failed before: the toy broke")
@@ -149,7 +151,7 @@ def test_fingerprints_do_not_depend_on_order() -> None:
 
 
 def named(root: Path, monkeypatch: pytest.MonkeyPatch, **parts: object) -> str:
-    """What is said of `first` after a release, once `parts` of its stage are others."""
+    """The reason given for `first` after a release, once `parts` of its stage have changed."""
     release(root)
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], **parts), *toys.STAGES[1:]))  # type: ignore[arg-type]
     return steps(root)["first"][1]
@@ -165,7 +167,9 @@ def test_a_changed_input_is_named_with_its_values(tmp_path: Path, monkeypatch: p
     assert b"s3cret" not in (tmp_path / "ledger.jsonl").read_bytes()
 
 
-def test_many_changes_are_counted_in_text_and_whole_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_changes_are_shortened_in_text_and_complete_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def numbered(start: int) -> dict[str, int]:
         return {f"n{number}": start + number for number in range(7)}
 
@@ -214,7 +218,7 @@ def test_a_changed_result_that_it_reads_is_named(tmp_path: Path, monkeypatch: py
     assert steps(tmp_path)["second"][1] == "its inputs have changed: result of first"
 
 
-def test_an_entry_of_before_parts_were_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_without_recorded_inputs_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release(tmp_path)
     path = tmp_path / "ledger.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -222,11 +226,11 @@ def test_an_entry_of_before_parts_were_kept_is_read(tmp_path: Path, monkeypatch:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert actions(steps(tmp_path)) == "reuse reuse skip reuse"
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: {"a": 1}), *toys.STAGES[1:]))
-    assert steps(tmp_path)["first"][1] == "its inputs have changed; it was recorded before parts were kept"
+    assert steps(tmp_path)["first"][1] == "its inputs have changed; which of them was not recorded at the time"
 
 
-def test_which_values_are_secret_does_not_make_them_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_becomes_secret_does_not_count_as_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Parts(inputs=dict(flat({"url": "abcdefgh", "n": 1})))
     monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
     after = Parts(inputs=dict(flat({"url": "abcdefgh", "n": 2})))
-    assert [str(one) for one in changes(before, after)] == ["n 1 → 2"]
+    assert [str(change) for change in changes(before, after)] == ["n 1 → 2"]

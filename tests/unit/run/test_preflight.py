@@ -1,4 +1,4 @@
-"""What would fail after hours is told before anything is fetched."""
+"""Problems that would surface after hours are reported before anything is downloaded."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell
-from flagrelease.run.project import Options, Project, project
+from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages import STAGES
 
 MATRIX = Path(__file__).parents[3] / "matrix.yaml"
@@ -18,9 +18,9 @@ CELL = "nvidia-h100/qwen3-8b"
 
 
 def planned(tmp_path: Path, cell: str, *only: str, data_dir: Path | None = None) -> tuple[CellPlan, Project]:
-    everything = project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
+    project = open_project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
     wanted = Choice(only=frozenset(only))
-    return everything.plan(select(everything.cells, [cell], [], []), STAGES, wanted)[0], everything
+    return project.plan(select(project.cells, [cell], [], []), STAGES, wanted)[0], project
 
 
 def test_a_benchmark_whose_data_is_fetched_needs_no_folder(tmp_path: Path) -> None:
@@ -28,17 +28,18 @@ def test_a_benchmark_whose_data_is_fetched_needs_no_folder(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("data_dir", "said"), [(None, "ifeval has no data"), ("nowhere", "nowhere does not exist"), (".", "no manifest")]
+    ("data_dir", "expected"),
+    [(None, "ifeval has no data"), ("nowhere", "nowhere does not exist"), (".", "no manifest")],
 )
-def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, said: str) -> None:
+def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, expected: str) -> None:
     folder = None if data_dir is None else tmp_path / data_dir
-    plan, everything = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
-    with pytest.raises(ConfigError, match=said) as caught:
-        check_cell(plan, everything)
+    plan, project = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
+    with pytest.raises(ConfigError, match=expected) as caught:
+        check_cell(plan, project)
     assert caught.value.hint
 
 
-def test_data_that_is_there_is_enough(tmp_path: Path) -> None:
+def test_existing_data_is_accepted(tmp_path: Path) -> None:
     for name in ("ifeval/a.jsonl", "gsm8k/test.jsonl", "arc/a.jsonl", "mmlu/test.jsonl"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True)
@@ -47,12 +48,12 @@ def test_data_that_is_there_is_enough(tmp_path: Path) -> None:
     check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=tmp_path / "data"))
 
 
-def test_what_is_not_evaluated_needs_no_data(tmp_path: Path) -> None:
+def test_a_benchmark_that_is_not_evaluated_needs_no_data(tmp_path: Path) -> None:
     check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", "weights"))
 
 
-def test_run_tells_it_before_anything_is_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--matrix", str(MATRIX), "--workspace", str(tmp_path), "--engine", "inline"]
-    assert main(["run", "nvidia-h100/smollm2-135m", *words]) == ConfigError.exit_code
+def test_run_fails_before_anything_is_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--matrix", str(MATRIX), "--workspace", str(tmp_path), "--engine", "inline"]
+    assert main(["run", "nvidia-h100/smollm2-135m", *flags]) == ConfigError.exit_code
     assert "--data-dir DIR" in capsys.readouterr().err
     assert not (tmp_path / "weights").exists()

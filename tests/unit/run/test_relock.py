@@ -1,4 +1,4 @@
-"""Moving the lock: what can be had is pinned, what cannot is named with its reason, and nothing else is lost."""
+"""Relocking pins available sources, lists unavailable ones with the reason, and loses nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIGEST = f"sha256:{'d' * 64}"
 
 
 class Registry:
-    """Knows the digests it was told, and answers for no other host."""
+    """Returns the given digests; any other repository is unavailable."""
 
     def __init__(self, digests: Mapping[str, str | None]) -> None:
         self._digests = digests
@@ -42,7 +42,7 @@ def no_resolver(*_argv: object, **_options: object) -> Any:
 
 
 class World:
-    """The matrix of this repository with its sources on this machine; no resolver, no registry unless told."""
+    """The matrix of this repository with local sources, no resolver, and no registry unless one is set."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "model").mkdir()
@@ -76,7 +76,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_what_can_be_had_is_pinned_and_the_rest_is_named_with_its_reason(world: World) -> None:
+def test_available_sources_are_pinned_and_others_are_listed_with_the_reason(world: World) -> None:
     lock = world.relock()
 
     assert [file.path for file in lock.models["smollm2-135m"].files] == ["model.gguf"]
@@ -112,14 +112,14 @@ def test_a_base_image_that_is_gone_is_unresolved(world: World) -> None:
     assert "not in its registry" in world.relock().unresolved["chips.metax"]
 
 
-def test_what_cannot_be_reached_now_keeps_its_old_entry(world: World) -> None:
+def test_an_unavailable_source_keeps_its_old_entry(world: World) -> None:
     wheels = LockedWheels(inputs=("a",), requirements=("a==1 --hash=sha256:0",))
     lock = world.relock(Lock(wheels={"cpu-llama_cpp": wheels}))
     assert lock.wheels["cpu-llama_cpp"] == wheels
     assert "wheels.cpu-llama_cpp" in lock.unresolved
 
 
-def test_only_the_selected_cells_move(world: World) -> None:
+def test_only_the_selected_cells_are_relocked(world: World) -> None:
     old = Lock(
         models={"qwen3-8b": LockedModel(source="x", revision="r", files=(), digest="sha256:0")},
         unresolved={"chips.metax": "was away", "models.smollm2-135m": "was away"},
@@ -130,7 +130,7 @@ def test_only_the_selected_cells_move(world: World) -> None:
     assert "models.smollm2-135m" not in lock.unresolved
 
 
-def test_what_the_matrix_no_longer_has_is_dropped(world: World) -> None:
+def test_entries_that_left_the_matrix_are_dropped(world: World) -> None:
     gone = LockedModel(source="x", revision="r", files=(), digest="sha256:0")
     lock = world.relock(
         Lock(models={"gone": gone}, chips={"gone": LockedChip(base="x")}, unresolved={"models.old": "?"})

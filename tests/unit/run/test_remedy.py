@@ -1,5 +1,4 @@
-"""After a gate that failed: the culprit is named and taken out, and the release goes on; by whatever engine, after
-whatever kill."""
+"""After a failed gate, the culprit is removed and the release goes on, with every executor and after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ def course(run: CellRun) -> list[str]:
     return [f"{one.stage} {one.status}" for one in run.outcomes]
 
 
-def test_the_culprit_is_taken_out_and_the_rest_released(tmp_path: Path) -> None:
+def test_the_culprit_is_removed_and_the_others_are_released(tmp_path: Path) -> None:
     say(tmp_path, guilty="mul", findable="mul")
     run = go(tmp_path)
     again = ["kernels done", "smoke done", "accuracy done"]
@@ -71,7 +70,7 @@ def test_nobody_guilty_leaves_the_failure_and_says_so(tmp_path: Path) -> None:
     assert course(run)[-2:] == ["attribute done", "card done"]
     assert run.outcomes[-2].reason == "the operators are not guilty: excess 1.0"
     again = go(tmp_path)
-    assert {one.status for one in again.outcomes} == {"reused"}, "nor is it looked for again"
+    assert {one.status for one in again.outcomes} == {"reused"}, "attribution does not run again"
     assert toys.ran(tmp_path).count("attribute") == 1
 
 
@@ -94,7 +93,7 @@ def test_a_server_that_dies_for_another_reason_stays_red(tmp_path: Path) -> None
     assert (result.stage, result.code) == ("smoke", 4)
 
 
-def test_a_remedy_that_fails_is_no_failure_of_the_cell(tmp_path: Path) -> None:
+def test_a_failed_remedy_does_not_fail_the_cell(tmp_path: Path) -> None:
     say(tmp_path, guilty="mul", broken="yes")
     run = go(tmp_path)
     assert course(run)[-2:] == ["attribute skipped", "card done"]
@@ -107,7 +106,7 @@ def test_without_rounds_or_with_only_some_stages_nothing_is_attributed(tmp_path:
     assert "attribute" not in " ".join(course(go(tmp_path, only="weights kernels smoke accuracy")))
 
 
-def test_killed_while_it_looks_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_run_killed_during_attribution_is_resumed(tmp_path: Path) -> None:
     say(tmp_path, guilty="add mul", findable="add mul")
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"

@@ -1,1 +1,1 @@
-"""One module a verb, each with `main(arguments) -> exit code`. Only these print."""
+"""One module per verb, each with `main(arguments) -> exit code`. Only these write to stdout."""

@@ -1,4 +1,4 @@
-"""`flagrelease baseline`: list the baseline evaluations that cells share, or take one over from elsewhere."""
+"""`flagrelease baseline`: list the baseline evaluations that cells share, or import one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,45 +22,47 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.run.cell_run import new_run_id
-from flagrelease.run.project import Project, project, real_ports
+from flagrelease.run.project import Project, open_project, real_ports
 from flagrelease.stages import accuracy
 from flagrelease.store.ledger import Entry, process_id
 from flagrelease.verdict.samples import dump
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
+    project = open_project(options(arguments))
     if arguments.action == "list":
-        return _list(everything, as_json=arguments.json)
+        return _list(project, as_json=arguments.json)
     if arguments.path is None or arguments.cell is None:
         raise ConfigError(
-            "`baseline import` needs PATH and CHIP/MODEL", hint="the cell says of which model, and compared with what"
+            "`baseline import` needs PATH and CHIP/MODEL",
+            hint="the cell determines the model and the conditions that the answers must match",
         )
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    kept = _take_over(everything, cell, arguments.path)
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    imported = _import(project, cell, arguments.path)
     if arguments.json:
-        print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
+        print(_json(imported))
     else:
-        print(_table(kept))
+        print(_table(imported))
     return 0
 
 
-def _take_over(everything: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
-    """Every benchmark of PATH that the cell's profile asks goes into the ledger; none, where one does not fit."""
-    ports = real_ports(everything.workspace)
+def _import(project: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
+    """Store every benchmark of PATH that the cell's profile asks in the ledger, or none if one of them does not fit."""
+    ports = real_ports(project.workspace)
     run_id = new_run_id()
     context = Context(
         run_id=run_id,
-        workspace=everything.workspace,
-        evidence=everything.evidence,
+        workspace=project.workspace,
+        evidence=project.evidence,
         ports=ports,
         progress=Silent(),
         meter=Meter(ports.clock),
     )
     answers = answers_of(path, cell)
-    sheets = accuracy.build_specs(everything.job(cell), context)
-    weights = _weights(everything, cell)
-    return [_keep(everything, cell, weights, one, run_id, str(path)) for one in fit(answers, weights.digest, sheets)]
+    sheets = accuracy.build_specs(project.job(cell), context)
+    weights = _weights(project, cell)
+    fitting = fit(answers, weights.digest, sheets)
+    return [_store(project, cell, weights, answer_set, run_id, str(path)) for answer_set in fitting]
 
 
 @dataclass(frozen=True)
@@ -69,71 +70,71 @@ class _Weights:
     digest: str
 
 
-def _weights(everything: Project, cell: Cell) -> _Weights:
-    """Those that are served: the locked ones, or what the weights stage made of them. Raises ConfigError."""
-    everything.lock.require("models", cell.model_name)
+def _weights(project: Project, cell: Cell) -> _Weights:
+    """The weights that are served: the locked ones, or those that the weights stage converted. Raises ConfigError if
+    they are not locked or not converted yet."""
+    project.lock.require("models", cell.model_name)
     if not cell.model.serve.convert:
-        return _Weights(everything.lock.models[cell.model_name].digest)
-    entry = everything.ledger.last_done(cell.id, "weights")
+        return _Weights(project.lock.models[cell.model_name].digest)
+    entry = project.ledger.last_done(cell.id, "weights")
     if entry is None:
         raise ConfigError(
             f"the weights of {cell.id} are not known yet",
             why="they are converted before they are served",
-            hint=f"`flagrelease run {cell.id} --only weights` makes them",
+            hint=f"`flagrelease run {cell.id} --only weights` converts them",
         )
     return _Weights(msgspec.convert(entry.result, results.Weights).digest)
 
 
-def _keep(
-    everything: Project, cell: Cell, weights: _Weights, one: Fitting, run_id: str, source: str
+def _store(
+    project: Project, cell: Cell, weights: _Weights, answer_set: Fitting, run_id: str, source: str
 ) -> tuple[Entry, baselines.StoredBaseline]:
-    lines = "".join(map(dump, one.samples)).encode()
-    evidence = everything.evidence.put(f"accuracy/{cell.baseline.stack}.{one.sheet.benchmark}.jsonl", lines)
-    stored = baselines.stored(cell, weights, one.sheet, one.samples, evidence, run_id, source)
+    lines = "".join(map(dump, answer_set.samples)).encode()
+    evidence = project.evidence.put(f"accuracy/{cell.baseline.stack}.{answer_set.sheet.benchmark}.jsonl", lines)
+    stored = baselines.stored(cell, weights, answer_set.sheet, answer_set.samples, evidence, run_id, source)
     entry = Entry(
         at=SystemClock().now().isoformat(timespec="seconds"),
         run=run_id,
         cell=cell.id,
         stage="baseline",
         state="done",
-        key=baselines.key(cell, weights, one.sheet),
+        key=baselines.key(cell, weights, answer_set.sheet),
         process=process_id(),
         result=msgspec.to_builtins(stored),
     )
-    everything.ledger.append(entry)
+    project.ledger.append(entry)
     return entry, stored
 
 
-def _list(everything: Project, *, as_json: bool) -> int:
-    kept = list(baselines.known(everything.ledger.entries()).values())
+def _list(project: Project, *, as_json: bool) -> int:
+    known = list(baselines.known(project.ledger.entries()).values())
     if as_json:
-        print(json.dumps({"baselines": [_told(entry, one) for entry, one in kept]}, indent=2, ensure_ascii=False))
-    elif kept:
-        print(_table(kept))
+        print(_json(known))
+    elif known:
+        print(_table(known))
     else:
-        print(
-            "no baseline is kept; a run makes one on the chip that it is to come from, `baseline import` takes one over"
-        )
+        print("no baseline is stored; run a cell of the baseline's chip, or use `baseline import`")
     return 0
 
 
-def _told(entry: Entry, one: baselines.StoredBaseline) -> dict[str, Any]:
-    return {"key": entry.key, "cell": entry.cell, "at": entry.at, **asdict(one)}
+def _json(known: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
+    rows = [{"key": entry.key, "cell": entry.cell, "at": entry.at, **asdict(stored)} for entry, stored in known]
+    return json.dumps({"baselines": rows}, indent=2, ensure_ascii=False)
 
 
-def _table(kept: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
+def _table(known: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
     rows = [
         [
-            one.benchmark,
+            stored.benchmark,
             entry.cell.rpartition("/")[2],
-            f"{one.stack} on {one.chip}",
-            f"{one.n:,}",
-            f"{one.repeats:g}",
-            f"{one.score:.3f}",
-            str(one.errors),
-            one.source or "evaluated here",
+            f"{stored.stack} on {stored.chip}",
+            f"{stored.n:,}",
+            f"{stored.repeats:g}",
+            f"{stored.score:.3f}",
+            str(stored.errors),
+            stored.source or "evaluated here",
             entry.at[:16].replace("T", " "),
         ]
-        for entry, one in kept
+        for entry, stored in known
     ]
     return aligned(["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at"], rows)

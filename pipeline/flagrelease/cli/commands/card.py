@@ -1,5 +1,5 @@
-"""`flagrelease card CELL`: the card that the cell's last finished card stage made; of a cell that was stopped on its
-way, the card as far as its results go."""
+"""`flagrelease card CELL`: print the card of the cell's last finished card stage, or, if the cell has not got that far,
+a card of the results that it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
 from flagrelease.stages.card import stage
 from flagrelease.stages.card.record import NEEDED
@@ -22,14 +22,14 @@ from flagrelease.store.ledger import Spent
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    entry = everything.ledger.last_done(cell.id, stage.STAGE.name)
+    project = open_project(options(arguments))
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    entry = project.ledger.last_done(cell.id, stage.STAGE.name)
     if entry is None:
-        data = so_far(everything, cell)
+        data = so_far(project, cell)
     else:
         files = stage.files(results.CARD.decode(entry.result))
-        data = {name: everything.evidence.read(one) for name, one in files.items()}
+        data = {name: project.evidence.read(file) for name, file in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
@@ -44,25 +44,25 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def so_far(everything: Project, cell: Cell) -> dict[str, bytes]:
-    """Card, record and chart of what is finished. Gates that are open are said to be; nothing of it can be published.
+def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
+    """Card, record and chart of the finished stages. The card names undecided gates, and it cannot be published.
 
-    Raises ConfigError where not even the accuracy is known.
+    Raises ConfigError if a stage that every card needs is not finished.
     """
-    job = everything.job(cell)
+    job = project.job(cell)
     finished: list[Done[StageResult]] = []
     unfinished: dict[str, str] = {}
-    for one in STAGES[: STAGES.index(stage.STAGE)]:
-        done = everything.ledger.last_done(cell.id, one.name)
-        last = everything.ledger.last(cell.id, one.name)
+    for earlier in STAGES[: STAGES.index(stage.STAGE)]:
+        done = project.ledger.last_done(cell.id, earlier.name)
+        last = project.ledger.last(cell.id, earlier.name)
         if done is not None:
-            result = one.result.decode(done.result)
+            result = earlier.result.decode(done.result)
             spent = done.spent or Spent(seconds=0.0)
-            finished.append(Done(stage=one.name, key=done.key, result=result, spent=spent))
-        elif last is not None and not one.skip(job):
-            unfinished[one.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
+            finished.append(Done(stage=earlier.name, key=done.key, result=result, spent=spent))
+        elif last is not None and not earlier.skip(job):
+            unfinished[earlier.name] = "failed" if last.state == "failed" else "was stopped before it was decided"
     known = Finished(finished)
-    if missing := [one.stage for one in NEEDED if one not in known]:
+    if missing := [needed.stage for needed in NEEDED if needed not in known]:
         hint = f"run `flagrelease run {cell.id}`"
         raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
     return stage.write(job, known, unfinished)[1]

@@ -1,4 +1,4 @@
-"""`flagrelease doctor`: is this machine fit for a release, and if not, what to do."""
+"""`flagrelease doctor`: check whether this machine can run a release, and say what to fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flagrelease.evaluation.harnesses import choose
 from flagrelease.packaging.base_image import how_to_make
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
-from flagrelease.run.project import Project, impatient_registry, project, real_ports
+from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
 from flagrelease.store.files import free_bytes
 
 _DISK_BYTES = 10_000_000_000
@@ -27,21 +27,23 @@ _MEMORY_BYTES = 4_000_000_000
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `hint` says what to do when it is not `ok`."""
+    """The result of one check."""
 
     name: str
     ok: bool
     found: str
+    """What the check saw, in a few words."""
     hint: str = ""
+    """What to do if it is not `ok`."""
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    ports = real_ports(everything.workspace, everything.runner)
-    findings = [_asked(name, look) for name, look in _looks(everything, ports)]
+    project = open_project(options(arguments))
+    ports = real_ports(project.workspace, project.runner)
+    findings = [_checked(name, check) for name, check in _checks(project, ports)]
     failing = [finding for finding in findings if not finding.ok]
     if arguments.json:
-        print(json.dumps({"ok": not failing, "findings": [asdict(one) for one in findings]}, indent=2))
+        print(json.dumps({"ok": not failing, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
         print(aligned(["", "what", "found"], [["✓" if f.ok else "✗", f.name, f.found] for f in findings]))
         for finding in failing:
@@ -49,37 +51,37 @@ def main(arguments: argparse.Namespace) -> int:
     return EnvironmentFault.exit_code if failing else 0
 
 
-def _looks(everything: Project, ports: Ports) -> list[tuple[str, Callable[[], Finding]]]:
+def _checks(project: Project, ports: Ports) -> list[tuple[str, Callable[[], Finding]]]:
     common: list[tuple[str, Callable[[], Finding]]] = [
-        ("disk", lambda: _disk(everything)),
+        ("disk", lambda: _disk(project)),
         ("memory", _memory),
-        ("ports", lambda: _ports(everything)),
-        ("matrix.lock", lambda: _lock(everything)),
-        ("harnesses", lambda: _harnesses(everything, ports)),
+        ("ports", lambda: _ports(project)),
+        ("matrix.lock", lambda: _lock(project)),
+        ("harnesses", lambda: _harnesses(project, ports)),
     ]
-    if everything.runner == "process":
-        return [("python", lambda: _python(everything)), *common]
+    if project.runner == "process":
+        return [("python", lambda: _python(project)), *common]
     return [
         ("docker engine", lambda: _docker(ports)),
-        ("registry", lambda: _registry(everything)),
-        ("base images", lambda: _bases(everything, ports)),
-        ("credentials", lambda: _credentials(everything)),
+        ("registry", lambda: _registry(project)),
+        ("base images", lambda: _bases(project, ports)),
+        ("credentials", lambda: _credentials(project)),
         *common,
     ]
 
 
-def _asked(name: str, look: Callable[[], Finding]) -> Finding:
+def _checked(name: str, check: Callable[[], Finding]) -> Finding:
     try:
-        return look()
+        return check()
     except FlagreleaseError as error:
         return Finding(name, False, error.line(), error.hint or "see `flagrelease doctor --help`")
 
 
-def _python(everything: Project) -> Finding:
-    """Without Docker this machine is the base of all images."""
-    machine = ProcessRunner(everything.workspace).machine
-    fit = [name for name, chip in everything.matrix.chips.items() if machine.fits(chip.python)]
-    wanted = ", ".join(sorted({chip.python for chip in everything.matrix.chips.values()}))
+def _python(project: Project) -> Finding:
+    """Without Docker, this machine takes the place of the base images."""
+    machine = ProcessRunner(project.workspace).machine
+    fit = [name for name, chip in project.matrix.chips.items() if machine.fits(chip.python)]
+    wanted = ", ".join(sorted({chip.python for chip in project.matrix.chips.values()}))
     found = f"Python {machine.version} on {machine.system}, for {', '.join(fit) or 'no chip'}"
     return Finding("python", bool(fit), found, f"put one of Python {wanted} first on PATH")
 
@@ -89,23 +91,23 @@ def _docker(ports: Ports) -> Finding:
     return Finding("docker engine", True, f"{version.version} on {version.os}")
 
 
-def _registry(everything: Project) -> Finding:
-    impatient_registry().check_push(f"{everything.registry}/preflight")
-    return Finding("registry", True, f"{everything.registry} answers")
+def _registry(project: Project) -> Finding:
+    impatient_registry().check_push(f"{project.registry}/preflight")
+    return Finding("registry", True, f"{project.registry} answers")
 
 
-def _bases(everything: Project, ports: Ports) -> Finding:
-    chips = everything.matrix.chips
-    here = [name for name, chip in chips.items() if ports.docker.image(chip.base) is not None]
-    # A name without a registry cannot be pulled; it is made on this machine.
-    absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in here]
+def _bases(project: Project, ports: Ports) -> Finding:
+    chips = project.matrix.chips
+    local = [name for name, chip in chips.items() if ports.docker.image(chip.base) is not None]
+    # A name without a registry cannot be pulled; such an image is built on this machine.
+    absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in local]
     if absent:
-        return Finding("base images", False, f"{absent[0]} is not here", how_to_make(absent[0]))
-    return Finding("base images", True, f"here: {', '.join(here) or 'none'}; others are pulled when they are needed")
+        return Finding("base images", False, f"{absent[0]} is not on this machine", how_to_make(absent[0]))
+    return Finding("base images", True, f"local: {', '.join(local) or 'none'}; others are pulled when needed")
 
 
-def _disk(everything: Project) -> Finding:
-    free = free_bytes(everything.workspace.root)
+def _disk(project: Project) -> Finding:
+    free = free_bytes(project.workspace.root)
     hint = "free some space, or choose --workspace DIR on another disk"
     return Finding("disk", free >= _DISK_BYTES, f"{free / 1e9:.0f} GB free for the workspace", hint)
 
@@ -113,23 +115,23 @@ def _disk(everything: Project) -> Finding:
 def _memory() -> Finding:
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
-    hint = f"a CPU cell needs {_MEMORY_BYTES / 1e9:.0f} GB: end other programs"
+    hint = f"a CPU cell needs {_MEMORY_BYTES / 1e9:.0f} GB: stop other programs"
     return Finding("memory", available >= _MEMORY_BYTES, f"{available / 1e9:.1f} GB available", hint)
 
 
-def _ports(everything: Project) -> Finding:
-    """Chips with host networking serve on their model's own port; bridged ones on any free one."""
+def _ports(project: Project) -> Finding:
+    """Chips with host networking serve on their model's own port, bridged ones on any free port."""
     wanted = {
         model.serve.port
-        for model in everything.matrix.models.values()
-        for chip in everything.matrix.chips.values()
+        for model in project.matrix.models.values()
+        for chip in project.matrix.chips.values()
         if chip.container.network == "host"
     }
     taken = [port for port in sorted(wanted) if _taken(port)]
     listed = ", ".join(map(str, taken or sorted(wanted)))
     if taken:
-        return Finding("ports", False, f"{listed} in use", "end what listens there: `ss -ltnp` names it")
-    return Finding("ports", True, f"{listed} free" if listed else "none is fixed")
+        return Finding("ports", False, f"{listed} in use", "stop the program that listens there: `ss -ltnp` names it")
+    return Finding("ports", True, f"{listed} free" if listed else "no fixed port needed")
 
 
 def _taken(port: int) -> bool:
@@ -142,37 +144,37 @@ def _taken(port: int) -> bool:
     return False
 
 
-def _credentials(everything: Project) -> Finding:
-    local = is_loopback(everything.registry.partition("/")[0])
+def _credentials(project: Project) -> Finding:
+    local = is_loopback(project.registry.partition("/")[0])
     names = ["FLAGRELEASE_REGISTRY_USER", "FLAGRELEASE_REGISTRY_PASSWORD"]
     given = all(os.environ.get(name) for name in names)
     docker_config = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "config.json"
     if given:
-        return Finding("credentials", True, "the registry's are in the environment")
+        return Finding("credentials", True, "from the environment")
     if local:
         return Finding("credentials", True, "none needed for a registry on this machine")
     if docker_config.exists():
-        return Finding("credentials", True, f"docker's own are used ({docker_config})")
+        return Finding("credentials", True, f"from Docker's configuration ({docker_config})")
     return Finding("credentials", False, "none for the registry", f"set {' and '.join(names)}, or `docker login`")
 
 
-def _harnesses(everything: Project, ports: Ports) -> Finding:
-    """What asks the benchmarks of the cells that can run, as their profiles have it."""
-    cells = [cell for cell in everything.cells if not cell.excluded]
-    benchmarks = everything.matrix.benchmarks
-    wanted = sorted({one for cell in cells for one in choose.chosen(cell, benchmarks).values()})
+def _harnesses(project: Project, ports: Ports) -> Finding:
+    """The harnesses that the profiles of all cells that can run choose for their benchmarks."""
+    cells = [cell for cell in project.cells if not cell.excluded]
+    benchmarks = project.matrix.benchmarks
+    wanted = sorted({name for cell in cells for name in choose.chosen(cell, benchmarks).values()})
     for cell in cells:
         choose.check(cell, benchmarks)
     for name in wanted:
-        if wrong := choose.HARNESSES[name].outdated(ports.command, os.environ):
-            return Finding("harnesses", False, *wrong)
+        if problem := choose.HARNESSES[name].outdated(ports.command, os.environ):
+            return Finding("harnesses", False, *problem)
     return Finding("harnesses", True, ", ".join(wanted))
 
 
-def _lock(everything: Project) -> Finding:
-    unlocked = [name for name in everything.matrix.models if name not in everything.lock.models]
-    if len(unlocked) == len(everything.matrix.models):
+def _lock(project: Project) -> Finding:
+    unlocked = [name for name in project.matrix.models if name not in project.lock.models]
+    if len(unlocked) == len(project.matrix.models):
         return Finding("matrix.lock", False, "no model is pinned", "run `flagrelease lock`")
-    rest = f"; not pinned: {', '.join(unlocked)}" if unlocked else ""
-    pinned = ", ".join(sorted(everything.lock.models))
-    return Finding("matrix.lock", True, f"pinned: {pinned}{rest}")
+    suffix = f"; not pinned: {', '.join(unlocked)}" if unlocked else ""
+    pinned = ", ".join(sorted(project.lock.models))
+    return Finding("matrix.lock", True, f"pinned: {pinned}{suffix}")

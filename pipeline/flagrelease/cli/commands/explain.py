@@ -1,4 +1,4 @@
-"""`flagrelease explain CELL`: why a cell is as it is, with everything that its evidence says."""
+"""`flagrelease explain CELL`: explain a cell's state, with its results, errors and evidence."""
 
 from __future__ import annotations
 
@@ -17,67 +17,67 @@ from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.plan import since
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import Entry, evidence_of
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cell = select(everything.cells, [arguments.cell], [], [])[0]
-    latest = everything.latest(cell, (*STAGES, REMEDY.stage))
-    rounds = everything.job(cell).attributed
-    now_keys = _keys(everything, cell)
+    project = open_project(options(arguments))
+    cell = select(project.cells, [arguments.cell], [], [])[0]
+    latest = project.latest(cell, (*STAGES, REMEDY.stage))
+    rounds = project.job(cell).attributed
+    now_keys = _keys(project, cell)
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         changed = {
-            name: [str(one) for one in differs]
+            name: [str(change) for change in differs]
             for name, entry in latest.items()
             if name in now_keys and (differs := since(entry, now_keys[name]))
         }
         kept = {name: msgspec.to_builtins(key.kept) for name, key in now_keys.items() if key.kept is not None}
-        told = {
+        output = {
             "cell": cell.id,
             "stages": entries,
             "attributed": msgspec.to_builtins(rounds),
             "changed": changed,
             "kept": kept,
         }
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
     now = status(cell, latest)
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
-    for stage in (*STAGES, *(one for one in (REMEDY.stage,) if one.name in latest)):
+    for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()
-        print("\n".join(_stage(everything, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
-    for found in rounds:
+        print("\n".join(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
+    for attribution in rounds:
         print()
-        print("\n".join(_round(everything, found)))
+        print("\n".join(_round(project, attribution)))
     return 0
 
 
-def _keys(everything: Project, cell: Cell) -> Mapping[str, Key]:
-    """As they are now; none where something is not locked, which `plan` says."""
+def _keys(project: Project, cell: Cell) -> Mapping[str, Key]:
+    """The current keys; empty if something is not locked, which `plan` reports."""
     try:
-        return keys(everything.job(cell), (*STAGES, REMEDY.stage), everything.ledger)
+        return keys(project.job(cell), (*STAGES, REMEDY.stage), project.ledger)
     except FlagreleaseError:
         return {}
 
 
-def _round(everything: Project, found: Attribution) -> list[str]:
+def _round(project: Project, attribution: Attribution) -> list[str]:
     return [
-        f"round {found.round}: {found.gate} failed, and without what is named here the cell went on",
+        f"round {attribution.round}: {attribution.gate} failed, and the cell went on without these operators:",
         *(
-            f"  ✗ {one.operator}{f' beside {one.partner}' if one.partner else ''}: {one.finding}"
-            for one in found.culprits
+            f"  ✗ {culprit.operator}{f' together with {culprit.partner}' if culprit.partner else ''}: {culprit.finding}"
+            for culprit in attribution.culprits
         ),
-        *(f"  evidence  {kept.name}  {everything.evidence.path(kept)}" for kept in found.evidence),
+        *(f"  evidence  {file.name}  {project.evidence.path(file)}" for file in attribution.evidence),
     ]
 
 
-def _stage(everything: Project, cell: Cell, stage: AnyStage, entry: Entry | None, key: Key | None) -> list[str]:
+def _stage(project: Project, cell: Cell, stage: AnyStage, entry: Entry | None, key: Key | None) -> list[str]:
     if entry is None:
-        skipped = stage.skip(everything.job(cell))
+        skipped = stage.skip(project.job(cell))
         return [f"{stage.name}: skipped, {skipped}" if skipped else f"{stage.name}: never run"]
     cost = f" in {spell(entry.spent.seconds)}" if entry.spent else ""
     if entry.spent and entry.spent.moved:
@@ -93,24 +93,24 @@ def _stage(everything: Project, cell: Cell, stage: AnyStage, entry: Entry | None
         result = stage.result.decode(entry.result)
         lines.append(f"  result    {result.summary}")
         lines += _parts(result)
-        for kept in evidence_of(result):
-            lines.append(f"  evidence  {kept.name}  {everything.evidence.path(kept)}")
+        for file in evidence_of(result):
+            lines.append(f"  evidence  {file.name}  {project.evidence.path(file)}")
     return lines
 
 
 def _since(entry: Entry, key: Key | None) -> list[str]:
-    """What has changed since, and whether the result is kept although it has."""
+    """The changes since the entry was written, and the decision to keep its result in spite of them."""
     if key is None or entry.key == key.key:
         return []
     if entry.parts is None:
-        return ["  changed   its inputs; it was recorded before parts were kept"]
-    lines = [f"  changed   {one}" for one in since(entry, key)]
+        return ["  changed   its inputs; which of them was not recorded at the time"]
+    lines = [f"  changed   {change}" for change in since(entry, key)]
     kept = key.kept
     return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {kept.at})"]
 
 
 def _parts(result: StageResult) -> list[str]:
-    """What a result consists of, a line each, where it has parts."""
+    """The checks, scores or excluded operators of a result, one line each."""
     match result:
         case Smoke(checks=checks):
             return [f"  {'✓' if check.passed else '✗'} {check.name}: {check.detail}" for check in checks]

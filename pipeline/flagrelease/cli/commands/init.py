@@ -1,4 +1,4 @@
-"""`flagrelease init`: a first matrix.yaml, and the Dockerfile of its chip's base image."""
+"""`flagrelease init`: write an initial matrix.yaml and the Dockerfile of its chip's base image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flagrelease.store.files import write_atomic
 def main(arguments: argparse.Namespace) -> int:
     target: Path = arguments.matrix
     if target.exists():
-        raise ConfigError(f"{target} exists", hint="edit it, or name another with --matrix FILE")
+        raise ConfigError(f"{target} exists", hint="edit it, or choose another path with --matrix FILE")
     starters = shipped_templates()
     write_atomic(target, (starters / "matrix.yaml").read_bytes())
     (chip,) = matrix.load(target).chips.values()
@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not dockerfile.exists():
         dockerfile.parent.mkdir(exist_ok=True)
         write_atomic(dockerfile, (starters / "base.Dockerfile").read_bytes())
-    print(f"{target} written: one cell, cpu/smollm2-135m; {dockerfile} makes the chip's base image")
+    print(f"{target} written: one cell, cpu/smollm2-135m; {dockerfile} builds the chip's base image")
     print(f"next: `docker build --tag {chip.base} {dockerfile.parent}`, `flagrelease doctor`, `flagrelease lock`,")
-    print("      `flagrelease run`; a chip or a model more is a stanza more")
+    print("      `flagrelease run`; add a stanza for each further chip or model")
     return 0

@@ -1,4 +1,4 @@
-"""`flagrelease plan`: what would run, and why."""
+"""`flagrelease plan`: show what would run, and why."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import select
 from flagrelease.run.plan import CellPlan, as_json, choice
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    plans = everything.plan(cells, STAGES, wanted)
+    plans = project.plan(cells, STAGES, wanted)
     if getattr(arguments, "power", False):
-        jobs = [everything.job(cell) for cell in cells if not cell.excluded]
+        jobs = [project.job(cell) for cell in cells if not cell.excluded]
         if arguments.json:
-            told = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
-            print(json.dumps(told, indent=2, ensure_ascii=False))
+            output = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
+            print(json.dumps(output, indent=2, ensure_ascii=False))
         else:
             print(power.table(jobs))
         return 0
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def table(plans: Sequence[CellPlan]) -> str:
-    """One row a stage; a cell of which nothing can run is one row."""
+    """One row per stage; a single row for a cell that is excluded or blocked."""
     rows = []
     for plan in plans:
         if plan.cell.excluded:

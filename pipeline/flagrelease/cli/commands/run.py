@@ -9,25 +9,25 @@ from collections.abc import Sequence
 
 from flagrelease.cli import summary
 from flagrelease.cli.commands import plan as plan_verb
-from flagrelease.cli.release_cells import through
+from flagrelease.cli.release_cells import run_cells
 from flagrelease.cli.shared import options, show_error
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
 from flagrelease.errors import ConfigError, worst
 from flagrelease.run.plan import choice
-from flagrelease.run.project import project
+from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.rounds is not None and arguments.rounds < 0:
-        raise ConfigError("--rounds is below zero", hint="0 takes no operator out")
+        raise ConfigError("--rounds must be >= 0", hint="0 disables operator attribution")
     if arguments.dry_run:
         return plan_verb.main(arguments)
-    everything = project(options(arguments))
-    cells = select(everything.cells, arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    results = through(everything, cells, STAGES, wanted, arguments)
+    results = run_cells(project, cells, STAGES, wanted, arguments)
     excluded = [cell for cell in cells if cell.excluded]
     return _finish(results, excluded, arguments.json)
 

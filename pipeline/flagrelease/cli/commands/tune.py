@@ -1,4 +1,4 @@
-"""`flagrelease tune`: qualify, tune and choose the operators of a chip for a model, without the rest of a release."""
+"""`flagrelease tune`: qualify, tune and select a chip's operators for a model, without the rest of a release."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.cli.release_cells import through
+from flagrelease.cli.release_cells import run_cells
 from flagrelease.cli.shared import options, show_error
 from flagrelease.cli.summary import CellResult, as_error
 from flagrelease.cli.text_table import aligned
@@ -19,7 +19,7 @@ from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
 from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.run.plan import Choice
-from flagrelease.run.project import Project, project
+from flagrelease.run.project import Project, open_project
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.stages.weights import stage as weights
 
@@ -28,81 +28,81 @@ _REASON_WIDTH = 90
 
 
 def main(arguments: argparse.Namespace) -> int:
-    everything = project(options(arguments))
-    cells = select(_chosen(everything.cells, arguments), arguments.cells, arguments.chip, arguments.model)
+    project = open_project(options(arguments))
+    cells = select(_chosen(project.cells, arguments), arguments.cells, arguments.chip, arguments.model)
     stages = _STAGES
     if arguments.config is not None:
         cells = _of_config(cells)
         stages = (weights.of_config(arguments.config), kernels.STAGE)
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
-    wanted = {cell.id: _key(everything, cell, stages) for cell in cells if not cell.excluded}
-    ended = through(everything, cells, stages, Choice(force=force), arguments)
-    made = {name: _made(everything, name, key) for name, key in wanted.items()}
-    code = worst(one.code for one in ended)
+    wanted = {cell.id: _key(project, cell, stages) for cell in cells if not cell.excluded}
+    cell_results = run_cells(project, cells, stages, Choice(force=force), arguments)
+    made = {name: _made(project, name, key) for name, key in wanted.items()}
+    code = worst(result.code for result in cell_results)
     if arguments.json:
-        told = [_as_json(everything, one, made.get(one.cell)) for one in ended]
-        print(json.dumps({"exit_code": code, "cells": told}, indent=2, ensure_ascii=False))
+        rows = [_as_json(project, result, made.get(result.cell)) for result in cell_results]
+        print(json.dumps({"exit_code": code, "cells": rows}, indent=2, ensure_ascii=False))
         return code
-    for one in ended:
-        print(_text(everything, one, made.get(one.cell)))
-        if one.code:
-            show_error(as_error(one))
+    for result in cell_results:
+        print(_text(project, result, made.get(result.cell)))
+        if result.code:
+            show_error(as_error(result))
     return code
 
 
 def _chosen(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:
-    """The cells, with what the command line says in place of the matrix. Raises ConfigError."""
+    """The cells, with --policy and --budget in place of the matrix's values. Raises ConfigError for a bad budget."""
     given = {"policy": arguments.policy, "budget": arguments.budget}
     changes: Mapping[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         return [replace(cell, kernels=replace(cell.kernels, **changes)) for cell in cells]
     except ValueError as error:
-        raise ConfigError("--budget cannot be read", why=str(error)) from None
+        raise ConfigError("invalid --budget", why=str(error)) from None
 
 
 def _of_config(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells under a name of their own, so that nothing of a release is taken for made from a config.json, or the
-    other way round. Raises ConfigError where they are of several models."""
+    """The cells under another model name, so that the results of a release and those of a config.json are never reused
+    for each other. Raises ConfigError unless all cells have the same model."""
     models = sorted({cell.model_name for cell in cells})
     if len(models) != 1:
         why = f"{', '.join(models)} are selected" if models else "no model is selected"
-        raise ConfigError("--config is of one model", why=why, hint="name it with --model")
+        raise ConfigError("--config needs exactly one model", why=why, hint="select it with --model")
     return [replace(cell, model_name=f"{cell.model_name}.config") for cell in cells]
 
 
-def _key(everything: Project, cell: Cell, stages: tuple[AnyStage, ...]) -> str:
-    """That of the bundle; none where something is not locked, which the run says."""
+def _key(project: Project, cell: Cell, stages: tuple[AnyStage, ...]) -> str:
+    """The key of the operator bundle; empty if something is not locked, which the run reports."""
     try:
-        return keys(everything.job(cell), stages, everything.ledger)[kernels.STAGE.name].counts
+        return keys(project.job(cell), stages, project.ledger)[kernels.STAGE.name].counts
     except FlagreleaseError:
         return ""
 
 
-def _made(everything: Project, cell: str, key: str) -> results.Kernels | None:
-    entry = everything.ledger.last_done(cell, kernels.STAGE.name, key)
+def _made(project: Project, cell: str, key: str) -> results.Kernels | None:
+    entry = project.ledger.last_done(cell, kernels.STAGE.name, key)
     return None if entry is None else results.KERNELS.decode(entry.result)
 
 
-def _as_json(everything: Project, ended: CellResult, made: results.Kernels | None) -> dict[str, Any]:
-    told = {"cell": ended.cell, "state": ended.state, "reason": ended.reason, "exit_code": ended.code}
+def _as_json(project: Project, result: CellResult, made: results.Kernels | None) -> dict[str, Any]:
+    row = {"cell": result.cell, "state": result.state, "reason": result.reason, "exit_code": result.code}
     if made is None:
-        return {**told, "bundle": None}
-    bundle = str(everything.workspace.root / made.folder)
-    return {**told, "bundle": bundle, "kernels": msgspec.to_builtins(made, enc_hook=dict)}
+        return {**row, "bundle": None}
+    bundle = str(project.workspace.root / made.folder)
+    return {**row, "bundle": bundle, "kernels": msgspec.to_builtins(made, enc_hook=dict)}
 
 
-def _text(everything: Project, ended: CellResult, made: results.Kernels | None) -> str:
-    """A table of all operators that the model calls, and where the bundle is."""
+def _text(project: Project, result: CellResult, made: results.Kernels | None) -> str:
+    """A table of all operators that the model calls, the tuning totals and the bundle's path."""
     if made is None:
-        return f"{ended.cell}: no operators were prepared: {ended.reason}"
+        return f"{result.cell}: no operators were prepared: {result.reason}"
     tuning = made.tuning
     rows = [
-        [one.name, "correct", "yes", f"{one.faster} of {one.classes}", _share(one.share), _share(one.native_share), ""]
-        for one in made.operators
+        [op.name, "correct", "yes", f"{op.faster} of {op.classes}", _share(op.share), _share(op.native_share), ""]
+        for op in made.operators
     ]
-    rows += [[one.operator, one.verdict, "no", "", "", "", _short(one.reason)] for one in made.excluded]
-    heading = [ended.cell, "verdict", "in effect", "faster at", "of limit", "vendor's", "why not"]
+    rows += [[op.operator, op.verdict, "no", "", "", "", _short(op.reason)] for op in made.excluded]
+    heading = [result.cell, "verdict", "in effect", "faster at", "of limit", "vendor's", "why not"]
     candidates = f"{tuning.candidates:,} candidates"
     lines = [
         aligned(heading, sorted(rows), right=[3, 4, 5]),
@@ -110,7 +110,7 @@ def _text(everything: Project, ended: CellResult, made: results.Kernels | None) 
         f"policy  {made.policy}",
         f"tuned   {tuning.kernels} kernels, {tuning.keys} sizes, {candidates}, {tuning.seconds:.0f} s",
         *(f"served  {load}: {a:.3f} [{b:.3f}, {c:.3f}] of native speed" for load, (a, b, c) in made.served.items()),
-        f"bundle  {everything.workspace.root / made.folder}",
+        f"bundle  {project.workspace.root / made.folder}",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Engines run the cells of a session: `inline` and `prefect`. Both advance the same CellRuns."""
+"""The executor interface, and the order in which executors advance cells."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from flagrelease.run.cell_run import CellRun
 
 
 class Executor(Protocol):
-    """Takes every cell along its route. A red stage stops its own cell only."""
+    """Runs the cells of a session: `inline` or `prefect`."""
 
-    def execute(self, runs: Sequence[CellRun]) -> None: ...
+    def execute(self, runs: Sequence[CellRun]) -> None:
+        """Advance every cell along its route. A red stage stops only its own cell."""
+        ...
 
 
 def by_host(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
-    """The cells in their order, grouped by the host that serves their chip: one thread each."""
+    """The cells, in order, grouped by the host that serves their chip. Each host gets one thread."""
     grouped: dict[str, list[CellRun]] = {}
     for run in runs:
         grouped.setdefault(run.cell.chip.hosts[0], []).append(run)
@@ -24,7 +26,7 @@ def by_host(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
 
 
 def route(runs: Sequence[CellRun]) -> Iterator[tuple[CellRun, AnyStage]]:
-    """What one host does, each step after the one before has ended."""
+    """The steps of one host. Request the next only after the previous one has ended."""
     for run in runs:
         for stage in run.route():
             yield run, stage

@@ -1,4 +1,4 @@
-"""The engine `inline`."""
+"""The executor `inline`: one thread per host, without Prefect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flagrelease.run.executors.base import by_host, route
 
 
 class InlineExecutor:
-    """A thread for each host, and nothing else."""
+    """Runs the cells of each host in one thread of this process."""
 
     def execute(self, runs: Sequence[CellRun]) -> None:
         groups = by_host(runs)

@@ -1,4 +1,4 @@
-"""Open an engine by name: `inline`, or `prefect`, which is imported only then."""
+"""Open an executor by name: `inline`, or `prefect`, which is imported only on demand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from flagrelease.run.executors.inline import InlineExecutor
 
 @contextmanager
 def opened(name: str, prefect_root: Path, run_id: str) -> Iterator[Executor]:
-    """The engine called `name`, prefect or inline, for the length of the block.
+    """The executor `name` (prefect or inline), open until the end of the block.
 
-    Raises EnvironmentFault where Prefect's server does not come up.
+    Raises EnvironmentFault if Prefect's server does not start.
     """
     if name == "inline":
         yield InlineExecutor()

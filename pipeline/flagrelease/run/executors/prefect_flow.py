@@ -1,4 +1,4 @@
-"""The Prefect flow: one task a stage of each cell. The only file that imports Prefect."""
+"""The executor `prefect`: one flow, with a task per stage of each cell. The only module that imports Prefect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flagrelease.run.outcome import Outcome
 
 
 class PrefectExecutor:
-    """Runs a session as one Prefect flow run, which is red exactly when a cell is."""
+    """Runs a session as one Prefect flow run, which fails if and only if a cell is red."""
 
     def execute(self, runs: Sequence[CellRun]) -> None:
         by_id = {run.cell.id: run for run in runs}
@@ -44,28 +44,28 @@ class PrefectExecutor:
             retries=0,
         )
         def release(cells: list[str]) -> State[None]:
-            # One thread a host: a host's cells form one chain, and a red stage does not break it. Which stage is next
-            # shows only when the one before has ended.
+            # One thread per host: a host's cells form one chain, and a red stage does not break it. The next stage is
+            # known only when the previous one has ended.
             waiting: dict[PrefectFuture[State[None]], Iterator[tuple[CellRun, AnyStage]]] = {}
 
-            def go_on(chain: Iterator[tuple[CellRun, AnyStage]], *before: PrefectFuture[State[None]]) -> None:
+            def submit_next(chain: Iterator[tuple[CellRun, AnyStage]], *before: PrefectFuture[State[None]]) -> None:
                 if (step := next(chain, None)) is not None:
-                    waits = [allow_failure(one) for one in before]
+                    waits = [allow_failure(future) for future in before]
                     future = stage_task.submit(step[0].cell.id, step[1].name, wait_for=waits)  # type: ignore[call-overload]
                     waiting[future] = chain
 
             for group in groups.values():
-                go_on(route(group))
+                submit_next(route(group))
             while waiting:
                 ended = next(as_completed(list(waiting)))
-                go_on(waiting.pop(ended), ended)
+                submit_next(waiting.pop(ended), ended)
             _show(runs)
             red = [run.cell.id for run in runs if any(outcome.red for outcome in run.outcomes)]
             if red:
                 return Failed(message=f"red: {', '.join(red)}")
             return Completed(message=f"{len(cells)} cells")
 
-        # The heartbeat costs a second a flow run, and its setting can be switched off in no other way.
+        # The heartbeat costs a second per flow run, and this is the only way to disable it.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             release(list(by_id), return_state=True)
 
@@ -77,7 +77,7 @@ def _state(outcome: Outcome) -> State[None]:
 
 
 def _show(runs: Sequence[CellRun]) -> None:
-    """Put the table where Prefect shows it. A failure to do so is no failure of a cell."""
+    """Publish the table of outcomes as a Prefect artifact. A failure to do so does not fail a cell."""
     rows = [
         {"cell": o.cell, "stage": o.stage, "state": o.status, "seconds": round(o.spent.seconds, 1), "reason": o.reason}
         for run in runs

@@ -1,4 +1,4 @@
-"""The Prefect server that a run brings along when `PREFECT_API_URL` names none."""
+"""An embedded Prefect server, used if `PREFECT_API_URL` is not set."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ _SERVER_ONLY = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # we use none, and they cost a start two thirds of a second
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # unused; delays the start by two thirds of a second
 }
 _HINT = "`--engine inline` runs the same plan without Prefect"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A Prefect API and the environment that the client must be imported with. `ready` waits until it answers."""
+    """A Prefect API server."""
 
     url: str
     environment: Mapping[str, str]
+    """Variables to set before the Prefect client is imported."""
     ready: Callable[[], None]
+    """Waits until the server answers. Raises EnvironmentFault if it does not."""
 
 
 @contextmanager
 def server(root: Path, run_id: str) -> Iterator[Server]:
-    """The server that `PREFECT_API_URL` names, or one of our own with its home under `root`.
+    """The server at `PREFECT_API_URL`, or an embedded one with its home under `root`.
 
-    Our own is started at once and answers later, so that importing the client can go on meanwhile. It ends
-    with the block, or with this process. Raises EnvironmentFault where it does not come up.
+    The embedded server is not ready yet when the block begins, so that the client can be imported while it starts. It
+    stops with the block or with this process. Raises EnvironmentFault if it does not start.
     """
     given = os.environ.get("PREFECT_API_URL")
     with ExitStack() as stack:
@@ -80,7 +82,7 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
                 tail = log.read_text(errors="replace").strip().splitlines()
                 raise EnvironmentFault(
                     f"the embedded Prefect server ended with {process.returncode}",
-                    why=tail[-1] if tail else "it said nothing",
+                    why=tail[-1] if tail else "no output",
                     hint=_HINT,
                     detail="\n".join(tail[-20:]),
                 )
@@ -93,7 +95,7 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
 
 
 def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
-    """A home that no other run uses: SQLite does not like two servers on one file."""
+    """A home that no other run uses: two servers must not share one SQLite file."""
     for number in range(_HOMES):
         try:
             stack.enter_context(locks.hold(root / f"{number}.lock", "the Prefect home", run_id))
@@ -106,7 +108,7 @@ def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
 
 
 def template() -> Path:
-    """A database that has gone through Prefect's migrations, half of a first start. It lives with the installation."""
+    """The path of a database with Prefect's migrations applied, which halves the first start."""
     return Path(sys.prefix) / "share" / "flagrelease" / f"prefect-{metadata.version('prefect')}.db"
 
 
@@ -117,7 +119,7 @@ def _copy_template(home: Path) -> None:
 
 
 def _keep_template(home: Path) -> None:
-    """Make the template of a database that has just been made; an installation that is read-only goes without."""
+    """Copy a newly created database to the template, unless the installation is read-only."""
     if template().exists():
         return
     with suppress(OSError, sqlite3.Error, FlagreleaseError), tempfile.TemporaryDirectory() as scratch:
@@ -128,9 +130,9 @@ def _keep_template(home: Path) -> None:
 
 
 def main() -> None:
-    """Make the template, once for an installation: `python -m flagrelease.run.executors.prefect_server`."""
-    with tempfile.TemporaryDirectory() as scratch, server(Path(scratch), "setup") as one:
-        one.ready()
+    """Create the template, once per installation: `python -m flagrelease.run.executors.prefect_server`."""
+    with tempfile.TemporaryDirectory() as scratch, server(Path(scratch), "setup") as started:
+        started.ready()
 
 
 def _free_port() -> int:
@@ -140,7 +142,7 @@ def _free_port() -> int:
 
 
 def _wait(url: str, seconds: float, died: Callable[[], None], hint: str) -> None:
-    # Loopback must not go through a proxy that the environment names.
+    # Loopback requests must not go through a proxy from the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + seconds
     problem = "no answer"

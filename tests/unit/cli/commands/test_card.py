@@ -1,4 +1,4 @@
-"""`flagrelease card`, on a workspace whose card stage has run."""
+"""`flagrelease card`, with and without a finished card stage."""
 
 import json
 import shutil
@@ -18,14 +18,14 @@ CELL = "cpu/smollm2-135m"
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> list[str]:
-    """The verb on a workspace without a card."""
+def argv(tmp_path: Path) -> list[str]:
+    """The command line, for a workspace without a card."""
     shutil.copy(Path(__file__).parents[4] / "matrix.yaml", tmp_path)
     return ["card", CELL, "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", str(tmp_path / "space")]
 
 
 @pytest.fixture
-def written(tmp_path: Path, words: list[str]) -> str:
+def written(tmp_path: Path, argv: list[str]) -> str:
     context = given.context(tmp_path / "space", registry=None)
     made = card.run(given.job(), context)
     Ledger(context.workspace.ledger).append(
@@ -43,43 +43,41 @@ def written(tmp_path: Path, words: list[str]) -> str:
     return context.evidence.read(made.readme).decode()
 
 
-def test_it_prints_the_card(words: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.main(words) == 0
+def test_it_prints_the_card(argv: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(argv) == 0
     assert capsys.readouterr().out == written
 
 
-def test_it_writes_the_card_with_what_it_shows(
-    words: list[str], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_it_writes_the_card_with_its_record_and_chart(
+    argv: list[str], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert app.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert app.main([*argv, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/README.md").read_text() == written
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "release.json", "scores.png"]
 
 
-def test_json_names_every_file_by_its_digest(
-    words: list[str], written: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert app.main([*words, "--json"]) == 0
+def test_json_names_every_file_by_its_digest(argv: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main([*argv, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["card"] == written
     assert set(shown["files"]) == {"README.md", "release.json", "scores.png"}
 
 
-def test_no_card_yet(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.main(words) == 2
+def test_no_card_yet(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(argv) == 2
     assert "has no card yet: not finished: weights, image, smoke, accuracy" in capsys.readouterr().err
 
 
-def test_a_card_that_was_changed_is_not_shown(words: list[str], written: str, tmp_path: Path) -> None:
+def test_a_tampered_card_is_refused(argv: list[str], written: str, tmp_path: Path) -> None:
     for path in (tmp_path / "space/evidence").rglob("*"):
         if path.is_file() and path.read_bytes() == written.encode():
             path.chmod(0o644)
             path.write_text(written.replace("0.290", "0.990"))
-    assert app.main(words) == 7
+    assert app.main(argv) == 7
 
 
-def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_card_of_a_stopped_cell_shows_its_results_and_is_not_a_release(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = Ledger(given.workspace(tmp_path / "space").ledger)
 
@@ -91,7 +89,7 @@ def test_a_cell_that_was_stopped_shows_how_far_it_got_and_is_no_release(
     for done in given.finished():
         append(done.stage, "done", done.result)
     append("speed", "running")
-    assert app.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert app.main([*argv, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()
     assert "Verdict of the evaluation: **INCONCLUSIVE**. speed was stopped before it was decided" in text
     assert "Speed was stopped before it was decided, so nothing is said of it here." in text
