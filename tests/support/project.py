@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.store.files import TEMPORARY
 
 SOURCE = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ class UserProject:
 
     def leftovers(self) -> list[str]:
         """Containers of this workspace and half-written files."""
-        label = f"label=flagrelease.store.workspace={self.root / '.flagrelease'}"
+        label = f"label={WORKSPACE_LABEL}={self.root / '.flagrelease'}"
         listed = subprocess.run(["docker", "ps", "-aq", "--filter", label], capture_output=True, text=True, check=True)
         return listed.stdout.split() + [str(path) for path in self.root.rglob(f"{TEMPORARY}*")]
 
