@@ -14,8 +14,9 @@ from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Likeness
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.stages.card import record, render
-from flagrelease.stages.card.lint import Page, lint
+from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
+from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.record import Record
 from flagrelease.verdict.types import Course, NoiseFloor
 
