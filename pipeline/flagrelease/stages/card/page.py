@@ -17,28 +17,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block; `line` is that of its first fence."""
+    """A fenced code block."""
 
     line: int
+    """Line of the opening fence, from 1."""
     language: str
     body: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its first line, and the cells of every line as they are written, delimiter row included."""
+    """A Markdown table."""
 
     line: int
+    """Line of the header, from 1."""
     rows: tuple[tuple[str, ...], ...]
+    """The source text of the cells, row by row, delimiter row included."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A card, taken apart."""
+    """A parsed card, with the record and the images that it is checked against."""
 
     text: str
     record: Record
     images: Mapping[str, bytes]
+    """The files next to the card, by name."""
 
     @cached_property
     def lines(self) -> list[str]:
@@ -46,7 +50,7 @@ class Page:
 
     @cached_property
     def body_starts(self) -> int:
-        """Index of the first line after the front matter; 0 when there is none."""
+        """Index of the first line after the front matter; 0 without front matter."""
         if self.lines[:1] != ["---"]:
             return 0
         return next((at + 1 for at, line in enumerate(self.lines[1:], 1) if line == "---"), 0)
@@ -61,7 +65,7 @@ class Page:
 
     @cached_property
     def unclosed(self) -> list[int]:
-        """The first lines of fences that never end."""
+        """Lines of opening fences that are never closed."""
         return [_line(token) for token in self._tokens if token.type == "fence" and not self._closed(token)]
 
     @cached_property
@@ -83,7 +87,7 @@ class Page:
 
     @cached_property
     def torn_tables(self) -> list[int]:
-        """Lines of paragraphs that were meant as tables."""
+        """Paragraph lines that start with `|`: tables that do not parse."""
         return [
             _line(token) + at
             for token, text in pairwise(self._tokens)
@@ -94,26 +98,26 @@ class Page:
 
     @cached_property
     def inline(self) -> list[tuple[int, Token]]:
-        """(line number, token) of all that is in paragraphs, headings and cells, and blocks of HTML."""
-        return [one for token in self._tokens for one in _parts(token)]
+        """(line number, token) of every inline element of paragraphs, headings and cells, and of HTML blocks."""
+        return [part for token in self._tokens for part in _parts(token)]
 
     @cached_property
     def prose(self) -> list[tuple[int, str]]:
-        """(line number, text) of what is read as text; code spans are blanked out, escapes stay as they are written."""
-        found: dict[int, str] = {}
+        """(line number, text) of the prose; code spans are blanked out, escapes are kept as written."""
+        texts: dict[int, str] = {}
         for token in self._tokens:
-            if _line(token) in found:
-                found[_line(token)] += " "  # cells of one line are apart
+            if _line(token) in texts:
+                texts[_line(token)] += " "  # separate the cells of a row
             for number, part in _parts(token):
-                found[number] = found.get(number, "") + _written(part)
-        return list(found.items())
+                texts[number] = texts.get(number, "") + _written(part)
+        return list(texts.items())
 
     @cached_property
     def _tokens(self) -> list[Token]:
         from markdown_it import MarkdownIt
 
-        parser = MarkdownIt("commonmark").enable("table").disable("text_join")  # escapes stay apart from text
-        # Links are judged here, as they are written: a parser that refuses one would show it as text.
+        parser = MarkdownIt("commonmark").enable("table").disable("text_join")  # keep escapes separate from text
+        # The lint checks links as written: a parser that rejects one would turn it into text.
         parser.validateLink = lambda _url: True  # type: ignore[assignment, method-assign]
         parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
         return parser.parse("\n" * self.body_starts + "\n".join(self.lines[self.body_starts :]))
@@ -128,7 +132,7 @@ def _line(token: Token) -> int:
 
 
 def _parts(token: Token) -> Iterator[tuple[int, Token]]:
-    """(line number, token) of what a block holds."""
+    """(line number, token) of the contents of a block."""
     number = _line(token)
     if token.type == "html_block":
         yield number, token
