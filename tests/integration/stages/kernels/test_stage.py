@@ -135,7 +135,7 @@ def test_nothing_is_done_twice_and_the_table_names_every_operator(prepared: Prep
 
 def test_a_bundle_that_was_changed_in_the_workspace_is_made_again(prepared: Prepared) -> None:
     look: Any = given.context(prepared.root)
-    assert kernels.intact(replace(prepared.result, folder="kernels/none"), look) == "the bundle is gone"
+    assert kernels.intact(replace(prepared.result, folder="kernels/none"), look) == "the bundle is missing"
     assert kernels.intact(prepared.result, look) == ""
     listed = prepared.bundle / "operators.yaml"
     before = listed.read_bytes()
