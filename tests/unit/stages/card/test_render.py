@@ -162,7 +162,7 @@ def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
 def test_operators_have_a_section_with_every_reason() -> None:
     made = replace(given.record(), kernels=given.kernels())
     text = rendered(made)
-    assert "against float64: 3 correct, 1 crash." in text
+    assert "and compared with float64: 3 correct, 1 crash." in text
     assert "2 are in effect" in text
     assert "random weights, layers compiled and captured in a graph, logits and sampling eager (95 %" in text
     assert "| `mm` | 20 | 4 | 91.2 % | 88.0 % |" in text
