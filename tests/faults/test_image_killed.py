@@ -69,7 +69,7 @@ def killed_at(moment: str, workspace: Path, registry: str) -> str:
     return "".join(said)
 
 
-SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("gathering", "Step 4", "looking inside")]
+SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in ("gathering", "Step 4", "inspecting the image")]
 
 
 @pytest.mark.parametrize("moment", ["packing", "pushing", *SLOW])

@@ -79,6 +79,7 @@ PURE = (
     "flagrelease.stages.card.record",
     "flagrelease.stages.card.render",
     "flagrelease.stages.card.lint",
+    "flagrelease.stages.card.page",
     "flagrelease.stages.card.markdown",
     "flagrelease.stages.card.operators_section",
     "flagrelease.stages.kernels.attribution_text",

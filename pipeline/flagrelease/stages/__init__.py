@@ -1,4 +1,4 @@
-"""The product at a glance: the stages of a release, in order."""
+"""The stages of a release, in order."""
 
 from flagrelease.contract.stage import AnyStage, Remedy
 from flagrelease.stages import accuracy
@@ -14,13 +14,13 @@ from flagrelease.stages.weights import stage as weights
 STAGES: tuple[AnyStage, ...] = (
     weights.STAGE,   # fetch the model and verify every file against the lock
     kernels.STAGE,   # qualify, tune and choose the chip's Triton operators
-    image.STAGE,     # build the serving image from locked parts, push it, read its digest back
-    smoke.STAGE,     # start the pushed image as the card says, and see that it answers as it must
+    image.STAGE,     # build the serving image from locked packages, push it, read its digest back
+    smoke.STAGE,     # start the pushed image as the card documents it, and check its answers
     accuracy.STAGE,  # evaluate it on real questions against the native stack
-    speed.STAGE,     # put load on it, in turns with the native stack
+    speed.STAGE,     # measure its throughput and latency, alternating with the native stack
     card.STAGE,      # render the model card from the release record, and lint it
-    publish.STAGE,   # digest first, tag last
+    publish.STAGE,   # publish: digest first, tag last
 )  # fmt: skip
 
-# What follows a gate that failed: name the operators that did it, and go on from `kernels` without them.
+# After a failed gate: identify the operators at fault, and continue from `kernels` without them.
 REMEDY = Remedy(stage=attribute.STAGE)

@@ -1,4 +1,4 @@
-"""Asks the served image real questions, asks the baseline the same ones, and compares the answers."""
+"""accuracy: ask the served image and the baseline the same questions, and compare the answers."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
-    """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
+    """Raises ConfigError for a benchmark without data, SmokeFailed if the endpoint cannot be evaluated."""
     choose.check(job.cell, job.matrix.benchmarks)
-    sheets = build_specs(job, context)
+    specs = build_specs(job, context)
     counting = Counting(serve)
-    told = choose.outside_scores(job, context, counting)
-    gathered = gather(job, context, sheets, harness or choose.Harnesses(), counting)
-    result = replace(_result(job, context, gathered, told), called=counting.called)
-    # All of it is evidence now. Left here, it would answer for a release that is to be evaluated anew.
+    outside = choose.outside_scores(job, context, counting)
+    gathered = gather(job, context, specs, harness or choose.Harnesses(), counting)
+    result = replace(_result(job, context, gathered, outside), called=counting.called)
+    # Delete the scratch answers, which are evidence now: a forced re-run must not reuse them.
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "accuracy"), ignore_errors=True)
     return result
 
 
 def fetch_data(context: Context) -> Callable[[LockedData], Path]:
-    """Brings one locked file of benchmark data into the workspace, verified."""
+    """Return a function that fetches and verifies a locked file of benchmark data."""
 
     def fetch(locked: LockedData) -> Path:
         into = context.workspace.data / locked.file.sha256
@@ -88,31 +88,33 @@ def fetch_data(context: Context) -> Callable[[LockedData], Path]:
 
 
 def build_specs(job: Job, context: Context) -> list[EvalSpec]:
-    """What is asked of every benchmark in the profile, its data fetched and checked. Raises ConfigError where a profile
-    has none, or a benchmark no data."""
+    """Fetch and verify the data, and build the EvalSpec of every benchmark in the profile. Raises ConfigError for a
+    profile without benchmarks, or a benchmark without data."""
     fetch = fetch_data(context)
     if not job.cell.profile.benchmarks:
-        raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="name one under its `benchmarks`")
-    sheets = []
+        raise ConfigError(f"profile {job.cell.profile_name} has no benchmarks", hint="add one to its `benchmarks`")
+    specs = []
     for name in choose.asked_here(job.cell, job.matrix.benchmarks):
         share = job.cell.profile.benchmarks[name]
         context.progress.doing(f"reading the questions of {name}")
         benchmark = job.matrix.benchmarks[name]
         data = load(name, benchmark, job.lock, job.data_dir, fetch)
         task = task_named(benchmark.task, name)
-        sheets.append(build_spec(name, benchmark, task, share, data, job.cell.model, job.cell.profile.harness))
-    return sheets
+        specs.append(build_spec(name, benchmark, task, share, data, job.cell.model, job.cell.profile.harness))
+    return specs
 
 
-def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[results.BenchmarkScore]) -> results.Accuracy:
+def _result(
+    job: Job, context: Context, gathered: Gathered, outside: Sequence[results.BenchmarkScore]
+) -> results.Accuracy:
     cell, pairs = job.cell, gathered.pairs
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)
-    asked = (
+    own = (
         _score(pair, judged[pair.sheet.benchmark]) if pair.baseline is not None else _alone(pair, baselines.need(cell))
         for pair in pairs
     )
-    scores = (*asked, *told)
+    scores = (*own, *outside)
     verdict = worst_verdict(Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
     weights = context.result(results.WEIGHTS)
@@ -129,14 +131,14 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
         inference_seconds=round(gathered.seconds, 3),
         likeness=gathered.likeness,
         evidence=(*_evidence(job, context, pairs, judged), *gathered.evidence),
-        awaited=tuple(one for one in alone if baselines.absent(context, one)),  # what is there, and a part, is no use
+        awaited=tuple(key for key in alone if baselines.absent(context, key)),  # a partial baseline is not awaited
     )
 
 
 def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
-    """By the design that the answers were asked by; what was asked in whole, at once."""
+    """Judge group-sequential evaluations by their design, and complete ones by a fixed-sample test."""
     judged: dict[str, BenchmarkVerdict] = {}
-    whole: list[tuple[EvalSpec, Sequence[Sample], Sequence[Sample]]] = []
+    fixed: list[tuple[EvalSpec, Sequence[Sample], Sequence[Sample]]] = []
     for pair in pairs:
         if pair.baseline is None:
             continue
@@ -144,22 +146,22 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             name = pair.sheet.benchmark
             judged[name] = group_sequential.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
-            whole.append((pair.sheet, pair.baseline, pair.candidate))
-    if whole:
-        found = fixed_sample.compare(
-            [one for _, before, _ in whole for one in before],
-            [one for _, _, after in whole for one in after],
-            margins={sheet.benchmark: sheet.margin for sheet, _, _ in whole},
-            chances={sheet.benchmark: sheet.chance for sheet, _, _ in whole},
+            fixed.append((pair.sheet, pair.baseline, pair.candidate))
+    if fixed:
+        comparison = fixed_sample.compare(
+            [sample for _, before, _ in fixed for sample in before],
+            [sample for _, _, after in fixed for sample in after],
+            margins={sheet.benchmark: sheet.margin for sheet, _, _ in fixed},
+            chances={sheet.benchmark: sheet.chance for sheet, _, _ in fixed},
         )
-        judged |= found.benchmarks
+        judged |= comparison.benchmarks
     return judged
 
 
 def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
     same = len(samples) - differing(baseline, samples)
-    remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
+    remarks = [*judged.remarks, f"{same} of {len(samples)} answers are the same"]
     return replace(
         _alone(pair, "; ".join((judged.reason, *remarks))),
         metric=pair.sheet.metric(judged.repeats),
@@ -179,13 +181,13 @@ def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
 
 
 def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
-    """Against a reference the repeats differ, so that there is no majority to change."""
+    """Questions gained and lost; None against a reference, whose repeats differ: they have no majority."""
     reference = pair.planned is not None and pair.planned.reference
     return None if reference else (len(judged.gained), len(judged.lost))
 
 
 def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
-    """A score with nothing to compare it with: a state of its own, never a pass."""
+    """A score without a baseline, which is always INCONCLUSIVE."""
     sheet, samples = pair.sheet, pair.candidate
     return results.BenchmarkScore(
         benchmark=sheet.benchmark,
@@ -208,9 +210,9 @@ def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
     )
 
 
-def sampling(sheets: Sequence[EvalSpec]) -> dict[str, Any]:
-    """The parameters of all requests where they are the same, else those of each benchmark as text."""
-    each = {sheet.benchmark: dict(sheet.evaluation.parameters) for sheet in sheets}
+def sampling(specs: Sequence[EvalSpec]) -> dict[str, Any]:
+    """The sampling parameters if all benchmarks share them, else the parameters of each benchmark as text."""
+    each = {sheet.benchmark: dict(sheet.evaluation.parameters) for sheet in specs}
     first = next(iter(each.values()), {})
     if all(parameters == first for parameters in each.values()):
         return first
@@ -218,36 +220,38 @@ def sampling(sheets: Sequence[EvalSpec]) -> dict[str, Any]:
 
 
 def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evidence]:
-    """What was graded, word for word. Not of data that is published behind a password: answers quote questions."""
-    told = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.sheet.benchmark].data]
+    """Transcripts of the graded answers, except for password-protected data: answers quote questions."""
+    public = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.sheet.benchmark].data]
     folder = context.workspace.scratch(job.cell.slug, "accuracy")
     for role, name in (("candidate", REPLIES), ("baseline", f"baseline.{REPLIES}")):
-        sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in told]
-        found = transcripts.collect([folder / role], {sample.key for side in sides for sample in side})
-        if found:
-            yield context.evidence.put(f"accuracy/{name}", found)
+        sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in public]
+        collected = transcripts.collect([folder / role], {sample.key for side in sides for sample in side})
+        if collected:
+            yield context.evidence.put(f"accuracy/{name}", collected)
 
 
 def _evidence(
     job: Job, context: Context, pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]
 ) -> tuple[Evidence, ...]:
-    """Both answer sets with their conditions, the comparison, and the questions that flipped."""
+    """Write both answer sets with their conditions, the comparison, and the flipped questions."""
     conditions = Conditions(
         model=context.result(results.WEIGHTS).digest,
         data={pair.sheet.benchmark: pair.sheet.data_sha256 for pair in pairs},
         sampling={pair.sheet.benchmark: dict(pair.sheet.evaluation.parameters) for pair in pairs},
         design={pair.sheet.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
         harness={
-            one.benchmark: one.harness for pair in pairs if (one := pair.sheet.evaluation).harness != DEFAULT_HARNESS
+            evaluation.benchmark: evaluation.harness
+            for pair in pairs
+            if (evaluation := pair.sheet.evaluation).harness != DEFAULT_HARNESS
         },
     )
     put = context.evidence.put
-    kept = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]
-    kept.append(put(f"accuracy/{CONDITIONS}", conditions.dump().encode()))
-    kept += _replies(job, context, pairs)
+    written = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]
+    written.append(put(f"accuracy/{CONDITIONS}", conditions.dump().encode()))
+    written += _replies(job, context, pairs)
     if judged:
-        kept.append(put(f"accuracy/baseline.{SAMPLES}", b"".join(lines(pair.baseline or ()) for pair in pairs)))
-        told = {
+        written.append(put(f"accuracy/baseline.{SAMPLES}", b"".join(lines(pair.baseline or ()) for pair in pairs)))
+        differences = {
             pair.sheet.benchmark: {
                 **asdict(judged[pair.sheet.benchmark]),
                 "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
@@ -255,14 +259,14 @@ def _evidence(
             for pair in pairs
             if pair.baseline is not None
         }
-        kept.append(put(DIFFERENCES, _pretty(told)))
-        kept.append(put(FLIPPED, _flipped(pairs, judged)))
-    return tuple(kept)
+        written.append(put(DIFFERENCES, _pretty(differences)))
+        written.append(put(FLIPPED, _flipped(pairs, judged)))
+    return tuple(written)
 
 
 def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
-    """One line for each question whose majority answer changed: what both sides answered."""
-    found = []
+    """One line per question whose majority answer changed, with the answers of both sides."""
+    flipped = []
     for pair in pairs:
         if pair.baseline is None:
             continue
@@ -277,15 +281,15 @@ def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> b
                     "baseline": before[question],
                     "candidate": after[question],
                 }
-                found.append(json.dumps(line, ensure_ascii=False) + "\n")
-    return "".join(found).encode()
+                flipped.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(flipped).encode()
 
 
 def _by_question(samples: Sequence[Sample]) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = {}
-    for sample in sorted(samples, key=lambda one: one.repeat):
-        found.setdefault(f"{sample.subset}/{sample.question_id}", []).append(sample.answer)
-    return found
+    answers: dict[str, list[str | None]] = {}
+    for sample in sorted(samples, key=lambda sample: sample.repeat):
+        answers.setdefault(f"{sample.subset}/{sample.question_id}", []).append(sample.answer)
+    return answers
 
 
 def _pretty(value: Any) -> bytes:
@@ -293,11 +297,11 @@ def _pretty(value: Any) -> bytes:
 
 
 def intact(result: results.Accuracy, look: Look) -> str:
-    """A score that had nothing to be compared with is judged anew once its baseline is there."""
+    """A score without a baseline is judged again once its baseline exists."""
     if not result.awaited:
         return ""
-    there = baselines.known(Ledger(look.workspace.ledger).entries())
-    return "its baseline is there now" if any(one in there for one in result.awaited) else ""
+    known = baselines.known(Ledger(look.workspace.ledger).entries())
+    return "its baseline is available now" if any(key in known for key in result.awaited) else ""
 
 
 STAGE = Stage(

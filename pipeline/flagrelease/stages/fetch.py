@@ -1,4 +1,4 @@
-"""fetch: all that a cell takes from the network, for a host that reaches none. Not one of the usual stages."""
+"""fetch: download everything that a cell needs, for a host without network. Not part of the regular stage sequence."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Fetched:
-    """Raises ConfigError where something is not locked, and what hubs and package indexes raise."""
+    """Raises ConfigError if an entry is not locked, and the errors of hubs and package indexes."""
     space = context.workspace
-    found = weights.fetched(job, context)
-    places = [space.weights / found.folder, space.weights / f"{found.folder}.json"]
+    fetched = weights.fetched(job, context)
+    paths = [space.weights / fetched.folder, space.weights / f"{fetched.folder}.json"]
     context.progress.doing("gathering Python packages")
-    places.append(wheelhouse.of(job, context).folder)
+    paths.append(wheelhouse.of(job, context).folder)
     own = []
     for name in job.cell.profile.benchmarks:
         benchmark = job.matrix.benchmarks[name]
@@ -41,16 +41,16 @@ def run(job: Job, context: Context) -> results.Fetched:
             continue
         context.progress.doing(f"fetching the questions of {name}")
         load(name, benchmark, job.lock, job.data_dir, accuracy.fetch_data(context))
-        places.append(space.data / job.lock.benchmarks[name].file.sha256)
+        paths.append(space.data / job.lock.benchmarks[name].file.sha256)
     return results.Fetched(
-        folders=tuple(str(place.relative_to(space.root)) for place in places),
-        bytes=sum(file.stat().st_size for place in places for file in _files(place)),
+        folders=tuple(str(path.relative_to(space.root)) for path in paths),
+        bytes=sum(file.stat().st_size for path in paths for file in _files(path)),
         own=tuple(own),
     )
 
 
-def _files(place: Path) -> Iterator[Path]:
-    return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file())
+def _files(root: Path) -> Iterator[Path]:
+    return (path for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file())
 
 
 STAGE = Stage(result=results.FETCHED, doing="fetching what the cell needs", inputs=inputs, run=run)

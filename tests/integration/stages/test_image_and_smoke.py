@@ -110,7 +110,7 @@ def test_processes_serve_the_same_without_docker_and_registry(
     assert set(result.commands) == {"wait", "chat", "python"}
     assert result.docker_run[-1] == laid_out.reference
     assert list(context.workspace.processes.iterdir()) == []
-    assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is gone"
+    assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is missing"
 
 
 def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:

@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["run", "--force", "imge"], 2, "did you mean 'image'?"),
         (["tune", "--chip", "nvidia-h100", "--config", "none.json"], 2, "qwen3-8b, smollm2-135m are selected|--model"),
         (["tune", "nvidia-h100/qwen3-8b", "--config", "none.json"], 2, "none.json cannot be read|No such file"),
-        (["tune", "nvidia-h100/qwen3-8b", "--config", "matrix.yaml"], 2, "matrix.yaml is no JSON|config.json of a"),
+        (["tune", "nvidia-h100/qwen3-8b", "--config", "matrix.yaml"], 2, "matrix.yaml is not JSON|config.json of a"),
         (["run", "--profile", "fully"], 2, "unknown profile 'fully'|did you mean 'full'?"),
         (["plan", "--matrix", "none.yaml"], 2, "none.yaml does not exist|flagrelease init"),
         (["rnu"], 2, "unknown verb 'rnu'|did you mean 'run'?"),

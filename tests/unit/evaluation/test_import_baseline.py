@@ -119,7 +119,7 @@ def test_a_score_without_a_baseline_is_judged_anew_once_there_is_one(world: Worl
     key, stored = next((key, one) for key, one in world.ledger.items() if one and "benchmark" in one)
     entry = Entry(at="", run="r", cell="c", stage="baseline", state="done", key=key, process="1@x", result=stored)
     Ledger(context.workspace.ledger).append(entry)
-    assert accuracy.intact(result, look) == "its baseline is there now"
+    assert accuracy.intact(result, look) == "its baseline is available now"
     assert accuracy.intact(world.evaluate(job), look) == ""
 
 

@@ -216,7 +216,7 @@ def test_record_and_card_name_who_decided() -> None:
     assert record.loads(record.dumps(made)) == made
     line = next(text for text in render.render(made, finished_cell.TEMPLATES).splitlines() if "Earlier result" in text)
     assert "accuracy" in line
-    assert r"kept on the word of ada, 2026-01-02: a \*log\* line" in line
+    assert r"accepted by ada, 2026-01-02: a \*log\* line" in line
 
 
 @pytest.fixture

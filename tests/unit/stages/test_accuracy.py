@@ -228,7 +228,7 @@ def test_mended_graders_are_another_key() -> None:
 
 def test_agreement_and_guessing_are_said(world: World) -> None:
     reason = world.run().benchmarks[0].reason
-    assert "the same answer 72 times of 72" in reason
+    assert "72 of 72 answers are the same" in reason
     assert "guesses" not in reason
 
 

@@ -1,7 +1,7 @@
-"""The charts of the card: scores of both stacks with their difference, and throughput against latency.
+"""Draw the card's charts: scores of both stacks with their difference, and throughput against latency.
 
-The same record gives the same bytes: fonts come with matplotlib, and the PNG carries no date and no version.
-The panel has its own background, so that it reads the same on a light and on a dark page.
+Equal records give equal bytes: fonts come with matplotlib, and the PNG contains neither date nor version.
+The panel has its own background, so that it is readable on light and dark pages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BASELINE, _CANDIDATE, _BAND = "#8b95a5", "#2563c9", "#e3edfb"
 _VERDICTS = {"PASS": "#1a7f4b", "FAIL": "#c2352b", "INCONCLUSIVE": "#a86508"}
 _WIDTH, _ROW, _HEAD, _FOOT = 8.6, 0.74, 0.86, 0.62  # inches
 _PLOT, _COLUMNS, _DECADE = 2.9, 3, 10
-_STYLE_LOCK = threading.Lock()  # matplotlib keeps its style in one place for all threads
+_STYLE_LOCK = threading.Lock()  # matplotlib's style is global to the process
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a `$` in a title is a dollar
     "font.family": "DejaVu Sans",
@@ -49,8 +49,7 @@ _STYLE: dict[Any, Any] = {
 def wilson(score: float, n: int) -> tuple[float, float]:
     """The 90 % interval of a fraction `score` over `n` questions (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
-    Repeats of one question are not independent of each other, so they do not count: the interval is wide
-    rather than narrow.
+    Repeats of a question are not independent, so they do not add to `n`: the interval errs on the wide side.
     """
     square = _Z90 * _Z90
     middle = (score + square / (2 * n)) / (1 + square / n)
@@ -59,13 +58,13 @@ def wilson(score: float, n: int) -> tuple[float, float]:
 
 
 def points(difference: float) -> str:
-    """A difference in percentage points with its sign, as `+0.5`."""
+    """A difference in percentage points with its sign, for example `+0.5`."""
     text = f"{difference * 100:+.1f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def scores(record: Record) -> bytes:
-    """The chart as PNG, 1,720 pixels wide: one row a benchmark, scores on the left, differences on the right."""
+    """The chart as PNG, 1,720 pixels wide: one row per benchmark, scores on the left, differences on the right."""
     rows = record.accuracy.benchmarks
     height = _HEAD + _ROW * len(rows) + _FOOT
     target = io.BytesIO()
@@ -79,9 +78,9 @@ def scores(record: Record) -> bytes:
 
 
 def speed(record: Record, measured: Speed) -> bytes:
-    """Throughput against latency as PNG, 1,720 pixels wide: a panel for each shape of load, a line for each stack.
+    """Throughput against latency as PNG, 1,720 pixels wide: one panel per load shape, one line per stack.
 
-    A point is one concurrency; to the right is more throughput, downwards is less waiting.
+    Each point is one concurrency; right is more throughput, down is lower latency.
     """
     shapes = list(dict.fromkeys((point.input_tokens, point.output_tokens) for point in measured.points))
     columns = min(len(shapes), _COLUMNS)
@@ -98,7 +97,7 @@ def speed(record: Record, measured: Speed) -> bytes:
             _draw_shape(
                 axes, [point for point in measured.points if (point.input_tokens, point.output_tokens) == shape]
             )
-        note = "numbers: requests at once"
+        note = "labels: concurrent requests"
         figure.text(0.965, 1 - 0.63 / height, note, size=8.5, color=_FAINT, ha="right", va="center")
         _head(figure, record, height, measured.verdict, measured.baseline_name)
     return target.getvalue()
@@ -106,7 +105,7 @@ def speed(record: Record, measured: Speed) -> bytes:
 
 @contextmanager
 def _figure(height: float, target: io.BytesIO) -> Iterator[Figure]:
-    """A panel of `height` inches, written to `target` after the block."""
+    """A figure `height` inches high, written to `target` on exit."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -164,7 +163,7 @@ def _draw_scores(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
                 low, high = wilson(score, row.n)
                 _whisker(axes, index + offset, low, high, colour)
                 axes.plot([score], [index + offset], "o", color=colour, markersize=6.5, zorder=3)
-                _beside(axes, f"{score:.3f}", (high, index + offset), (5, 0), size=8.5, path_effects=_halo())
+                _annotate(axes, f"{score:.3f}", (high, index + offset), (5, 0), size=8.5, path_effects=_halo())
         title, details = _label(row)
         edge = axes.get_yaxis_transform()
         axes.text(-0.04, index - 0.2, title, transform=edge, ha="right", va="center", weight="bold", size=9.5)
@@ -173,7 +172,7 @@ def _draw_scores(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
     axes.set_yticks([])
     low, high = _limits(rows)
     axes.set_xlim(low, high)
-    axes.set_xlabel("score, with its 90 % interval", size=8.5)
+    axes.set_xlabel("score, with 90 % interval", size=8.5)
     _rows(axes, len(rows))
 
 
@@ -189,11 +188,11 @@ def _draw_differences(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
         colour = _VERDICTS[row.verdict]
         _whisker(axes, index, row.interval90[0] * 100, row.interval90[1] * 100, colour)
         axes.plot([row.difference * 100], [index], "D", color=colour, markersize=5.5, zorder=3)
-        _beside(axes, points(row.difference), (1.0, index), (6, 0), fraction=True, color=colour, weight="bold")
+        _annotate(axes, points(row.difference), (1.0, index), (6, 0), fraction=True, color=colour, weight="bold")
     axes.axvline(0, color=_FAINT, linewidth=0.8, zorder=1)
     axes.set_xlim(-reach, reach)
     axes.set_yticks([])
-    axes.set_xlabel("difference in points, 90 % interval; shaded: margin", size=8.5)
+    axes.set_xlabel("difference in % points, 90 % interval; shaded: margin", size=8.5)
     _rows(axes, len(rows))
 
 
@@ -201,9 +200,9 @@ def _draw_shape(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     ordered = sorted(points, key=lambda point: point.concurrency)
     first = ordered[0]
     for colour, side in ((_BASELINE, "baseline"), (_CANDIDATE, "candidate")):
-        seen: list[LoadFigures] = [getattr(point, side) for point in ordered]
-        throughput = [one.output_tokens_per_s for one in seen]
-        latency = [one.tpot_s.median * 1000 for one in seen]
+        figures: list[LoadFigures] = [getattr(point, side) for point in ordered]
+        throughput = [load.output_tokens_per_s for load in figures]
+        latency = [load.tpot_s.median * 1000 for load in figures]
         axes.plot(throughput, latency, "o-", color=colour, linewidth=2.0, alpha=0.85, markersize=6, zorder=3)
     for point in ordered:
         at = (_ours(point), point.candidate.tpot_s.median * 1000)
@@ -213,8 +212,8 @@ def _draw_shape(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     axes.set_title(
         f"{first.input_tokens:,} tokens in, {first.output_tokens:,} out", size=9.5, weight="bold", loc="left"
     )
-    axes.set_xlabel("output tokens a second", size=8.5)
-    axes.set_ylabel("ms for each further token", size=8.5, color=_FAINT)
+    axes.set_xlabel("output tokens per second", size=8.5)
+    axes.set_ylabel("ms per output token (TPOT)", size=8.5, color=_FAINT)
     axes.margins(0.12, 0.24)
     axes.set_ylim(bottom=0)
     axes.set_facecolor("none")
@@ -222,7 +221,7 @@ def _draw_shape(axes: Axes, points: Sequence[SpeedPoint]) -> None:
     axes.tick_params(length=0, labelsize=8.5)
     axes.locator_params(axis="y", nbins=5)
     rates = [rate for point in ordered for rate in (point.baseline.output_tokens_per_s, _ours(point))]
-    if max(rates) > _DECADE * min(rates):  # the first few concurrencies would lie on top of each other
+    if max(rates) > _DECADE * min(rates):  # on a linear axis the lowest concurrencies would overlap
         from matplotlib.ticker import LogLocator
 
         axes.set_xscale("log")
@@ -263,7 +262,7 @@ def _label(row: BenchmarkScore) -> tuple[str, str]:
     return title, f"{how.replace('_', ', ')}\n{row.n:,} questions".strip()
 
 
-def _beside(
+def _annotate(
     axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], *, fraction: bool = False, **style: Any
 ) -> None:
     x_coordinates = "axes fraction" if fraction else "data"

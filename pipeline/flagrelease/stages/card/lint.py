@@ -1,4 +1,4 @@
-"""Checks of a rendered card against its record, after the defects that published cards had. Pure."""
+"""Check a rendered card against its record, for the defects seen in published cards. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from flagrelease.errors import GateFailed
 from flagrelease.recipe import user_commands
 from flagrelease.redact import redact
 from flagrelease.stages.card.operators_section import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
+from flagrelease.stages.card.page import Block, Page
 from flagrelease.stages.card.record import Record, dumps
 from flagrelease.stages.card.render import SPEED_FIRST, score_cells, speed_cells
-
-if TYPE_CHECKING:
-    from markdown_it.token import Token
 
 HEADINGS = (
     "Introduction",
@@ -47,161 +42,29 @@ _MACHINE = re.compile(r"(?<![\w.])/(root|home|tmp|work|Users|var/tmp)/")
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, and on which line of the card (from 1)."""
+    """A defect of the card."""
 
     line: int
+    """Line of the card, from 1."""
     text: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced code block; `line` is that of its first fence."""
-
-    line: int
-    language: str
-    body: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its first line, and the cells of every line as they are written, delimiter row included."""
-
-    line: int
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """A card, taken apart."""
-
-    text: str
-    record: Record
-    images: Mapping[str, bytes]
-
-    @cached_property
-    def lines(self) -> list[str]:
-        return self.text.splitlines()
-
-    @cached_property
-    def body_starts(self) -> int:
-        """Index of the first line after the front matter; 0 when there is none."""
-        if self.lines[:1] != ["---"]:
-            return 0
-        return next((at + 1 for at, line in enumerate(self.lines[1:], 1) if line == "---"), 0)
-
-    @cached_property
-    def blocks(self) -> list[Block]:
-        return [
-            Block(line=_line(token), language=token.info.strip(), body=token.content.removesuffix("\n"))
-            for token in self._tokens
-            if token.type == "fence" and self._closed(token)
-        ]
-
-    @cached_property
-    def unclosed(self) -> list[int]:
-        """The first lines of fences that never end."""
-        return [_line(token) for token in self._tokens if token.type == "fence" and not self._closed(token)]
-
-    @cached_property
-    def headings(self) -> list[tuple[int, int, str]]:
-        """(line number, level, text)."""
-        return [
-            (_line(token), int(token.tag[1:]), text.content)
-            for token, text in pairwise(self._tokens)
-            if token.type == "heading_open"
-        ]
-
-    @cached_property
-    def tables(self) -> list[Table]:
-        return [
-            Table(_line(token), tuple(map(_cells, self.lines[slice(*token.map)])))
-            for token in self._tokens
-            if token.type == "table_open" and token.map
-        ]
-
-    @cached_property
-    def torn_tables(self) -> list[int]:
-        """Lines of paragraphs that were meant as tables."""
-        return [
-            _line(token) + at
-            for token, text in pairwise(self._tokens)
-            if token.type == "paragraph_open"
-            for at, line in enumerate(text.content.split("\n"))
-            if line.startswith("|")
-        ]
-
-    @cached_property
-    def inline(self) -> list[tuple[int, Token]]:
-        """(line number, token) of all that is in paragraphs, headings and cells, and blocks of HTML."""
-        return [one for token in self._tokens for one in _parts(token)]
-
-    @cached_property
-    def prose(self) -> list[tuple[int, str]]:
-        """(line number, text) of what is read as text; code spans are blanked out, escapes stay as they are written."""
-        found: dict[int, str] = {}
-        for token in self._tokens:
-            if _line(token) in found:
-                found[_line(token)] += " "  # cells of one line are apart
-            for number, part in _parts(token):
-                found[number] = found.get(number, "") + _written(part)
-        return list(found.items())
-
-    @cached_property
-    def _tokens(self) -> list[Token]:
-        from markdown_it import MarkdownIt
-
-        parser = MarkdownIt("commonmark").enable("table").disable("text_join")  # escapes stay apart from text
-        # Links are judged here, as they are written: a parser that refuses one would show it as text.
-        parser.validateLink = lambda _url: True  # type: ignore[assignment, method-assign]
-        parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
-        return parser.parse("\n" * self.body_starts + "\n".join(self.lines[self.body_starts :]))
-
-    def _closed(self, fence: Token) -> bool:
-        first, end = fence.map or (0, 0)
-        return end - first > 1 and re.fullmatch(rf"\s*{fence.markup}`*\s*", self.lines[end - 1]) is not None
-
-
-def _line(token: Token) -> int:
-    return token.map[0] + 1 if token.map else 1
-
-
-def _parts(token: Token) -> Iterator[tuple[int, Token]]:
-    """(line number, token) of what a block holds."""
-    number = _line(token)
-    if token.type == "html_block":
-        yield number, token
-    for child in token.children or ():
-        yield number, child
-        number += child.type in ("softbreak", "hardbreak")
-
-
-def _written(token: Token) -> str:
-    match token.type:
-        case "code_inline":
-            return "`code`"
-        case "text_special":
-            return token.markup
-        case _:
-            return token.content
 
 
 def lint(text: str, record: Record, images: Mapping[str, bytes]) -> list[Finding]:
-    """Everything that is wrong with the card `text`, by line. `images` are the files beside it by name."""
+    """All defects of the card `text`, by line. `images` are the files next to it, by name."""
     page = Page(text, record, images)
-    return sorted(
-        {finding for check in CHECKS.values() for finding in check(page)}, key=lambda one: (one.line, one.text)
-    )
+    findings = {finding for check in CHECKS.values() for finding in check(page)}
+    return sorted(findings, key=lambda finding: (finding.line, finding.text))
 
 
 def check(text: str, record: Record, images: Mapping[str, bytes], where: str) -> tuple[str, ...]:
-    """The names of the checks that the card passed. Raises GateFailed with all findings; `where` is the file."""
+    """The names of the checks that the card passed; `where` is its file. Raises GateFailed with all findings."""
     findings = lint(text, record, images)
     if findings:
         raise GateFailed(
             f"the card of {record.cell} has {len(findings)} defect{'s' if len(findings) > 1 else ''}",
             why=f"line {findings[0].line}: {findings[0].text}",
-            hint="mend templates/card.md.j2 or the entry in matrix.yaml that the text comes from, and run again",
-            detail="\n".join(f"{where}:{one.line}: {one.text}" for one in findings),
+            hint="fix templates/card.md.j2 or the entry in matrix.yaml that the text comes from, and run again",
+            detail="\n".join(f"{where}:{finding.line}: {finding.text}" for finding in findings),
         )
     return tuple(CHECKS)
 
@@ -236,17 +99,17 @@ def _fields(fields: dict[str, object], record: Record) -> Iterator[str]:
     if fields.get("pipeline_tag") != "text-generation":
         yield "pipeline_tag is not text-generation"
     languages = fields.get("language", [])
-    if not isinstance(languages, list) or not all(re.fullmatch(r"[a-z]{2,3}", str(one)) for one in languages):
+    if not isinstance(languages, list) or not all(re.fullmatch(r"[a-z]{2,3}", str(language)) for language in languages):
         yield "language is not a list of ISO 639 codes"
     tags = fields.get("tags")
     if not isinstance(tags, list) or not tags or not all(isinstance(tag, str) and tag for tag in tags):
-        yield "tags is not a list of words"
+        yield "tags is not a list of non-empty strings"
 
 
 def _structure(page: Page) -> Iterator[Finding]:
     titles = [text for _, level, text in page.headings if level == 1]
     if len(titles) != 1:
-        yield Finding(1, f"{len(titles)} titles of level 1 instead of one")
+        yield Finding(1, f"{len(titles)} level-1 headings instead of one")
     present = {text for _, _, text in page.headings}
     yield from (Finding(1, f"section {name!r} is missing") for name in HEADINGS if name not in present)
     previous = 1
@@ -257,7 +120,7 @@ def _structure(page: Page) -> Iterator[Finding]:
 
 
 def _code(page: Page) -> Iterator[Finding]:
-    yield from (Finding(line, "code block is never closed") for line in page.unclosed)
+    yield from (Finding(line, "code block is not closed") for line in page.unclosed)
     for block in page.blocks:
         if block.language not in _LANGUAGES:
             yield Finding(block.line, f"code block has language {block.language!r}, not one of {sorted(_LANGUAGES)}")
@@ -274,18 +137,18 @@ def _code(page: Page) -> Iterator[Finding]:
 
 def _bash(block: Block) -> Iterator[Finding]:
     if re.search(r"(?m)^(import \w+|from \w+ import )", block.body):
-        yield Finding(block.line, "Python in a block that says bash")
+        yield Finding(block.line, "Python code in a bash block")
     try:
         shlex.split(block.body)
     except ValueError as error:
         yield Finding(block.line, f"not a shell command: {error}")
     for at, line in enumerate(block.body.splitlines(), 1):
         if re.search(r"\\\s+$", line):
-            yield Finding(block.line + at, "space after the backslash that continues the line")
+            yield Finding(block.line + at, "space after the line-continuation backslash")
 
 
 def _tables(page: Page) -> Iterator[Finding]:
-    needed = "a table needs a header, a delimiter row and at least one line"
+    needed = "a table needs a header, a delimiter row and at least one row"
     yield from (Finding(line, needed) for line in page.torn_tables)
     for table in page.tables:
         if len(table.rows) < 3:
@@ -300,7 +163,7 @@ def _tables(page: Page) -> Iterator[Finding]:
 
 def _scores(page: Page) -> Iterator[Finding]:
     expected = [(f"`{row.metric}`", *score_cells(row)) for row in page.record.accuracy.benchmarks]
-    table = next((one for one in page.tables if one.rows[0][:1] == ("Metric",)), None)
+    table = next((table for table in page.tables if table.rows[0][:1] == ("Metric",)), None)
     if table is None:
         yield Finding(1, "no evaluation table")
         return
@@ -313,33 +176,33 @@ def _scores(page: Page) -> Iterator[Finding]:
         if row.candidate == 0 or row.baseline == 0:
             yield Finding(table.line + at, f"a score of 0 for {row.metric} is a failed evaluation, not a result")
         if not re.fullmatch(r"[^_\s]+_\d+fewshot_@avg\d+", row.metric):
-            yield Finding(table.line + at, f"metric {row.metric!r} is not spelled NAME_<n>fewshot_@avg<k>")
+            yield Finding(table.line + at, f"metric {row.metric!r} does not match NAME_<n>fewshot_@avg<k>")
 
 
 def _speed(page: Page) -> Iterator[Finding]:
     measured = page.record.speed
-    table = next((one for one in page.tables if one.rows[0][:1] == (SPEED_FIRST,)), None)
+    table = next((table for table in page.tables if table.rows[0][:1] == (SPEED_FIRST,)), None)
     if measured is None or table is None:
         if measured is not None or table is not None:
-            yield Finding(table.line if table else 1, "a table of speeds that the other side does not have")
+            yield Finding(table.line if table else 1, "only one of the card and the record has a speed table")
         return
     expected = [speed_cells(point) for point in measured.points]
     if list(table.rows[2:]) != expected:
         wrong = [at for at, pair in enumerate(zip(table.rows[2:], expected, strict=False)) if pair[0] != pair[1]]
-        yield Finding(table.line + (wrong[0] + 2 if wrong else 0), "the speeds are not those of the record")
+        yield Finding(table.line + (wrong[0] + 2 if wrong else 0), "the speeds differ from the record")
 
 
 def _operators(page: Page) -> Iterator[Finding]:
     kernels = page.record.kernels
-    effect = [] if kernels is None else [effect_cells(one) for one in kernels.operators]
-    left_out = [] if kernels is None else [f"`{one.operator}`" for one in kernels.excluded]
-    shown = {one.rows[0][0]: one for one in page.tables}
+    effect = [] if kernels is None else [effect_cells(operator) for operator in kernels.operators]
+    left_out = [] if kernels is None else [f"`{excluded.operator}`" for excluded in kernels.excluded]
+    shown = {table.rows[0][0]: table for table in page.tables}
     for first, wanted in ((EFFECT_FIRST, effect), (EXCLUDED_FIRST, [(name,) for name in left_out])):
         table = shown.get(first)
         rows = [] if table is None else [row[: len(wanted[0])] if wanted else row for row in table.rows[2:]]
         if rows != wanted:
             line = table.line if table else 1
-            yield Finding(line, f"the table {first!r} is not that of the record: {len(rows)} lines for {len(wanted)}")
+            yield Finding(line, f"the table {first!r} differs from the record: {len(rows)} rows, not {len(wanted)}")
 
 
 def _references(page: Page) -> Iterator[Finding]:
@@ -373,7 +236,7 @@ def _paths(page: Page) -> Iterator[Finding]:
                 if not f"{path}/".startswith((f"{folder}/", f"{downloads}/")) and path not in source:
                     yield Finding(block.line + at, f"path {path} is not under {folder}")
             if _MACHINE.search(line):
-                yield Finding(block.line + at, "a path of the machine that made the release")
+                yield Finding(block.line + at, "a path of the machine that built the release")
     started = [block for block in page.blocks if block.body.startswith("docker run") and "--detach" in block.body]
     if len(started) != 1:
         yield Finding(1, f"{len(started)} docker run commands instead of one")
@@ -393,12 +256,12 @@ def _links(page: Page) -> Iterator[Finding]:
         if token.type in ("html_inline", "html_block"):
             yield Finding(number, "raw HTML")
         if token.type == "text" and "**" in token.content:
-            yield Finding(number, "** is opened and not closed")
+            yield Finding(number, "** is not closed")
     for name, data in page.images.items():
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
             yield Finding(1, f"{name} is not a PNG image")
         if name not in shown:
-            yield Finding(1, f"{name} is not shown")
+            yield Finding(1, f"{name} is not shown on the card")
 
 
 def _wording(page: Page) -> Iterator[Finding]:
@@ -410,11 +273,7 @@ def _wording(page: Page) -> Iterator[Finding]:
             yield Finding(number, "text that is not English")
     for number, line in enumerate(page.lines, 1):
         if redact(line) != line:
-            yield Finding(number, "a secret")
-
-
-def _cells(line: str) -> tuple[str, ...]:
-    return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|")))
+            yield Finding(number, "contains a secret")
 
 
 CHECKS: Mapping[str, Callable[[Page], Iterator[Finding]]] = {

@@ -1,4 +1,4 @@
-"""Markdown from templates in which outside text is data: every value is escaped unless it says it is Markdown."""
+"""Render Markdown templates; every value is escaped unless it is of type Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u
 
 
 class Markdown(str):
-    """Text that is Markdown already and goes into a page as it is."""
+    """Markdown text that is inserted into a page unescaped."""
 
     __slots__ = ()
 
@@ -51,7 +51,7 @@ def fenced(value: object, language: str) -> Markdown:
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> Markdown:
-    """A table; cells are escaped, columns that hold only numbers are aligned right."""
+    """A table; cells are escaped, numeric columns are right-aligned."""
     cells = [[escape(cell) for cell in row] for row in rows]
     numeric = [
         bool(cells) and all(re.match(r"(\\?\[)?[-+−]?\d", row[at]) for row in cells) for at in range(len(header))
@@ -70,11 +70,11 @@ def front_matter(fields: dict[str, Any]) -> Markdown:
 
 
 def environment(templates: Path) -> SandboxedEnvironment:
-    """Templates from the folder `templates`. A name that is missing is an error, and every value is escaped."""
+    """The environment of the templates in `templates`. Undefined names are errors, and every value is escaped."""
     from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    found = SandboxedEnvironment(
+    created = SandboxedEnvironment(
         loader=FileSystemLoader(templates),
         undefined=StrictUndefined,
         finalize=escape,
@@ -83,8 +83,8 @@ def environment(templates: Path) -> SandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"code": code, "fenced": fenced}
-    return found
+    created.filters |= {"code": code, "fenced": fenced}
+    return created
 
 
 def _code(match: re.Match[str]) -> int:

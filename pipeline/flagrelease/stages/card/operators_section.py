@@ -1,4 +1,4 @@
-"""What a card says of its operators. Pure."""
+"""The operator section of the card. Pure."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from flagrelease.stages.card.markdown import Markdown, code, table
 
 EFFECT_FIRST = "Operator in effect"
 EXCLUDED_FIRST = "Operator left out"
-"""The first columns of the two tables."""
+"""Headers of the first columns of the two tables; the lint finds the tables by them."""
 
 POLICIES: Mapping[str, str] = {
-    "coverage": "every operator that is correct",
-    "express": "of the correct ones, at the sizes at which they are certainly faster, those with which the served "
-    "model is fastest",
+    "coverage": "every correct operator",
+    "express": "among the correct operators, at the sizes where they are significantly faster, the set with which the "
+    "served model is fastest",
 }
 
 EXECUTIONS: Mapping[str, str] = {
-    "compiled": "layers compiled and captured in a graph, logits and sampling as written",
-    "captured": "layers captured in a graph, logits and sampling as written",
+    "compiled": "layers compiled and captured in a graph, logits and sampling eager",
+    "captured": "layers captured in a graph, logits and sampling eager",
     "eager": "nothing compiled or captured",
 }
 
 
 GREEDY = (
-    "Chosen for greedy answers, as the evaluation asks for them: what a request with a temperature calls beyond stays "
-    "with the vendor's own kernels."
+    "Chosen for greedy decoding, which the evaluation uses: additional operators called by requests with a temperature "
+    "use the vendor's own kernels."
 )
 
 
 def view(kernels: Kernels, called: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """What the card's section on operators shows. `called`: how often each was while questions were asked."""
+    """The template values of the operator section. `called` has the calls of each operator during the evaluation."""
     tuning, served = kernels.tuning, kernels.served
     chosen = [f"{POLICIES.get(kernels.policy, kernels.policy)}."]
     if kernels.requests == "greedy":
@@ -59,26 +59,27 @@ def _called(called: Mapping[str, int] | None) -> Markdown:
     if called is None:
         return Markdown()
     counts = ", ".join(f"{code(name)} {count:,} times" for name, count in _most_first(called))
-    return Markdown(f"called outside of graphs: {counts}" if counts else "called outside of graphs: none of them")
+    return Markdown(f"called outside of graphs: {counts}" if counts else "called outside of graphs: none")
 
 
 def effect_table(kernels: Kernels) -> Markdown:
     header = (EFFECT_FIRST, "Sizes measured", "Certainly faster", "Share of the chip's limit", "Vendor's kernel")
-    return table(header, [tuple(map(Markdown, effect_cells(one))) for one in kernels.operators])
+    return table(header, [tuple(map(Markdown, effect_cells(operator))) for operator in kernels.operators])
 
 
-def effect_cells(one: Operator) -> tuple[str, ...]:
-    """One line, exactly as it is printed."""
-    return (code(one.name), str(one.classes), str(one.faster), _share(one.share), _share(one.native_share))
+def effect_cells(operator: Operator) -> tuple[str, ...]:
+    """The cells of one row, exactly as printed."""
+    sizes = (str(operator.classes), str(operator.faster))
+    return (code(operator.name), *sizes, _share(operator.share), _share(operator.native_share))
 
 
 def excluded_table(kernels: Kernels) -> Markdown:
-    rows = [(code(one.operator), one.verdict, one.reason or "no reason was given") for one in kernels.excluded]
+    rows = [(code(item.operator), item.verdict, item.reason or "no reason given") for item in kernels.excluded]
     return table((EXCLUDED_FIRST, "Verdict", "Why"), rows)
 
 
 def by_size(loads: Iterable[str]) -> list[str]:
-    """`decode:8x512` before `decode:32x512`."""
+    """Sort loads by the numbers in their names: `decode:8x512` before `decode:32x512`."""
     return sorted(loads, key=lambda load: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", load)])
 
 
@@ -90,5 +91,6 @@ def _share(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1%}".replace("%", " %")
 
 
-def _ratio(found: tuple[float, float, float]) -> str:
-    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+def _ratio(interval: tuple[float, float, float]) -> str:
+    ratio, low, high = interval
+    return f"{ratio:.3f} [{low:.3f}, {high:.3f}]"

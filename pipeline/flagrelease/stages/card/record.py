@@ -1,7 +1,7 @@
-"""release.json: every digest, version, parameter and verdict of one cell. The only source of the card. Pure.
+"""release.json: all digests, versions, parameters and verdicts of a cell, and the only source of its card. Pure.
 
-A record is a function of the job and its finished stages, so that a run which was killed and resumed makes the
-same bytes, and the sha256 of these bytes can name the release (`Record.tag`).
+A record depends only on the job and its finished stages: a resumed run writes the same bytes, so their sha256 can name
+the release (`Record.tag`).
 """
 
 from __future__ import annotations
@@ -51,26 +51,30 @@ COMPONENTS: Mapping[str, str] = {
     "flagcx": "FlagCX",
 }
 NEEDED: tuple[ResultOf[StageResult], ...] = (WEIGHTS, IMAGE, SMOKE, ACCURACY)
-"""Without these there is no record."""
-_NAMED = {one.stage for one in (*NEEDED, KERNELS, SPEED, ATTRIBUTION)}
-_AFTER = {one.stage for one in (CARD, PUBLISH)}
+"""Stages without which no record can be built."""
+_NAMED = {result.stage for result in (*NEEDED, KERNELS, SPEED, ATTRIBUTION)}
+_AFTER = {result.stage for result in (CARD, PUBLISH)}
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """What a stage cost: seconds in all, seconds of them outside our own code, bytes over the network."""
+    """Time and network traffic of a stage."""
 
     stage: str
     key: str
+    """The stage's key in the ledger."""
     seconds: float
+    """Total duration."""
     outside: float
+    """Seconds of the total that were spent outside flagrelease's own code."""
     moved: int
+    """Bytes transferred over the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pins:
-    """The part of matrix.lock that this cell was made from."""
+    """The entries of matrix.lock that the cell was built from."""
 
     model: LockedModel | None = None
     chip: LockedChip | None = None
@@ -80,21 +84,16 @@ class Pins:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One release of one cell.
-
-    `rendered_by` is the sha256 (hex) of the template and code that make the card, so that a mended card is a new
-    release. `differences` are whole sentences about what is not upstream's own; `attributed` the rounds in which a gate
-    failed and operators were taken out, or none was to blame. `unfinished` says for each gate that was not decided why;
-    such a record is no release. `further` holds the results of stages
-    that have no field of their own, by stage name. `chip.hosts` is empty: a record is public.
-    """
+    """One release of one cell."""
 
     version: int = VERSION
     rendered_by: str
+    """sha256 (hex) of the template and code that render the card, so that a corrected card is a new release."""
     cell: str
     chip_name: str
     model_name: str
     chip: Chip
+    """The chip's entry in the matrix, with empty `hosts`: records are public."""
     model: Model
     stack: Stack
     baseline: Baseline
@@ -108,26 +107,30 @@ class Record:
     accuracy: Accuracy
     stages: tuple[StageCost, ...]
     differences: tuple[str, ...]
+    """Differences from the upstream software, in complete sentences."""
     kernels: Kernels | None = None
     speed: Speed | None = None
     attributed: tuple[Attribution, ...] = ()
+    """Rounds in which a gate failed and the operators were searched for the cause."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
+    """Why a gate has no verdict, by stage name. A record with such gates is not a release."""
     further: Mapping[str, Any] = field(default_factory=dict)
+    """Results of stages without a field in this class, by stage name."""
     kept: tuple[Keep, ...] = ()
-    """Results that were made by other code than the release's, and by whose word they count."""
+    """Results of other code versions that were accepted for this release, and by whom."""
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the gates."""
+        """The worst verdict of the gates; a gate without a verdict counts as INCONCLUSIVE."""
         open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
         return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
 
     @property
     def reason(self) -> str:
-        """What decided the verdict."""
-        decided = [gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason]
-        left = [f"{name} {why}" for name, why in self.unfinished.items()] if self.verdict == "INCONCLUSIVE" else []
-        return "; ".join([*decided, *left])
+        """The reasons of the gates that decided the verdict."""
+        decisive = [gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason]
+        undecided = [f"{name} {why}" for name, why in self.unfinished.items()] if self.verdict == "INCONCLUSIVE" else []
+        return "; ".join([*decisive, *undecided])
 
     @property
     def _gates(self) -> tuple[Accuracy | Speed, ...]:
@@ -135,40 +138,40 @@ class Record:
 
     @property
     def name(self) -> str:
-        """`MODEL-CHIP-FlagOS`, as model repositories of FlagRelease are named."""
+        """`MODEL-CHIP-FlagOS`, the naming scheme of FlagRelease's model repositories."""
         return f"{self.model.title}-{self.chip_name}-FlagOS"
 
     @property
     def candidate_name(self) -> str:
-        """What was compared with the baseline: `flagos on cpu`."""
+        """Name of what was compared with the baseline, for example `flagos on cpu`."""
         return f"{self.stack} on {self.chip_name}"
 
     @property
     def model_dir(self) -> str:
-        """Where users keep the weights, on the host and in the container."""
+        """Path of the weights, on the user's host and in the container."""
         return model_path(self.model)
 
     @property
     def tag(self) -> str:
         """The release's own tag: the versions of the FlagOS parts, then the first 12 digits of the record's sha256.
 
-        Raises ConfigError where a version cannot stand in an OCI tag.
+        Raises ConfigError if a version has characters that an OCI tag cannot have.
         """
         parts = self.chip.components
         versions = f"tree_{parts.flagtree}-gems_{parts.flaggems}-scale_{parts.flagscale}-cx_{parts.flagcx}"
         tag = f"{versions}-{hashlib.sha256(dumps(self)).hexdigest()[:12]}".replace("+", ".")
         if not _TAG.fullmatch(tag):
             raise ConfigError(
-                f"{tag!r} cannot be an image tag",
+                f"{tag!r} is not a valid image tag",
                 why="a tag has at most 128 letters, digits and . _ -",
-                hint=f"mend chips.{self.chip_name}.components in matrix.yaml",
+                hint=f"fix chips.{self.chip_name}.components in matrix.yaml",
             )
         return tag
 
 
 def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[str, str] | None = None) -> Record:
-    """The record of the job's cell. Raises FlagreleaseError when a stage that it needs has not finished."""
-    missing = [one.stage for one in NEEDED if one not in finished]
+    """Build the record of the job's cell. Raises FlagreleaseError if a stage in NEEDED has not finished."""
+    missing = [needed.stage for needed in NEEDED if needed not in finished]
     if missing:
         raise FlagreleaseError(
             f"{job.cell.id} has no release record yet",
@@ -209,14 +212,14 @@ def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[st
 
 
 def dumps(record: Record) -> bytes:
-    """Canonical JSON: keys sorted, two spaces, one final newline. Raises ValueError for NaN and infinity."""
+    """Canonical JSON: sorted keys, two-space indent, one final newline. Raises ValueError for NaN or infinity."""
     plain = msgspec.to_builtins(record, enc_hook=_plain)
     _finite(plain, "release.json")
     return msgspec.json.format(msgspec.json.encode(plain, order="sorted"), indent=2) + b"\n"
 
 
 def loads(raw: bytes, name: str = "release.json") -> Record:
-    """Read a record. Raises ConfigError where it is damaged or written by a newer version of this program."""
+    """Parse a record. Raises ConfigError if it is damaged or written by a newer version of flagrelease."""
     try:
         version = msgspec.json.decode(raw, type=_Versioned).version
         if version > VERSION:
@@ -225,7 +228,7 @@ def loads(raw: bytes, name: str = "release.json") -> Record:
             )
         return msgspec.json.decode(raw, type=Record)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{name} is damaged", why=str(error), hint="take it from the release again") from None
+        raise ConfigError(f"{name} is damaged", why=str(error), hint="copy it from the release again") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +279,7 @@ def _plain(value: Any) -> Any:
 def _finite(value: Any, where: str) -> None:
     match value:
         case float() if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}, which is not a number that a record can hold")
+            raise ValueError(f"{where} is {value}, but a record can only contain finite numbers")
         case dict():
             for key, inner in value.items():
                 _finite(inner, f"{where}.{key}")

@@ -1,4 +1,4 @@
-"""The card: a release record through templates/card.md.j2. Pure but for reading the template."""
+"""Render a release record with templates/card.md.j2. Pure except for reading the template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flagrelease.stages.card.record import COMPONENTS, Record
 
 TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"
-"""The first column of the table of speeds."""
+"""Header of the first column of the speed table; the lint finds the table by it."""
 LICENCES: Mapping[str, tuple[str, str]] = {
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": ("MIT License", "https://opensource.org/license/mit"),
@@ -28,13 +28,13 @@ LICENCES: Mapping[str, tuple[str, str]] = {
 
 
 def render(record: Record, templates: Path) -> str:
-    """The card as Markdown. Every value of the record is data in it, never markup."""
+    """Render the card as Markdown. Values of the record are escaped, so that none is read as markup."""
     page = environment(templates).get_template(TEMPLATE).render(view(record))
     return page.rstrip("\n") + "\n"
 
 
 def view(record: Record) -> dict[str, Any]:
-    """What the template shows, each a finished piece of Markdown or a plain value that gets escaped."""
+    """The template's values: either finished Markdown, or plain values that the template escapes."""
     model, smoke = record.model, record.smoke
     commands = dict(smoke.commands)
     return {
@@ -43,7 +43,7 @@ def view(record: Record) -> dict[str, Any]:
         "upstream": _link(model.upstream, upstream_url(record)),
         "tag": record.tag,
         "chart": Markdown(charts.SCORES),
-        "chart_text": "Scores and differences of the table below, with their 90 % intervals",
+        "chart_text": "Scores and differences in the table below, with 90 % intervals",
         "scores": scores_table(record),
         "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
         "measured_by": _measured_by(record),
@@ -79,17 +79,17 @@ def view(record: Record) -> dict[str, Any]:
 
 
 def upstream_url(record: Record) -> str:
-    """The model's page at the hub that its weights come from."""
+    """URL of the model's page on the hub of its weights."""
     return Source.parse(record.model.source).kind.page.replace("{upstream}", record.model.upstream)
 
 
 def _origin(record: Record, name: str) -> str:
-    """Under which licence a benchmark's data is, and what asked it where that was not our own engine."""
+    """The licence of a benchmark's data, and the harness if it was not flagrelease's own."""
     benchmark = record.benchmarks.get(name)
     if benchmark is None:
         return ""
     harness = _harness(record, benchmark)
-    return f", licence {benchmark.license}" + ("" if harness == DEFAULT_HARNESS else f"; asked and graded by {harness}")
+    return f", licence {benchmark.license}" + ("" if harness == DEFAULT_HARNESS else f"; run and graded by {harness}")
 
 
 def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
@@ -97,13 +97,13 @@ def _harness(record: Record, benchmark: Benchmark) -> HarnessName:
 
 
 def _measured_by(record: Record) -> str:
-    """What asked the questions of all benchmarks, in words."""
+    """Names of the harnesses that ran the benchmarks."""
     used = dict.fromkeys(_harness(record, benchmark) for benchmark in record.benchmarks.values())
     return " and ".join(HARNESS_LABELS[name] for name in used or (DEFAULT_HARNESS,))
 
 
 def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
-    """The numbers of one line of the evaluation table, exactly as they are printed."""
+    """The cells of one row of the evaluation table after the metric, exactly as printed."""
     interval = "–" if row.interval90 is None else f"[{signed(row.interval90[0])}, {signed(row.interval90[1])}]"
     return (
         "–" if row.baseline is None else f"{row.baseline:.3f}",
@@ -118,19 +118,19 @@ def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
 
 
 def score_note(row: BenchmarkScore) -> str:
-    """What the numbers of a line do not say: how much was asked and why no more, what failed, what is only noise."""
+    """Notes on a row of the evaluation table: how many answers and why it stopped, failures, flips and noise floor."""
     parts = [f"partial ({row.partial})"] if row.partial else []
     if course := row.course:
         stopped = "stopped early, " if course.early else ""
         asked = f"{course.answers:,} of at most {course.planned:,} answers on each side"
         parts.append(f"{stopped}{asked}, at look {course.look} of {course.looks}: {course.why}")
-    parts.append(f"{row.errors} requests failed, {row.truncated} answers were cut off")
+    parts.append(f"{row.errors} requests failed, {row.truncated} answers were truncated")
     if row.flips:
         parts.append(f"{row.flips[0]} questions gained, {row.flips[1]} lost")
     if noise := row.noise:
         low, high = map(signed, noise.interval90)
         parts.append(
-            f"the baseline against itself, {noise.repeats:g} repeats each: difference {signed(noise.difference)} "
+            f"the baseline compared with itself, {noise.repeats:g} repeats each: difference {signed(noise.difference)} "
             f"[{low}, {high}], {100 * noise.flip_rate:.1f} % of the questions flip"
         )
     return "; ".join((*parts, row.reason))
@@ -177,25 +177,25 @@ def scores_table(record: Record) -> Markdown:
 
 
 def speed_cells(point: SpeedPoint) -> tuple[str, ...]:
-    """One line of the table of speeds, exactly as it is printed. Latencies are the candidate's medians."""
+    """The cells of one row of the speed table, exactly as printed. Latencies are the candidate's medians."""
     low, high = point.interval95
-    ours = point.candidate
+    candidate = point.candidate
     return (
         f"{point.input_tokens:,} / {point.output_tokens:,}",
         str(point.concurrency),
         _rate(point.baseline.output_tokens_per_s),
-        _rate(ours.output_tokens_per_s),
+        _rate(candidate.output_tokens_per_s),
         f"{point.ratio:.2f}",
         f"[{low:.2f}, {high:.2f}]",
-        f"{ours.ttft_s.median * 1000:.0f}",
-        f"{ours.tpot_s.median * 1000:.1f}",
-        _rate(ours.goodput_per_s),
+        f"{candidate.ttft_s.median * 1000:.0f}",
+        f"{candidate.tpot_s.median * 1000:.1f}",
+        _rate(candidate.goodput_per_s),
         point.verdict,
     )
 
 
 def speed_table(measured: Speed, candidate_name: str) -> Markdown:
-    """One line for each load point."""
+    """The speed table: one row per load point."""
     header = (
         SPEED_FIRST,
         "At once",
@@ -212,22 +212,22 @@ def speed_table(measured: Speed, candidate_name: str) -> Markdown:
 
 
 def likeness_table(record: Record) -> Markdown | None:
-    """What the fidelity probe measured: the candidate's line, then those of the baseline against itself."""
-    found = record.accuracy.likeness
-    if found is None or found.candidate is None:
+    """The results of the fidelity probe: a row for the candidate, then rows for the baseline compared with itself."""
+    likeness = record.accuracy.likeness
+    if likeness is None or likeness.candidate is None:
         return None
     name = record.accuracy.baseline_name
-    sides = (record.candidate_name, f"{name}, asked again", f"{name}, all prompts at once")
+    sides = (record.candidate_name, f"{name}, asked again", f"{name}, all prompts in parallel")
     header = (f"Against {name}", "Same answers", "First difference", "Same likeliest token", "KL, nats")
     rows = [
         (
             side,
-            f"{round(one.exact_match * one.prompts)} of {one.prompts}",
-            "none" if one.first_divergence is None else f"token {one.first_divergence + 1:g}",
-            f"{one.top1_agreement:.1%}",
-            f"{one.kl:.4f}",
+            f"{round(probe.exact_match * probe.prompts)} of {probe.prompts}",
+            "none" if probe.first_divergence is None else f"token {probe.first_divergence + 1:g}",
+            f"{probe.top1_agreement:.1%}",
+            f"{probe.kl:.4f}",
         )
-        for side, one in zip(sides, (found.candidate, *found.noise), strict=False)
+        for side, probe in zip(sides, (likeness.candidate, *likeness.noise), strict=False)
     ]
     return table(header, rows)
 
@@ -238,7 +238,7 @@ def _slo(measured: Speed) -> str:
 
 
 def _rate(value: float) -> str:
-    """Three digits that mean something."""
+    """A rate, rounded to about three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -277,8 +277,8 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
     if record.smoke.skipped:
         rows.append(("Smoke checks skipped", "; ".join(f"{name}: {why}" for name, why in record.smoke.skipped.items())))
     rows += [
-        (f"Earlier result of {one.stage}", f"kept on the word of {one.by}, {one.at[:10]}: {one.reason}")
-        for one in record.kept
+        (f"Earlier result of {keep.stage}", f"accepted by {keep.by}, {keep.at[:10]}: {keep.reason}")
+        for keep in record.kept
     ]
     if record.accuracy.baseline_key:
         baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
@@ -297,7 +297,7 @@ def _weights(weights: Weights) -> list[tuple[object, object]]:
 
 
 def stages_table(record: Record) -> Markdown:
-    """Time and bytes of each stage."""
+    """Time and network traffic of each stage."""
     rows = [(cost.stage, f"{cost.seconds:.1f} s", _bytes(cost.moved)) for cost in record.stages]
     return table(("Stage", "Time", "Bytes moved"), rows)
 
@@ -312,7 +312,7 @@ def _licence(record: Record) -> Markdown:
 
 
 def _link(text: str, url: str) -> Markdown:
-    """A link to an https address; what cannot stand in an address is percent-encoded."""
+    """A link to an https URL; characters that a URL cannot contain are percent-encoded."""
     from urllib.parse import quote
 
     return Markdown(f"[{escape(text)}]({quote(url, safe=':/._-~%+@')})")

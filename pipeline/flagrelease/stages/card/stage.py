@@ -1,4 +1,4 @@
-"""card: the release record, its chart, and the model card that is rendered from them and linted."""
+"""card: write the release record and its charts, then render and lint the model card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Card:
-    """Raises GateFailed with every defect that the lint finds; the defective card stays in the scratch folder."""
+    """Write record, charts and card. Raises GateFailed with every defect; a defective card stays in scratch."""
     context.progress.doing("writing the record, the charts and the card")
     release, written = write(job, context.finished)
     images = {name: data for name, data in written.items() if name not in (README, RECORD)}
@@ -51,10 +51,10 @@ def run(job: Job, context: Context) -> results.Card:
 def write(
     job: Job, finished: Finished, unfinished: Mapping[str, str] | None = None
 ) -> tuple[record.Record, dict[str, bytes]]:
-    """The release record; and, by file name, card, record and charts. `unfinished`: stages that are open, with what
-    became of them."""
+    """The release record, and the contents of card, record and charts by file name. `unfinished` has the state of each
+    stage without a result."""
     release = record.build(job, finished, STAGE.code_version(job.templates), unfinished)
-    # What the record says, the card says: secrets are taken out before either is made.
+    # The card repeats the record, so redact secrets before writing either.
     release = record.loads(redact(record.dumps(release).decode()).encode())
     written = {
         README: render.render(release, job.templates).encode(),
@@ -67,8 +67,8 @@ def write(
 
 
 def files(made: results.Card) -> dict[str, Evidence]:
-    """The card, its pictures and the record, by the names under which they are published."""
-    return {one.name: one for one in (made.readme, *made.images, *made.evidence)}
+    """The card, its images and the record, by published file name."""
+    return {evidence.name: evidence for evidence in (made.readme, *made.images, *made.evidence)}
 
 
 STAGE = Stage(

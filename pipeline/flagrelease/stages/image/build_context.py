@@ -1,4 +1,4 @@
-"""What the builder is given: the rendered Dockerfile and all that it copies, as one deterministic tar."""
+"""Assemble the image's build context: the rendered Dockerfile and the files that it copies, as a deterministic tar."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from flagrelease.store.digests import sha256_of
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything about an image that is known before it is built. `files` are by path in the context, with mode."""
+    """The contents of an image, as known before it is built."""
 
     files: Mapping[str, tuple[bytes, int]]
+    """Contents and mode, by path in the context."""
     labels: Mapping[str, str]
     remarks: tuple[str, ...]
-    house: wheelhouse.Wheelhouse
+    """Differences from the upstream software, in complete sentences."""
+    wheels: wheelhouse.Wheelhouse
 
     @property
     def manifest(self) -> bytes:
@@ -39,45 +41,45 @@ class Plan:
 
 def draw(
     job: Job,
-    house: wheelhouse.Wheelhouse,
+    wheels: wheelhouse.Wheelhouse,
     base: str,
     base_id: str,
     layout: Layout = DOCKER,
     operators: Shipped | None = None,
 ) -> Plan:
-    """Render the templates and list the files; `layout` decides which paths they hold."""
+    """Render the templates and collect the files; `layout` has the paths to write into them."""
     cell = job.cell
-    labels, remarks = _labels(job, base, operators), _remarks(cell, house)
+    labels, remarks = _labels(job, base, operators), _remarks(cell, wheels)
     files = {
         "Dockerfile": (_render(job, "Dockerfile.j2", **_dockerfile_view(cell, labels, operators)), 0o644),
         "config/serve.yaml": (_render(job, "serve.yaml.j2", **_serve_view(cell, layout, operators)), 0o644),
-        "config/manifest.json": (_manifest(job, house, base, base_id, remarks, layout, operators), 0o644),
+        "config/manifest.json": (_manifest(job, wheels, base, base_id, remarks, layout, operators), 0o644),
         **({} if operators is None else operators.files()),
         **{f"programs{path}": (program, 0o755) for path, program in programs(cell).items()},
     }
-    return Plan(files=files, labels=labels, remarks=remarks, house=house)
+    return Plan(files=files, labels=labels, remarks=remarks, wheels=wheels)
 
 
 def programs(cell: Cell) -> dict[str, bytes]:
-    """Our own programs, by path in the image."""
-    found = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
+    """flagrelease's own programs, by path in the image."""
+    contents = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
     engine = ENGINES[cell.model.serve.engine]
     if engine.launcher:
-        found[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
+        contents[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
     if cell.model.serve.convert:
-        found[f"{DOCKER.programs}/{user_commands.UNPACKER}"] = _inside("gguf_to_safetensors.py")
-    return found
+        contents[f"{DOCKER.programs}/{user_commands.UNPACKER}"] = _inside("gguf_to_safetensors.py")
+    return contents
 
 
 def write(plan: Plan, target: IO[bytes]) -> None:
-    """Write the context as a tar: sorted, no owner, no dates, so that equal contents are equal bytes."""
+    """Write the context as a tar, sorted and without owners and dates, so that equal contents give equal bytes."""
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted(plan.files):
             data, mode = plan.files[name]
             tar.addfile(_entry(name, len(data), mode), io.BytesIO(data))
-        for wheel in plan.house.wheels:
+        for wheel in plan.wheels.wheels:
             folder = "tools" if wheel.name == "pip" else "wheels"
-            path = plan.house.folder / wheel.file
+            path = plan.wheels.folder / wheel.file
             with path.open("rb") as stream:
                 tar.addfile(_entry(f"{folder}/{wheel.file}", path.stat().st_size, 0o644), stream)
 
@@ -97,20 +99,20 @@ def _render(job: Job, template: str, /, **view: Any) -> bytes:
         autoescape=False,  # noqa: S701 - values become JSON strings, not HTML
         keep_trailing_newline=True,
     )
-    # Plain JSON: the built-in filter also escapes < > & ' for HTML, which YAML and Docker would show as they are.
+    # Plain JSON: the built-in filter also escapes < > & ' for HTML, and YAML and Docker do not undo that.
     environment.filters["tojson"] = lambda value: msgspec.json.encode(value).decode()
     return environment.get_template(template).render(view).encode()
 
 
 def _dockerfile_view(cell: Cell, labels: Mapping[str, str], operators: Shipped | None) -> dict[str, Any]:
     test = f"import sys; v = '%d.%d' % sys.version_info[:2]; v == '{cell.chip.python}' or sys.exit("
-    said = f"'the base image has Python ' + v + ', matrix.yaml says {cell.chip.python}')"
+    message = f"'the base image has Python ' + v + ', matrix.yaml says {cell.chip.python}')"
     return {
         "title": cell.model.title,
         "chip_name": cell.chip_name,
         "epoch": wheelhouse.EPOCH,
         "port": container.PORT,
-        "python_check": f'python3 -c "{test}{said}"',
+        "python_check": f'python3 -c "{test}{message}"',
         "labels": labels,
         "operators": operators is not None,
     }
@@ -154,23 +156,23 @@ def _labels(job: Job, base: str, operators: Shipped | None) -> dict[str, str]:
     }
 
 
-def _remarks(cell: Cell, house: wheelhouse.Wheelhouse) -> tuple[str, ...]:
-    """What in the image is not upstream's own, in whole sentences."""
+def _remarks(cell: Cell, wheels: wheelhouse.Wheelhouse) -> tuple[str, ...]:
+    """Differences from the upstream software, in complete sentences."""
     remarks = [
         "FlagScale is installed without most of the packages that its metadata requires; serving needs none of them."
     ]
     if remark := ENGINES[cell.model.serve.engine].remark:
         remarks.append(remark)
-    built = [wheel for wheel in house.installed if wheel.built_from]
+    built = [wheel for wheel in wheels.installed if wheel.built_from]
     if built:
         names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in built)
-        remarks.append(f"Built from source by us, since no wheel is published: {names}.")
+        remarks.append(f"Built from source for this release, since no wheel is published: {names}.")
     return tuple(remarks)
 
 
 def _manifest(
     job: Job,
-    house: wheelhouse.Wheelhouse,
+    wheels: wheelhouse.Wheelhouse,
     base: str,
     base_id: str,
     remarks: tuple[str, ...],
@@ -186,7 +188,7 @@ def _manifest(
         "weights": {"source": weights.source, "revision": weights.revision, "digest": weights.digest},
         "base": {"name": base, "id": base_id},
         "components": msgspec.to_builtins(cell.chip.components),
-        "packages": [msgspec.to_builtins(wheel) for wheel in house.installed],
+        "packages": [msgspec.to_builtins(wheel) for wheel in wheels.installed],
         "programs": own,
         "remarks": list(remarks),
         "serve": engine_config.for_entrypoint(cell, layout, operators is not None),
@@ -195,7 +197,7 @@ def _manifest(
         document["kernels"] = {
             "content": operators.result.content,
             "policy": operators.result.policy,
-            "operators": [one.name for one in operators.result.operators],
+            "operators": [operator.name for operator in operators.result.operators],
         }
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
 

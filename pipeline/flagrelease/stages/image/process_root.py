@@ -1,4 +1,4 @@
-"""The files of an image under a folder of the workspace, for processes that run without containers."""
+"""Lay out an image's files in a workspace folder, for processes that run without containers."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ while todo:
             pass
 print(*seen)
 """
-"""Prints the names of a package and of what it requires, as far as they are here."""
+"""Prints the names of the given packages and of their installed dependencies."""
 
 _INSTALL_SECONDS = 1200.0
 _NOT_COMPILED = "/(tests?|testing|examples)/"
 
 
 def digest(plan: build_context.Plan) -> str:
-    """sha256 over the build context that Docker would be given, with this program in place of the Dockerfile."""
+    """sha256 of the build context that Docker would get, with this module in place of the Dockerfile."""
     files = {name: file for name, file in plan.files.items() if name != "Dockerfile"}
     files["process-root"] = (code_version.of_module(__name__).encode(), 0o644)
     target = Hashed()
-    build_context.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # a tar needs no more than this
+    build_context.write(replace(plan, files=files), target)  # type: ignore[arg-type]  # tarfile only calls write()
     return f"sha256:{target.sha256}"
 
 
 def make(root: Path, name: str, plan: build_context.Plan, machine: Machine, engine: str, command: Command) -> Folder:
-    """Lay `plan`, whose paths are those of `root`, under `root`: packages as the Dockerfile installs them, programs and
-    config. `name` is the digest. What a killed run left is begun anew.
+    """Lay out `plan`, rendered with the paths of `root`, under `root`: packages as the Dockerfile installs them,
+    programs and config. `name` is the digest. An interrupted layout is rebuilt from scratch.
 
-    A base image is made for its engine, and what it has wins; a machine may have anything. So only what the machine's
-    `engine` needs is the machine's, and all else the release's own. Raises CommandFailed, NoSpace.
+    Packages of a base image take precedence, since it is made for its engine; a machine may have any packages. So only
+    the packages that `engine` needs come from the machine, all others from the release. Raises CommandFailed, NoSpace.
     """
-    found = whole(root)
-    if found is not None and found.digest == name:
-        return found
+    existing = complete(root)
+    if existing is not None and existing.digest == name:
+        return existing
     with translate_disk_errors("laying out the image"), _unfinished(root):
         layout = under(root)
         _python(layout, machine, command)
-        _packages(layout, plan.house, _needed(machine, ENGINES[engine], command), command)
+        _packages(layout, plan.wheels, _needed(machine, ENGINES[engine], command), command)
         copied = {"programs": layout.root, "config": layout.config, BUNDLE: layout.bundle}
         for path, (data, mode) in plan.files.items():
-            place, _, rest = path.partition("/")
-            if place in copied:
-                write_atomic(Path(copied[place], rest), data, mode=mode)
+            folder, _, inner = path.partition("/")
+            if folder in copied:
+                write_atomic(Path(copied[folder], inner), data, mode=mode)
         _engine_programs(layout, machine, ENGINES[engine])
         size = sum(path.stat(follow_symlinks=False).st_size for path in root.rglob("*"))
         made = Folder(digest=name, size=size, labels=plan.labels, entrypoint=ENTRYPOINT)
@@ -78,8 +78,8 @@ def make(root: Path, name: str, plan: build_context.Plan, machine: Machine, engi
     return made
 
 
-def whole(root: Path) -> Folder | None:
-    """What is laid out under `root`, once all of it is."""
+def complete(root: Path) -> Folder | None:
+    """The image laid out under `root`, or None while it is incomplete."""
     try:
         return msgspec.json.decode((root / IMAGE).read_bytes(), type=Folder)
     except (OSError, msgspec.DecodeError):
@@ -88,7 +88,7 @@ def whole(root: Path) -> Folder | None:
 
 @contextmanager
 def _unfinished(root: Path) -> Iterator[None]:
-    """Paths in it are absolute, so it cannot be renamed when it is whole: a mark says that it is not, and whose."""
+    """Mark `root` as incomplete and owned by this process: its paths are absolute, so it cannot be renamed later."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     mark = root / f"{unfinished()}image"
@@ -102,32 +102,32 @@ def _unfinished(root: Path) -> Iterator[None]:
 
 
 def _python(layout: Layout, machine: Machine, command: Command) -> None:
-    """A Python that sees the release's packages, and after them the machine's: a file, since engines start workers
-    with an environment of their own."""
+    """Create a Python that imports the release's packages first, then the machine's. A .pth file has the paths, since
+    engines start workers with a different environment."""
     argv: list[str | Path] = [machine.python, "-m", "venv", "--system-site-packages", "--without-pip", layout.prefix]
-    command(argv, seconds=_INSTALL_SECONDS, hint="the machine's Python needs its `venv` module")
+    command(argv, seconds=_INSTALL_SECONDS, hint="install the `venv` module of the machine's Python")
     own = next(Path(layout.packages).glob("python3*/site-packages"))
     lines = [layout.packages, *(f"import site; site.addsitedir({site!r})" for site in machine.sites)]
     write_atomic(own / "flagos.pth", "".join(f"{line}\n" for line in lines).encode())
 
 
 def _needed(machine: Machine, engine: ServingEngine, command: Command) -> frozenset[str]:
-    """The packages of the machine's own engine and of all that it requires; none where it has none, or the release
-    brings the engine."""
+    """The machine's engine and its dependencies, by package name; empty if the machine has no engine or the release
+    includes one."""
     if engine.requirements:
         return frozenset()
     argv: list[str | Path] = [machine.python, "-c", _NEEDS, engine.distribution]
     return frozenset(command(argv, seconds=_INSTALL_SECONDS).stdout.split())
 
 
-def _packages(layout: Layout, house: wheelhouse.Wheelhouse, leave: frozenset[str], command: Command) -> None:
-    """The same two steps as in the Dockerfile, for all packages but those to `leave`."""
+def _packages(layout: Layout, wheels: wheelhouse.Wheelhouse, skip: frozenset[str], command: Command) -> None:
+    """Install and compile all packages except `skip`, in the same two steps as the Dockerfile."""
     python = f"{layout.programs}/python3"
-    installer = next(house.folder / wheel.file for wheel in house.wheels if wheel.name == "pip")
+    installer = next(wheels.folder / wheel.file for wheel in wheels.wheels if wheel.name == "pip")
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
     argv: list[str | Path] = [
         *(python, "-m", "pip", "install", *options, "--root-user-action=ignore", "--target", layout.packages),
-        *(house.folder / wheel.file for wheel in house.installed if wheel.name not in leave),
+        *(wheels.folder / wheel.file for wheel in wheels.installed if wheel.name not in skip),
     ]
     command(argv, seconds=_INSTALL_SECONDS, env={"PYTHONPATH": str(installer)})
     program = (
@@ -138,17 +138,17 @@ def _packages(layout: Layout, house: wheelhouse.Wheelhouse, leave: frozenset[str
 
 
 def _engine_programs(layout: Layout, machine: Machine, engine: ServingEngine) -> None:
-    """The machine's scripts name the machine's Python in their first line, which does not see the release."""
+    """Wrap the machine's engine scripts: their shebang names the machine's Python, which cannot import the release."""
     for name in engine.machine_programs:
-        found = shutil.which(name, path=machine.path)
-        if found is None or not re.match(rb"#!.*python", Path(found).read_bytes()[:200]):
+        script = shutil.which(name, path=machine.path)
+        if script is None or not re.match(rb"#!.*python", Path(script).read_bytes()[:200]):
             continue
-        text = f'#!/bin/sh\nexec "{layout.programs}/python3" "{os.path.realpath(found)}" "$@"\n'
+        text = f'#!/bin/sh\nexec "{layout.programs}/python3" "{os.path.realpath(script)}" "$@"\n'
         write_atomic(Path(layout.programs, name), text.encode(), mode=0o755)
 
 
 def sweep(images: Path) -> None:
-    """Remove what killed runs began to lay out."""
+    """Remove incomplete layouts of killed runs."""
     for mark in images.glob(f"*/{TEMPORARY}*"):
-        if abandoned(mark) and whole(mark.parent) is None:
+        if abandoned(mark) and complete(mark.parent) is None:
             shutil.rmtree(mark.parent, ignore_errors=True)

@@ -1,6 +1,6 @@
 """image: build without network, push by digest, read the digest back from the registry.
 
-Without Docker the same files are laid under a folder of the workspace, and nothing is pushed.
+Without Docker the same files are laid out in a workspace folder, and nothing is pushed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ from flagrelease.store.files import translate_disk_errors
 
 _PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 
-# What the card's table names, besides the FlagOS parts; the manifest inside has all packages.
-_SHOWN = ("flag-scale", "flag-gems", "flagtree", *(one.distribution for one in ENGINES.values()), "torch", "triton")
-_LAUNCHERS = tuple(f"packaging/payload/{one.launcher}" for one in ENGINES.values() if one.launcher)
+# Packages in the card's version table besides the FlagOS components; the image's manifest lists all packages.
+_SHOWN = (
+    "flag-scale",
+    "flag-gems",
+    "flagtree",
+    *(engine.distribution for engine in ENGINES.values()),
+    "torch",
+    "triton",
+)
+_LAUNCHERS = tuple(f"packaging/payload/{engine.launcher}" for engine in ENGINES.values() if engine.launcher)
 
 
 def repository(job: Job) -> str:
@@ -40,7 +47,7 @@ def repository(job: Job) -> str:
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    """Raises ConfigError where no packages could be locked, before weights are fetched and kernels are made."""
+    """Raises ConfigError if matrix.lock has no packages, before weights are fetched and kernels are prepared."""
     cell = job.cell
     job.lock.require("wheels", cell.wheels_entry)
     return {
@@ -63,26 +70,26 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Image:
-    """Raises RegistryDenied before anything is built where we may not push; else what its parts raise. Without Docker
-    EnvironmentFault, where this machine has another Python than the chip."""
+    """Raises RegistryDenied before the build if pushing is not allowed, and the errors of its steps; without Docker,
+    EnvironmentFault if this machine has a different Python version than the chip."""
     job.lock.require("wheels", job.cell.wheels_entry)
     job.lock.require("models", job.cell.model_name)
     return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
 
 
 def _built(job: Job, context: Context) -> results.Image:
-    context.progress.doing("asking the registry")
+    context.progress.doing("checking push access to the registry")
     with context.meter.waiting():
         context.ports.registry.check_push(repository(job))
     base, found = base_image(job, context)
-    house = _packages(job, context)
-    plan = build_context.draw(job, house, base, found.id, operators=_operators(context))
+    wheels = _packages(job, context)
+    plan = build_context.draw(job, wheels, base, found.id, operators=_operators(context))
     image_id = _build(job, context, plan, base)
-    inside = _look_inside(job, context, plan.house, image_id)
+    inside = _inspect(job, context, plan.wheels, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
     built = context.ports.docker.image(image_id)
     if built is None:
-        raise EnvironmentFault("the image is gone right after it was built", why=image_id, hint="run again")
+        raise EnvironmentFault("the image disappeared right after the build", why=image_id, hint="run again")
     digest, pushed = _push(job, context, built, tag)
     return results.Image(
         repository=repository(job),
@@ -106,14 +113,14 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     base, found = base_image(job, context)
     machine = processes(context).machine
     check_python(machine, job.cell.chip.python)
-    house = _packages(job, context)
+    wheels = _packages(job, context)
     context.progress.doing("laying out the image")
-    digest = process_root.digest(build_context.draw(job, house, base, found.id, operators=_operators(context)))
+    digest = process_root.digest(build_context.draw(job, wheels, base, found.id, operators=_operators(context)))
     root = context.workspace.image(digest)
-    plan = build_context.draw(job, house, base, found.id, image_paths.under(root), _operators(context))
+    plan = build_context.draw(job, wheels, base, found.id, image_paths.under(root), _operators(context))
     with context.meter.waiting():
         made = process_root.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
-    inside = _look_inside(job, context, house, f"{repository(job)}@{digest}")
+    inside = _inspect(job, context, wheels, f"{repository(job)}@{digest}")
     return results.Image(
         repository=repository(job),
         digest=digest,
@@ -148,12 +155,12 @@ def _packages(job: Job, context: Context) -> wheelhouse.Wheelhouse:
 
 
 def intact(result: results.Image, look: Look) -> str:
-    """An image that is gone from the registry has to be pushed again. Without a registry nothing is asked."""
+    """Check that the registry, if there is one, still has the image, or that its folder is complete."""
     if result.runner == "process":
-        return "" if process_root.whole(look.workspace.image(result.digest)) else "its folder is gone"
+        return "" if process_root.complete(look.workspace.image(result.digest)) else "its folder is missing"
     if look.registry is None:
         return ""
-    return "" if look.registry.digest(result.repository, result.digest) else "the registry does not have it any more"
+    return "" if look.registry.digest(result.repository, result.digest) else "the registry no longer has it"
 
 
 def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> str:
@@ -174,27 +181,27 @@ def _scratch(job: Job, context: Context) -> str:
     return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
-def _look_inside(job: Job, context: Context, house: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:
-    """What the image really has. Raises UpstreamRefused where a package is lost."""
-    context.progress.doing("looking inside")
+def _inspect(job: Job, context: Context, wheels: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:
+    """Inspect the Python packages of the image. Raises UpstreamRefused if one of the manifest is missing."""
+    context.progress.doing("inspecting the image")
     with context.meter.waiting():
         ours = labels(context.run_id, job.cell.id, context.workspace.root)
         printed = context.ports.runner.output(image, ["python3", "-c", python_probe.PROGRAM], ours)
     inside = python_probe.read(printed)
-    lost = [wheel.name for wheel in house.installed if wheel.name not in inside.packages]
-    if lost:
-        raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(lost))
+    missing = [wheel.name for wheel in wheels.installed if wheel.name not in inside.packages]
+    if missing:
+        raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(missing))
     return inside
 
 
 def _shown(inside: python_probe.Seen) -> dict[str, str]:
-    # The base comes first on purpose: its own build of a package wins over ours, and is then the truth.
+    # The base precedes the release on the path: its build of a package takes precedence and is the one to report.
     shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
     return {"Base system": inside.system, "Python": inside.python, **shown}
 
 
 def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
-    """Push under a tag made from the image's own id, which therefore can never come to name another image."""
+    """Push under a tag derived from the image id, so that the tag can never name a different image."""
     docker, clock = context.ports.docker, context.ports.clock
     where = repository(job)
     docker.tag(image.id, where, tag)
@@ -206,20 +213,20 @@ def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str,
             pushed = docker.push(where, tag, counted(context, "pushing"))
             return pushed, context.ports.registry.digest(where, pushed.digest)
 
-    # Layers that arrived stay there, so a repetition sends the rest only.
+    # The registry keeps complete layers, so a retry only sends the missing ones.
     pushed, confirmed = retry(push, _PUSH, clock, context.progress.note)
     if confirmed != pushed.digest:
         raise UpstreamRefused(
-            f"the registry does not have what was pushed to {where}",
+            f"the registry does not have the image pushed to {where}",
             why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
-            hint="something between here and the registry changes manifests; do not publish from it",
+            hint="a proxy between this machine and the registry changes manifests; do not publish through it",
         )
     context.meter.moved = before + _sent(job, context, image, pushed)
     return pushed.digest, context.meter.moved - before
 
 
 def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
-    """Bytes that went to the registry. The engine counts unpacked bytes; the manifest has the packed sizes."""
+    """Bytes sent to the registry. Docker counts uncompressed bytes, so use the compressed sizes of the manifest."""
     manifest = json.loads(context.ports.registry.manifest(repository(job), pushed.digest).body)
     sizes = [int(layer["size"]) for layer in manifest["layers"]]
     return sum(

@@ -1,7 +1,7 @@
-"""attribute: after a gate that failed, which of the cell's operators did it. Not one of the usual stages.
+"""attribute: after a failed gate, identify the operators that caused it. Not part of the regular stage sequence.
 
-A fixed text, its log-probabilities with the native kernels, with all operators of the bundle, and with each alone:
-`python -m flagkernels attribute` on the chip, with the very bundle that is in the image.
+Runs `python -m flagkernels attribute` on the chip with the bundle of the image: it compares the log-probabilities of a
+fixed text with the native kernels, with all operators of the bundle, and with each operator alone.
 """
 
 from __future__ import annotations
@@ -32,61 +32,63 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Attribution:
-    """Raises EnvironmentFault where chip or base image lack something, CommandFailed where it runs out of time."""
+    """Raises EnvironmentFault if chip or base image lack a requirement, CommandFailed on timeout."""
     weights = context.result(results.WEIGHTS)
     prepared = context.result(results.KERNELS)
-    place = flagkernels_cli.Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
-    place.fill()
+    folders = flagkernels_cli.KernelFolders(context.workspace.scratch(job.cell.slug, "kernels").resolve())
+    folders.fill()
     model = (context.workspace.weights / weights.folder).resolve()
     bundle = (context.workspace.root / prepared.folder).resolve()
-    folder = place.root / "attribute" / prepared.content[:_DIGEST_LETTERS]
+    folder = folders.root / "attribute" / prepared.content[:_DIGEST_LETTERS]
     folder.mkdir(parents=True, exist_ok=True)
     text, report = folder / "text.txt", folder / "attribute.json"
     write_atomic(text, TEXT.encode())
     report.unlink(missing_ok=True)
     plan = job.cell.kernels
-    words = [
+    argv = [
         *("attribute", "--bundle", str(bundle), "--weights", str(model), "--text", str(text), "--out", str(report)),
         *("--device", plan.device, "--tokens", str(_TOKENS), "--seconds", str(duration(plan.operator_limit))),
     ]
     limit = duration(plan.limit)
     try:
-        flagkernels_cli.call(job, context, place, name="attribute", words=words, reads=[bundle, model], seconds=limit)
+        flagkernels_cli.call(job, context, folders, name="attribute", argv=argv, reads=[bundle, model], seconds=limit)
     except GateFailed:
-        if not report.exists():  # it ends so where what remains is not clean, and has written its report before
+        if not report.exists():  # it also fails if the remaining operators are not clean, after writing its report
             raise
-    found = flagkernels_files.read_attribution(report)
+    attribution = flagkernels_files.read_attribution(report)
     measured = report.with_suffix(".jsonl")
-    kept = tuple(context.evidence.put(f"attribute/{one.name}", one.read_bytes()) for one in (report, measured))
+    evidence = tuple(context.evidence.put(f"attribute/{path.name}", path.read_bytes()) for path in (report, measured))
     shutil.rmtree(folder, ignore_errors=True)
-    return _result(job, context, found, kept)
+    return _result(job, context, attribution, evidence)
 
 
-def _result(job: Job, context: Context, found: AttributionReport, kept: tuple[Evidence, ...]) -> results.Attribution:
-    together = found.together
+def _result(
+    job: Job, context: Context, report: AttributionReport, evidence: tuple[Evidence, ...]
+) -> results.Attribution:
+    together = report.together
     if together is None:
-        raise FlagreleaseError("the bundle has no operators", hint="there is nothing that could be taken out")
+        raise FlagreleaseError("the bundle has no operators", hint="there is no operator to remove")
     return results.Attribution(
         round=len(job.attributed) + 1,
         gate="accuracy" if results.ACCURACY in context.finished else "smoke",
         operators=len(together.operators),
         together=together.finding,
-        culprits=tuple(_culprit(one, one.culprit) for one in found.rounds if one.culprit),
-        clean=found.clean,
-        evidence=kept,
+        culprits=tuple(_culprit(entry, entry.culprit) for entry in report.rounds if entry.culprit),
+        clean=report.clean,
+        evidence=evidence,
     )
 
 
-def _culprit(found: Round, operator: str) -> results.Culprit:
-    """The one that a round named, with its own figures, or those of the pair where it is only guilty beside another."""
-    operators = sorted(filter(None, (operator, found.partner)))
-    measured = next(one for one in found.measurements if sorted(one.operators) == operators)
-    return results.Culprit(operator=operator, partner=found.partner or "", finding=measured.finding)
+def _culprit(entry: Round, operator: str) -> results.Culprit:
+    """The operator that a round identified, with its measurement or that of the pair if it only fails in a pair."""
+    operators = sorted(filter(None, (operator, entry.partner)))
+    measured = next(item for item in entry.measurements if sorted(item.operators) == operators)
+    return results.Culprit(operator=operator, partner=entry.partner or "", finding=measured.finding)
 
 
 STAGE = Stage(
     result=results.ATTRIBUTION,
-    doing="finding the operators that did it",
+    doing="identifying the operators at fault",
     inputs=inputs,
     run=run,
     reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),

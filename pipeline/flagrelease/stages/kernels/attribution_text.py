@@ -1,5 +1,7 @@
-"""What attribution reads: prose, code, figures, a table and Chinese, as models are asked for them. Changing it changes
-every finding."""
+"""The text for operator attribution: prose, code, figures, a table, JSON and Chinese.
+
+Changing it changes every finding.
+"""
 
 __all__ = ["TEXT"]
 

@@ -1,7 +1,7 @@
-"""kernels: the chip's Triton operators, qualified, tuned and chosen for this model, as one bundle.
+"""kernels: qualify, tune and select the chip's Triton operators for the model, and bundle them.
 
-flagkernels does the work in the chip's base image, on the chip's host. Its files stay in the workspace, so that a run
-that was killed goes on with what is missing.
+flagkernels does the work in the chip's base image, on the chip's host. Its files stay in the workspace, so that an
+interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def skip(job: Job) -> str:
         return "the native stack has the vendor's own kernels"
     engine = ENGINES[cell.model.serve.engine]
     if engine.own_kernels:
-        return f"{engine.title} has kernels of its own"
+        return f"{engine.title} has its own kernels"
     return ""
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    """Raises ConfigError where the locked weights are no model of transformers, before they are fetched."""
+    """Raises ConfigError if the locked weights are not a transformers model, before they are fetched."""
     cell = job.cell
     locked = job.lock.models.get(cell.model_name)
     if locked and not cell.model.serve.convert and _CONFIG not in {file.path for file in locked.files}:
-        raise _no_model(job)
+        raise _no_transformers_model(job)
     return {
         "kernels": cell.kernels,
         "vendor": cell.chip.vendor,
@@ -69,32 +69,32 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Kernels:
-    """Raises ConfigError where the weights are no model of transformers or an excluded operator does not exist,
-    GateFailed where no operator is left, EnvironmentFault where chip or base image lack something."""
+    """Raises ConfigError if the weights are not a transformers model or an excluded operator does not exist, GateFailed
+    if no operator is left, EnvironmentFault if chip or base image lack a requirement."""
     weights = context.result(results.WEIGHTS)
     config = (context.workspace.weights / weights.folder / _CONFIG).resolve()
     if not config.is_file():
-        raise _no_model(job)
-    place = flagkernels_cli.Place(context.workspace.scratch(job.cell.slug, "kernels").resolve())
-    place.fill()
+        raise _no_transformers_model(job)
+    folders = flagkernels_cli.KernelFolders(context.workspace.scratch(job.cell.slug, "kernels").resolve())
+    folders.fill()
     limit = duration(job.cell.kernels.limit)
     flagkernels_cli.call(
-        job, context, place, name="kernels", words=_words(job, place, config), reads=[config], seconds=limit
+        job, context, folders, name="kernels", argv=_argv(job, folders, config), reads=[config], seconds=limit
     )
-    return _result(job, context, place)
+    return _result(job, context, folders)
 
 
-def _no_model(job: Job) -> ConfigError:
+def _no_transformers_model(job: Job) -> ConfigError:
     return ConfigError(
         f"the weights of {job.cell.model_name} have no {_CONFIG}",
-        why="operators are traced from it",
-        hint="take the model in transformers' format, unpack a GGUF by serve.convert: safetensors, "
+        why="it is needed to trace the operators",
+        hint="use the model in transformers format, unpack a GGUF with serve.convert: safetensors, "
         "or serve it with defaults.stack: native",
     )
 
 
 def _limits(job: Job) -> dict[str, int]:
-    """What one step of the engine can be given, by its own arguments."""
+    """The largest lengths, batches and token counts of an engine step, from the engine's arguments."""
     serve: Serve = job.cell.model.serve
     engine = ENGINES[serve.engine]
     longest = min(serve.max_model_len, job.cell.kernels.max_len or serve.max_model_len)
@@ -107,7 +107,7 @@ def _limits(job: Job) -> dict[str, int]:
 
 
 def _execution(job: Job) -> str:
-    """How the engine runs the layers, as the matrix says or as its own arguments decide."""
+    """How the engine runs the layers: from the matrix, else from the engine's arguments."""
     serve: Serve = job.cell.model.serve
     engine = ENGINES[serve.engine]
     eager = serve.args.get(engine.eager_argument, False)
@@ -115,32 +115,32 @@ def _execution(job: Job) -> str:
 
 
 def _requests(job: Job) -> str:
-    """What is asked of the model in its evaluation, so that no operator is shipped that it would not call."""
+    """The sampling of the evaluation's requests, so that no operator is shipped which they would not call."""
     return "mixed" if job.cell.model.sampling.temperature else "greedy"
 
 
-def _words(job: Job, place: flagkernels_cli.Place, config: Path) -> list[str]:
+def _argv(job: Job, folders: flagkernels_cli.KernelFolders, config: Path) -> list[str]:
     plan, limits = job.cell.kernels, _limits(job)
     context = max(1, min(512, limits["max_len"] - 16))
     loads = [f"decode:{batch}x{context}" for batch in (1, 8, 32) if batch <= max(1, limits["max_batch"])]
     return [
-        *("prepare", "--config", str(config), "--work", str(place.work)),
-        *("--out", str(place.bundle), "--vendor", job.cell.chip.vendor, "--device", plan.device),
+        *("prepare", "--config", str(config), "--work", str(folders.work)),
+        *("--out", str(folders.bundle), "--vendor", job.cell.chip.vendor, "--device", plan.device),
         *("--execution", _execution(job), "--requests", _requests(job)),
         *("--policy", plan.policy, "--budget", plan.budget, "--floor", str(plan.min_speed_ratio)),
         *("--seconds", str(duration(plan.operator_limit)), "--classes", str(plan.classes)),
-        *(word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", str(value))),
+        *(text for name, value in limits.items() for text in (f"--{name.replace('_', '-')}", str(value))),
         *("--loads", ",".join(loads)),
-        *(word for name, reason in plan.exclude.items() for word in ("--exclude", f"{name}={reason}")),
+        *(text for name, reason in plan.exclude.items() for text in ("--exclude", f"{name}={reason}")),
     ]
 
 
-def _result(job: Job, context: Context, place: flagkernels_cli.Place) -> results.Kernels:
-    report = flagkernels_files.read_report(place.bundle / "report.json")
-    content = flagkernels_files.read_label(place.bundle / "compat.json").content
+def _result(job: Job, context: Context, folders: flagkernels_cli.KernelFolders) -> results.Kernels:
+    report = flagkernels_files.read_report(folders.bundle / "report.json")
+    content = flagkernels_files.read_label(folders.bundle / "compat.json").content
     folder = context.workspace.kernels / job.cell.slug / content[:_DIGEST_LETTERS]
-    with translate_disk_errors("keeping the bundle"):
-        _keep(place.bundle, folder)
+    with translate_disk_errors("copying the bundle"):
+        _keep(folders.bundle, folder)
     measured = report.limits.operators
     return results.Kernels(
         folder=str(folder.relative_to(context.workspace.root)),
@@ -149,13 +149,13 @@ def _result(job: Job, context: Context, place: flagkernels_cli.Place) -> results
         execution=report.execution,
         requests=report.requests,
         operators=tuple(_operator(name, measured.get(name, OperatorFigures())) for name in report.operators),
-        excluded=tuple(results.ExcludedOperator(**asdict(one)) for one in report.excluded),
+        excluded=tuple(results.ExcludedOperator(**asdict(operator)) for operator in report.excluded),
         verdicts=report.verdicts,
         tuning=results.Tuning(**asdict(report.tuning)),
         served=report.served,
         versions=report.versions,
         evidence=(
-            context.evidence.put("verdicts.jsonl", (place.work / "verdicts.jsonl").read_bytes()),
+            context.evidence.put("verdicts.jsonl", (folders.work / "verdicts.jsonl").read_bytes()),
             *(context.evidence.put(name, (folder / name).read_bytes()) for name in _EVIDENCE),
             _packed(context, folder),
         ),
@@ -174,7 +174,7 @@ def _operator(name: str, figures: OperatorFigures) -> results.Operator:
 
 
 def _keep(bundle: Path, folder: Path) -> None:
-    """A copy that later runs of the steps do not change."""
+    """Copy the bundle, so that later runs of the steps do not change it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=unfinished()) as part:
         shutil.copytree(bundle, f"{part}/bundle")
@@ -193,7 +193,7 @@ def _packed(context: Context, folder: Path) -> Evidence:
 
 
 def _pack(folder: Path, target: Any) -> None:
-    """The bundle as a tar: equal bundles are equal bytes."""
+    """Write the bundle as a tar; equal bundles give equal bytes."""
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
@@ -203,16 +203,16 @@ def _pack(folder: Path, target: Any) -> None:
 
 
 def intact(result: results.Kernels, look: Look) -> str:
-    """The bundle goes into images from its folder; an image with a changed one refuses to serve."""
-    folder, found = look.workspace.root / result.folder, Hashed()
+    """Check that the bundle is unchanged: images are built from its folder, and refuse to serve a changed bundle."""
+    folder, packed = look.workspace.root / result.folder, Hashed()
     if not (folder / "compat.json").is_file():
-        return "the bundle is gone"
+        return "the bundle is missing"
     try:
-        _pack(folder, found)
+        _pack(folder, packed)
     except OSError as error:
         return f"the bundle cannot be read: {error}"
-    made = next(one.sha256 for one in result.evidence if one.name == _PACKED)
-    return "" if found.sha256 == made else "the bundle was changed after it was made"
+    expected = next(entry.sha256 for entry in result.evidence if entry.name == _PACKED)
+    return "" if packed.sha256 == expected else "the bundle was changed after it was made"
 
 
 STAGE = Stage(

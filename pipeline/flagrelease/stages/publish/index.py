@@ -1,4 +1,4 @@
-"""index.json of the release folder: what was published, in the order in which it was."""
+"""index.json of the releases folder: the published releases, in order of publication."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """One published release. `folder` is relative to the releases folder."""
+    """One published release."""
 
     cell: str
     tag: str
     image: str
     verdict: Verdict
     record_sha256: str
+    """sha256 (hex) of release.json."""
     folder: str
+    """Relative to the releases folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """`releases` has the newest last."""
+    """The contents of index.json."""
 
     version: int = VERSION
     releases: tuple[Release, ...] = ()
+    """Oldest first."""
 
 
 def load(workspace: Workspace) -> Index:
-    """The index; an absent file is an empty one. Raises ConfigError where it is damaged or newer than this program."""
+    """Read the index; a missing file is an empty index. Raises ConfigError if it is damaged or of a newer version."""
     path = workspace.releases / "index.json"
     try:
         index = msgspec.json.decode(path.read_bytes(), type=Index)
@@ -45,7 +48,7 @@ def load(workspace: Workspace) -> Index:
         return Index()
     except msgspec.DecodeError as error:
         raise ConfigError(
-            f"{path} is damaged", why=str(error), hint="restore it, or remove it and publish again"
+            f"{path} is damaged", why=str(error), hint="restore it, or delete it and publish again"
         ) from None
     if index.version > VERSION:
         raise ConfigError(f"{path} has version {index.version}", why="written by a newer flagrelease", hint="upgrade")
@@ -53,16 +56,16 @@ def load(workspace: Workspace) -> Index:
 
 
 def add(workspace: Workspace, release: Release, run_id: str, sleep: Callable[[float], None]) -> None:
-    """Make `release` the newest of its cell. Adding it again changes nothing; two runs may add at once."""
+    """Make `release` the newest of its cell. Idempotent, and safe for concurrent runs."""
     with locks.wait_for(workspace.locks / "releases.lock", run_id, lambda _holder: None, sleep):
         index = load(workspace)
         if release in index.releases and _newest(index, release.cell) == release:
             return
-        kept = tuple(one for one in index.releases if one != release)
-        fresh = Index(releases=(*kept, release))
-        data = msgspec.json.format(msgspec.json.encode(fresh, order="sorted"), indent=2) + b"\n"
+        others = tuple(other for other in index.releases if other != release)
+        updated = Index(releases=(*others, release))
+        data = msgspec.json.format(msgspec.json.encode(updated, order="sorted"), indent=2) + b"\n"
         write_atomic(workspace.releases / "index.json", data)
 
 
 def _newest(index: Index, cell: str) -> Release | None:
-    return next((one for one in reversed(index.releases) if one.cell == cell), None)
+    return next((release for release in reversed(index.releases) if release.cell == cell), None)

@@ -1,7 +1,7 @@
-"""publish: what the gates let pass, in an order in which nothing is visible before all that it refers to.
+"""publish: make a release that passed the gates visible, each part after everything that it refers to.
 
-Image digest verified, evidence, card, the release's own tag, `latest`, index. Every step is idempotent by content,
-so that a run which was killed anywhere is resumed by running again.
+The order is: verify the image digest, then write evidence and card, the release tag, `latest`, and the index. Every
+step is idempotent by content, so that an interrupted run is resumed by running again.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Publish:
-    """Raises GateFailed or Inconclusive where the gates do not say PASS, UpstreamRefused for a taken tag or an image
-    that the registry has lost, EnvironmentFault for a release folder that was changed by hand."""
-    beside = files(context.result(results.CARD))
-    kept = beside[RECORD]
-    release = record.loads(context.evidence.read(kept))
-    drafted = {name: context.evidence.read(one) for name, one in beside.items()}
+    """Raises GateFailed or Inconclusive unless the gates pass, UpstreamRefused for a tag that is taken or an image that
+    the registry has lost, EnvironmentFault for a release folder that was edited."""
+    card_files = files(context.result(results.CARD))
+    record_file = card_files[RECORD]
+    release = record.loads(context.evidence.read(record_file))
+    drafted = {name: context.evidence.read(file) for name, file in card_files.items()}
     _gate(release, job, context, drafted)
     if release.image.runner == "process":
         folder = _draft(job, context, drafted)
@@ -58,14 +58,14 @@ def run(job: Job, context: Context) -> results.Publish:
             digest=release.image.digest,
             tags=(),
             folder=folder.relative_to(context.workspace.root).as_posix(),
-            record=kept,
+            record=record_file,
             withheld=f"served by processes, so there is no image to publish; the card is in {folder}",
         )
     image, tag = release.image, release.tag
     _check_name(image.repository)
     _check_image(image, job, context)
     context.progress.doing("writing the release folder")
-    sources = {name: context.evidence.path(one) for name, one in (beside | _evidence(job, context)).items()}
+    sources = {name: context.evidence.path(file) for name, file in (card_files | _evidence(job, context)).items()}
     folder = context.workspace.releases / job.cell.chip_name / job.cell.model_name / tag
     _keep_folder(folder, sources)
     with context.meter.waiting():
@@ -80,7 +80,7 @@ def run(job: Job, context: Context) -> results.Publish:
             tag=tag,
             image=image.reference,
             verdict=release.verdict,
-            record_sha256=kept.sha256,
+            record_sha256=record_file.sha256,
             folder=folder.relative_to(context.workspace.releases).as_posix(),
         ),
         context.run_id,
@@ -90,23 +90,23 @@ def run(job: Job, context: Context) -> results.Publish:
         digest=image.digest,
         tags=tuple(f"{image.repository}:{name}" for name in (tag, LATEST)),
         folder=folder.relative_to(context.workspace.root).as_posix(),
-        record=kept,
+        record=record_file,
     )
 
 
 def intact(result: results.Publish, look: Look) -> str:
-    """Looks at the release folder, and at the tags where a registry may be asked."""
+    """Check the release folder and, with a registry, the tags."""
     folder = look.workspace.root / result.folder
     if result.withheld:
-        return "" if (folder / README).is_file() else "its draft is gone"
+        return "" if (folder / README).is_file() else "its draft is missing"
     if not (folder / SUMS).is_file():
-        return "its release folder is gone"
+        return "its release folder is missing"
     if look.registry is not None:
         for reference in result.tags:
             repository, _, tag = reference.rpartition(":")
-            found = look.registry.digest(repository, tag)
-            if found is None or (found != result.digest and tag != LATEST):
-                return f"the tag {tag} is gone" if found is None else f"the tag {tag} was moved"
+            digest = look.registry.digest(repository, tag)
+            if digest is None or (digest != result.digest and tag != LATEST):
+                return f"the tag {tag} is missing" if digest is None else f"the tag {tag} was moved"
     return ""
 
 
@@ -138,25 +138,28 @@ def _verdict_error(release: Record, private: str) -> FlagreleaseError:
     why = "; ".join(_numbers(row) for row in rows) or release.reason
     if release.verdict == "INCONCLUSIVE":
         return Inconclusive(
-            f"{release.cell} is not published: the evidence does not decide",
+            f"{release.cell} is not published: the evidence is inconclusive",
             why=why,
-            hint=("measure again on a quiet machine: `--force speed`" if slow else _ask_more(release)) + f"; {private}",
+            hint=("measure again without other load on the machine: `--force speed`" if slow else _ask_more(release))
+            + f"; {private}",
         )
     if release.speed is not None and slow:
         return GateFailed(
-            f"{release.cell} is not published: it serves slower than {release.speed.baseline_name}",
+            f"{release.cell} is not published: it is slower than {release.speed.baseline_name}",
             why=why,
-            hint=f"the release's evidence speed/requests.jsonl has every request; {private}",
+            hint=f"evidence file speed/requests.jsonl lists every request; {private}",
         )
     return GateFailed(
-        f"{release.cell} is not published: it answers worse than {release.accuracy.baseline_name}",
+        f"{release.cell} is not published: its answers are worse than those of {release.accuracy.baseline_name}",
         why=why,
-        hint=f"`flagrelease explain {release.cell}` leads to the answers that changed; {private}",
+        hint=f"`flagrelease explain {release.cell}` shows where to find the answers that changed; {private}",
     )
 
 
 def _ask_more(release: Record) -> str:
-    return f"ask more: raise `limit` or `repeats` of profile {release.profile_name}, or take a larger --profile"
+    return (
+        f"ask more questions: raise `limit` or `repeats` of profile {release.profile_name}, or use a larger --profile"
+    )
 
 
 def _numbers(row: results.BenchmarkScore) -> str:
@@ -164,7 +167,7 @@ def _numbers(row: results.BenchmarkScore) -> str:
         return f"{row.benchmark}: {row.reason}"
     low, high = row.interval90
     return (
-        f"{row.benchmark}: {row.candidate:.3f} against {row.baseline:.3f} over {row.n} questions, difference "
+        f"{row.benchmark}: {row.candidate:.3f} versus {row.baseline:.3f} over {row.n} questions, difference "
         f"{row.difference:+.3f} [{low:+.3f}, {high:+.3f}], margin {row.margin:.3f}; {row.reason}"
     )
 
@@ -172,41 +175,41 @@ def _numbers(row: results.BenchmarkScore) -> str:
 def _check_name(repository: str) -> None:
     if not _NAME.fullmatch(repository) or len(repository) > 255:
         raise ConfigError(
-            f"{repository!r} cannot be an image name",
-            why="after the host it has lower-case letters, digits and single separators . _ - /",
-            hint="mend `registry` in matrix.yaml, or --registry",
+            f"{repository!r} is not a valid image name",
+            why="after the host lower-case letters, digits and single separators . _ - / are allowed",
+            hint="fix `registry` in matrix.yaml, or --registry",
         )
 
 
 def _check_image(image: results.Image, job: Job, context: Context) -> None:
     context.progress.doing("verifying the image in the registry")
     with context.meter.waiting():
-        found = context.ports.registry.digest(image.repository, image.digest)
-    if found != image.digest:
+        digest = context.ports.registry.digest(image.repository, image.digest)
+    if digest != image.digest:
         raise UpstreamRefused(
-            f"the registry has lost {image.reference}",
-            why=f"it answers with {found}" if found else "it does not know this digest",
+            f"the registry no longer has {image.reference}",
+            why=f"it returned {digest}" if digest else "it does not have this digest",
             hint=f"build and push it again: `flagrelease run {job.cell.id} --force image`",
         )
 
 
 def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
-    """The evidence of all stages before the card by its place in the release folder, verified."""
-    found: dict[str, Evidence] = {}
+    """The verified evidence of all stages before the card, by path in the release folder."""
+    files_by_path: dict[str, Evidence] = {}
     made = [(done.stage, done.result) for done in context.finished if done.stage not in _AFTER]
-    for name, result in [*made, *((results.ATTRIBUTION.stage, one) for one in job.attributed)]:
-        for one in evidence_of(result):
-            context.evidence.read(one)
-            base = re.sub(r"[^\w.-]+", "_", one.name).lstrip(".") or "file"
-            place = f"evidence/{name}/{base}"
-            if found.get(place, one) != one:
-                place = f"evidence/{name}/{one.sha256[:12]}-{base}"
-            found[place] = one
-    return found
+    for name, result in [*made, *((results.ATTRIBUTION.stage, attributed) for attributed in job.attributed)]:
+        for file in evidence_of(result):
+            context.evidence.read(file)
+            base = re.sub(r"[^\w.-]+", "_", file.name).lstrip(".") or "file"
+            path = f"evidence/{name}/{base}"
+            if files_by_path.get(path, file) != file:
+                path = f"evidence/{name}/{file.sha256[:12]}-{base}"
+            files_by_path[path] = file
+    return files_by_path
 
 
 def _keep_folder(folder: Path, sources: Mapping[str, Path]) -> None:
-    """Make `folder` hold exactly `sources` and their sums; nothing of it is visible before all of it is there."""
+    """Write exactly `sources` and their sha256 sums to `folder`, which appears only once it is complete."""
     sums = "".join(f"{file_sha256(source)}  {name}\n" for name, source in sorted(sources.items()))
     if folder.exists():
         _compare(folder, sums)
@@ -237,7 +240,7 @@ def _compare(folder: Path, sums: str) -> None:
         raise EnvironmentFault(
             f"the release folder {folder} was changed after it was written",
             why=", ".join(changed) or SUMS,
-            hint="move it away and run again: it is written anew from the evidence",
+            hint="move it away and run again: it is rewritten from the evidence",
         )
 
 

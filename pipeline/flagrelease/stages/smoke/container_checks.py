@@ -1,4 +1,4 @@
-"""What smoke finds out about the container itself, and the commands of the card, executed."""
+"""Check the running container, and execute the commands of the card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from flagrelease.config.cell import Cell
 from flagrelease.contract import results
-from flagrelease.recipe import container, user_commands
+from flagrelease.recipe import user_commands
+from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
 from flagrelease.serving.inside import EXEC_SECONDS, CheckFailed, Inside
 from flagrelease.serving.server import layout_of
 from flagrelease.stages.smoke.endpoint_checks import Skipped
@@ -21,159 +22,161 @@ from flagrelease.store.files import unfinished
 
 _COMMAND_SECONDS = 600.0
 _REPEATED_BYTES = 1_000_000_000
-"""Weights up to this size are downloaded once more, to prove the card's command; larger ones would take hours."""
+"""Up to this size the weights are downloaded again to test the card's command; larger ones would take hours."""
 
 OFFLINE = "FLAGRELEASE_OFFLINE"
-"""Set on machines that reach no hub: the card's download is then not tried."""
+"""Set on machines without access to a hub, to skip the card's download command."""
 
 
-def flagscale_in_effect(at: Inside) -> str:
-    """The engine must have been started by FlagScale, for a stack that promises it."""
-    processes = [" ".join(line.split()) for line in at.server.running.processes()]
-    through = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
-    if not through:
-        raise CheckFailed(f"no process of FlagScale among {processes}")
-    root = layout_of(at.image, at.context.workspace).root  # of this machine, which is nobody's business
-    return f"the engine runs under `{through.replace(root, '')[:80]}`"
+def flagscale_in_effect(container: Inside) -> str:
+    """Check that FlagScale started the engine."""
+    processes = [" ".join(line.split()) for line in container.server.running.processes()]
+    launched = next((line for line in processes if "flagscale/serve/run_inference_engine.py" in line), "")
+    if not launched:
+        raise CheckFailed(f"no FlagScale process among {processes}")
+    root = layout_of(container.image, container.context.workspace).root  # do not publish paths of this machine
+    return f"the engine runs under `{launched.replace(root, '')[:80]}`"
 
 
-def manifest_inside(at: Inside) -> str:
-    """The image pulled by digest has the manifest that was built, and the versions that it names."""
-    path = layout_of(at.image, at.context.workspace).manifest
-    text = at.execute("cat", path)
-    kept = next(one for one in at.image.evidence if one.name == "manifest.json")
-    if sha256_of(text.encode()) != kept.sha256:
-        raise CheckFailed(f"{path} is not the one that was built")
-    built = next(one for one in at.image.evidence if one.name == "packages.json")
-    expected, found = json.loads(at.context.evidence.read(built)), at.packages()
-    moved = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    if moved:
-        seen = ", ".join(f"{name} {found.get(name)} instead of {expected.get(name)}" for name in sorted(moved))
-        raise CheckFailed(f"versions are not those that were built: {seen}")
-    return f"manifest sha256 {kept.sha256[:12]}, {len(found)} packages at their versions"
+def manifest_inside(container: Inside) -> str:
+    """Check that the pulled image has the manifest that was built, and the package versions of the build."""
+    path = layout_of(container.image, container.context.workspace).manifest
+    text = container.execute("cat", path)
+    manifest = next(file for file in container.image.evidence if file.name == "manifest.json")
+    if sha256_of(text.encode()) != manifest.sha256:
+        raise CheckFailed(f"{path} differs from the manifest that was built")
+    built = next(file for file in container.image.evidence if file.name == "packages.json")
+    expected, actual = json.loads(container.context.evidence.read(built)), container.packages()
+    differing = [name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)]
+    if differing:
+        shown = ", ".join(f"{name} {actual.get(name)} instead of {expected.get(name)}" for name in sorted(differing))
+        raise CheckFailed(f"package versions differ from the build: {shown}")
+    return f"manifest sha256 {manifest.sha256[:12]}, {len(actual)} packages with the expected versions"
 
 
-def card_run(cell: Cell, image: results.Image) -> container.ContainerRun:
-    """The container as the card starts it, on a user's machine."""
-    return container.for_serving(
-        cell.chip, cell.model, image.reference, user_commands.model_dir(cell.model), cell.stack, container.Placement()
+def card_run(cell: Cell, image: results.Image) -> ContainerRun:
+    """The container as the card starts it on a user's machine."""
+    return for_serving(
+        cell.chip, cell.model, image.reference, user_commands.model_dir(cell.model), cell.stack, Placement()
     )
 
 
-def run_command(at: Inside) -> str:
-    """The card's `docker run` line, with this machine's name, port and folder in it, must give this very container."""
-    _needs_docker(at)
-    name = f"{at.server.run.placement.name}-card"
-    placed = replace(at.server.run, placement=replace(at.server.run.placement, name=name))
-    shown = card_run(at.cell, at.image)
+def run_command(container: Inside) -> str:
+    """Check that the card's `docker run` line, with our name, port and folder, gives the running container."""
+    _needs_docker(container)
+    name = f"{container.server.run.placement.name}-card"
+    placed = replace(container.server.run, placement=replace(container.server.run.placement, name=name))
+    shown = card_run(container.cell, container.image)
     if replace(shown, mounts=placed.mounts, placement=placed.placement, env=placed.env) != placed:
-        raise CheckFailed(f"the card's line differs from ours in more than place: {shown.argv()} and {placed.argv()}")
-    command = at.context.ports.command
+        raise CheckFailed(f"the card's line differs beyond name, port and folder: {shown.argv()} and {placed.argv()}")
+    command = container.context.ports.command
     identity = command(["docker", "create", *placed.argv()[3:]], seconds=_COMMAND_SECONDS).stdout.strip()
     try:
         theirs = json.loads(command(["docker", "inspect", identity], seconds=EXEC_SECONDS).stdout)[0]
     finally:
         command(["docker", "rm", "--force", identity], seconds=EXEC_SECONDS)
-    one, other = container.effective(theirs), container.effective(at.server.running.inspect())
-    different = [key for key in one if one[key] != other[key]]
+    created, running = effective(theirs), effective(container.server.running.inspect())
+    different = [key for key in created if created[key] != running[key]]
     if different:
-        seen = "; ".join(f"{key}: {one[key]} by the line, {other[key]} in use" for key in different)
-        raise CheckFailed(f"the command line gives another container than the one tested: {seen}")
-    return f"{len(one)} settings of `docker inspect` are equal"
+        listed = "; ".join(f"{key}: {created[key]} from the line, {running[key]} in use" for key in different)
+        raise CheckFailed(f"the command line gives a different container than the tested one: {listed}")
+    return f"{len(created)} settings of `docker inspect` are equal"
 
 
-def commands(at: Inside) -> dict[str, str]:
-    """The card's commands by name, those that `executed` runs."""
-    model, port = at.cell.model, at.cell.model.serve.port
-    pull = {"pull": user_commands.pull(at.image.reference)} if at.image.runner == "docker" else {}
+def commands(container: Inside) -> dict[str, str]:
+    """The commands of the card that are executed, by name."""
+    model, port = container.cell.model, container.cell.model.serve.port
+    pull = {"pull": user_commands.pull(container.image.reference)} if container.image.runner == "docker" else {}
     shown = {
         **pull,
         "wait": user_commands.wait(port),
         "chat": user_commands.chat(model),
         "python": user_commands.python(model),
     }
-    if not _unrepeatable(at):
+    if not _unrepeatable(container):
         shown = {
-            "download": user_commands.download(model, at.weights.revision),
-            "verify": user_commands.verify(model, at.weights.fetched),
+            "download": user_commands.download(model, container.weights.revision),
+            "verify": user_commands.verify(model, container.weights.fetched),
             **shown,
         }
     return shown
 
 
-def _unrepeatable(at: Inside) -> str:
-    """Why the weights are not downloaded once more."""
+def _unrepeatable(container: Inside) -> str:
+    """Why the weights are not downloaded again; empty if they are."""
     if os.environ.get(OFFLINE):
         return f"{OFFLINE} is set"
-    size = sum(one.size for one in at.weights.fetched)
-    return f"{size / 1e9:.0f} GB would be downloaded once more" if size > _REPEATED_BYTES else ""
+    size = sum(file.size for file in container.weights.fetched)
+    return f"{size / 1e9:.0f} GB would be downloaded again" if size > _REPEATED_BYTES else ""
 
 
-def download_command(at: Inside) -> str:
-    """Run the card's download and verify commands, in a folder of this machine instead of /nfs/models."""
-    if reason := _unrepeatable(at):
+def download_command(container: Inside) -> str:
+    """Run the card's download and verify commands, with a scratch folder instead of /nfs/models."""
+    if reason := _unrepeatable(container):
         raise Skipped(reason)
-    shown = commands(at)
-    scratch = at.context.workspace.scratch(at.cell.slug, "smoke")
+    shown = commands(container)
+    scratch = container.context.workspace.scratch(container.cell.slug, "smoke")
     with tempfile.TemporaryDirectory(dir=scratch, prefix=unfinished()) as folder:
         for name in ("download", "verify"):
-            _shell(at, shown[name].replace(user_commands.source_dir(at.cell.model), f"{folder}/model"))
-        got = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
-    size = sum(one.size for one in at.weights.fetched)
-    return f"{len(got)} file{'s' * (len(got) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
+            _shell(container, shown[name].replace(user_commands.source_dir(container.cell.model), f"{folder}/model"))
+        downloaded = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
+    size = sum(file.size for file in container.weights.fetched)
+    return f"{len(downloaded)} file{'s' * (len(downloaded) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
 
 
-def pull_command(at: Inside) -> str:
-    _needs_docker(at)
-    _shell(at, commands(at)["pull"])
-    return at.image.reference
+def pull_command(container: Inside) -> str:
+    _needs_docker(container)
+    _shell(container, commands(container)["pull"])
+    return container.image.reference
 
 
-def curl_commands(at: Inside) -> str:
-    """Run the card's curl lines as they are, in the container, where the port is the card's port."""
-    looked, _ = at.server.running.execute(["sh", "-c", "command -v curl"], seconds=EXEC_SECONDS)
-    if looked and at.image.runner == "process":
+def curl_commands(container: Inside) -> str:
+    """Run the card's curl lines in the container, at its port."""
+    status, _ = container.server.running.execute(["sh", "-c", "command -v curl"], seconds=EXEC_SECONDS)
+    if status and container.image.runner == "process":
         raise Skipped("this machine has no curl")
-    shown = commands(at)
-    there, here = f"localhost:{at.cell.model.serve.port}", f"localhost:{at.server.port_inside}"
-    texts = [shown[name].replace(there, here) for name in ("wait", "chat")]
-    at.execute("bash", "-c", texts[0])
-    answer = json.loads(at.execute("bash", "-c", texts[1]))
+    shown = commands(container)
+    documented, actual = f"localhost:{container.cell.model.serve.port}", f"localhost:{container.server.port_inside}"
+    texts = [shown[name].replace(documented, actual) for name in ("wait", "chat")]
+    container.execute("bash", "-c", texts[0])
+    answer = json.loads(container.execute("bash", "-c", texts[1]))
     text = str(answer["choices"][0]["message"]["content"]).strip()
     if not text:
-        raise CheckFailed("the card's question got an empty answer")
+        raise CheckFailed("the answer to the card's question is empty")
     return f"curl got {text[:60]!r}"
 
 
-def python_snippet(at: Inside) -> str:
-    """Run the card's Python as it is, but for the address, with the openai client that flagrelease depends on."""
-    here = user_commands.address(at.cell.model)
-    text = commands(at)["python"].replace(here, at.server.base_url)
-    own = {"NO_PROXY": "*"}  # a proxy of this machine is not the one of the service
-    printed = at.context.ports.command([sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=own).stdout.strip()
+def python_snippet(container: Inside) -> str:
+    """Run the card's Python with only the address replaced, with flagrelease's own openai client."""
+    documented = user_commands.address(container.cell.model)
+    text = commands(container)["python"].replace(documented, container.server.base_url)
+    env = {"NO_PROXY": "*"}  # the service is local; do not use this machine's proxy
+    printed = container.context.ports.command(
+        [sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=env
+    ).stdout.strip()
     if not printed:
         raise CheckFailed("the card's Python printed nothing")
     return f"Python got {printed[:60]!r}"
 
 
-def _needs_docker(at: Inside) -> None:
-    if at.image.runner == "process":
-        raise Skipped("it was served by a process, without Docker")
+def _needs_docker(container: Inside) -> None:
+    if container.image.runner == "process":
+        raise Skipped("served by processes, without Docker")
 
 
-def _shell(at: Inside, text: str) -> None:
-    # `pip` of the card is whatever pip the user has; here it is the one beside our Python.
+def _shell(container: Inside, text: str) -> None:
+    # The card's `pip` is the user's; use the one next to the running Python.
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    at.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path})
+    container.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path})
 
 
-def all_of(at: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The checks of a container, by name, ready to be called."""
-    if at.cell.stack == "flagos":
-        yield "FlagScale in effect", lambda: flagscale_in_effect(at)
-    yield "manifest", lambda: manifest_inside(at)
-    yield "card: docker run", lambda: run_command(at)
-    yield "card: docker pull", lambda: pull_command(at)
-    yield "card: curl", lambda: curl_commands(at)
-    yield "card: Python", lambda: python_snippet(at)
-    yield "card: download", lambda: download_command(at)
+def all_of(container: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The container checks, by name."""
+    if container.cell.stack == "flagos":
+        yield "FlagScale in effect", lambda: flagscale_in_effect(container)
+    yield "manifest", lambda: manifest_inside(container)
+    yield "card: docker run", lambda: run_command(container)
+    yield "card: docker pull", lambda: pull_command(container)
+    yield "card: curl", lambda: curl_commands(container)
+    yield "card: Python", lambda: python_snippet(container)
+    yield "card: download", lambda: download_command(container)

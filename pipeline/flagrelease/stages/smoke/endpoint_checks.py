@@ -1,4 +1,4 @@
-"""What a served image has to do before anybody evaluates it. Each check says what it saw, or raises CheckFailed."""
+"""Check a served endpoint before it is evaluated. Each check returns what it observed, or raises CheckFailed."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from flagrelease.serving.server import Served
 _TOKENS = 48
 _REPEATS = 5
 _SPARE = 64
-"""Tokens of the window that a near-full prompt leaves to the chat template and the answer."""
+"""Tokens that a near-full prompt leaves free for the chat template and the answer."""
 
 
 class Skipped(Exception):
-    """Why a check cannot be made here."""
+    """A check that is not possible on this machine, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A served model on the bench. `reference` is its greedy answer to QUESTION, warm; `long_tokens` is how long a
-    prompt the chip reads in reasonable time."""
+    """A served model under test."""
 
     server: Served
     client: Client
     model: Model
     reference: Answer
+    """The greedy answer to QUESTION from a warm server."""
     long_tokens: int
+    """Length of a prompt that the chip reads in reasonable time."""
 
     def ask(self, prompt: str = QUESTION, **parameters: object) -> Answer:
         return self.client.chat(self.server.model, prompt, **{"temperature": 0, "max_tokens": _TOKENS, **parameters})
 
 
-def bench(server: Served, client: Client, model: Model, *, long_tokens: int) -> Bench:
-    """Ask twice: the first answer fills the prompt cache, the second is what later ones are compared with."""
+def make_bench(server: Served, client: Client, model: Model, *, long_tokens: int) -> Bench:
+    """Ask twice: the first request fills the prompt cache, the second answer is the reference."""
     empty = Bench(
         server=server,
         client=client,
@@ -51,17 +52,17 @@ def bench(server: Served, client: Client, model: Model, *, long_tokens: int) -> 
     return Bench(server=server, client=client, model=model, reference=empty.ask(), long_tokens=long_tokens)
 
 
-def served_name(on: Bench) -> str:
-    names = on.client.models()
-    if names != (on.model.title,):
-        raise CheckFailed(f"it serves {names}, not {on.model.title}")
-    if on.reference.model != on.model.title:
-        raise CheckFailed(f"it answers as {on.reference.model!r}, not {on.model.title}")
-    return on.model.title
+def served_name(bench: Bench) -> str:
+    names = bench.client.models()
+    if names != (bench.model.title,):
+        raise CheckFailed(f"it serves {names}, not {bench.model.title}")
+    if bench.reference.model != bench.model.title:
+        raise CheckFailed(f"it answers as {bench.reference.model!r}, not {bench.model.title}")
+    return bench.model.title
 
 
-def chat(on: Bench) -> str:
-    answer = on.reference
+def chat(bench: Bench) -> str:
+    answer = bench.reference
     if not answer.text.strip():
         raise CheckFailed("the answer is empty")
     if answer.finish_reason not in ("stop", "length"):
@@ -69,85 +70,88 @@ def chat(on: Bench) -> str:
     return f"{answer.text.strip()[:80]!r} ({answer.finish_reason})"
 
 
-def streaming(on: Bench) -> str:
-    streamed = on.client.stream(on.server.model, QUESTION, temperature=0, max_tokens=_TOKENS)
+def streaming(bench: Bench) -> str:
+    streamed = bench.client.stream(bench.server.model, QUESTION, temperature=0, max_tokens=_TOKENS)
     if streamed.chunks < 2 or not streamed.done:
-        raise CheckFailed(f"{streamed.chunks} chunks, [DONE] {'came' if streamed.done else 'did not come'}")
-    if streamed.text != on.reference.text:
-        raise CheckFailed(f"streamed {streamed.text!r}, whole {on.reference.text!r}")
-    if streamed.finish_reason != on.reference.finish_reason:
-        raise CheckFailed(f"finish_reason is {streamed.finish_reason!r}, whole {on.reference.finish_reason!r}")
+        raise CheckFailed(f"{streamed.chunks} chunks, [DONE] {'received' if streamed.done else 'missing'}")
+    if streamed.text != bench.reference.text:
+        raise CheckFailed(f"streamed {streamed.text!r}, not streamed {bench.reference.text!r}")
+    if streamed.finish_reason != bench.reference.finish_reason:
+        raise CheckFailed(
+            f"finish_reason is {streamed.finish_reason!r}, not streamed {bench.reference.finish_reason!r}"
+        )
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        if streamed.usage.get(name) != on.reference.usage.get(name):
-            raise CheckFailed(f"{name} is {streamed.usage.get(name)} streamed, {on.reference.usage.get(name)} whole")
-    return f"{streamed.chunks} chunks, [DONE], the same text and usage as in one piece"
+        if streamed.usage.get(name) != bench.reference.usage.get(name):
+            counts = f"{streamed.usage.get(name)} streamed, {bench.reference.usage.get(name)} not streamed"
+            raise CheckFailed(f"{name} is {counts}")
+    return f"{streamed.chunks} chunks, [DONE], the same text and usage as without streaming"
 
 
-def token_accounting(on: Bench) -> str:
-    usage = on.reference.usage
+def token_accounting(bench: Bench) -> str:
+    usage = bench.reference.usage
     prompt, completion, total = (usage.get(f"{kind}_tokens", -1) for kind in ("prompt", "completion", "total"))
     if not (prompt > 0 and completion > 0 and prompt + completion == total):
-        raise CheckFailed(f"{prompt} + {completion} tokens are said to be {total}")
-    short = on.ask(max_tokens=3)
+        raise CheckFailed(f"{prompt} + {completion} tokens are reported as {total}")
+    short = bench.ask(max_tokens=3)
     if short.usage.get("completion_tokens") != 3 or short.finish_reason != "length":
         raise CheckFailed(f"max_tokens 3 gave {short.usage.get('completion_tokens')} tokens, {short.finish_reason!r}")
     return f"{prompt} + {completion} = {total}; max_tokens 3 gives 3 tokens and finish_reason length"
 
 
-def determinism(on: Bench) -> str:
-    texts = {on.ask().text for _ in range(_REPEATS)} | {on.reference.text}
+def determinism(bench: Bench) -> str:
+    texts = {bench.ask().text for _ in range(_REPEATS)} | {bench.reference.text}
     if len(texts) != 1:
         raise CheckFailed(f"{len(texts)} different answers at temperature 0: {sorted(texts)}")
     return f"{_REPEATS} answers at temperature 0 are the same"
 
 
-def long_prompt(on: Bench) -> str:
-    window = on.model.serve.max_model_len
-    wanted = min(window - _SPARE, on.long_tokens)
-    answer = on.ask(_words(on, wanted), max_tokens=1)
+def long_prompt(bench: Bench) -> str:
+    window = bench.model.serve.max_model_len
+    wanted = min(window - _SPARE, bench.long_tokens)
+    answer = bench.ask(_prompt(bench, wanted), max_tokens=1)
     read = answer.usage.get("prompt_tokens", 0)
     if not 0.9 * wanted <= read <= window:
         raise CheckFailed(f"a prompt of about {wanted} tokens was counted as {read}")
-    return f"{read} tokens of a window of {window} are read"
+    return f"{read} tokens of a window of {window} were read"
 
 
-def too_long_prompt(on: Bench) -> str:
-    window = on.model.serve.max_model_len
-    prompt = _words(on, window + _SPARE)
-    body = {"model": on.server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}
-    reply = on.client.post("/chat/completions", body)
+def too_long_prompt(bench: Bench) -> str:
+    window = bench.model.serve.max_model_len
+    prompt = _prompt(bench, window + _SPARE)
+    body = {"model": bench.server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}
+    reply = bench.client.post("/chat/completions", body)
     if not 400 <= reply.status < 500:
         raise CheckFailed(f"a prompt longer than the window of {window} got HTTP {reply.status}: {reply.body[:120]!r}")
-    return f"more than {window} tokens are refused with HTTP {reply.status}"
+    return f"more than {window} tokens are rejected with HTTP {reply.status}"
 
 
-def bad_request(on: Bench) -> str:
-    seen = []
-    for body in ({"model": on.server.model}, {"model": on.server.model, "messages": "no list"}):
-        reply = on.client.post("/chat/completions", body)
+def bad_request(bench: Bench) -> str:
+    statuses = []
+    for body in ({"model": bench.server.model}, {"model": bench.server.model, "messages": "not a list"}):
+        reply = bench.client.post("/chat/completions", body)
         if not 400 <= reply.status < 500:
             raise CheckFailed(f"{json.dumps(body)} got HTTP {reply.status}: {reply.body[:120]!r}")
-        seen.append(str(reply.status))
-    on.server.check()
-    if on.ask().text != on.reference.text:
-        raise CheckFailed("after a refused request it answers differently")
-    return f"refused with HTTP {' and '.join(seen)}; it goes on answering"
+        statuses.append(str(reply.status))
+    bench.server.check()
+    if bench.ask().text != bench.reference.text:
+        raise CheckFailed("its answer changed after a rejected request")
+    return f"rejected with HTTP {' and '.join(statuses)}; it still answers"
 
 
-def at_once(on: Bench) -> str:
-    count = min(8, on.model.serve.concurrency)
+def at_once(bench: Bench) -> str:
+    count = min(8, bench.model.serve.concurrency)
     prompts = [f"Name {number + 2} colours." for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        answers = list(pool.map(lambda prompt: on.ask(prompt, max_tokens=16), prompts))
+        answers = list(pool.map(lambda prompt: bench.ask(prompt, max_tokens=16), prompts))
     empty = [prompt for prompt, answer in zip(prompts, answers, strict=True) if not answer.text.strip()]
     if empty:
         raise CheckFailed(f"{len(empty)} of {count} answers are empty, the first to {empty[0]!r}")
-    return f"{count} requests at once, {sum(answer.usage['completion_tokens'] for answer in answers)} tokens"
+    return f"{count} concurrent requests, {sum(answer.usage['completion_tokens'] for answer in answers)} tokens"
 
 
-def _words(on: Bench, tokens: int) -> str:
-    """A prompt of about `tokens` tokens, by what 64 more words add."""
-    few, many = (on.ask("day " * count, max_tokens=1).usage["prompt_tokens"] for count in (16, 80))
+def _prompt(bench: Bench, tokens: int) -> str:
+    """A prompt of about `tokens` tokens, calibrated with the tokens that 64 more words add."""
+    few, many = (bench.ask("day " * count, max_tokens=1).usage["prompt_tokens"] for count in (16, 80))
     each = (many - few) / 64
     return "day " * int(16 + (tokens - few) / each)
 
@@ -165,7 +169,7 @@ CHECKS: tuple[tuple[str, Callable[[Bench], str]], ...] = (
 )
 
 
-def all_of(on: Bench) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The checks of an endpoint, by name, ready to be called."""
+def all_of(bench: Bench) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The endpoint checks, by name."""
     for name, check in CHECKS:
-        yield name, lambda check=check: check(on)  # type: ignore[misc]
+        yield name, lambda check=check: check(bench)  # type: ignore[misc]

@@ -1,5 +1,4 @@
-"""What smoke finds out about the operators: that those of the release are in effect and called, and that nobody tunes
-them."""
+"""Check that the release's operators are in effect and called, and that serving tunes no kernel."""
 
 from __future__ import annotations
 
@@ -14,85 +13,83 @@ from flagrelease.stages.smoke.endpoint_checks import Bench
 from flagrelease.store.digests import sha256_of
 
 REQUESTS = 100
-_MOST_WORDS = 512
+_MAX_WORDS = 512
 _AT_ONCE = 8
 _LONG = "Tell a long story of a ship and its crew."
-"""Asked by many at once, so that all of them are answered at the same time for a while."""
+"""Asks for answers long enough that concurrent requests overlap."""
 
 
-def in_effect(at: Inside, kernels: results.Kernels) -> str:
-    """Every process that computes has exactly the operators of operators.yaml, and the bundle that was made."""
-    place = f"{layout_of(at.image, at.context.workspace).bundle}/operators.yaml"
-    kept = next(one for one in kernels.evidence if one.name == "operators.yaml")
-    if sha256_of(at.execute("cat", place).encode()) != kept.sha256:
-        raise CheckFailed(f"{place} is not the one that was made")
-    found = operator_status.effective(at)
-    wanted = sorted(one.name for one in kernels.operators)
+def in_effect(container: Inside, kernels: results.Kernels) -> str:
+    """Check that every computing process has exactly the operators of operators.yaml, and the release's bundle."""
+    path = f"{layout_of(container.image, container.context.workspace).bundle}/operators.yaml"
+    expected = next(file for file in kernels.evidence if file.name == "operators.yaml")
+    if sha256_of(container.execute("cat", path).encode()) != expected.sha256:
+        raise CheckFailed(f"{path} differs from the one in the bundle")
+    found = operator_status.effective(container)
+    wanted = sorted(operator.name for operator in kernels.operators)
     if found.partial:
         raise CheckFailed(f"only some of {len(found.processes)} processes have {', '.join(found.partial)}")
     if list(found.operators) != wanted:
-        lost = sorted(set(wanted) - set(found.operators))
-        more = sorted(set(found.operators) - set(wanted))
-        raise CheckFailed(f"in effect are {len(found.operators)} operators: {lost} are missing, {more} are too many")
+        missing = sorted(set(wanted) - set(found.operators))
+        extra = sorted(set(found.operators) - set(wanted))
+        raise CheckFailed(f"{len(found.operators)} operators are in effect: missing {missing}, unexpected {extra}")
     if found.bundles != (kernels.content,):
-        raise CheckFailed(f"in effect is bundle {list(found.bundles)}, made was {kernels.content}")
+        raise CheckFailed(f"bundle {list(found.bundles)} is in effect instead of {kernels.content}")
     count, processes = len(wanted), len(found.processes)
     of, inside = f"operator{'s' * (count != 1)}", f"process{'es' * (processes != 1)}"
     return f"{count} {of} in {processes} {inside}, bundle {kernels.content[:12]}"
 
 
-def no_tuning(at: Inside, on: Bench) -> str:
-    """Prompts of many lengths, some at once, half of them drawn: no kernel's candidates are timed while users wait."""
-    longest = max(1, min(on.long_tokens // 4, _MOST_WORDS))
+def no_tuning(container: Inside, bench: Bench) -> str:
+    """Check that no kernel is tuned while serving, with concurrent prompts of many lengths, half of them sampled."""
+    longest = max(1, min(bench.long_tokens // 4, _MAX_WORDS))
     lengths = [1 + round((longest - 1) * (number / (REQUESTS - 1)) ** 2) for number in range(REQUESTS)]
-    with ThreadPoolExecutor(min(_AT_ONCE, on.model.serve.concurrency)) as pool:
-        asked = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
-        list(pool.map(lambda one: on.ask("day " * one[0], max_tokens=4, temperature=one[1]), asked))
-    at.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
-    found = operator_status.effective(at)
+    with ThreadPoolExecutor(min(_AT_ONCE, bench.model.serve.concurrency)) as pool:
+        requests = zip(lengths, map(_temperature, range(REQUESTS)), strict=True)
+        list(pool.map(lambda request: bench.ask("day " * request[0], max_tokens=4, temperature=request[1]), requests))
+    container.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
+    found = operator_status.effective(container)
     events = found.tuning_events
     if events:
-        raise CheckFailed(f"{events} candidates of {', '.join(found.tuned)} were timed since the start")
-    more = f"{found.filled} sizes took the nearest tuned choice, {found.compilations} kernels were compiled"
-    return f"0 tuning events after {REQUESTS} requests; {more}"
+        raise CheckFailed(f"{events} candidates of {', '.join(found.tuned)} were timed since startup")
+    details = f"{found.filled} sizes used the nearest tuned configuration, {found.compilations} kernels were compiled"
+    return f"0 tuning events after {REQUESTS} requests; {details}"
 
 
-def called(at: Inside, on: Bench, kernels: results.Kernels) -> str:
-    """Some operator runs while requests are answered, or in a graph that is replayed for them: an image in which none
-    does is the native one by another name. What an engine calls to warm up does not count."""
-    before = operator_status.effective(at).called
-    most = on.model.serve.concurrency
+def called(container: Inside, bench: Bench, kernels: results.Kernels) -> str:
+    """Check that requests call at least one operator, directly or in a graph that is replayed for them: otherwise the
+    image is indistinguishable from the native one. Calls during the engine's warm-up do not count."""
+    before = operator_status.effective(container).called
+    most = bench.model.serve.concurrency
     for at_once in _steps_of_two(most):
         with ThreadPoolExecutor(at_once) as pool:
             temperatures = map(_temperature, range(2 * at_once))
-            list(pool.map(lambda temperature: on.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
-    at.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
-    after = operator_status.effective(at)
+            list(pool.map(lambda temperature: bench.ask(_LONG, max_tokens=32, temperature=temperature), temperatures))
+    container.context.ports.clock.sleep(operator_status.STATUS_LAG_S)
+    after = operator_status.effective(container)
     now = {name for name, count in after.called.items() if count > before.get(name, 0)}
-    names = [one.name for one in kernels.operators]
+    names = [operator.name for operator in kernels.operators]
     idle = [name for name in names if name not in now.union(after.captured)]
     if idle == names:
-        asked = f"greedy ones and drawn ones, up to {most} at once"
-        raise CheckFailed(
-            f"no request called {', '.join(names)} ({asked}): all were served by the vendor's kernels alone"
-        )
+        requests = f"greedy and sampled, up to {most} concurrent"
+        raise CheckFailed(f"no request called {', '.join(names)} ({requests}): only the vendor's kernels were used")
     graphs = sorted(set(after.captured) - now)
     parts = [", ".join(sorted(now)), f"in graphs {', '.join(graphs)}" if graphs else ""]
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
 
 
 def _steps_of_two(most: int) -> list[int]:
-    """The batches at which operators are qualified and chosen: 1, 2, 4 … and the largest."""
+    """The batch sizes at which operators are qualified and selected: 1, 2, 4 … and the largest."""
     return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
 
 
 def _temperature(number: int) -> float:
-    """Half of the answers greedy, half drawn, whose kernels differ."""
+    """Alternate greedy decoding and sampling, which call different kernels."""
     return 0.8 if number % 2 else 0.0
 
 
-def all_of(at: Inside, on: Bench, kernels: results.Kernels) -> Iterator[tuple[str, Callable[[], str]]]:
-    """By name, ready to be called."""
-    yield "operators in effect", lambda: in_effect(at, kernels)
-    yield "no tuning", lambda: no_tuning(at, on)
-    yield "operators called", lambda: called(at, on, kernels)
+def all_of(container: Inside, bench: Bench, kernels: results.Kernels) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The operator checks, by name."""
+    yield "operators in effect", lambda: in_effect(container, kernels)
+    yield "no tuning", lambda: no_tuning(container, bench)
+    yield "operators called", lambda: called(container, bench, kernels)

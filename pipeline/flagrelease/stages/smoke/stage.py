@@ -1,4 +1,4 @@
-"""smoke: the pushed image, pulled by digest and started as users start it, must do what the card says."""
+"""smoke: pull the pushed image by digest, start it as users do, and check what the card documents."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Smoke:
-    """Raises SmokeFailed, and its kinds from `served`, with all that was seen in its detail."""
+    """Raises SmokeFailed with the results of all checks in its detail, and the SmokeFailed subclasses of `served`."""
     cell = job.cell
     image = context.result(results.IMAGE)
     weights = context.result(results.WEIGHTS)
@@ -46,18 +46,18 @@ def run(job: Job, context: Context) -> results.Smoke:
         served(job, context, ServeRequest(image=image, weights=weights, stack=cell.stack)) as server,
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
-        at = Inside(cell=cell, context=context, server=server, image=image, weights=weights)
-        checks, skipped = _perform(context, server, _checks(cell, server, client, at, kernels))
-        commands = container_checks.commands(at)
+        container = Inside(cell=cell, context=context, server=server, image=image, weights=weights)
+        checks, skipped = _perform(context, server, _checks(cell, server, client, container, kernels))
+        commands = container_checks.commands(container)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
-    kept = (report, context.evidence.put("server.log", log.encode()))
+    evidence = (report, context.evidence.put("server.log", log.encode()))
     failed = [check for check in checks if not check.passed]
     if failed:
         raise SmokeFailed(
-            f"{cell.id} fails {len(failed)} of {len(checks)} smoke checks",
+            f"{cell.id} failed {len(failed)} of {len(checks)} smoke checks",
             why=f"{failed[0].name}: {failed[0].detail}",
-            hint="nothing is published; the checks and the server's last lines are below",
+            hint="nothing is published; the checks and the end of the server's log are below",
             detail="\n".join([*(_line(check) for check in checks), "", log]),
         )
     return results.Smoke(
@@ -67,29 +67,31 @@ def run(job: Job, context: Context) -> results.Smoke:
         commands=commands,
         environment=environment(job, context),
         skipped=skipped,
-        evidence=kept,
+        evidence=evidence,
     )
 
 
 Named = tuple[str, Callable[[], str]]
 
 
-def _checks(cell: Cell, server: Served, client: Client, at: Inside, kernels: results.Kernels | None) -> Iterable[Named]:
-    # Reading a whole window takes a minute on a CPU; its limit is found by the prompt that is too long.
+def _checks(
+    cell: Cell, server: Served, client: Client, container: Inside, kernels: results.Kernels | None
+) -> Iterable[Named]:
+    # Reading a full window takes a minute on a CPU; the check with a too long prompt covers the limit.
     window = cell.model.serve.max_model_len
     long_tokens = window // 8 if VENDORS[cell.chip.vendor].on_host else window
-    on = endpoint_checks.bench(server, client, cell.model, long_tokens=long_tokens)
-    yield from endpoint_checks.all_of(on)
+    bench = endpoint_checks.make_bench(server, client, cell.model, long_tokens=long_tokens)
+    yield from endpoint_checks.all_of(bench)
     if kernels is not None:
-        yield from operator_checks.all_of(at, on, kernels)
-    yield from container_checks.all_of(at)
+        yield from operator_checks.all_of(container, bench, kernels)
+    yield from container_checks.all_of(container)
 
 
 def _perform(
     context: Context, server: Served, checks: Iterable[Named]
 ) -> tuple[tuple[results.Check, ...], dict[str, str]]:
-    """Every check, also after one that failed: a list of all that is wrong is worth more than the first. Then those
-    that could not be made, with the reason."""
+    """Run every check, also after a failure, to report all defects at once. Returns the results, and the reasons of
+    skipped checks."""
     clock = context.ports.clock
     done: list[results.Check] = []
     skipped: dict[str, str] = {}
@@ -102,23 +104,23 @@ def _perform(
         except endpoint_checks.Skipped as reason:
             skipped[name] = str(reason)
             continue
-        except CheckFailed as wrong:
-            passed, detail = False, str(wrong)
-        except NoAnswer as trouble:
+        except CheckFailed as failure:
+            passed, detail = False, str(failure)
+        except NoAnswer as failure:
             server.check()
-            passed, detail = False, f"no answer: {trouble}"
+            passed, detail = False, f"no answer: {failure}"
         except FlagreleaseError as error:
             server.check()
             passed, detail = False, error.line()
-        except (LookupError, TypeError, ValueError) as shape:
+        except (LookupError, TypeError, ValueError) as error:
             server.check()
-            passed, detail = False, f"an answer of another shape: {type(shape).__name__}: {shape}"
+            passed, detail = False, f"unexpected response schema: {type(error).__name__}: {error}"
         done.append(results.Check(name=name, passed=passed, detail=detail, seconds=clock.monotonic() - start))
     return tuple(done), skipped
 
 
 def environment(job: Job, context: Context) -> dict[str, str]:
-    """The machine that this ran on, for the card's table. What its vendor's tool does not say is a row that says so."""
+    """The card's table of the machine. If the vendor's tool does not report the driver, the row says so."""
     host = context.ports.runner.version()
     chip = job.cell.chip
     argv = shlex.split(chip.device.query)
@@ -136,7 +138,7 @@ def _line(check: results.Check) -> str:
 
 STAGE = Stage(
     result=results.SMOKE,
-    doing="asking the served image",
+    doing="checking the served image",
     inputs=inputs,
     run=run,
     reads=(results.WEIGHTS, results.KERNELS, results.IMAGE),

@@ -1,14 +1,14 @@
-"""Load on a served model: one small protocol, and what every number of it means.
+"""Define the load generator protocol and its metrics.
 
 TTFT  request sent until its first event that carries a token
-E2E   request sent until its last event that carries a token or the reason why it ended
+E2E   request sent until its last event that carries a token or a finish reason
 TPOT  (E2E − TTFT) / (output tokens − 1)
 ITL   time between two successive events of one request that carry tokens; pooled over the requests of a run
 request, output and total throughput
-      finished requests, their output tokens, their input and output tokens, by the seconds of the run:
+      finished requests, their output tokens, their input and output tokens, per second of the run:
       from the first request sent until the last one ended
 goodput
-      finished requests that meet both limits of an SLO (TTFT and TPOT), by the seconds of the run
+      finished requests that meet both limits of an SLO (TTFT and TPOT), per second of the run
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Load", "LoadGenerator", "LoadPoint", "LoadTool", "Request", "SlowSta
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPoint:
-    """`requests` prompts of `input_tokens` random tokens, answered with `output_tokens`, `concurrency` at once."""
+    """`requests` prompts of `input_tokens` random tokens, answered with `output_tokens`, `concurrency` at a time."""
 
     input_tokens: int
     output_tokens: int
@@ -40,29 +40,33 @@ class LoadPoint:
     requests: int
 
     def __str__(self) -> str:
-        return f"{self.input_tokens:,} in, {self.output_tokens:,} out, {self.concurrency} at once"
+        return f"{self.input_tokens:,} in, {self.output_tokens:,} out, {self.concurrency} concurrent"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request. Seconds; `start_s` counts from the start of the run. A failed one has an `error` and no times."""
+    """One request of a run; times in seconds."""
 
     start_s: float
+    """Since the start of the run."""
     ttft_s: float
+    """0 for a failed request."""
     e2e_s: float
+    """0 for a failed request."""
     input_tokens: int
     output_tokens: int
     error: str = ""
+    """Why the request failed."""
 
     @property
     def tpot_s(self) -> float | None:
-        """Nothing where there was no second token."""
+        """None for failed requests and for those without a second token."""
         if self.error or self.output_tokens < 2:
             return None
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
     def meets(self, slo: Slo) -> bool:
-        """Whether it finished within both limits."""
+        """Whether the request finished within both limits."""
         tpot = self.tpot_s
         return not self.error and self.ttft_s <= slo.ttft and (tpot is None or tpot <= slo.tpot)
 
@@ -85,36 +89,36 @@ class Load:
 
 
 class LoadGenerator(Protocol):
-    """Puts load on one server. `name` says with which tool, for the record."""
+    """Measures one server under load. `name` is the tool's name in the record."""
 
     @property
     def name(self) -> str: ...
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
-        """One run at each point; `seed` makes the prompts. Failed requests are in it, with their errors.
+        """Measure one run at each point, failed requests included; `seed` determines the prompts.
 
-        Raises SmokeFailed where the tool measured nothing.
+        Raises SmokeFailed if the tool measured nothing.
         """
         ...
 
 
 @runtime_checkable
 class SlowStarter(LoadGenerator, Protocol):
-    """One that is better given many points at once, and begins each run with a warm-up of its own, left out of the
+    """A load generator that starts slowly, so should get many points per call. It warms up before each run, outside the
     result."""
 
     def in_turns(self, other: Self, points: Sequence[LoadPoint], seed: int) -> list[tuple[Load, Load]]:
-        """Own run and the other's at each point, one right after the other; who is first alternates. The tool that
-        runs beside this server has to reach the other one.
+        """Measure this server and the other one back to back at each point, in alternating order. The tool runs next
+        to this server and has to reach the other one.
 
-        Raises SmokeFailed where the tool measured nothing.
+        Raises SmokeFailed if the tool measured nothing.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server that load is put on, as it is reached from this host and from inside its container."""
+    """Addresses of a server under load, on this host and inside its container."""
 
     base_url: str
     """Ends in /v1."""
@@ -124,38 +128,38 @@ class Target:
     port_inside: int
     folder_inside: str
     execute: Callable[..., tuple[int, str]]
-    """Runs a program in the container: its exit code and what it printed."""
+    """Runs a program in the container; returns its exit code and output."""
     command: Command
     """Runs a program on this host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadTool:
-    """A load generator, and all in which it differs from the others."""
+    """A load generator and its requirements."""
 
     make: Callable[[Target, Mapping[str, str]], LoadGenerator]
-    """Makes it for a server, given the environment."""
+    """Creates the generator for a server, given the environment."""
     lacking: Callable[[Mapping[str, str]], tuple[str, str] | None] = lambda _env: None
-    """What this machine lacks for it, given the environment, and what to do about it."""
+    """The requirement that this machine lacks, with a hint, given the environment; None if there is none."""
     engine: str = ""
-    """The only engine whose image has it, where it runs inside."""
+    """The only engine whose images contain the tool, if it runs inside the container."""
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Median and 99th percentile (nearest rank) of what was measured. Raises SmokeFailed for nothing."""
+    """Median and 99th percentile (nearest rank) of `values`. Raises SmokeFailed for an empty sequence."""
     ordered = sorted(values)
     if not ordered:
         raise SmokeFailed(
-            "a run under load measured nothing", why="no request had a second token", hint="see the server's log"
+            "a run under load has no measurements", why="no request had a second token", hint="see the server's log"
         )
     return Spread(median=median(ordered), p99=ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)])
 
 
 def figures(runs: Sequence[Load], slo: Slo) -> LoadFigures:
-    """The runs of one stack at one load point, together.
+    """Aggregate the runs of one stack at one load point.
 
-    Latencies are pooled over requests; rates are geometric means over runs, so that the quotient of two stacks'
-    rates is the ratio that the gate judges; goodput is the arithmetic mean, since it may be 0.
+    Latencies are pooled over requests. Rates are geometric means over runs, so that the quotient of two stacks' rates
+    is the ratio that the gate tests. Goodput is the arithmetic mean, since it may be 0.
     """
     finished = [request for run in runs for request in run.finished]
     tpots = [tpot for request in finished if (tpot := request.tpot_s) is not None]
@@ -169,7 +173,7 @@ def figures(runs: Sequence[Load], slo: Slo) -> LoadFigures:
         requests_per_s=geometric_mean(len(run.finished) / run.seconds for run in runs),
         output_tokens_per_s=geometric_mean(run.output_tokens_per_s for run in runs),
         total_tokens_per_s=geometric_mean(
-            sum(one.input_tokens + one.output_tokens for one in run.finished) / run.seconds for run in runs
+            sum(request.input_tokens + request.output_tokens for request in run.finished) / run.seconds for run in runs
         ),
-        goodput_per_s=fmean(sum(one.meets(slo) for one in run.requests) / run.seconds for run in runs),
+        goodput_per_s=fmean(sum(request.meets(slo) for request in run.requests) / run.seconds for run in runs),
     )

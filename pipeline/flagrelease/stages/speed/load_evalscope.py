@@ -1,7 +1,7 @@
-"""`evalscope perf`, from outside the container and in a Python environment of its own, for those who have it.
+"""Load from `evalscope perf`, an optional tool in a separate Python environment outside the container.
 
-`FLAGRELEASE_EVALSCOPE` names the program. Its table of requests (benchmark_data.db) is read, not its summary, so that
-every number follows our definitions.
+`FLAGRELEASE_EVALSCOPE` is the path of the program. Its request table (benchmark_data.db) is read instead of its
+summary, so that every metric follows the definitions in load.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 class EvalscopePerf:
-    """`program` is evalscope's; `tokenizer` a folder with the model's tokenizer on this host."""
+    """Runs evalscope's `program`; `tokenizer` is a folder with the model's tokenizer on this host."""
 
     name = "evalscope perf"
 
@@ -46,21 +46,23 @@ class EvalscopePerf:
         self._seconds = seconds
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
-        """See LoadGenerator.measure. Raises CommandFailed, EnvironmentFault where the program is not there."""
+        """See LoadGenerator.measure. Raises CommandFailed, or EnvironmentFault if the program is missing."""
         return [self._measure(point, seed) for point in points]
 
     def _measure(self, point: LoadPoint, seed: int) -> Load:
         with tempfile.TemporaryDirectory(prefix="flagrelease-load-") as folder:
-            words = argv(point, seed, url=self._base_url, model=self._model, tokenizer=self._tokenizer, into=folder)
-            self._command([self._program, *words], seconds=self._seconds, hint=f"{PROGRAM} names the program")
-            found = sorted(Path(folder).rglob(_DATABASE))
-            if len(found) != 1:
-                raise SmokeFailed(f"evalscope perf left {len(found)} tables of requests instead of one")
-            return parse(found[0])
+            arguments = argv(point, seed, url=self._base_url, model=self._model, tokenizer=self._tokenizer, into=folder)
+            self._command(
+                [self._program, *arguments], seconds=self._seconds, hint=f"{PROGRAM} is the path of the program"
+            )
+            databases = sorted(Path(folder).rglob(_DATABASE))
+            if len(databases) != 1:
+                raise SmokeFailed(f"evalscope perf wrote {len(databases)} request tables instead of one")
+            return parse(databases[0])
 
 
 def argv(point: LoadPoint, seed: int, *, url: str, model: str, tokenizer: Path, into: str) -> list[str]:
-    """The words after the program's name."""
+    """The arguments after the program's name."""
     options: dict[str, object] = {
         "url": f"{url}/completions",
         "api": "openai",
@@ -78,21 +80,23 @@ def argv(point: LoadPoint, seed: int, *, url: str, model: str, tokenizer: Path, 
         "outputs-dir": into,
         "name": "load",
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ["perf", *words, "--stream", "--no-timestamp"]
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return ["perf", *arguments, "--stream", "--no-timestamp"]
 
 
 def parse(database: Path) -> Load:
-    """Evalscope's table of requests (1.14): seconds, and start and end by one clock. Raises SmokeFailed."""
+    """Read evalscope's request table (1.14); all times are in seconds and of the same clock. Raises SmokeFailed."""
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM result ORDER BY start_time").fetchall()  # noqa: S608
     except sqlite3.Error as error:
         raise SmokeFailed(
-            "evalscope's table of requests cannot be read", why=str(error), hint="it is read as 1.14 writes it"
+            "evalscope's request table cannot be read",
+            why=str(error),
+            hint="use evalscope 1.14, whose format is expected",
         ) from None
     if not rows:
-        raise SmokeFailed("evalscope perf asked nothing", why="its table of requests is empty")
+        raise SmokeFailed("evalscope perf sent no requests", why="its request table is empty")
     first, last = min(row[0] for row in rows), max(row[1] for row in rows)
     requests = tuple(
         Request(
@@ -101,7 +105,7 @@ def parse(database: Path) -> Load:
             e2e_s=round(latency, 6) if success else 0.0,
             input_tokens=before or 0,
             output_tokens=after if success else 0,
-            error="" if success else "it failed",
+            error="" if success else "failed",
         )
         for start, _end, latency, ttft, before, after, success, _gaps in rows
     )

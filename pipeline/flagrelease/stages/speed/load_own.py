@@ -1,7 +1,7 @@
-"""Our own load: a streaming client for engines whose image has no load generator.
+"""Load from flagrelease's own streaming client, for engines whose image has no load generator.
 
-Prompts are lists of random token ids, which llama.cpp, vLLM and SGLang take at /v1/completions, so that no tokenizer
-is needed and every prompt has exactly the length asked for. Made for tens of requests at once, not for thousands.
+Prompts are lists of random token ids, which llama.cpp, vLLM and SGLang accept at /v1/completions: no tokenizer is
+needed and every prompt has exactly the requested length. Suitable for tens of concurrent requests, not for thousands.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LOAD_TOOL", "StreamingLoad"]
 
-# Ordinary words in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
+# Ordinary tokens in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
 _TOKENS = range(1_000, 20_000)
 
 
 class StreamingLoad:
-    """Asks `base_url` (it ends in /v1) for `model`; no request may take longer than `seconds`."""
+    """Sends requests for `model` to `base_url` (ends in /v1), each limited to `seconds`."""
 
     name = "flagrelease's own streaming client"
 
@@ -44,8 +44,8 @@ class StreamingLoad:
         import httpx
 
         bodies = iter(self._bodies(point, seed))
-        seen: list[_Seen] = []
-        # Servers close idle connections, and a request that meets that moment is lost: each has its own.
+        responses: list[_Response] = []
+        # Servers close idle connections and lose a request sent at that moment: use a new connection for each.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         timeout = httpx.Timeout(self._seconds, connect=10.0)
         async with httpx.AsyncClient(
@@ -54,13 +54,14 @@ class StreamingLoad:
             start = time.perf_counter()
 
             async def stream() -> None:
-                seen.extend([await _ask(client, body, start) for body in bodies])
+                responses.extend([await _ask(client, body, start) for body in bodies])
 
             await asyncio.gather(*(stream() for _ in range(point.concurrency)))
             seconds = time.perf_counter() - start
-        seen.sort(key=lambda one: one.start)
-        requests = tuple(one.request(point) for one in seen)
-        return Load(requests=requests, seconds=seconds, itl_s=spread(gap for one in seen for gap in one.gaps()))
+        responses.sort(key=lambda response: response.start)
+        requests = tuple(response.request(point) for response in responses)
+        gaps = (gap for response in responses for gap in response.gaps())
+        return Load(requests=requests, seconds=seconds, itl_s=spread(gaps))
 
     def _bodies(self, point: LoadPoint, seed: int) -> Iterator[bytes]:
         chosen = random.Random(seed)
@@ -80,19 +81,21 @@ class StreamingLoad:
 
 
 @dataclass
-class _Seen:
-    """What came back for one request: when its events came, and the counts at its end."""
+class _Response:
+    """The events of one request; times by perf_counter."""
 
     start: float
-    since: float
+    run_start: float
     tokens: list[float] = field(default_factory=list)
+    """Arrival times of the events with a token."""
     end: float = 0.0
+    """Arrival time of the last event with a token or a finish reason."""
     usage: dict[str, Any] = field(default_factory=dict)
     done: bool = False
     error: str = ""
 
-    def take(self, line: str) -> None:
-        """One line of the stream. Raises ValueError and its like for what the protocol does not promise."""
+    def parse(self, line: str) -> None:
+        """Parse a line of the stream. Raises ValueError, KeyError, TypeError or AttributeError if it is malformed."""
         if not line.startswith("data:"):
             return
         data = line[5:].strip()
@@ -105,7 +108,7 @@ class _Seen:
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
             self.end = time.perf_counter()
-            # The last event says why it ended and may carry no token; one without text may be half a character.
+            # The last event has the finish reason and maybe no token; a token without text may be part of a character.
             if choice.get("text") or not choice.get("finish_reason"):
                 self.tokens.append(self.end)
 
@@ -115,9 +118,9 @@ class _Seen:
     def request(self, point: LoadPoint) -> Request:
         error = self.error
         if not error and not (self.done and self.tokens):
-            error = "the stream ended before its end"
+            error = "the stream ended early"
         return Request(
-            start_s=round(self.start - self.since, 6),
+            start_s=round(self.start - self.run_start, 6),
             ttft_s=0.0 if error else round(self.tokens[0] - self.start, 6),
             e2e_s=0.0 if error else round(self.end - self.start, 6),
             input_tokens=int(self.usage.get("prompt_tokens", point.input_tokens)),
@@ -126,24 +129,24 @@ class _Seen:
         )
 
 
-async def _ask(client: httpx.AsyncClient, body: bytes, since: float) -> _Seen:
+async def _ask(client: httpx.AsyncClient, body: bytes, run_start: float) -> _Response:
     import httpx
 
-    seen = _Seen(start=time.perf_counter(), since=since)
+    response = _Response(start=time.perf_counter(), run_start=run_start)
     headers = {"Content-Type": "application/json"}
     try:
         async with client.stream("POST", "/completions", content=body, headers=headers) as answer:
             if answer.status_code != 200:
                 text = " ".join((await answer.aread()).decode(errors="replace").split())
-                seen.error = f"HTTP {answer.status_code}: {text[:200]}"
-                return seen
+                response.error = f"HTTP {answer.status_code}: {text[:200]}"
+                return response
             async for line in answer.aiter_lines():
-                seen.take(line)
+                response.parse(line)
     except httpx.HTTPError as error:
-        seen.error = f"{type(error).__name__}: {error}"[:200]
+        response.error = f"{type(error).__name__}: {error}"[:200]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        seen.error = f"not what the protocol promises: {error}"[:200]
-    return seen
+        response.error = f"protocol violation: {type(error).__name__}: {error}"[:200]
+    return response
 
 
 LOAD_TOOL = LoadTool(make=lambda target, _env: StreamingLoad(target.base_url, target.model))

@@ -1,4 +1,4 @@
-"""The load generators, and which of them measures a cell: the engine's own, or the one that the profile names."""
+"""Select the load generator of a cell: the profile's, else the engine's."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def chosen(cell: Cell) -> LoadToolName:
 
 
 def check(cell: Cell, env: Mapping[str, str]) -> None:
-    """Before anything is started: raises ConfigError for a tool that the engine's image does not have,
-    EnvironmentFault for one that is not set up on this machine."""
+    """Check the tool before anything is started. Raises ConfigError if the engine's image does not contain it,
+    EnvironmentFault if it is not set up on this machine."""
     name, engine = chosen(cell), cell.model.serve.engine
     tool = LOAD_TOOLS[name]
     if tool.engine not in ("", engine):
         raise ConfigError(
             f"load_tool {name} cannot measure {cell.id}",
-            why=f"it is in images of {tool.engine}, and {cell.model_name} is served by {engine}",
-            hint=f"take `load_tool` out of profile {cell.profile_name}",
+            why=f"only images of {tool.engine} contain it, and {cell.model_name} is served by {engine}",
+            hint=f"remove `load_tool` from profile {cell.profile_name}",
         )
     if missing := tool.lacking(env):
         raise EnvironmentFault(f"load_tool {name} is not set up", why=missing[0], hint=missing[1])

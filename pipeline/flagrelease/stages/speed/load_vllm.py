@@ -1,4 +1,4 @@
-"""`vllm bench serve`, run inside the serving container: upstream's tool, and it is in every vLLM image."""
+"""Load from `vllm bench serve`, upstream's tool, run inside the serving container; every vLLM image contains it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, sp
 
 __all__ = ["LOAD_TOOL", "VllmBench", "argv", "parse"]
 
-_FOLDER = "/tmp"  # noqa: S108 - of the container
+_FOLDER = "/tmp"  # noqa: S108 - in the container
 
-# Importing vLLM takes longer than a small run, so all command lines are run by one interpreter that has.
-_ONE_AFTER_ANOTHER = """
+# Importing vLLM takes longer than a small run, so one interpreter imports it and forks for every command line.
+_RUN_ALL = """
 import json, os, sys
 import vllm.benchmarks.serve
 from vllm.entrypoints.cli.main import main
@@ -31,11 +31,11 @@ for line in json.loads(sys.argv[1]):
 """
 
 Execute = Callable[..., tuple[int, str]]
-"""Running.execute: a program in the container; its exit code and what it printed."""
+"""Running.execute: runs a program in the container; returns its exit code and output."""
 
 
 class VllmBench:
-    """`execute` runs a program in the container, where the server listens on `port` and the model is in `tokenizer`."""
+    """Runs the tool with `execute` in the container, in which the server has `port` and the model is in `tokenizer`."""
 
     name = "vllm bench serve"
 
@@ -54,25 +54,25 @@ class VllmBench:
         """See SlowStarter.in_turns. The other server's model and tokenizer are the same."""
         ports = (self._port, other._port)
         orders = [ports if number % 2 == 0 else ports[::-1] for number in range(len(points))]
-        asked = [(port, point) for order, point in zip(orders, points, strict=True) for port in order]
-        loads = self._run(asked, seed)
+        runs = [(port, point) for order, point in zip(orders, points, strict=True) for port in order]
+        loads = self._run(runs, seed)
         pairs = zip(orders, loads[::2], loads[1::2], strict=True)
         return [(first, second) if order == ports else (second, first) for order, first, second in pairs]
 
-    def _run(self, asked: Sequence[tuple[int, LoadPoint]], seed: int) -> list[Load]:
-        """One run after the other, each of a server's port and a point."""
-        files = [f"{_FOLDER}/flagrelease-load-{number}.json" for number in range(len(asked))]
+    def _run(self, runs: Sequence[tuple[int, LoadPoint]], seed: int) -> list[Load]:
+        """Run (port, point) pairs one after the other."""
+        files = [f"{_FOLDER}/flagrelease-load-{number}.json" for number in range(len(runs))]
         lines = [
             argv(point, seed, model=self._model, tokenizer=self._tokenizer, port=port, file=file)
-            for (port, point), file in zip(asked, files, strict=True)
+            for (port, point), file in zip(runs, files, strict=True)
         ]
-        code, printed = self._execute(["python3", "-c", _ONE_AFTER_ANOTHER, json.dumps(lines)], seconds=self._seconds)
+        code, printed = self._execute(["python3", "-c", _RUN_ALL, json.dumps(lines)], seconds=self._seconds)
         if code:
-            points = dict.fromkeys(point for _, point in asked)
+            points = dict.fromkeys(point for _, point in runs)
             raise SmokeFailed(
                 f"{self.name} ended with {code} ({', then '.join(map(str, points))})",
-                why=printed.strip().rpartition("\n")[2][:200] or "it printed nothing",
-                hint="its last lines are below",
+                why=printed.strip().rpartition("\n")[2][:200] or "no output",
+                hint="the end of its output is below",
                 detail="\n".join(printed.splitlines()[-40:]),
             )
         texts = [self._execute(["cat", file], seconds=60)[1] for file in files]
@@ -81,7 +81,7 @@ class VllmBench:
 
 
 def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int, file: str) -> list[str]:
-    """The command line, as upstream's performance test has it, with a file of results instead of a screen."""
+    """The command line of upstream's performance test, with the results written to `file`."""
     folder, _, name = file.rpartition("/")
     options: dict[str, object] = {
         "backend": "openai",
@@ -100,45 +100,45 @@ def argv(point: LoadPoint, seed: int, *, model: str, tokenizer: str, port: int, 
         "result-dir": folder,
         "result-filename": name,
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ["vllm", "bench", "serve", *words, "--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"]
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return ["vllm", "bench", "serve", *arguments, "--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"]
 
 
 def parse(text: str) -> Load:
-    """The file of `--save-result --save-detailed`. Older versions have no latencies and no start times.
+    """Parse the file of `--save-result --save-detailed`. Older versions write neither latencies nor start times.
 
     Raises SmokeFailed.
     """
     try:
-        made: dict[str, Any] = json.loads(text)
-        ttfts, itls = made["ttfts"], made["itls"]
-        starts: Sequence[float] = made.get("start_times") or [0.0] * len(ttfts)
+        report: dict[str, Any] = json.loads(text)
+        ttfts, itls = report["ttfts"], report["itls"]
+        starts: Sequence[float] = report.get("start_times") or [0.0] * len(ttfts)
         first = min(starts, default=0.0)
-        latencies = made.get("latencies") or [ttft + sum(gaps) for ttft, gaps in zip(ttfts, itls, strict=True)]
+        latencies = report.get("latencies") or [ttft + sum(gaps) for ttft, gaps in zip(ttfts, itls, strict=True)]
         rows = zip(
             starts,
             ttfts,
             latencies,
-            made["input_lens"],
-            made["output_lens"],
-            made.get("errors") or list(repeat("", len(ttfts))),
+            report["input_lens"],
+            report["output_lens"],
+            report.get("errors") or list(repeat("", len(ttfts))),
             strict=True,
         )
         requests = tuple(_request(start - first, *row) for start, *row in rows)
-        seconds = float(made["duration"])
+        seconds = float(report["duration"])
         gaps = [gap for request, own in zip(requests, itls, strict=True) if not request.error for gap in own]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SmokeFailed(
             "the result of vllm bench serve cannot be read",
             why=f"{type(error).__name__}: {error}",
-            hint="see its version; --save-detailed must give ttfts, itls, input_lens and output_lens",
+            hint="check its version; --save-detailed must write ttfts, itls, input_lens and output_lens",
         ) from None
     return Load(requests=requests, seconds=seconds, itl_s=spread(gaps))
 
 
 def _request(start: float, ttft: float, e2e: float, before: int, after: int, error: str) -> Request:
-    # A request that failed without a word has no output.
-    failed = (error.strip().rpartition("\n")[2][:200] or "it failed") if error or not after else ""
+    # A request that failed without an error text has no output.
+    failed = (error.strip().rpartition("\n")[2][:200] or "failed") if error or not after else ""
     return Request(
         start_s=round(start, 6),
         ttft_s=0.0 if failed else round(ttft, 6),

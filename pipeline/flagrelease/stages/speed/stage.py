@@ -1,9 +1,8 @@
-"""speed: the image under load beside the native stack on the same chip, in turns.
+"""speed: measure the image under load, alternating with the native stack on the same chip.
 
-An accelerator's memory holds one server as users start it, so there each round starts both stacks anew, one after the
-other, and what differs from start to start is in the interval. Where a chip holds both (a CPU, or a small model that
-leaves room) both stay up and one is asked at a time: runs that are to be compared are then seconds apart, which counts
-on a machine with other work.
+An accelerator's memory only fits one server, so each round starts both stacks in sequence, and the interval includes
+the variation between starts. Where both fit (a CPU, or a small model) the servers stay colocated and are measured one
+at a time: compared runs are then seconds apart, which reduces the effect of other load on the machine.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
 
 BASELINE: Stack = "native"
 LOOKS = (3, 8)
-"""After how many rounds it is judged. What is open after the first look goes on to the second."""
+"""Numbers of rounds after which load points are tested. Points that are inconclusive at the first look continue."""
 
 ALPHA = 0.05 / len(LOOKS)
-"""Of each look, so that both together err as often as one at 0.05 would (Bonferroni)."""
+"""Error rate per look, for 0.05 over all looks (Bonferroni)."""
 
-TOGETHER = "both servers up and one asked at a time"
-ALONE = "both servers started anew in each round, one at a time"
+COLOCATED = "both servers running, one measured at a time"
+SEPARATE = "both servers restarted in each round, one at a time"
 
 _MOST_FAILED = 0.01
 
@@ -53,7 +52,7 @@ _Sides = dict[Stack, dict[LoadPoint, Load]]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Both stacks at one load point, one after the other."""
+    """Consecutive runs of both stacks at one load point."""
 
     baseline: Load
     candidate: Load
@@ -74,37 +73,35 @@ def skip(job: Job) -> str:
     if not job.cell.profile.speed:
         return f"profile {job.cell.profile_name} has no `speed`"
     if job.cell.stack == BASELINE:
-        return "the native stack is what speed is compared with"
+        return "the native stack is the baseline of speed"
     return ""
 
 
 def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
-    """Raises ConfigError where no load fits the model's window, SmokeFailed and its kinds for a server that
-    fails under load."""
+    """Raises ConfigError if no load fits the model's window, SmokeFailed or a subclass if a server fails under load."""
     load_tools.check(job.cell, os.environ)
-    asked = load_points(job)
-    pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in asked}
+    loads = load_points(job)
+    pairs: dict[LoadPoint, list[Pair]] = {point: [] for point in loads}
     judged: dict[LoadPoint, SpeedVerdict] = {}
-    undecided = list(asked)
+    undecided = list(loads)
     with ExitStack() as servers:
         measuring = _Measuring(job, context, tool or choose, servers)
         for look in LOOKS:
             for number in range(len(pairs[undecided[0]]), look):
                 for point, pair in measuring.round(number, undecided).items():
                     pairs[point].append(pair)
-            judged |= {point: _judge(pairs[point], asked[point]) for point in undecided}
+            judged |= {point: _judge(pairs[point], loads[point]) for point in undecided}
             undecided = [point for point in undecided if judged[point].verdict is Verdict.INCONCLUSIVE]
             if not undecided:
                 break
-    result = _result(job, context, measuring.name, asked, pairs, judged)
+    result = _result(job, context, measuring.name, loads, pairs, judged)
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "speed"), ignore_errors=True)
     return result
 
 
 def load_points(job: Job) -> dict[LoadPoint, Traffic]:
-    """Every load point of the profile that fits the model's window. Raises ConfigError where none does, or one is
-    given twice."""
-    found: dict[LoadPoint, Traffic] = {}
+    """The load points of the profile that fit the model's window. Raises ConfigError for none or a duplicate."""
+    points: dict[LoadPoint, Traffic] = {}
     for traffic in job.cell.profile.speed:
         for concurrency in traffic.concurrency if _fits(job, traffic) else ():
             point = LoadPoint(
@@ -113,18 +110,18 @@ def load_points(job: Job) -> dict[LoadPoint, Traffic]:
                 concurrency=concurrency,
                 requests=concurrency * traffic.requests,
             )
-            if any(replace(one, requests=point.requests) == point for one in found):
+            if any(replace(other, requests=point.requests) == point for other in points):
                 raise ConfigError(
-                    f"profile {job.cell.profile_name} asks for speed at {point} twice", hint="remove one in matrix.yaml"
+                    f"profile {job.cell.profile_name} has the load {point} twice", hint="remove one in matrix.yaml"
                 )
-            found[point] = traffic
-    if not found:
+            points[point] = traffic
+    if not points:
         raise ConfigError(
             f"no load of profile {job.cell.profile_name} fits {job.cell.model_name}",
             why="; ".join(_too_long(job)),
-            hint="take another profile, or raise serve.max_model_len",
+            hint="use another profile, or raise serve.max_model_len",
         )
-    return found
+    return points
 
 
 def _fits(job: Job, traffic: Traffic) -> bool:
@@ -141,7 +138,7 @@ def _too_long(job: Job) -> tuple[str, ...]:
 
 
 def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
-    """The tool that the profile or the engine names, for this server."""
+    """The load generator of the cell, for this server."""
     weights = context.result(results.WEIGHTS)
     target = Target(
         base_url=server.base_url,
@@ -156,9 +153,9 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
 
 
 class _Measuring:
-    """Rounds, kept in the scratch folder as soon as both stacks are measured, so that a killed run goes on.
+    """Measures rounds, and saves each to the scratch folder once both stacks are measured, to resume a killed run.
 
-    `servers` holds what stays up from round to round.
+    `servers` owns the servers that stay up between rounds.
     """
 
     def __init__(self, job: Job, context: Context, tool: Tool, servers: ExitStack) -> None:
@@ -177,21 +174,21 @@ class _Measuring:
         self._folder = context.workspace.scratch(job.cell.slug, "speed") / fingerprint(depends)[:16]
 
     def round(self, number: int, points: Sequence[LoadPoint]) -> dict[LoadPoint, Pair]:
-        """Measure both stacks at all `points`; or take the round that a killed run left."""
+        """Measure both stacks at all `points`, or reuse the saved round of a killed run."""
         path = self._folder / f"round-{number}.json"
-        kept = _kept(path)
-        if kept is not None and kept.points == tuple(points):
-            self.name = kept.tool
-            return dict(zip(kept.points, kept.pairs, strict=True))
+        saved = _saved(path)
+        if saved is not None and saved.points == tuple(points):
+            self.name = saved.tool
+            return dict(zip(saved.points, saved.pairs, strict=True))
         stacks: tuple[Stack, ...] = (BASELINE, self._job.cell.stack)
-        order = stacks if number % 2 == 0 else stacks[::-1]  # who is first has no advantage
+        order = stacks if number % 2 == 0 else stacks[::-1]  # alternate the order to cancel drift
         sides = self._in_turns(order, number, points) or self._one_by_one(order, number, points)
         pairs = tuple(Pair(baseline=sides[stacks[0]][point], candidate=sides[stacks[1]][point]) for point in points)
         write_atomic(path, msgspec.json.encode(_Round(tool=self.name, points=tuple(points), pairs=pairs)))
         return dict(zip(points, pairs, strict=True))
 
     def _in_turns(self, order: Sequence[Stack], number: int, points: Sequence[LoadPoint]) -> _Sides:
-        """By one start of a tool that starts slowly; nothing where it could not reach both servers at once."""
+        """Measure both stacks with one start of a slow tool; empty if the tool cannot reach both servers."""
         if not (self._job.cell.holds_both and _one_network(self._job)):
             return {}
         with self._server(order[0]) as first, self._server(order[1]) as second:
@@ -199,7 +196,7 @@ class _Measuring:
             if not (isinstance(own, SlowStarter) and isinstance(other, SlowStarter)):
                 return {}
             self.name = own.name
-            self._context.progress.doing(f"round {number + 1}, both in turns: {_named(points)}")
+            self._context.progress.doing(f"round {number + 1}, both stacks alternating: {_named(points)}")
             with self._context.meter.waiting():
                 pairs = own.in_turns(other, points, _seed(number))
             sides = zip(order, (first, second), zip(*pairs, strict=True), strict=True)
@@ -207,16 +204,16 @@ class _Measuring:
 
     def _one_by_one(self, order: Sequence[Stack], number: int, points: Sequence[LoadPoint]) -> _Sides:
         sides: _Sides = {stack: {} for stack in order}
-        left = list(points)
-        while left:
-            group: Sequence[LoadPoint] = left
+        pending = list(points)
+        while pending:
+            group: Sequence[LoadPoint] = pending
             for stack in order:
                 with self._server(stack) as server:
                     generator = self._tool(self._job, self._context, server)
                     if self._job.cell.holds_both and not isinstance(generator, SlowStarter):
-                        group = left[:1]  # so that runs that are compared are seconds apart
+                        group = pending[:1]  # keep compared runs seconds apart
                     sides[stack] |= self._measure(stack, server, generator, number, group)
-            left = left[len(group) :]
+            pending = pending[len(group) :]
         return sides
 
     @contextmanager
@@ -259,18 +256,18 @@ class _Measuring:
 
 
 def _one_network(job: Job) -> bool:
-    """Whether what runs beside one server reaches the other at its port of this machine."""
+    """Whether a tool next to one server reaches the other at its port of this machine."""
     return job.runner == "process" or job.cell.chip.container.network == "host"
 
 
 def _seed(number: int) -> int:
-    """New prompts each round, the same for both stacks."""
+    """Seed of a round: new prompts in each round, equal for both stacks."""
     return 2 * number + 1
 
 
 def _named(points: Sequence[LoadPoint]) -> str:
-    more = f" and {len(points) - 1} more loads" if len(points) > 1 else ""
-    return f"{points[0]}{more}"
+    others = f" and {len(points) - 1} more loads" if len(points) > 1 else ""
+    return f"{points[0]}{others}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +277,7 @@ class _Round:
     pairs: tuple[Pair, ...]
 
 
-def _kept(path: Path) -> _Round | None:
+def _saved(path: Path) -> _Round | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Round)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -288,21 +285,21 @@ def _kept(path: Path) -> _Round | None:
 
 
 def _checked(stack: Stack, server: Served, points: Sequence[LoadPoint], loads: Sequence[Load]) -> dict[LoadPoint, Load]:
-    found = dict(zip(points, loads, strict=True))
-    for point, load in found.items():
+    by_point = dict(zip(points, loads, strict=True))
+    for point, load in by_point.items():
         _check(stack, point, load, server)
-    return found
+    return by_point
 
 
 def _check(stack: Stack, point: LoadPoint, load: Load, server: Served) -> None:
-    """Some requests may fail and are counted; a server that fails many is not fast, whatever the clock says."""
+    """Count a few failed requests, but reject a run with many: its rate would not be meaningful."""
     failed = [request.error for request in load.requests if request.error]
     if len(failed) > _MOST_FAILED * len(load.requests) or len(load.requests) != point.requests:
         server.check()
         raise SmokeFailed(
             f"{stack} failed under load: {len(failed)} of {len(load.requests)} requests at {point}",
-            why=failed[0] if failed else f"{point.requests} requests were to be sent",
-            hint="that is no measurement; see the server's log, or lower `concurrency` in the profile's `speed`",
+            why=failed[0] if failed else f"{point.requests} requests were expected",
+            hint="too many failures to report a speed; see the server's log, or lower `concurrency` in the profile",
             detail=server.log(),
         )
 
@@ -320,21 +317,21 @@ def _result(
     job: Job,
     context: Context,
     tool: str,
-    asked: Mapping[LoadPoint, Traffic],
+    loads: Mapping[LoadPoint, Traffic],
     pairs: Mapping[LoadPoint, Sequence[Pair]],
     judged: Mapping[LoadPoint, SpeedVerdict],
 ) -> results.Speed:
-    verdict = worst_verdict(one.verdict for one in judged.values())
-    decisive = [(point, one) for point, one in judged.items() if one.verdict is verdict]
-    worst, found = min(decisive, key=lambda one: one[1].interval[0])
-    more = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
+    verdict = worst_verdict(result.verdict for result in judged.values())
+    decisive = [(point, result) for point, result in judged.items() if result.verdict is verdict]
+    worst, slowest = min(decisive, key=lambda item: item[1].interval[0])
+    others = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
     return results.Speed(
         verdict=verdict.value,
-        reason=f"{worst}: {found.reason}{more}",
-        points=tuple(_point(point, asked[point], pairs[point], judged[point]) for point in asked),
+        reason=f"{worst}: {slowest.reason}{others}",
+        points=tuple(_point(point, loads[point], pairs[point], judged[point]) for point in loads),
         baseline_name=f"{BASELINE} on {job.cell.chip_name}",
         tool=tool,
-        turns=TOGETHER if job.cell.holds_both else ALONE,
+        turns=COLOCATED if job.cell.holds_both else SEPARATE,
         left_out=_too_long(job),
         evidence=(_evidence(context, job.cell.stack, pairs),),
     )
@@ -359,7 +356,7 @@ def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: Sp
 
 
 def _evidence(context: Context, stack: Stack, pairs: Mapping[LoadPoint, Sequence[Pair]]) -> Evidence:
-    """One line for each request: load point, round, stack, and what it took."""
+    """Write one line per request: load point, round, stack, and measurements."""
     lines = []
     for point, all_rounds in pairs.items():
         for number, pair in enumerate(all_rounds):

@@ -1,7 +1,7 @@
-"""A folder of weights: complete when the manifest beside it is there.
+"""Manage a weights folder, which is complete once its manifest exists next to it.
 
-The manifest is written last, and holds size and time of each verified file, so that looking again is cheap and a
-changed file is noticed.
+The manifest is written last. It has the size and mtime of each verified file, so that later checks are cheap and detect
+changed files.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ _HASHERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A verified file as it lay on disk; `mtime` in nanoseconds."""
+class VerifiedFile:
+    """A verified file on disk."""
 
     path: str
     size: int
     mtime: int
+    """Nanoseconds since the epoch."""
     sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`versions` are those of the packages that made the files, where they were not fetched."""
+    """The verified contents of a weights folder."""
 
     digest: str
-    files: tuple[Seen, ...]
+    files: tuple[VerifiedFile, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the packages that converted the files; empty for fetched files."""
 
     @property
     def locked(self) -> tuple[LockedFile, ...]:
@@ -45,7 +47,7 @@ class Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Nothing where there is none that can be read."""
+    """The manifest of `folder`, or None if it is missing or unreadable."""
     try:
         return msgspec.json.decode(manifest_of(folder).read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError):
@@ -53,59 +55,61 @@ def read(folder: Path) -> Manifest | None:
 
 
 def trouble(folder: Path, digest: str, files: Sequence[LockedFile]) -> str:
-    """Why the folder is not known to hold exactly `files`, in a few words; empty when it is. Reads no file but the
-    manifest."""
+    """Why the folder cannot be assumed to contain exactly `files`; empty if it can. Reads only the manifest and file
+    metadata."""
     if not manifest_of(folder).exists():
-        return "the weights are gone" if not folder.exists() else "the weights are not complete"
+        return "the weights are missing" if not folder.exists() else "the weights are incomplete"
     manifest = read(folder)
     if manifest is None:
         return "the manifest of the weights cannot be read"
     if manifest.digest != digest:
-        return "the manifest is of other weights"
-    there = {path: (status.st_size, status.st_mtime_ns) for path, status in _below(folder)}
-    for seen in manifest.files:
-        if (found := there.pop(seen.path, None)) is None:
-            return f"{seen.path} is gone"
-        if found != (seen.size, seen.mtime):
-            return f"{seen.path} has changed"
-    if {(seen.path, seen.sha256) for seen in manifest.files} != {(file.path, file.sha256) for file in files}:
-        return "the manifest is of other weights"
-    return f"{min(there)} does not belong to the weights" if there else ""
+        return "the manifest belongs to other weights"
+    present = {path: (status.st_size, status.st_mtime_ns) for path, status in _below(folder)}
+    for verified in manifest.files:
+        if (metadata := present.pop(verified.path, None)) is None:
+            return f"{verified.path} is missing"
+        if metadata != (verified.size, verified.mtime):
+            return f"{verified.path} has changed"
+    if {(verified.path, verified.sha256) for verified in manifest.files} != {
+        (file.path, file.sha256) for file in files
+    }:
+        return "the manifest belongs to other weights"
+    return f"{min(present)} does not belong to the weights" if present else ""
 
 
 def set_aside(folder: Path, files: Sequence[LockedFile], progress: Progress) -> None:
-    """Hash what is there without a valid manifest, and move away what is not as locked."""
+    """Hash the files of a folder without a valid manifest, and quarantine those that differ from the lock."""
     from flagrelease.ports.hub.disk import quarantine
 
     wanted = {file.path: file for file in files}
     with translate_disk_errors("setting damaged weights aside"):
-        for found in hashed(folder, progress):
-            path = folder / found.path
-            if wanted.get(found.path) != found or path.is_symlink():
-                kept = quarantine(path, folder.with_name(f"{folder.name}.quarantine"), found.path, found.sha256)
-                what = "is damaged" if found.path in wanted else "does not belong to the weights"
-                progress.note(f"{found.path} {what}; it was moved to {kept}")
+        for file in hashed(folder, progress):
+            path = folder / file.path
+            if wanted.get(file.path) != file or path.is_symlink():
+                target = quarantine(path, folder.with_name(f"{folder.name}.quarantine"), file.path, file.sha256)
+                what = "is damaged" if file.path in wanted else "does not belong to the weights"
+                progress.note(f"{file.path} {what}; moved it to {target}")
 
 
 def hashed(folder: Path, progress: Progress) -> list[LockedFile]:
-    """Every file below the folder as it is on disk now, sorted by path."""
+    """Hash all files below the folder; sorted by path."""
     from flagrelease.ports.hub.disk import sha256_of
 
-    there = sorted(path for path, _ in _below(folder))
-    if there:
-        progress.doing(f"checking {len(there)} files that are here already")
+    paths = sorted(path for path, _ in _below(folder))
+    if paths:
+        progress.doing(f"verifying {len(paths)} existing files")
     with ThreadPoolExecutor(_HASHERS) as pool:
-        sums = pool.map(lambda path: sha256_of(folder / path), there)
-        return [LockedFile(path=path, size=size, sha256=sha) for path, (size, sha) in zip(there, sums, strict=True)]
+        sums = pool.map(lambda path: sha256_of(folder / path), paths)
+        return [LockedFile(path=path, size=size, sha256=sha) for path, (size, sha) in zip(paths, sums, strict=True)]
 
 
 def seal(folder: Path, digest: str, files: Sequence[LockedFile], versions: Mapping[str, str] | None = None) -> None:
     """Write the manifest of verified `files`."""
-    seen = []
+    verified = []
     for file in files:
         status = (folder / file.path).stat()
-        seen.append(Seen(path=file.path, size=file.size, mtime=status.st_mtime_ns, sha256=file.sha256))
-    manifest = Manifest(digest=digest, files=tuple(seen), versions=versions or {})
+        verified.append(VerifiedFile(path=file.path, size=file.size, mtime=status.st_mtime_ns, sha256=file.sha256))
+    manifest = Manifest(digest=digest, files=tuple(verified), versions=versions or {})
     write_atomic(manifest_of(folder), msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
@@ -114,9 +118,9 @@ def manifest_of(folder: Path) -> Path:
 
 
 def _below(folder: Path) -> list[tuple[str, os.stat_result]]:
-    found = []
+    entries = []
     for base, _, names in os.walk(folder):
         for name in names:
             path = Path(base) / name
-            found.append((path.relative_to(folder).as_posix(), path.lstat()))
-    return found
+            entries.append((path.relative_to(folder).as_posix(), path.lstat()))
+    return entries

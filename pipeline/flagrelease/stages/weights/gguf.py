@@ -1,6 +1,6 @@
-"""Makes safetensors out of a GGUF file, in the chip's base image, for engines that do not serve GGUF.
+"""Convert a GGUF file to safetensors in the chip's base image, for engines that do not serve GGUF.
 
-They lie beside what was fetched, in a folder named by everything that they depend on.
+The result is stored next to the fetched folder, under a name derived from everything that it depends on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DIGEST_LETTERS = 12
 
 
 def unpacked(job: Job, context: Context, fetched: results.Weights) -> results.Weights:
-    """The weights as they are served. Raises CommandFailed where the program fails, and what `base_image` raises."""
+    """Convert the fetched weights, unless done before. Raises CommandFailed, and the errors of `base_image`."""
     program = hashlib.sha256((code_version.PACKAGE / PROGRAM).read_bytes()).hexdigest()
     depends = {"weights": fetched.digest, "program": program, "base": locked_base(job), "runner": job.runner}
     folder = f"{fetched.folder}-{job.cell.model.serve.convert}-{fingerprint(depends)[:_DIGEST_LETTERS]}"
@@ -62,7 +62,7 @@ def _make(job: Job, context: Context, source: Path, into: Path) -> Manifest:
     program = code_version.PACKAGE / PROGRAM
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    # The same paths on both sides, since where there is no container nothing can be mounted elsewhere.
+    # Mount everything at its own path: processes without a container see the same paths.
     run = one_shot.of(
         job,
         context,
@@ -79,15 +79,15 @@ def _make(job: Job, context: Context, source: Path, into: Path) -> Manifest:
     seal(into, set_digest(files), files, _versions(printed))
     manifest = read(into)
     if manifest is None:
-        raise EnvironmentFault("the unpacked weights are gone right after they were written", why=str(into))
+        raise EnvironmentFault("the unpacked weights disappeared right after they were written", why=str(into))
     return manifest
 
 
 def _versions(printed: str) -> Mapping[str, str]:
     try:
-        found = json.loads(printed.strip().rpartition("\n")[2])["versions"]
+        versions = json.loads(printed.strip().rpartition("\n")[2])["versions"]
     except (ValueError, KeyError, TypeError):
         raise EnvironmentFault(
-            f"{PROGRAM} did not say what it made", why="its last line is no report", detail=printed
+            f"{PROGRAM} did not report its result", why="its last line is not a report", detail=printed
         ) from None
-    return {str(name): str(version) for name, version in found.items()}
+    return {str(name): str(version) for name, version in versions.items()}

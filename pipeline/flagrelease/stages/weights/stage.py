@@ -1,4 +1,4 @@
-"""Weights: verified model files, and what is made of them for engines that need another format."""
+"""weights: fetch and verify the model files, and convert them for engines that need a different format."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from flagrelease.contract.context import Context, Look
 
 _DIGEST_LETTERS = 12
-_GIVE_CONFIG = "give the config.json of a transformers model"
+_GIVE_CONFIG = "pass the config.json of a transformers model"
 
 
 def locked(job: Job) -> LockedModel:
-    """The model's entry in matrix.lock. Raises ConfigError where there is none, or it is not of this matrix."""
+    """The model's entry in matrix.lock. Raises ConfigError if it is missing, edited, or for another source."""
     name = job.cell.model_name
     job.lock.require("models", name)
     model = job.lock.models[name]
@@ -37,7 +37,7 @@ def locked(job: Job) -> LockedModel:
         why = f"matrix.yaml says {job.cell.model.source}, matrix.lock {model.source}"
         raise ConfigError(f"models.{name} is locked for another source", why=why, hint="run `flagrelease lock`")
     if set_digest(model.files) != model.digest:
-        why = "the set digest is not that of the files"
+        why = "its digest does not match its files"
         raise ConfigError(f"models.{name} in matrix.lock was edited", why=why, hint="run `flagrelease lock`")
     return model
 
@@ -52,12 +52,12 @@ def inputs(job: Job) -> Mapping[str, object]:
 
 def run(job: Job, context: Context) -> results.Weights:
     with _held(job, context):
-        found = _fetched(job, context)
-        return unpacked(job, context, found) if job.cell.model.serve.convert else found
+        weights = _fetched(job, context)
+        return unpacked(job, context, weights) if job.cell.model.serve.convert else weights
 
 
 def fetched(job: Job, context: Context) -> results.Weights:
-    """The files as the hub has them, verified; nothing is unpacked, which takes the chip's base image."""
+    """Fetch and verify the files without converting them, which needs the chip's base image."""
     with _held(job, context):
         return _fetched(job, context)
 
@@ -68,11 +68,11 @@ def _folder(job: Job) -> str:
 
 
 def _held(job: Job, context: Context) -> AbstractContextManager[None]:
-    """Cells of several chips share the weights of a model."""
+    """Lock the model's weights, which cells of several chips share."""
     hold = context.workspace.locks / f"weights-{_folder(job).replace('/', '-')}.lock"
 
     def waiting(holder: str) -> None:
-        context.progress.doing(f"waiting for the same weights, {holder}")
+        context.progress.doing(f"waiting for another run that uses the same weights, {holder}")
 
     return wait_for(hold, context.run_id, waiting, context.ports.clock.sleep)
 
@@ -101,21 +101,21 @@ def intact(result: results.Weights, look: Look) -> str:
 
 
 def of_config(path: Path) -> Stage[results.Weights]:
-    """In place of the weights, the model's config.json alone: enough where random weights do. Raises ConfigError where
-    the file is no JSON object."""
+    """A weights stage that only takes the model's config.json, for uses in which random weights suffice. Raises
+    ConfigError if the file is not a JSON object."""
     try:
         content = path.read_bytes()
-        known = isinstance(json.loads(content), dict)
+        valid = isinstance(json.loads(content), dict)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", why=str(error.strerror), hint=_GIVE_CONFIG) from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON", why=str(error), hint=_GIVE_CONFIG) from None
-    if not known:
-        raise ConfigError(f"{path} is no config.json", why="it is not a JSON object", hint=_GIVE_CONFIG)
+        raise ConfigError(f"{path} is not JSON", why=str(error), hint=_GIVE_CONFIG) from None
+    if not valid:
+        raise ConfigError(f"{path} is not a config.json", why="it is not a JSON object", hint=_GIVE_CONFIG)
     file = LockedFile(path="config.json", size=len(content), sha256=hashlib.sha256(content).hexdigest())
     digest = set_digest((file,))
 
-    def kept(job: Job, context: Context) -> results.Weights:
+    def store(job: Job, context: Context) -> results.Weights:
         folder = f"{job.cell.model_name}/{digest.removeprefix('sha256:')[:_DIGEST_LETTERS]}"
         into = context.workspace.weights / folder
         write_atomic(into / file.path, content)
@@ -124,7 +124,7 @@ def of_config(path: Path) -> Stage[results.Weights]:
             folder=folder, source=file.path, revision="", digest=digest, files=(file,), bytes_moved=0
         )
 
-    return replace(STAGE, doing="reading config.json", inputs=lambda _job: {"config": digest}, run=kept)
+    return replace(STAGE, doing="reading config.json", inputs=lambda _job: {"config": digest}, run=store)
 
 
 STAGE = Stage(

@@ -1,4 +1,4 @@
-"""An image's files under a folder: packages beside those of the machine, whole or not at all."""
+"""An image laid out in a folder: packages combined with those of the machine, complete or absent."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 
 def distribution(name: str, version: str, requires: str = "") -> dict[str, str]:
-    """The files of an installed package whose module says its version."""
+    """The files of an installed package whose module has its version."""
     info = f"{name}-{version}.dist-info"
     return {
         f"{name}.py": f"VERSION = {version!r}\ndef main():\n    import one\n    print('one', one.VERSION)\n",
@@ -62,7 +62,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Wheelhouse:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine that brings its own engine, which needs its own `two`, and an old `one` that nobody needs."""
+    """A machine with an engine that needs the machine's `two`, and with an unneeded old `one`."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "machine"], check=True)
     site = next((tmp_path / "machine").glob("lib/python3*/site-packages"))
     written(site, distribution("vllm", "0.19", "Requires-Dist: two>=2\nRequires-Dist: one; extra == 'all'\n"))
@@ -78,8 +78,8 @@ def drawn(house: Wheelhouse, root: Path | None = None) -> build_context.Plan:
     cell = given.cell()
     weights = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
     job: Job = replace(given.job(cell), lock=Lock(models={cell.model_name: weights}))
-    places = image_paths.DOCKER if root is None else image_paths.under(root)
-    return build_context.draw(job, house, "base", "id", places)
+    layout = image_paths.DOCKER if root is None else image_paths.under(root)
+    return build_context.draw(job, house, "base", "id", layout)
 
 
 def laid_out(root: Path, house: Wheelhouse, machine: Machine, engine: str) -> process_root.Folder:
@@ -94,9 +94,7 @@ def printed(root: Path, *argv: str) -> str:
 VERSIONS = "import one, two; print(one.VERSION, two.VERSION)"
 
 
-def test_the_machine_keeps_what_its_engine_needs_and_no_more(
-    house: Wheelhouse, machine: Machine, tmp_path: Path
-) -> None:
+def test_only_the_engine_s_packages_come_from_the_machine(house: Wheelhouse, machine: Machine, tmp_path: Path) -> None:
     root = tmp_path / "images/a"
     made = laid_out(root, house, machine, "vllm")
     assert printed(root, "python3", "-c", VERSIONS) == "1.0 2.0"
@@ -106,13 +104,13 @@ def test_the_machine_keeps_what_its_engine_needs_and_no_more(
     manifest = root / "etc/flagos/manifest.json"
     assert f'"{root}/' in manifest.read_text()
     assert os.access(root / "opt/flagos/bin/flagos-serve", os.X_OK)
-    assert made == process_root.whole(root)
+    assert made == process_root.complete(root)
     before = manifest.stat().st_mtime_ns
     laid_out(root, house, machine, "vllm")
     assert manifest.stat().st_mtime_ns == before
 
 
-def test_without_an_engine_of_the_machine_all_is_the_release_s(
+def test_without_a_machine_engine_all_packages_come_from_the_release(
     house: Wheelhouse, machine: Machine, tmp_path: Path
 ) -> None:
     root = tmp_path / "images/a"
@@ -120,23 +118,23 @@ def test_without_an_engine_of_the_machine_all_is_the_release_s(
     assert printed(root, "python3", "-c", VERSIONS) == "1.0 1.0"
 
 
-def test_the_digest_is_that_of_the_content_wherever_it_lies(house: Wheelhouse) -> None:
-    one = process_root.digest(drawn(house))
-    assert one == process_root.digest(drawn(house))
+def test_the_digest_depends_on_the_content_not_the_folder(house: Wheelhouse) -> None:
+    digest = process_root.digest(drawn(house))
+    assert digest == process_root.digest(drawn(house))
     plan = drawn(house)
     changed = replace(plan, files={**plan.files, "config/serve.yaml": (b"other", 0o644)})
-    assert process_root.digest(changed) != one
+    assert process_root.digest(changed) != digest
 
 
-def test_what_fails_leaves_nothing(house: Wheelhouse, machine: Machine, tmp_path: Path) -> None:
+def test_a_failed_layout_leaves_nothing(house: Wheelhouse, machine: Machine, tmp_path: Path) -> None:
     root = tmp_path / "images/a"
     broken = replace(house, wheels=(replace(house.wheels[0], file="gone-1.0-py3-none-any.whl"), house.wheels[-1]))
     with pytest.raises(CommandFailed, match="ended with"):
-        process_root.make(root, "sha256:1", replace(drawn(house, root), house=broken), machine, "vllm", command.run)
+        process_root.make(root, "sha256:1", replace(drawn(house, root), wheels=broken), machine, "vllm", command.run)
     assert not root.exists()
 
 
-def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:
+def test_sweep_removes_layouts_of_killed_runs_and_keeps_others(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as dead:
         dead.wait()
     images = tmp_path / "images"
@@ -148,18 +146,18 @@ def test_what_a_killed_run_began_is_swept_and_what_lives_is_not(tmp_path: Path) 
     assert sorted(path.name for path in images.iterdir()) == ["alive", "whole"]
 
 
-def test_another_python_is_refused_with_what_to_do(machine: Machine) -> None:
+def test_a_different_python_is_refused_with_a_hint(machine: Machine) -> None:
     base_image.check_python(machine, ".".join(map(str, sys.version_info[:2])))
     with pytest.raises(EnvironmentFault, match=r"this machine's python3 is 3\.\d+") as caught:
         base_image.check_python(machine, "3.99")
     assert "3.99 first on PATH" in caught.value.hint
 
 
-def test_no_operator_is_looked_at_by_another_python(tmp_path: Path) -> None:
+def test_flagkernels_does_not_run_in_a_different_python(tmp_path: Path) -> None:
     runner = ProcessRunner(Workspace(tmp_path))
     job = given.job(given.cell("nvidia-h100/smollm2-135m"))
     chip = replace(job.cell.chip, python="3.99")
     other = replace(job, cell=replace(job.cell, chip=chip), runner="process")
-    place = flagkernels_cli.Place(tmp_path)
+    folders = flagkernels_cli.KernelFolders(tmp_path)
     with pytest.raises(EnvironmentFault, match="this machine's python3"):
-        flagkernels_cli.call(other, given.context(tmp_path, runner=runner), place, name="kernels", words=[], seconds=1)
+        flagkernels_cli.call(other, given.context(tmp_path, runner=runner), folders, name="kernels", argv=[], seconds=1)

@@ -135,7 +135,7 @@ def test_nothing_is_done_twice_and_the_table_names_every_operator(prepared: Prep
 
 def test_a_bundle_that_was_changed_in_the_workspace_is_made_again(prepared: Prepared) -> None:
     look: Any = given.context(prepared.root)
-    assert kernels.intact(replace(prepared.result, folder="kernels/none"), look) == "the bundle is gone"
+    assert kernels.intact(replace(prepared.result, folder="kernels/none"), look) == "the bundle is missing"
     assert kernels.intact(prepared.result, look) == ""
     listed = prepared.bundle / "operators.yaml"
     before = listed.read_bytes()
@@ -219,7 +219,7 @@ class Images:
             Client(server.base_url, seconds=60) as client,
         ):
             at = Inside(cell=job.cell, context=context, server=server, image=image, weights=weights)
-            yield Up(server, at, endpoint_checks.bench(server, client, job.cell.model, long_tokens=256))
+            yield Up(server, at, endpoint_checks.make_bench(server, client, job.cell.model, long_tokens=256))
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_a_database_that_misses_is_found(images: Images, tmp_path: Path) -> None
     label = {**json.loads((folder / "compat.json").read_text()), "content": bundles.content(folder)}
     (folder / "compat.json").write_text(json.dumps(label))
     with images.up(images.build(folder)) as up:
-        with pytest.raises(CheckFailed, match="in effect is bundle"):
+        with pytest.raises(CheckFailed, match="is in effect instead of"):
             operator_checks.in_effect(up.at, images.prepared.result)
-        with pytest.raises(CheckFailed, match="12 candidates of product_kernel were timed since the start"):
+        with pytest.raises(CheckFailed, match="12 candidates of product_kernel were timed since startup"):
             operator_checks.no_tuning(up.at, up.on)

@@ -1,4 +1,4 @@
-"""The speed stage on real containers: both stacks up, one asked at a time, nothing left; and an engine that ends."""
+"""The speed stage on real containers: both stacks up, one measured at a time, nothing left; and an engine that ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def job() -> Job:
 
 
 def paced(root: Path, **options: float) -> None:
-    """Options of the engine, by way of the model's folder."""
+    """Engine options, passed through the model's folder."""
     path = root / "weights" / "none" / "pace.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(options))

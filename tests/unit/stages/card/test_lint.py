@@ -1,4 +1,4 @@
-"""Each defect that a published card had is put into a good card and must be found on its line."""
+"""Insert each defect seen in published cards into a good card; the lint must find it."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ GOOD = render.render(RECORD, given.TEMPLATES)
 
 
 def findings(text: str, made: Record = RECORD) -> list[str]:
-    return [one.text for one in lint.lint(text, made, PNG)]
+    return [finding.text for finding in lint.lint(text, made, PNG)]
 
 
 def broken(old: str, new: str) -> str:
@@ -38,12 +38,12 @@ def test_a_good_card_has_no_findings_and_says_what_was_checked() -> None:
         ("pipeline_tag: text-generation", "pipeline_tag: chat", "pipeline_tag is not text-generation"),
         ("## Introduction", "## Intro", "section 'Introduction' is missing"),
         ("### Environment Setup", "##### Environment Setup", "heading 'Environment Setup' skips a level"),
-        ("## Contributing", "# Contributing", "2 titles of level 1"),
-        ("```python", "```bash", "Python in a block that says bash"),
+        ("## Contributing", "# Contributing", "2 level-1 headings"),
+        ("```python", "```bash", "Python code in a bash block"),
         ("```python", "```", "code block has language ''"),
         ("max_tokens=256,\n)", "max_tokens=256,\n", "not Python"),
-        ("print(response.choices[0].message.content)\n```", "print(1)\n", "code block is never closed"),
-        ("--detach \\\n", "--detach \\ \n", "space after the backslash"),
+        ("print(response.choices[0].message.content)\n```", "print(1)\n", "code block is not closed"),
+        ("--detach \\\n", "--detach \\ \n", "space after the line-continuation backslash"),
         ("| Item | Version |\n| --- | --- |", "| Item | Version |", "a table needs a header"),
         ("| Docker | 20.10.24+dfsg1 |", "| Docker | 20.10.24+dfsg1 | x |", "3 cells in a table of 2 columns"),
         ("| Docker | 20.10.24+dfsg1 |", "| Docker | - |", "cell '-' is empty"),
@@ -60,21 +60,21 @@ def test_a_good_card_has_no_findings_and_says_what_was_checked() -> None:
             "is not under /nfs/models/SmolLM2-135M",
         ),
         ("docker run \\", "docker run --rm \\", "docker run is not the command that started"),
-        ("mkdir -p /nfs", "mkdir -p /root/x /nfs", "a path of the machine that made the release"),
+        ("mkdir -p /nfs", "mkdir -p /root/x /nfs", "a path of the machine that built the release"),
         ("](https://anythingllm.com/)", "](http://anythingllm.com/)", "neither https nor a file of the release"),
         ("](https://anythingllm.com/)", "](javascript:alert(1))", "neither https nor a file of the release"),
-        ("](scores.png)", "](other.png)", "scores.png is not shown"),
+        ("](scores.png)", "](other.png)", "scores.png is not shown on the card"),
         ("send a question.", "send <b>a</b> question.", "raw HTML"),
-        ("**PASS**", "**PASS", "** is opened and not closed"),
+        ("**PASS**", "**PASS", "** is not closed"),
         ("send a question.", "TODO", "placeholder 'TODO'"),
         ("send a question.", "see <server_ip>", "placeholder '<server_ip>'"),
         ("send a question.", "{{ question }}", "placeholder '{{'"),
         ("send a question.", "新模型介绍，待定", "text that is not English"),
-        ("send a question.", "ghp_0123456789abcdefghij", "a secret"),
+        ("send a question.", "ghp_0123456789abcdefghij", "contains a secret"),
         ("send a question.", "see [it][1].\n\n[1]: http://plain.example/", "neither https nor a file of the release"),
         ("send a question.", "see <ftp://files.example/>", "neither https nor a file of the release"),
         ("send a question.", "\n\n<div>\nhidden\n</div>\n", "raw HTML"),
-        ("## Contributing", "Contributing\n=======", "2 titles of level 1"),
+        ("## Contributing", "Contributing\n=======", "2 level-1 headings"),
         ("send a question.", "send it.\n\n   ```sh\n   x\n   ```\n", "code block has language 'sh'"),
         ("| Docker | 20.10.24+dfsg1 |", "| Docker | TODO |", "placeholder 'TODO'"),
     ],
@@ -83,9 +83,9 @@ def test_a_defect_is_found(old: str, new: str, finding: str) -> None:
     assert any(finding in text for text in findings(broken(old, new))), findings(broken(old, new))
 
 
-def test_the_line_is_named() -> None:
+def test_the_line_is_reported() -> None:
     text = broken("send a question.", "TODO")
-    line = next(at for at, one in enumerate(text.splitlines(), 1) if "TODO" in one)
+    line = next(at for at, row in enumerate(text.splitlines(), 1) if "TODO" in row)
     with pytest.raises(GateFailed) as caught:
         lint.check(text, RECORD, PNG, "README.md")
     assert caught.value.exit_code == 4
@@ -101,7 +101,7 @@ def test_the_line_is_named() -> None:
         "&lt;b&gt; and `{{`",
     ],
 )
-def test_what_is_escaped_or_code_is_no_defect(text: str) -> None:
+def test_escaped_text_and_code_are_not_defects(text: str) -> None:
     assert findings(broken("send a question.", text)) == []
 
 
@@ -109,13 +109,13 @@ def test_a_pipe_in_a_cell_is_text() -> None:
     assert findings(broken("| Docker | 20.10.24+dfsg1 |", r"| Docker | \| 20.10 |")) == []
 
 
-def test_the_line_of_a_later_line_of_a_paragraph_is_named() -> None:
+def test_a_defect_later_in_a_paragraph_is_reported_on_its_own_line() -> None:
     text = broken("send a question.", "send a question\nand another\nTODO")
     line = text.splitlines().index("TODO") + 1
-    assert [one.line for one in lint.lint(text, RECORD, PNG)] == [line]
+    assert [finding.line for finding in lint.lint(text, RECORD, PNG)] == [line]
 
 
-def test_a_score_of_zero_is_no_score() -> None:
+def test_a_score_of_zero_is_a_defect() -> None:
     made = given.record(accuracy=given.accuracy(given.score(candidate=0.0, difference=-0.285)))
     assert any("a score of 0" in text for text in findings(render.render(made, given.TEMPLATES), made))
 
@@ -128,20 +128,20 @@ def test_a_released_score_has_a_baseline() -> None:
 @pytest.mark.parametrize("metric", ["LiveBench-0fewshot_@avg1", "MUSR_0fewshot_@avg", "MMLU"])
 def test_metrics_have_one_spelling(metric: str) -> None:
     made = given.record(accuracy=given.accuracy(given.score(metric=metric)))
-    assert any("is not spelled" in text for text in findings(render.render(made, given.TEMPLATES), made))
+    assert any("does not match NAME_" in text for text in findings(render.render(made, given.TEMPLATES), made))
 
 
 def test_the_served_folder_is_the_downloaded_one() -> None:
     smoke = given.smoke(given.image().reference)
-    words = tuple(word.replace("=/nfs/models/", "=/data/models/") for word in smoke.docker_run)
-    made = given.record(smoke=replace(smoke, docker_run=words))
+    argv = tuple(word.replace("=/nfs/models/", "=/data/models/") for word in smoke.docker_run)
+    made = given.record(smoke=replace(smoke, docker_run=argv))
     found = findings(render.render(made, given.TEMPLATES), made)
     assert any("docker run mounts /data/models/SmolLM2-135M-Instruct" in text for text in found)
 
 
 def test_an_image_is_a_picture() -> None:
     found = lint.lint(GOOD, RECORD, {"scores.png": b"<svg/>"})
-    assert [one.text for one in found] == ["scores.png is not a PNG image"]
+    assert [finding.text for finding in found] == ["scores.png is not a PNG image"]
 
 
 def test_the_operators_are_those_of_the_record() -> None:
@@ -149,7 +149,7 @@ def test_the_operators_are_those_of_the_record() -> None:
     good = render.render(made, given.TEMPLATES)
     assert findings(good, made) == []
     faster = good.replace("| `mm` | 20 | 4 |", "| `mm` | 20 | 5 |")
-    assert any("'Operator in effect' is not that of the record" in text for text in findings(faster, made))
+    assert any("'Operator in effect' differs from the record" in text for text in findings(faster, made))
     hidden = "\n".join(line for line in good.splitlines() if not line.startswith("| `mul` |"))
-    assert any("'Operator left out' is not that of the record" in text for text in findings(hidden, made))
-    assert any("2 lines for 0" in text for text in findings(good, RECORD))
+    assert any("'Operator left out' differs from the record" in text for text in findings(hidden, made))
+    assert any("2 rows, not 0" in text for text in findings(good, RECORD))

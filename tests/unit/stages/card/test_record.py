@@ -105,11 +105,11 @@ class TestTag:
 
     def test_a_local_version_fits_into_a_tag(self) -> None:
         made = given.record()
-        mended = replace(made, chip=replace(made.chip, components=replace(made.chip.components, flagtree="0.4.0+3.3")))
-        assert "tree_0.4.0.3.3-" in mended.tag
+        patched = replace(made, chip=replace(made.chip, components=replace(made.chip.components, flagtree="0.4.0+3.3")))
+        assert "tree_0.4.0.3.3-" in patched.tag
 
     def test_what_no_tag_can_hold_is_a_configuration_error(self) -> None:
         made = given.record()
         broken = replace(made, chip=replace(made.chip, components=replace(made.chip.components, flagcx="a b/c")))
-        with pytest.raises(ConfigError, match="cannot be an image tag"):
+        with pytest.raises(ConfigError, match="is not a valid image tag"):
             _ = broken.tag

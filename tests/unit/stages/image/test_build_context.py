@@ -1,4 +1,4 @@
-"""What the builder is given: rendered from the matrix alone, the same bytes each time."""
+"""The build context: rendered from the matrix alone, with the same bytes each time."""
 
 import io
 import json
@@ -42,19 +42,19 @@ def serve_yaml(plan: build_context.Plan) -> Any:
 
 
 def test_flagscale_and_native_get_the_same_arguments(tmp_path: Path) -> None:
-    one = serve_yaml(drawn(tmp_path))["serve"][0]
+    serve = serve_yaml(drawn(tmp_path))["serve"][0]
     native = engine_config.native(given.cell(), DOCKER)
-    assert one["serve_id"] == "vllm_model"
-    assert one["engine"] == "llama_cpp"
+    assert serve["serve_id"] == "vllm_model"
+    assert serve["engine"] == "llama_cpp"
     options = dict(zip(native[1::2], native[2::2], strict=True))
-    arguments = one["engine_args"]
+    arguments = serve["engine_args"]
     assert options == {
         "--model": arguments["model"],
         "--alias": arguments["served_model_name"],
         "--host": arguments["host"],
         "--ctx-size": str(arguments["max_model_len"]),
         "--parallel": str(arguments["max_num_seqs"]),
-        "--threads": str(one["engine_args_specific"]["llama_cpp"]["threads"]),
+        "--threads": str(serve["engine_args_specific"]["llama_cpp"]["threads"]),
     }
 
 
@@ -64,7 +64,7 @@ def test_vllm_gets_the_matrix_arguments(tmp_path: Path) -> None:
     assert arguments["gpu_memory_utilization"] == 0.9
     native = json.loads(plan.manifest)["serve"]["native"]
     assert native[:3] == ["vllm", "serve", "/nfs/models/Qwen3-8B"]
-    assert "--no-enable-prefix-caching" in native, "a true option is bare"
+    assert "--no-enable-prefix-caching" in native, "a boolean option has no value"
     assert not any("llama" in path for path in build_context.programs(given.cell("nvidia-h100/qwen3-8b")))
 
 
@@ -74,12 +74,12 @@ def test_only_the_flagos_stack_switches_flaggems_on(tmp_path: Path) -> None:
     assert "USE_FLAGGEMS" not in json.loads(drawn(tmp_path).manifest)["serve"]["env"]["flagos"]
 
 
-def test_the_manifest_says_what_is_inside_and_what_is_ours(tmp_path: Path) -> None:
+def test_the_manifest_lists_packages_and_own_programs(tmp_path: Path) -> None:
     manifest = json.loads(drawn(tmp_path).manifest)
-    assert [one["name"] for one in manifest["packages"]] == ["one"], "the installer is not in the image"
+    assert [package["name"] for package in manifest["packages"]] == ["one"], "the installer is not in the image"
     assert manifest["weights"]["digest"] == WEIGHTS.digest
     assert "llama-server" in " ".join(manifest["remarks"])
-    assert "one 1.0" in " ".join(manifest["remarks"]), "what we built from source is said"
+    assert "one 1.0" in " ".join(manifest["remarks"]), "packages built from source are listed"
     assert set(manifest["programs"]) == {"/opt/flagos/bin/flagos-serve", LLAMA_SERVER}
 
 

@@ -1,4 +1,4 @@
-"""What a user of a release reads where flagkernels fails on the chip."""
+"""The errors that users see when flagkernels fails on the chip."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, Fla
 from flagrelease.ports.progress import Silent
 from flagrelease.stages.kernels import flagkernels_cli
 
-TOLD = {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}
+EVENT = {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}
 
 
 def error(*lines: str, ended: CommandFailed | None = None) -> FlagreleaseError:
-    seen = flagkernels_cli._Seen(Silent())
+    output = flagkernels_cli._Output(Silent())
     for line in lines:
-        seen.line(line)
-    return seen.error("kernels", ended or CommandFailed("box ended with 1", why=lines[-1], detail="\n".join(lines)))
+        output.line(line)
+    return output.error("kernels", ended or CommandFailed("box ended with 1", why=lines[-1], detail="\n".join(lines)))
 
 
 def failed(code: int, what: str = "no", hint: str = "") -> str:
     return json.dumps({"failed": "select", "code": code, "what": what, "why": "", "hint": hint})
 
 
-def test_out_of_time_it_says_where_it_was_and_shows_no_json() -> None:
-    late = CommandFailed("box did not end within 5 s", why="it was stopped", detail=json.dumps(TOLD))
-    found = error(json.dumps(TOLD), ended=late)
+def test_a_timeout_names_the_last_step_and_shows_no_json() -> None:
+    late = CommandFailed("box did not end within 5 s", why="it was stopped", detail=json.dumps(EVENT))
+    found = error(json.dumps(EVENT), ended=late)
     assert found.line() == (
         "kernels: box did not end within 5 s: it was stopped; "
-        "the last that it told was `qualify: mm silu, 3 of 15 operators`"
+        "the last reported step was `qualify: mm silu, 3 of 15 operators`"
     )
     assert found.detail == ""
     assert "kernels.limit" in found.hint
 
 
-def test_a_death_without_a_word_of_its_own_shows_what_was_printed() -> None:
-    found = error("Traceback", "ImportError: libcuda.so.1", json.dumps(TOLD))
-    assert found.why.startswith("ImportError: libcuda.so.1; the last that it told was `qualify")
+def test_an_unreported_failure_shows_what_was_printed() -> None:
+    found = error("Traceback", "ImportError: libcuda.so.1", json.dumps(EVENT))
+    assert found.why.startswith("ImportError: libcuda.so.1; the last reported step was `qualify")
     assert found.detail == "Traceback\nImportError: libcuda.so.1"
     silent = CommandFailed("box ended with 137", why="memory ran out")
     assert error(ended=silent).line() == "kernels: box ended with 137: memory ran out"
@@ -54,7 +54,7 @@ def test_each_error_has_its_exit_code_and_the_first_is_the_cause(code: int, kind
     assert (type(found), found.exit_code, found.what) == (kind, exit_code, "select: the cause")
 
 
-def test_hints_name_what_a_release_has() -> None:
+def test_hints_name_settings_of_the_matrix() -> None:
     assert error(failed(6, hint="run on the chip, or --device cpu")).hint == (
         "run on the chip, or kernels.device cpu (in matrix.yaml)"
     )
@@ -65,8 +65,8 @@ def test_hints_name_what_a_release_has() -> None:
     assert error(failed(2, hint="did you mean 'neg'?")).hint == "did you mean 'neg'?"
 
 
-def test_every_option_that_has_a_name_in_the_matrix_names_a_key_of_it() -> None:
-    names = flagkernels_cli.in_the_matrix()
+def test_every_matrix_name_of_an_option_is_a_key_of_the_matrix() -> None:
+    names = flagkernels_cli.matrix_names()
     keys = {f"kernels.{field.name}" for field in fields(Kernels)}
     assert {name for name in names.values() if not name.startswith("serve.args.")} <= keys
-    assert keys - set(names.values()) == {"kernels.limit"}, "of the stage as a whole: flagkernels has no such option"
+    assert keys - set(names.values()) == {"kernels.limit"}, "a limit of the stage, not an option of flagkernels"

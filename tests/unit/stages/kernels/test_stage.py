@@ -1,4 +1,4 @@
-"""The kernels stage before anything runs: when it is skipped, what it is asked for, what cannot be."""
+"""The kernels stage before it runs: skipping, inputs, arguments and rejected models."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_model_without_config_json_is_refused_by_the_plan_before_its_weights_a
     assert {step.action for step in plan.steps} == {"skip"}
 
 
-def test_what_is_converted_or_has_one_or_is_not_locked_is_not() -> None:
+def test_models_that_are_converted_or_have_one_or_are_not_locked_are_accepted() -> None:
     assert kernels.inputs(job("model.gguf"))["runner"] == "docker"
     assert kernels.inputs(job("config.json", "model.safetensors", convert=None))
     assert kernels.inputs(replace(job(), lock=Lock()))
@@ -53,7 +53,7 @@ def test_the_reason_of_a_skip_is_the_first_that_holds() -> None:
     made = job()
     assert kernels.skip(made) == ""
     assert kernels.skip(replace(made, cell=replace(made.cell, stack="native"))).startswith("the native stack")
-    assert kernels.skip(job(engine="llama_cpp")) == "llama.cpp has kernels of its own"
+    assert kernels.skip(job(engine="llama_cpp")) == "llama.cpp has its own kernels"
     assert kernels.skip(given.job(given.cell("cpu/smollm2-135m"))) == "no Triton backend"
 
 
@@ -69,7 +69,7 @@ def test_the_reason_of_a_skip_is_the_first_that_holds() -> None:
         ),
     ],
 )
-def test_the_sizes_are_those_that_the_engine_can_be_given(
+def test_the_limits_follow_the_engine_s_arguments(
     args: dict[str, Any], max_len: int | None, expected: dict[str, int]
 ) -> None:
     made = job(args=args)
@@ -78,7 +78,7 @@ def test_the_sizes_are_those_that_the_engine_can_be_given(
 
 
 @pytest.mark.parametrize(
-    ("args", "said", "expected"),
+    ("args", "execution", "expected"),
     [
         ({}, None, "compiled"),
         ({"enforce_eager": True}, None, "eager"),
@@ -86,22 +86,22 @@ def test_the_sizes_are_those_that_the_engine_can_be_given(
     ],
 )
 def test_operators_are_chosen_for_how_the_engine_runs_the_layers(
-    args: dict[str, Any], said: Any, expected: str, tmp_path: Path
+    args: dict[str, Any], execution: Any, expected: str, tmp_path: Path
 ) -> None:
     made = job("config.json", args=args)
-    made = replace(made, cell=replace(made.cell, kernels=replace(made.cell.kernels, execution=said)))
+    made = replace(made, cell=replace(made.cell, kernels=replace(made.cell.kernels, execution=execution)))
     assert kernels.inputs(made)["execution"] == expected
-    words = kernels._words(made, flagkernels_cli.Place(tmp_path), tmp_path / "config.json")
-    assert words[words.index("--execution") + 1] == expected
+    argv = kernels._argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
+    assert argv[argv.index("--execution") + 1] == expected
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(0.0, "greedy"), (0.6, "mixed")])
-def test_operators_are_chosen_for_what_is_asked_in_the_evaluation(
+def test_operators_are_chosen_for_the_sampling_of_the_evaluation(
     temperature: float, expected: str, tmp_path: Path
 ) -> None:
     made = job("config.json")
     model = replace(made.cell.model, sampling=replace(made.cell.model.sampling, temperature=temperature))
     made = replace(made, cell=replace(made.cell, model=model))
     assert kernels.inputs(made)["requests"] == expected
-    words = kernels._words(made, flagkernels_cli.Place(tmp_path), tmp_path / "config.json")
-    assert words[words.index("--requests") + 1] == expected
+    argv = kernels._argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
+    assert argv[argv.index("--requests") + 1] == expected

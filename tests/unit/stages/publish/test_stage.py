@@ -19,7 +19,7 @@ from support.contexts import after
 
 
 def finished(tmp_path: Path, **results: Any) -> Any:
-    """A context in which `card` has run on a finished cell; asking the registry would fail."""
+    """A context in which `card` has run on a finished cell; any registry access would fail."""
     context = given.context(tmp_path, registry=None, **results)
     made = card.run(given.job(), context)
     return after(context, card=made)
@@ -33,14 +33,14 @@ def refused(tmp_path: Path, verdict: Any, **changes: Any) -> Any:
     return caught.value
 
 
-def test_a_failed_gate_is_told_with_its_numbers(tmp_path: Path) -> None:
+def test_a_failed_gate_is_reported_with_its_numbers(tmp_path: Path) -> None:
     error = refused(tmp_path, "FAIL", candidate=0.185, difference=-0.1, interval90=(-0.15, -0.052))
     assert (error.exit_code, error.what) == (
         4,
-        "cpu/smollm2-135m is not published: it answers worse than native on cpu",
+        "cpu/smollm2-135m is not published: its answers are worse than those of native on cpu",
     )
     assert error.why == (
-        "mmlu-sample: 0.185 against 0.285 over 200 questions, difference -0.100 [-0.150, -0.052], margin 0.050; "
+        "mmlu-sample: 0.185 versus 0.285 over 200 questions, difference -0.100 [-0.150, -0.052], margin 0.050; "
         "it may be worse"
     )
 
@@ -48,7 +48,7 @@ def test_a_failed_gate_is_told_with_its_numbers(tmp_path: Path) -> None:
 def test_an_undecided_gate_says_what_would_decide_it(tmp_path: Path) -> None:
     error = refused(tmp_path, "INCONCLUSIVE", interval90=(-0.07, 0.08))
     assert error.exit_code == 5
-    assert error.hint.startswith("ask more: raise `limit` or `repeats` of profile embedded")
+    assert error.hint.startswith("ask more questions: raise `limit` or `repeats` of profile embedded")
 
 
 def test_no_baseline_is_not_a_pass(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_what_processes_served_is_judged_and_kept_as_a_draft(tmp_path: Path) -> 
     look = Look(workspace=context.workspace, evidence=context.evidence)
     assert publish.intact(result, look) == ""
     (draft / "README.md").unlink()
-    assert publish.intact(result, look) == "its draft is gone"
+    assert publish.intact(result, look) == "its draft is missing"
 
 
 def test_processes_pass_no_gate_that_an_image_would_not(tmp_path: Path) -> None:
     row = given.score(verdict="FAIL", reason="it may be worse")
     accuracy = given.accuracy(row, verdict="FAIL", reason="it may be worse")
     context = finished(tmp_path, image=given.image(runner="process"), accuracy=accuracy)
-    with pytest.raises(GateFailed, match="answers worse"):
+    with pytest.raises(GateFailed, match="its answers are worse"):
         publish.run(given.job(), context)
 
 
@@ -98,13 +98,13 @@ def test_a_failed_smoke_check_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["localhost:5000/Flag", "localhost:5000/a b", "localhost:5000/../x", "localhost:5000"])
-def test_a_name_that_no_registry_takes_is_a_configuration_error(tmp_path: Path, name: str) -> None:
+def test_an_invalid_image_name_is_a_configuration_error(tmp_path: Path, name: str) -> None:
     pushed = given.image(repository=name)
     context = finished(tmp_path)
     release = given.record(image=pushed, smoke=given.smoke(pushed.reference))
     kept = context.evidence.put("release.json", publish.record.dumps(release))
     made = replace(context.result(CARD), evidence=(kept,))
-    with pytest.raises(ConfigError, match="cannot be an image name"):
+    with pytest.raises(ConfigError, match="is not a valid image name"):
         publish.run(given.job(), after(context, card=made))
 
 
@@ -118,7 +118,7 @@ class TestFolder:
             found[name] = source
         return found
 
-    def test_it_is_whole_and_has_its_sums(self, tmp_path: Path) -> None:
+    def test_it_is_complete_and_has_its_sums(self, tmp_path: Path) -> None:
         folder = tmp_path / "releases" / "tag"
         publish._keep_folder(folder, self.files(tmp_path))
         lines = (folder / "SHA256SUMS").read_text().splitlines()
@@ -168,7 +168,7 @@ class TestIndex:
     def add(self, tmp_path: Path, tag: str) -> list[str]:
         workspace = given.workspace(tmp_path)
         index.add(workspace, self.release(tag), "run", lambda _seconds: None)
-        return [one.tag for one in index.load(workspace).releases]
+        return [release.tag for release in index.load(workspace).releases]
 
     def test_the_newest_is_last_and_adding_again_changes_nothing(self, tmp_path: Path) -> None:
         assert self.add(tmp_path, "a") == ["a"]
@@ -186,17 +186,17 @@ class TestIndex:
         assert index.read_text() == text
 
 
-def test_a_release_folder_that_is_gone_is_published_again(tmp_path: Path) -> None:
+def test_a_missing_release_folder_is_published_again(tmp_path: Path) -> None:
     result = publish.results.Publish(digest="sha256:0", tags=("r:t",), folder="releases/cpu/m/t", record=given.ANSWERS)
     look = Look(workspace=given.workspace(tmp_path), evidence=given.context(tmp_path, registry=None).evidence)
-    assert publish.intact(result, look) == "its release folder is gone"
+    assert publish.intact(result, look) == "its release folder is missing"
 
 
 def test_a_secret_in_a_stage_reaches_neither_record_nor_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "canary-5f1e2d")
     context = finished(tmp_path, image=given.image(remarks=("pushed with canary-5f1e2d",)))
-    for one in card.files(context.result(CARD)).values():
-        assert b"canary-5f1e2d" not in context.evidence.read(one)
+    for file in card.files(context.result(CARD)).values():
+        assert b"canary-5f1e2d" not in context.evidence.read(file)
     text = context.evidence.read(context.result(CARD).readme)
     assert b"pushed with $FLAGRELEASE" in text.replace(b"\\", b"")
 

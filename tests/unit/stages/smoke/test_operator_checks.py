@@ -1,4 +1,4 @@
-"""What smoke says of the operators, by what the container reports of them."""
+"""The operator checks of smoke, on the status that the container reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FINE = {
 
 
 def inside(prints: Callable[[Sequence[str]], str]) -> Inside:
-    """A served container in which programs print what `prints` gives."""
+    """A served container whose programs print the result of `prints`."""
     context = without_ports(Path("nowhere"), SleeplessClock(), Shown())
     weights, image = given.finished().result(WEIGHTS), given.image()
     cell = given.job().cell
@@ -49,32 +49,32 @@ def reporting(listed: str = LISTED, noise: str = "", **changes: Any) -> Inside:
     return inside(lambda argv: listed if argv[0] == "cat" else effective)
 
 
-def test_what_is_in_effect_is_told_in_a_line() -> None:
-    told = operator_checks.in_effect(reporting(), KERNELS)
-    assert told == f"2 operators in 2 processes, bundle {KERNELS.content[:12]}"
+def test_operators_in_effect_are_reported_in_a_line() -> None:
+    detail = operator_checks.in_effect(reporting(), KERNELS)
+    assert detail == f"2 operators in 2 processes, bundle {KERNELS.content[:12]}"
 
 
-def test_what_a_vendors_library_prints_beside_it_does_not_matter() -> None:
-    told = operator_checks.in_effect(reporting(noise="[ACL] {device} warning\n"), KERNELS)
-    assert told.startswith("2 operators in 2 processes")
+def test_other_output_of_a_vendors_library_is_ignored() -> None:
+    detail = operator_checks.in_effect(reporting(noise="[ACL] {device} warning\n"), KERNELS)
+    assert detail.startswith("2 operators in 2 processes")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"listed": "include: [mm]\n"}, "operators.yaml is not the one that was made"),
+        ({"listed": "include: [mm]\n"}, "operators.yaml differs from the one in the bundle"),
         ({"partial": ["neg"], "operators": ["mm"]}, "only some of 2 processes have neg"),
-        ({"operators": ["mm"]}, r"in effect are 1 operators: \['neg'\] are missing, \[\] are too many"),
-        ({"bundles": ["ff" * 32]}, "in effect is bundle"),
+        ({"operators": ["mm"]}, r"1 operators are in effect: missing \['neg'\], unexpected \[\]"),
+        ({"bundles": ["ff" * 32]}, r"bundle \[.*\] is in effect instead of"),
     ],
 )
-def test_what_differs_is_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(CheckFailed, match=said):
+def test_what_differs_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckFailed, match=message):
         operator_checks.in_effect(reporting(**changes), KERNELS)
 
 
 class Asked:
-    """A service whose processes have called so many operators more after its requests."""
+    """A service whose operator call counts grow by `more` after its requests."""
 
     def __init__(self, more: dict[str, int], captured: tuple[str, ...] = ()) -> None:
         self.more, self.captured = more, captured
@@ -100,7 +100,7 @@ class Asked:
 def test_what_requests_call_is_named_and_what_they_do_not() -> None:
     service = Asked({"mm": 1})
     assert service.called() == "mm; not neg"
-    drawn = [one for one in service.asked if one.get("temperature")]
+    drawn = [request for request in service.asked if request.get("temperature")]
     assert len(drawn) == len(service.asked) - len(drawn) == 1 + 2 + 4
     assert Asked({"mm": 1, "neg": 8}).called() == "mm, neg"
     assert Asked({"mm": 1}, captured=("neg",)).called() == "mm; in graphs neg"
@@ -112,19 +112,19 @@ def test_requests_make_the_batches_that_operators_are_chosen_at(most: int, expec
     assert operator_checks._steps_of_two(most) == expected
 
 
-def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
-    with pytest.raises(CheckFailed, match=r"no request called mm, neg \(greedy ones and drawn ones, up to 4 at once\)"):
+def test_calls_during_warm_up_do_not_count() -> None:
+    with pytest.raises(CheckFailed, match=r"no request called mm, neg \(greedy and sampled, up to 4 concurrent\)"):
         Asked({}).called()
 
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
-def test_no_answer_is_told_as_one(printed: str) -> None:
+def test_unreadable_status_is_reported(printed: str) -> None:
     with pytest.raises(CheckFailed, match="what is in effect cannot be read"):
         operator_status.told(printed)
 
 
 class Unhurried:
-    """Stands for a server that answers every request: of `Bench`, what no_tuning uses."""
+    """Stand-in for a server that answers every request: the part of `Bench` that no_tuning uses."""
 
     long_tokens = 64
     model = given.job().cell.model
@@ -133,7 +133,7 @@ class Unhurried:
 
 
 @pytest.mark.parametrize(("events", "found"), [(0, "0 tuning events after 100 requests"), (3, "3 candidates of mm")])
-def test_tuning_is_looked_for_only_when_the_processes_have_reported_it(events: int, found: str) -> None:
+def test_tuning_is_checked_after_the_processes_have_reported_it(events: int, found: str) -> None:
     clock = SleeplessClock()
 
     def prints(_argv: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the numbers of a load mean, the tools that make it, and what they leave behind."""
+"""The load metrics, and the parsers and cleanup of the load tools."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_quotient_of_rates_is_the_ratio_that_is_judged() -> None:
     from flagrelease.verdict.speed import speed
 
     def runs(*seconds: float) -> list[Load]:
-        return [Load(requests=(request(),), seconds=one, itl_s=Spread(median=0.1, p99=0.1)) for one in seconds]
+        return [Load(requests=(request(),), seconds=value, itl_s=Spread(median=0.1, p99=0.1)) for value in seconds]
 
     before, after = runs(1.0, 1.3, 0.8), runs(1.2, 1.1, 0.9)
     judged = speed([one.output_tokens_per_s for one in before], [one.output_tokens_per_s for one in after])
@@ -94,17 +94,17 @@ def test_prompts_follow_the_seed_and_answers_are_not_ended_early() -> None:
     assert all(one["ignore_eos"] and one["max_tokens"] == 8 and one["stream"] for one in pace.requests)
 
 
-@pytest.mark.parametrize(("pace", "said"), [(Pace(refuse=3), "HTTP 503: busy"), (Pace(cut=3), "ended before its end")])
-def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, said: str) -> None:
+@pytest.mark.parametrize(("pace", "message"), [(Pace(refuse=3), "HTTP 503: busy"), (Pace(cut=3), "ended early")])
+def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, message: str) -> None:
     with streaming(pace) as base_url:
         if pace.cut:
-            with pytest.raises(SmokeFailed):  # nothing that finished, so nothing that was measured
+            with pytest.raises(SmokeFailed):  # no finished requests, so no measurements
                 figures(StreamingLoad(base_url, "m").measure([POINT], 1), Slo())
             return
         run = StreamingLoad(base_url, "m").measure([POINT], 1)[0]
     failed = [one for one in run.requests if one.error]
     assert len(run.requests) == POINT.requests
-    assert [one.error for one in failed] == [said, said]
+    assert [one.error for one in failed] == [message, message]
     assert {(one.output_tokens, one.e2e_s) for one in failed} == {(0, 0.0)}
 
 
@@ -144,9 +144,9 @@ def test_vllm_results_that_cannot_be_read_say_so(text: str) -> None:
 def test_vllm_runs_inside_and_cleans_up() -> None:
     ran: list[Sequence[str]] = []
 
-    def execute(words: Sequence[str], *, seconds: float) -> tuple[int, str]:
-        ran.append(words)
-        return 0, json.dumps(DETAILED) if words[0] == "cat" else ""
+    def execute(argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        ran.append(argv)
+        return 0, json.dumps(DETAILED) if argv[0] == "cat" else ""
 
     load_vllm.VllmBench(execute, model="M", tokenizer="/nfs/models/M", port=8001).measure([POINT, POINT], 5)
     assert ran[0][:2] == ["python3", "-c"]
@@ -156,19 +156,19 @@ def test_vllm_runs_inside_and_cleans_up() -> None:
     assert line.startswith("vllm bench serve --backend openai --base-url http://127.0.0.1:8001 ")
     for part in ("--seed 5", "--num-prompts 6", "--num-warmups 2", "--max-concurrency 2", "--save-detailed"):
         assert part in line
-    assert [words[0] for words in ran] == ["python3", "cat", "cat", "rm"]
+    assert [argv[0] for argv in ran] == ["python3", "cat", "cat", "rm"]
 
 
 def test_vllm_takes_turns_between_two_servers_in_one_start() -> None:
-    """Who is first alternates; each load comes back on its own server's side."""
+    """The order alternates; each load is returned on the side of its server."""
     lines: list[list[str]] = []
 
-    def execute(words: Sequence[str], *, seconds: float) -> tuple[int, str]:
-        if words[0] == "python3":
-            lines.extend(json.loads(words[3]))
-        if words[0] != "cat":
+    def execute(argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        if argv[0] == "python3":
+            lines.extend(json.loads(argv[3]))
+        if argv[0] != "cat":
             return 0, ""
-        (line,) = (line for line in lines if words[1].endswith(line[line.index("--result-filename") + 1]))
+        (line,) = (line for line in lines if argv[1].endswith(line[line.index("--result-filename") + 1]))
         port = int(line[line.index("--base-url") + 1].rpartition(":")[2])
         return 0, json.dumps(DETAILED | {"duration": port})
 
@@ -187,7 +187,7 @@ def test_vllm_that_fails_says_its_last_line() -> None:
 
 
 def table(path: Path, rows: Sequence[tuple[Any, ...]]) -> Path:
-    """A table of requests with the columns that evalscope 1.14.1 makes."""
+    """A request table with the columns of evalscope 1.14.1."""
     with sqlite3.connect(path) as connection:
         connection.execute(
             "CREATE TABLE result(request TEXT, start_time REAL, inter_token_latencies TEXT, success INTEGER, "
@@ -212,7 +212,7 @@ def test_evalscope_requests_are_read_by_our_definitions(tmp_path: Path) -> None:
     ]
     run = load_evalscope.parse(table(tmp_path / "benchmark_data.db", rows))
     assert run.seconds == 2.0
-    assert [one.error for one in run.requests] == ["", "", "it failed"]
+    assert [one.error for one in run.requests] == ["", "", "failed"]
     assert [one.tpot_s for one in run.finished] == pytest.approx([0.2, 0.3])
     assert run.output_tokens_per_s == 5.0
     assert run.itl_s == Spread(median=0.25, p99=0.3)

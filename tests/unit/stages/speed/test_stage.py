@@ -1,4 +1,4 @@
-"""The speed stage: who is measured when, what is kept, verdicts, and how they reach card and publishing.
+"""The speed stage: order of measurements, saved rounds, verdicts, and their effect on card and publish.
 
 The servers are loopback endpoints that stream at a set pace; the load, the statistics and the gate are real.
 """
@@ -45,7 +45,7 @@ TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)
 
 @dataclass(frozen=True)
 class Stood:
-    """What `served` gives, for a server that is a rate."""
+    """The result of `served` for a simulated server with a fixed rate."""
 
     stack: str
     world: World
@@ -59,7 +59,7 @@ class Stood:
 
 @dataclass
 class World:
-    """`rates` gives each stack's output tokens a second in each round."""
+    """`rates` has the output tokens per second of each stack in each round."""
 
     root: Path
     rates: dict[str, list[float]]
@@ -103,7 +103,7 @@ class World:
 
 @dataclass(frozen=True)
 class Rated:
-    """A generator whose runs have the rate that the test gives."""
+    """A load generator whose runs have the given rate."""
 
     server: Stood
     name: str = "a stand-in"
@@ -119,7 +119,7 @@ class Rated:
         number = (seed - 1) // 2
         rate = world.rates[stack][min(number, len(world.rates[stack]) - 1)]
         error = "HTTP 500" if stack == world.failing else ""
-        one = Request(
+        request = Request(
             start_s=0.0,
             ttft_s=0.1,
             e2e_s=0.1 + (point.output_tokens - 1) / rate,
@@ -128,7 +128,7 @@ class Rated:
             error=error,
         )
         tokens = point.requests * point.output_tokens
-        return Load(requests=(one,) * point.requests, seconds=tokens / rate, itl_s=Spread(median=0.1, p99=0.1))
+        return Load(requests=(request,) * point.requests, seconds=tokens / rate, itl_s=Spread(median=0.1, p99=0.1))
 
 
 class SlowlyStarted(Rated):
@@ -162,11 +162,11 @@ def test_on_a_cpu_both_stay_up_and_take_turns_at_each_load_point(world: World) -
     assert measured(world) == [*there, *back, *there], "each is the first in turn"
     assert result.verdict == "PASS"
     assert [point.rounds for point in result.points] == [3, 3]
-    assert (result.tool, result.turns) == ("a stand-in", speed.TOGETHER)
+    assert (result.tool, result.turns) == ("a stand-in", speed.COLOCATED)
 
 
 def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
-    assert world.run(vendor="nvidia").turns == speed.ALONE
+    assert world.run(vendor="nvidia").turns == speed.SEPARATE
     assert world.started == ["native", "flagos", "flagos", "native", "native", "flagos"]
     assert measured(world) == [(stack, number) for stack in world.started for number in (1, 2)]
 
@@ -181,7 +181,7 @@ def test_a_tool_that_starts_slowly_is_started_once_a_round_for_each_stack(world:
 
 
 def test_a_tool_that_starts_slowly_takes_turns_where_it_reaches_both_servers(world: World) -> None:
-    """Runs that are compared are then one right after the other, also at the second load point."""
+    """Compared runs are back to back, also at the second load point."""
     world.starts_slowly, world.runner = True, "process"
     world.rates["flagos"] = [50.0, 45.0, 55.0]
     result = world.run()
@@ -411,7 +411,7 @@ def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None
     cells = render.speed_cells(made.speed.points[0])
     assert " | ".join(cells[:4]) in text
     changed = text.replace(f"| {cells[3]} ", "| 999 ", 1)
-    assert [one.text for one in lint.lint(changed, made, images)] == ["the speeds are not those of the record"]
+    assert [finding.text for finding in lint.lint(changed, made, images)] == ["the speeds differ from the record"]
     without = replace(made, speed=None)
     assert "### Speed" not in render.render(without, given.TEMPLATES)
 

@@ -1,4 +1,4 @@
-"""The weights stage on files of this machine: complete, checked cheaply, mended, never doubted without a reason."""
+"""The weights stage on local files: completeness, cheap checks and repair."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = {"model.gguf": b"GGUF" * 1000, "sub/config.json": b"{}"}
 
 
 class Bench:
-    """A cell whose model is a folder of this machine."""
+    """A cell whose model is a local folder."""
 
     def __init__(self, folder: Path) -> None:
         self.source = folder / "source"
@@ -96,15 +96,15 @@ def test_a_second_run_reads_nothing_but_the_manifest(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda folder: (folder / "model.gguf").unlink(), "model.gguf is gone"),
+        (lambda folder: (folder / "model.gguf").unlink(), "model.gguf is missing"),
         (lambda folder: (folder / "model.gguf").write_bytes(b"X"), "model.gguf has changed"),
         (lambda folder: os.utime(folder / "model.gguf", (1, 1)), "model.gguf has changed"),
         (lambda folder: (folder / "more.bin").write_bytes(b"X"), "more.bin does not belong"),
-        (lambda folder: folder.with_name(folder.name + ".json").unlink(), "not complete"),
+        (lambda folder: folder.with_name(folder.name + ".json").unlink(), "incomplete"),
         (lambda folder: folder.with_name(folder.name + ".json").write_text('{"digest"'), "cannot be read"),
     ],
 )
-def test_harm_is_noticed_and_mended(harm: object, says: str, bench: Bench) -> None:
+def test_damage_is_detected_and_repaired(harm: object, says: str, bench: Bench) -> None:
     result = bench.run()
     folder = bench.folder(result)
     assert callable(harm)
@@ -177,5 +177,5 @@ def test_a_config_json_stands_in_for_weights_that_are_not_fetched(bench: Bench, 
     assert not bench.trouble(result)
     assert stage.inputs(bench.job) != weights.STAGE.inputs(bench.job)
     config.write_text("[]")
-    with pytest.raises(ConfigError, match=r"is no config\.json"):
+    with pytest.raises(ConfigError, match=r"is not a config\.json"):
         weights.of_config(config)
