@@ -18,7 +18,7 @@ from flagkernels.errors import ChipFault, UsageError
 from flagkernels.measure.bench import Figure
 from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
-from flagkernels.progress import Progress, tell_failure
+from flagkernels.progress import Progress, report_failure
 from flagkernels.qualify.qualify import Row
 
 
@@ -35,16 +35,16 @@ class Runs:
         if step.name == self.fails:
             raise prepare._failed(step.name, 6)
         step.made.parent.mkdir(parents=True, exist_ok=True)
-        step.made.write_text(" ".join(step.words))
+        step.made.write_text(" ".join(step.argv))
 
-    def run(self, words: dict[str, str], key: str = "machine") -> list[str]:
+    def run(self, steps: dict[str, str], key: str = "machine") -> list[str]:
         self.calls.clear()
         work = Work(self.root)
-        with Progress("prepare", total=len(words), stream=io.StringIO()) as progress:
+        with Progress("prepare", total=len(steps), stream=io.StringIO()) as progress:
             run = prepare._Run(work=work, progress=progress, key=key)
-            for name, word in words.items():
-                made, rest = (self.root / f"{name}.{kind}" for kind in ("out", "rest"))
-                run.step(Step(name=name, words=(word,), made=made, rest=(rest,)))
+            for name, word in steps.items():
+                made, partial = (self.root / f"{name}.{kind}" for kind in ("out", "partial"))
+                run.step(Step(name=name, argv=(word,), made=made, partial=(partial,)))
         return list(self.calls)
 
 
@@ -65,9 +65,9 @@ def test_what_is_done_is_kept(runs: Runs) -> None:
 
 def test_other_inputs_make_what_depends_on_them_anew(runs: Runs) -> None:
     runs.run(THREE)
-    (runs.root / "qualify.rest").write_text("half")
+    (runs.root / "qualify.partial").write_text("half")
     assert runs.run({**THREE, "qualify": "other"}) == ["qualify", "tune"]
-    assert not (runs.root / "qualify.rest").exists()
+    assert not (runs.root / "qualify.partial").exists()
     assert runs.run({**THREE, "qualify": "other"}, key="another machine") == ["trace", "qualify", "tune"]
 
 
@@ -76,10 +76,10 @@ def test_a_step_that_was_stopped_goes_on_from_its_own_file(runs: Runs) -> None:
     with pytest.raises(prepare.StepFailed, match="qualify ended with exit code 6") as caught:
         runs.run(THREE)
     assert caught.value.exit_code == 6
-    (runs.root / "qualify.rest").write_text("half")
+    (runs.root / "qualify.partial").write_text("half")
     runs.fails = ""
     assert runs.run(THREE) == ["qualify", "tune"]
-    assert (runs.root / "qualify.rest").read_text() == "half"
+    assert (runs.root / "qualify.partial").read_text() == "half"
 
 
 def test_another_machine_clears_what_was_measured(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_progress_is_one_json_object_a_line_for_a_program(monkeypatch: pytest.Mo
         progress.doing("mm")
         progress.doing("mm")  # at most twice a second
         progress.step("mm correct")
-    tell_failure("qualify", ChipFault("no chip", why="it is gone", hint="look"), stream)
+    report_failure("qualify", ChipFault("no chip", why="it is gone", hint="look"), stream)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines[0] == {"step": "qualify", "done": 0, "total": 2, "doing": "mm"}
     assert lines[1] == {"step": "qualify", "done": 1, "total": 2, "text": "mm correct"}
