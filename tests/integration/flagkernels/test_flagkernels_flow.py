@@ -147,7 +147,7 @@ def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
     """A device, figures, a name: none of them is found out after minutes, and none by a traceback."""
     verdicts = "--trace trace.json --verdicts verdicts.jsonl"
     said = flagkernels(folder, f"bench {verdicts} --out none.jsonl --device xpu", code=6)
-    assert "no device 'xpu' answers here" in said
+    assert "device 'xpu' is not available" in said
     express = "--policy express --config config.json --device cpu --out none.yaml --figures none.jsonl"
     assert "cannot read none.jsonl" in flagkernels(folder, f"select {verdicts} {express}", code=2)
     (folder / "typo.yaml").write_text("include: [mm, sillu]\n")
@@ -157,7 +157,7 @@ def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
     said = flagkernels(
         folder, "attribute --operators mm.yaml --config config.json --out none.json --device xpu", code=6
     )
-    assert "no device 'xpu' answers here" in said
+    assert "device 'xpu' is not available" in said
     assert "Traceback" not in said
 
 

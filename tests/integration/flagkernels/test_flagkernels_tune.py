@@ -262,7 +262,7 @@ def test_a_budget_too_small_for_one_candidate_is_an_error(tmp_path: Path) -> Non
         "tune", "--trace", write_trace(tmp_path / "trace.json"), "--out", tmp_path / "out", "--budget", "0.01s"
     )
     assert done.returncode == 2
-    assert "does not suffice for one candidate" in done.stderr
+    assert "is too small for one candidate" in done.stderr
     assert "--budget" in done.stderr
 
 
@@ -277,7 +277,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     done = flagkernels("tune", "--trace", tmp_path / "t.json", "--out", tmp_path / "taken")
     assert done.returncode == 6
-    assert "name a place that can be written" in done.stderr
+    assert "choose a writable path" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -243,14 +243,14 @@ def test_a_limit_that_makes_no_sense_is_a_usage_error(
     with pytest.raises(SystemExit) as ended:
         cli.main(["trace", "--config", "config.json", "--out", str(tmp_path / "t.json"), *words.split()])
     assert ended.value.code == 2
-    assert "is not a whole number of 1 or more" in capsys.readouterr().err
+    assert "is not an integer >= 1" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_said_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
     out = tmp_path / "taken/t.json"
     assert cli.main(["trace", "--config", str(config(tmp_path, "llama")), "--out", str(out), *one_point(tmp_path)]) == 6
-    assert "next: name a place that can be written" in capsys.readouterr().err
+    assert "next: choose a writable path" in capsys.readouterr().err
 
 
 def one_point(tmp_path: Path) -> list[str]:
