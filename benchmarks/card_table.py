@@ -1,9 +1,9 @@
-"""Judges the scores of a published card: sample files that have exactly those scores, and what `compare` says.
+"""Judge the scores of a published card: make sample files with exactly those scores, and run `compare` on them.
 
     python benchmarks/card_table.py [--flips 0.2]
 
-A card shows one score a side; how many answers differ between the sides is not on it. Two equal servers that sample
-at a temperature differ on 2·E[p(1−p)] ≈ 0.2 to 0.27 of the questions; `--flips` sets that share.
+A card shows one score per side, but not how many answers differ between the sides. Two equal servers that sample with
+a temperature differ on 2·E[p(1−p)] ≈ 0.2 to 0.27 of the questions; `--flips` sets that share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 from flagrelease.verdict.compare import compare_main
 from flagrelease.verdict.samples import Sample, write_samples
 
-# Benchmark, questions, right answers of the reference chip, of the released one: scores 0.700/0.733, 0.507/0.503,
+# Benchmark, questions, correct answers of the reference chip and of the released one: scores 0.700/0.733, 0.507/0.503,
 # 0.502/0.488, 0.699/0.699, 0.602/0.607.
 CARD = (
     ("aime", 30, 21, 22),
@@ -33,7 +33,7 @@ CARD = (
 
 
 def sides(n: int, before: int, after: int, flips: float) -> tuple[list[bool], list[bool]]:
-    """Answers of both sides: so many right on each, and about `flips`·n questions on which they differ."""
+    """Answers of both sides: `before` and `after` correct ones, and about `flips`·n questions on which they differ."""
     gained = round((flips * n + after - before) / 2)
     lost = gained + before - after
     both = before - lost

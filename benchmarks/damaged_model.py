@@ -1,11 +1,11 @@
-"""The real model of the chip `cpu`, honest and damaged on purpose, through the accuracy stage as a release uses it.
+"""Check that the accuracy stage of a release fails deliberately damaged copies of the chip `cpu`'s model.
 
-    make release                                         # builds and pushes the image that is served here
+    make release                                         # builds and pushes the image to serve
     python benchmarks/damaged_model.py DATA [--benchmark ifeval] [--margin 0.05] [--threads 2] [--work DIR]
 
-The native stack serves the model as it is. The flagos stack serves the same file, then copies with one layer scaled or
+The native stack serves the unchanged model. The flagos stack serves the same file, then copies with one layer scaled or
 all blocks quantised further, patched in place in the GGUF. DATA is a data folder with its manifest. Prints a table;
-exits with 1 where a damaged copy did not FAIL or the honest one did. What was answered is kept in --work.
+exits with 1 if a damaged copy does not FAIL or the unchanged one does. Answers are kept in --work.
 """
 
 from __future__ import annotations
@@ -47,19 +47,22 @@ Blocks = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a GGUF file: `start` is its first byte in the file, `weights` how many it has."""
+    """A tensor of a GGUF file."""
 
     name: str
     kind: int
+    """GGML type number."""
     start: int
+    """Offset of its first byte in the file."""
     weights: int
+    """Number of weights."""
 
 
 def tensors(path: Path) -> list[Tensor]:
-    """The table of a GGUF file, version 3 (github.com/ggml-org/ggml, docs/gguf.md)."""
+    """The tensor table of a GGUF file, version 3 (github.com/ggml-org/ggml, docs/gguf.md)."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise SystemExit(f"{path} is no GGUF file")
+            raise SystemExit(f"{path} is not a GGUF file")
         _version, count, keys = struct.unpack("<IQQ", file.read(20))
         alignment = 32
         for _ in range(keys):
@@ -98,7 +101,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
 
 
 def scaled(factor: float) -> Callable[[Blocks], None]:
-    """A Q4_1 block is scale and minimum as float16 and 32 weights of 4 bits: weight = scale·q + minimum."""
+    """Scale all weights. A Q4_1 block is scale and minimum as float16 and 32 4-bit weights: scale·q + minimum."""
 
     def change(blocks: Blocks) -> None:
         ends = blocks[:, :4].copy().view(np.float16)
@@ -108,11 +111,11 @@ def scaled(factor: float) -> Callable[[Blocks], None]:
 
 
 def coarser(bits: int) -> Callable[[Blocks], None]:
-    """So many of each weight's four bits, the rest at the middle: its share of the scale goes into the minimum."""
+    """Keep `bits` of each weight's four bits; the mean of the dropped bits is added to the minimum."""
 
     def change(blocks: Blocks) -> None:
-        kept = 0b1111 & ~(2 ** (4 - bits) - 1)
-        blocks[:, 4:] &= np.uint8(kept << 4 | kept)
+        mask = 0b1111 & ~(2 ** (4 - bits) - 1)
+        blocks[:, 4:] &= np.uint8(mask << 4 | mask)
         ends = blocks[:, :4].copy().view(np.float16)
         ends[:, 1] += ends[:, 0] * np.float16((2 ** (4 - bits) - 1) / 2)
         blocks[:, :4] = ends.view(np.uint8)
@@ -122,24 +125,24 @@ def coarser(bits: int) -> Callable[[Blocks], None]:
 
 @dataclass(frozen=True)
 class Damage:
-    """`change` is applied to every Q4_1 tensor whose name starts with `prefix`."""
+    """A change of every Q4_1 tensor whose name starts with `prefix`."""
 
     name: str
     prefix: str
     change: Callable[[Blocks], None]
 
     def to(self, source: Path, target: Path) -> int:
-        """A damaged copy; gives how many weights were changed."""
+        """Write a damaged copy. Returns the number of changed weights."""
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        whole: NDArray[np.uint8] = np.memmap(target, np.uint8, "r+")
+        data: NDArray[np.uint8] = np.memmap(target, np.uint8, "r+")
         changed = 0
-        for one in tensors(source):
-            if one.kind == Q4_1 and one.name.startswith(self.prefix):
-                size = one.weights // Q4_1_WEIGHTS * Q4_1_BYTES
-                self.change(whole[one.start : one.start + size].reshape(-1, Q4_1_BYTES))
-                changed += one.weights
-        whole.flush()  # type: ignore[attr-defined]
+        for tensor in tensors(source):
+            if tensor.kind == Q4_1 and tensor.name.startswith(self.prefix):
+                size = tensor.weights // Q4_1_WEIGHTS * Q4_1_BYTES
+                self.change(data[tensor.start : tensor.start + size].reshape(-1, Q4_1_BYTES))
+                changed += tensor.weights
+        data.flush()  # type: ignore[attr-defined]
         return changed
 
 
@@ -150,7 +153,7 @@ DAMAGES = (
 
 
 class Plain:
-    """Progress as a line, when it changes by a tenth."""
+    """Progress as plain lines, one per tenth."""
 
     def __init__(self, name: str) -> None:
         self._name, self._last = name, ""
@@ -177,9 +180,9 @@ def job_for(project: Project, wanted: argparse.Namespace) -> Job:
 
 
 def with_threads(job: Job, image: results.Image, workspace: Workspace, threads: int) -> Job:
-    """Both stacks with so many threads: the image's own two files of settings, that number changed, mounted over it.
+    """Run both stacks with `threads` threads, by mounting changed copies of the image's two settings files.
 
-    On a machine that is busy otherwise, one thread is much faster than two that wait for each other.
+    On a busy machine, one thread is much faster than two that wait for each other.
     """
     runner, chip, folder = real_ports(workspace).runner, job.cell.chip, workspace.root / "config"
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +194,7 @@ def with_threads(job: Job, image: results.Image, workspace: Workspace, threads: 
         text = runner.output(image.reference, ["cat", f"/etc/flagos/{name}"], {})
         text, changed = re.subn(before, after, text)
         if not changed:
-            raise SystemExit(f"/etc/flagos/{name} of the image says nothing of two threads")
+            raise SystemExit(f"/etc/flagos/{name} of the image does not set two threads")
         (folder / name).write_text(text)
         mounts.append(f"{folder / name}:/etc/flagos/{name}:ro")
     container = replace(chip.container, mounts=tuple(mounts))
@@ -206,7 +209,7 @@ def released(project: Project, stage: str, kind: type[Any]) -> Any:
 
 
 def serving(candidate: results.Weights) -> Serve:
-    """The stage's own way to serve, with other weights for the candidate."""
+    """The stage's serving function, with other weights for the candidate."""
 
     def serve(job: Job, context: Context, request: ServeRequest) -> AbstractContextManager[Served]:
         chosen = candidate if request.stack == job.cell.stack else request.weights
@@ -249,7 +252,7 @@ def main() -> int:
 
 
 def copies(source: Path, workspace: Workspace, model: str) -> Iterator[tuple[str, str]]:
-    """The honest file and each damaged copy of it: what it is called, and its folder."""
+    """(description, folder) of the unchanged file and of each damaged copy."""
     target = workspace.weights / "honest" / source.name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +282,7 @@ def context_for(name: str, workspace: Workspace, weights: results.Weights, image
 
 @dataclass(frozen=True)
 class InFolder:
-    """Baseline evaluations as files of a folder."""
+    """Stores baseline evaluations as files in a folder."""
 
     folder: Path
 

@@ -1,11 +1,11 @@
-"""Our evaluation beside evalscope's on one endpoint: the same prompts, and the same grade question by question.
+"""Compare our evaluation with evalscope's on one endpoint: the same prompts, and the same grade for each question.
 
 The endpoint answers every question in one of many forms (boxed, marked, bare, hedged, cut, with thinking …; see
-parity_answers.py) that the prompt's digest chooses, so both harnesses get the same answer to the same prompt. Or it is
-a real one (`--endpoint URL --model NAME`), asked with greedy sampling, once for each prompt. evalscope gets our prompt
-templates and has an environment of its own; DATA is a folder of benchmark data. GPQA's questions must not be published
-as plain text, so 198 questions of MMLU are put into a file of its shape. IFEval needs NLTK's `punkt_tab` in the folder
-that NLTK_DATA names.
+parity_answers.py) chosen by the prompt's digest, so both harnesses get the same answer to the same prompt. With
+`--endpoint URL --model NAME` it is a real one, asked with greedy sampling, once per prompt. evalscope gets our prompt
+templates and runs in a separate environment; DATA is a folder of benchmark data. GPQA's questions must not be published
+as plain text, so a file of the same format with 198 questions of MMLU replaces it. IFEval needs NLTK's `punkt_tab` in
+the folder NLTK_DATA.
 
     python -m venv V && V/bin/pip install 'evalscope[ifeval]==1.14.1'
     PYTHONPATH=pipeline python benchmarks/evalscope_parity.py --evalscope V/bin/python --data DATA [BENCHMARK …]
@@ -47,7 +47,7 @@ run_task(TaskConfig(**json.loads(sys.argv[1])))
 
 
 class Book:
-    """Answers by prompt. evalscope's own prompt of the letter task is found by the options at its end."""
+    """Answers by prompt. evalscope's own prompt of the letter task is recognised by the options at its end."""
 
     def __init__(self, task: str, asked: Asked) -> None:
         texts = [question.messages[-1]["content"] for question in asked.questions]
@@ -61,25 +61,25 @@ class Book:
                 self.ends[end[-TAIL:]].append((end, question))
 
     def ours(self, prompt: str) -> str:
-        """The prompt itself, or our prompt of the question that is asked in another harness's words."""
+        """The prompt, or our prompt of the question that another harness words differently."""
         if prompt in self.said:
             return prompt
         for end, question in self.ends.get(prompt[-TAIL:], ()):
             if prompt.endswith(end):
                 return question.messages[-1]["content"]
-        raise KeyError(f"a prompt that is none of ours: …{prompt[-300:]!r}")
+        raise KeyError(f"unknown prompt: …{prompt[-300:]!r}")
 
 
 @dataclass(frozen=True)
 class Real:
-    """An endpoint that is asked as it is, one request at a time."""
+    """An existing endpoint, sent one request at a time."""
 
     url: str
     model: str
 
 
 class Between:
-    """What both harnesses talk to, each below a path of its own; keeps every prompt and its answer."""
+    """The endpoint of both harnesses, each under a separate path; records every prompt and its answer."""
 
     def __init__(self, book: Book, real: Real | None) -> None:
         self.book = book
@@ -133,7 +133,7 @@ class Between:
         return json.dumps({**whole, "usage": usage}).encode()
 
     def forwarded(self, prompt: str, request: dict[str, Any]) -> bytes:
-        """The endpoint's answer; asked again, the same one, since servers need not repeat themselves."""
+        """The endpoint's answer, cached since servers need not be deterministic."""
         assert self.real is not None
         with self._one:
             if prompt not in self._given:
@@ -193,7 +193,7 @@ def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, token
         "work_dir": str(work / "out"),
         "no_timestamp": True,
     }
-    # Data sets are cached by name: without a cache of its own, a run may get the questions of an earlier one.
+    # Data sets are cached by name: without a separate cache, a run may get the questions of an earlier one.
     caches = {name: str(work / "cache") for name in ("HF_HOME", "MODELSCOPE_CACHE", "EVALSCOPE_CACHE")}
     done = subprocess.run(
         [str(python), "-c", RUN, json.dumps(config)], capture_output=True, text=True, cwd=work, env=os.environ | caches
@@ -209,7 +209,7 @@ def ask_evalscope(python: Path, benchmark: Compared, url: str, work: Path, token
 
 @dataclass
 class Result:
-    """Counts; `forms` counts answers and differences of each form, `shown` is one difference of each."""
+    """Counts; `forms`: answers and differences of each form; `shown`: an example difference of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     forms: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -267,12 +267,12 @@ def both(name: str, arguments: argparse.Namespace, work: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Our prompts and grades beside evalscope's.")
-    parser.add_argument("--evalscope", type=Path, required=True, help="a Python that has evalscope")
+    parser.add_argument("--evalscope", type=Path, required=True, help="path of a Python with evalscope")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--endpoint", help="a real endpoint, ending in /v1, instead of made-up answers")
-    parser.add_argument("--model", default="stub", help="the model's name there")
-    parser.add_argument("--tokens", type=int, default=256, help="most tokens of an answer")
-    parser.add_argument("--limit", type=int, help="so many questions of each benchmark")
+    parser.add_argument("--endpoint", help="a real endpoint, ending in /v1, instead of generated answers")
+    parser.add_argument("--model", default="stub", help="the model's name at the endpoint")
+    parser.add_argument("--tokens", type=int, default=256, help="maximum tokens of an answer")
+    parser.add_argument("--limit", type=int, help="number of questions of each benchmark")
     parser.add_argument("benchmarks", nargs="*", default=list(BENCHMARKS), metavar="BENCHMARK")
     arguments = parser.parse_args()
     heads = ("asked", "compared", "same prompt", "same answer", "right", "differ", "ungraded")

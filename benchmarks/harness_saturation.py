@@ -1,7 +1,7 @@
-"""How close the harness comes to the request rate that a server allows.
+"""Measure how close the harness comes to the maximum request rate of a server.
 
-The server answers each request after 50 ms, whatever their number; 64 requests are in flight, so 1,280 a second are
-ideal. It runs in a process of its own. For comparison the same load is put through httpx.
+The server answers each request after 50 ms, regardless of their number; with 64 requests in flight the ideal is 1,280
+per second. It runs in a separate process. For comparison the same load is sent with httpx.
 
     python benchmarks/harness_saturation.py [--requests 6000] [--json]
 """
@@ -69,7 +69,7 @@ def serve(pipe: Connection) -> None:
 
 
 def through_harness(port: int, requests: int) -> float:
-    """Requests a second, samples written and all."""
+    """Requests per second, including writing the samples."""
     text = "word " * 100
     questions = [
         Question(
@@ -97,7 +97,7 @@ def through_harness(port: int, requests: int) -> float:
 
 
 def through_httpx(port: int, requests: int) -> float:
-    """Requests a second with one httpx client for each worker (one shared client is much slower)."""
+    """Requests per second with one httpx client per worker (a shared client is much slower)."""
     import httpx
 
     message = {"model": "m", "messages": [{"role": "user", "content": "word " * 100}], "max_tokens": 1}
@@ -109,11 +109,11 @@ def through_httpx(port: int, requests: int) -> float:
                 answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=message)
                 json.loads(answer.content)
 
-    async def everything() -> None:
+    async def run_workers() -> None:
         await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
     start = time.perf_counter()
-    asyncio.run(everything())
+    asyncio.run(run_workers())
     return requests / (time.perf_counter() - start)
 
 

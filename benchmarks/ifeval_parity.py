@@ -1,7 +1,7 @@
-"""Our IFEval checkers beside those of if-verifiable (the authors' code), verdict by verdict.
+"""Compare our IFEval checkers with those of if-verifiable (the authors' code), verdict by verdict.
 
-Answers are made up so that about half of the instructions are followed. Needs if-verifiable, langdetect and NLTK's
-`punkt_tab` (in the folder that NLTK_DATA names; without it, what needs it is not compared):
+Answers are generated so that about half of the instructions are followed. Needs if-verifiable, langdetect and NLTK's
+`punkt_tab` (in the folder NLTK_DATA; without it, the instructions that need it are not compared):
 
     pip install if-verifiable==0.1.2
     PYTHONPATH=pipeline python benchmarks/ifeval_parity.py DATA
@@ -23,7 +23,7 @@ from flagrelease.evaluation.grading.instructions import followed
 
 ANSWERS = 6
 
-# "This is an ordinary sentence in my language, and I wrote it this morning." or something near it.
+# "This is an ordinary sentence in my language, and I wrote it this morning.", or similar.
 SENTENCES = {
     "ar": "هذه جملة عادية باللغة العربية كتبتها هذا الصباح في البيت.",
     "bg": "Това е обикновено изречение на български език, което написах тази сутрин.",
@@ -60,7 +60,7 @@ def sections(given: dict[str, Any]) -> str:
     return "\n".join(f"{given['section_spliter']} {number + 1}\nx" for number in range(given["num_sections"]))
 
 
-# The text so far, turned into one that follows the instruction.
+# Functions that change a text so that it follows the instruction.
 OBEY: dict[str, Callable[[str, dict[str, Any]], str]] = {
     "existence": lambda text, given: " ".join([text, *given["keywords"]]),
     "postscript": lambda text, given: f"{text}\n{given['postscript_marker']} more",
@@ -82,7 +82,9 @@ OBEY: dict[str, Callable[[str, dict[str, Any]], str]] = {
     "response_language": lambda _text, given: SENTENCES.get(given["language"], "A sentence in English."),
     "frequency": lambda text, given: text + f" {given['keyword']}" * given["frequency"],
     "letter_frequency": lambda text, given: text + f" {given['letter']}" * given["let_frequency"],
-    "forbidden_words": lambda text, given: f"{text} {given['forbidden_words'][0]}",  # broken, for a change
+    "forbidden_words": lambda text, given: (
+        f"{text} {given['forbidden_words'][0]}"
+    ),  # violates the instruction, for variety
     "number_sentences": lambda text, given: text + " Dr. Who wrote it." * given["num_sentences"],
     "number_words": lambda text, given: text + " well-made words" * (given["num_words"] // 2),
     "capital_word_frequency": lambda text, given: text + " LOUD" * given["capital_frequency"],
@@ -91,7 +93,7 @@ OBEY: dict[str, Callable[[str, dict[str, Any]], str]] = {
 
 
 def made_up(row: dict[str, Any], texts: list[str], rng: random.Random) -> str:
-    """A text that follows each instruction of the row more often than not."""
+    """A text that follows each instruction of the row with a probability of at least 0.6."""
     text = rng.choice(texts)
     for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
         if rng.random() < 0.6:
@@ -100,14 +102,14 @@ def made_up(row: dict[str, Any], texts: list[str], rng: random.Random) -> str:
 
 
 def natural(data: Path) -> list[str]:
-    """Texts as people and models write them."""
+    """Texts written by people and models."""
     stories = [json.loads(path.read_text()) for path in sorted(data.glob("musr*/*.json"))]
     answers = (data / "gsm8k/test.jsonl").read_text().splitlines()
     return [row["context"] for rows in stories for row in rows] + [json.loads(line)["answer"] for line in answers]
 
 
 def counted(texts: list[str]) -> str:
-    """How often sentences and words in capitals are counted as NLTK's tokenizers make the authors' code count them."""
+    """In how many texts our counts of sentences and of words in capitals differ from those with NLTK's tokenizers."""
     import nltk  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     from flagrelease.evaluation.grading.instructions import capital_words, sentences
@@ -117,7 +119,7 @@ def counted(texts: list[str]) -> str:
         loud = sum(sum(map(str.isupper, nltk.word_tokenize(text))) != len(capital_words(text)) for text in texts)
     except LookupError:
         return "NLTK's data is missing"
-    return f"{len(texts)} texts: another number of sentences in {parted}, of words in capitals in {loud}"
+    return f"{len(texts)} texts: the number of sentences differs in {parted}, of words in capitals in {loud}"
 
 
 def main(data: Path) -> int:
@@ -126,15 +128,15 @@ def main(data: Path) -> int:
     rows = [json.loads(line) for line in (data / "ifeval/input_data.jsonl").read_text().splitlines()]
     texts = [row["prompt"] for row in rows] + natural(data)
     rng = random.Random(1)
-    random.seed(1)  # their code draws a letter where it is given none
+    random.seed(1)  # their code draws a random letter if none is given
     compared, kept, differ, lacking = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in rows * ANSWERS:
         text = made_up(row, texts, rng)
         for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
-            one = IFEvalSample(key=row["key"], prompt=row["prompt"], instruction_id_list=[name], kwargs=[given])
+            sample = IFEvalSample(key=row["key"], prompt=row["prompt"], instruction_id_list=[name], kwargs=[given])
             try:
-                (theirs,), _ = evaluate_output_for_sample("ifeval", one, text)
-            except LookupError:  # NLTK's tokenizer data is not here
+                (theirs,), _ = evaluate_output_for_sample("ifeval", sample, text)
+            except LookupError:  # NLTK's tokenizer data is missing
                 lacking[name] += 1
                 continue
             compared[name] += 1

@@ -1,7 +1,7 @@
-"""How much of a cell's time is our own: everything but download, build, push, serving start and inference.
+"""Measure flagrelease's share of a cell's time: all but download, build, push, server start and inference.
 
-Runs one whole cell in a workspace of its own, as a process of its own, and compares its wall time with what
-its stages waited for.
+Runs a complete cell in a new workspace, in a separate process, and compares its wall time with the time that its
+stages waited.
 
     python benchmarks/overhead.py [--cell cpu/smollm2-135m] [--engine prefect] [--limit-percent 5]
 """
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--cell", default="cpu/smollm2-135m")
     parser.add_argument("--engine", default="prefect", choices=("prefect", "inline"))
     parser.add_argument("--limit-percent", type=float, default=5.0)
-    parser.add_argument("--workspace", type=Path, help="default: a new one that is removed afterwards")
+    parser.add_argument("--workspace", type=Path, help="default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flagrelease-") as scratch:
         workspace = arguments.workspace or Path(scratch)
@@ -41,12 +41,12 @@ def main() -> int:
         own = stage["seconds"] - stage["outside_seconds"]
         outside += stage["outside_seconds"]
         rows.append([stage["stage"], f"{stage['seconds']:.2f}", f"{stage['outside_seconds']:.2f}", f"{own:.2f}"])
-    rest = wall - sum(stage["seconds"] for stage in cell["stages"])
-    rows.append(["start, engine, table", f"{rest:.2f}", "0.00", f"{rest:.2f}"])
-    rows.append(["the whole process", f"{wall:.2f}", f"{outside:.2f}", f"{wall - outside:.2f}"])
+    between = wall - sum(stage["seconds"] for stage in cell["stages"])
+    rows.append(["start, executor, table", f"{between:.2f}", "0.00", f"{between:.2f}"])
+    rows.append(["total", f"{wall:.2f}", f"{outside:.2f}", f"{wall - outside:.2f}"])
     share = 100 * (wall - outside) / wall
-    print(aligned([arguments.cell, "seconds", "waited for", "our own"], rows, right=[1, 2, 3]))
-    print(f"\nour own share: {share:.1f} % of the cell's time (limit {arguments.limit_percent:g} %)")
+    print(aligned([arguments.cell, "seconds", "waiting", "overhead"], rows, right=[1, 2, 3]))
+    print(f"\noverhead: {share:.1f} % of the cell's time (limit {arguments.limit_percent:g} %)")
     return 0 if share <= arguments.limit_percent else 1
 
 

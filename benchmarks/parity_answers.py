@@ -1,6 +1,6 @@
-"""Answers in the many forms that models give, right and wrong, for the endpoint of evalscope_parity.py. Pure.
+"""Answers in the many forms that models use, right and wrong, for the endpoint of evalscope_parity.py. No I/O.
 
-Every form is a function of the answer that it gives (`x`) and of another one that it must not be taken for (`y`).
+Every form is a function of the answer that it gives (`x`) and of another answer, as a distractor (`y`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ Form = Callable[[str, str], "Said"]
 
 @dataclass(frozen=True)
 class Said:
-    """A message's content, its finish_reason and its reasoning_content; `form` names how it answers."""
+    """A message of the endpoint."""
 
     text: str | None
+    """Its content."""
     finish: str = "stop"
+    """Its finish_reason."""
     reasoning: str | None = None
+    """Its reasoning_content."""
     form: str = ""
-    top: tuple[str, ...] = ()  # the likeliest first tokens, in order, where log-probabilities are asked for
+    """Name of the form."""
+    top: tuple[str, ...] = ()
+    """The likeliest first tokens, in order, for requests of log-probabilities."""
 
 
 CHOICE: Mapping[str, Form] = {
@@ -118,7 +123,7 @@ SCORED: Mapping[str, Form] = {
 
 
 def _given(forms: Mapping[str, Form], prompt: str, right: str, wrong: str) -> Said:
-    """A form that the prompt's digest chooses; in three of four cases it gives the right answer."""
+    """A form chosen by the prompt's digest, with the right answer in three of four cases."""
     number = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")
     form = list(forms)[number % len(forms)]
     said = forms[form](right, wrong) if number // len(forms) % 4 else forms[form](wrong, right)
@@ -126,7 +131,7 @@ def _given(forms: Mapping[str, Form], prompt: str, right: str, wrong: str) -> Sa
 
 
 def answered(task: str, question: Question) -> Said:
-    """What the endpoint says to a question of the tasks multiple-choice, multiple-choice-cot, integer or math."""
+    """The answer to a question of the tasks multiple-choice, multiple-choice-cot, integer or math."""
     prompt = question.messages[-1]["content"]
     if task.startswith("multiple-choice"):
         letters, right = question.reference
@@ -139,7 +144,7 @@ def answered(task: str, question: Question) -> Said:
 
 
 def instructed(question: Question, texts: list[str]) -> Said:
-    """A text that follows about half of an IFEval prompt's instructions; one in five after some thinking."""
+    """A text that follows about half of an IFEval prompt's instructions; one in five has a thinking part."""
     prompt = question.messages[-1]["content"]
     rng = random.Random(prompt)
     names, given = zip(*question.reference, strict=True)

@@ -1,4 +1,4 @@
-"""The data of evalscope_parity.py: our questions, and beside each the row from which evalscope makes the same one."""
+"""Data for evalscope_parity.py: our questions, each with the row from which evalscope makes the same question."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPQA_ROWS = 198
 
 
 def as_they_are(data: DataSet) -> Iterator[tuple[str, Row]]:
-    """(evalscope's split, row as its hub has it) of every question, in the order in which our task reads them."""
+    """(evalscope's split, row as on its hub) of every question, in the order in which our task reads them."""
     for file in data.files:
         for row in file.rows():
             yield "test", row
@@ -72,7 +72,7 @@ def gpqa(data: DataSet) -> Iterator[tuple[str, Row]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """A benchmark that both have. `files` are patterns below DATA; `template` is what evalscope gets as its prompt."""
+    """A benchmark of both harnesses. `files`: patterns in DATA; `template`: evalscope's prompt template."""
 
     name: str  # evalscope's
     task: str
@@ -145,7 +145,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions, and the row that evalscope makes the same question of; `examples` are rows of another split."""
+    """Questions, and the rows from which evalscope makes the same questions; `examples`: rows of another split."""
 
     pairs: tuple[tuple[Question, str, Row], ...]
     examples: tuple[tuple[str, Row], ...]
@@ -164,7 +164,7 @@ def data_set(name: str, data: Path, work: Path) -> DataSet:
 
 
 def in_the_shape_of_gpqa(data: Path, work: Path) -> DataSet:
-    """A zip like the authors', with questions of MMLU in it, some with spaces around their texts as there."""
+    """A zip like the authors', with questions of MMLU, some with surrounding spaces as in the original."""
     paths = sorted(data.glob("mmlu/test/college_*.csv"))
     rows = [row for path in paths for row in DataFile(name=path.name, path=path).rows()][:GPQA_ROWS]
     names = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {index}" for index in (1, 2, 3))]
@@ -183,7 +183,7 @@ def in_the_shape_of_gpqa(data: Path, work: Path) -> DataSet:
 
 
 def asked(name: str, data: DataSet, limit: int | None) -> Asked:
-    """Our questions beside evalscope's rows, both in the order of the files."""
+    """Our questions and evalscope's rows, both in the order of the files."""
     benchmark = BENCHMARKS[name]
     questions = TASKS[benchmark.task].read(data, benchmark.shots)
     rows = list(benchmark.rows(data))
@@ -195,7 +195,7 @@ def asked(name: str, data: DataSet, limit: int | None) -> Asked:
 
 
 def lay_out(benchmark: Compared, asked: Asked, folder: Path) -> None:
-    """The data as evalscope wants it: a data set repository of the hub."""
+    """Write the data in evalscope's format, a data set repository of the hub."""
     folder.mkdir(parents=True)
     splits: dict[str, list[Row]] = defaultdict(list)
     for split, row in (*asked.examples, *((split, row) for _, split, row in asked.pairs)):

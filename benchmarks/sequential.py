@@ -1,11 +1,11 @@
-"""Simulates the fixed and the sequential evaluation, and prints what each decides and costs.
+"""Simulate the fixed and the group-sequential evaluation, and print their verdicts and costs.
 
     python benchmarks/sequential.py [--quick] [--released] [--runs N] [--power 0.9]
 
-Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by
-the true loss. Nothing that a design knows is taken from these: it starts from the guess that a pair's variance
-is 0.25, and learns. In the first table both sides are asked and `answers` are of both together; in the second the
-baseline was evaluated before, with so many repeats, and `answers` are the candidate's.
+Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by the
+true loss. A design has no knowledge of these: it starts from an assumed variance of 0.25 per pair, and learns. In the
+first table both sides are asked, and `answers` counts both; in the second the baseline was evaluated before, with the
+given repeats, and `answers` counts the candidate's.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A benchmark: how many questions, how hard (Beta), the margin, how often to simulate it, and how many repeats
-    a baseline has that is reused."""
+    """A benchmark to simulate."""
 
     name: str
     n: int
+    """Number of questions."""
     beta: tuple[float, float]
+    """Parameters of the distribution of p."""
     margin: float
     runs: int
+    """Number of simulations."""
     reference: int
+    """Repeats of a reused baseline."""
 
     @property
     def variance(self) -> float:
-        """E[p(1−p)], of one answer."""
+        """E[p(1−p)], the variance of one answer."""
         a, b = self.beta
         return a * b / ((a + b) * (a + b + 1))
 
@@ -65,7 +68,7 @@ LOSSES = (0.0, 0.02, 0.05, 0.10)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Shares of the runs that ended in each verdict, and the mean number of answers on both sides."""
+    """Shares of the runs that passed and failed, and the mean number of answers."""
 
     passed: float
     failed: float
@@ -75,7 +78,7 @@ class Outcome:
 def fixed(
     case: Case, loss: float, *, power: float, seed: int, runs: int, reference: bool = False, alpha: float = 0.05
 ) -> Outcome:
-    """The fixed evaluation that `plan` proposes, judged as fixed_sample.compare does (t, CMH, one benchmark)."""
+    """The fixed evaluation proposed by `plan`, judged as in fixed_sample.compare (t, CMH, one benchmark)."""
     random = np.random.default_rng([seed, 1])
     proposed = (
         plan(
@@ -103,7 +106,7 @@ def _judged(
     alpha: float,
     answers: int,
 ) -> Outcome:
-    """What fixed_sample.compare makes of so many repeats of baseline and candidate."""
+    """The verdicts of fixed_sample.compare on the given repeats of baseline and candidate."""
     n, (k_a, k_b) = case.n, repeats
     p, q = case.draw(random, runs, loss)
     a, b = random.binomial(k_a, p), random.binomial(k_b, q)
@@ -128,7 +131,7 @@ def _judged(
 
 
 class Simulation:
-    """Many sequential evaluations side by side, driven by the same functions as a real one."""
+    """Many sequential evaluations in parallel, using the same functions as an actual one."""
 
     def __init__(
         self,
@@ -193,15 +196,15 @@ class Simulation:
 
     def _keep(self, lane: NDArray[np.bool_]) -> None:
         self.alive, self.p, self.q = self.alive[lane], self.p[lane], self.q[lane]
-        one = self.progress
+        progress = self.progress
         self.mean, self.reference_variance = self.mean[lane], self.reference_variance[lane]
         self.progress = replace(
-            one,
-            asked=one.asked[lane],
-            known=one.known[lane],
-            right=one.right[lane],
-            signal=one.signal[lane],
-            weight=one.weight[lane],
+            progress,
+            asked=progress.asked[lane],
+            known=progress.known[lane],
+            right=progress.right[lane],
+            signal=progress.signal[lane],
+            weight=progress.weight[lane],
         )
         walk = self.monitor.passing
         kept = Walk(walk.time[lane], walk.place[lane], walk.mass[lane])
@@ -212,7 +215,7 @@ class Simulation:
 def sequential(
     case: Case, loss: float, *, power: float, seed: int, runs: int, by_variance: bool = True, reference: bool = False
 ) -> Outcome:
-    """The sequential evaluation with the product's defaults, without a cap that matters."""
+    """The sequential evaluation with the product's defaults and a cap too high to matter."""
     design = Design(questions=case.n, margin=case.margin, repeats=200, power=power)
     random = np.random.default_rng([seed, 2])
     p, q = case.draw(random, runs, loss)
@@ -221,7 +224,7 @@ def sequential(
 
 
 def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int, reference: bool) -> list[str]:
-    """One row to a benchmark and true loss. PASS at a loss of the margin or more is false, FAIL at no loss is."""
+    """A row per benchmark and true loss. PASS is an error at a loss >= the margin, FAIL at no loss."""
     head: tuple[str, ...] = (
         "benchmark",
         "n",
@@ -260,7 +263,7 @@ RELEASED = (
 
 
 def released(*, scale: float, seed: int) -> list[str]:
-    """What a release on an accelerator asks: against a whole baseline, with the caps of the matrix."""
+    """The evaluation of a release on an accelerator: against a complete baseline, with the caps of the matrix."""
     head: tuple[str, ...] = (
         "benchmark",
         "n",
@@ -293,8 +296,10 @@ def released(*, scale: float, seed: int) -> list[str]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="a tenth of the runs, without the largest benchmark")
-    arguments.add_argument("--released", action="store_true", help="only what a release of the profile `full` asks")
-    arguments.add_argument("--runs", type=float, default=1.0, help="times the usual number of runs")
+    arguments.add_argument(
+        "--released", action="store_true", help="only the evaluation of a release with the profile `full`"
+    )
+    arguments.add_argument("--runs", type=float, default=1.0, help="multiple of the default number of runs")
     arguments.add_argument("--power", type=float, default=0.90)
     arguments.add_argument("--seed", type=int, default=1)
     chosen = arguments.parse_args()

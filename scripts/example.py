@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/example/ from the newest release of a cell: its card, its record and its charts, verified.
+"""Write docs/example/ from the newest release of a cell: its verified card, record and charts.
 
-The README shows the same numbers, between its two `example` comments. `--draft` takes a folder with the private draft
-of a cell that was released without Docker (benchmarks/h100/cell.py brings it back), and goes with `--output`.
+The README shows the same numbers between its two `example` comments. `--draft` takes a folder with the private draft
+of a cell that was released without Docker (from benchmarks/h100/cell.py); use it together with `--output`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MACHINE_PATH = re.compile(rb"/(root|home|work|tmp)/[\w.-]+")
 
 
 def main() -> int:
-    """0: written; 1: no release, or one that must not be shown."""
+    """Returns 0 if written, 1 if there is no release or it must not be shown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", default="cpu/smollm2-135m", metavar="CHIP/MODEL")
     parser.add_argument("--workspace", type=Path, default=ROOT / ".flagrelease", metavar="DIR")
@@ -35,18 +35,18 @@ def main() -> int:
         shown, tag = drafted(arguments.draft), str(arguments.draft)
     else:
         workspace = Workspace(arguments.workspace)
-        found = [one for one in index.load(workspace).releases if one.cell == arguments.cell]
-        if not found:
+        releases = [release for release in index.load(workspace).releases if release.cell == arguments.cell]
+        if not releases:
             print(f"example: {arguments.cell} has no release in {workspace.root}\n  → make release", file=sys.stderr)
             return 1
-        tag = found[-1].tag
-        shown = released(workspace.releases / found[-1].folder)
+        tag = releases[-1].tag
+        shown = released(workspace.releases / releases[-1].folder)
     if not shown:
         return 1
     for name, data in shown.items():
         leak = MACHINE_PATH.search(data)
         if leak:
-            print(f"example: {name} names a path of this machine: {leak.group().decode()}", file=sys.stderr)
+            print(f"example: {name} contains a path of this machine: {leak.group().decode()}", file=sys.stderr)
             return 1
     for name, data in sorted(shown.items()):
         write_atomic(arguments.output / name, data)
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def released(folder: Path) -> dict[str, bytes]:
-    """What is shown of a release, as it was published; nothing where it was changed since."""
+    """The files of a release to show; empty if they were changed after publishing."""
     shown = {}
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ", 1)
@@ -74,7 +74,7 @@ def released(folder: Path) -> dict[str, bytes]:
 
 
 def drafted(folder: Path) -> dict[str, bytes]:
-    """The card, its record and its pictures; nothing where there is no card."""
+    """The card, its record and its charts; empty if there is no card."""
     texts = ("README.md", "release.json")
     names = [path for path in sorted(folder.iterdir()) if path.name in texts or path.suffix == ".png"]
     if not (folder / "README.md").is_file():

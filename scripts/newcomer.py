@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Prove the newcomer's path: run commands in a clone on a bare Debian 12 that holds git, make and python3 only.
+"""Test the first steps of a new user: run commands in a clone on a bare Debian 12 with only git, make and python3.
 
     scripts/newcomer.py [--keep] [--user] [COMMAND …]      by default: `make release`, again, `make test`
 
-The bare Debian is a directory made by debootstrap and entered like a machine of its own: own mounts, processes,
-host name and network. It gets this machine's apt, pip and certificate settings, as a company would set up a new
-one, and nothing else. Needs root, iproute2 and iptables.
+The bare Debian is a directory made by debootstrap, entered with separate mounts, processes, host name and network.
+It only gets this machine's apt, pip and certificate settings, as on a new machine of a company. Needs root, iproute2
+and iptables.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".cache" / "newcomer"
-DEBIAN = HOME / "debian"  # the bare system, kept to be copied
-MACHINE = HOME / "machine"  # one newcomer's machine, thrown away
+DEBIAN = HOME / "debian"  # the bare system, kept as a template
+MACHINE = HOME / "machine"  # a copy for one run, deleted afterwards
 PACKAGES = ("git", "make", "python3")
 SUITE = "bookworm"
 
@@ -33,7 +33,7 @@ OUTSIDE, INSIDE, NETWORK = "10.213.77.1", "10.213.77.2", "10.213.77.0/30"
 SETTINGS = re.compile(r"(PIP|UV)_.*|.*_proxy|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE", re.IGNORECASE)
 APT = ("sources.list", "sources.list.d", "trusted.gpg", "trusted.gpg.d", "keyrings", "auth.conf", "auth.conf.d")
 
-# Runs as the first process of the new machine, in its own namespaces: turns the directory into the root and enters it.
+# Runs as the first process in the new namespaces: makes the directory the root and enters it.
 ENTER = """
 set -eu
 root=$1; shift
@@ -53,7 +53,7 @@ hostname newcomer
 exec "$@"
 """
 
-# What the newcomer types begins with a clone; `timed` notes seconds and exit status for the table at the end.
+# The commands begin with a clone; `timed` records seconds and exit status for the table at the end.
 TYPED = """
 set -u
 cd ~
@@ -63,14 +63,14 @@ timed() {
     printf '%6d.%d s   exit %d   %s\\n' $((tenths / 10)) $((tenths % 10)) $code "$*" >>~/times
     [ $code -eq 0 ] || worst=$code
 }
-if which docker dockerd pip pip3 curl docker-registry; then echo "this is no bare machine"; exit 1; fi
+if which docker dockerd pip pip3 curl docker-registry; then echo "this is not a bare machine"; exit 1; fi
 timed git clone --quiet --branch main /var/tmp/flagrelease.bundle flagrelease
 cd flagrelease || exit 1
 """
 
 
 def sh(*argv: str, check: bool = True) -> str:
-    """Run argv and return what it prints; ends the program where it fails."""
+    """Run argv and return its output; exits if it fails."""
     result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if check and result.returncode:
         sys.exit(f"{shlex.join(argv)} ended with {result.returncode}:\n{result.stderr[-2000:]}")
@@ -78,7 +78,7 @@ def sh(*argv: str, check: bool = True) -> str:
 
 
 def bare_debian() -> None:
-    """Make the bare Debian once; it is copied for each newcomer."""
+    """Make the bare Debian once; each run copies it."""
     if DEBIAN.exists():
         return
     if shutil.which("debootstrap") is None:
@@ -95,7 +95,7 @@ def bare_debian() -> None:
 
 
 def hand_on(path: Path, root: Path) -> None:
-    """Copy a file or folder of this machine to the same place there."""
+    """Copy a file or folder of this machine to the same path under `root`."""
     target = root / path.relative_to("/")
     if path.is_dir():
         shutil.copytree(path, target, dirs_exist_ok=True)
@@ -105,19 +105,19 @@ def hand_on(path: Path, root: Path) -> None:
 
 
 def configure(root: Path) -> None:
-    """Hand on where packages come from and which certificates are trusted: apt, pip, name servers, CA."""
+    """Copy the settings of package sources and trusted certificates: apt, pip, name servers, CA."""
     (root / "etc/apt/sources.list").unlink(missing_ok=True)
-    for place in APT:
-        hand_on(Path("/etc/apt") / place, root)
+    for name in APT:
+        hand_on(Path("/etc/apt") / name, root)
     acquire = [line for line in sh("apt-config", "dump").splitlines() if line.startswith("Acquire::")]
     (root / "etc/apt/apt.conf.d/90settings").write_text("\n".join(acquire) + "\n")
     pip = sh(sys.executable, "-m", "pip", "config", "debug", check=False)
     for config in re.findall(r"^\s*(/\S+), exists: True", pip, re.MULTILINE):
         hand_on(Path(config).parent if Path(config).parent.name == "pip" else Path(config), root)
-    for place in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/usr/local/share/ca-certificates"):
-        hand_on(Path(place), root)
+    for path in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/usr/local/share/ca-certificates"):
+        hand_on(Path(path), root)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 newcomer\n")
-    # Package folders that pip's settings name: there as they are here, read-only.
+    # Package folders named in pip's settings are mounted at the same paths, read-only.
     named = re.findall(r"(?:file://)?(/[^\s'\"]+)", sh(sys.executable, "-m", "pip", "config", "list", check=False))
     folders = {p.parent if p.name == "simple" else p for p in map(Path, named) if p.is_dir() and p != Path("/")}
     for folder in folders:
@@ -127,7 +127,7 @@ def configure(root: Path) -> None:
 
 @contextlib.contextmanager
 def network() -> Iterator[None]:
-    """A network namespace behind this machine's address, so that ports and Docker's bridge do not meet ours."""
+    """A network namespace behind this machine's address, so that ports and Docker's bridge do not collide."""
     rules = [
         ["-t", "nat", "{}", "POSTROUTING", "-s", NETWORK, "-j", "MASQUERADE"],
         ["{}", "FORWARD", "-s", NETWORK, "-j", "ACCEPT"],
@@ -162,7 +162,7 @@ def network() -> Iterator[None]:
 
 
 def newcomer_script(commands: Sequence[str], user: bool) -> str:
-    """What the newcomer types: clone, then the commands; a table of seconds at the end."""
+    """The shell script of the user: clone, the commands, and a table of seconds at the end."""
     lines = [TYPED]
     for command in commands:
         lines += [f"echo; echo {shlex.quote('$ ' + command)}", f"timed {command}"]
@@ -179,15 +179,15 @@ def newcomer_script(commands: Sequence[str], user: bool) -> str:
 
 
 def main() -> int:
-    """Returns the exit status of the last command that failed, or 0."""
+    """Run the commands. Returns the exit status of the last command that failed, or 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="keep the machine's directory for a look afterwards")
-    parser.add_argument("--user", action="store_true", help="work as an ordinary user who may use sudo")
+    parser.add_argument("--keep", action="store_true", help="keep the machine's directory for inspection")
+    parser.add_argument("--user", action="store_true", help="run as an ordinary user with sudo")
     parser.add_argument("commands", nargs="*", default=["make release", "make release", "make test"])
     arguments = parser.parse_args()
     if os.geteuid():
-        sys.exit("a machine within a machine needs root: sudo scripts/newcomer.py")
-    # Ended from outside, it still takes the machine and its network down.
+        sys.exit("creating namespaces needs root: sudo scripts/newcomer.py")
+    # On SIGTERM, still remove the machine and its network.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begin = time.monotonic()
     bare_debian()

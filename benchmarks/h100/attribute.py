@@ -1,9 +1,9 @@
-"""Attribution of two real culprits on a GPU, which qualification at short lengths lets pass:
+"""Attribute two planted culprits on a GPU that qualification at short lengths does not find:
 
     python benchmarks/h100/attribute.py --out RESULTS
 
-Qwen3-8B's shapes, four layers, random bf16 weights; FlagGems' operators, two of them planted (culprit.py). In RESULTS:
-attribute.json, the whole result, and attribute.md, the tables for docs/proofs. Needs torch, Triton, transformers and
+Qwen3-8B's shapes, four layers, random bf16 weights; FlagGems' operators, two of them faulty (culprit.py). In RESULTS:
+attribute.json, the complete result, and attribute.md, the tables for docs/proofs. Needs torch, Triton, transformers and
 flag_gems; no weights, no network.
 """
 
@@ -32,7 +32,7 @@ OTHERS = ("add", "arange", "cos", "embedding", "mean_dim", "neg", "pow_tensor_sc
 
 
 def step(*words: object) -> tuple[int, float]:
-    """One flagkernels command in a process of its own: its exit code and seconds. A failure does not end the proof."""
+    """Run a flagkernels command in a separate process; its exit code and seconds. A failure does not end the proof."""
     print("$ flagkernels", *words, flush=True)
     began = time.monotonic()
     argv = [sys.executable, "-m", "flagkernels", *map(str, words)]
@@ -43,7 +43,7 @@ def step(*words: object) -> tuple[int, float]:
 
 
 def prove(out: Path, config: Path, layers: int, tokens: int, device: str) -> dict[str, float]:
-    """The seconds of each step; what they wrote is in `out`."""
+    """Run the steps, which write to `out`. Returns the seconds of each."""
     seconds = {}
     points = ("--execution", "captured", "--points", "prefill:1x128,decode:1x128,decode:4x128")
     _, seconds["trace"] = step("trace", "--config", config, "--out", out / "trace.json", *points)
@@ -62,8 +62,11 @@ def result(out: Path, seconds: dict[str, float], config: Path, layers: int, toke
     import torch
 
     names = ("torch", "triton", "transformers", "flag_gems")
-    here = {one.metadata["Name"].lower().replace("-", "_"): one.version for one in importlib.metadata.distributions()}
-    versions = {name: here.get(name, "none") for name in names}
+    installed = {
+        package.metadata["Name"].lower().replace("-", "_"): package.version
+        for package in importlib.metadata.distributions()
+    }
+    versions = {name: installed.get(name, "none") for name in names}
     verdicts = {row.operator: row for row in read_rows(out / "verdicts.jsonl").values()}
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -73,22 +76,22 @@ def result(out: Path, seconds: dict[str, float], config: Path, layers: int, toke
         "qualified_at_short_lengths": {name: verdicts[name].verdict for name in CULPRITS if name in verdicts},
         "control": read_json(out / "control.json"),
         "attribution": read_json(out / "planted.json"),
-        "measurements": [one.to_json() for one in read_record(out / "planted.jsonl").values()],
+        "measurements": [measurement.to_json() for measurement in read_record(out / "planted.jsonl").values()],
         "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
     }
 
 
-def tables(told: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
-    found = told["attribution"]
-    clean = {name: "clean" if told[name]["clean"] else "not clean" for name in ("control", "attribution")}
-    qualified = ", ".join(f"{name} {verdict}" for name, verdict in told["qualified_at_short_lengths"].items())
+def tables(data: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    found = data["attribution"]
+    clean = {name: "clean" if data[name]["clean"] else "not clean" for name in ("control", "attribution")}
+    qualified = ", ".join(f"{name} {verdict}" for name, verdict in data["qualified_at_short_lengths"].items())
     named = ", ".join(found["culprits"]) or "none"
     lines = [
-        f"{told['device']}, {versions}. {told['model']}.",
+        f"{data['device']}, {versions}. {data['model']}.",
         "",
-        f"Planted: {', '.join(told['planted'])}. Qualified at up to 128 tokens and four requests: {qualified}.",
-        f"Without them planted: {clean['control']}, {_figures(told['control']['together'])}.",
+        f"Planted: {', '.join(data['planted'])}. Qualified at up to 128 tokens and four requests: {qualified}.",
+        f"Without them planted: {clean['control']}, {_figures(data['control']['together'])}.",
         f"With them: culprits {named}; {clean['attribution']} with {len(found['remaining'])} operators.",
         "",
         "| round | on | excess | shift, nats a token | sigmas | named |",
@@ -97,10 +100,10 @@ def tables(told: dict[str, Any]) -> str:
     for number, one in enumerate(found["rounds"], 1):
         lines.append(f"| {number} | {_row(one['together'])} | {one['culprit'] or 'nobody'} |")
     lines += ["", "| operator alone | excess | shift, nats a token | sigmas | guilty |", "|---|---|---|---|---|"]
-    for one in told["measurements"]:
+    for one in data["measurements"]:
         if len(one["operators"]) == 1:
             lines.append(f"| {_row(one)} | {'yes' if one['guilty'] else ''} |")
-    lines += ["", "seconds: " + ", ".join(f"{name} {spent}" for name, spent in told["seconds"].items())]
+    lines += ["", "seconds: " + ", ".join(f"{name} {spent}" for name, spent in data["seconds"].items())]
     return "\n".join(lines) + "\n"
 
 
@@ -125,13 +128,13 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     seconds = prove(args.out, args.config, args.layers, args.tokens, args.device)
-    told = result(args.out, seconds, args.config, args.layers, args.tokens)
-    write_json(args.out / "attribute.json", told)
-    text = tables(told)
+    data = result(args.out, seconds, args.config, args.layers, args.tokens)
+    write_json(args.out / "attribute.json", data)
+    text = tables(data)
     write_text(args.out / "attribute.md", text)
     print(text)
-    named = set(told["attribution"]["culprits"]) == set(CULPRITS)
-    return 0 if named and told["attribution"]["clean"] and told["control"]["clean"] else 1
+    named = set(data["attribution"]["culprits"]) == set(CULPRITS)
+    return 0 if named and data["attribution"]["clean"] and data["control"]["clean"] else 1
 
 
 if __name__ == "__main__":

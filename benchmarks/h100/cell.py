@@ -1,10 +1,10 @@
-"""Releases a cell on a chip's host without Docker, and gathers what came of it in one folder:
+"""Release a cell on a chip's host without Docker, and collect the results in one folder:
 
     python benchmarks/h100/cell.py --data DIR --out DIR        # --cell nvidia-h100/smollm2-135m, --minutes 9
 
-What is served is the host's own vLLM, so run it where the chip's base image is; the Python that runs it needs
-flagrelease's dependencies as well. A run that --minutes ended goes on when it is run again. DIR of the data holds
-`manifest.json` (docs/evaluation.md).
+It serves the host's vLLM, so run it inside the chip's base image, with a Python that also has flagrelease's
+dependencies. A run ended by --minutes resumes when it is run again. The data folder contains `manifest.json`
+(docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys\nfrom flagrelease.cli.app import main\nsys.exit(main())"
 LEFT = ("weights", "wheels", "images", "processes", "data", "drafts", "kernels")
 SCRATCH = ("accuracy", "speed")
-"""Stages whose unfinished work is brought back: the answers and rounds that a stopped run goes on from."""
+"""Stages whose unfinished work is collected: the answers and rounds from which a stopped run resumes."""
 LARGEST = 15_000_000
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--matrix", type=Path, default=ROOT / "matrix.yaml", metavar="FILE")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="benchmark data with its manifest")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--minutes", type=float, default=60.0, help="end the run after this long; run again to go on")
+    parser.add_argument("--minutes", type=float, default=60.0, help="end the run after this time; run again to resume")
     arguments = parser.parse_args()
     for name in ("workspace", "matrix", "data", "out"):
         setattr(arguments, name, getattr(arguments, name).resolve())
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def environment() -> dict[str, str]:
-    """vLLM samples through flashinfer unless it is told not to, and does not start where there is none."""
+    """This environment, with flashinfer's sampler disabled if flashinfer is not installed: vLLM would not start."""
     env = dict(os.environ)
     if importlib.util.find_spec("flashinfer") is None:
         env["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
@@ -56,10 +56,10 @@ def environment() -> dict[str, str]:
 
 
 def released(arguments: argparse.Namespace, env: dict[str, str]) -> int:
-    """flagrelease's exit code. What it prints is shown and kept."""
-    words = ["run", arguments.cell, "--runner", "process", "--engine", "inline", "--matrix", arguments.matrix]
-    words += ["--workspace", arguments.workspace, "--data-dir", arguments.data]
-    argv = [sys.executable, "-c", PROGRAM, *map(str, words)]
+    """Run flagrelease, printing and recording its output. Returns its exit code."""
+    options = ["run", arguments.cell, "--runner", "process", "--engine", "inline", "--matrix", arguments.matrix]
+    options += ["--workspace", arguments.workspace, "--data-dir", arguments.data]
+    argv = [sys.executable, "-c", PROGRAM, *map(str, options)]
     with (arguments.out / "run.log").open("ab") as log:
         run = subprocess.Popen(argv, cwd=ROOT / "pipeline", env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         signal.signal(signal.SIGALRM, lambda *_: run.send_signal(signal.SIGINT))
@@ -75,7 +75,7 @@ def released(arguments: argparse.Namespace, env: dict[str, str]) -> int:
 
 
 def gather(workspace: Path, cell: str, out: Path) -> None:
-    """The card with its pictures and record, and all evidence and the ledger in one archive."""
+    """Copy the card with its charts and record, and pack the evidence and the ledger into an archive."""
     draft = workspace / "drafts" / cell
     for path in draft.iterdir() if draft.is_dir() else ():
         shutil.copyfile(path, out / path.name)

@@ -1,7 +1,7 @@
-"""FlagGems' operators as they are (RIGHT), and with two that small shapes do not give away (OFF).
+"""FlagGems' operators unchanged (RIGHT), and with two faults that small shapes do not reveal (OFF).
 
-`silu` is 5 % too large where it has 256 rows or more: in prefill, never in a decode step. `rsqrt` is 2 % too large
-where eight requests or more are decoded together. Importing this needs the chip."""
+`silu` is 5 % too large at 256 rows or more: in prefill, never in a decode step. `rsqrt` is 2 % too large when at least
+eight requests are decoded together. Importing this module needs the chip."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ OPERATORS = (
     "sin",
     "to_copy",
 )
-"""What qualifies of the operators that Qwen3-8B calls (docs/proofs/h100/operators.md), without the products, whose
-tuner would take most of the time."""
+"""The correct operators that Qwen3-8B calls (docs/proofs/h100/operators.md), without the products, whose tuner would
+take most of the time."""
 
 _GEMS = FlagGems(configs=2)
 
@@ -48,6 +48,6 @@ FAULTS = {
 }
 RIGHT: Mapping[str, Mapping[str, Callable[..., Any]]] = {name: _GEMS.implementations(name) for name in OPERATORS}
 OFF = {
-    name: {key: FAULTS[name](one) for key, one in found.items()} if name in FAULTS else found
-    for name, found in RIGHT.items()
+    name: {key: FAULTS[name](right) for key, right in operators.items()} if name in FAULTS else operators
+    for name, operators in RIGHT.items()
 }

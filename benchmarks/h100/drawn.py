@@ -1,8 +1,8 @@
-"""How FlagGems' `exponential_` draws, by which vLLM's sampler picks tokens: argmax of odds / exponential.
+"""Measure the distribution of FlagGems' `exponential_`, with which vLLM samples tokens (argmax of odds / exponential).
 
     python benchmarks/h100/drawn.py --out RESULTS
 
-The vendor's kernel beside FlagGems' on one chip, each against the exact odds; in RESULTS: drawn.json and drawn.md. The
+Compares the vendor's kernel and FlagGems' on one chip with the exact odds; in RESULTS: drawn.json and drawn.md. The
 odds fall as 1/rank over a vocabulary of 151,936 tokens. Needs torch, Triton and flag_gems.
 """
 
@@ -25,7 +25,7 @@ Draw = Callable[[torch.Tensor], torch.Tensor]
 
 
 def values(draw: Draw) -> dict[str, float]:
-    """Of one row of the vocabulary: the least, the share below 0.1, and how many differ."""
+    """For one row of the vocabulary: the smallest value, the share below 0.1, and the number of distinct values."""
     drawn = draw(torch.empty(1, VOCABULARY, device="cuda")).double()
     return {
         "least": float(drawn.min()),
@@ -35,7 +35,7 @@ def values(draw: Draw) -> dict[str, float]:
 
 
 def heads(draw: Draw, odds: torch.Tensor) -> dict[int, float]:
-    """The share of drawn tokens that are among the likeliest 1, 10, 100, 1000."""
+    """The share of sampled tokens among the likeliest 1, 10, 100, 1000."""
     rows = odds.expand(REQUESTS, -1)
     tokens = [(rows / draw(torch.empty_like(rows))).argmax(-1) for _ in range(STEPS)]
     ranks = torch.cat(tokens)
@@ -59,10 +59,10 @@ def measured() -> dict[str, Any]:
     }
 
 
-def table(told: dict[str, Any]) -> str:
-    columns = [told["exact"], told["native"], told["flag_gems"]]
+def table(data: dict[str, Any]) -> str:
+    columns = [data["exact"], data["native"], data["flag_gems"]]
     lines = [
-        f"{told['device']}, flag_gems {told['version']}; {told['draws']:,} draws.",
+        f"{data['device']}, flag_gems {data['version']}; {data['draws']:,} draws.",
         "",
         "| | exact | native | FlagGems |",
         "|---|---|---|---|",
@@ -81,10 +81,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    told = measured()
-    (args.out / "drawn.json").write_text(json.dumps(told, indent=1) + "\n")
-    (args.out / "drawn.md").write_text(table(told))
-    print(table(told))
+    data = measured()
+    (args.out / "drawn.json").write_text(json.dumps(data, indent=1) + "\n")
+    (args.out / "drawn.md").write_text(table(data))
+    print(table(data))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A bundle in vLLM itself beside vLLM without it, on one chip: whole requests with random weights, in pairs.
+"""Compare vLLM with a bundle against vLLM without it, on one chip: complete requests with random weights, in pairs.
 
     python benchmarks/h100/engine.py pairs --bundle BUNDLE --out RESULTS        # --config, --rounds, --batches
-    python benchmarks/h100/engine.py pairs --out RESULTS                        # vLLM beside itself: what chance does
+    python benchmarks/h100/engine.py pairs --out RESULTS                        # vLLM against itself: the noise
     python -m flagkernels record --calls CALLS --trace TRACE -- python benchmarks/h100/engine.py serve
 
-Both engines are on the chip at once and serve in turns, so that what slows the machine slows both. A turn is a batch
-of requests of 512 tokens, answered by 128. In RESULTS: engine.json and engine.md. `serve` is one engine, which answers
-each batch size that it reads. No network and no weights are needed.
+Both engines are on the chip at once and serve in turns, so that slow phases of the machine affect both. A turn is a
+batch of requests of 512 tokens with answers of 128. In RESULTS: engine.json and engine.md. `serve` runs one engine,
+which serves a batch of each size that it reads. No network and no weights are needed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from flagkernels.measure.timing import Ratio, ratio  # noqa: E402
 
 PROMPT, ANSWER = 512, 128
 MARK = "engine.py answers "
-"""Before a line that is ours: an engine prints much else."""
+"""Prefix of the lines for the parent process, among the engine's other output."""
 
 
 def serve(args: argparse.Namespace) -> None:
-    """One engine. A line of input is a batch size; the answer to it is the seconds of that batch."""
+    """Run one engine. For each batch size read from stdin, print the seconds of that batch."""
     os.environ.update({"VLLM_WORKER_MULTIPROC_METHOD": "spawn", **environment()})
     import vllm  # type: ignore[import-not-found,unused-ignore]
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(args.config, Path(folder) / "config.json")
-        # A size of its own instead of the memory that is left: two engines start at once on one chip.
+        # A fixed cache size instead of all free memory, since two engines start on one chip.
         limits = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": args.cache << 30}
         engine = vllm.LLM(
             model=folder,
@@ -64,16 +64,16 @@ def serve(args: argparse.Namespace) -> None:
             began = time.perf_counter()
             answers = engine.generate(prompts, greedy, use_tqdm=False)
             seconds = time.perf_counter() - began
-            tokens = sum(len(one.outputs[0].token_ids) for one in answers)
+            tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
             print(MARK, json.dumps({"seconds": seconds, "tokens": tokens}), flush=True)
 
 
 class Engine:
-    """`serve` in a process of its own. Raises RuntimeError where it ends before it answers."""
+    """`serve` in a separate process. Raises RuntimeError if it ends before it answers."""
 
     def __init__(self, name: str, before: list[str], args: argparse.Namespace) -> None:
-        words = [sys.executable, str(Path(__file__).resolve()), "serve", "--config", str(args.config)]
-        argv = [*before, *words, "--cache", str(args.cache)]
+        command = [sys.executable, str(Path(__file__).resolve()), "serve", "--config", str(args.config)]
+        argv = [*before, *command, "--cache", str(args.cache)]
         self.name = name
         self.log = (args.out / f"{name}.log").open("w")
         pipe = subprocess.PIPE
@@ -101,7 +101,7 @@ class Engine:
         return float(answer["seconds"])
 
     def close(self) -> None:
-        """Raises TimeoutExpired where it does not end."""
+        """Close its input. Raises TimeoutExpired if it does not end."""
         self.process.communicate(timeout=60)
         self.log.close()
 
@@ -114,7 +114,7 @@ def pairs(args: argparse.Namespace) -> None:
     engines = [Engine("native", [], args)]
     engines.append(Engine("flagos", run, args) if args.bundle else Engine("native again", [], args))
     ready = {engine.name: engine.ready() for engine in engines}
-    time.sleep(2 * WRITE_EVERY_S)  # until what the warm-up called is told
+    time.sleep(2 * WRITE_EVERY_S)  # until the calls of the warm-up are reported
     before = in_effect(folder)
     times: dict[int, tuple[list[float], list[float]]] = {batch: ([], []) for batch in args.batches}
     for number in range(args.rounds + 1):
@@ -125,7 +125,7 @@ def pairs(args: argparse.Namespace) -> None:
                     kept[side].append(spent)
         if number:
             write_json(args.out / "engine.json", result(args, ready, times, before))
-    time.sleep(2 * WRITE_EVERY_S)  # an engine's processes end without telling their last
+    time.sleep(2 * WRITE_EVERY_S)  # an engine's processes end without a final report
     for engine in engines:
         engine.close()
     write_json(args.out / "engine.json", result(args, ready, times, before))
@@ -135,12 +135,12 @@ def pairs(args: argparse.Namespace) -> None:
 
 
 def in_effect(folder: Path) -> Effective | None:
-    """What the bundle's engine has told so far; None where none has a bundle."""
+    """The status that the engine with the bundle reported; None if there is no bundle."""
     return effective(folder) if files_of(folder) else None
 
 
 def called(before: Effective, after: Effective) -> list[str]:
-    """What requests called: a warm-up calls more."""
+    """The operators called by requests, excluding the warm-up."""
     return [name for name, count in after.called.items() if count > before.called.get(name, 0)]
 
 
@@ -167,21 +167,21 @@ def result(
     }
 
 
-def table(told: dict[str, Any]) -> str:
-    names = list(told["ready_s"])
-    requests = f"{told['model']} with random weights; requests of {PROMPT} tokens, answers of {ANSWER}."
-    by = {name: ", ".join(told[name]) or "none" for name in ("operators", "called", "captured")}
+def table(data: dict[str, Any]) -> str:
+    names = list(data["ready_s"])
+    requests = f"{data['model']} with random weights; requests of {PROMPT} tokens, answers of {ANSWER}."
+    by = {name: ", ".join(data[name]) or "none" for name in ("operators", "called", "captured")}
     effect = f"In effect: {by['operators']}. Requests called: {by['called']}; in graphs: {by['captured']}."
     lines = [
-        f"{told['device']}, vLLM {told['vllm']}, {requests}",
-        f"{effect} Tuning events: {told['tuning_events']}.",
+        f"{data['device']}, vLLM {data['vllm']}, {requests}",
+        f"{effect} Tuning events: {data['tuning_events']}.",
         "",
         f"| requests at once | {names[0]}, tokens/s | {names[1]}, tokens/s | ratio of speed | pairs |",
         "|---|---|---|---|---|",
     ]
-    for batch, kept in told["seconds"].items():
+    for batch, kept in data["seconds"].items():
         best = [int(batch) * ANSWER / sorted(kept[name])[len(kept[name]) // 2] for name in names]
-        found = told["ratios"][batch]
+        found = data["ratios"][batch]
         lines.append(f"| {batch} | {best[0]:,.0f} | {best[1]:,.0f} | {Ratio(**found)} | {found['pairs']} |")
     return "\n".join(lines) + "\n"
 
@@ -189,14 +189,12 @@ def table(told: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("pairs", "serve"))
-    parser.add_argument("--bundle", type=Path, help="pairs: what `tune` or `prepare` made")
-    parser.add_argument("--out", type=Path, help="pairs: made where it is not there")
+    parser.add_argument("--bundle", type=Path, help="pairs: bundle from `flagrelease tune` or `prepare`")
+    parser.add_argument("--out", type=Path, help="pairs: output folder")
     parser.add_argument("--config", type=Path, default=HERE / "qwen3-8b.json")
-    parser.add_argument(
-        "--cache", type=int, default=4, metavar="GIB", help="memory for the keys and values of an engine"
-    )
+    parser.add_argument("--cache", type=int, default=4, metavar="GIB", help="size of each engine's KV cache")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--batches", type=lambda text: [int(one) for one in text.split(",")], default=[1, 8, 32])
+    parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8, 32])
     args = parser.parse_args()
     if args.part == "serve":
         serve(args)

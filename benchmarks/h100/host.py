@@ -1,18 +1,18 @@
-"""Takes what a cell needs to a chip's host that reaches no network, in pieces of a size that can be carried.
+"""Transfer what a cell needs to a chip's host without network access, in pieces of limited size.
 
     python benchmarks/h100/host.py pack --out DIR --there NAMES --data DATA [--piece 50]
     python3 benchmarks/h100/host.py unpack DIR --into PLACE
 
-`pack` runs where there is a network, in flagrelease's own environment: what `flagrelease fetch` gathers, benchmark data
-with its manifest, vLLM, and the Python packages of vLLM and flagrelease but for those in NAMES (a file with what
-`python3 -m pip list --format freeze` prints there). `unpack` runs on the host, with the chip's Python: it installs
-the packages of vLLM there, replaces none, and makes PLACE/env, an environment that sees them and has flagrelease's
-beside: what only flagrelease needs stays out of the chip's Python, which the image is laid on. Then
+`pack` runs on a machine with network access, in flagrelease's environment. It packs the files of `flagrelease fetch`,
+benchmark data with its manifest, vLLM, and the Python packages of vLLM and flagrelease except those in NAMES (the
+output of `python3 -m pip list --format freeze` on the host). `unpack` runs on the host, with the chip's Python: it
+installs the packages of vLLM there without replacing any, and makes PLACE/env, an environment that sees them and also
+has flagrelease's, so that packages only for flagrelease stay out of the chip's Python, the base of the image. Then
 
     export FLAGRELEASE_OFFLINE=1
     PLACE/env/bin/python benchmarks/h100/cell.py --workspace PLACE/workspace --data PLACE/data --out RESULTS
 
-or all proofs one after the other, which brings FlagGems in for those that run without flagrelease:
+or all proofs in sequence, which also installs FlagGems for those that run without flagrelease:
 
     python3 benchmarks/h100/proofs.py --place PLACE --out RESULTS
 """
@@ -39,18 +39,18 @@ NOT_NEEDED = (
     *("flashinfer-cubin", "tilelang", "nvidia-cudnn-frontend", "nvidia-cutlass-dsl", "quack-kernels"),
     *("tokenspeed-mla", "humming-kernels", "fastsafetensors"),
 )
-"""The host's own, or kernels that no model of these cells takes."""
+"""Packages that the host has, or kernels that no model of these cells uses."""
 LEFT_OUT = re.compile(
     r"vllm/(vllm-rs|_moe_C|_flashmla|vllm_flash_attn/_vllm_fa2_C|third_party/deep_gemm/)|\.(hpp|h|cuh)$"
 )
-"""Of vLLM's wheel: mixture-of-experts, FlashMLA, FlashAttention 2 (a Hopper chip takes 3), DeepGEMM."""
+"""Files of vLLM's wheel: mixture-of-experts, FlashMLA, FlashAttention 2 (a Hopper chip uses 3), DeepGEMM."""
 TAGS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5))
 TAGS = (*TAGS, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")
 
 
-def run(*words: object) -> None:
-    print("$", *words, flush=True)
-    subprocess.run([str(word) for word in words], check=True)
+def run(*argv: object) -> None:
+    print("$", *argv, flush=True)
+    subprocess.run([str(word) for word in argv], check=True)
 
 
 def normal(name: str) -> str:
@@ -58,7 +58,7 @@ def normal(name: str) -> str:
 
 
 def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: int) -> None:
-    """Raises CalledProcessError where a program fails; it has told why."""
+    """Write the pieces to `out`. Raises CalledProcessError if a program fails, after printing its error."""
     work = out / "content"
     shutil.rmtree(out, ignore_errors=True)
     for name in ("wheels", "own"):
@@ -96,7 +96,7 @@ def pack(out: Path, there: Path, data: Path, cell: str, python: str, megabytes: 
 
 
 def resolved(out: Path, python: str, requirements: tuple[str, ...]) -> list[str]:
-    """NAME==VERSION of all packages, as uv resolves them for the host."""
+    """NAME==VERSION of all packages, resolved by uv for the host."""
     asked, without, locked = out / "asked.in", out / "without.txt", out / "resolved.txt"
     asked.write_text("\n".join(requirements) + "\n")
     without.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in NOT_NEEDED))
@@ -120,7 +120,7 @@ def pieces(path: Path, size: int) -> Iterator[bytes]:
 
 
 def unpack(parts: Iterable[Path], into: Path) -> None:
-    """Raises CalledProcessError where pip or venv fails."""
+    """Unpack the pieces and install the packages. Raises CalledProcessError if pip or venv fails."""
     into.mkdir(parents=True, exist_ok=True)
     with (into / "all.tar").open("wb") as whole:
         for part in sorted(parts):
@@ -140,12 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing, unpacking = verbs.add_parser("pack"), verbs.add_parser("unpack")
-    packing.add_argument("--out", type=Path, required=True, metavar="DIR", help="made anew")
-    packing.add_argument("--there", type=Path, required=True, metavar="NAMES", help="the host's packages")
+    packing.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder, replaced")
+    packing.add_argument("--there", type=Path, required=True, metavar="NAMES", help="file with the host's packages")
     packing.add_argument("--data", type=Path, required=True, metavar="DIR", help="benchmark data with its manifest")
     packing.add_argument("--cell", default="nvidia-h100/smollm2-135m", metavar="CHIP/MODEL")
-    packing.add_argument("--python", default="3.12", metavar="MAJOR.MINOR", help="the chip's")
-    packing.add_argument("--piece", type=int, default=50, metavar="MB", help="largest size of a piece")
+    packing.add_argument("--python", default="3.12", metavar="MAJOR.MINOR", help="version of the chip's Python")
+    packing.add_argument("--piece", type=int, default=50, metavar="MB", help="maximum size of a piece")
     unpacking.add_argument("pieces", type=Path, metavar="DIR")
     unpacking.add_argument("--into", type=Path, required=True, metavar="PLACE")
     given = parser.parse_args()

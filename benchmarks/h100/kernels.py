@@ -1,10 +1,10 @@
-"""flagkernels proven on an H100, by one command a part:
+"""Prove flagkernels on an H100, in two parts:
 
     python benchmarks/h100/kernels.py qualify --out DIR     every operator that Qwen3-8B uses, and the planted faults
     python benchmarks/h100/kernels.py speed --out DIR       ceilings, operators by shape class, express, attribution
 
-`--execution` is how the engine runs the layers: compiled (the default), captured or eager. `speed` reads what `qualify`
-left in DIR. Needs torch, Triton, transformers and flag_gems; no weights, no network.
+`--execution` is how the engine runs the layers: compiled (the default), captured or eager. `speed` reads the output of
+`qualify` in DIR. Needs torch, Triton, transformers and flag_gems; no weights, no network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONFIG = HERE / "qwen3-8b.json"
 
 
 def step(*words: object) -> float:
-    """One flagkernels command; its time in seconds. Its failure is reported and does not end the proof."""
+    """Run a flagkernels command; returns its seconds. A failure is reported and does not end the proof."""
     began = time.monotonic()
     print("$ flagkernels", *words, flush=True)
     code = cli.main([str(word) for word in words])
@@ -47,7 +47,7 @@ def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -
     options = ["--seconds", seconds, *(["--width", width] if width else [])]
     times["qualify"] = step("qualify", "--trace", out / "trace.json", "--out", out / "verdicts.jsonl", *options)
     found = trace.read(out / "trace.json")
-    # The faults are in a `silu`, which a compiled model does not call.
+    # The faults are planted in `silu`, which a compiled model does not call.
     points = ("--points", "prefill:1x128,prefill:1x512,decode:4x128")
     step("trace", "--config", CONFIG, "--out", out / "written.json", "--execution", "captured", *points)
     written = trace.read(out / "written.json")
@@ -93,7 +93,7 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
 
 
 def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
-    """tune → bench → select → attribute, each from the command line, on the correct operators."""
+    """Run tune → bench → select → attribute by their command lines, on the correct operators."""
     names = operators or ",".join(
         qualify.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
     )
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("qualify", "speed"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--given", type=Path, help="speed: the folder of the qualify part; default: --out")
+    parser.add_argument("--given", type=Path, help="speed: output folder of the qualify part; default: --out")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--width", type=int)
     parser.add_argument("--layers", type=int)

@@ -1,5 +1,4 @@
-"""Planted Triton operators, each wrong in its own way: what qualifying must find on a real chip. The kernels are made
-for `silu`; each is right but for its fault."""
+"""Planted faults that qualification must find on a real chip: Triton kernels for `silu`, each with one fault."""
 
 from __future__ import annotations
 
@@ -45,12 +44,12 @@ def one_percent(x: torch.Tensor) -> torch.Tensor:
 
 
 def nan_past_edge(x: torch.Tensor) -> torch.Tensor:
-    """Leaves the last, incomplete block unwritten."""
+    """Leave the last, incomplete block unwritten."""
     return silu(x, short=True)
 
 
 def out_of_bounds(x: torch.Tensor) -> torch.Tensor:
-    """Writes 32 elements past the end: the mask is off by as many."""
+    """Write 32 elements past the end, by a wrong mask."""
     return silu(x, past=32)
 
 

@@ -1,10 +1,10 @@
-"""Every proof of this folder, one after the other, on a chip's host that `host.py unpack` prepared:
+"""Run all proofs of this folder in sequence, on a chip's host prepared by `host.py unpack`:
 
     python3 benchmarks/h100/proofs.py --place PLACE --out RESULTS        # --only cell tune …, --minutes 20 for the cell
 
-Run it with the chip's Python. A proof that fails does not end the others. RESULTS/NAME.log is what each printed,
-RESULTS/NAME/ what it wrote, RESULTS/proofs.json its command, exit code and seconds. The bundles that `tune` and `cell`
-make are what `engine`, `engine-small` and `record` serve.
+Run it with the chip's Python. A proof that fails does not end the others. RESULTS/NAME.log has the output of each,
+RESULTS/NAME/ its files, RESULTS/proofs.json its command, exit code and seconds. `engine`, `engine-small` and `record`
+serve the bundles made by `tune` and `cell`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ ROOT = HERE.parents[1]
 BIG, SMALL = HERE / "qwen3-8b.json", HERE / "smollm2-135m.json"
 FLAGRELEASE = "import sys\nfrom flagrelease.cli.app import main\nsys.exit(main())"
 RELEASING = ("cell", "tune")
-"""Proofs that run flagrelease itself, in its own environment, and bring FlagGems along by themselves."""
+"""Proofs that run flagrelease in its own environment, and install FlagGems themselves."""
 
 
 class Missing(Exception):
-    """An earlier proof did not make what this one takes."""
+    """A file from an earlier proof is missing."""
 
 
 def commands(place: Path, out: Path, minutes: float) -> dict[str, Callable[[], list[object]]]:
-    """The command of each proof, in the order in which they run; made when its turn comes."""
+    """Functions that make the command of each proof, in the order in which they run."""
     own, workspace = place / "env/bin/python", place / "workspace"
     tune = ("tune", "--chip", "nvidia-h100", "--model", "qwen3-8b", "--config", BIG, "--runner", "process")
 
@@ -64,22 +64,22 @@ def commands(place: Path, out: Path, minutes: float) -> dict[str, Callable[[], l
 
 
 def newest(folder: Path, name: str) -> Path:
-    """The folder of the file of this name that was written last. Raises Missing."""
-    found = sorted(folder.rglob(name), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise Missing(f"no {name} below {folder}")
-    return found[-1].parent
+    """The folder of the newest file of this name. Raises Missing if there is none."""
+    files = sorted(folder.rglob(name), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise Missing(f"no {name} in {folder}")
+    return files[-1].parent
 
 
 def environment(place: Path, name: str) -> dict[str, str]:
-    """FlagGems lies outside of the chip's Python, so that flagrelease finds the chip as it is."""
+    """The environment of a proof. FlagGems is kept outside the chip's Python, which flagrelease expects unmodified."""
     path = [ROOT / "pipeline", *([] if name in RELEASING else [place / "gems"])]
-    told = {"FLAGRELEASE_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
-    return {**os.environ, **told, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    settings = {"FLAGRELEASE_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(map(str, path))}
 
 
 def unpack_flaggems(place: Path) -> None:
-    """Raises CalledProcessError where pip fails, Missing where the workspace has no wheel of it."""
+    """Install FlagGems' wheel. Raises CalledProcessError if pip fails, Missing if the workspace has no wheel."""
     wheels = newest(place / "workspace/wheels", "flag_gems-*.whl").glob("flag_gems-*.whl")
     install = ("install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target")
     subprocess.run([sys.executable, "-m", "pip", *install, place / "gems", *wheels], check=True)
@@ -101,16 +101,16 @@ def prove(name: str, command: Callable[[], list[object]], place: Path, out: Path
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--place", type=Path, required=True, metavar="DIR", help="what `host.py unpack` made")
+    parser.add_argument("--place", type=Path, required=True, metavar="DIR", help="folder made by `host.py unpack`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--minutes", type=float, default=60.0, help="most that the cell may take")
-    parser.add_argument("--only", nargs="+", metavar="PROOF", help="in this order: all that are named here")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of the cell")
+    parser.add_argument("--only", nargs="+", metavar="PROOF", help="run only these proofs, in this order")
     args = parser.parse_args()
     place, out = args.place.resolve(), args.out.resolve()
     known = commands(place, out, args.minutes)
     names = args.only or list(known)
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"no proof {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"unknown proof: {', '.join(unknown)}; choose from {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     unpack_flaggems(place)
     results: dict[str, dict[str, object]] = {}

@@ -1,6 +1,6 @@
-"""flagkernels: operators as a release artefact, on the chip's side.
+"""flagkernels: qualify, tune, bundle and activate operators on the chip.
 
-trace → qualify → tune → bench → select → bundle → activate, and attribute when a gate failed. Every step is
-a subcommand of `python -m flagkernels`, reads files, writes files and can be repeated alone. Needs torch,
-Triton and FlagGems; never imports flagrelease.
+trace → qualify → tune → bench → select → bundle → activate; attribute after a failed gate. Every step is a
+subcommand of `python -m flagkernels` that reads and writes files and can be repeated alone. Needs torch, Triton
+and FlagGems; never imports flagrelease.
 """

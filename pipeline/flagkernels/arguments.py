@@ -1,4 +1,4 @@
-"""The options that steps share, from options.json, and numbers that are refused before any work begins."""
+"""Options shared by the steps, from options.json, and argparse types that reject bad numbers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 __all__ = ["TABLE", "add_option", "at_least", "options", "positive"]
 
 TABLE = Path(__file__).with_name("options.json")
-"""By option: `type`, `default`, `required`, `choices`, `help`; `matrix` is its name in matrix.yaml, which flagrelease
-reads from here."""
+"""Option → `type`, `default`, `required`, `choices`, `help`; `matrix`: the option's name in matrix.yaml, which
+flagrelease reads from this file."""
 
 
 @cache
 def options() -> Mapping[str, Mapping[str, Any]]:
-    """The table, by option."""
+    """The rows of options.json, by option."""
     table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))
     return table
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:
-    """Adds an option of the table; `more` is argparse's, and overrides the table where a step differs.
+    """Add an option of the table to the parser; `more` are argparse's keywords, which override the table's.
 
-    Raises KeyError for an option that the table lacks."""
+    Raises KeyError for an option that is not in the table."""
     row = {key: value for key, value in options()[name].items() if key != "matrix"}
     if "type" in row:
         row["type"] = _TYPES[row["type"]]
@@ -35,24 +35,24 @@ def add_option(parser: argparse.ArgumentParser, name: str, **more: Any) -> None:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """For argparse: a whole number that is no less than `least`."""
+    """An argparse type: an integer >= `least`."""
 
     def number(text: str) -> int:
         if not text.lstrip("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= {least}")
         return int(text)
 
     return number
 
 
 def positive(text: str) -> float:
-    """For argparse: a finite number above zero."""
+    """An argparse type: a finite number > 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number > 0")
     return value
 
 

@@ -1,4 +1,4 @@
-"""`python -m flagkernels STEP …`: dispatch to a step, a module with `add_arguments` and `main`."""
+"""Dispatch `python -m flagkernels STEP …` to a step: a module with `add_arguments` and `main`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from flagkernels.errors import ChipFault, KernelsError
-from flagkernels.progress import tell_failure
+from flagkernels.progress import report_failure
 
 __all__ = ["STEPS", "main"]
 
 STEPS: dict[str, tuple[str, str]] = {
-    "prepare": ("flagkernels.prepare", "all of the following up to the bundle, going on where it was stopped"),
-    "trace": ("flagkernels.model.trace", "the operators and shapes of a model, from its config.json alone"),
-    "qualify": ("flagkernels.qualify.qualify", "each operator alone in a process of its own, against float64"),
-    "tune": ("flagkernels.tuning.tune", "the fastest candidate of every kernel, compiled ahead in parallel"),
+    "prepare": ("flagkernels.prepare", "run all steps from trace to bundle; resumes where it stopped"),
+    "trace": ("flagkernels.model.trace", "list the operators and shapes of a model, from its config.json alone"),
+    "qualify": ("flagkernels.qualify.qualify", "compare each operator with float64, each in a separate process"),
+    "tune": ("flagkernels.tuning.tune", "find the fastest candidate of every kernel, compiling ahead in parallel"),
     "bench": (
         "flagkernels.measure.bench",
-        "each operator and shape class against the native kernel and the chip's limits",
+        "time each operator and shape class against the native kernel and the chip's limits",
     ),
-    "select": ("flagkernels.measure.select", "the operators to ship: coverage, or express by operator and shape class"),
-    "bundle": ("flagkernels.bundle.bundle", "operators, database and kernels as one folder that fits one chip"),
-    "activate": ("flagkernels.engine.activate", "whether a bundle fits here, or what is in effect"),
+    "select": ("flagkernels.measure.select", "choose the operators to ship: coverage, or express by shape class"),
+    "bundle": ("flagkernels.bundle.bundle", "pack operators, database and kernels for one chip into a folder"),
+    "activate": ("flagkernels.engine.activate", "check that a bundle fits this machine, or show what is in effect"),
     "run": ("flagkernels.engine.plugin", "start an engine with a bundle in effect in all its processes"),
     "record": ("flagkernels.engine.record", "count an engine's calls on native kernels, and compare them with a trace"),
     "attribute": ("flagkernels.attribute.attribute", "find the operators that made the answers worse"),
@@ -58,31 +58,31 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Only the step that was asked for is imported, so that `--help` needs no torch. Returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run a step and return its exit code. Only that step is imported, so that `--help` needs no torch."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     overview = _overview()
-    if not words or words[0] in {"-h", "--help"}:
+    if not argv or argv[0] in {"-h", "--help"}:
         overview.print_help()
-        return 0 if words else 2
+        return 0 if argv else 2
     overview.add_argument("step", choices=sorted(STEPS), metavar="STEP")
-    name = overview.parse_args(words[:1]).step
+    name = overview.parse_args(argv[:1]).step
     try:
         step = _load(name)
         parser = argparse.ArgumentParser(prog=f"python -m flagkernels {name}", description=STEPS[name][1])
         step.add_arguments(parser)
-        args = parser.parse_args(words[1:])
+        args = parser.parse_args(argv[1:])
         with warnings.catch_warnings():
-            if not sys.warnoptions:  # libraries' warnings to developers would hide what the steps say
+            if not sys.warnoptions:  # libraries' warnings to developers would bury the steps' own output
                 warnings.simplefilter("ignore")
             return step.main(args)
     except KernelsError as error:
-        tell_failure(name, error)
+        report_failure(name, error)
         return error.exit_code
     except ModuleNotFoundError as error:
         hint = "run in the chip's base image, or `pip install 'flagrelease[kernels]'`"
         missing = ChipFault(f"{error.name or error} is not installed", hint=hint)
-        tell_failure(name, missing)
+        report_failure(name, missing)
         return missing.exit_code
     except KeyboardInterrupt:
-        print(f"flagkernels {name}: interrupted; what is finished is kept, run again to go on", file=sys.stderr)  # noqa: T201
+        print(f"flagkernels {name}: interrupted; finished work is kept, run again to resume", file=sys.stderr)  # noqa: T201
         return 130

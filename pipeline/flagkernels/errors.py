@@ -1,15 +1,15 @@
-"""The errors of all steps, with one exit code each (the numbers are flagrelease's).
+"""Errors of all steps, one exit code each (the same numbers as flagrelease's).
 
-KernelsError              1   unexpected; also the base of all below
+KernelsError              1   unexpected; base class of all others
 ├── UsageError            2   the command line or an input file is wrong
-│   └── BudgetTooSmall    2   the time given does not suffice for one candidate
+│   └── BudgetTooSmall    2   the time budget is too small for one candidate
 ├── NothingToDo           3   no operator is left to work on
-├── Refused               4   a verdict: what was asked for does not hold
+├── Refused               4   a negative verdict
 └── ChipFault             6   the machine lacks something: torch, Triton, FlagGems, memory, disk, the chip itself
     ├── BundleMismatch    6   the bundle was made for another chip, driver, Triton or FlagGems
-    ├── BundleCorrupt     6   a file of the bundle is missing, or was changed
+    ├── BundleCorrupt     6   a file of the bundle is missing or was changed
     ├── DatabaseCorrupt   6   truncated, or not an SQLite database
-    ├── DatabaseLocked    6   another process holds it for longer than the busy timeout
+    ├── DatabaseLocked    6   locked by another process for longer than the busy timeout
     └── NoSpace           6   the disk is full
 """
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class KernelsError(Exception):
-    """Base of all errors that a user is meant to read: what failed, why, what to do next."""
+    """Base class of errors shown to the user: what failed, why, and what to do next."""
 
     exit_code = 1
 
@@ -95,6 +95,6 @@ class NoSpace(ChipFault):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'mul', 'mul_'?`, or an empty string where nothing is near."""
+    """`did you mean 'mul', 'mul_'?`, or an empty string if no name is similar."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"did you mean {', '.join(repr(name) for name in near)}?" if near else ""

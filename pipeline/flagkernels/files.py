@@ -1,4 +1,4 @@
-"""Atomic files: JSON written by temp, fsync and rename; JSONL appended and synced line by line."""
+"""Crash-safe files: JSON replaced atomically (temporary file, fsync, rename), JSONL appended and synced by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["append_line", "make_folder", "read_json", "read_lines", "write_json"
 
 
 def make_folder(path: Path) -> None:
-    """Makes the folder and its parents. Raises ChipFault where it cannot be made, NoSpace where the disk is full."""
+    """Create the folder and its parents. Raises NoSpace if the disk is full, ChipFault if creation fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -24,12 +24,12 @@ def make_folder(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ChipFault:
-    hint = "name a place that can be written"
+    hint = "choose a writable path"
     return no_space(error, path) or ChipFault(f"cannot write {path}", why=str(error), hint=hint)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises NoSpace where the disk is full, ChipFault where the file cannot be written."""
+    """Replace the file atomically. Raises NoSpace if the disk is full, ChipFault if the file cannot be written."""
     make_folder(path.parent)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -49,23 +49,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Replace the file atomically. Raises what `write_text` raises."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Raises UsageError where the file is missing or is not JSON."""
+    """Read one JSON value. Raises UsageError if the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}", why=str(error), hint="check the path") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON", why=str(error), hint="write it again with its own step") from error
+        raise UsageError(f"{path} is not JSON", why=str(error), hint="run the step that writes it again") from error
 
 
 def append_line(path: Path, value: Any) -> None:
-    """One JSON line, on the disk when this returns, so that a kill afterwards cannot lose it.
+    """Append one JSON line and sync it, so that a later kill cannot lose it.
 
-    A line that a kill cut short stays cut; the newline put before the next one keeps it from spoiling that.
+    If a kill truncated the last line, a newline is written first, so that the new line stays readable.
     Raises what `write_text` raises."""
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     make_folder(path.parent)
@@ -83,9 +84,9 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The complete lines of a JSONL file, none where it is missing; a line that a kill cut short is skipped.
+    """The lines of a JSONL file, none if it does not exist; a line truncated by a kill is skipped.
 
-    Raises UsageError where the file cannot be read."""
+    Raises UsageError if the file cannot be read."""
     if not path.exists():
         return
     try:

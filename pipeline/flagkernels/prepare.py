@@ -1,8 +1,8 @@
-"""prepare: from a model's config.json to a bundle, in one command.
+"""Prepare a bundle from a model's config.json, in one command.
 
-trace → qualify → tune → bench → select → bundle, each a process of its own, so that none inherits another's device
-context. What a step has finished is in its own file of the work folder: a run that was killed, or is repeated, does
-only what is missing. Changed inputs (lengths, policy, chip, FlagGems) repeat only the steps that depend on them.
+trace → qualify → tune → bench → select → bundle, each in a separate process, so that none inherits another's device
+context. Each step keeps its results in the work folder: a killed or repeated run does only what is missing. Changed
+inputs (lengths, policy, chip, FlagGems) repeat only the steps that depend on them.
 """
 
 from __future__ import annotations
@@ -46,22 +46,25 @@ from flagkernels.vendors import vendors
 
 __all__ = ["Step", "Work", "add_arguments", "main", "steps"]
 
-FORMAT = 2  # raised when the files of an earlier version must not be read again
+FORMAT = 2  # incremented when the files of an earlier version must not be reused
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """`made`: the file that is there when the step is done. `rest`: what a killed step goes on from, and what is
-    removed when its inputs are others."""
+    """A subcommand of flagkernels, with its arguments and files."""
 
     name: str
-    words: tuple[str, ...]
+    """The subcommand."""
+    argv: tuple[str, ...]
+    """Arguments after the subcommand."""
     made: Path
-    rest: tuple[Path, ...] = ()
+    """File that exists once the step has finished."""
+    partial: tuple[Path, ...] = ()
+    """Files that a killed step resumes from; removed when its inputs change."""
 
 
 class Work:
-    """The files of a work folder."""
+    """Paths in a work folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -88,14 +91,14 @@ class Work:
 
 
 class StepFailed(KernelsError):
-    """A step ended; what failed is said above, by itself. The exit code is the step's own."""
+    """A step failed and printed its own error. Has the exit code of the step."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--config", required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the steps' files; kept to go on from")
-    add_option(parser, "--out", help="the bundle")
-    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: whose tool is here")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the steps' files, kept to resume from")
+    add_option(parser, "--out", help="output folder of the bundle")
+    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: detected by the vendor's tool")
     add_option(parser, "--device")
     add_option(parser, "--policy", default="express")
     add_option(parser, "--budget", default="10m")
@@ -115,12 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def steps(args: argparse.Namespace, work: Work, wanted: Sequence[str], by_hand: Sequence[str]) -> list[Step]:
-    """All after `trace`. `wanted` are the operators that the model calls, without those taken out by hand."""
+    """All steps after `trace`. `wanted`: the operators that the model calls, without those excluded by hand."""
     return [*_measuring(args, work, wanted), *_choosing(args, work, by_hand)]
 
 
 def _measuring(args: argparse.Namespace, work: Work, wanted: Sequence[str]) -> list[Step]:
-    """Which operators are correct, and how fast each of them is."""
+    """The steps that measure operators: qualify, tune, bench."""
     names = ("--operators", ",".join(wanted))
     device = ("--device", args.device)
     seconds = ("--seconds", str(args.seconds))
@@ -128,15 +131,15 @@ def _measuring(args: argparse.Namespace, work: Work, wanted: Sequence[str]) -> l
     return [
         Step(
             name="qualify",
-            words=(
+            argv=(
                 *("--trace", str(work.trace), "--out", str(work.verdicts), "--report", str(work.qualified)),
                 *("--real", str(args.real), *names, *device, *seconds, *width),
             ),
             made=work.qualified,
         ),
         Step(
-            name="tune",  # database and journal know their keys by themselves, and are kept whatever else changes
-            words=(
+            name="tune",  # not in `partial`: database and journal are keyed, so they stay valid when inputs change
+            argv=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.tuned.out)),
                 *("--budget", args.budget, *names, *width),
             ),
@@ -144,23 +147,23 @@ def _measuring(args: argparse.Namespace, work: Work, wanted: Sequence[str]) -> l
         ),
         Step(
             name="bench",
-            words=(
+            argv=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--out", str(work.figures)),
                 *("--ceilings", str(work.ceilings), "--tuned", str(work.tuned.out)),
                 *("--per-operator", str(args.classes), *names, *device, *seconds),
             ),
             made=work.ceilings,
-            rest=(work.figures,),
+            partial=(work.figures,),
         ),
     ]
 
 
 def _choosing(args: argparse.Namespace, work: Work, by_hand: Sequence[str]) -> list[Step]:
-    """Which operators are shipped, and the bundle of them."""
+    """The steps that choose and pack operators: select, bundle."""
     return [
         Step(
             name="select",
-            words=(
+            argv=(
                 *("--trace", str(work.trace), "--verdicts", str(work.verdicts), "--figures", str(work.figures)),
                 *("--policy", args.policy, "--floor", str(args.floor), "--loads", args.loads),
                 *("--device", args.device),
@@ -172,7 +175,7 @@ def _choosing(args: argparse.Namespace, work: Work, by_hand: Sequence[str]) -> l
         ),
         Step(
             name="bundle",
-            words=(
+            argv=(
                 *("--tuned", str(work.tuned.out), "--operators", str(work.operators), "--report", str(work.report)),
                 *(("--vendor", args.vendor) if args.vendor else ()),
                 *("--out", str(args.out.resolve())),
@@ -187,9 +190,9 @@ def main(args: argparse.Namespace) -> int:
     parse_budget(args.budget)
     trace.parse_points(args.loads)
     known = catalogue.load()
-    taken_out = dict(one.partition("=")[::2] for one in args.exclude)
-    known.require(taken_out)
-    architecture.read_config(args.config)  # refuse a bad config or a missing chip before any work
+    excluded = dict(text.partition("=")[::2] for text in args.exclude)
+    known.require(excluded)
+    architecture.read_config(args.config)  # reject a bad config or a missing chip before any work
     device_here(args.device)
     machine = SystemProbe().compat(args.vendor or _vendor_here())
     work = Work(args.work)
@@ -198,7 +201,7 @@ def main(args: argparse.Namespace) -> int:
         run = _Run(work=work, progress=progress, key=_machine_key(work, args, machine))
         run.step(_trace(args, work))
         called = trace.read(work.trace).operators
-        by_hand = {name: reason or "taken out by hand" for name, reason in taken_out.items() if name in called}
+        by_hand = {name: reason or "taken out by hand" for name, reason in excluded.items() if name in called}
         wanted = [name for name in called if name not in by_hand]
         if not wanted:
             raise NothingToDo("every operator that the model calls is excluded", hint="exclude fewer")
@@ -214,27 +217,28 @@ def main(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Run:
-    """The steps one after another; `key` is that of everything so far."""
+    """Run steps one after another, skipping those whose inputs have not changed."""
 
     work: Work
     progress: Progress
     key: str
+    """Digest of the machine, the model and all steps so far."""
 
     def __post_init__(self) -> None:
         self.spent: dict[str, float] = {}
-        """Seconds of each step, those of earlier runs on this machine included."""
+        """Seconds of each step, including earlier runs on this machine."""
 
     def step(self, step: Step) -> None:
-        """Raises StepFailed with the step's exit code."""
-        self.key = _digest([step.name, step.words, self.key])
+        """Run the step unless it is up to date. Raises StepFailed with the step's exit code."""
+        self.key = _digest([step.name, step.argv, self.key])
         marker = self.work.marker(step.name)
         state = read_json(marker) if marker.exists() else {}
-        if state.get("key") == self.key and state.get("done") and _whole(step):
+        if state.get("key") == self.key and state.get("done") and _intact(step):
             self.spent[step.name] = state["seconds"]
             self.progress.step(f"{step.name:<8} kept")
             return
         if state.get("key") != self.key:
-            for path in step.rest:
+            for path in step.partial:
                 _remove(path)
         before = state.get("seconds", 0.0)
         write_json(marker, {**state, "key": self.key, "done": False})
@@ -249,8 +253,8 @@ class _Run:
         self.progress.step(f"{step.name:<8} {took:.1f} s")
 
 
-def _whole(step: Step) -> bool:
-    """True where the step's file is still there, and a bundle is unchanged."""
+def _intact(step: Step) -> bool:
+    """True if the step's file still exists and, for a bundle, is unchanged."""
     if step.name != "bundle":
         return step.made.exists()
     try:
@@ -261,11 +265,11 @@ def _whole(step: Step) -> bool:
 
 
 def _call(step: Step, log: Path) -> None:
-    """The step in a process of its own: progress on our stderr, its long tables in a file."""
+    """Run the step in a separate process: progress goes to our stderr, stdout to the log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as printed:
-        argv = [sys.executable, "-m", "flagkernels", step.name, *step.words]
-        # Libraries' warnings to developers would hide what the steps say.
+        argv = [sys.executable, "-m", "flagkernels", step.name, *step.argv]
+        # Libraries' warnings to developers would bury the steps' own output.
         environment = {"PYTHONWARNINGS": "ignore", **os.environ}
         process = subprocess.Popen(argv, stdout=printed, env=environment)
         try:
@@ -282,7 +286,7 @@ def _call(step: Step, log: Path) -> None:
 
 def _failed(name: str, code: int) -> StepFailed:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    error = StepFailed(f"{name} ended with {how}", hint="what it said is above; run again to go on from there")
+    error = StepFailed(f"{name} ended with {how}", hint="see its error above; run again to resume from this step")
     error.exit_code = code if code > 0 else 6
     return error
 
@@ -291,12 +295,12 @@ def _trace(args: argparse.Namespace, work: Work) -> Step:
     limits = ("--max-len", args.max_len, "--max-batch", args.max_batch, "--max-tokens", args.max_tokens)
     points = ("--points", args.points) if args.points else tuple(map(str, limits))
     how = ("--execution", args.execution, "--requests", args.requests)
-    words = ("--config", str(args.config.resolve()), "--out", str(work.trace), *how, *points)
-    return Step(name="trace", words=words, made=work.trace, rest=(work.verdicts,))
+    argv = ("--config", str(args.config.resolve()), "--out", str(work.trace), *how, *points)
+    return Step(name="trace", argv=argv, made=work.trace, partial=(work.verdicts,))
 
 
 def _machine_key(work: Work, args: argparse.Namespace, machine: Compat) -> str:
-    """The key of chip, driver, Triton, FlagGems and model; what was measured on another machine is cleared away."""
+    """Digest of chip, driver, Triton, FlagGems and model; clears the work folder if it is from another machine."""
     key = _digest([FORMAT, asdict(machine), args.device])
     marker = work.marker("machine")
     if not marker.exists() or read_json(marker).get("key") != key:
@@ -323,16 +327,17 @@ def _report(
 
 
 def _vendor_here() -> str:
-    """Raises UsageError where no vendor's tool is found."""
+    """FlagGems' name of this machine's vendor. Raises UsageError if no vendor's tool is found."""
     if Path("/proc/driver/nvidia/version").exists():
         return "nvidia"
-    # A processor's tool is on machines with a chip as well.
+    # lscpu is installed on machines with a chip as well.
     chips = {name: vendor.query[0] for name, vendor in vendors().items() if vendor.torch_device != "cpu"}
-    found = next((name for name, tool in chips.items() if shutil.which(tool)), None)
-    if found is None:
+    detected = next((name for name, tool in chips.items() if shutil.which(tool)), None)
+    if detected is None:
         tools = ", ".join(chips.values())
-        raise UsageError("cannot detect which vendor's chip this is", why=f"none of {tools}", hint="name it: --vendor")
-    return found
+        why = f"none of these is on PATH: {tools}"
+        raise UsageError("cannot detect which vendor's chip this is", why=why, hint="name it with --vendor")
+    return detected
 
 
 @contextlib.contextmanager
@@ -341,8 +346,8 @@ def _alone(work: Work) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            hint = "wait for it, or choose another --work"
-            raise DatabaseLocked(f"another run works in {work.root}", why="its lock is held", hint=hint) from None
+            hint = "wait for it to end, or choose another --work"
+            raise DatabaseLocked(f"another run uses {work.root}", why="its lock is held", hint=hint) from None
         yield
 
 

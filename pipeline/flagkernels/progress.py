@@ -1,11 +1,10 @@
-"""Progress on stderr. On a terminal one line that updates; plain lines otherwise; and for a program one JSON
-object a line:
+"""Progress on stderr: an updating line on a terminal, plain lines otherwise, JSON lines for a program.
 
-    {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}     what goes on, at most twice a second
-    {"step": "qualify", "done": 4, "total": 15, "text": "mm  correct"}  a unit that is finished
+    {"step": "qualify", "done": 3, "total": 15, "doing": "mm silu"}     current activity, at most twice a second
+    {"step": "qualify", "done": 4, "total": 15, "text": "mm  correct"}  a finished unit
     {"failed": "qualify", "code": 6, "what": …, "why": …, "hint": …}    the error that ended a step
 
-Base images need not have rich."""
+Does not use rich, which base images need not have."""
 
 from __future__ import annotations
 
@@ -18,30 +17,31 @@ from typing import TextIO
 
 from flagkernels.errors import KernelsError
 
-__all__ = ["FORMAT", "Progress", "machine_readable", "tell_failure"]
+__all__ = ["FORMAT", "Progress", "machine_readable", "report_failure"]
 
 FORMAT = "FLAGKERNELS_PROGRESS"
-"""Environment variable: `json` for JSON lines, which the steps of `prepare` inherit."""
+"""Environment variable: `json` selects JSON lines. The steps of `prepare` inherit it."""
 EVERY_S = 0.5
 
 
 def machine_readable() -> bool:
+    """True if FLAGKERNELS_PROGRESS asks for JSON lines."""
     return os.environ.get(FORMAT) == "json"
 
 
-def tell_failure(step: str, error: KernelsError, stream: TextIO | None = None) -> None:
-    """The error for whoever reads stderr: a program or a person."""
+def report_failure(step: str, error: KernelsError, stream: TextIO | None = None) -> None:
+    """Write the error that ended a step to stderr, as a JSON line or as text."""
     stream = stream or sys.stderr
     if machine_readable():
-        told = {"failed": step, "code": error.exit_code, "what": error.what, "why": error.why, "hint": error.hint}
-        stream.write(json.dumps(told) + "\n")
+        row = {"failed": step, "code": error.exit_code, "what": error.what, "why": error.why, "hint": error.hint}
+        stream.write(json.dumps(row) + "\n")
     else:
         stream.write(f"flagkernels {step}: {error}\n")
     stream.flush()
 
 
 class Progress:
-    """`with Progress("qualify", total=16) as progress: progress.step("mul: crash")`."""
+    """Progress display: `with Progress("qualify", total=16) as progress: progress.step("mul: crash")`."""
 
     def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
         self.title = title
@@ -59,7 +59,7 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         spent = time.monotonic() - self.began
         if self.machine:
-            self._tell(text=f"{self.done} of {self.total} in {spent:.1f} s")
+            self._emit(text=f"{self.done} of {self.total} in {spent:.1f} s")
             return
         if self.live:
             self._erase()
@@ -67,10 +67,10 @@ class Progress:
         self.stream.flush()
 
     def step(self, text: str) -> None:
-        """One unit is finished; `text` says which and how it ended, and stays on the screen."""
+        """Report a finished unit; `text` names it and its result, and stays on the screen."""
         self.done += 1
         if self.machine:
-            self._tell(text=text)
+            self._emit(text=text)
             return
         if self.live:
             self._erase()
@@ -78,9 +78,9 @@ class Progress:
         self.stream.flush()
 
     def doing(self, text: str) -> None:
-        """The current activity, in the line that updates; ignored where lines cannot."""
+        """Show the current activity in the updating line; ignored where output is plain lines."""
         if self.machine and time.monotonic() - self.shown_at >= EVERY_S:
-            self._tell(doing=text)
+            self._emit(doing=text)
         if not self.live:
             return
         self._erase()
@@ -90,9 +90,9 @@ class Progress:
         self.stream.write(f"{line}  {text}"[: shutil.get_terminal_size().columns - 1])
         self.stream.flush()
 
-    def _tell(self, **words: str) -> None:
+    def _emit(self, **fields: str) -> None:
         self.shown_at = time.monotonic()
-        line = {"step": self.title, "done": self.done, "total": self.total, **words}
+        line = {"step": self.title, "done": self.done, "total": self.total, **fields}
         self.stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.stream.flush()
 

@@ -1,4 +1,4 @@
-"""The table of chip vendors, vendors.json: flagrelease reads the same file as data."""
+"""The table of chip vendors in vendors.json, which flagrelease reads as well."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ TABLE = Path(__file__).with_name("vendors.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """How a vendor's chips are asked for and addressed.
+    """How a vendor's chips are queried and addressed.
 
     Sources: the vendors' documentation, FlagGems' backends, FlagRelease's image names."""
 
     query: tuple[str, ...]
-    """The command that prints device and driver."""
+    """The command that prints the device's name and the driver's version."""
     device: str | None
-    """Regular expression; its first group is the device's name in what `query` prints. None: not known."""
+    """Regular expression over the output of `query`; its first group is the device's name. None: unknown."""
     driver: str | None
-    """Regular expression; its first group is the driver's version. None: not known, or there is no driver."""
+    """Regular expression over the output of `query`; its first group is the driver's version. None: unknown or no
+    driver."""
     torch_device: str
-    """torch's device type. Vendors that imitate CUDA share `cuda`, so it does not identify the vendor."""
+    """torch's device type. Several vendors report `cuda`, so it does not identify the vendor."""
     visible: str | None
-    """The environment variable that limits a process to some of the chips. None: not known, or there is none."""
+    """The environment variable that limits a process to some of the chips. None: unknown or not supported."""
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Vendor:
-        """Further keys of a row are for flagrelease, and ignored here."""
+        """Read a row of vendors.json; ignores the keys that only flagrelease uses."""
         return cls(
             query=tuple(row["query"]),
             device=row["device"],
@@ -45,5 +46,5 @@ class Vendor:
 
 @cache
 def vendors() -> Mapping[str, Vendor]:
-    """By FlagGems' vendor name; `cpu`, which FlagGems has no backend for, is the host itself."""
+    """Vendors by FlagGems' vendor name; `cpu` is the host itself, for which FlagGems has no backend."""
     return {name: Vendor.from_json(row) for name, row in json.loads(TABLE.read_text(encoding="utf-8")).items()}

@@ -1,4 +1,4 @@
-"""The base image of the chip `cpu`: Debian's own image and a few packages, or the same made from packages alone."""
+"""Build the base image of the chip `cpu`: Debian's image plus a few packages, or the same from packages only."""
 
 import hashlib
 import io
@@ -14,10 +14,10 @@ from pathlib import Path
 import engine
 from host import CACHE, ROOT, Done, SetupError, apt_install, apt_refresh, as_root, locked, output, run
 
-DOCKERFILE = ROOT / "templates/base.Dockerfile"  # `flagrelease init` writes it for those who have no checkout
+DOCKERFILE = ROOT / "templates/base.Dockerfile"  # `flagrelease init` writes it for users without a checkout
 NAME = os.environ.get("FLAGRELEASE_BASE", "flagrelease-base:bookworm")
 SUITE = "bookworm"
-# What a container has no use for. Licence texts (*/copyright) stay: the image is published.
+# Files that a container does not need. Licence texts (*/copyright) stay, since the image is published.
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
 KEPT = "/usr/share/doc/*/copyright"
 
@@ -34,7 +34,7 @@ PACKAGES = tuple(_of_dockerfile(r"--no-install-recommends \\\n +(.*) \\$").split
 
 
 def ensure() -> Done:
-    """Have the base image in the engine."""
+    """Make the base image available in Docker Engine."""
     if found := engine.has_image(NAME):
         return _done("present", found)
     with locked("base"):
@@ -43,7 +43,7 @@ def ensure() -> Done:
         state = "pulled" if _pull() else _make()
         found = engine.has_image(NAME)
     if found is None:
-        raise SetupError(f"{NAME} is not there although it was {state}", "`docker images` shows what is there")
+        raise SetupError(f"{NAME} does not exist although it was {state}", "list the images with `docker images`")
     return _done(state, found)
 
 
@@ -53,7 +53,7 @@ def _done(state: str, image: tuple[str, int]) -> Done:
 
 
 def _pull() -> bool:
-    """Build on the image that Debian publishes; False where it cannot be pulled, or the build reaches no packages."""
+    """Build on Debian's published image; False if it cannot be pulled, or the build cannot fetch packages."""
     context = CACHE / "base"
     context.mkdir(parents=True, exist_ok=True)
     shutil.copy(DOCKERFILE, context / "Dockerfile")
@@ -70,22 +70,22 @@ def _make() -> str:
         apt_install("mmdebstrap")
     with locked("apt"):
         apt_refresh()
-    # The archives that this machine uses itself: a mirror is honoured, security updates are in.
+    # The archives that this machine uses: respects a mirror, and includes security updates.
     targets = output(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
     sources = sorted({f"deb {line}" for line in targets.splitlines() if f" {SUITE}" in line and line.endswith(" main")})
     if not sources:
         raise SetupError(
             f"apt on this machine has no source for Debian {SUITE}",
-            "use Debian 12, or make the image on such a machine (`make base`), `docker save` it and load it here",
+            "use Debian 12, or make the image on a Debian 12 machine (`make base`), `docker save` it and load it here",
         )
     tar, epoch = CACHE / "base.tar", _epoch()
     rules = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT] + [f"--dpkgopt=path-include={KEPT}"]
     hooks = [
-        # The published image names no mirror of ours; caches and logs would make every build differ.
+        # The published image must not name a local mirror; caches and logs would make every build differ.
         'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/var/lib/apt/lists/* "$1"/var/cache/*',
         'rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/var/log/*.log',
         'rm -f "$1"/var/log/apt/* "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/machine-id',
-        # The one byte code that differs from build to build; Debian's own helpers, which are of no use in a container.
+        # The only byte code that differs between builds: Debian's helpers, which a container does not need.
         'rm -rf "$1"/usr/share/python3/debpython/__pycache__',
     ]
     run(
@@ -93,7 +93,7 @@ def _make() -> str:
         as_root(
             [
                 "env",
-                # Only a clamp for the times that the build itself makes; files keep their packages' dates.
+                # Only limits the timestamps that the build creates; files keep their packages' dates.
                 f"SOURCE_DATE_EPOCH={epoch}",
                 "mmdebstrap",
                 "--mode=root",
@@ -107,7 +107,7 @@ def _make() -> str:
                 *sources,
             ]
         ),
-        todo="check the network and /etc/apt/sources.list*, then repeat",
+        todo="check the network and /etc/apt/sources.list*, then run again",
     )
     image = CACHE / "base-image.tar"
     _as_image(tar, image, epoch)
@@ -118,7 +118,7 @@ def _make() -> str:
 
 
 def _as_image(layer: Path, image: Path, epoch: int) -> None:
-    """Wrap one layer as `docker load` takes it. Unlike `docker import` this puts no clock into the image's id."""
+    """Wrap one layer for `docker load`. Unlike with `docker import`, the image's id does not depend on the time."""
     with layer.open("rb") as stream:
         diff_id = hashlib.file_digest(stream, "sha256").hexdigest()
     created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -144,14 +144,14 @@ def _as_image(layer: Path, image: Path, epoch: int) -> None:
 
 
 def _epoch() -> int:
-    """The date of the newest release file that apt read: it changes when the archive does, not when the clock does."""
+    """The date of the newest release file that apt read, which only changes when the archive changes."""
     texts = (path.read_text(errors="replace") for path in Path("/var/lib/apt/lists").glob(f"*{SUITE}*Release"))
     dates = (re.search(r"^Date: (.*)$", text, re.MULTILINE) for text in texts)
     return max((int(parsedate_to_datetime(date[1]).timestamp()) for date in dates if date), default=0)
 
 
 def _host_configuration() -> list[str]:
-    """apt's proxies and certificates of this machine, which mmdebstrap does not read by itself."""
+    """This machine's proxy and certificate settings of apt, which mmdebstrap does not read."""
     wanted = ("Acquire::http", "Acquire::https", "Acquire::Check", "Acquire::Retries")
     return [
         f"--aptopt={line.rstrip(';')}"

@@ -1,4 +1,4 @@
-"""Docker Engine: one that answers is used as it is; otherwise it is installed, otherwise started."""
+"""Provide Docker Engine: use a running one, otherwise start it, installing it if necessary."""
 
 import getpass
 import grp
@@ -33,13 +33,13 @@ def _get(path: str) -> tuple[int, bytes]:
 
 
 def version() -> str | None:
-    """The version of the engine that answers, or None. Raises SetupError where it answers, but not to this user."""
+    """The version of the running engine, or None. Raises SetupError if this user may not use it."""
     try:
         status, body = _get("/version")
     except PermissionError as error:
         raise SetupError(
-            f"Docker Engine runs, but {getpass.getuser()} may not use it",
-            f"`sudo usermod -aG docker {getpass.getuser()}`, log in again, then repeat",
+            f"Docker Engine is running, but {getpass.getuser()} may not use it",
+            f"run `sudo usermod -aG docker {getpass.getuser()}`, log in again, then run again",
         ) from error
     except (OSError, http.client.HTTPException):
         return None
@@ -56,7 +56,7 @@ def has_image(reference: str) -> tuple[str, int] | None:
 
 
 def ensure() -> Done:
-    """Bring an engine up. With DOCKER_HOST set, that engine is the user's business."""
+    """Start an engine. With DOCKER_HOST set, the user is responsible for that engine."""
     if remote := os.environ.get("DOCKER_HOST"):
         return Done("external", remote)
     if found := version():
@@ -66,7 +66,7 @@ def ensure() -> Done:
             return Done("present", found)
         installed = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None
         if installed:
-            # iptables comes only as a recommendation, and dockerd ends without it.
+            # iptables is only a recommended package, but dockerd exits without it.
             apt_install("docker.io", "iptables", "ca-certificates")
         if not (installed and wait_until(lambda: version() is not None, 5 if _systemd() else 1)):
             _start()
@@ -79,16 +79,16 @@ def _systemd() -> bool:
 
 def _start() -> None:
     if _systemd():
-        run("dockerd", as_root(["systemctl", "start", "docker"]), todo="see `journalctl -u docker`, then repeat")
+        run("dockerd", as_root(["systemctl", "start", "docker"]), todo="see `journalctl -u docker`, then run again")
         wait_until(lambda: version() is not None, 30)
         return
-    # The socket belongs to the user's own group, so that no new login is needed to use it.
+    # The socket belongs to the user's group, so that using it needs no new login.
     argv = ["dockerd", "--group", grp.getgrgid(os.getgid()).gr_name, *os.environ.get("DOCKERD_ARGS", "").split()]
     log = start_daemon(DAEMON, as_root(argv))
     if not wait_until(lambda: version() is not None, 60):
         lines = log.read_text(errors="replace").splitlines()[-1:]
         raise SetupError(
-            f"dockerd does not answer: {''.join(lines)[-200:]}",
-            f"read {relative(log)}; DOCKERD_ARGS passes options (--iptables=false, --storage-driver=vfs …)",
+            f"dockerd does not respond: {''.join(lines)[-200:]}",
+            f"see {relative(log)}; DOCKERD_ARGS passes options (--iptables=false, --storage-driver=vfs …)",
             log,
         )

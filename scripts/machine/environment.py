@@ -1,4 +1,4 @@
-"""The virtual environment .venv: exactly what the hash-locked lists say, installed by uv, which pip fetches by hash."""
+"""Create the virtual environment .venv from the hash-locked lists with uv, which pip installs by hash."""
 
 import hashlib
 import os
@@ -25,11 +25,11 @@ import flagrelease.cli.commands as commands
 for module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{module.name}")
 """
-TODO = "check the network and pip's configuration (`python3 -m pip config list`), then repeat"
+TODO = "check the network and pip's configuration (`python3 -m pip config list`), then run again"
 
 
 def ensure() -> Done:
-    """Make .venv hold what the locks say."""
+    """Make .venv contain exactly the locked packages."""
     wanted = _fingerprint()
     if _installed() == wanted:
         return Done("present", _describe())
@@ -41,7 +41,7 @@ def ensure() -> Done:
             _create()
         pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(BUILD)]
         run("venv", pip, todo=TODO)
-        # A list that names the torch that `kernels` brought leaves it in place; uv does not look where pip found it.
+        # Include the list of `kernels` if its torch is installed: uv cannot find it again where pip did.
         locks = [BUILD, RUNTIME, DEV, *([KERNELS] if _has_kernels() else [])]
         _uv("sync", "--require-hashes", *map(str, locks))
         _uv("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
@@ -51,7 +51,7 @@ def ensure() -> Done:
 
 
 def kernels() -> Done:
-    """Add torch for the tests of flagkernels, where pip can have its CPU build; never the CUDA one."""
+    """Add torch for the tests of flagkernels if pip finds its CPU build; never the CUDA build."""
     if _has_kernels():
         return Done("present", f"torch {_version('torch')}")
     with locked("venv"):
@@ -64,7 +64,7 @@ def kernels() -> Done:
 
 
 def prefect() -> Done:
-    """Take Prefect's database through its migrations once, so that no first run has to wait for them."""
+    """Run the migrations of Prefect's database once, so that the first run does not wait for them."""
     version = _version("prefect")
     if (VENV / "share/flagrelease" / f"prefect-{version}.db").exists():
         return Done("present", f"Prefect {version}")
@@ -73,7 +73,7 @@ def prefect() -> Done:
             "prefect",
             [str(PYTHON), "-m", "flagrelease.run.executors.prefect_server"],
             env=CACHE_BYTE_CODE,
-            todo="see the log; `--engine inline` does without",
+            todo="see the log; `--engine inline` does not need Prefect",
         )
     return Done("made", f"Prefect {version}")
 
@@ -93,7 +93,7 @@ def _uv(verb: str, *arguments: str) -> None:
 
 
 def _as_pip_is_configured() -> Mapping[str, str]:
-    """uv reads none of pip's settings: hand on the index and the certificates that a company's machine sets there."""
+    """Index, certificate and proxy settings of pip as variables for uv, which does not read pip's configuration."""
     settings = {}
     for entry in output([str(PYTHON), "-m", "pip", "config", "list"]).splitlines():
         key, _, value = entry.partition("=")
@@ -125,8 +125,8 @@ def _has_kernels() -> bool:
 
 
 def _version(package: str) -> str:
-    found = next(_packages().glob(f"{package}-*.dist-info"), None)
-    return found.name.removeprefix(f"{package}-").removesuffix(".dist-info") if found else ""
+    info = next(_packages().glob(f"{package}-*.dist-info"), None)
+    return info.name.removeprefix(f"{package}-").removesuffix(".dist-info") if info else ""
 
 
 def _describe() -> str:

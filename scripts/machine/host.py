@@ -1,6 +1,6 @@
-"""What every step needs of this machine: a place for logs, root's rights, apt, locks, daemons that outlive `make`.
+"""Shared helpers of the steps: logs, root privileges, apt, locks, and daemons that outlive `make`.
 
-Only the standard library: this runs before there is a virtual environment, where there is python3 and little else.
+Standard library only: this runs before the virtual environment exists.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ APT_WAIT_S = 300
 
 
 class SetupError(Exception):
-    """A step failed: `why`, what to do about it (`todo`), and the `log` that tells the whole story."""
+    """A step failed: `why`, what to do next (`todo`), and the complete `log`."""
 
     def __init__(self, why: str, todo: str, log: Path | None = None) -> None:
         super().__init__(why)
@@ -36,32 +36,34 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """How a step ended: one word (present, installed, started, made …) and a version, place or size."""
+    """The result of a step."""
 
     state: str
+    """One word: present, installed, started, made …"""
     detail: str = ""
+    """Version, path or size."""
 
 
 def relative(path: Path) -> str:
-    """The path as a user in the checkout would type it."""
+    """The path relative to the checkout, if it is inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def as_root(argv: Sequence[str]) -> list[str]:
-    """argv, through sudo where this is not root already."""
+    """argv, prefixed with sudo unless this process is root. Raises SetupError if sudo is missing."""
     if os.geteuid() == 0:
         return list(argv)
     if shutil.which("sudo") is None:
         raise SetupError(
-            f"`{argv[0]}` needs root, and there is no sudo",
-            f"get sudo, or have root run: {shlex.join(argv)}",
+            f"`{argv[0]}` needs root, and sudo is not installed",
+            f"install sudo, or run as root: {shlex.join(argv)}",
         )
-    # The environment is passed for proxies and certificates; sudo asks for its password on the terminal.
+    # The environment contains proxies and certificates; sudo asks for its password on the terminal.
     return ["sudo", "--preserve-env", *argv]
 
 
 def run(name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, todo: str) -> None:
-    """Run argv with its output in .cache/logs/NAME.log; raises SetupError with the last lines' place on failure."""
+    """Run argv with its output in .cache/logs/NAME.log. Raises SetupError with that log if it fails."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}.log"
     with log.open("ab") as out:
@@ -78,7 +80,7 @@ def run(name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
 
 
 def output(argv: Sequence[str]) -> str:
-    """What argv prints, or nothing when it fails or is not there."""
+    """The output of argv; empty if it fails or does not exist."""
     try:
         return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -87,7 +89,7 @@ def output(argv: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """One process of this machine at a time; the others wait."""
+    """Exclude other processes on this machine within the block; they wait."""
     shared = Path("/run/lock")
     path = (shared if shared.is_dir() else Path(tempfile.gettempdir())) / f"flagrelease-{name}.lock"
     try:
@@ -103,7 +105,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def apt_refresh() -> None:
-    """Read the package lists, once for each machine and day."""
+    """Update the package lists, at most once a day on each machine."""
     lists = Path("/var/lib/apt/lists")
     fresh = [f for f in lists.glob("*_Packages*") if time.time() - f.stat().st_mtime < 86_400]
     stamp = CACHE / "apt-updated"
@@ -113,10 +115,10 @@ def apt_refresh() -> None:
     end = time.monotonic() + APT_WAIT_S
     while True:
         try:
-            run("apt", update, todo="check the network and /etc/apt/sources.list*, then repeat")
+            run("apt", update, todo="check the network and /etc/apt/sources.list*, then run again")
             break
         except SetupError as error:
-            # A new machine often updates itself at this moment, and `apt-get update` itself does not wait for that.
+            # New machines often run an update of their own at this time, and `apt-get update` does not wait for it.
             last = error.log.read_text(errors="replace")[-1000:] if error.log else ""
             if "Could not get lock" not in last or time.monotonic() > end:
                 raise
@@ -126,11 +128,11 @@ def apt_refresh() -> None:
 
 
 def apt_install(*packages: str) -> None:
-    """Install Debian packages; waits while another program holds apt's locks, for five minutes at most."""
+    """Install Debian packages, waiting up to five minutes for apt's locks. Raises SetupError if that fails."""
     if shutil.which("apt-get") is None:
         raise SetupError(
-            f"this is no Debian or Ubuntu: cannot install {', '.join(packages)}",
-            f"install {', '.join(packages)} (or what your system calls them), then repeat",
+            f"cannot install {', '.join(packages)}: this is not Debian or Ubuntu",
+            f"install {', '.join(packages)} (names may differ on your system), then run again",
         )
     with locked("apt"):
         apt_refresh()
@@ -149,12 +151,12 @@ def apt_install(*packages: str) -> None:
                     *packages,
                 ]
             ),
-            todo="let another program that holds apt's locks end, or check the network; then repeat",
+            todo="wait for other programs that hold apt's locks, or check the network; then run again",
         )
 
 
 def started_at(pid: int) -> str | None:
-    """The kernel's start time of a living process, which tells it from a later one with the same number."""
+    """The start time of a running process, which distinguishes it from a later one with the same PID; else None."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -163,7 +165,7 @@ def started_at(pid: int) -> str | None:
 
 
 def start_daemon(name: str, argv: Sequence[str]) -> Path:
-    """Start argv in a session of its own, so that it outlives make, and note it for `down`. Returns its log."""
+    """Start argv in a new session, so that it outlives make, and record it for `down`. Returns its log."""
     LOGS.mkdir(parents=True, exist_ok=True)
     DAEMONS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{name}.log"
@@ -176,7 +178,7 @@ def start_daemon(name: str, argv: Sequence[str]) -> Path:
 
 
 def daemon_pid(name: str) -> int | None:
-    """The process that `start_daemon` started for this checkout, while it lives."""
+    """The PID of the process started by `start_daemon` for this checkout; None if it is not running."""
     try:
         pid, start = (DAEMONS / name).read_text().split()
     except (OSError, ValueError):
@@ -185,13 +187,13 @@ def daemon_pid(name: str) -> int | None:
 
 
 def stop_daemon(name: str, patience_s: float = 20) -> bool:
-    """Stop what start_daemon started; False when there is nothing of ours to stop."""
+    """Stop the process started by `start_daemon`; False if it is not running. Raises SetupError if it does not stop."""
     pid = daemon_pid(name)
     if pid is not None:
         if os.geteuid() == 0 or Path(f"/proc/{pid}").stat().st_uid == os.geteuid():
             os.kill(pid, signal.SIGTERM)
         else:
-            # A bare machine has no program `kill`, but the shell knows it; sudo hands the signal on.
+            # A minimal machine has no `kill` program, but the shell has a builtin; sudo gives it the privileges.
             run("down", as_root(["sh", "-c", f"kill {pid}"]), todo=f"stop process {pid} by hand")
         wait_until(lambda: daemon_pid(name) is None, patience_s)
         if daemon_pid(name) is not None:
@@ -201,7 +203,7 @@ def stop_daemon(name: str, patience_s: float = 20) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float) -> bool:
-    """Poll until the condition holds; False when patience ran out."""
+    """Poll until the condition holds; False after `patience_s` seconds."""
     end = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > end:

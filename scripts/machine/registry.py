@@ -1,6 +1,6 @@
-"""A registry on this machine: Debian's docker-registry as a plain process of the user.
+"""Run a local registry: Debian's docker-registry as an ordinary process of the user.
 
-The package is unpacked, not installed: installed, it starts a service on the same port that asks for a password file.
+The package is unpacked, not installed: when installed, it starts a service on the same port that needs a password file.
 """
 
 import http.client
@@ -27,7 +27,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 def answers() -> bool:
-    """Whether a registry that lets anyone in answers. Raises SetupError when something else has the port."""
+    """True if a registry without authentication responds. Raises SetupError if something else uses the port."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
     try:
         connection.request("GET", "/v2/")
@@ -46,26 +46,26 @@ def answers() -> bool:
 
 def _taken(answer: str) -> tuple[str, str]:
     return (
-        f"port {PORT} is taken by something that is no open registry ({answer})",
+        f"port {PORT} is used by something that is not an open registry ({answer})",
         f"stop it (`ss -ltnp 'sport = :{PORT}'`) or choose another port: FLAGRELEASE_REGISTRY_PORT=5001 make …",
     )
 
 
 def ensure() -> Done:
-    """Bring a registry up on 127.0.0.1."""
-    place = f"localhost:{PORT}"
+    """Start a registry on 127.0.0.1 unless one is running."""
+    address = f"localhost:{PORT}"
     if answers():
-        return Done("present", place)
+        return Done("present", address)
     with locked("registry"):
         if answers():
-            return Done("present", place)
+            return Done("present", address)
         program, fetched = _program()
         DATA.mkdir(parents=True, exist_ok=True)
         CONFIG.write_text(CONFIGURATION.format(data=DATA, port=PORT))
         log = start_daemon(DAEMON, [program, "serve", str(CONFIG)])
         if not wait_until(answers, 20):
-            raise SetupError(f"docker-registry does not answer on port {PORT}", f"read {relative(log)}", log)
-    return Done("installed" if fetched else "started", f"{place}, data in {relative(DATA)}")
+            raise SetupError(f"docker-registry does not respond on port {PORT}", f"see {relative(log)}", log)
+    return Done("installed" if fetched else "started", f"{address}, data in {relative(DATA)}")
 
 
 def _program() -> tuple[str, bool]:
@@ -83,7 +83,7 @@ def _program() -> tuple[str, bool]:
     run(
         "apt",
         ["dpkg-deb", "-x", str(package), str(UNPACKED)],
-        todo=f"remove {relative(downloads)} and repeat",
+        todo=f"remove {relative(downloads)} and run again",
     )
     package.unlink()
     return str(unpacked), True
@@ -94,5 +94,5 @@ def _download(folder: Path) -> None:
     for old in folder.glob("docker-registry_*.deb"):
         old.unlink()
     script = f"cd '{folder}' && apt-get -q download docker-registry"
-    todo = "`apt-cache policy docker-registry` shows whether your sources have it (Debian main, Ubuntu universe)"
+    todo = "check that your sources have it: `apt-cache policy docker-registry` (Debian main, Ubuntu universe)"
     run("apt", ["sh", "-c", script], todo=todo)

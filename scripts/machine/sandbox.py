@@ -1,4 +1,4 @@
-"""What runs the programs that models write: bubblewrap, which LiveBench's coding questions are graded in."""
+"""Provide bubblewrap, the sandbox for programs written by models (LiveBench's coding questions)."""
 
 import shutil
 
@@ -6,7 +6,7 @@ from host import Done, apt_install, output
 
 
 def ensure() -> Done:
-    """Install it where it is missing."""
+    """Install bubblewrap if it is missing."""
     installed = shutil.which("bwrap") is None
     if installed:
         apt_install("bubblewrap")

@@ -1,6 +1,6 @@
-"""The steps that make a machine ready, and their report: `python3 scripts/machine up|test|down|STEP …`.
+"""Run the steps that prepare a machine, and report them: `python3 scripts/machine up|test|down|STEP …`.
 
-Each thing gives one line. What is there already is never done a second time.
+Each step prints one line. Steps that are already done are not repeated.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from host import Done, SetupError, relative, stop_daemon
 
 STEPS: dict[str, tuple[str, Callable[[], Done]]] = {
     "venv": ("virtual environment", environment.ensure),  # from the hash-locked lists
-    "prefect": ("prefect database", environment.prefect),  # its migrations, which take longer than a start
+    "prefect": ("prefect database", environment.prefect),  # its migrations, which are slow
     "kernels": ("torch", environment.kernels),  # only for the tests of flagkernels
-    "sandbox": ("sandbox", sandbox.ensure),  # only for the tests of answers that are programs
-    "engine": ("docker engine", engine.ensure),  # a running one is used as it is
+    "sandbox": ("sandbox", sandbox.ensure),  # only for tests that run programs written by models
+    "engine": ("docker engine", engine.ensure),  # uses a running one
     "registry": ("registry", registry.ensure),  # on 127.0.0.1, without a password
-    "base": ("base image", base.ensure),  # what the chip `cpu` builds on
+    "base": ("base image", base.ensure),  # of the chip `cpu`
 }
 GROUPS = {
-    "up": ("venv", "prefect", "engine", "registry", "base"),  # what `make release` needs
-    "test": ("venv", "prefect", "kernels", "sandbox", "engine", "registry", "base"),  # what `make test` needs
+    "up": ("venv", "prefect", "engine", "registry", "base"),  # for `make release`
+    "test": ("venv", "prefect", "kernels", "sandbox", "engine", "registry", "base"),  # for `make test`
 }
 
 
@@ -37,7 +37,7 @@ def line(name: str, state: str, detail: str) -> str:
 
 
 def perform(name: str, step: Callable[[], Done]) -> None:
-    """Run one step; on a terminal its line shows the seconds while it works."""
+    """Run one step; on a terminal, show the elapsed seconds meanwhile."""
     begin = time.monotonic()
     over = threading.Event()
 
@@ -63,23 +63,23 @@ def perform(name: str, step: Callable[[], Done]) -> None:
 
 
 def fail(name: str, error: SetupError) -> None:
-    """What failed, why, and what to do next, with the end of the log."""
+    """Print what failed, why, the end of the log, and what to do next."""
     print(line(name, "FAILED", error.why), file=sys.stderr)
     if error.log and error.log.exists():
         for text in error.log.read_text(errors="replace").splitlines()[-15:]:
             print(f"  | {text}", file=sys.stderr)
-        print(f"  whole log: {relative(error.log)}", file=sys.stderr)
+        print(f"  full log: {relative(error.log)}", file=sys.stderr)
     print(f"  next: {error.todo}", file=sys.stderr)
 
 
 def down() -> Done:
-    """Stop what this checkout started, and nothing else."""
+    """Stop only the daemons started by this checkout."""
     stopped = [name for name in (registry.DAEMON, engine.DAEMON) if stop_daemon(name)]
     return Done("stopped", " and ".join(stopped)) if stopped else Done("nothing", "this checkout started no daemon")
 
 
 def main() -> int:
-    """Returns 0, or 6 (environment) as flagrelease itself would."""
+    """Run the steps. Returns 0, or 6 (environment) like flagrelease."""
     verbs = [*GROUPS, *STEPS, "down"]
     parser = argparse.ArgumentParser(prog="machine", description=__doc__)
     parser.add_argument("verbs", nargs="+", choices=verbs, metavar="|".join(verbs))
@@ -93,6 +93,6 @@ def main() -> int:
         fail(name, error)
         return 6
     except KeyboardInterrupt:
-        print(line(name, "cancelled", "run it again; it goes on from here"), file=sys.stderr)
+        print(line(name, "cancelled", "run again to resume"), file=sys.stderr)
         return 130
     return 0

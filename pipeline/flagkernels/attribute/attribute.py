@@ -1,8 +1,8 @@
-"""attribute: name the operators that made the answers worse, in minutes instead of rounds of full benchmarks.
+"""Find the operators that degrade a model's answers, in minutes instead of rounds of full benchmarks.
 
 Compares the teacher-forced log-probabilities of a fixed text under each set of operators with those of the native
-kernels. "Worse" is measured, not assumed: the native model in its own dtype is already some distance from the native
-model in float32, and an operator is a suspect when it is certainly farther away than that."""
+kernels. The yardstick is measured: the native model in its own dtype already deviates from the native model in
+float32, and an operator is a suspect only if its deviation is significantly larger."""
 
 from __future__ import annotations
 
@@ -39,37 +39,41 @@ __all__ = [
     "read_record",
 ]
 
-EXCESS = 1.25  # times the native distance from float32; within it, results of equal quality differ by rounding
+EXCESS = 1.25  # multiple of the native distance from float32; rounding explains differences up to this
 SIGMAS = 4.0  # standard errors by which the squared errors must differ
-PAIRED = 6  # suspects of which every pair is tried where no single operator explains the difference
+PAIRED = 6  # suspects tried in pairs if no single operator explains the difference
 
 
 class Answers(Protocol):
-    """The log-probability of each token of a fixed text."""
+    """Computes the log-probability of each token of a fixed text."""
 
-    def native(self) -> Sequence[float]: ...
+    def native(self) -> Sequence[float]:
+        """With the native kernels, in the model's dtype."""
 
     def reference(self) -> Sequence[float]:
-        """The native kernels in float32."""
+        """With the native kernels, in float32."""
 
     def with_operators(self, names: frozenset[str]) -> Sequence[float]:
-        """With these operators on and no other. May raise: an operator that dies is a culprit as well."""
+        """With exactly these operators. May raise: an operator that fails is a culprit as well."""
 
     def alive(self) -> bool:
-        """False when the chip no longer answers."""
+        """False if the chip no longer responds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """`excess`: root mean square distance from float32, over the native one's. `shift`: mean log-probability against
-    native, nats a token. `sigmas`: how certainly the squared errors are larger."""
+    """A set of operators compared with the native kernels. The figures are None if the answers could not be used."""
 
     operators: tuple[str, ...]
     excess: float | None
+    """Root mean square distance from float32, as a multiple of the native one."""
     shift: float | None
+    """Mean difference in log-probability from native, nats per token."""
     sigmas: float | None
+    """Mean difference of the squared errors from native, in standard errors."""
     guilty: bool
     note: str = ""
+    """Why there are no figures."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,23 +88,28 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One round of the search: the set it starts from, its measurements, and its culprit, if any."""
+    """One round of the search."""
 
     together: Measurement
+    """The set that the round starts from."""
     measurements: tuple[Measurement, ...]
+    """Of single operators, then of pairs."""
     culprit: str | None
     partner: str | None = None
+    """The other operator, if only a pair is guilty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """`together` is the measurement of all; `clean`: what remains is as near to float32 as native is."""
+    """The result of the search."""
 
     together: Measurement | None
+    """All operators together; None if there are none."""
     rounds: tuple[Round, ...]
     culprits: tuple[str, ...]
     remaining: tuple[str, ...]
     clean: bool
+    """True if the remaining operators are as near to float32 as the native kernels."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,7 +118,7 @@ class Attribution:
 def judge(
     names: Sequence[str], answers: Sequence[float], native: Sequence[float], reference: Sequence[float]
 ) -> Measurement:
-    """Compares one set of operators with native, token by token. Raises ValueError for answers of another length."""
+    """Compare one set of operators with native, token by token. Raises ValueError if the lengths differ."""
     named = tuple(sorted(names))
     if not all(map(math.isfinite, answers)):
         lost = sum(not math.isfinite(x) for x in answers)
@@ -123,7 +132,7 @@ def judge(
         )
     theirs = [(a - r) ** 2 for a, r in zip(answers, reference, strict=True)]
     ours = [(n - r) ** 2 for n, r in zip(native, reference, strict=True)]
-    # Native kernels in float32 have no distance: then the resolution of float32 sums stands in for it.
+    # A float32 model has no native distance; use the resolution of float32 sums instead.
     noise = max(math.sqrt(statistics.fmean(ours)), 1e-6)
     excess = math.sqrt(statistics.fmean(theirs)) / noise
     differences = [t - o for t, o in zip(theirs, ours, strict=True)]
@@ -140,21 +149,21 @@ def judge(
 
 
 class Lost(Exception):
-    """The chip answers nothing any more, whatever is asked: the measurements go on in a new process."""
+    """The chip no longer responds; the measurements continue in a new process."""
 
 
 def read_record(path: Path) -> dict[tuple[str, ...], Measurement]:
     """The measurements in the record, by their operators."""
-    found = {}
+    measurements = {}
     for data in read_lines(path):
         if BEGUN not in data:
             measurement = Measurement(**{**data, "operators": tuple(data["operators"])})
-            found[measurement.operators] = measurement
-    return found
+            measurements[measurement.operators] = measurement
+    return measurements
 
 
-class _Court:
-    """Measures each set once, keeps every measurement in a file, and reads it back after a kill."""
+class _Measurements:
+    """Measures each set once and records it in a file, which is read back after a kill."""
 
     def __init__(self, answers: Answers, record: Path | None) -> None:
         self.answers, self.record = answers, record
@@ -176,7 +185,7 @@ class _Court:
     def _measure(self, key: tuple[str, ...]) -> Measurement:
         try:
             return judge(key, self.answers.with_operators(frozenset(key)), self.native, self.reference)
-        except Exception as error:  # whatever a kernel raises is evidence against it
+        except Exception as error:  # any exception of a kernel makes it guilty
             line = str(error).splitlines()[0] if str(error) else ""
             note = f"{type(error).__name__}: {line}"
             return Measurement(operators=key, excess=None, shift=None, sigmas=None, guilty=True, note=note)
@@ -190,18 +199,18 @@ def attribute(
     record: Path | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
-    """Removes one culprit per round until the rest is clean, no culprit is found, or the rounds are used up."""
-    court = _Court(answers, record)
+    """Remove one culprit per round until the rest is clean, no culprit is found, or `rounds` is reached."""
+    measure = _Measurements(answers, record)
     remaining, culprits, done = sorted(operators), list[str](), list[Round]()
-    first = together = court(remaining) if remaining else None
+    first = together = measure(remaining) if remaining else None
     while together is not None and together.guilty and len(done) < rounds:
-        found = _round(court, remaining, together, progress)
-        done.append(found)
-        if found.culprit is None:
+        latest = _round(measure, remaining, together, progress)
+        done.append(latest)
+        if latest.culprit is None:
             break
-        culprits.append(found.culprit)
-        remaining.remove(found.culprit)
-        together = court(remaining) if remaining else None
+        culprits.append(latest.culprit)
+        remaining.remove(latest.culprit)
+        together = measure(remaining) if remaining else None
     return Attribution(
         together=first,
         rounds=tuple(done),
@@ -211,20 +220,20 @@ def attribute(
     )
 
 
-def _round(court: _Court, remaining: Sequence[str], together: Measurement, progress: Progress | None) -> Round:
+def _round(measure: _Measurements, remaining: Sequence[str], together: Measurement, progress: Progress | None) -> Round:
     singles = []
     for name in remaining:
-        singles.append(court([name]))
+        singles.append(measure([name]))
         if progress:
             progress.step(str(singles[-1]))
     worst = max(singles, key=_badness)
     if worst.guilty:
         return Round(together=together, measurements=tuple(singles), culprit=worst.operators[0])
-    # Nobody alone: two that are harmless apart can be harmful together (one's rounding is the other's bad input).
+    # No single operator is guilty. Two may be harmful only together: one's rounding is a bad input of the other.
     suspects = sorted(singles, key=_badness, reverse=True)[:PAIRED]
     pairs = []
-    for one, other in itertools.combinations(suspects, 2):
-        pairs.append(court([one.operators[0], other.operators[0]]))
+    for first, second in itertools.combinations(suspects, 2):
+        pairs.append(measure([first.operators[0], second.operators[0]]))
         if progress:
             progress.step(str(pairs[-1]))
     measurements = (*singles, *pairs)
@@ -232,7 +241,7 @@ def _round(court: _Court, remaining: Sequence[str], together: Measurement, progr
     if not guilty:
         return Round(together=together, measurements=measurements, culprit=None)
     pair = max(guilty, key=_badness)
-    culprit, partner = sorted(pair.operators, key=lambda name: _badness(court([name])), reverse=True)
+    culprit, partner = sorted(pair.operators, key=lambda name: _badness(measure([name])), reverse=True)
     return Round(together=together, measurements=measurements, culprit=culprit, partner=partner)
 
 
@@ -241,54 +250,55 @@ def _badness(measurement: Measurement) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_option(parser, "--operators", type=Path, help="operators.yaml that is under suspicion")
-    add_option(parser, "--bundle", help="instead: the bundle under suspicion, with its tuned kernels")
-    add_option(parser, "--out", help="the report, JSON; every measurement goes to FILE.jsonl in the same folder")
+    add_option(parser, "--operators", type=Path, help="operators.yaml to examine")
+    add_option(parser, "--bundle", help="the bundle to examine, instead of --operators; with its tuned kernels")
+    add_option(parser, "--out", help="the report, JSON; measurements are recorded in a .jsonl file of the same name")
     parser.add_argument("--clean", type=Path, help="write an operators.yaml without the culprits")
     parser.add_argument("--weights", type=Path, help="folder of the model's weights and tokenizer")
-    add_option(parser, "--config", help="without weights: config.json, for random weights in the same shapes")
+    add_option(parser, "--config", help="config.json instead of --weights, for random weights in the same shapes")
     parser.add_argument("--text", type=Path, help="the fixed text; default: seeded random tokens")
     parser.add_argument("--tokens", type=at_least(1), default=512, help="length of the text, in tokens")
-    add_option(parser, "--seconds", default=600.0, help="most time for one set of operators")
-    add_option(parser, "--layers", help="without weights: cut the model to its first layers")
-    parser.add_argument("--rounds", type=at_least(1), default=4, help="most operators to take out, one a round")
-    add_option(parser, "--tuned", help="what `tune` wrote; its database and kernels are used")
+    add_option(parser, "--seconds", default=600.0, help="time limit of one set of operators")
+    add_option(parser, "--layers", help="with --config: cut the model to its first layers")
+    parser.add_argument("--rounds", type=at_least(1), default=4, help="maximum rounds; each removes one operator")
+    add_option(parser, "--tuned")
     add_option(parser, "--device")
     add_option(parser, "--source")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Supervises a worker: a set of operators that kills or hangs it is measured by that, and a new one goes on."""
+    """Supervise a worker: a set of operators that kills or hangs it is guilty, and a new worker continues."""
     chosen = _chosen(args)
     if (args.weights is None) == (args.config is None):
-        raise UsageError("give either --weights or --config", hint="--weights is the model's folder")
+        raise UsageError("exactly one of --weights and --config is required", hint="--weights is the model's folder")
     if args.worker:
         return _work(args, chosen)
     if args.source == "flag_gems":
-        catalogue.load().require(chosen.include)  # an unknown name cannot be a culprit
+        catalogue.load().require(chosen.include)  # reject unknown names before measuring
     args.out.unlink(missing_ok=True)
     code = supervise(_worker(args), args.out.with_suffix(".jsonl"), seconds=args.seconds)
-    return code or _tell(args, chosen)
+    return code or _conclude(args, chosen)
 
 
 def _worker(args: argparse.Namespace) -> list[str]:
     """The command line of a worker with the same options."""
-    words = [sys.executable, "-m", "flagkernels", "attribute", "--worker"]
+    argv = [sys.executable, "-m", "flagkernels", "attribute", "--worker"]
     for name, value in vars(args).items():
         if name not in ("worker", "clean") and value is not None:
-            words += [f"--{name}", str(value)]
-    return words
+            argv += [f"--{name}", str(value)]
+    return argv
 
 
 def _chosen(args: argparse.Namespace) -> Operators:
     if (args.operators is None) == (args.bundle is None):
-        raise UsageError("give either --operators or --bundle", hint="--bundle brings operators, database and kernels")
+        hint = "--bundle includes operators, database and kernels"
+        raise UsageError("exactly one of --operators and --bundle is required", hint=hint)
     return bundle.load(args.bundle).operators if args.bundle else listing.read_operators(args.operators)
 
 
 def _work(args: argparse.Namespace, chosen: Operators) -> int:
-    """Measures, and writes the report. All that is set in the environment is set before FlagGems is imported."""
+    """Measure, and write the report. Environment variables must be set before FlagGems is imported."""
     if args.tuned:
         from flagkernels.tuning.folder import Layout
 
@@ -302,7 +312,7 @@ def _work(args: argparse.Namespace, chosen: Operators) -> int:
     answers = ModelAnswers.open(args, chosen)
     try:
         with Progress("attribute", total=len(chosen.include)) as progress:
-            found = attribute(
+            result = attribute(
                 answers,
                 chosen.include,
                 rounds=args.rounds,
@@ -311,22 +321,23 @@ def _work(args: argparse.Namespace, chosen: Operators) -> int:
             )
     except Lost:
         sys.stderr.flush()
-        os._exit(CHIP_LOST)  # an orderly end would wait for the chip
-    write_json(args.out, found.to_json())
+        os._exit(CHIP_LOST)  # a regular exit would wait for the chip
+    write_json(args.out, result.to_json())
     return 0
 
 
-def _tell(args: argparse.Namespace, chosen: Operators) -> int:
+def _conclude(args: argparse.Namespace, chosen: Operators) -> int:
+    """Print the result and write the remaining operators. Raises Refused if they are still worse than native."""
     report = read_json(args.out)
     for number, each in enumerate(report["rounds"], 1):
         together = Measurement(**each["together"])
-        beside = f" together with {each['partner']}" if each["partner"] else ""
-        print(f"round {number}: {together} → {each['culprit'] or 'no culprit found'}{beside}")  # noqa: T201
+        partner = f" together with {each['partner']}" if each["partner"] else ""
+        print(f"round {number}: {together} → {each['culprit'] or 'no culprit found'}{partner}")  # noqa: T201
     culprits = report["culprits"]
     if not report["clean"]:
         raise Refused(
-            "the remaining operators are still farther from float32 than native is",
-            why=f"taken out: {', '.join(culprits) or 'none'}; rounds: {len(report['rounds'])} of {args.rounds}",
+            "the remaining operators are still farther from float32 than the native kernels",
+            why=f"removed: {', '.join(culprits) or 'none'}; rounds: {len(report['rounds'])} of {args.rounds}",
             hint="raise --rounds, or release this cell on its native stack",
         )
     if args.clean:
@@ -336,5 +347,5 @@ def _tell(args: argparse.Namespace, chosen: Operators) -> int:
 
 
 def without(chosen: Operators, culprits: Sequence[str]) -> Operators:
-    """The same choice, less the culprits."""
+    """The same choice without the culprits."""
     return chosen.only(set(chosen.include) - set(culprits))

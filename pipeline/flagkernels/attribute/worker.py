@@ -1,7 +1,7 @@
-"""Supervise the worker that measures sets of operators, and blame the set during which it dies.
+"""Supervise the worker that measures sets of operators, and record a set that kills it as guilty.
 
-An operator may end the process, break the chip's context or never return. The record says what was being measured, so
-that this becomes that set's measurement, and a new worker goes on with the next one."""
+An operator may kill the process, break the device context or never return. The record names the set being measured, so
+the failure becomes its measurement, and a new worker continues with the next set."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from flagkernels.files import append_line, read_lines
 __all__ = ["BEGUN", "CHIP_LOST", "supervise"]
 
 BEGUN = "begun"
-"""The key of a record's line that says which operators are measured next."""
+"""Key of the line in the record that names the operators measured next."""
 CHIP_LOST = 70
 """Exit code of a worker whose device context broke."""
 
 
 def supervise(argv: Sequence[str], record: Path, *, seconds: float, poll: float = 0.5) -> int:
-    """Runs the worker, as often as it takes. Its exit code: zero, or that of an error which it reported itself.
+    """Run the worker, restarting it as needed. Returns its exit code: zero, or that of an error it reported itself.
 
-    Raises ChipFault where it dies and no operator was on."""
+    `seconds`: limit for one set; `poll`: seconds between checks. Raises ChipFault if it dies with no operator on."""
     while True:
         code = _run(argv, record, seconds, poll)
         if code >= 0 and code != CHIP_LOST:
@@ -34,8 +34,8 @@ def supervise(argv: Sequence[str], record: Path, *, seconds: float, poll: float 
         if begun is None and code != CHIP_LOST:
             raise ChipFault(
                 "the model cannot be measured with its native kernels",
-                why=f"the process died of {_name(code)} while no operator was on",
-                hint="give fewer --tokens, or cut the model with --layers",
+                why=f"the process died of {_name(code)} with no operator active",
+                hint="use fewer --tokens, or cut the model with --layers",
             )
         if begun is not None:
             note = f"no answer within {seconds:.0f} s" if code == -signal.SIGKILL else f"died of {_name(code)}"
@@ -43,7 +43,7 @@ def supervise(argv: Sequence[str], record: Path, *, seconds: float, poll: float 
 
 
 def _run(argv: Sequence[str], record: Path, seconds: float, poll: float) -> int:
-    """One worker; it is killed where one set takes more than `seconds`."""
+    """Run one worker; kill it if one set takes more than `seconds`."""
     process = subprocess.Popen(argv)
     try:
         while True:
@@ -59,9 +59,9 @@ def _run(argv: Sequence[str], record: Path, seconds: float, poll: float) -> int:
 
 
 def _begun(record: Path) -> list[str] | None:
-    """The operators that are being measured."""
+    """The operators being measured; None if none are."""
     last = None
-    for last in read_lines(record):  # noqa: B007 -- only the last one counts
+    for last in read_lines(record):  # noqa: B007 -- only the last line matters
         pass
     return list(last[BEGUN]) if isinstance(last, dict) and BEGUN in last else None
 

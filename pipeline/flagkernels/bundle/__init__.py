@@ -1,1 +1,1 @@
-"""The artefact that ships: operators, database and compiled kernels, for one kind of machine."""
+"""The bundle of operators, tuned database and compiled kernels that ships for one kind of machine."""

@@ -1,8 +1,8 @@
-"""bundle: pack the qualified operators, their tuned database and their compiled kernels for one chip.
+"""Pack the qualified operators, their tuned database and their compiled kernels for one chip.
 
-operators.yaml   which operators replace the vendor's, and at which shape classes they do not
+operators.yaml   operators that replace the vendor's, and the shape classes that stay native
 tuned.db         FlagGems' database of chosen configurations
-triton-cache/    the compiled kernels, without intermediate representations
+triton-cache/    compiled kernels, without intermediate representations
 report.json      verdicts, timings, tuning
 compat.json      vendor, device, driver, Triton, FlagGems, source hash; digest of the other files
 """
@@ -33,18 +33,20 @@ __all__ = ["Bundle", "add_arguments", "build", "content", "digest", "load", "mai
 
 FILES = ("operators.yaml", "tuned.db", "report.json", "compat.json")
 INTERMEDIATE = {".source", ".ttir", ".ttgir", ".llir", ".ptx", ".amdgcn", ".ttadapter"}
-"""Intermediate files of a compilation, which a launch does not read."""
+"""Suffixes of intermediate files of a compilation, which a launch does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
+    """A bundle on disk, checked for completeness and integrity."""
+
     path: Path
     operators: Operators
     compat: Compat
     database_name: str
-    """The file name under which FlagGems on this chip looks for its database."""
+    """File name that FlagGems on this chip expects for its database."""
     content: str
-    """sha256 over the sorted files without compat.json."""
+    """sha256 over all files except compat.json (see `content`)."""
 
 
 def build(
@@ -58,11 +60,12 @@ def build(
     report: Mapping[str, Any],
     compat: Compat,
 ) -> Bundle:
-    """Writes the bundle atomically; `out` must not hold anything else. `kernels`: Triton's hashes.
+    """Write the bundle atomically; `out` must be absent, empty or an old bundle. `kernels`: Triton's hashes.
 
-    Raises UsageError when `out` is taken, BundleCorrupt when a kernel is not in the cache, NoSpace, ChipFault."""
+    Raises UsageError if `out` contains anything else, BundleCorrupt if a kernel is not in the cache, NoSpace if the
+    disk is full, ChipFault if `out` cannot be written."""
     if out.exists() and not (out / "compat.json").exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(f"{out} is not empty", hint="name a new folder, or an old bundle to be replaced")
+        raise UsageError(f"{out} is not empty", hint="name a new folder, or an old bundle to replace")
     make_folder(out.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -84,7 +87,7 @@ def build(
 
 
 def cache_name(kernel: str) -> str:
-    """The folder under TRITON_CACHE_DIR that Triton gives a kernel of this hash (hexadecimal)."""
+    """The folder under TRITON_CACHE_DIR of a kernel with this (hexadecimal) hash."""
     return base64.b32encode(bytes.fromhex(kernel)).decode().rstrip("=")
 
 
@@ -96,7 +99,7 @@ def _copy_kernels(source: Path, target: Path, kernels: Iterable[str]) -> None:
         if not groups:
             raise BundleCorrupt(
                 f"kernel {kernel[:16]} is not in {source}",
-                why="the Triton cache was cleaned, or Triton keeps it elsewhere",
+                why="the Triton cache was cleaned, or Triton stores it in another folder",
                 hint="run `python -m flagkernels tune` again with the same --out",
             )
         (target / folder.name).mkdir()
@@ -104,37 +107,39 @@ def _copy_kernels(source: Path, target: Path, kernels: Iterable[str]) -> None:
             if file.is_file() and file.suffix not in INTERMEDIATE and file not in groups:
                 shutil.copyfile(file, target / folder.name / file.name)
         for group in groups:
-            # Triton stores absolute paths and silently recompiles when one of them is gone: store names only.
+            # Triton stores absolute paths and silently recompiles if one does not exist, so store names only.
             names = [n for n in json.loads(group.read_text())["child_paths"] if Path(n).suffix not in INTERMEDIATE]
             write_json(target / folder.name / group.name, {"child_paths": {name: name for name in sorted(names)}})
-    # Launch stubs, compiled by the C compiler that a serving image need not have.
+    # Launch stubs: building them needs a C compiler, which a serving image may lack.
     for stub in sorted(source.glob("*/*.so")):
         (target / stub.parent.name).mkdir(exist_ok=True)
         shutil.copyfile(stub, target / stub.parent.name / stub.name)
 
 
 def load(path: Path) -> Bundle:
-    """Raises BundleCorrupt when a file is missing, or the content is not what was bundled (1 MB is read for that)."""
+    """Open a bundle and verify its content digest (about 1 MB is read).
+
+    Raises BundleCorrupt if a file is missing or was changed."""
     missing = [name for name in (*FILES, "triton-cache") if not (path / name).exists()]
     if missing:
         raise BundleCorrupt(
             f"{path} is not a complete bundle",
             why=f"missing: {', '.join(missing)}",
-            hint="take the bundle again from its release",
+            hint="copy the bundle from its release again",
         )
     compat = read_compat(path / "compat.json")
     label = read_json(path / "compat.json")
     if not all(isinstance(label.get(name), str) for name in ("database", "content")):
         raise BundleCorrupt(
             f"{path / 'compat.json'} is not a compatibility label",
-            why="it does not name a database and a content digest",
-            hint="take the bundle again from its release",
+            why="it names no database or no content digest",
+            hint="copy the bundle from its release again",
         )
     if (actual := content(path)) != label["content"]:
         raise BundleCorrupt(
             f"{path} was changed after it was bundled",
             why=f"content is {actual}, was {label['content']}",
-            hint="take the bundle again from its release",
+            hint="copy the bundle from its release again",
         )
     return Bundle(
         path=path,
@@ -146,22 +151,22 @@ def load(path: Path) -> Bundle:
 
 
 def digest(path: Path) -> str:
-    """sha256 over all files of the bundle, compat.json included: its name in a release."""
+    """sha256 over all files of the bundle, including compat.json; identifies it in a release."""
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file()))
 
 
 def content(path: Path) -> str:
-    """sha256 over all files but compat.json, which records it."""
+    """sha256 over all files except compat.json, which records it."""
     label = path / "compat.json"
     return directory_digest(path, (file for file in path.rglob("*") if file.is_file() and file != label))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_option(parser, "--tuned", required=True, help="folder that `tune` wrote")
-    add_option(parser, "--operators", type=Path, required=True, help="operators.yaml that `select` wrote")
-    parser.add_argument("--report", type=Path, help="report to ship (JSON); default: what `tune` wrote")
-    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: what `tune` found")
-    add_option(parser, "--out", help="the bundle")
+    add_option(parser, "--tuned", required=True, help="output folder of `tune`")
+    add_option(parser, "--operators", type=Path, required=True, help="operators.yaml from `select`")
+    parser.add_argument("--report", type=Path, help="report to ship (JSON); default: the report of `tune`")
+    add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: as recorded by `tune`")
+    add_option(parser, "--out", help="output folder of the bundle")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""The machine that a bundle was made for, and the check that this is one.
+"""Check that a bundle was made for a machine like this one.
 
-A tuned configuration is only good on the chip it was timed on, and a compiled kernel is only found by the
-Triton whose key it was stored under. FlagGems names its tables after a hash of the kernel's source, so another
-FlagGems silently misses every entry. Hence all six fields must be equal; a refusal names those that differ.
+A tuned configuration is only valid on the chip it was timed on, and a compiled kernel is only found by the Triton
+version that stored it. FlagGems names its tables by a hash of the kernel's source, so another FlagGems silently misses
+every entry. Therefore all six fields must be equal; the error names those that differ.
 """
 
 from __future__ import annotations
@@ -27,34 +27,40 @@ from flagkernels.vendors import vendors
 __all__ = ["ACCEPT", "Compat", "Probe", "SystemProbe", "check", "differences", "read_compat"]
 
 ACCEPT = "FLAGKERNELS_ACCEPT"
-"""Environment variable: fields, separated by commas, that may differ. For a driver update that was tested."""
+"""Environment variable: comma-separated fields that may differ, for instance after a tested driver update."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compat:
+    """The properties of a machine that a bundle depends on."""
+
     vendor: str
-    """FlagGems vendor name, such as nvidia or metax."""
+    """FlagGems' vendor name, such as nvidia or metax."""
     device: str
+    """Device name, as the vendor's tool reports it."""
     driver: str
+    """Driver version."""
     triton: str
+    """Version of Triton or FlagTree."""
     flaggems: str
+    """Version of FlagGems."""
     source: str
     """sha256 over FlagGems' own source and configuration files."""
 
 
 class Probe(Protocol):
-    """Reports what this machine is. The real one asks the vendor's tool and the installed packages."""
+    """Determines the properties of this machine."""
 
     def compat(self, vendor: str) -> Compat: ...
 
 
 class SystemProbe:
-    """Asks without opening a device context, so that an engine can still fork after the question."""
+    """Queries the vendor's tool and the installed packages. Opens no device context, so an engine can still fork."""
 
     def compat(self, vendor: str) -> Compat:
-        """Raises ChipFault when the vendor's tool, Triton or FlagGems is missing."""
+        """Raises ChipFault if the vendor's tool, Triton or FlagGems is missing."""
         device, driver = self._device(vendor)
-        if vendor == "cpu":  # FlagGems has no backend for it; a bundle can still carry a vendor's own operators
+        if vendor == "cpu":  # FlagGems has no CPU backend; a bundle can still contain other operators
             return Compat(vendor=vendor, device=device, driver=driver, triton="none", flaggems="none", source="none")
         return Compat(
             vendor=vendor,
@@ -73,33 +79,34 @@ class SystemProbe:
         row = vendors().get(vendor)
         if row is None or row.device is None or row.driver is None:
             raise ChipFault(
-                f"no way is known to ask a {vendor} chip for its name and driver",
+                f"cannot query a {vendor} chip for its name and driver",
+                why="flagkernels/vendors.json has no command or no parser for this vendor",
                 hint="add the vendor's command and its parser to flagkernels/vendors.json",
             )
         if shutil.which(row.query[0]) is None:
             raise ChipFault(
                 f"{row.query[0]} is not on PATH",
-                why=f"it is asked which {vendor} chip and driver this is",
+                why=f"it reports the name and driver of a {vendor} chip",
                 hint="run on the chip's host or in its base image, with the vendor's tools mounted",
             )
         done = subprocess.run(row.query, capture_output=True, text=True, timeout=60, check=False)
-        found = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (row.device, row.driver)]
-        if done.returncode or None in found:
+        matches = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (row.device, row.driver)]
+        if done.returncode or None in matches:
             raise ChipFault(
                 f"{' '.join(row.query)} did not report device and driver",
                 why=(done.stderr or done.stdout).strip()[-300:],
-                hint="see whether the chip is visible to this process",
+                hint="check that the chip is visible to this process",
             )
-        device, driver = (match.group(1).strip() for match in found if match)
+        device, driver = (match.group(1).strip() for match in matches if match)
         return device, driver
 
     def _triton(self) -> str:
-        # FlagTree replaces the triton package; its local label decides which kernels fit.
+        # FlagTree replaces the triton package; its local version label identifies the compiler.
         return _distribution("triton", "triton", "flagtree")
 
 
 def _nvidia_proc(root: Path) -> tuple[str, str] | None:
-    """The same two answers as nvidia-smi's, without the second that it takes in each of many workers."""
+    """Device and driver from /proc: the same as nvidia-smi's, which takes a second in each of many workers."""
     try:
         version = (root / "version").read_text()
         model = next(iter(sorted((root / "gpus").iterdir()))) / "information"
@@ -117,8 +124,8 @@ def _distribution(name: str, package: str, *others: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     init = _package(package) / "__init__.py"
-    if found := re.search(r"""^__version__\s*=\s*["']([^"']+)""", init.read_text(), re.MULTILINE):
-        return found.group(1)
+    if match := re.search(r"""^__version__\s*=\s*["']([^"']+)""", init.read_text(), re.MULTILINE):
+        return match.group(1)
     raise ChipFault(f"{name} does not report its version", why=f"{init} has no __version__")
 
 
@@ -126,8 +133,8 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ChipFault(
-            f"{name} is not installed here",
-            why="operators come from FlagGems and are compiled by Triton",
+            f"{name} is not installed",
+            why="operators need FlagGems, and Triton to compile them",
             hint="use the chip's base image, or set the cell's stack to native",
         )
     return Path(next(iter(spec.submodule_search_locations)))
@@ -146,8 +153,9 @@ def differences(bundle: Compat, here: Compat) -> list[tuple[str, str, str]]:
 
 
 def check(bundle: Compat, here: Compat, *, accept: frozenset[str] | None = None) -> list[str]:
-    """The fields that differ and were accepted; raises BundleMismatch when any other does, UsageError where the
-    variable names an unknown field."""
+    """Return the fields that differ and are accepted (default: by FLAGKERNELS_ACCEPT).
+
+    Raises BundleMismatch if any other field differs, UsageError if the variable names an unknown field."""
     if accept is None:
         accept = _accepted(os.environ.get(ACCEPT, ""))
     differing = differences(bundle, here)
@@ -156,8 +164,8 @@ def check(bundle: Compat, here: Compat, *, accept: frozenset[str] | None = None)
         raise BundleMismatch(
             "the bundle does not fit this machine: " + ", ".join(name for name, _, _ in refused),
             why="; ".join(f"{name}: bundle {theirs!r}, here {ours!r}" for name, theirs, ours in refused),
-            hint="make a bundle on this chip with `python -m flagkernels prepare`, or, for a difference that you have "
-            f"tested, set {ACCEPT}={','.join(name for name, _, _ in refused)}",
+            hint="make a bundle on this chip with `python -m flagkernels prepare`, or, if you have tested the "
+            f"difference, set {ACCEPT}={','.join(name for name, _, _ in refused)}",
         )
     return [name for name, _, _ in differing]
 
@@ -172,11 +180,11 @@ def _accepted(text: str) -> frozenset[str]:
 
 
 def read_compat(path: Path) -> Compat:
-    """Raises BundleCorrupt when the file is missing or is not a compatibility label."""
+    """Read compat.json. Raises BundleCorrupt if it is missing or is not a compatibility label."""
     try:
         value = json.loads(path.read_text())
         return Compat(**{f.name: str(value[f.name]) for f in fields(Compat)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(
-            f"{path} is not a compatibility label", why=repr(error), hint="take the bundle again from its release"
+            f"{path} is not a compatibility label", why=repr(error), hint="copy the bundle from its release again"
         ) from error

@@ -1,6 +1,7 @@
-"""Writable copies of a bundle's database and kernels; the bundle itself is a read-only image layer.
+"""Make a writable overlay of a bundle's database and kernels; the bundle itself is a read-only image layer.
 
-One overlay serves all workers of a container: FlagGems may add a table, Triton a kernel, and the next worker finds it.
+All workers of a container share one overlay: a table added by FlagGems or a kernel added by Triton is found by the
+others.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ __all__ = ["Overlay", "prepare"]
 
 @dataclass(frozen=True)
 class Overlay:
+    """A writable copy of a bundle's database and kernels."""
+
     path: Path
     environment: dict[str, str]
+    """Variables that make FlagGems and Triton use it."""
 
 
 def prepare(bundle: Bundle, root: Path | None = None) -> Overlay:
-    """Made once for each bundle and kept; of several processes that start at the same time, one makes it.
+    """Return the bundle's overlay, creating it on first use; concurrent processes are safe.
 
-    Raises DatabaseCorrupt, NoSpace, ChipFault when no folder is writable."""
+    Raises DatabaseCorrupt if the bundle's database is damaged, NoSpace if the disk is full, ChipFault if the folder
+    cannot be written."""
     root = root or _root()
     path = root / bundle.content[:16]
     if not path.is_dir():
@@ -66,14 +71,14 @@ def _make(bundle: Bundle, path: Path) -> None:
         try:
             part.rename(path)
         except OSError:
-            if not path.is_dir():  # else another process was faster
+            if not path.is_dir():  # otherwise another process created it first
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _link_kernel(source: Path, part: Path, final: Path) -> None:
-    """Triton looks for the absolute paths in a kernel's group file; they have to be those of the overlay."""
+    """Link a kernel's files. Triton follows the absolute paths in the group file, so they must be the overlay's."""
     part.mkdir(parents=True)
     for file in source.iterdir():
         if file.name.startswith("__grp__"):

@@ -1,4 +1,4 @@
-"""report: the results of all steps for one model on one chip, as a model card shows them. Pure."""
+"""Build the report of all steps for one model on one chip, as shown on the model card. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EXCLUDED", "build"]
 
 FORMAT = 1
 EXCLUDED = "excluded"
-"""The verdict on an operator that was taken out by hand, unqualified."""
+"""The verdict on an operator that was excluded by hand, without qualification."""
 
 
 def build(
@@ -32,10 +32,11 @@ def build(
     compat: Compat,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """`tuned` is tune.json, `choice` what `select --report` wrote, `by_hand` operator → reason, `seconds` by step.
+    """The report as JSON.
 
-    `excluded` names every operator that the model calls and that is not in effect; `served` holds, by load, the speed
-    with all chosen operators over native speed: median and 95 % interval."""
+    `tuned`: tune.json; `choice`: the report of `select`; `by_hand`: operator → reason for excluding it; `seconds`: by
+    step. In the result, `excluded` lists every operator that the model calls and that is not in effect; `served` is,
+    by load, the speed with all chosen operators over native speed (median and 95 % interval)."""
     operators = list(choice["operators"])
     return {
         "format": FORMAT,
@@ -68,11 +69,11 @@ def _excluded(
         elif row.operator not in operators:
             reason = _why_not(row.operator, choice)
             out.append({"operator": row.operator, "verdict": row.verdict, "reason": reason})
-    return sorted(out, key=lambda one: one["operator"])
+    return sorted(out, key=lambda row: row["operator"])
 
 
 def _why_not(operator: str, choice: Mapping[str, Any]) -> str:
-    """Why a correct operator was not chosen, in the words of the search."""
+    """Why a correct operator was not chosen: the decision of the search."""
     for step in choice["steps"]:
         if step["out"] == operator:
             return str(step["decision"]) + (" with the others" if len(step["operators"]) > 1 else "")
@@ -94,10 +95,11 @@ def _tuning(tuned: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shares(figures: Sequence[Figure]) -> dict[str, Any]:
-    """By operator: shape classes measured, those where it certainly wins, and its share of the chip's limit."""
-    found: dict[str, list[Figure]] = {}
+    """By operator: the number of shape classes measured, the number at which its interval lies above one, and its
+    share of the roofline."""
+    by_operator: dict[str, list[Figure]] = {}
     for figure in figures:
-        found.setdefault(figure.operator, []).append(figure)
+        by_operator.setdefault(figure.operator, []).append(figure)
     return {
         operator: {
             "classes": len(some),
@@ -105,7 +107,7 @@ def _shares(figures: Sequence[Figure]) -> dict[str, Any]:
             "share": _spread([figure.share for figure in some if figure.share is not None]),
             "native_share": _spread([figure.native_share for figure in some if figure.native_share is not None]),
         }
-        for operator, some in sorted(found.items())
+        for operator, some in sorted(by_operator.items())
     }
 
 

@@ -1,1 +1,1 @@
-"""Code that runs inside a serving engine's processes, and starts engines with it."""
+"""Start engines with a bundle, and activate and observe operators inside their processes."""

@@ -1,7 +1,7 @@
-"""activate: put a bundle into effect in this process, and report what is in effect.
+"""Activate a bundle in this process, and report what is in effect in all processes.
 
-Operators are chosen by the bundle's file, never by environment lists, which engines lose when they spawn workers. A
-bundle that does not fit is refused before anything is replaced. Each process writes a status file
+Operators come from the bundle's file, never from environment variables, which engines drop when they spawn workers. A
+bundle that does not fit is rejected before any kernel is replaced. Each process writes a status file
 (process_file.py): its operators, their call counts, candidates timed and kernels compiled since its start. `effective`
 merges them.
 """
@@ -32,7 +32,7 @@ from flagkernels.operators.listing import Operators
 from flagkernels.tuning import database
 from flagkernels.tuning.nearest import use_nearest
 
-if TYPE_CHECKING:  # it imports torch, which a check of a bundle does without
+if TYPE_CHECKING:  # imports torch, which is not needed to check a bundle
     from flagkernels.operators.registry import Source
 
 __all__ = ["DEFAULT_BUNDLE", "Effective", "Status", "activate", "add_arguments", "effective", "find_bundle", "main"]
@@ -41,21 +41,21 @@ DEFAULT_BUNDLE = Path("/etc/flagos/kernels")
 BUNDLE = "FLAGKERNELS_BUNDLE"
 NONE = "none"
 EFFECTIVE = "FLAGKERNELS_EFFECTIVE"
-"""Environment variable: the folder for PID.json; by default `effective` below the temporary folder's flagkernels."""
+"""Environment variable: the folder for the status files; default: flagkernels-UID/effective in the temporary folder."""
 
 _state: Status | None = None
 
 
 def find_bundle() -> Path | None:
-    """From FLAGKERNELS_BUNDLE, else the place where images have it; None where there is none, or the variable says
-    `none`: the native stack of the same image.
+    """The bundle named by FLAGKERNELS_BUNDLE, else the one at the default path in images; None if there is none, or if
+    the variable is `none` (the native stack of the same image).
 
-    Raises UsageError when the variable does not name a directory."""
+    Raises UsageError if the variable does not name a directory."""
     if named := os.environ.get(BUNDLE):
         if named == NONE:
             return None
         if not Path(named).is_dir():
-            raise UsageError(f"{BUNDLE}={named} is not a directory", hint="name a bundle, or unset it")
+            raise UsageError(f"{BUNDLE}={named} is not a directory", hint="name a bundle, or unset the variable")
         return Path(named)
     return DEFAULT_BUNDLE if (DEFAULT_BUNDLE / "compat.json").is_file() else None
 
@@ -70,21 +70,28 @@ class Status:
     """The operators in effect in this process, and the events since its start."""
 
     bundle: str
+    """Content digest of the bundle."""
     operators: tuple[str, ...]
     native: Mapping[str, tuple[str, ...]]
+    """Operator → shape classes that stay with the vendor's kernel."""
     accepted: tuple[str, ...] = ()
+    """Compatibility fields that differ and were accepted."""
     keys: tuple[str, ...] = ()
+    """aten registration keys that were overridden."""
     called: Counter[str] = field(default_factory=Counter)
+    """Calls by operator."""
     captured: set[str] = field(default_factory=set)
-    """Operators in a graph, which replays them without a call."""
+    """Operators captured in a CUDA graph, which replays them without a call."""
     capturing: Callable[[], bool] = lambda: False
+    """Reports whether a graph is being captured."""
     tuned: Counter[str] = field(default_factory=Counter)
     """Candidates timed, by kernel."""
     filled: int = 0
     """Keys that took the nearest tuned key's choice (nearest.py)."""
     compiled: Counter[str] = field(default_factory=Counter)
+    """Compilations by kernel."""
     library: Any = None
-    """torch's Library, whose kernels go when it does."""
+    """torch's Library; its kernels are unregistered when it is freed."""
 
     def call(self, operator: str) -> None:
         self.called[operator] += 1
@@ -94,18 +101,18 @@ class Status:
     def tuning(self, kernel: str) -> None:
         self.tuned[kernel] += 1
 
-    def fill(self, kernel: str) -> None:  # noqa: ARG002 -- as the other events
+    def fill(self, kernel: str) -> None:  # noqa: ARG002 -- same signature as the other events
         self.filled += 1
 
     def compilation(self, kernel: str) -> None:
         self.compiled[kernel] += 1
 
     def events(self) -> int:
-        counted = sum(one.total() for one in (self.called, self.tuned, self.compiled))
+        counted = sum(counter.total() for counter in (self.called, self.tuned, self.compiled))
         return counted + len(self.captured) + self.filled
 
     def snapshot(self) -> dict[str, Any]:
-        # Copied first: the engine goes on counting.
+        # Copied first: the engine's threads continue counting.
         called, tuned, compiled = dict(self.called), dict(self.tuned), dict(self.compiled)
         return {
             **{name: getattr(self, name) for name in ("bundle", "operators", "keys", "native", "accepted", "filled")},
@@ -124,9 +131,11 @@ class Status:
 
 
 def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> Status | None:
-    """Once a process; None where there is no bundle. Call it before anything else imports flag_gems or triton.
+    """Put the bundle into effect, once per process; None if there is no bundle.
 
-    Raises BundleMismatch, BundleCorrupt, DatabaseCorrupt, UsageError for an unknown operator, ChipFault."""
+    Must run before anything else imports flag_gems or triton. Raises BundleMismatch if the bundle does not fit,
+    BundleCorrupt or DatabaseCorrupt if it is damaged, UsageError for an unknown operator, ChipFault if FlagGems
+    cannot be imported or was imported before."""
     global _state
     if _state is not None:
         return _state
@@ -139,8 +148,8 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     if (opened := _opened_database()) not in (None, overlay.environment["FLAGGEMS_DB_URL"]):
         raise ChipFault(
             "flag_gems was imported before the bundle was activated",
-            why=f"it opens its database on import, and has {opened}",
-            hint="start the engine by `python -m flagkernels run -- ENGINE`, which is early enough",
+            why=f"it opens its database on import, and opened {opened}",
+            hint="start the engine with `python -m flagkernels run -- ENGINE`, which activates the bundle early enough",
         )
     os.environ.update(overlay.environment)
     from flagkernels.operators.registry import open_source
@@ -165,13 +174,13 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
 
 
 def _opened_database() -> str | None:
-    """The URL that FlagGems opened, if it is imported."""
+    """The URL of the database that FlagGems has open; None if it is not imported."""
     libentry = sys.modules.get("flag_gems.utils.libentry")
     return None if libentry is None else str(libentry.libcache.db_url)
 
 
 def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, ...]:
-    """Replaces aten's kernels for the rest of the process; the aten keys."""
+    """Override aten's kernels for the rest of the process. Returns the aten keys."""
     import torch
 
     from flagkernels.operators.override import kernels
@@ -193,8 +202,8 @@ def _device_of(source: Source) -> str:
 
 
 def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
-    """Candidates of FlagGems' kernels timed, by its tuner (`own`) or by Triton; and kernels compiled. Nothing where
-    there is no Triton."""
+    """Count candidates of FlagGems' kernels timed by its tuner (`own`) or by Triton's, and kernels compiled. Does
+    nothing without Triton."""
     try:
         from triton import knobs
         from triton.runtime.autotuner import Autotuner
@@ -203,7 +212,7 @@ def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
     original = Autotuner._bench
 
     def bench(tuner: Any, *args: Any, **kwargs: Any) -> Any:
-        # An engine has kernels of its own, which it tunes in the native stack as well.
+        # Engines also autotune their own Triton kernels, in the native stack too; those are not counted.
         if isinstance(tuner, own) or str(tuner.base_fn.__module__).startswith("flag_gems"):
             status.tuning(str(tuner.base_fn.__name__))
         return original(tuner, *args, **kwargs)
@@ -222,19 +231,26 @@ def _count_events(status: Status, own: type | tuple[type, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Effective:
-    """All processes together. Operators are in effect only where every process has them."""
+    """The merged status of all processes."""
 
     processes: tuple[int, ...]
+    """Process IDs."""
     bundles: tuple[str, ...]
+    """Content digests of the bundles in use."""
     operators: tuple[str, ...]
+    """Operators in effect in every process."""
     partial: tuple[str, ...]
-    """Operators that some process has and another has not."""
+    """Operators in effect in some processes only."""
     called: Mapping[str, int]
     """Calls by operator. Those of the last half second may be missing."""
     captured: tuple[str, ...]
+    """Operators captured in a CUDA graph in some process."""
     tuning_events: int
+    """Candidates timed."""
     tuned: tuple[str, ...]
+    """Kernels whose candidates were timed."""
     filled: int
+    """Keys that took the nearest tuned key's choice."""
     compilations: int
 
 
@@ -242,20 +258,22 @@ _MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", 
 
 
 def effective(folder: Path) -> Effective:
-    """Raises UsageError when no process has written there: then nothing is in effect."""
+    """Merge the status files in the folder.
+
+    Raises UsageError if there are none (then nothing is in effect) or if one cannot be read."""
     rows: list[dict[str, Any]] = []
     for file in files_of(folder):
         try:
             row = json.loads(file.read_text())
             rows.append({name: row[name] for name in _MERGED})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            hint = "restart the engine; each process then rewrites its file"
+            hint = "restart the engine; each process then rewrites its status file"
             raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
     if not rows:
         raise UsageError(
             f"no process reported operators in {folder}",
-            why="the bundle was not activated in any",
-            hint="start the engine by `python -m flagkernels run -- …`, or install flagkernels next to vLLM",
+            why="no process activated the bundle",
+            hint="start the engine with `python -m flagkernels run -- …`, or install flagkernels alongside vLLM",
         )
     sets = [set(row["operators"]) for row in rows]
     everywhere, anywhere = set.intersection(*sets), set.union(*sets)
@@ -274,7 +292,9 @@ def effective(folder: Path) -> Effective:
 
 
 def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
-    """The bundle, if it is intact and fits this machine; opens no device context. Raises what `activate` raises."""
+    """Return the bundle if it is intact and fits this machine; opens no device context.
+
+    Raises BundleCorrupt, BundleMismatch, UsageError or ChipFault as `activate` does."""
     bundle = bundles.load(path)
     compat.check(bundle.compat, (probe or compat.SystemProbe()).compat(bundle.compat.vendor))
     catalogue.require_here(bundle.operators.include)
@@ -283,18 +303,19 @@ def check(path: Path, probe: compat.Probe | None = None) -> Bundle:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--bundle", help=f"default: ${BUNDLE}, else {DEFAULT_BUNDLE}")
-    parser.add_argument("--effective", type=Path, help="instead of checking: print what is in effect, from this folder")
+    parser.add_argument("--effective", type=Path, help="print what is in effect, from the status files in this folder")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints whether the bundle fits, or what is in effect."""
+    """Check that the bundle fits this machine, or print what is in effect."""
     if args.effective:
         print(json.dumps(asdict(effective(args.effective)), indent=1))  # noqa: T201 -- the result
         return 0
     path = args.bundle or find_bundle()
     if path is None:
-        raise UsageError("no bundle found", why=f"neither ${BUNDLE} nor {DEFAULT_BUNDLE}", hint="name it: --bundle")
+        why = f"neither ${BUNDLE} nor {DEFAULT_BUNDLE} names one"
+        raise UsageError("no bundle found", why=why, hint="name it with --bundle")
     bundle = check(path)
-    found = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
-    print(json.dumps(found))  # noqa: T201 -- the result
+    result = {"bundle": str(path), "content": bundle.content, "operators": bundle.operators.include}
+    print(json.dumps(result))  # noqa: T201 -- the result
     return 0

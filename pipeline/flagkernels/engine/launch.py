@@ -14,23 +14,23 @@ from flagkernels.errors import UsageError
 __all__ = ["CALLS", "become", "engine_of"]
 
 CALLS = "FLAGKERNELS_CALLS"
-"""Environment variable: the folder for what each process calls (record.py); set, no bundle is activated."""
+"""Environment variable: the folder for the calls of each process (record.py). If set, no bundle is activated."""
 STARTUP = Path(__file__).parent / "startup"
-"""Holds the sitecustomize.py that calls flagkernels."""
+"""Folder of the sitecustomize.py that loads flagkernels."""
 IMPORT_ROOT = Path(__file__).parents[2]
-"""The folder that `import flagkernels` needs on sys.path."""
+"""Folder that must be on sys.path for `import flagkernels`."""
 
 
-def _found_without(python_path: str) -> bool:
-    """True where every Python finds flagkernels by itself: its folder, which may hold other packages, must then not
-    take precedence over the machine's own."""
+def _importable_without(python_path: str) -> bool:
+    """True if every Python finds flagkernels without PYTHONPATH. Its folder may contain other packages, which must
+    then not take precedence over the machine's."""
     root = str(IMPORT_ROOT)
     return root in sys.path[1:] and root not in map(os.path.abspath, filter(None, python_path.split(os.pathsep)))
 
 
-def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The program of a command line, and its words. Raises UsageError where there is none, or it is not found."""
-    command = list(words[1:] if words[:1] == ["--"] else words)
+def engine_of(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The path of the engine's program, and its argv. Raises UsageError if there is no command or no such program."""
+    command = list(argv[1:] if argv[:1] == ["--"] else argv)
     if not command:
         raise UsageError("no engine to run", hint="python -m flagkernels run -- vllm serve MODEL")
     program = shutil.which(command[0])
@@ -41,9 +41,9 @@ def engine_of(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def become(engine: tuple[str, list[str]], more: Mapping[str, str]) -> NoReturn:
-    """Replaces this process with the engine; every Python process of it loads flagkernels."""
+    """Replace this process with the engine, whose Python processes all load flagkernels. `more`: extra variables."""
     given = os.environ.get("PYTHONPATH", "")
-    places = [str(STARTUP), *([] if _found_without(given) else [str(IMPORT_ROOT)]), *filter(None, [given])]
-    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(places)}
+    paths = [str(STARTUP), *([] if _importable_without(given) else [str(IMPORT_ROOT)]), *filter(None, [given])]
+    environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(paths)}
     sys.stdout.flush()
-    os.execve(*engine, environment)  # noqa: S606 -- no shell: the engine takes this process over
+    os.execve(*engine, environment)  # noqa: S606 -- no shell: the engine replaces this process

@@ -1,4 +1,4 @@
-"""Entry points for engines: vLLM's general plugin, and `python -m flagkernels run -- ENGINE …` for any other.
+"""Activate flagkernels in engines: vLLM's general plugin, and `python -m flagkernels run -- ENGINE …` for others.
 
 vLLM loads its general plugins in every process that it starts. For other engines `run` puts a folder with a
 sitecustomize.py on PYTHONPATH, which children inherit; it does nothing until torch is imported.
@@ -31,7 +31,7 @@ _activating = False
 
 
 def register() -> None:
-    """The entry point `vllm.general_plugins`: in effect as soon as the chip is used in this process."""
+    """Entry point `vllm.general_plugins`: activate the bundle when this process first uses the chip."""
     if os.environ.get(CALLS):
         _when_chip_is_used(_record)
     elif activation.find_bundle() is not None:
@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def on_torch() -> None:
-    """Called at interpreter start under `run` and `record`: waits for torch, then for the chip."""
+    """Called at interpreter start under `run` and `record`: wait for torch, then for the chip."""
     if not os.environ.get(CALLS):
         _after_import("flag_gems", _activate)
     if "torch" in sys.modules:
@@ -50,14 +50,15 @@ def on_torch() -> None:
 
 
 def _when_chip_is_used(action: Callable[[], None]) -> None:
-    """At once, or with torch.cuda's own initialisation: importing flag_gems opens a device context, and a process that
-    has one can no longer fork the workers that need their own."""
+    """Run `action` when torch.cuda initialises, or at once if it makes no difference.
+
+    Importing flag_gems opens a device context, and a process that has one can no longer fork workers."""
     import torch
 
     if os.environ.get(SOURCE, "flag_gems") != "flag_gems" or torch.version.cuda is None:
         action()
     else:
-        # Runs at once where the chip is in use already.
+        # Runs at once if the chip is already in use.
         torch.cuda._lazy_call(action)  # type: ignore[no-untyped-call]
 
 
@@ -68,7 +69,7 @@ def _record() -> None:
 
 
 def _activate() -> None:
-    """Once, and never while flag_gems is half imported: its import uses the chip, and comes by here on its way."""
+    """Activate once, and never while flag_gems is being imported: its import uses the chip and so re-enters here."""
     global _activating
     gems = sys.modules.get("flag_gems")
     if _activating or getattr(getattr(gems, "__spec__", None), "_initializing", False):
@@ -77,7 +78,7 @@ def _activate() -> None:
     try:
         activation.activate()
     except KernelsError as error:
-        # An engine must not serve with operators other than those of its release: SystemExit passes `except Exception`.
+        # An engine must not serve without its release's operators: SystemExit is not caught by `except Exception`.
         sys.stderr.write(f"flagkernels: {error}\n")
         raise SystemExit(error.exit_code) from error
     finally:
@@ -90,7 +91,7 @@ def _after_import(name: str, action: Callable[[], None]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Leaves finding the module to the others and acts after its execution: find_spec does not imply an import."""
+    """Runs `action` after a module has been executed, which find_spec alone does not imply."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self.name = name
@@ -119,7 +120,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
             execute(module)
-            # Python marks a module as being imported until its loader returns; for us it is done.
+            # Python marks a module as being imported until its loader returns; here its execution has finished.
             if module.__spec__ is not None:
                 module.__spec__._initializing = False  # type: ignore[attr-defined]
             self.action()
@@ -130,21 +131,21 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--bundle", help="default: FLAGKERNELS_BUNDLE, else /etc/flagos/kernels")
-    parser.add_argument("--effective", type=Path, help="folder for what is in effect, one file a process")
+    parser.add_argument("--effective", type=Path, help="folder for the status files, one per process")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine and its arguments")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Replaces this process by the engine: signals and exit code are the engine's own."""
+    """Replace this process with the engine, which then receives signals and sets the exit code."""
     engine = engine_of(args.command)
     path = args.bundle or activation.find_bundle()
     if path is None:
-        raise UsageError("no bundle found", hint="name it: --bundle, or run the engine without flagkernels")
+        raise UsageError("no bundle found", hint="name it with --bundle, or run the engine without flagkernels")
     bundle = activation.check(path)
-    # The caches are in place before anything of the engine runs, also where something imports flag_gems by itself.
+    # Set the caches before the engine runs any code, in case something else imports flag_gems.
     environment = {**prepare(bundle).environment, activation.BUNDLE: str(path.resolve())}
     if args.effective:
         environment[activation.EFFECTIVE] = str(args.effective.resolve())
-        for stale in files_of(args.effective):  # of an engine before this one
+        for stale in files_of(args.effective):  # from an earlier engine
             stale.unlink(missing_ok=True)
     return become(engine, environment)

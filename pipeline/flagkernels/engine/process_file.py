@@ -1,6 +1,6 @@
-"""The status file PID.json of each process of an engine, in one folder.
+"""Write the status file PID.json of each process of an engine.
 
-A thread of its own writes it: an event that occurs thousands of times a second costs only its counter."""
+A separate thread writes it, so an event that occurs thousands of times a second only increments a counter."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class StatusSource(Protocol):
         """All counters, as JSON values."""
 
     def reset(self) -> None:
-        """Sets the counters to zero: in a forked process, whose parent reports earlier events."""
+        """Set the counters to zero, in a forked process: its parent reports the earlier events."""
 
 
 class ProcessFile:
-    """Writes `folder/PID.json` now, within half a second of each event, and at exit. A forked process gets a
-    file of its own at its first event. Raises OSError where the first write fails."""
+    """Writes `folder/PID.json` now, within half a second of each event, and at exit. A forked process writes a
+    separate file from its first event on. Raises OSError if the first write fails."""
 
     def __init__(self, folder: Path, source: StatusSource) -> None:
         self.folder, self.source = folder, source
@@ -45,17 +45,17 @@ class ProcessFile:
         atexit.register(self.write)
 
     def _begin(self) -> None:
-        self._writing = threading.Lock()  # a fork copies one that its thread may have held
+        self._writing = threading.Lock()  # a fork may have copied a held lock
         threading.Thread(target=self._keep_writing, name="flagkernels-status", daemon=True).start()
 
     def write(self) -> None:
-        """Only where there is something new."""
+        """Write the file if there are new events."""
         with self._writing:
             events = self.source.events()
             if events == self._written:
                 return
             pid = os.getpid()
-            # Not synced: it describes a process, and is gone with the machine.
+            # Not synced: it describes a running process and is worthless after a crash of the machine.
             temporary = self.folder / f".{pid}.json"
             temporary.write_text(json.dumps({"pid": pid, **self.source.snapshot()}, ensure_ascii=False, default=repr))
             temporary.replace(self.folder / f"{pid}.json")
@@ -69,10 +69,10 @@ class ProcessFile:
     def _keep_writing(self) -> None:
         while True:
             time.sleep(WRITE_EVERY_S)
-            with contextlib.suppress(OSError):  # a full disk: tried again, and raised at exit
+            with contextlib.suppress(OSError):  # a full disk: retried here, raised at exit
                 self.write()
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The status files in the folder; none where it does not exist."""
+    """The status files in the folder; none if it does not exist."""
     return sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []

@@ -1,8 +1,8 @@
-"""record: count an engine's calls of operators that FlagGems has, while native kernels do the work.
+"""Record an engine's calls of operators that FlagGems has, while native kernels do the work.
 
 `trace` predicts these calls from a config.json. For a new engine, or an operator that is never called, this shows the
-actual ones: every process counts its aten calls by shape, and whether each was launched or captured in a graph (which
-replays it without a call)."""
+actual calls: every process counts its aten calls by shape, separately for launches and for captures in a CUDA graph
+(which replays them without a call)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from flagkernels.operators.calls import Call, shape_class, spec_of
 __all__ = ["add_arguments", "main", "merged", "start", "table"]
 
 CATALOGUE = "FLAGKERNELS_CATALOGUE"
-MOST = 20_000  # distinct calls that are counted; further ones are ignored
+MOST = 20_000  # distinct calls to count; further ones are ignored
 
 _state: _Calls | None = None
 
 
 class _Calls:
-    """The calls of this process."""
+    """The counters of this process's calls. Implements StatusSource."""
 
     def __init__(self, capturing: Callable[[], bool]) -> None:
         self.capturing = capturing
         self.depth = threading.local()
         self.library: Any = None
-        """torch's Library, whose kernels go when it does."""
+        """torch's Library; its kernels are unregistered when it is freed."""
         self.reset()
 
     def reset(self) -> None:
@@ -50,7 +50,7 @@ class _Calls:
         return self.launched.total() + self.captured.total()
 
     def snapshot(self) -> dict[str, Any]:
-        """`calls`, a row for each call and the way it was made."""
+        """`calls`: a row for each distinct call, launched or captured."""
         rows = [
             {"call": call.to_json(), how: count}
             for how in ("launched", "captured")
@@ -59,7 +59,7 @@ class _Calls:
         return {"calls": rows}
 
     def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
-        """Counts outermost calls only, not those that a kernel makes itself."""
+        """Wrap a native kernel to count its outermost calls, not those that another kernel makes."""
 
         def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             depth = getattr(self.depth, "now", 0)
@@ -78,14 +78,14 @@ class _Calls:
         try:
             given = tuple((name, spec) for name, value in kwargs.items() if (spec := spec_of(value)) is not None)
             call = Call(key, tuple(map(spec_of, args)), given)
-        except TypeError:  # symbolic sizes, while something is compiled: no call of the model's
+        except TypeError:  # symbolic sizes during compilation: not a call of the model
             return
         if call in counts or len(counts) < MOST:
             counts[call] += 1
 
 
 def start() -> None:
-    """Counts from now on, once a process."""
+    """Start counting in this process; later calls do nothing."""
     global _state
     if _state is not None:
         return
@@ -113,24 +113,24 @@ def _catalogue() -> Path | None:
 
 
 def merged(folder: Path) -> dict[Call, tuple[int, int]]:
-    """Launched and captured, by call, over all processes. Raises UsageError where none has written."""
-    found: dict[Call, tuple[int, int]] = {}
+    """(launched, captured) by call, over all processes. Raises UsageError if no process wrote a file."""
+    totals: dict[Call, tuple[int, int]] = {}
     files = files_of(folder)
     for file in files:
         for row in read_json(file)["calls"]:
             call = Call.from_json(row["call"])
-            launched, captured = found.get(call, (0, 0))
-            found[call] = (launched + row.get("launched", 0), captured + row.get("captured", 0))
+            launched, captured = totals.get(call, (0, 0))
+            totals[call] = (launched + row.get("launched", 0), captured + row.get("captured", 0))
     if not files:
-        hint = "start the engine by `python -m flagkernels record --calls FOLDER -- ENGINE …`, and ask it something"
+        hint = "start the engine with `python -m flagkernels record --calls FOLDER -- ENGINE …`, and send it requests"
         raise UsageError(f"no process recorded calls in {folder}", hint=hint)
-    return found
+    return totals
 
 
 def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, traced: Trace | None) -> list[str]:
-    """A line for each operator and shape class, the most launched first; with a trace, whether it has that class."""
+    """A line for each operator and shape class, the most-called first; with a trace, whether it predicted the class."""
     static = traced.static if traced else frozenset[int]()
-    foreseen = _foreseen(traced) if traced else set[tuple[str, str]]()
+    predicted = _predicted(traced) if traced else set[tuple[str, str]]()
     rows: dict[tuple[str, str], list[int]] = {}
     for call, counts in calls.items():
         sums = rows.setdefault((call.overload, shape_class(call, static)), [0, 0])
@@ -139,39 +139,42 @@ def table(calls: dict[Call, tuple[int, int]], known: catalogue.Catalogue, traced
     lines = [
         f"{'operator':<20} {'aten':<22} {'launched':>9} {'captured':>9}  {'traced  ' if traced else ''}shape class"
     ]
-    for (overload, place), (launched, captured) in sorted(rows.items(), key=lambda row: (-sum(row[1]), row[0])):
+    for (overload, shapes), (launched, captured) in sorted(rows.items(), key=lambda row: (-sum(row[1]), row[0])):
         operator = known.operator(overload) or "–"
-        mark = f"{'yes' if (overload, place) in foreseen else 'no':<8}" if traced else ""
-        lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{place}")
+        mark = f"{'yes' if (overload, shapes) in predicted else 'no':<8}" if traced else ""
+        lines.append(f"{operator:<20} {overload:<22} {launched:>9} {captured:>9}  {mark}{shapes}")
     if traced:
         idle = sorted(set(traced.operators) - {known.operator(call.overload) for call in calls})
         lines.append(f"traced, and never called: {', '.join(idle) or 'none'}")
     return lines
 
 
-def _foreseen(found: Trace) -> set[tuple[str, str]]:
-    return {(traced.call.overload, shape_class(traced.call, found.static)) for traced in found.calls}
+def _predicted(trace: Trace) -> set[tuple[str, str]]:
+    return {(traced.call.overload, shape_class(traced.call, trace.static)) for traced in trace.calls}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--calls", type=Path, required=True, help="folder, a file for each process of the engine")
+    parser.add_argument("--calls", type=Path, required=True, help="folder for the recorded calls, a file per process")
     add_option(parser, "--catalogue")
-    add_option(parser, "--trace", required=False, help="say which of the calls this trace.json foresees")
+    add_option(parser, "--trace", required=False, help="show which of the calls this trace.json predicted")
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="-- ENGINE …", help="the engine; without it, what was recorded"
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="-- ENGINE …",
+        help="the engine; without it, print the recorded calls",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Becomes the engine; without one, prints what was recorded."""
-    known = catalogue.load(args.catalogue)  # said before an engine has started
+    """Replace this process with the engine; without one, print the recorded calls."""
+    known = catalogue.load(args.catalogue)  # fails before an engine has started
     if not args.command:
         traced = read_trace(args.trace) if args.trace else None
         print("\n".join(table(merged(args.calls), known, traced)))  # noqa: T201 -- the result
         return 0
     engine = engine_of(args.command)
     make_folder(args.calls)
-    for stale in files_of(args.calls):  # of an engine before this one
+    for stale in files_of(args.calls):  # from an earlier engine
         stale.unlink(missing_ok=True)
     more = {CALLS: str(args.calls.resolve())}
     if args.catalogue:

@@ -1,1 +1,1 @@
-"""Speed against the native kernel, and the choice of operators that follows from it."""
+"""Measure speed against the native kernels, and choose operators accordingly."""

@@ -1,7 +1,7 @@
-"""bench: measure each correct operator at its shape classes against the native kernel and the chip's limits.
+"""Benchmark each correct operator at its shape classes against the native kernel and the roofline.
 
-Both sides run as CUDA graphs over rotating inputs (no launch cost, no help from the cache), in pairs; one process an
-operator, one at a time, since other work on the chip would distort the measurement."""
+Both kernels run as CUDA graphs over rotating inputs (no launch cost, cold cache), in pairs. Each operator runs in a
+separate process, one at a time, since other work on the chip would distort the measurement."""
 
 from __future__ import annotations
 
@@ -38,30 +38,40 @@ from flagkernels.tuning.folder import Layout
 
 __all__ = ["BenchJob", "Figure", "Method", "add_arguments", "bench", "figures_of", "main"]
 
-COLD = 160 << 20  # bytes that rotating inputs fill: about three times the largest L2 (H100: 50 MB)
-PREPARING = 4  # processes at once; one measures, the others start
-SHORTEST = 2e-4  # seconds that one timed replay takes at least, well above the events' resolution
+COLD = 160 << 20  # bytes of rotating inputs: about three times the largest L2 cache (H100: 50 MB)
+PREPARING = 4  # parallel processes; one measures while the others start
+SHORTEST = 2e-4  # minimum seconds of one timed replay, well above the resolution of events
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One operator at one shape class. Times in seconds a call; `ratio` is native over operator, with its interval;
-    `share` and `native_share`: the roofline's least time over the measured one."""
+    """The speed of one operator at one shape class."""
 
     operator: str
     shape_class: str
     call: dict[str, Any]
+    """Call.to_json of the representative call."""
     counts: dict[str, int]
+    """Calls of the class at each point."""
     native: float
+    """Seconds per call of the native kernel, median."""
     candidate: float
+    """Seconds per call of the operator, median."""
     ratio: float
+    """Native over operator, median of the pairs."""
     low: float
+    """Lower end of its 95 % interval."""
     high: float
     bytes: int
+    """Minimum bytes read and written by the call."""
     operations: int
+    """Floating-point operations of its matrix products."""
     floor: float | None = None
+    """Seconds per call at the roofline."""
     share: float | None = None
+    """`floor` over the operator's time."""
     native_share: float | None = None
+    """`floor` over the native kernel's time."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,24 +86,33 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchJob:
+    """The job of measuring one operator, as plain values that can be sent to another process."""
+
     operator: str
     source: str
     device: str
     calls: tuple[tuple[str, dict[str, Any], dict[str, int]], ...]
+    """(shape class, call as JSON, calls at each point)."""
     pairs: int
     seed: int
+    """Of the inputs."""
     memory: int
+    """Limit of host memory, in bytes."""
     configs: int | None
+    """Number of LibTuner candidates to compare; None: all."""
     log: str
+    """File for the process's output."""
     lock: str
+    """Lock file that grants exclusive use of the chip."""
     environment: tuple[tuple[str, str], ...] = ()
+    """Variables set before FlagGems is imported."""
 
 
 def representative(
     found: Trace, operator: str, per_operator: int | None
 ) -> list[tuple[str, TracedCall, dict[str, int]]]:
-    """One call a shape class, the one made most often, with the class's calls at each point. The classes with the most
-    calls come first, and `per_operator` of them are kept."""
+    """The most frequent call of each shape class, with the number of calls of the class at each point; the
+    `per_operator` classes with the most traffic (calls × bytes), most first."""
     chosen = []
     for name, members in found.classes(operator).items():
         fitting = [m for m in members if m.call.nbytes <= LARGEST]
@@ -139,7 +158,7 @@ def run_child(job: BenchJob, pipe: Connection) -> None:
 
 @contextlib.contextmanager
 def _chip(path: str) -> Iterator[None]:
-    """The chip for this process alone: the next ones import and wait while it measures."""
+    """Reserve the chip for this process within the block; the others import and wait meanwhile."""
     with open(path, "w") as stream:  # noqa: PTH123
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -177,7 +196,7 @@ def _measure(
     once = statistics.median(clock.times(clock.graph(passes(1)), 3))
     count = max(1, min(64, round(SHORTEST / max(once, 1e-7))))
     first, second = _pairs(clock, passes(count), implementations, device, job.pairs)
-    found = ratio(first, second)
+    speed = ratio(first, second)
     each = count * sets
     return Figure(
         operator=job.operator,
@@ -186,9 +205,9 @@ def _measure(
         counts=counts,
         native=statistics.median(first) / each,
         candidate=statistics.median(second) / each,
-        ratio=found.median,
-        low=found.low,
-        high=found.high,
+        ratio=speed.median,
+        low=speed.low,
+        high=speed.high,
         bytes=bytes_,
         operations=operations,
     )
@@ -201,9 +220,9 @@ def _pairs(
     device: torch.device,
     pairs: int,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of the native and of the operator's runs, by pair.
+    """Seconds of the native runs and of the operator's runs, by pair.
 
-    Raises NotImplementedError where the dispatcher never calls the operator."""
+    Raises NotImplementedError if the dispatcher never calls the operator."""
     if device.type == "cpu":
         first, second, reached = _paired_eager(clock, run, implementations, device, pairs)
     else:
@@ -224,7 +243,7 @@ def _paired_eager(
     device: torch.device,
     pairs: int,
 ) -> tuple[list[float], list[float], bool]:
-    """Pairs without graphs: the override comes and goes between the runs. And whether it was reached."""
+    """Pairs without graphs, installing and removing the override between runs; and whether it was called."""
     first, second, reached = [], [], False
     for _ in range(pairs):
         first.append(clock.once(run))
@@ -239,7 +258,7 @@ def _ceilings(device: str) -> Ceilings:
 
 
 def measured_ceilings(device: str) -> Ceilings:
-    """Measured in a process of its own: this one must not touch the chip."""
+    """Measure the chip's limits in a child process: this one must not use the chip."""
     with pool.context().Pool(1) as workers:
         return workers.apply(_ceilings, (device,))
 
@@ -249,23 +268,25 @@ class Method:
     """How operators are measured."""
 
     source: str = "flag_gems"
+    """See registry.open_source."""
     device: str = "cuda"
+    """torch's device type."""
     pairs: int = 15
     """Paired measurements of native kernel and operator at each shape class."""
     per_operator: int | None = 24
-    """Shape classes of each operator, the busiest first; None: all."""
+    """Shape classes of each operator, the most-called first; None: all."""
     seconds: float = 300.0
     """Time limit of one operator."""
     configs: int | None = None
-    """LibTuner's candidates that are compared; None: all."""
+    """Number of LibTuner candidates to compare; None: all."""
     environment: Mapping[str, str] | None = None
-    """Set in each process before FlagGems is imported."""
+    """Variables set in each process before FlagGems is imported."""
 
 
 def bench(
     found: Trace, operators: Sequence[str], out: Path, *, ceilings: Ceilings, logs: Path, method: Method
 ) -> list[Figure]:
-    """Measures what `out` does not hold yet; returns all figures of these operators."""
+    """Measure the shape classes missing in `out`; returns all figures of these operators."""
     present = {(figure.operator, figure.shape_class): figure for figure in figures_of(out)}
     jobs = [job for operator in operators if (job := _job(found, operator, method, logs, present))]
     with Progress("bench", total=len(jobs)) as progress:
@@ -296,7 +317,7 @@ def bench(
 def _job(
     found: Trace, operator: str, method: Method, logs: Path, present: Container[tuple[str, str]]
 ) -> BenchJob | None:
-    """The operator's shape classes that are not `present`, as work for one process; None where there are none."""
+    """The job that measures the operator's shape classes that are not `present`; None if there are none."""
     chosen = representative(found, operator, method.per_operator)
     missing = [(name, t.call.to_json(), counts) for name, t, counts in chosen if (operator, name) not in present]
     if not missing:
@@ -323,7 +344,9 @@ def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
 
 
 def figures_of(path: Path) -> Iterable[Figure]:
-    """The figures in a bench file, none where it is missing; rows of failures are left out."""
+    """The figures in a file written by `bench`, without failures; none if it does not exist.
+
+    Raises UsageError if a row is not a figure."""
     for data in read_lines(path):
         if "ratio" in data:
             try:
@@ -337,18 +360,21 @@ def figures_of(path: Path) -> Iterable[Figure]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--trace")
     add_option(parser, "--verdicts")
-    add_option(parser, "--out", help="figures, a JSONL file; a second run does what is missing")
-    parser.add_argument("--ceilings", type=Path, help="write the chip's measured limits here")
+    add_option(parser, "--out", help="figures, a JSONL file; a second run does only what is missing")
+    parser.add_argument("--ceilings", type=Path, help="write the chip's measured bandwidth and rate, JSON")
     add_option(parser, "--device")
     add_option(parser, "--source")
-    add_option(parser, "--operators", help="comma-separated; default: all correct ones")
+    add_option(parser, "--operators", help="comma-separated operators; default: all correct ones")
     add_option(parser, "--tuned")
     parser.add_argument("--pairs", type=at_least(1), default=15, help="paired measurements at each shape class")
     parser.add_argument(
-        "--per-operator", type=at_least(1), default=24, help="shape classes of each operator, the busiest first"
+        "--per-operator",
+        type=at_least(1),
+        default=24,
+        help="shape classes to measure of each operator, the most-called first",
     )
     add_option(parser, "--configs", default=0)
-    add_option(parser, "--seconds", default=300.0, help="time limit of one operator")
+    add_option(parser, "--seconds", default=300.0)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -371,7 +397,7 @@ def main(args: argparse.Namespace) -> int:
         environment=Layout(args.tuned).environment() if args.tuned else None,
     )
     figures = bench(found, operators, args.out, ceilings=ceilings, logs=logs, method=method)
-    args.out.touch()  # also where no class could be measured: the step is done, and the next one reads that
+    args.out.touch()  # create the file even if no class could be measured: `select` reads it
     for figure in sorted(figures, key=lambda f: (f.operator, -f.ratio)):
         print(figure)  # noqa: T201
     return 0

@@ -1,5 +1,7 @@
-"""The chip's limits, measured, and the least time that a call can take under them (Williams, Waterman and Patterson,
-Roofline, CACM 52(4), 2009): the larger of bytes over copy bandwidth and operations over the matrix rate."""
+"""Measure the chip's limits, and compute a call's minimum time under them.
+
+The roofline model (Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009): the larger of bytes over copy
+bandwidth and operations over matrix rate."""
 
 from __future__ import annotations
 
@@ -20,13 +22,16 @@ LOOK_UPS = frozenset(["embedding", "gather", "index", "index_select"])
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """bandwidth: bytes read and written a second by a large copy; rate: operations a second of a large matrix product
-    on random data in `dtype`."""
+    """The measured limits of a chip."""
 
     bandwidth: float
+    """Bytes read and written per second by a large copy."""
     rate: float
+    """Operations per second of a large matrix product on random data."""
     dtype: str
+    """Of the matrix product."""
     device: str
+    """Device name."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -35,9 +40,9 @@ class Ceilings:
 def measure(
     device: torch.device, dtype: torch.dtype = torch.bfloat16, *, bytes_: int = 2 << 30, size: int = 8192
 ) -> Ceilings:
-    """A copy of `bytes_` and a product of two size × size matrices, each the median of 11 after warm-up.
+    """Time a copy of `bytes_` and a product of two size × size matrices, each the median of 11 runs after warm-up.
 
-    On the CPU both are small: its figures serve tests, not cards."""
+    On the CPU both are small, as its figures are used in tests only."""
     if device.type == "cpu":
         bytes_, size = 64 << 20, 512
     clock = Clock(device)
@@ -59,13 +64,13 @@ def _copy_seconds(clock: Clock, bytes_: int) -> float:
 
 
 def work(call: Call, results: tuple[torch.Tensor, ...]) -> tuple[int, int]:
-    """(bytes, operations) that the call cannot do without: each input read once, each result written once, and the
-    multiply-adds of matrix products. Pointwise arithmetic is not counted: it never binds."""
+    """Minimum (bytes, operations) of a call: each input read once, each result written once, and the multiply-adds of
+    matrix products. Pointwise arithmetic is not counted, as it is never the limit."""
     name = base_name(call.overload)
     read = sum(_distinct(spec.shape, spec.stride) * torch_dtype(spec.dtype).itemsize for spec in call.read)
     written = sum(r.numel() * r.element_size() for r in results)
     shapes = [spec.shape for spec in call.read]
-    if name in LOOK_UPS:  # only what is looked up
+    if name in LOOK_UPS:  # only the elements that are looked up
         table, *indices = call.read
         read = (
             sum(spec.nbytes for spec in indices) + sum(r.numel() for r in results) * torch_dtype(table.dtype).itemsize
@@ -85,4 +90,5 @@ def _distinct(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 
 def floor_seconds(ceilings: Ceilings, bytes_: int, operations: int) -> float:
+    """Minimum seconds under the roofline."""
     return max(bytes_ / ceilings.bandwidth, operations / ceilings.rate)

@@ -1,5 +1,7 @@
-"""select: choose the operators to ship. `coverage`: all correct ones. `express`: those that make the served model
-fastest, at the shape classes where they win."""
+"""Choose the operators to ship.
+
+`coverage`: all correct operators. `express`: those that make the served model faster, at the shape classes where
+they win."""
 
 from __future__ import annotations
 
@@ -26,38 +28,41 @@ from flagkernels.tuning.folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
 
-FLOOR = 0.98  # the least that the lower bound of served speed may be against native, at every load
+FLOOR = 0.98  # minimum of the lower confidence bound of served speed over native speed, at every load
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One measurement of the search: what was on, how it served at each load, and what followed. `out`: the operator
-    that it took out."""
+    """One measurement of the search, and the decision that followed."""
 
     operators: tuple[str, ...]
+    """Operators in effect."""
     ratios: Mapping[str, Ratio]
+    """Load → native time over time with the operators."""
     decision: str
     out: str = ""
+    """The operator removed by the decision."""
 
     def to_json(self) -> dict[str, Any]:
-        ratios = {load: asdict(found) for load, found in self.ratios.items()}
+        ratios = {load: asdict(ratio) for load, ratio in self.ratios.items()}
         return {"operators": list(self.operators), "ratios": ratios, "decision": self.decision, "out": self.out}
 
     def __str__(self) -> str:
-        ratios = "  ".join(f"{load} {found}" for load, found in self.ratios.items())
+        ratios = "  ".join(f"{load} {ratio}" for load, ratio in self.ratios.items())
         names = ", ".join(self.operators)
-        fate = f"{self.out} out: {self.decision}" if self.out else self.decision
-        return f"{names if len(names) < 60 else f'{len(self.operators)} operators'}: {ratios}  → {fate}"
+        outcome = f"{self.out} out: {self.decision}" if self.out else self.decision
+        return f"{names if len(names) < 60 else f'{len(self.operators)} operators'}: {ratios}  → {outcome}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The choice and every measurement behind it. `gains`: seconds that each operator saves in one step of
-    a traced point at its winning classes (negative: what it would cost at the others)."""
+    """The choice and every measurement behind it."""
 
     operators: Operators
     steps: tuple[Step, ...] = ()
     gains: Mapping[str, Mapping[str, float]] | None = None
+    """Operator → traced point → seconds saved in one step by its winning classes; negative: the cost of the others,
+    which stay native."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,7 +75,7 @@ class Choice:
 
 
 def coverage(found: Trace, correct: Iterable[str], served: Served | None = None) -> Choice:
-    """All correct operators, at every shape; with `served`, what that costs or gains, which changes nothing."""
+    """All correct operators at every shape. With `served`, the change in speed is measured and reported only."""
     chosen = _operators(found, correct, "coverage")
     if served is None:
         return Choice(operators=chosen)
@@ -93,8 +98,10 @@ def _operators(
 def winning(
     found: Trace, figures: Iterable[Figure], *, margin: float = 0.0
 ) -> tuple[Operators, dict[str, dict[str, float]]]:
-    """The operators that certainly win somewhere: a shape class stays native unless the interval of native/operator
-    lies above 1 + margin; one that was not measured stays native as well."""
+    """The operators that are significantly faster at some shape class, and the gains as in Choice.
+
+    A shape class stays native unless the interval of native/operator lies above 1 + margin, or if it was not
+    measured."""
     wins: dict[str, set[str]] = {}
     gains: dict[str, dict[str, float]] = {}
     for figure in figures:
@@ -114,12 +121,12 @@ def winning(
 def express(
     found: Trace, figures: Sequence[Figure], served: Served, *, floor: float = FLOOR, rounds: int = 12
 ) -> Choice:
-    """Each candidate alone in the served model, then together; the slowest is taken out until the rest holds.
+    """Measure each candidate alone in the served model, then all together, removing the slowest until the rest passes.
 
-    The rule for noise: an operator is dropped when it is certainly slower at some load (its interval lies below one),
-    and the set is accepted when at every load the interval's lower bound is at least `floor`. Where each is slower, as
-    in a small model, the least slow one of those that run at these loads stays if it holds the floor by itself.
-    Raises NothingToDo where no operator wins anywhere, or none may stay."""
+    An operator is dropped if it is significantly slower at some load (its interval lies below one); a set is accepted
+    if at every load the lower end of the interval is at least `floor`. If every operator is slower, as in a small
+    model, the least slow of those that run at these loads is kept if it passes alone.
+    Raises NothingToDo if no operator wins anywhere, or if none passes."""
     candidates, gains = winning(found, figures)
     if not candidates.include:
         raise nobody_wins()
@@ -128,7 +135,7 @@ def express(
         if not kept:
             raise NothingToDo(
                 f"every operator makes the served model slower than {floor:g} of native speed",
-                hint="serve it natively, use --policy coverage, or a lower floor",
+                hint="serve it natively, or use --policy coverage or a lower --floor",
             )
         ratios = served.compare(candidates.only(kept)).ratios
         failing = [load for load, measured in ratios.items() if measured.low < floor]
@@ -139,19 +146,20 @@ def express(
             return Choice(operators=candidates.only(kept), steps=tuple(steps), gains=gains)
         kept = kept[1:]
     raise NothingToDo(
-        f"no set of operators holds {floor} within {rounds} rounds", hint="use --policy coverage, or native"
+        f"no set of operators reaches {floor} of native speed within {rounds} rounds",
+        hint="use --policy coverage, or serve it natively",
     )
 
 
 def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]]:
-    """Each operator by itself, and those that may stay, the slowest first."""
+    """The measurement of each operator alone, and the operators kept, slowest first."""
     steps: list[Step] = []
     ran: set[str] = set()
     for operator in candidates.include:
         measured = served.compare(candidates.only([operator]))
         ratios, ran = measured.ratios, ran | measured.ran
-        slower = [load for load, found in ratios.items() if found.high < 1]
-        faster = any(found.low > 1 for found in ratios.values())
+        slower = [load for load, ratio in ratios.items() if ratio.high < 1]
+        faster = any(ratio.low > 1 for ratio in ratios.values())
         decision = "faster" if faster else "no significant difference"
         if slower:
             decision = f"slower at {', '.join(slower)}"
@@ -159,7 +167,7 @@ def _alone(candidates: Operators, served: Served) -> tuple[list[Step], list[str]
                 decision += ", where all its calls are left to the vendor's kernels"
         steps.append(Step(operators=(operator,), ratios=ratios, decision=decision, out=operator if slower else ""))
     steps.sort(key=lambda step: min(measured.median for measured in step.ratios.values()))
-    running = [at for at, step in enumerate(steps) if step.out in ran]
+    running = [index for index, step in enumerate(steps) if step.out in ran]
     if running and all(step.out for step in steps):
         least = running[-1]
         steps[least] = replace(steps[least], decision=f"the least slow one: {steps[least].decision}", out="")
@@ -178,14 +186,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--out", help="operators.yaml")
     parser.add_argument("--report", type=Path, help="every measurement behind the choice, JSON")
     add_option(
-        parser, "--exclude", default="", help="comma-separated operators to leave out, e.g. what `attribute` named"
+        parser, "--exclude", default="", help="comma-separated operators to leave out, e.g. the culprits of `attribute`"
     )
-    parser.add_argument("--figures", type=Path, help="express: what `bench` wrote")
-    add_option(parser, "--config", help="the model's config.json: serve it (express), or report what coverage costs")
+    parser.add_argument("--figures", type=Path, help="express: figures from `bench`")
+    add_option(parser, "--config", help="the model's config.json, to serve it; with coverage only to report the speed")
     add_option(parser, "--loads")
     add_option(parser, "--layers", help="cut the served model to its first layers")
     add_option(parser, "--floor", default=FLOOR)
-    add_option(parser, "--tuned", help="what `tune` wrote; its database and kernels are used")
+    add_option(parser, "--tuned")
     add_option(parser, "--device")
     add_option(parser, "--source")
 
@@ -210,7 +218,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def described(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """One line an operator: what one step of a traced point gains or costs, the two largest first."""
+    """One line per operator: the gain or cost in one step of a traced point, the two largest first."""
     lines = []
     for operator, points in sorted(gains.items()):
         largest = sorted(points.items(), key=lambda item: -abs(item[1]))[:2]
@@ -219,7 +227,7 @@ def described(gains: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 class _Shown:
-    """A served model that shows each comparison as it is made."""
+    """A served model that reports each comparison as progress."""
 
     def __init__(self, served: Served, progress: Progress) -> None:
         self.served, self.progress = served, progress
@@ -241,12 +249,14 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
             progress.doing(f"native, {found.execution}")
             return coverage(found, correct, _Shown(_served(args, found), progress))
     if args.figures is None or args.config is None:
-        raise UsageError("express needs --figures and --config", hint="run `bench` first; --config is the model's own")
+        raise UsageError(
+            "express needs --figures and --config", hint="run `bench` first; --config is the model's config.json"
+        )
     if not args.figures.exists():
         raise UsageError(f"cannot read {args.figures}", why="the file does not exist", hint="run `bench` first")
     figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
     winners, _ = winning(found, figures)
-    if not winners.include:  # before the model is loaded to serve nothing
+    if not winners.include:  # fail before the model is built
         raise nobody_wins()
     with Progress("select", total=len(winners.include) + 1) as progress:
         progress.doing(f"native, {found.execution}")
@@ -254,7 +264,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
 
 
 def _served(args: argparse.Namespace, found: Trace) -> Served:
-    """The model of the command line, on its chip."""
+    """The model named on the command line, on its chip."""
     from flagkernels.measure.served import ServedModel
     from flagkernels.model import architecture
     from flagkernels.operators.registry import device_here, open_source

@@ -1,11 +1,11 @@
-"""The served model on one chip, step by step as an engine runs it: random weights in the real shapes, fused
-projections; the layers compiled and under a CUDA graph, then logits and sampling as they are written, whose launches
-the host makes while the graph runs.
+"""Simulate serving a model on one chip, step by step as an engine does.
 
-Speed does not depend on the weights' values, so neither a download nor an engine is needed to decide which operators
-serve fastest. Loads are decode batches (what concurrency becomes in an engine) and one prefill. Steps follow each other
-as in an engine that schedules ahead: while the chip is at one, the host is at the next, and the longer of both counts.
-The engine's own host work in a step (scheduling, inputs, outputs) is modelled by a wait of that length."""
+The model has random weights in the real shapes, and fused projections. The layers run compiled and under a CUDA graph;
+logits and sampling run eagerly, launched by the host while the graph runs. Speed does not depend on the weights'
+values, so neither a download nor an engine is needed to find the operators that serve fastest. Loads are decode batches
+(the effect of concurrency in an engine) and one prefill. Steps overlap as in an engine that schedules ahead: while the
+chip executes one, the host prepares the next, and the longer of the two determines the time. The engine's own host work
+in a step (scheduling, inputs, outputs) is modelled by a wait."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ __all__ = ["Measured", "Served", "ServedModel"]
 WARM = 3
 """Steps before a graph is captured: the first ones compile, tune and allocate."""
 STEPS = 4
-"""In a row, so that the host can be ahead of the chip or behind it."""
+"""Consecutive steps per measurement, so that the host can run ahead of the chip or fall behind."""
 MOST, SECONDS = 5, 2.0
-"""Short steps vary more and cost less: up to five times as many pairs, while a load has taken less than two seconds."""
+"""Short steps vary more: up to five times as many pairs are taken until a load has used two seconds."""
 ENGINE_S = 1.5e-3
-"""Seconds of an engine's own work on the host in each step. vLLM 0.22.1 beside an H100 takes 1.7 ms and more for a step
-of SmolLM2-135M, whose weights are read in a tenth of one (docs/proofs/h100/engine.md)."""
+"""Seconds of an engine's host work in each step. vLLM 0.22.1 on an H100 host takes at least 1.7 ms for a step of
+SmolLM2-135M, whose weights the chip reads in 0.1 ms (docs/proofs/h100/engine.md)."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`ratios`: native time over time with the operators, by load: above one, the operators serve faster. `ran`: the
-    operators that did not leave every call of every load to the vendor's kernels."""
+    """The speed of a choice of operators against native."""
 
     ratios: Mapping[str, Ratio]
+    """Load → native time over time with the operators; above one, the operators are faster."""
     ran: frozenset[str]
+    """Operators that ran at some load, rather than leaving all calls to the vendor's kernels."""
 
 
 class Served(Protocol):
@@ -57,8 +58,11 @@ class Served(Protocol):
 
 
 class ServedModel:
-    """`execution`: one of compiled.EXECUTIONS; `requests`: one of sampling.REQUESTS. Raises torch.OutOfMemoryError
-    where the model does not fit; cut it with `layers`. Raises ChipFault where torch cannot compile it."""
+    """A model on one device, with its native steps prepared for every load.
+
+    `execution`: one of inductor.EXECUTIONS; `requests`: one of sampling.REQUESTS; `pairs`: measurements per load;
+    `engine_s`: seconds of the engine's host work per step. Raises torch.OutOfMemoryError if the model does not fit (cut
+    it with `layers`), ChipFault if torch cannot compile it."""
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class ServedModel:
             self.native = {name: self._ready(step) for name, step in self.steps.items()}
 
     def _compile(self) -> None:
-        """One compilation serves several batches, as engines have it."""
+        """Compile the layers, with one compilation for several batch sizes where possible, as in engines."""
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(self.loads))
@@ -99,15 +103,15 @@ class ServedModel:
                 step()
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # the compiler, or the compiler of its host code, fails in many ways
+        except Exception as error:  # Inductor, or the compiler of its host code, fails in many ways
             raise ChipFault(
                 f"torch.compile cannot compile the layers of this {self.model.config.model_type}",
                 why=f"{type(error).__name__}: {error}".splitlines()[0][:300],
-                hint="say how the engine runs it: --execution captured, or eager",
+                hint="use --execution captured or eager, according to how the engine runs it",
             ) from error
 
     def _step(self, load: Point) -> Callable[[], Any]:
-        """One step of a load, from the tokens to the next ones, the same each time it is called."""
+        """One step of a load, from tokens to the next tokens; every call repeats the same step."""
         from transformers import StaticCache
 
         model, config = self.model, self.model.config
@@ -115,12 +119,12 @@ class ServedModel:
         temperature = temperatures(load.batch, self.device, self.requests)
         rows = self.last.take(load.batch, load.length if load.phase == "prefill" else 1, self.device)
 
-        def ended(**given: Any) -> Any:
+        def run(**inputs: Any) -> Any:
             self.last.rows = rows
-            return sample(model(**given).logits.flatten(0, -2), temperature)
+            return sample(model(**inputs).logits.flatten(0, -2), temperature)
 
         if load.phase == "prefill":
-            return lambda: ended(input_ids=ids, use_cache=False)
+            return lambda: run(input_ids=ids, use_cache=False)
         cache = StaticCache(config=config, max_cache_len=load.length + 16)
         given = {architecture.cache_name(model): cache}
         model(input_ids=ids, **given)
@@ -137,13 +141,13 @@ class ServedModel:
 
         def step() -> Any:
             with self.layers.after(rewind):
-                return ended(input_ids=token, position_ids=position, **given)
+                return run(input_ids=token, position_ids=position, **given)
 
         return step
 
     def _ready(self, step: Callable[[], Any]) -> Callable[[], Any]:
-        """The step with its layers as the replay of a graph, with whatever operators are on now; the step itself where
-        there are no graphs, or the engine has none."""
+        """The step with its layers captured in a graph, with the operators currently installed; the unchanged step if
+        the device or the engine does not use graphs."""
         if self.device.type == "cpu" or self.execution == "eager":
             return step
         for _ in range(WARM):
@@ -157,22 +161,23 @@ class ServedModel:
         return replayed
 
     def compare(self, chosen: Operators) -> Measured:
-        """Each load with the operators on against the same load without, in pairs."""
-        found: dict[str, Ratio] = {}
+        """Measure each load with the operators against the same load without them, in pairs."""
+        ratios: dict[str, Ratio] = {}
         ran: set[str] = set()
         with torch.inference_mode():
             for name, step in self.steps.items():
                 with installed(self.source, chosen, self.device) as calls:
                     candidate = self._ready(step)
                     candidate()
-                found[name] = self._paired(self.native[name], candidate, chosen)
+                ratios[name] = self._paired(self.native[name], candidate, chosen)
                 ran |= {operator for operator, count in calls.items() if count}
                 del candidate
-        return Measured(found, frozenset(ran))
+        return Measured(ratios, frozenset(ran))
 
     def _paired(self, native: Callable[[], Any], candidate: Callable[[], Any], chosen: Operators) -> Ratio:
-        """The operators come and go between the runs, since logits and sampling call them each time. Putting them
-        in place is not timed, and neither is the first call after it, at which each call's shape class is looked up."""
+        """Time native and candidate steps in turns. The operators are installed for each candidate run, since logits
+        and sampling call them outside the graph. Neither the installation nor the first step after it, in which shape
+        classes are looked up, is timed."""
         times: tuple[list[float], list[float]] = ([], [])
         began = time.monotonic()
         for index in range(MOST * self.pairs):
@@ -187,7 +192,7 @@ class ServedModel:
 
 
 class _Layers:
-    """The part of the model that engines compile and capture, and what takes its place."""
+    """The part of the model that engines compile and capture, with a replaceable forward."""
 
     def __init__(self, module: nn.Module) -> None:
         self.run: Callable[..., Any] = module.forward
@@ -210,7 +215,7 @@ class _Layers:
 
     @contextlib.contextmanager
     def after(self, before: Callable[[], None]) -> Iterator[None]:
-        """The layers run after `before`, which is captured with them."""
+        """Within the block, call `before` ahead of the layers; it is captured with them."""
         self.before = before
         try:
             yield
@@ -218,13 +223,15 @@ class _Layers:
             self.before = _nothing
 
     def captured(self, clock: Clock) -> tuple[Callable[[], Any], Any]:
-        """A graph of the layers' last run, and the result that each replay writes again."""
+        """The replay of a graph of the layers' last run, and the result that each replay overwrites."""
         results: list[Any] = []
         replay = clock.graph(lambda: results.append(self.last()), warm=WARM)
         return replay, results[-1]
 
     @contextlib.contextmanager
     def replaced(self, replay: Callable[[], Any], result: Any) -> Iterator[None]:
+        """Within the block, replay the graph instead of running the layers."""
+
         def instead() -> Any:
             replay()
             return result
@@ -241,7 +248,7 @@ def _nothing() -> None:
 
 
 def _lengths(cache: Any) -> list[tuple[Any, Any]]:
-    """How far each layer of a static cache is filled: a tensor or a number, by the version of transformers."""
+    """The filled length of each layer of a static cache: a tensor or a number, depending on transformers' version."""
     layers = [layer for layer in cache.layers if hasattr(layer, "cumulative_length")]
     return [(layer, _copy(layer.cumulative_length)) for layer in layers]
 

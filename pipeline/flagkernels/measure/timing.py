@@ -1,4 +1,4 @@
-"""Time on a chip by device events, CUDA graphs and pairs, and the interval of a paired ratio."""
+"""Time work on a chip with device events, CUDA graphs and pairs, and compute the interval of a paired ratio."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ class Ratio:
     low: float
     high: float
     pairs: int
+    """Number of pairs."""
 
     def __str__(self) -> str:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def ratio(native: Sequence[float], other: Sequence[float]) -> Ratio:
-    """native / other: above one, the other is faster. The samples are pairs, taken one after the other, so that what
-    slows the machine down slows both. The interval is between order statistics of the ratios (sign test; Conover,
-    Practical Nonparametric Statistics, 3rd ed., §3.2), and with fewer than six pairs spans all of them."""
+    """native / other: above one, the other is faster.
+
+    The samples are pairs taken right after one another, so that slow phases of the machine affect both. The interval is
+    between order statistics of the ratios (sign test; Conover, Practical Nonparametric Statistics, 3rd ed., §3.2); with
+    fewer than six pairs it spans all of them."""
     ratios = sorted(n / o for n, o in zip(native, other, strict=True))
     count = len(ratios)
     rank = 0
@@ -41,7 +44,7 @@ def ratio(native: Sequence[float], other: Sequence[float]) -> Ratio:
 
 
 class Clock:
-    """Times work on one device: by events where the device has them, by the host's clock on the CPU."""
+    """Times work on one device: with device events, or with the host's clock on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -66,30 +69,31 @@ class Clock:
         return float(start.elapsed_time(end)) / 1e3
 
     def times(self, run: Callable[[], Any], count: int, warm: int = 3) -> list[float]:
+        """Seconds of each of `count` runs, after `warm` untimed ones."""
         for _ in range(warm):
             run()
         self.sync()
         return [self.once(run) for _ in range(count)]
 
     def in_a_row(self, run: Callable[[], Any], count: int, *, host_s: float) -> float:
-        """Seconds of one of `count` runs, before each of which the host is at other work for `host_s`; of one run alone
-        where there is no device that works meanwhile."""
+        """Mean seconds of `count` consecutive runs, before each of which the host is busy for `host_s` seconds. On the
+        CPU, which has no asynchronous device, seconds of a single run."""
         self.sync()
         if self.module is None:
             return self.once(run)
         began = time.perf_counter()
         for _ in range(count):
             until = time.perf_counter() + host_s
-            while time.perf_counter() < until:  # a sleep is too coarse
+            while time.perf_counter() < until:  # sleep is too coarse
                 pass
             run()
         self.sync()
         return (time.perf_counter() - began) / count
 
     def graph(self, run: Callable[[], Any], warm: int = 2) -> Callable[[], Any]:
-        """The run as a replay of a captured graph, where the device can; the run itself otherwise.
+        """Capture the run in a graph and return its replay; the run itself if the device has no graphs.
 
-        Raises what `run` raises; a run that cannot be captured (it synchronises) raises RuntimeError."""
+        Raises what `run` raises; RuntimeError if it cannot be captured because it synchronises."""
         if self.module is None or not hasattr(self.module, "CUDAGraph"):
             return run
         stream = self.module.Stream()
@@ -109,7 +113,7 @@ class Clock:
 def paired(
     clock: Clock, native: Callable[[], Any], other: Callable[[], Any], *, pairs: int
 ) -> tuple[list[float], list[float]]:
-    """`pairs` times one run of each, in the order AB BA AB …, so that a drift favours neither."""
+    """Time `pairs` runs of each, in the order AB BA AB …, so that drift favours neither."""
     for run in (native, other):
         clock.times(run, 1)
     first: list[float] = []

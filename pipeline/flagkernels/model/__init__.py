@@ -1,1 +1,1 @@
-"""The model without its weights: architecture, traced calls, sampling and likelihoods."""
+"""Models built from config.json: architecture, traced calls, sampling and log-probabilities."""

@@ -40,13 +40,13 @@ FUSED = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A transformers config and the digest of the file that it came from.
-
-    Of a model that sees as well, the config of its language model; the whole one where transformers cannot build the
-    language model by itself (Qwen2.5-VL)."""
+    """A transformers config and the digest of its file."""
 
     config: Any
+    """For a multimodal model, the config of its language model; the complete config if transformers cannot build the
+    language model alone (Qwen2.5-VL)."""
     sha256: str
+    """Of config.json."""
 
     @property
     def name(self) -> str:
@@ -54,64 +54,65 @@ class Architecture:
 
 
 def read_config(path: Path) -> Architecture:
-    """Raises UsageError for a file that is not a model's config.json, or whose architecture transformers lacks."""
+    """Read a model's config.json. Raises UsageError if it is not one, or if transformers lacks its architecture."""
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         data = path.read_bytes()
-        found = json.loads(data)
+        raw = json.loads(data)
     except OSError as error:
         raise UsageError(f"cannot read {path}", why=str(error), hint="give the model's config.json") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON", why=str(error), hint="give the model's config.json") from error
-    kind = found.get("model_type") if isinstance(found, dict) else None
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
     if not isinstance(kind, str):
-        hint = "give the model's own"
+        hint = "give the config.json that comes with the model's weights"
         raise UsageError(f"{path} is not a model's config.json", why="it has no model_type", hint=hint)
     if kind not in transformers.CONFIG_MAPPING:
-        own = "; it brings code of its own (auto_map), which is not run" if "auto_map" in found else ""
+        own = "; the model ships custom code (auto_map), which is not run" if "auto_map" in raw else ""
         raise UsageError(
             f"transformers {transformers.__version__} does not know the architecture {kind!r}",
-            why=(did_you_mean(kind, transformers.CONFIG_MAPPING) or "nor any of a similar name") + own,
-            hint="correct model_type, or install a transformers that has it",
+            why=(did_you_mean(kind, transformers.CONFIG_MAPPING) or "no known name is similar") + own,
+            hint="correct model_type, or install a version of transformers that has it",
         )
-    values = {key: value for key, value in found.items() if key != "model_type"}
+    values = {key: value for key, value in raw.items() if key != "model_type"}
     try:
         config = _language(transformers.AutoConfig.for_model(kind, **values))
     except Exception as error:  # transformers validates with exceptions of many kinds
         raise UsageError(
-            f"transformers refuses {path}", why=str(error), hint="compare it with the model's own"
+            f"transformers rejects {path}", why=str(error), hint="compare it with the model's published config.json"
         ) from error
     return Architecture(config, hashlib.sha256(data).hexdigest())
 
 
 def _language(whole: Any) -> Any:
-    """What is built of a model: its language model where transformers can build that alone."""
+    """The config to build: that of the language model if transformers can build it alone, else the complete one."""
     import transformers
 
     text = whole.get_text_config()
     if type(text) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return whole
     if text is not whole and dtype_named(text) is None:
-        text.dtype = dtype_named(whole)  # a nested config often leaves it to the outer one
+        text.dtype = dtype_named(whole)  # nested configs often omit the dtype
     return text
 
 
 def text_of(config: Any) -> Any:
-    """The part of a config that has the language model's sizes."""
+    """The part of a config that holds the language model's sizes."""
     text = config.get_text_config()
     return text if hasattr(text, "num_hidden_layers") else config
 
 
 def dtype_named(config: Any) -> torch.dtype | None:
+    """The dtype in the config; None if it names none."""
     named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-    found = getattr(torch, named, None) if isinstance(named, str) else named
-    return found if isinstance(found, torch.dtype) else None
+    dtype = getattr(torch, named, None) if isinstance(named, str) else named
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def dtype_of(config: Any) -> torch.dtype:
-    """The dtype that the weights are stored in; bfloat16 where the config does not say."""
+    """The dtype of the stored weights; bfloat16 if the config names none."""
     return dtype_named(config) or torch.bfloat16
 
 
@@ -123,9 +124,9 @@ def build(
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The model in eval mode with random weights (none on `meta`); `layers` cuts it short.
+    """Build the model in eval mode with random weights (none on `meta`), cut to its first `layers`.
 
-    Raises UsageError where it is not a language model, or its config contradicts itself."""
+    Raises UsageError if it is not a language model, or if its config is inconsistent."""
     config = copy.deepcopy(architecture.config)
     make = _maker(architecture)
     if layers is not None:
@@ -136,13 +137,13 @@ def build(
             if device != "meta":
                 stack.enter_context(_cheap_init())
             model: nn.Module = make(config, dtype=dtype or dtype_of(config)).eval()
-    except Exception as error:  # what a config leads to is found by building it, with exceptions of many kinds
+    except Exception as error:  # an inconsistent config raises exceptions of many kinds
         if device != "meta" or meta_cannot(error):
             raise
         raise UsageError(
             f"transformers cannot build this {architecture.name}",
             why=f"{type(error).__name__}: {error}".splitlines()[0],
-            hint="compare its config.json with the model's own",
+            hint="compare config.json with the one published with the model",
         ) from error
     if device != "meta":
         _randomise(model)
@@ -150,7 +151,7 @@ def build(
 
 
 def _maker(architecture: Architecture) -> Any:
-    """transformers' constructor of the language model, or of the model that also sees and has one inside."""
+    """transformers' constructor for a causal language model, or for a multimodal model that contains one."""
     import transformers
 
     kind = type(architecture.config)
@@ -160,30 +161,31 @@ def _maker(architecture: Architecture) -> Any:
         return transformers.AutoModelForImageTextToText.from_config
     raise UsageError(
         f"{architecture.name} is not a causal language model",
-        why="transformers has none for it: it may be an encoder, or an encoder with a decoder",
+        why="transformers has no causal language model for it: it may be an encoder, or an encoder-decoder",
         hint="give the config.json of a model that completes text",
     )
 
 
 def decoder(model: Any) -> nn.Module:
-    """The layers without the logits: what engines compile and capture. The whole model where it is not parted so."""
-    found: nn.Module = model.get_decoder()
-    return found
+    """The layers without the logits, which engines compile and capture; the complete model if it has no such part."""
+    layers: nn.Module = model.get_decoder()
+    return layers
 
 
 def cache_name(model: Any) -> str:
-    """What this transformers calls a model's cache, as an argument and in its output; the old name goes with 5.40."""
+    """The name of the cache argument and output in this transformers; the old name is removed in 5.40."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def meta_cannot(error: Exception) -> bool:
-    """Operators whose result depends on values have no meta kernel, and items of meta tensors cannot be read."""
+    """True if `error` means that the meta device cannot run the model: an operator whose result depends on values has
+    no meta kernel, and items of meta tensors cannot be read."""
     return isinstance(error, NotImplementedError) or "meta tensor" in str(error).lower()
 
 
 @contextlib.contextmanager
 def _cheap_init() -> Any:
-    """transformers' own initialisation is slow for billions of weights; `_randomise` does it once, on the device."""
+    """Skip transformers' initialisation, slow for billions of weights; `_randomise` replaces it, on the device."""
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
@@ -191,7 +193,7 @@ def _cheap_init() -> Any:
 
 
 def _cut(config: Any, layers: int) -> None:
-    """To the first layers, and as many more as it takes to have one of each kind (attention, sliding, linear …)."""
+    """Keep the first layers, and as many more as needed to have one of each kind (attention, sliding, linear …)."""
     kinds = list(getattr(config, "layer_types", None) or ())
     layers = max([layers, *(kinds.index(kind) + 1 for kind in set(kinds))])
     config.num_hidden_layers = min(layers, config.num_hidden_layers)
@@ -201,7 +203,7 @@ def _cut(config: Any, layers: int) -> None:
 
 @torch.no_grad()
 def _randomise(model: nn.Module) -> None:
-    """Weights of the usual spread: σ = 0.02, norms near one (Gemma's norms add one, so near zero is as good)."""
+    """Fill in weights with the usual spread: σ = 0.02, norms near one (Gemma's norms add one; that is harmless)."""
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             parameter.normal_(0.0, 0.02).add_(0.0 if name.endswith("bias") else 1.0)
@@ -210,7 +212,7 @@ def _randomise(model: nn.Module) -> None:
 
 
 def static_sizes(model: nn.Module) -> frozenset[int]:
-    """The sizes that the model fixes, whatever the request: those of its weights and the dimensions in its config."""
+    """Sizes that do not depend on the request: those of the weights, and the dimensions in the config."""
     weights = (*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name.endswith("weight")))
     sizes = {size for weight in weights for size in weight.shape}
     config = text_of(model.config)
@@ -222,7 +224,7 @@ def static_sizes(model: nn.Module) -> frozenset[int]:
 
 
 class _Shared:
-    """One fused projection and the parts that read slices of its result."""
+    """A fused projection, whose parts read slices of its result."""
 
     def __init__(self, parts: list[nn.Linear]) -> None:
         self.widths = [part.out_features for part in parts]
@@ -251,9 +253,9 @@ class _Part(nn.Module):
 
 
 def fuse_projections(model: nn.Module) -> int:
-    """Replaces sibling projections by one matrix product each, as serving engines do. Returns how many were fused.
+    """Fuse sibling projections into one matrix product each, as serving engines do. Returns the number of groups.
 
-    The parts of one group read the same input in every transformers model: that is what makes engines fuse them."""
+    The projections of a group read the same input in every transformers model, so fusing them is safe."""
     fused = 0
     for parent in list(model.modules()):
         for names in FUSED:
@@ -266,6 +268,6 @@ def fuse_projections(model: nn.Module) -> int:
                 setattr(parent, name, _Part(shared, index))
             fused += 1
     head: Any = model.get_output_embeddings()  # type: ignore[operator,unused-ignore]
-    if head is not None:  # engines gather the last positions, so that logits are one plain matrix product
+    if head is not None:  # engines gather the last positions, so the logits are a single contiguous matrix product
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     return fused

@@ -1,4 +1,4 @@
-"""Teacher-forced log-probabilities of a fixed text, in prefill and, for its end, in decode steps."""
+"""Compute teacher-forced log-probabilities of a fixed text, in prefill and in decode steps."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from flagkernels.operators.registry import Source, device_here, open_source
 __all__ = ["ModelAnswers", "log_probabilities"]
 
 POSITIONS = 32  # rows of one product with the vocabulary
-DECODED = 24  # tokens at the text's end that go through decode steps, whose shapes have other kernels
-BATCH = 8  # parts of the text that are decoded together, as an engine batches requests
-BATCHED = 16  # tokens of each part that are
+DECODED = 24  # tokens at the end of the text computed by decode steps, whose shapes use other kernels
+BATCH = 8  # parts of the text decoded together, as an engine batches requests
+BATCHED = 16  # tokens of each part computed by decode steps
 
 
 def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Natural logarithms, float32, of tokens given their predecessors. ids: (1, n).
+    """Natural log-probabilities, float32, of tokens given their predecessors. ids: (1, n).
 
-    Tokens 1 … n−1 by one prefill; the last DECODED again by decode steps; and, where n allows, the last BATCHED of
-    each of BATCH parts by decode steps of all parts at once."""
+    Tokens 1 … n−1 from one prefill; the last DECODED again from decode steps; and, if n is large enough, the last
+    BATCHED of each of BATCH parts from decode steps of all parts at once."""
     count = ids.shape[1]
     with torch.inference_mode():
-        found = [_picked(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])]
-        found.append(_decoded(model, ids, min(DECODED, count // 2)))
+        values = [_picked(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])]
+        values.append(_decoded(model, ids, min(DECODED, count // 2)))
         if (length := count // BATCH) >= 2 * BATCHED:
-            found.append(_decoded(model, ids[0, : BATCH * length].view(BATCH, length), BATCHED))
-    return torch.cat(found)
+            values.append(_decoded(model, ids[0, : BATCH * length].view(BATCH, length), BATCHED))
+    return torch.cat(values)
 
 
 def _decoded(model: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
-    """The last steps − 1 tokens of each row, after a prefill of those before."""
+    """Log-probabilities of the last steps − 1 tokens of each row, by decode steps after a prefill of the others."""
     start = ids.shape[1] - steps
     name = architecture.cache_name(model)
     cache = {name: getattr(model(input_ids=ids[:, :start], use_cache=True), name)}
@@ -52,14 +52,14 @@ def _decoded(model: Any, ids: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def _picked(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """logits: (batch, m, vocabulary); targets: (batch, m)."""
+    """Log-probabilities of the targets. logits: (batch, m, vocabulary); targets: (batch, m)."""
     rows = torch.split(logits.flatten(0, 1), POSITIONS)
     columns = torch.split(targets.reshape(-1, 1), POSITIONS)
     return torch.cat([x.float().log_softmax(-1).gather(-1, at) for x, at in zip(rows, columns, strict=True)])[:, 0]
 
 
 class ModelAnswers:
-    """A transformers model on one device; the float32 reference is a copy of it, dropped after use."""
+    """Log-probabilities from a transformers model on one device. The float32 reference is a temporary copy of it."""
 
     def __init__(self, model: nn.Module, ids: torch.Tensor, source: Source, chosen: Operators) -> None:
         self.model, self.ids, self.source, self.chosen = model, ids, source, chosen
@@ -67,7 +67,9 @@ class ModelAnswers:
 
     @classmethod
     def open(cls, args: argparse.Namespace, chosen: Operators) -> ModelAnswers:
-        """From the command line: real weights, or random ones in the shapes of a config.json."""
+        """Build from command-line options: real weights, or random ones in the shapes of a config.json.
+
+        Raises UsageError if the model or the text cannot be used, ChipFault if the device is not available."""
         device = device_here(args.device)
         if args.weights is not None:
             model, vocabulary, encode = _pretrained(args.weights, device)
@@ -81,11 +83,11 @@ class ModelAnswers:
             generator = torch.Generator().manual_seed(0)
             ids = torch.randint(0, vocabulary, (1, args.tokens), generator=generator)
         elif encode is None:
-            raise UsageError("--text needs the tokenizer that --weights brings", hint="leave --text out")
+            raise UsageError("--text needs the tokenizer in --weights", hint="leave --text out, or give --weights")
         else:
             ids = encode(args.text.read_text(encoding="utf-8"))[:, : args.tokens]
         if ids.shape[1] < 32:
-            raise UsageError(f"the text has {ids.shape[1]} tokens", hint="give at least 32, a few hundred are better")
+            raise UsageError(f"the text has {ids.shape[1]} tokens", hint="give at least 32, better a few hundred")
         return cls(model, ids.to(device), open_source(args.source), chosen)
 
     def native(self) -> list[float]:
@@ -99,9 +101,7 @@ class ModelAnswers:
     def with_operators(self, names: frozenset[str]) -> list[float]:
         compiled = architecture.decoder(self.model) if self.chosen.execution == "compiled" else None
         with installed(self.source, self.chosen.only(names), self.device, compiled):
-            found = log_probabilities(self.model, self.ids)
-            values: list[float] = found.tolist()
-        return values
+            return self._values(self.model)
 
     def alive(self) -> bool:
         """False once the device context is lost, as after an illegal access."""
@@ -116,7 +116,7 @@ class ModelAnswers:
 
 
 class _FewPositions(nn.Module):
-    """Logits of a few positions at a time: engines never ask for all, and their shapes are the ones that were tuned."""
+    """A head that computes a few positions at a time, in the shapes that engines use and tuning covered."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -144,7 +144,8 @@ def _pretrained(folder: Path, device: torch.device) -> tuple[nn.Module, int, Cal
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no model", why=str(error).splitlines()[0], hint="give its folder") from error
+        hint = "give the folder with config.json, weights and tokenizer"
+        raise UsageError(f"no model found in {folder}", why=str(error).splitlines()[0], hint=hint) from error
     return (
         model.to(device).eval(),
         int(model.config.vocab_size),

@@ -1,4 +1,4 @@
-"""Record the aten calls of a model that runs on the meta device, by the names under which FlagGems registers them."""
+"""Record the aten calls of a model on the meta device, under FlagGems' registration keys."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Recorder", "recording", "unrecorded"]
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore]
-    """Counts every call that the catalogue has an operator for. While `compiled()` is true, the calls are those that
-    are left of them when the engine has compiled this part of the model."""
+    """Count the calls for which the catalogue has an operator. While `compiled()` is true, count only the calls that
+    remain after an engine compiles this part of the model."""
 
     def __init__(self, known: Catalogue, compiled: Callable[[], bool] = lambda: False) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
@@ -62,7 +62,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call,unused-ignore
 
 @contextlib.contextmanager
 def recording(known: Catalogue, compiled: nn.Module | None = None) -> Iterator[Recorder]:
-    """`compiled` is the part of the model that the engine compiles; None where it compiles nothing."""
+    """Record calls in the `with` block. `compiled`: the part of the model that the engine compiles, None if none."""
     with contextlib.ExitStack() as stack:
         inside = (lambda: False) if compiled is None else stack.enter_context(running(compiled))
         yield stack.enter_context(Recorder(known, inside))
@@ -70,6 +70,6 @@ def recording(known: Catalogue, compiled: nn.Module | None = None) -> Iterator[R
 
 @contextlib.contextmanager
 def unrecorded() -> Iterator[None]:
-    """The same decompositions, so that attention over a long prefix stays one cheap call."""
+    """Apply the same decompositions without counting, so that attention over a long prefix stays one cheap call."""
     with Recorder(Catalogue("", {})):
         yield

@@ -1,9 +1,9 @@
-"""The end of an engine's step: from the layers' result to a token of each request.
+"""Sample one token per request at the end of an engine's step.
 
-Engines call it as it is written, neither compiled nor under a graph, so that each operator costs its launch. The steps
-are those of vLLM's V1 runner and sampler (vllm/v1/worker/gpu_model_runner.py, vllm/v1/sample/sampler.py and
-ops/topk_topp_sampler.py, 0.22.1), without top-k and top-p, which the engine has kernels of its own for. `record` shows
-what an engine calls here."""
+Engines run this part eagerly, neither compiled nor under a CUDA graph, so each operator costs a launch. The code
+follows vLLM's V1 runner and sampler (vllm/v1/worker/gpu_model_runner.py, vllm/v1/sample/sampler.py and
+ops/topk_topp_sampler.py, 0.22.1) without top-k and top-p, for which vLLM has its own kernels. `record` shows what an
+engine calls here."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 __all__ = ["REQUESTS", "LastPositions", "sample", "temperatures"]
 
 REQUESTS = ("mixed", "greedy")
-"""Requests of users: half of a batch greedy and half with a temperature; or greedy alone, where nothing is drawn."""
+"""Sampling of a batch's requests: half greedy and half with a temperature, or all greedy."""
 
-GREEDY = 1e-5  # a temperature below it asks for the most likely token
+GREEDY = 1e-5  # a temperature below this selects the most likely token
 
 
 class LastPositions:
-    """Hands a model's head the last position of each request alone, picked by its index among all tokens."""
+    """Restrict a model's head to the last position of each request."""
 
     def __init__(self, model: Any) -> None:
         self.rows: torch.Tensor | None = None
@@ -29,8 +29,8 @@ class LastPositions:
             head.register_forward_pre_hook(self._pick)
 
     def take(self, requests: int, tokens: int, device: torch.device | str) -> torch.Tensor:
-        """From now on, of that many requests of that many tokens each. The indices, (requests,) int32, can be set again
-        as `rows`."""
+        """Select the last of `tokens` positions of each request from now on. Returns the indices, (requests,) int32,
+        which can be restored by assigning them to `rows`."""
         self.rows = torch.arange(1, requests + 1, dtype=torch.int32, device=device) * tokens - 1
         return self.rows
 
@@ -41,15 +41,16 @@ class LastPositions:
 
 
 def temperatures(requests: int, device: torch.device | str, asked: str = "mixed") -> torch.Tensor | None:
-    """(requests,) float32; none where all are greedy. `asked`: one of REQUESTS."""
+    """Temperatures, (requests,) float32; None if all requests are greedy. `asked`: one of REQUESTS."""
     if asked == "greedy":
         return None
     return (torch.arange(requests, device=device) % 2).to(torch.float32)
 
 
 def sample(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:
-    """logits: (requests, vocabulary) in the model's dtype; temperature: (requests,), none where all are greedy. The
-    tokens, int32."""
+    """Sample a token per request; returns (requests,) int32.
+
+    logits: (requests, vocabulary) in the model's dtype; temperature: (requests,), None if all are greedy."""
     logits = logits.to(torch.float32)
     likeliest = logits.argmax(dim=-1)
     if temperature is None:

@@ -1,10 +1,10 @@
-"""trace: list the aten calls of a model (shapes, strides, dtypes, counts) from its config.json alone.
+"""List the aten calls of a model (shapes, strides, dtypes, counts) from its config.json alone.
 
 The model runs on the meta device under a dispatch mode. Composite operators (`linear`, `matmul`, `rms_norm`) reach the
-mode undecomposed, since `inference_mode` keeps the autograd keys out: one that FlagGems registers is recorded as it is,
-as the dispatcher would stop there; any other one is decomposed, so that `mm` and `bmm` are seen. Attention is recorded
-as one operator: on a chip it is one kernel, and its decomposition on `meta` would be calls that no engine makes. The
-layers of a compiled model leave few calls (operators/inductor.py); logits and sampling are called as they are written.
+mode undecomposed, since `inference_mode` excludes the autograd keys: those that FlagGems registers are recorded
+undecomposed, as the dispatcher would stop there; the others are decomposed into `mm`, `bmm` and so on. Attention is
+recorded as one operator: it is a single kernel on a chip, and no engine makes the calls of its decomposition. Of
+compiled layers few calls remain (operators/inductor.py); logits and sampling run eagerly.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ from flagkernels.progress import Progress
 __all__ = ["Point", "Trace", "TracedCall", "add_arguments", "grid", "main", "parse_points", "read", "trace"]
 
 FORMAT = 2
-CACHE_LAYERS = 2  # layers of the random-weight fallback, where the meta device cannot follow the model
+CACHE_LAYERS = 2  # layers of the random-weight fallback for models that the meta device cannot run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One forward pass: `prefill` of batch × length new tokens, or `decode` of one token each after `length` tokens."""
+    """A forward pass to trace."""
 
     phase: str
+    """`prefill`: batch × length new tokens. `decode`: one new token per request after `length` tokens."""
     batch: int
+    """Number of requests."""
     length: int
+    """Tokens of each request."""
 
     def __str__(self) -> str:
         return f"{self.phase}:{self.batch}x{self.length}"
@@ -52,43 +55,55 @@ class Point:
 
 @dataclass(frozen=True)
 class TracedCall:
-    """A call, the operator that FlagGems would run it with, and how often each point makes it."""
+    """A distinct call of an operator."""
 
     operator: str
+    """FlagGems' operator for the call."""
     call: Call
     counts: tuple[int, ...]
+    """Number of such calls at each point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """`native_only` counts, over all points, the calls that FlagGems has no operator for; `requests` is one of
-    REQUESTS."""
+    """The calls of one model at a set of points."""
 
     model: str
+    """transformers' `model_type`."""
     config_sha256: str
     view: str
+    """`engine`: fused projections, as in serving engines; `module`: as in transformers."""
     execution: str
+    """One of inductor.EXECUTIONS."""
     dtype: str
+    """Of the weights, as torch names it."""
     versions: dict[str, str]
+    """Of torch, transformers and flag_gems."""
     points: tuple[Point, ...]
     static: frozenset[int]
+    """Sizes that do not depend on the request."""
     calls: tuple[TracedCall, ...]
     native_only: dict[str, int]
+    """Overload → calls over all points, for overloads that FlagGems has no operator for."""
     layers: int
+    """Number of layers that were run."""
     device: str
+    """`meta`, or `cpu` if the meta device could not run the model."""
     requests: str = "mixed"
+    """One of sampling.REQUESTS."""
 
     @property
     def operators(self) -> tuple[str, ...]:
+        """Sorted names of the operators called."""
         return tuple(sorted({traced.operator for traced in self.calls}))
 
     def classes(self, operator: str) -> dict[str, list[TracedCall]]:
         """The calls of one operator by shape class."""
-        found: dict[str, list[TracedCall]] = defaultdict(list)
+        classes: dict[str, list[TracedCall]] = defaultdict(list)
         for traced in self.calls:
             if traced.operator == operator:
-                found[shape_class(traced.call, self.static)].append(traced)
-        return dict(found)
+                classes[shape_class(traced.call, self.static)].append(traced)
+        return dict(classes)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -110,7 +125,7 @@ class Trace:
 
 
 def read(path: Path) -> Trace:
-    """Raises UsageError for a file that `trace` did not write."""
+    """Read trace.json. Raises UsageError if it was not written by this version of `trace`."""
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         hint = "write it with `flagkernels trace`"
@@ -121,7 +136,7 @@ def read(path: Path) -> Trace:
             config_sha256=data["config_sha256"],
             view=data["view"],
             execution=data["execution"],
-            requests=data.get("requests", "mixed"),  # older traces do not say, and are that
+            requests=data.get("requests", "mixed"),  # older traces lack the field and are mixed
             dtype=data["dtype"],
             layers=data["layers"],
             device=data["device"],
@@ -138,13 +153,13 @@ def read(path: Path) -> Trace:
 
 
 def grid(*, max_len: int, max_batch: int, max_tokens: int) -> tuple[Point, ...]:
-    """The points that a serve config allows, a factor of two apart, as shape classes are, with the ends.
+    """The points within the limits of a serve config, a factor of two apart like shape classes, including both ends.
 
-    Prefill: one request of each length, and as many short ones as `max_tokens` holds. Decode: each batch at the end of
-    `max_len`. Raises UsageError for limits below one.
+    Prefill: one request of each length, and as many short ones as fit into `max_tokens`. Decode: each batch size at
+    the end of `max_len`. Raises UsageError if a limit is below one.
     """
     if min(max_len, max_batch, max_tokens) < 1:
-        raise UsageError("a serve limit is below one", hint="--max-len, --max-batch and --max-tokens are positive")
+        raise UsageError("a serve limit is below one", hint="--max-len, --max-batch and --max-tokens must be >= 1")
     lengths = _ladder(min(max_len, max_tokens), start=16)
     batches = _ladder(max_batch)
     points = [Point(phase="prefill", batch=1, length=length) for length in lengths]
@@ -163,7 +178,7 @@ def _ladder(top: int, start: int = 1) -> list[int]:
 
 
 def parse_points(text: str) -> tuple[Point, ...]:
-    """`prefill:1x512,decode:32x2048`. Raises UsageError."""
+    """Parse `prefill:1x512,decode:32x2048`. Raises UsageError if the text is malformed."""
     points = []
     for word in text.split(","):
         phase, _, sizes = word.strip().partition(":")
@@ -171,7 +186,7 @@ def parse_points(text: str) -> tuple[Point, ...]:
         if phase not in {"prefill", "decode"} or not (batch.isdecimal() and length.isdecimal()):
             raise UsageError(f"{word!r} is not a point", hint="write PHASE:BATCHxLENGTH, e.g. decode:32x2048")
         if min(int(batch), int(length)) < 1:
-            raise UsageError(f"{word!r} has a size of zero", hint="batch and length start at one")
+            raise UsageError(f"{word!r} has a size of zero", hint="batch and length must be >= 1")
         points.append(Point(phase=phase, batch=int(batch), length=int(length)))
     return tuple(points)
 
@@ -187,11 +202,12 @@ def trace(
     layers: int | None = None,
     progress: Progress | None = None,
 ) -> Trace:
-    """Runs every point on the meta device; on the CPU with random weights and two layers where meta cannot.
+    """Trace every point on the meta device, or on the CPU with random weights and two layers if meta cannot run it.
 
-    `view`: `module` is the transformers model as it stands; `engine` fuses the projections that serving engines fuse,
+    `view`: `module` is the unmodified transformers model; `engine` fuses the projections that serving engines fuse,
     computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS; `requests`: one of
-    REQUESTS. Raises NothingToDo where no call has an operator.
+    REQUESTS. Raises NothingToDo if FlagGems has an operator for none of the calls, UsageError if transformers cannot
+    run the model.
     """
     how = _How(known, view, execution, requests, layers)
     model, recorders, device = _recorded(arch, points, how, progress)
@@ -219,7 +235,7 @@ def trace(
 def _recorded(
     arch: Architecture, points: Sequence[Point], how: _How, progress: Progress | None
 ) -> tuple[nn.Module, list[Recorder], str]:
-    """The model, what each point calls, and the device that it ran on: `meta`, or `cpu` where meta cannot follow."""
+    """The model, the calls of each point, and the device used: `meta`, or `cpu` if meta cannot run the model."""
     try:
         return *_run(arch, points, how, "meta", progress), "meta"
     except (NotImplementedError, RuntimeError) as error:
@@ -227,21 +243,21 @@ def _recorded(
             raise UsageError(
                 f"transformers cannot run this {arch.name}",
                 why=f"{type(error).__name__}: {error}".splitlines()[0],
-                hint="compare its config.json with the model's own",
+                hint="compare config.json with the one published with the model",
             ) from error
     few = replace(how, layers=min(how.layers or CACHE_LAYERS, CACHE_LAYERS))
     return *_run(arch, points, few, "cpu", progress), "cpu"
 
 
 def _counted(recorders: Sequence[Recorder], known: Catalogue) -> tuple[tuple[TracedCall, ...], dict[str, int]]:
-    """The calls that FlagGems has an operator for, and how many calls of each other overload there are."""
-    found: dict[Call, list[int]] = defaultdict(lambda: [0] * len(recorders))
+    """The calls for which FlagGems has an operator, and the number of calls of each other overload."""
+    counts_of: dict[Call, list[int]] = defaultdict(lambda: [0] * len(recorders))
     native_only: Counter[str] = Counter()
     for index, recorder in enumerate(recorders):
         native_only += recorder.native_only
         for call, count in recorder.calls.items():
-            found[call][index] = count
-    calls = [TracedCall(known.overloads[call.overload], call, tuple(counts)) for call, counts in found.items()]
+            counts_of[call][index] = count
+    calls = [TracedCall(known.overloads[call.overload], call, tuple(counts)) for call, counts in counts_of.items()]
     calls.sort(key=lambda t: (t.operator, t.call.overload, t.call.nbytes))
     return tuple(calls), dict(sorted(native_only.items()))
 
@@ -280,7 +296,7 @@ def _run(
 
 
 def _forward(model: nn.Module, point: Point, how: _How, device: str, last: LastPositions | None) -> Recorder:
-    """One point; a decode step is recorded after an unrecorded prefill of its cache. `last` where an engine runs it."""
+    """Record one point; for a decode step the prefill of its cache is not recorded. `last`: None in the module view."""
     compiled = architecture.decoder(model) if how.execution == "compiled" else None
     extra: dict[str, Any] = {"use_cache": True}
     ids = torch.zeros((point.batch, point.length), dtype=torch.long, device=device)
@@ -305,11 +321,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--out", help="trace.json")
     add_option(parser, "--catalogue")
     parser.add_argument(
-        "--view", choices=("engine", "module"), default="engine", help="fused projections, or as written"
+        "--view", choices=("engine", "module"), default="engine", help="fused projections, or as in transformers"
     )
     add_option(parser, "--execution", choices=EXECUTIONS)
     add_option(parser, "--requests", choices=REQUESTS)
-    add_option(parser, "--layers", help="cut the model to its first layers (counts are cut as well)")
+    add_option(parser, "--layers", help="cut the model to its first layers (call counts shrink too)")
     add_option(parser, "--max-len")
     add_option(parser, "--max-batch")
     add_option(parser, "--max-tokens")
@@ -326,6 +342,6 @@ def main(args: argparse.Namespace) -> int:
     known = catalogue.load(args.catalogue)
     with Progress("trace", total=len(tuple(points))) as progress:
         how = {"view": args.view, "execution": args.execution, "requests": args.requests, "layers": args.layers}
-        found = trace(arch, tuple(points), known, **how, progress=progress)
-    write_json(args.out, found.to_json())
+        traced = trace(arch, tuple(points), known, **how, progress=progress)
+    write_json(args.out, traced.to_json())
     return 0

@@ -1,1 +1,1 @@
-"""Operators: their registration, their calls, and how they replace native kernels."""
+"""Operators: registry, catalogue, calls, and overrides of the native kernels."""

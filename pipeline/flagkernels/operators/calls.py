@@ -1,4 +1,4 @@
-"""Calls of operators as specifications of tensors and scalars, without data; and their shape classes."""
+"""Operator calls as specifications of tensors and scalars, without data, and their shape classes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ __all__ = [
 ]
 
 OUT = "out"
-"""The argument that hands over the memory for a result, as torch names it."""
+"""torch's name of the argument that provides the memory for a result."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and strides in elements; dtype as torch names it (`bfloat16`)."""
+    """The layout and dtype of a tensor."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    """In elements."""
     dtype: str
+    """As torch names it: `bfloat16`."""
 
     @property
     def numel(self) -> int:
@@ -42,12 +44,12 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements, each counted once."""
+        """Bytes of the elements, counting each once even if strides make them overlap."""
         return self.numel * torch_dtype(self.dtype).itemsize
 
     @property
     def extent(self) -> int:
-        """Elements of storage from the first to the last that the strides reach."""
+        """Elements of storage that the strides span."""
         if self.numel == 0:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
@@ -67,10 +69,12 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Token:
-    """An argument that is neither tensor nor number: `kind` is dtype, device, layout or memory_format."""
+    """An argument that is neither tensor nor number."""
 
     kind: str
+    """dtype, device, layout or memory_format."""
     name: str
+    """As torch names it; empty for a device."""
 
 
 Value = Any  # TensorSpec | Token | int | float | bool | str | None | tuple[Value, ...]
@@ -78,9 +82,10 @@ Value = Any  # TensorSpec | Token | int | float | bool | str | None | tuple[Valu
 
 @dataclass(frozen=True)
 class Call:
-    """One way in which an aten overload is called; `overload` is FlagGems' registration key, `mul.Tensor` or `mm`."""
+    """A call of an aten overload with given argument specifications."""
 
     overload: str
+    """FlagGems' registration key: `mul.Tensor`, `mm`."""
     args: tuple[Value, ...]
     kwargs: tuple[tuple[str, Value], ...] = ()
 
@@ -94,11 +99,11 @@ class Call:
 
     @property
     def read(self) -> tuple[TensorSpec, ...]:
-        """The tensors without memory that is only written."""
+        """The tensors that are read: all but `out`."""
         return tuple(tensors_in(replace(self, kwargs=tuple((n, v) for n, v in self.kwargs if n != OUT))))
 
     def map(self, change: Callable[[Value], Value]) -> Call:
-        """The same call with every leaf (tensor, number, token) replaced."""
+        """A copy of the call with `change` applied to every leaf (tensor, number, token)."""
 
         def walk(value: Value) -> Value:
             return tuple(walk(item) for item in value) if isinstance(value, tuple) else change(value)
@@ -116,6 +121,7 @@ class Call:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Call:
+        """Raises UsageError if `data` is not the JSON form of a call."""
         try:
             return cls(
                 overload=data["overload"],
@@ -150,14 +156,16 @@ def _unpack(value: Any) -> Value:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise UsageError(f"{name!r} is not a dtype of this torch", hint="use the torch that traced, or trace again")
-    return found
+    """torch's dtype of that name. Raises UsageError if this torch has no such dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        hint = "use the torch version that wrote the trace, or run `trace` again"
+        raise UsageError(f"{name!r} is not a dtype of this torch", hint=hint)
+    return dtype
 
 
 def spec_of(value: Any) -> Value:
-    """The specification of a real argument."""
+    """The specification of an actual argument. Raises TypeError for a symbolic size."""
     match value:
         case torch.Tensor():
             return TensorSpec(tuple(value.shape), tuple(value.stride()), str(value.dtype).removeprefix("torch."))
@@ -172,7 +180,7 @@ def spec_of(value: Any) -> Value:
         case list() | tuple():
             return tuple(spec_of(item) for item in value)
         case torch.Generator():
-            return None  # which numbers are drawn changes neither the kernel nor its shapes
+            return None  # the random state affects neither the kernel nor its shapes
         case torch.SymInt() | torch.SymFloat() | torch.SymBool():
             raise TypeError("symbolic sizes are not traced")
     return value
@@ -191,33 +199,34 @@ def tensors_in(call: Call) -> Iterator[TensorSpec]:
 
 
 def overload_of(func: torch._ops.OpOverload) -> str:
-    """FlagGems' registration key of an aten overload: `mul.Tensor`; `mm` for the default one."""
+    """FlagGems' registration key of an aten overload: `mul.Tensor`; `mm` for the default overload."""
     name = func._schema.name.removeprefix("aten::")
     return f"{name}.{func._schema.overload_name}" if func._schema.overload_name else name
 
 
 def base_name(overload: str) -> str:
+    """`mul` for `mul.Tensor`."""
     return overload.split(".")[0]
 
 
 def resolve(overload: str) -> torch._ops.OpOverload:
-    """The aten overload of a registration key. Raises UsageError where this torch has none of that name."""
+    """The aten overload of a registration key. Raises UsageError if this torch does not have it."""
     name, _, variant = overload.partition(".")
     packet = getattr(torch.ops.aten, name, None)
-    found = getattr(packet, variant or "default", None) if packet is not None else None
-    if not isinstance(found, torch._ops.OpOverload):
-        raise UsageError(f"this torch has no aten::{overload}", hint="trace and qualify with the same torch")
-    return found
+    operator = getattr(packet, variant or "default", None) if packet is not None else None
+    if not isinstance(operator, torch._ops.OpOverload):
+        raise UsageError(f"this torch has no aten::{overload}", hint="trace and qualify with the same torch version")
+    return operator
 
 
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64", "int64": "i64", "int32": "i32"}
 
 
 def shape_class(call: Call, static: frozenset[int]) -> str:
-    """What `select` decides by: `bf16[64,4096] bf16[4096,6144]`.
+    """The class of shapes for which `select` makes one decision: `bf16[64,4096] bf16[4096,6144]`.
 
-    Leading dimensions that lie as one in memory are merged. A size that the model fixes (`static`: the sizes in
-    its weights) stays as it is; any other one is rounded up to a power of two. `*` marks a strided tensor.
+    Leading dimensions that are contiguous in memory are merged. Sizes in `static` (fixed by the model) are kept; all
+    others are rounded up to a power of two. `*` marks a strided tensor.
     """
     return " ".join(_tensor_class(spec.shape, spec.stride, spec.dtype, static) for spec in call.tensors) or "scalars"
 

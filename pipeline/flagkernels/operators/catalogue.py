@@ -1,7 +1,7 @@
-"""FlagGems' operator names, read from its source without importing it.
+"""Read FlagGems' operator names from its source, without importing it.
 
-Importing flag_gems touches the chip, which the parent of all qualifying processes must not do. Tracing therefore also
-works on a host that has the wheel and no chip.
+Importing flag_gems initialises the chip, which the parent of the qualifying processes must not do. Tracing therefore
+also works on a host that has FlagGems' wheel but no chip.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from flagkernels.errors import UsageError, did_you_mean
 __all__ = ["SOURCE", "Catalogue", "load", "require_here"]
 
 SOURCE = "FLAGKERNELS_SOURCE"
-"""Environment variable: `flag_gems`, or MODULE:ATTRIBUTE with a vendor's own operators (operators.open_source)."""
+"""Environment variable: `flag_gems`, or MODULE:ATTRIBUTE naming other operators (registry.open_source)."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """`overloads` maps an aten registration key to the operator that a FlagGems list names: `mul.Tensor` → `mul`."""
+    """FlagGems' operators and the aten overloads they implement."""
 
     version: str
+    """Of FlagGems."""
     overloads: Mapping[str, str]
+    """aten registration key → operator name in FlagGems' lists: `mul.Tensor` → `mul`."""
 
     @property
     def operators(self) -> frozenset[str]:
@@ -38,10 +40,11 @@ class Catalogue:
         return self.overloads.get(overload)
 
     def of(self, operator: str) -> tuple[str, ...]:
+        """Registration keys of an operator."""
         return tuple(key for key, name in self.overloads.items() if name == operator)
 
     def require(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The names, each known. Raises UsageError with the nearest names where one is not."""
+        """Return the names if all are known. Raises UsageError, with similar names, for an unknown one."""
         wanted = tuple(names)
         for name in wanted:
             if name not in self.operators:
@@ -51,24 +54,25 @@ class Catalogue:
 
 
 def load(source: Path | None = None) -> Catalogue:
-    """From a wheel, a source folder, or (None) the installed flag_gems. Raises UsageError where none can be read."""
+    """Read a wheel, a source folder, or (None) the installed flag_gems. Raises UsageError if that fails."""
     if source is None:
         spec = importlib.util.find_spec("flag_gems")
         if spec is None or spec.origin is None:
             raise UsageError(
-                "flag_gems is not installed here", hint="name its wheel or source folder: --catalogue flag_gems-….whl"
+                "flag_gems is not installed", hint="name its wheel or source folder: --catalogue flag_gems-….whl"
             )
         source = Path(spec.origin).parent
     try:
         text = _init_of(source)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{source} holds no flag_gems/__init__.py", why=str(error), hint="name a wheel") from error
+        hint = "name FlagGems' wheel or source folder"
+        raise UsageError(f"no flag_gems/__init__.py in {source}", why=str(error), hint=hint) from error
     return parse(text)
 
 
 def require_here(names: Iterable[str]) -> None:
-    """Raises UsageError, with the nearest names, for an operator that the installed FlagGems does not have. A vendor's
-    own operators are not looked at: only a process that may touch the chip can open them."""
+    """Raises UsageError, with similar names, for an operator that the installed FlagGems does not have. Other sources
+    (FLAGKERNELS_SOURCE) are not checked: only a process that may use the chip can open them."""
     if os.environ.get(SOURCE, "flag_gems") == "flag_gems":
         load().require(names)
 
@@ -77,14 +81,16 @@ def _init_of(source: Path) -> str:
     if source.suffix == ".whl":
         with zipfile.ZipFile(source) as wheel:
             return wheel.read("flag_gems/__init__.py").decode()
-    for place in (source / "__init__.py", source / "flag_gems/__init__.py", source / "src/flag_gems/__init__.py"):
-        if place.exists():
-            return place.read_text(encoding="utf-8")
+    for path in (source / "__init__.py", source / "flag_gems/__init__.py", source / "src/flag_gems/__init__.py"):
+        if path.exists():
+            return path.read_text(encoding="utf-8")
     raise FileNotFoundError(source / "__init__.py")
 
 
 def parse(text: str) -> Catalogue:
-    """Reads `_FULL_CONFIG` and `__version__` from the source of flag_gems/__init__.py, without running it."""
+    """Read `_FULL_CONFIG` and `__version__` from the source of flag_gems/__init__.py, without running it.
+
+    Raises UsageError if it has no operator list."""
     version, overloads = "unknown", {}
     for node in ast.parse(text).body:
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
@@ -98,5 +104,5 @@ def parse(text: str) -> Catalogue:
                     case ast.Tuple(elts=[ast.Constant(value=str(key)), ast.Name(id=operator), *_]):
                         overloads[key] = operator
     if not overloads:
-        raise UsageError("no operator list in flag_gems/__init__.py", hint="this FlagGems is not supported: 5.0.2 is")
+        raise UsageError("no operator list in flag_gems/__init__.py", hint="this FlagGems is not supported; use 5.0.2")
     return Catalogue(version, MappingProxyType(overloads))

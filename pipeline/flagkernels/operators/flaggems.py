@@ -1,4 +1,4 @@
-"""The installed FlagGems, as tuning and activation see it. Only here is flag_gems imported, which needs its chip."""
+"""The installed FlagGems for tuning: its operators, tuner and database. Importing flag_gems needs a chip."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class FlagGems:
         self.functions: dict[str, Callable[..., Any]] = {entry[0]: entry[1] for entry in entries}
 
     def function(self, overload: str) -> Callable[..., Any]:
-        found = self.functions.get(overload)
-        if found is None:
+        function = self.functions.get(overload)
+        if function is None:
             raise UsageError(
                 f"FlagGems {self.package.__version__} has no operator {overload!r}",
                 hint=did_you_mean(overload, self.functions) or "see `python -m flagkernels trace` for those in use",
             )
-        return found
+        return function
 
     def target(self) -> Any:
         from triton.runtime.driver import driver
@@ -46,14 +46,14 @@ class FlagGems:
 
 
 def load() -> FlagGems:
-    """Raises ChipFault where FlagGems cannot be imported: it needs its chip and a Triton backend for it."""
+    """Import FlagGems. Raises ChipFault if that fails: it needs a chip and a Triton backend for it."""
     try:
         package = importlib.import_module("flag_gems")
-        # `flag_gems.utils.libentry` is the decorator of that name; the module is behind it.
+        # The attribute `flag_gems.utils.libentry` is a decorator of the same name, which hides the module.
         libentry = importlib.import_module("flag_gems.utils.libentry")
     except Exception as error:
         raise ChipFault(
-            "FlagGems cannot be used here",
+            "FlagGems cannot be imported",
             why=f"{type(error).__name__}: {error}",
             hint="run in the chip's base image with the chip visible; without a Triton backend, serve natively",
         ) from error
@@ -61,7 +61,7 @@ def load() -> FlagGems:
 
 
 def device_module(device: str) -> Any:
-    """torch.cuda, torch.musa, torch.npu …"""
+    """torch's module for a device type: torch.cuda, torch.musa, torch.npu …"""
     import torch
 
     return getattr(torch, device)

@@ -1,8 +1,9 @@
-"""The operators that a compiled model still calls: far fewer, and not by the same names.
+"""Predict the aten calls that remain after torch.compile: far fewer, and partly other overloads.
 
-Inductor writes element-wise work, reductions, look-ups and copies into kernels of its own. To aten it leaves matrix
-products, into memory that it hands over (`mm.out`, an operator of its own in FlagGems' list, not `mm`), and what it has
-no kernel for. tests/integration/flagkernels/test_flagkernels_compiled.py compares this with what compiled models call.
+Inductor generates its own kernels for element-wise work, reductions, look-ups and copies. It calls aten for matrix
+products, into preallocated memory (`mm.out`, which FlagGems lists as an operator separate from `mm`), and for
+operators without a lowering. tests/integration/flagkernels/test_flagkernels_compiled.py compares this with the calls
+of compiled models.
 """
 
 from __future__ import annotations
@@ -20,45 +21,46 @@ from flagkernels.operators.calls import OUT, base_name, overload_of, spec_of
 __all__ = ["EXECUTIONS", "INTO", "fused", "left_to_aten", "running"]
 
 EXECUTIONS = ("compiled", "captured", "eager")
-"""How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under graphs alone, or neither.
-Logits and sampling are outside of both in every case."""
+"""How an engine runs the model: compiled and under CUDA graphs (vLLM's default), under CUDA graphs alone, or neither.
+Logits and sampling always run eagerly."""
 
 INTO = {"mm": "mm.out", "addmm": "addmm.out", "bmm": "bmm.out", "baddbmm": "baddbmm.out"}
-"""Products that Inductor calls by the overload which writes into given memory (torch/_inductor/kernel/)."""
+"""Products for which Inductor calls the overload that writes into given memory (torch/_inductor/kernel/)."""
 SOMETIMES = frozenset(["topk", "sort"])
-"""Inductor has kernels for some sizes of these only."""
+"""Operators that Inductor lowers for some sizes only."""
 
 
 @functools.cache
 def _lowered() -> frozenset[Any]:
-    """The operators that become part of Inductor's kernels."""
+    """The operators that Inductor compiles into its own kernels."""
     from torch._inductor import decomposition, lowering
 
     known = {*lowering.lowerings, *decomposition.decompositions} - set(lowering.fallbacks)
-    products = {*INTO, *INTO.values()}  # these are lowered as well, but to calls
+    products = {*INTO, *INTO.values()}  # also lowered, but to calls of aten
     return frozenset(op for op in known if isinstance(op, torch._ops.OpOverload) and overload_of(op) not in products)
 
 
 def left_to_aten(func: torch._ops.OpOverload, args: tuple[Any, ...], result: Any) -> tuple[str, dict[str, Any]] | None:
-    """The overload that a compiled model calls in place of `func`, and the arguments that come in addition; None where
-    Inductor's own kernels do the work."""
+    """The overload that a compiled model calls instead of `func`, and its additional arguments; None if Inductor
+    compiles the call into its own kernels."""
     overload = overload_of(func) if func.namespace == "aten" else func._schema.name
     if overload in INTO:
         factors = [arg for arg in args if isinstance(arg, torch.Tensor)][-2:]
         if factors[0].shape[-1] == 1:
-            return None  # an outer product is element-wise work
+            return None  # Inductor treats an outer product as element-wise
         return INTO[overload], {OUT: spec_of(result)}
     return None if fused(func) else (overload, {})
 
 
 def fused(func: torch._ops.OpOverload) -> bool:
-    """True where Inductor fuses this operator into a kernel of its own at every size."""
+    """True if Inductor compiles this operator into its own kernels at every size."""
     return base_name(overload_of(func)) not in SOMETIMES and func in _lowered()
 
 
 @contextlib.contextmanager
 def running(module: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Whether this module is running: the part of a model that the engine compiles, where it runs as it is written."""
+    """Yield a function that reports whether this module is running. Used where the part of a model that the engine
+    compiles is run eagerly."""
     now = False
 
     def becomes(value: bool) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The list of operators that replace the vendor's, as operators.yaml holds it."""
+"""The list of operators that replace the vendor's (operators.yaml)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ __all__ = ["Operators", "read_operators"]
 
 @dataclass(frozen=True, kw_only=True)
 class Operators:
-    """`include` is FlagGems' own list form, so that `flag_gems.only_enable(include="operators.yaml")` reads it too.
-
-    `native`: shape classes (calls.shape_class) of an operator at which the vendor's kernel stays; `static`: the sizes
-    that the model fixes, which shape classes do not round; `execution`: how the engine runs the model for which they
-    were chosen, one of inductor.EXECUTIONS."""
+    """A choice of operators, and the shape classes at which the vendor's kernels stay."""
 
     include: tuple[str, ...]
+    """In FlagGems' list format, so that `flag_gems.only_enable(include="operators.yaml")` reads it too."""
     policy: str = "coverage"
+    """coverage or express."""
     native: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Operator → shape classes (calls.shape_class) that stay with the vendor's kernel."""
     static: tuple[int, ...] = ()
+    """Sizes that the model fixes, which shape classes do not round."""
     execution: str = "eager"
+    """How the engine runs the model; one of inductor.EXECUTIONS."""
 
     def only(self, names: Collection[str]) -> Operators:
-        """The same choice, of these operators alone."""
+        """The same choice restricted to these operators."""
         kept = tuple(name for name in self.include if name in names)
         native = {name: classes for name, classes in self.native.items() if name in kept}
         return replace(self, include=kept, native=native)
@@ -46,7 +47,7 @@ class Operators:
 
 
 def read_operators(path: Path) -> Operators:
-    """Raises UsageError for a file that is not an operator list."""
+    """Read operators.yaml. Raises UsageError if it is not an operator list."""
     try:
         value = yaml.safe_load(path.read_text())
         if not isinstance(value, dict) or not isinstance(value.get("include"), list):
@@ -55,7 +56,7 @@ def read_operators(path: Path) -> Operators:
         return Operators(
             include=tuple(str(name) for name in value["include"]),
             policy=str(value.get("policy", "coverage")),
-            native={str(name): tuple(str(one) for one in classes) for name, classes in native.items()},
+            native={str(name): tuple(map(str, classes)) for name, classes in native.items()},
             static=tuple(int(size) for size in value.get("static") or ()),
             execution=str(value.get("execution", "eager")),
         )

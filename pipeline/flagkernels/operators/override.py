@@ -1,7 +1,7 @@
-"""Operators in place of the native kernels, by operator and shape class, for the length of a `with` block.
+"""Override native kernels with operators, by shape class, within a `with` block.
 
-Under a CUDA graph or torch.compile the choice is made once, while capturing, and costs nothing afterwards. In eager
-mode a call costs a look-up by shapes, strides and dtypes: decode repeats the same few."""
+Under a CUDA graph or torch.compile the choice is made once, during capture. In eager mode each call costs a look-up
+by shapes, strides and dtypes; decoding repeats a few of them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from flagkernels.operators.registry import Implementation, Source, dispatch_key,
 
 __all__ = ["installed", "kernels", "shape_rule"]
 
-REMEMBERED = 4096  # calls whose choice is kept; a served model has hundreds
+REMEMBERED = 4096  # cached choices; a served model needs hundreds
 
 Keyed = Callable[..., Any]
-"""A kernel that is handed torch's dispatch keys before its arguments."""
+"""A kernel whose first argument is torch's dispatch key set."""
 
 
 def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Callable[[Any, Any], bool]:
-    """A predicate: True for a call whose shape class stays with the native kernel.
+    """A predicate that is True if a call's shape class stays with the native kernel.
 
-    `native` lists such classes. With `*` in it all classes stay, but for those that it lists as `!CLASS`: so a class
-    that was not measured stays native."""
+    `native` lists such classes. If it contains `*`, all classes stay native except those listed as `!CLASS`, so a
+    class that was not measured stays native."""
     every = "*" in native
     excepted = {name[1:] for name in native if name.startswith("!")}
     known: dict[Any, bool] = {}
@@ -38,14 +38,14 @@ def shape_rule(key: str, native: frozenset[str], static: frozenset[int]) -> Call
     def falls(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         values = (*args, *kwargs.values()) if kwargs else args
         name = tuple((v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else _shapes(v) for v in values)
-        found = known.get(name)
-        if found is None:
+        result = known.get(name)
+        if result is None:
             if len(known) >= REMEMBERED:
                 known.clear()
             call = Call(key, tuple(map(spec_of, args)), tuple((n, spec_of(v)) for n, v in kwargs.items()))
-            place = shape_class(call, static)
-            found = known[name] = place not in excepted if every else place in native
-        return found
+            shapes = shape_class(call, static)
+            result = known[name] = shapes not in excepted if every else shapes in native
+        return result
 
     return falls
 
@@ -60,11 +60,12 @@ def _shapes(value: Any) -> Any:
 def installed(
     source: Source, chosen: Operators, device: torch.device, compiled: nn.Module | None = None
 ) -> Iterator[dict[str, int]]:
-    """Gives how often each operator ran. Raises ChipFault where an operator must fall through and torch cannot.
+    """Override kernels within the block; yields the number of runs of each operator, by name.
 
-    `compiled`: a part of the model that runs here as it is written, and is compiled where it is served. In it, products
-    go to the operator that writes into given memory, and what Inductor has kernels of its own for stays native (before
-    torch 2.9, which cannot go back to native kernels, it is run as it is written)."""
+    `compiled`: a part of the model that runs eagerly here but is compiled when served. In it, products go to the
+    operator that writes into given memory, and operators that Inductor compiles stay native (before torch 2.9, which
+    cannot call the overridden native kernels, they are overridden too).
+    Raises ChipFault if an operator must fall through to the native kernel and this torch cannot do that."""
     calls = dict.fromkeys(chosen.include, 0)
 
     def called(operator: str) -> None:
@@ -83,8 +84,9 @@ def installed(
 
 
 def kernels(source: Source, chosen: Operators, dispatch: str, called: Callable[[str], None]) -> dict[str, Keyed]:
-    """The replacements of torch's kernels, by aten key; `called` is called with the operator's name at each run. Raises
-    ChipFault where one must fall through and torch cannot."""
+    """The replacement kernels by aten key; each calls `called` with its operator's name when it runs.
+
+    Raises ChipFault if one must fall through to the native kernel and this torch cannot do that."""
     return {
         key: _kernel(operator, key, implementation, chosen, dispatch, called)
         for operator in chosen.include
@@ -112,7 +114,7 @@ def _kernel(
     if native is None:
         raise ChipFault(
             f"{operator} cannot fall through to the vendor's kernel of aten::{key}",
-            why="torch.library.get_kernel, in torch 2.9 and later, finds none",
+            why="torch.library.get_kernel (torch 2.9 and later) is missing or finds no kernel",
             hint="use a newer torch, or select with --policy coverage",
         )
     falls = shape_rule(key, classes, frozenset(chosen.static))
@@ -127,30 +129,30 @@ def _kernel(
 
 
 def _as_compiled(replaced: dict[str, Keyed], dispatch: str, inside: Callable[[], bool]) -> dict[str, Keyed]:
-    """The kernels as a compiled part of the model meets them, wherever `inside` says that it is running."""
+    """The kernels with those that a compiled model would call while `inside()` is true."""
     plain = {key: native_kernel(key, dispatch) for key in {*replaced, *INTO}}
-    found = dict(replaced)
+    result = dict(replaced)
     for key, kernel in replaced.items():
         native = plain[key]
         if native is not None and fused(resolve(key)):
-            found[key] = _either(inside, native, kernel)
+            result[key] = _either(inside, native, kernel)
     for key, into in INTO.items():
         native = plain[key]
         if native is not None and (key in replaced or into in replaced):
             through = _into(into) if into in replaced else native
-            found[key] = _either(inside, through, replaced.get(key, native))
-    return found
+            result[key] = _either(inside, through, replaced.get(key, native))
+    return result
 
 
-def _either(inside: Callable[[], bool], there: Keyed, elsewhere: Keyed) -> Keyed:
+def _either(inside: Callable[[], bool], inner: Keyed, outer: Keyed) -> Keyed:
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        return (there if inside() else elsewhere)(keyset, *args, **kwargs)
+        return (inner if inside() else outer)(keyset, *args, **kwargs)
 
     return kernel
 
 
 def _into(key: str) -> Keyed:
-    """A product by the overload that writes into given memory, as Inductor calls it."""
+    """A kernel that computes a product by its `out` overload, as Inductor does."""
     target = resolve(key)
 
     def kernel(_keyset: Any, *args: Any, **kwargs: Any) -> Any:

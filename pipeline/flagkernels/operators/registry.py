@@ -1,4 +1,4 @@
-"""The operators under test: FlagGems', or any mapping that a module offers (planted faults, a vendor's own kernels)."""
+"""Sources of operators (FlagGems, or a mapping in any module) and their registration in torch's dispatcher."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ Implementation = Callable[..., Any]
 
 
 class NotOffered(UsageError):
-    """The source has no such operator, or not on this chip."""
+    """The source does not have this operator, or not on this chip."""
 
 
 class Source(Protocol):
-    """A source of implementations. Only child processes open one: FlagGems touches the chip when imported."""
+    """A source of implementations. Only child processes open one: importing FlagGems initialises the chip."""
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
-        """By registration key. Raises NotOffered for an operator that the source does not have."""
+        """Implementations by registration key. Raises NotOffered if the source does not have the operator."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A module's mapping of operator to implementations by registration key."""
+    """Operators from a mapping in a module: planted faults, or a vendor's own kernels."""
 
     operators: Mapping[str, Mapping[str, Implementation]]
+    """Operator → registration key → implementation."""
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
         if operator not in self.operators:
@@ -56,34 +57,34 @@ class Planted:
 
 
 class FlagGems:
-    """The installed flag_gems, with the operators that it chose for this chip."""
+    """The installed flag_gems, with the operators that it enables on this chip."""
 
     def __init__(self, configs: int | None) -> None:
-        if configs is not None:  # what a few candidates won must not be found in the database that is shipped
+        if configs is not None:  # a choice among a few candidates must not enter the database that is shipped
             os.environ["FLAGGEMS_DB_URL"] = f"sqlite:///{tempfile.mkdtemp()}/few.db"
         try:
             self.gems = importlib.import_module("flag_gems")
-        except Exception as error:  # it looks for the vendor's chip on import and fails in many ways
-            raise ChipFault("flag_gems cannot be imported here", why=repr(error), hint="run on the chip") from error
+        except Exception as error:  # it queries the vendor's chip on import and fails in many ways
+            raise ChipFault("flag_gems cannot be imported", why=repr(error), hint="run on the chip") from error
         if configs is not None:
             _few_configs(configs)
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
-        found = {
+        implementations = {
             entry[0]: entry[1]
             for entry in self.gems.FULL_CONFIG_BY_FUNC.get(operator, [])
             if len(entry) < 3 or entry[2]()
         }
-        if not found:
+        if not implementations:
             raise NotOffered(
                 f"FlagGems has no operator {operator!r} on this chip",
                 hint=did_you_mean(operator, self.gems.FULL_CONFIG_BY_FUNC),
             )
-        return found
+        return implementations
 
 
 def _few_configs(count: int) -> None:
-    """LibTuner then compares `count` of its candidates, evenly spread, instead of hundreds."""
+    """Make LibTuner compare `count` of its candidates, evenly spread, instead of hundreds."""
     tuner = importlib.import_module("flag_gems.utils.libentry").LibTuner
     prune = tuner.prune_configs
 
@@ -95,21 +96,24 @@ def _few_configs(count: int) -> None:
 
 
 def open_source(spec: str, *, configs: int | None = None) -> Source:
-    """`flag_gems`, or `MODULE:ATTRIBUTE` naming a mapping of operator → registration key → implementation."""
+    """Open `flag_gems`, or `MODULE:ATTRIBUTE` naming a mapping of operator → registration key → implementation.
+
+    `configs`: number of LibTuner candidates to compare; None: all. Raises ChipFault if flag_gems cannot be imported,
+    UsageError if the attribute is not such a mapping."""
     if spec == "flag_gems":
         return FlagGems(configs)
     module, _, attribute = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, Mapping):
-            raise ValueError(f"it is a {type(found).__name__}, not a mapping")
+        operators = getattr(importlib.import_module(module), attribute)
+        if not isinstance(operators, Mapping):
+            raise ValueError(f"it is a {type(operators).__name__}, not a mapping")
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"{spec!r} does not name operators", why=str(error), hint="write MODULE:ATTRIBUTE") from error
-    return Planted(found)
+    return Planted(operators)
 
 
 def quiet_override(library: Any, key: str, implementation: Implementation, dispatch: str, **options: Any) -> None:
-    """Registers without torch's warning that a kernel is replaced: that is the purpose."""
+    """Register a kernel without torch's warning that it overrides another, which is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="[\\s\\S]*Overriding a previously registered kernel")
         try:
@@ -122,9 +126,9 @@ def quiet_override(library: Any, key: str, implementation: Implementation, dispa
 def active(
     implementations: Mapping[str, Implementation], device: torch.device, bypass: Callable[[], bool] = lambda: False
 ) -> Iterator[dict[str, int]]:
-    """While it lasts, aten calls these implementations on that device; gives how often each was called.
+    """Make aten call these implementations on the device within the block; yields the number of calls of each.
 
-    While `bypass()` is true, calls go to the native kernels (torch ≥ 2.9; on an older one they do not)."""
+    While `bypass()` is true, calls go to the native kernels (torch ≥ 2.9 only)."""
     calls = dict.fromkeys(implementations, 0)
     dispatch = dispatch_key(device)
 
@@ -150,25 +154,25 @@ def active(
 
 
 def native_kernel(key: str, dispatch: str) -> Implementation | None:
-    """The vendor's kernel as `kernel(keyset, *args)`, fetched before anything overrides it; None before torch 2.9.
+    """The vendor's kernel as `kernel(keyset, *args)`, to be fetched before it is overridden; None before torch 2.9.
 
-    Python kernels are handed the numbers of `x * 2` bare; the boxed kernel wants tensors there, as the dispatcher's own
-    wrapped numbers are."""
+    Python kernels receive the 2 of `x * 2` as a plain number; the boxed kernel expects a tensor, like the
+    dispatcher's wrapped numbers."""
     get_kernel = getattr(torch.library, "get_kernel", None)
     if get_kernel is None:
         return None
     try:
         kernel = get_kernel(f"aten::{key}", dispatch)
     except RuntimeError:
-        return None  # composite: it has no kernel of its own for this device
-    places = [
+        return None  # composite: no kernel for this device
+    positions = [
         index
         for index, argument in enumerate(resolve(key)._schema.arguments)
         if str(argument.type) == "Tensor" and not argument.kwarg_only
     ]
 
     def run(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        for index in places:
+        for index in positions:
             if index < len(args) and type(args[index]) in (int, float, bool):
                 args = (*args[:index], _as_tensor(args[index], args), *args[index + 1 :])
         return kernel.call_boxed(keyset, *args, **kwargs)
@@ -177,8 +181,8 @@ def native_kernel(key: str, dispatch: str) -> Implementation | None:
 
 
 def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tensor:
-    """A 0-dimensional tensor that promotes as the bare number would: next to another 0-dimensional one, with the dtype
-    of the result; next to one with dimensions, it promotes by category only."""
+    """A 0-dimensional tensor with the same type promotion as the number: with another 0-dimensional tensor it takes the
+    result's dtype; with a dimensioned one, promotion is by category only."""
     for other in args:
         if isinstance(other, torch.Tensor) and not other.dim():
             return torch.tensor(number, dtype=torch.result_type(other, number))
@@ -186,24 +190,25 @@ def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tenso
 
 
 def device_here(name: str) -> torch.device:
-    """torch's device of that name. Raises ChipFault where this process sees none."""
+    """torch's device of that name. Raises ChipFault if it is not available in this process."""
     try:
         device = torch.device(name)
         present = device.type == "cpu" or torch.get_device_module(device).is_available()
     except (RuntimeError, AttributeError):
         present = False
     if not present:
-        raise ChipFault(f"no device {name!r} answers here", hint="run on the chip, or --device cpu")
+        raise ChipFault(f"device {name!r} is not available", hint="run on the chip, or with --device cpu")
     return device
 
 
 def capturing(device: torch.device) -> Callable[[], bool]:
-    """Tells whether what is called now is captured in a graph; never where the device has none."""
-    found: Callable[[], bool] = getattr(torch.get_device_module(device), "is_current_stream_capturing", lambda: False)
-    return found
+    """A function that reports whether a CUDA graph is being captured; always False on devices without graphs."""
+    module = torch.get_device_module(device)
+    is_capturing: Callable[[], bool] = getattr(module, "is_current_stream_capturing", lambda: False)
+    return is_capturing
 
 
 def dispatch_key(device: torch.device) -> str:
-    """torch's dispatch key of a device type; vendors outside torch register as PrivateUse1."""
+    """torch's dispatch key of a device type: PrivateUse1 for vendors outside torch."""
     known = {"cpu": "CPU", "cuda": "CUDA", "xpu": "XPU", "mps": "MPS", "hpu": "HPU"}
     return known.get(device.type, "PrivateUse1")

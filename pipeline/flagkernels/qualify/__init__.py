@@ -1,1 +1,1 @@
-"""Judge each operator against float64, in a process of its own."""
+"""Judge each operator against float64, each in a separate process."""

@@ -1,4 +1,4 @@
-"""The cases that an operator is qualified with: the model's own calls, and neighbouring ones that break kernels."""
+"""The cases that an operator is qualified with: the model's calls, and similar ones that expose faulty kernels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from flagkernels.qualify.tolerance import EXACT, MATMUL
 
 __all__ = ["CONTEXT", "REGIMES", "Case", "cases_for", "digest", "memory_for"]
 
-# How the values are drawn; inputs.py says how. Every shape sees `spread`, the smallest real one sees all.
+# Distributions of values (see inputs.py). Every shape is run with `spread`, the smallest real one with all.
 REGIMES = ("spread", "large", "subnormal", "zeros", "infinite")
-LARGEST = 4 << 30  # bytes of arguments; a larger real call is left to the served model
-CONTEXT = 2 << 30  # bytes of the chip that a process takes before its first tensor
+LARGEST = 4 << 30  # bytes of arguments; larger calls of the model are skipped
+CONTEXT = 2 << 30  # bytes of chip memory that a process uses before its first tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """`kind` is real, odd, one, edge or strided; `regime` one of REGIMES."""
+    """A call and the distribution of its values."""
 
     call: Call
     kind: str
+    """real, odd, one, edge or strided."""
     regime: str
+    """One of REGIMES."""
 
     def __str__(self) -> str:
         shapes = " ".join("×".join(map(str, t.shape)) or "0-d" for t in self.call.tensors)
@@ -41,15 +43,15 @@ class Case:
 
 
 def memory_for(call: Call) -> int:
-    """Bytes of the chip that judging a call takes: float64 is four times a 16-bit argument; matrix products and copies
-    hold two such sets, five where the result is an argument, bounds by perturbation about twelve."""
+    """Bytes of chip memory needed to judge a call: float64 is four times a 16-bit argument; matrix products and copies
+    hold two such sets, five if the result is an argument, bounds by perturbation about twelve."""
     if base_name(call.overload) not in EXACT | MATMUL:
         return call.nbytes * 48
     return call.nbytes * (30 if OUT in call.overload.split(".") else 12)
 
 
 def cases_for(found: Trace, operator: str, *, real: int = 8) -> tuple[Case, ...]:
-    """At most `real` calls of each overload, spread over their sizes with both ends in, then the off-grid ones."""
+    """At most `real` calls of each overload, spread over their sizes including both ends, then off-grid ones."""
     by_overload: dict[str, list[Call]] = {}
     for traced in found.calls:
         if traced.operator == operator and traced.call.nbytes <= LARGEST:
@@ -86,9 +88,9 @@ def _spread(calls: Sequence[Call], count: int) -> list[Call]:
 
 
 def _resize(call: Call, change: Callable[[int], int]) -> Call:
-    """Every size mapped alike in all arguments, so that what had to agree still agrees; strides follow the old order.
+    """Map sizes in all arguments consistently, so that equal sizes stay equal; strides keep their order.
 
-    A size of one stays: it broadcasts. Integers in lists and the ends of `arange` are sizes too."""
+    Sizes of one are kept, as they broadcast. Integers in lists and the ends of `arange` are sizes too."""
     sizes = {size for spec in call.tensors for size in spec.shape if size > 1}
 
     def leaf(value: Any) -> Any:
@@ -121,13 +123,13 @@ def _odd(size: int) -> int:
 
 
 def _cap(size: int) -> int:
-    """Off-grid cases look for wrong indexing, which needs no gigabytes."""
+    """Limit a size: off-grid cases test indexing, which does not need gigabytes."""
     return min(size, 4096)
 
 
 def _strided(call: Call) -> Call:
-    """Every tensor of two or more dimensions with gaps: the last stride is two, rows have a tail. Memory for a result
-    stays dense, as compiled code hands it over."""
+    """Give every tensor of two or more dimensions gaps: the last stride is two, and rows have a tail. Memory for a
+    result stays dense, as compiled code passes it."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, TensorSpec) or len(value.shape) < 2:
@@ -152,4 +154,5 @@ OFF_GRID: dict[str, Callable[[Call], Call]] = {
 
 
 def digest(cases: Sequence[Case]) -> str:
+    """Hexadecimal sha256 of the cases."""
     return hashlib.sha256(json.dumps([case.to_json() for case in cases], sort_keys=True).encode()).hexdigest()

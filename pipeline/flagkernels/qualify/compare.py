@@ -1,4 +1,4 @@
-"""Results against their float64 references: element by element within the bound, and overall by regression."""
+"""Compare results with float64 references: element by element against the bound, and overall by regression."""
 
 from __future__ import annotations
 
@@ -15,25 +15,33 @@ from flagkernels.qualify.cases import Case
 
 __all__ = ["ENOUGH", "Comparer", "Comparison", "equal", "form"]
 
-ENOUGH = 1000  # elements from which the regression slope is trusted
+ENOUGH = 1000  # minimum number of elements for the regression slope
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """How far one result is from its reference."""
+
     error: float
+    """Largest |result − exact| over its bound."""
     relative: float | None
+    """‖result − exact‖ / ‖exact‖; None if not meaningful."""
     gain: float | None
+    """Slope of the regression of result on reference, minus one; None for too few elements."""
     reason: str
+    """Why the result is wrong; empty if it is correct."""
 
 
 @dataclass(frozen=True)
 class Comparer:
-    """Compares results with each alternative reference and keeps the nearest, element by element."""
+    """Compares results with the nearest of several references, element by element."""
 
     case: Case
     args: tuple[Any, ...]
     exact: list[list[Any]]
+    """Alternative float64 references, each with all results."""
     limits: list[torch.Tensor]
+    """Allowed absolute error of each element, for each tensor result."""
 
     def __call__(self, results: Sequence[Any], native: Sequence[Any]) -> Comparison:
         name = base_name(self.case.call.overload)
@@ -55,7 +63,7 @@ class Comparer:
         return max(errors, key=lambda e: (bool(e.reason), e.error), default=Comparison(0.0, None, None, ""))
 
     def _indices(self, got: torch.Tensor, plain: torch.Tensor) -> Comparison:
-        """Ties may be broken in any order: what counts is the value that an index points at."""
+        """Compare the values at the indices, since ties may be broken in any order."""
         source = self.args[0]
         named = [a for a in self.args[1:] if isinstance(a, int) and not isinstance(a, bool)]
         dim = {"topk": named[1] if len(named) > 1 else -1, "sort": named[0] if named else -1}.get(
@@ -90,13 +98,13 @@ def _compare(
     value = got.double()
     ratio = torch.full_like(value, math.inf)
     for reference in references:
-        # Rounded as the dtype rounds: overflow to infinity is part of the format.
+        # Round the reference to the dtype: overflow to infinity is correct behaviour.
         target = reference.double().to(got.dtype).double() if reference.is_floating_point() else reference.double()
         same = (value == target) | (value.isnan() & target.isnan())
         distance = torch.where(same, 0.0, (value - reference.double()).abs())
         ratio = torch.minimum(ratio, torch.where(distance == 0, 0.0, distance / limit).nan_to_num(nan=math.inf))
-    # Where the vendor's kernel leaves the range, or is as far off (both may overflow on the way to a result that does
-    # not), the operator is not asked to be better: it replaces that kernel.
+    # The operator need not be better than the vendor's kernel: elements at which that one overflows too or is at least
+    # as far off are excused (both may overflow in intermediate results).
     exact = references[0].double()
     if not is_native:
         excused = (~plain.isfinite() & ~got.isfinite()) | (exact.abs() > torch.finfo(got.dtype).max / 2)
@@ -126,20 +134,22 @@ def _regression(value: torch.Tensor, reference: torch.Tensor, case: Case) -> tup
 def _describe(ratio: torch.Tensor, value: torch.Tensor, reference: torch.Tensor) -> str:
     bad = ratio > 1
     first = [int(i) for i in bad.nonzero()[0]] if value.dim() else []
-    at = tuple(first)
+    index = tuple(first)
     lost = int((value.isnan() & ~reference.isnan()).sum())
     text = f"{int(bad.sum())} of {value.numel()} elements out of bound, first at {first}: "
-    text += f"{float(value[at]):.6g} for {float(reference[at]):.6g}"
+    text += f"{float(value[index]):.6g} for {float(reference[index]):.6g}"
     return text + (f"; {lost} are NaN" if lost else "")
 
 
 def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """True if shapes, dtypes and values are equal; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return bool((a == b).logical_or_((a != a) & (b != b)).all())
 
 
 def form(value: Any) -> str:
+    """dtype and shape of a tensor, `repr` of anything else."""
     return (
         f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
         if isinstance(value, torch.Tensor)

@@ -1,8 +1,8 @@
-"""Guarded memory that exposes a kernel that reads or writes out of bounds.
+"""Allocate guarded memory that exposes kernels that read or write out of bounds.
 
-Every tensor lies between two guards. Guards and unwritten results hold 0xFF bytes, which are NaN in every floating
-dtype and −1 in the integers: a result that was never written, and a read past the end, show up as NaN; a write past
-the end changes a guard.
+Every tensor lies between two guards. Guards and unwritten results contain 0xFF bytes, which are NaN in every floating
+dtype and −1 in the integers: an unwritten result, or a read past the end, shows up as NaN; a write past the end
+changes a guard.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 
 __all__ = ["GUARD", "Arena", "guarded_allocations", "poison_allocator"]
 
-GUARD = 1 << 16  # bytes before and after; a block of 8192 float64 that runs over its edge stays within
+GUARD = 1 << 16  # bytes before and after; a Triton block of 8192 float64 that overruns its edge stays within
 POISON = 0xFF
 
-# Taken before anything replaces them.
+# Saved before `guarded_allocations` replaces them.
 _FULL, _EMPTY, _EMPTY_LIKE, _EMPTY_STRIDED = torch.full, torch.empty, torch.empty_like, torch.empty_strided
 
 
@@ -30,10 +30,13 @@ class Arena:
 
     device: torch.device
     blocks: list[tuple[torch.Tensor, int]] = field(default_factory=list)
-    busy: bool = False  # the arena's own aten calls must not reach the operator under test
+    """Memory with its guards, and the bytes in use between them."""
+    busy: bool = False
+    """True while the arena itself calls aten, which must not reach the operator under test."""
 
     @contextlib.contextmanager
     def own_calls(self) -> Iterator[None]:
+        """Mark the aten calls in the block as the arena's."""
         before, self.busy = self.busy, True
         try:
             yield
@@ -50,20 +53,20 @@ class Arena:
             return block[GUARD : GUARD + inner].view(dtype)[:extent].as_strided(shape, stride)
 
     def violations(self) -> list[str]:
-        """A description of each write outside a block."""
-        found = []
+        """Descriptions of the writes outside blocks."""
+        violations = []
         for block, used in self.blocks:
             before, after = block[:GUARD], block[GUARD + used :]
-            for place, guard in (("before the start", before), ("past the end", after)):
+            for where, guard in (("before the start", before), ("past the end", after)):
                 damaged = int((guard != POISON).sum())
                 if damaged:
-                    found.append(f"{damaged} bytes written {place} of a block of {used} bytes")
-        return found
+                    violations.append(f"{damaged} bytes written {where} of a block of {used} bytes")
+        return violations
 
 
 @dataclass(frozen=True)
 class _Allocations:
-    """torch's allocating functions, with the arena's memory. Shapes and strides are torch's own, from `meta`."""
+    """torch's allocating functions on the arena's memory. Shapes and strides come from torch, on `meta`."""
 
     arena: Arena
 
@@ -102,29 +105,29 @@ class _Allocations:
 
 @contextlib.contextmanager
 def guarded_allocations(arena: Arena) -> Iterator[None]:
-    """While it lasts, what Python code allocates on the arena's device is guarded: `torch.empty`, `zeros_like`,
-    `Tensor.new_empty` and the like, which operators written in Python (all of Triton's are) get their results from."""
-    ours = _Allocations(arena)
+    """Within the block, guard what Python code allocates on the arena's device: `torch.empty`, `zeros_like`,
+    `Tensor.new_empty` and so on, with which operators written in Python (all Triton operators) allocate results."""
+    allocations = _Allocations(arena)
     functions = ("empty", "empty_like", "empty_strided", "zeros", "zeros_like")
-    # A plain function as a class attribute is handed the tensor; a bound method would not be.
+    # Plain functions, since as class attributes they receive the tensor; a bound method would not.
     methods = {
-        "new_empty": lambda like, *size, **options: ours.new_empty(like, *size, **options),
-        "new_zeros": lambda like, *size, **options: ours.new_zeros(like, *size, **options),
+        "new_empty": lambda like, *size, **options: allocations.new_empty(like, *size, **options),
+        "new_zeros": lambda like, *size, **options: allocations.new_zeros(like, *size, **options),
     }
-    replaced: list[tuple[Any, str, Any]] = [(torch, name, getattr(ours, name)) for name in functions]
+    replaced: list[tuple[Any, str, Any]] = [(torch, name, getattr(allocations, name)) for name in functions]
     replaced += [(torch.Tensor, name, function) for name, function in methods.items()]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for owner, name, value in replaced:
         setattr(owner, name, value)
     try:
         yield
     finally:
-        for owner, name, value in kept:
+        for owner, name, value in originals:
             setattr(owner, name, value)
 
 
 def poison_allocator(like: tuple[torch.Tensor, ...], device: torch.device) -> None:
-    """Leaves freed blocks full of NaN behind, which a caching allocator hands to the next request of that size."""
+    """Free blocks full of NaN, which a caching allocator reuses for the next requests of those sizes."""
     blocks = [
         _FULL((max(t.numel() * t.element_size(), 1),), POISON, dtype=torch.uint8, device=device) for t in like * 2
     ]

@@ -1,4 +1,4 @@
-"""Arguments for a case: the values of its regime, in guarded memory."""
+"""Make the arguments of a case: values of its regime, in guarded memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Arena", "make"]
 
 
 def make(case: Case, arena: Arena, seed: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a case; the same for the same seed. Memory for a result (`out`) is given as it is taken, full of
-    NaN: what an operator leaves unwritten there shows."""
+    """The args and kwargs of a case, determined by the seed. Memory for a result (`out`) is filled with NaN, so that
+    elements left unwritten show."""
     generator = torch.Generator(device=arena.device).manual_seed(seed)
     maker = _Maker(case, arena, generator)
     return (
@@ -28,6 +28,8 @@ def make(case: Case, arena: Arena, seed: int) -> tuple[tuple[Any, ...], dict[str
 
 @dataclass
 class _Maker:
+    """Makes the argument values of one case."""
+
     case: Case
     arena: Arena
     generator: torch.Generator
@@ -50,7 +52,7 @@ class _Maker:
     def tensor(self, spec: TensorSpec, position: int) -> torch.Tensor:
         out = self.arena.take(spec.shape, spec.stride, torch_dtype(spec.dtype))
         flat = torch.full((0,), 0.0, device=self.arena.device) if not spec.numel else self.values(spec, position)
-        # An expanded tensor takes the values of its first row: every element is written once, in order.
+        # Write an expanded tensor only once, with the values of its first row.
         if spec.numel:
             index = tuple(slice(0, 1) if step == 0 else slice(None) for step in spec.stride)
             out[index].copy_(flat[index])
@@ -81,7 +83,8 @@ class _Maker:
         return x.to(dtype)
 
     def integers(self, spec: TensorSpec, position: int) -> torch.Tensor:
-        """Indices stay inside what they index: the first size for embeddings, else the smallest size of the others."""
+        """Integers that are valid indices: below the first size for embeddings, else below the smallest size of the
+        other tensors."""
         call = self.case.call
         if base_name(call.overload) == "_grouped_mm":
             return self.offsets(spec, call)
@@ -99,7 +102,7 @@ class _Maker:
         return torch.randint(0, high, spec.shape, generator=self.generator, device=self.arena.device)
 
     def offsets(self, spec: TensorSpec, call: Call) -> torch.Tensor:
-        """Ends of the groups of a grouped matrix product: increasing, the last one is the number of rows."""
+        """Ends of the groups of a grouped matrix product: non-decreasing, the last is the number of rows."""
         rows = call.tensors[0].shape[0]
         cuts = torch.randint(0, rows + 1, spec.shape, generator=self.generator, device=self.arena.device)
         cuts = cuts.sort().values

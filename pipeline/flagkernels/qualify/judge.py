@@ -24,16 +24,20 @@ __all__ = ["CaseResult", "judge"]
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """`error` is the largest |result − exact| over its bound, so at most one is correct; `native` is the same for the
-    vendor's kernel. `relative` is ‖result − exact‖/‖exact‖; `gain` the regression slope minus one."""
+    """The verdict on one case."""
 
     case: str
     verdict: str
+    """One of qualify.VERDICTS."""
     reason: str = ""
     error: float | None = None
+    """Largest |result − exact| over its bound; correct if <= 1."""
     native: float | None = None
+    """The same for the vendor's kernel."""
     relative: float | None = None
+    """‖result − exact‖ / ‖exact‖."""
     gain: float | None = None
+    """Slope of the regression of result on reference, minus one."""
     seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -41,36 +45,36 @@ class CaseResult:
 
 
 class Dropped(Exception):
-    """The case does not exist for this operator."""
+    """The case cannot be judged: the native operator rejects it, or float64 does not fit into memory."""
 
 
 def judge(
     case: Case, implementations: Mapping[str, Implementation], device: torch.device, *, repeats: int, seed: int
 ) -> CaseResult:
-    """Runs the operator once in guarded memory and `repeats − 1` times plainly.
+    """Run the operator once in guarded memory and `repeats − 1` times without guards, and judge the results.
 
-    Raises Dropped where the native operator refuses the case or float64 does not fit, and whatever the operator under
-    test raises."""
+    Raises Dropped if the native operator rejects the case or float64 does not fit, and whatever the operator under test
+    raises."""
     arena = Arena(device)
     target = resolve(case.call.overload)
     try:
         given = _given(case, target, arena, seed)
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError) as error:
-        # Nothing of the operator under test has run yet. Memory that float64 lacks is not its fault either.
+        # The operator under test has not run yet, and is not to blame if float64 does not fit into memory.
         raise Dropped(str(error)) from error
     if given.exact is None:
         return _random(case, target, given.args, given.kwargs, implementations, given.native, device)
     trial = _Trial(case.call.overload, implementations, arena)
     damage = trial.run_guarded(given)
-    # Without guards the same write would spoil memory of others: one run is evidence enough.
+    # Without guards the same write would corrupt other memory; one run is sufficient evidence.
     for _ in range(0 if damage else repeats - 1):
         trial.run_again(given)
     if not all(trial.called):
         return CaseResult(case=str(case), verdict="unsupported", reason="the dispatcher never called it")
     compare = Comparer(case, given.args, given.exact, given.limits)
-    found = [compare(run, given.native) for run in trial.runs]
-    worst = max(found, key=lambda f: (bool(f.reason), f.error))
-    verdict, reason = _verdict(damage, found, trial.runs)
+    comparisons = [compare(run, given.native) for run in trial.runs]
+    worst = max(comparisons, key=lambda comparison: (bool(comparison.reason), comparison.error))
+    verdict, reason = _verdict(damage, comparisons, trial.runs)
     return CaseResult(
         case=str(case),
         verdict=verdict,
@@ -84,16 +88,16 @@ def judge(
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """The inputs of a case, and the results that the operator has to return."""
+    """The inputs of a case, and the expected results."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     native: list[Any]
     """The native operator's results."""
     exact: list[list[Any]] | None
-    """Alternatives of float64 results; None for an operator that draws random numbers."""
+    """Alternative float64 results; None for an operator that draws random numbers."""
     limits: list[torch.Tensor]
-    """The bound of each element of each result."""
+    """Allowed absolute error of each element, for each tensor result."""
 
 
 def _given(case: Case, target: torch._ops.OpOverload, arena: Arena, seed: int) -> _Given:
@@ -107,27 +111,29 @@ def _given(case: Case, target: torch._ops.OpOverload, arena: Arena, seed: int) -
 
 
 class _Trial:
-    """The runs of an operator on one input, and whether the dispatcher called it in each."""
+    """The runs of an operator on one input."""
 
     def __init__(self, overload: str, implementations: Mapping[str, Implementation], arena: Arena) -> None:
         self.overload, self.implementations, self.arena = overload, implementations, arena
         self.target = resolve(overload)
         self.runs: list[list[Any]] = []
         self.called: list[int] = []
+        """Calls by the dispatcher in each run."""
         self.shared: list[str] = []
-        """Results that are views of arguments, in the words of a reason."""
+        """Descriptions of results that are views of arguments."""
 
     def run_guarded(self, given: _Given) -> list[str]:
-        """The first run, between guards; the damage that it did: writes past an end, changed inputs, shared memory."""
+        """The first run, in guarded memory. Returns what it violated: writes out of bounds, changed inputs, results
+        that share memory with arguments."""
         inside = _clone(given.args, self.arena), _clone(given.kwargs, self.arena)
         self._run(*inside, guarded_allocations(self.arena))
         changed = _changed_inputs(self.target, (given.args, given.kwargs), inside)
         return self.arena.violations() or changed or self.shared
 
     def run_again(self, given: _Given) -> None:
-        """One more run, on memory that holds NaN wherever nothing was written."""
+        """One more run, on memory that contains NaN where nothing was written."""
         poison_allocator(tuple(r for r in self.runs[0] if isinstance(r, torch.Tensor)), self.arena.device)
-        again = Arena(self.arena.device)  # the same strides: another layout may be summed in another order
+        again = Arena(self.arena.device)  # keeps the strides, since another layout may be summed in another order
         self._run(_clone(given.args, again), _clone(given.kwargs, again), contextlib.nullcontext())
 
     def _run(
@@ -142,15 +148,16 @@ class _Trial:
         self.runs.append([_detach(result) for result in results])
 
 
-def _verdict(damage: list[str], found: Sequence[Comparison], runs: Sequence[Sequence[Any]]) -> tuple[str, str]:
+def _verdict(damage: list[str], comparisons: Sequence[Comparison], runs: Sequence[Sequence[Any]]) -> tuple[str, str]:
     if damage:
         return "wrong", "; ".join(damage)
-    wrong = [index for index, comparison in enumerate(found) if comparison.reason]
+    wrong = [index for index, comparison in enumerate(comparisons) if comparison.reason]
     if wrong and len(wrong) < len(runs):
         which = ", ".join(str(index + 1) for index in wrong)
-        return "nondeterministic", f"wrong in run {which} of {len(runs)} on the same input: {found[wrong[0]].reason}"
+        reason = comparisons[wrong[0]].reason
+        return "nondeterministic", f"wrong in run {which} of {len(runs)} on the same input: {reason}"
     if wrong:
-        return "wrong", found[0].reason
+        return "wrong", comparisons[0].reason
     if any(not _same(runs[0], run) for run in runs[1:]):
         return "nondeterministic", f"{len(runs)} runs on the same input differ in their bits; all are within the bound"
     return "correct", ""
@@ -159,7 +166,7 @@ def _verdict(damage: list[str], found: Sequence[Comparison], runs: Sequence[Sequ
 def _results(
     target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, clone: bool = True
 ) -> list[Any]:
-    """The results of the call or, for one that works in place, the arguments that it changed."""
+    """The results of the call or, for an in-place operator, the arguments that it wrote."""
     written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if clone and written:
         args, kwargs = _clone(args), _clone(kwargs)
@@ -190,8 +197,8 @@ def _detach(value: Any) -> Any:
 
 
 def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
-    """Arguments that the schema does not let the operator write, and that it wrote."""
-    found = []
+    """Descriptions of arguments that the operator changed although its schema does not allow it."""
+    changed = []
     for position, argument in enumerate(target._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             continue
@@ -200,13 +207,13 @@ def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], afte
             for args, kwargs in (before, after)
         ]
         if isinstance(pair[0], torch.Tensor) and not equal(pair[0], pair[1]):
-            found.append(f"changed its argument {argument.name}")
-    return found
+            changed.append(f"changed its argument {argument.name}")
+    return changed
 
 
 def _shared_memory(target: torch._ops.OpOverload, results: Sequence[Any], args: Any, kwargs: Any) -> list[str]:
-    """Results that are views of arguments where the schema promises fresh memory: the next in-place write to either
-    changes both."""
+    """Descriptions of results that are views of arguments although the schema promises new memory: a later in-place
+    write to one would change the other."""
     schema = target._schema
     if any(a.alias_info is not None for a in (*schema.arguments, *schema.returns)):
         return []
@@ -231,8 +238,8 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def _exact(
     case: Case, target: torch._ops.OpOverload, args: Any, kwargs: Any, dtypes: Sequence[torch.dtype]
 ) -> tuple[list[list[Any]], list[torch.Tensor]]:
-    """The float64 results and their bounds. A list of alternatives: inputs as they are and, for subnormal ones, flushed
-    to zero, which kernels may do (IEEE 754 leaves it to the platform; CUDA calls it -ftz)."""
+    """Alternative float64 results, and their bounds. For subnormal inputs, the alternative has them flushed to zero,
+    which kernels may do (IEEE 754 leaves it to the platform; CUDA: -ftz)."""
     if base_name(case.call.overload) == "_grouped_mm":
         run: Callable[..., list[Any]] = _grouped
     else:
@@ -270,7 +277,7 @@ def _flush(args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _grouped(x: torch.Tensor, weights: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any) -> list[torch.Tensor]:
-    """aten::_grouped_mm has no float64 kernel: one matrix product a group, rows between the offsets."""
+    """aten::_grouped_mm, which has no float64 kernel: one matrix product per group of rows between the offsets."""
     ends = [0, *offs.tolist()]
     rows = [x[start:end] @ weights[group] for group, (start, end) in enumerate(itertools.pairwise(ends))]
     return [torch.cat(rows)]
@@ -301,8 +308,8 @@ def _random(
     native: list[Any],
     device: torch.device,
 ) -> CaseResult:
-    """Operators that draw numbers: same distribution as the native one, by the two-sample Kolmogorov–Smirnov statistic
-    at a level of 10⁻⁶ (critical value √(ln(2·10⁶)/2)·√(2/n): Smirnov's asymptotic formula)."""
+    """Judge an operator that draws random numbers: its distribution must equal the native one, by the two-sample
+    Kolmogorov–Smirnov test at level 10⁻⁶ (critical value √(ln(2·10⁶)/2)·√(2/n), Smirnov's asymptotic formula)."""
     with active(implementations, device):
         got = _results(target, args, kwargs)
         _sync(device)
@@ -317,13 +324,13 @@ def _random(
         distance = float((steps[0] - steps[1]).abs().max())
         limit = math.sqrt(math.log(2e6) / 2) * math.sqrt(2 / a.numel())
         if distance > limit:
-            reason = f"another distribution than the native one: KS {distance:.4f}, limit {limit:.4f}"
+            reason = f"distribution differs from the native one: KS {distance:.4f}, limit {limit:.4f}"
             return CaseResult(case=str(case), verdict="wrong", reason=reason, error=distance / limit)
     return CaseResult(case=str(case), verdict="correct")
 
 
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    pairs = zip(one, other, strict=True)
+def _same(run: Sequence[Any], other: Sequence[Any]) -> bool:
+    pairs = zip(run, other, strict=True)
     return all(equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 

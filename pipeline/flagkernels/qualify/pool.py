@@ -1,7 +1,7 @@
-"""Run each job in a process of its own, several at once, with limits; a crash costs its own job only.
+"""Run jobs in separate processes, several in parallel, with limits; a crash affects only its own job.
 
-The processes are forked from a server that has imported torch and never touched the chip, so that a start costs
-milliseconds instead of seconds and no child inherits a device context."""
+The processes are forked from a server that has imported torch but never used the chip, so that starting one takes
+milliseconds instead of seconds, and no child inherits a device context."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ POLL_S = 0.2
 
 
 class Task(Protocol):
-    """A job for one process: worker.Job and measure.bench.BenchJob."""
+    """A job for one process, such as worker.Job or measure.bench.BenchJob."""
 
     @property
     def operator(self) -> str: ...
     @property
     def memory(self) -> int:
-        """Bytes of host memory that the operator may take."""
+        """Bytes of host memory that the operator may use."""
 
     @property
     def log(self) -> str:
-        """The file that gets what the process prints."""
+        """The file for the process's output."""
 
 
 T = TypeVar("T", bound=Task)
@@ -47,7 +47,7 @@ T = TypeVar("T", bound=Task)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T]):
-    """How a process ended, and what it had sent by then."""
+    """How a process ended, and the results it sent before."""
 
     job: T
     ended: str
@@ -59,15 +59,19 @@ class Outcome(Generic[T]):
     dropped: int
     """Cases that were not judged."""
     short: int
-    """Those of them for which the chip's memory did not suffice."""
+    """Dropped cases for which chip memory was insufficient."""
     seconds: float
+    """Run time of the process."""
     peak_bytes: int
-    """Resident host memory."""
+    """Maximum resident host memory."""
     log_tail: str
+    """End of the process's output."""
 
 
 @dataclass
 class _Running(Generic[T]):
+    """A running process and its messages so far."""
+
     job: T
     process: multiprocessing.process.BaseProcess
     pipe: Connection
@@ -82,7 +86,7 @@ class _Running(Generic[T]):
     peak: int = 0
 
     def read(self) -> bool:
-        """Takes what the child has sent; False when it will send no more."""
+        """Receive the child's messages; False if it will send no more."""
         try:
             while self.pipe.poll():
                 message = json.loads(self.pipe.recv_bytes())
@@ -102,17 +106,17 @@ class _Running(Generic[T]):
 
 
 def context() -> multiprocessing.context.ForkServerContext:
-    """The fork server, with torch and FlagGems' dependencies imported. It never touches the chip."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(
+    """The fork server, with torch and FlagGems' dependencies imported. It never uses the chip."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(
         ["flagkernels.qualify.worker", "sqlalchemy.orm", "yaml"]
-    )  # missing ones are passed over
-    path = os.pathsep.join(filter(None, sys.path))  # the server does not apply our sys.path itself
-    # Processes that end without their interpreter's own exit leave FlagGems' locks to the tracker, which would warn.
+    )  # missing modules are ignored
+    path = os.pathsep.join(filter(None, sys.path))  # the server does not inherit sys.path
+    # Processes that skip the interpreter's exit leave FlagGems' locks to the resource tracker, which would warn.
     quiet = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning")))
     with _environment(PYTHONPATH=path, PYTHONWARNINGS=quiet):
         multiprocessing.forkserver.ensure_running()
-    return found
+    return forkserver
 
 
 @contextlib.contextmanager
@@ -138,10 +142,10 @@ def run_all(
     doing: Callable[[str], None],
     target: Callable[[T, Connection], None],
 ) -> None:
-    """Runs `target(job, pipe)` for each job, at most `width` at once, each for at most `seconds`; calls `finished` as
-    each ends.
+    """Run `target(job, pipe)` for each job, at most `width` in parallel, each for at most `seconds`; call `finished`
+    when one ends.
 
-    On any exception (Ctrl-C included) the processes that still run are ended."""
+    On any exception, including Ctrl-C, the running processes are killed."""
     waiting, running = deque(jobs), list[_Running[T]]()
     spawn = context()
     try:
@@ -174,7 +178,7 @@ def _start(
 
 
 def _overdue(item: _Running[T]) -> bool:
-    """Ends a process that is past its deadline or over its memory."""
+    """Kill a process that exceeds its time or memory limit; True if it did."""
     item.peak = max(item.peak, _resident(item.process.pid or 0))
     if time.monotonic() > item.deadline:
         item.ended = "hang"
@@ -187,7 +191,7 @@ def _overdue(item: _Running[T]) -> bool:
     return True
 
 
-BASE_RESIDENT = 2 << 30  # torch, Triton and a device context are not the operator's own
+BASE_RESIDENT = 2 << 30  # bytes of torch, Triton and a device context, which do not count as the operator's
 
 
 def _resident(pid: int) -> int:

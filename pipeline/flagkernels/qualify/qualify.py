@@ -1,7 +1,7 @@
-"""qualify: judge each operator in a process of its own, at the model's shapes and neighbouring ones.
+"""Qualify each operator in a separate process, at the model's shapes and similar ones.
 
-Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file that
-is on the disk before the next operator is counted; a second run does what is missing."""
+Verdicts: correct, wrong, crash, hang, out-of-memory, unsupported, nondeterministic. Each is a row in a JSONL file,
+synced before the next operator is counted; a second run does only what is missing."""
 
 from __future__ import annotations
 
@@ -43,49 +43,63 @@ __all__ = [
     "width_for",
 ]
 
-# Worst last: an operator's verdict is the worst of its cases.
+# Ordered from best to worst: an operator's verdict is the worst of its cases.
 VERDICTS = ("correct", "nondeterministic", "unsupported", "wrong", "out-of-memory", "hang", "crash")
-UNOPENED_IS_ENOUGH = 3  # processes that could not import the operators, before any could
-METHOD_VERSION = 3  # raised when a verdict could change: bounds, cases, values
+UNOPENED_IS_ENOUGH = 3  # give up after this many processes could not import the operators and none could
+METHOD_VERSION = 3  # incremented when bounds, cases or values change, which may change verdicts
 WHOLE = 0.95
-"""Share of the chip's memory that operators may take together."""
+"""Fraction of chip memory that operators may use together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """memory: bytes of the host for each operator; width: processes at once."""
+    """Limits of qualification."""
 
     seconds: float = 180.0
+    """Time of one operator."""
     memory: int = 8 << 30
+    """Bytes of host memory of one operator."""
     width: int = 1
+    """Number of parallel processes."""
     repeats: int = 3
+    """Runs on the same input."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`error` is the worst error over its bound, `native` the vendor kernel's own worst. `seconds_limit` (seconds) and
-    `memory_limit` (bytes of the host) are what it was given: 0 in rows of before they were kept."""
+    """The verdict on one operator."""
 
     key: str
+    """Digest of everything that determines the verdict (see `key_of`)."""
     operator: str
     verdict: str
+    """One of VERDICTS."""
     reason: str
     at: str
+    """The case of the verdict, if it is not correct."""
     cases: int
     passed: int
     dropped: int
     error: float | None
+    """Largest error over its bound."""
     native: float | None
+    """The same for the vendor's kernel."""
     relative: float | None
+    """Largest ‖result − exact‖ / ‖exact‖."""
     seconds: float
     peak_mib: int
+    """Maximum resident host memory."""
     results: tuple[dict[str, Any], ...]
+    """CaseResult of each case, as JSON."""
     log_tail: str
+    """End of the process's output, if the verdict is not correct."""
     seconds_limit: float = 0.0
+    """Limits.seconds; 0 in old rows."""
     memory_limit: int = 0
+    """Limits.memory; 0 in old rows."""
 
     def stands(self, limits: Limits) -> bool:
-        """True where the verdict holds under these limits: an exceeded limit says nothing about a larger one."""
+        """True if the verdict holds under these limits: exceeding a limit does not imply exceeding a larger one."""
         if self.verdict == "hang":
             return limits.seconds <= max(self.seconds_limit, self.seconds)
         if self.verdict == "out-of-memory":
@@ -104,7 +118,7 @@ class Row:
 
 
 def row_of(outcome: Outcome[Job], key: str, limits: Limits) -> Row:
-    """One row from what the process sent and how it ended."""
+    """The row of an operator, from its results and how its process ended."""
     results = outcome.results
     verdict, reason, at = "correct", "", ""
     for result in results:
@@ -115,7 +129,7 @@ def row_of(outcome: Outcome[Job], key: str, limits: Limits) -> Row:
     elif outcome.ended != "done" and VERDICTS.index(outcome.ended) >= VERDICTS.index(verdict):
         verdict, reason, at = outcome.ended, outcome.reason, outcome.at
     if not results and verdict == "correct":
-        reason = "no case could be judged: the native operator refuses them, or float64 does not fit in memory"
+        reason = "no case could be judged: the native operator rejects them, or float64 does not fit in memory"
         verdict, at = "unsupported", outcome.at
     return Row(
         key=key,
@@ -145,13 +159,13 @@ def _worst(results: Iterable[dict[str, Any]], name: str) -> float | None:
 def key_of(
     operator: str, cases: Sequence[Case], *, source: str, device: str, versions: dict[str, str], repeats: int
 ) -> str:
-    """Same key, same verdict: what a second run may skip."""
+    """Digest of everything that determines a verdict; a second run skips operators whose key is present."""
     parts = [METHOD_VERSION, operator, digest(cases), source, device, versions, repeats]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Rows by key; the last one counts."""
+    """Rows by key; later rows replace earlier ones."""
     rows = {}
     for data in read_lines(path):
         try:
@@ -163,23 +177,25 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 
 def correct_operators(path: Path, wanted: Iterable[str]) -> list[str]:
-    """The operators that were qualified as correct. Raises UsageError without a file, NothingToDo where none is."""
+    """The operators among `wanted` that are qualified as correct.
+
+    Raises UsageError if the file does not exist, NothingToDo if no operator is correct."""
     if not path.exists():
         raise UsageError(f"cannot read {path}", why="the file does not exist", hint="run `qualify` first")
     rows = {row.operator: row for row in read_rows(path).values()}
-    kept = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
-    if not kept:
+    correct = [name for name in wanted if name in rows and rows[name].verdict == "correct"]
+    if not correct:
         raise NothingToDo(
             f"{path} has no correct operator of this trace", hint="run `qualify` first, or see its verdicts"
         )
-    return kept
+    return correct
 
 
 def width_for(found: Trace, device: str, *, cores: int | None = None, free: int | None = None) -> int:
-    """Processes at once: at most one a core, and as many as the chip's memory holds.
+    """Number of parallel processes: at most one per core, and as many as fit into chip memory.
 
-    Each needs its context and what its largest case takes; a case that needs more than a quarter of the chip does not
-    hold up the others: a process whose share is too small leaves it out."""
+    Each needs a context and the memory of its largest case, of which at most a quarter of the chip counts: a process
+    whose share is too small for a case drops it, and the operator is judged again alone."""
     cores = cores or len(os.sched_getaffinity(0))
     if device == "cpu":
         return max(cores, 1)
@@ -190,15 +206,15 @@ def width_for(found: Trace, device: str, *, cores: int | None = None, free: int 
 
 
 def free_memory(device: str) -> int | None:
-    """Free bytes of the chip, asked in a child since this process must not touch it; None on the CPU.
+    """Free bytes of chip memory, queried in a child since this process must not use the chip; None on the CPU.
 
-    Raises ChipFault where the device does not answer."""
+    Raises ChipFault if the device is not available."""
     if device == "cpu":
         return None
     with pool.context().Pool(1) as workers:
         free = workers.apply(_ask_free_memory, (device,))
     if not free:
-        raise ChipFault(f"no device {device!r} answers here", hint="run on the chip, or --device cpu")
+        raise ChipFault(f"device {device!r} is not available", hint="run on the chip, or with --device cpu")
     return free
 
 
@@ -216,43 +232,46 @@ class Method:
     """How operators are judged."""
 
     source: str = "flag_gems"
+    """See registry.open_source."""
     device: str = "cuda"
+    """torch's device type."""
     real: int = 8
-    """Real shapes of each overload."""
+    """Number of real shapes of each overload."""
     seed: int = 0
+    """Of the random inputs."""
     configs: int | None = 2
-    """LibTuner's candidates that are compared; None: all."""
+    """Number of LibTuner candidates to compare; None: all."""
 
 
 def qualify(
     found: Trace, operators: Sequence[str], out: Path, *, method: Method | None = None, limits: Limits | None = None
 ) -> list[Row]:
-    """Qualifies what `out` does not hold yet and returns all rows, in the order of `operators`. One whose share of the
-    chip's memory was too small is judged again, alone."""
+    """Qualify the operators missing in `out`; returns all rows, in the order of `operators`. An operator whose share of
+    chip memory was too small is judged again alone on the chip."""
     method, limits = method or Method(), limits or Limits()
     present = read_rows(out)
     with tempfile.TemporaryDirectory() as logs:
         work = [_job(found, operator, method, limits, Path(logs)) for operator in operators]
         keys = {job.operator: key for job, key in work}
         jobs = [job for job, key in work if not (key in present and present[key].stands(limits))]
-        jobs.sort(key=lambda job: -len(job.cases))  # the longest first, so that none is left alone at the end
+        jobs.sort(key=lambda job: -len(job.cases))  # longest first, so that no long job starts last
         with Progress("qualify", total=len(jobs)) as progress:
             settled = _Settled(method.source, len(jobs))
             alone: list[Job] = []
 
             def finished(outcome: Outcome[Job]) -> None:
-                for one in settled(outcome):
-                    row = row_of(one, keys[one.job.operator], limits)
-                    if _wants_the_chip(one, row):
-                        alone.append(replace(one.job, device_fraction=WHOLE))
+                for ready in settled(outcome):
+                    row = row_of(ready, keys[ready.job.operator], limits)
+                    if _needs_more_memory(ready, row):
+                        alone.append(replace(ready.job, device_fraction=WHOLE))
                         continue
                     append_line(out, row.to_json())
                     present[row.key] = row
                     progress.step(str(row))
 
-            for width, some in ((limits.width, jobs), (1, alone)):
+            for width, batch in ((limits.width, jobs), (1, alone)):
                 pool.run_all(
-                    some,
+                    batch,
                     width=width,
                     seconds=limits.seconds,
                     finished=finished,
@@ -263,7 +282,7 @@ def qualify(
 
 
 def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path) -> tuple[Job, str]:
-    """One operator's work for a process, and the key of its verdict."""
+    """The job that qualifies one operator, and the key of its verdict."""
     cases = cases_for(found, operator, real=method.real)
     key = key_of(
         operator,
@@ -288,8 +307,8 @@ def _job(found: Trace, operator: str, method: Method, limits: Limits, logs: Path
     return job, key
 
 
-def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
-    """True where a larger share of the chip's memory could change the verdict."""
+def _needs_more_memory(outcome: Outcome[Job], row: Row) -> bool:
+    """True if a larger share of chip memory could change the verdict."""
     share = outcome.job.device_fraction
     if share is None or share >= WHOLE or row.verdict not in ("correct", "unsupported", "out-of-memory"):
         return False
@@ -297,7 +316,7 @@ def _wants_the_chip(outcome: Outcome[Job], row: Row) -> bool:
 
 
 class _Settled:
-    """Releases outcomes as verdicts once any process could import the operators; before that, none is one."""
+    """Holds outcomes back until some process could import the operators; until then none is a verdict."""
 
     def __init__(self, source: str, total: int) -> None:
         self.source = source
@@ -306,7 +325,8 @@ class _Settled:
         self.held: list[Outcome[Job]] = []
 
     def __call__(self, outcome: Outcome[Job]) -> list[Outcome[Job]]:
-        """Those that can be recorded now. Raises ChipFault for FlagGems, UsageError for another source."""
+        """The outcomes that can be recorded now. If the operators cannot be imported, raises ChipFault for FlagGems,
+        UsageError for another source."""
         self.opened |= outcome.ended != UNOPENED
         self.held.append(outcome)
         if self.opened:
@@ -316,13 +336,13 @@ class _Settled:
             return []
         if self.source == "flag_gems":
             hint = "run in the chip's base image with the chip visible; `python -c 'import flag_gems'` shows the cause"
-            raise ChipFault("flag_gems cannot be imported here", why=outcome.reason, hint=hint)
-        hint = "--source MODULE:ATTRIBUTE names a mapping of operator to registration key to function"
+            raise ChipFault("flag_gems cannot be imported", why=outcome.reason, hint=hint)
+        hint = "--source MODULE:ATTRIBUTE must name a mapping of operator → registration key → function"
         raise UsageError(f"--source {self.source} cannot be used", why=outcome.reason, hint=hint)
 
 
 def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
-    """How many operators got which verdict, which are correct, which are excluded, and why; as in prepare's report."""
+    """The number of operators by verdict, the correct ones, and the excluded ones with reasons."""
     return {
         "model": found.model,
         "versions": found.versions,
@@ -338,22 +358,24 @@ def summary(found: Trace, rows: Sequence[Row]) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--trace")
-    add_option(parser, "--out", help="verdicts, a JSONL file; a second run does what is missing")
+    add_option(parser, "--out", help="verdicts, a JSONL file; a second run does only what is missing")
     add_option(parser, "--device")
     add_option(parser, "--source")
-    add_option(parser, "--operators", help="comma-separated; default: all that the trace names")
-    add_option(parser, "--seconds", default=180.0, help="time limit of one operator")
-    parser.add_argument("--memory", type=at_least(1), default=8192, help="host memory of one operator, MiB")
+    add_option(parser, "--operators")
+    add_option(parser, "--seconds", default=180.0)
+    parser.add_argument("--memory", type=at_least(1), default=8192, help="host memory limit of one operator, in MiB")
     add_option(parser, "--width")
-    parser.add_argument("--repeats", type=at_least(1), default=3, help="runs on the same input")
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="number of runs on the same input")
     add_option(parser, "--real")
     add_option(parser, "--configs", default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
-    parser.add_argument("--report", type=Path, help="the verdicts in short, JSON: what a card and a bundle show")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs")
+    parser.add_argument("--report", type=Path, help="write a summary of the verdicts, JSON, as in a bundle's report")
 
 
 def choose(found: Trace, names: str | None) -> tuple[str, ...]:
-    """The operators that the command line asks for, each of them in the trace. Raises UsageError, NothingToDo."""
+    """The operators named on the command line; default: all in the trace.
+
+    Raises UsageError if the trace lacks one or none is named, NothingToDo if the trace has no operators."""
     if names is None:
         if not found.operators:
             raise NothingToDo("the trace has no operators", hint="serve this model natively")
@@ -364,7 +386,7 @@ def choose(found: Trace, names: str | None) -> tuple[str, ...]:
             near = did_you_mean(name, found.operators)
             raise UsageError(f"the trace has no operator {name!r}", hint=near or f"it has {', '.join(found.operators)}")
     if not wanted:
-        raise UsageError("--operators names none", hint="leave it out for all")
+        raise UsageError("--operators names no operator", hint="leave the option out for all")
     return wanted
 
 
@@ -372,7 +394,7 @@ def main(args: argparse.Namespace) -> int:
     found = trace.read(args.trace)
     operators = choose(found, args.operators)
     if args.source == "flag_gems":
-        catalogue.load()  # says at once, with the remedy, that FlagGems is missing
+        catalogue.load()  # fail early, with a hint, if FlagGems is not installed
     free = free_memory(args.device)
     limits = Limits(
         seconds=args.seconds,

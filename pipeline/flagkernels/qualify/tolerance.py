@@ -1,16 +1,16 @@
-"""How far a result may be from the exact one: componentwise bounds from dtype and reduction length.
+"""Componentwise error bounds from dtype and reduction length.
 
 u is the unit roundoff: 2⁻⁸ for bfloat16, 2⁻¹¹ for float16, 2⁻²⁴ for float32. Kernels for 16-bit data accumulate in
 float32, so inner errors carry u₃₂, and one final rounding carries the result's own u.
 
 A sum of n products has |error| ≤ γ·Σ|aᵢ||bᵢ|. The worst case γₙ = n·u/(1 − n·u) (Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed., 2002, §3.1, §3.5) is far above what happens and would hide a kernel that is wrong by one
+Numerical Algorithms, 2nd ed., 2002, §3.1, §3.5) is far above actual errors and would hide a kernel that is wrong by one
 percent; we use the probabilistic γ̃ₙ(λ) = exp(λ·√n·u + n·u²/(1 − u)) − 1 (Higham and Mary, A New Approach to
 Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41(5), 2019, Theorem 2.4), which fails with probability
-2·exp(−λ²(1 − u)²/2); λ = 8 makes that 3·10⁻¹⁴ an element. Softmax: Blanchard, Higham and Higham, Accurately computing
+2·exp(−λ²(1 − u)²/2); λ = 8 makes that 3·10⁻¹⁴ per element. Softmax: Blanchard, Higham and Higham, Accurately computing
 the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41(4), 2021, §4: relative error grows with |x − max|.
 Everything else is held to mixed forward–backward stability (Higham 2002, §1.5): the result must be within a few u of
-the exact result for inputs moved by a few u; the movement is measured by perturbing the float64 reference.
+the exact result for inputs perturbed by a few u; its change is measured by perturbing the inputs in float64.
 """
 
 from __future__ import annotations
@@ -110,26 +110,26 @@ INDICES = frozenset(["argmax", "argmin", "topk", "sort", "max", "min", "argsort"
 
 
 def roundoff(dtype: torch.dtype) -> float:
-    """u = half the distance from one to the next larger number."""
+    """u: half the distance from one to the next larger number."""
     return torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
 
 
 def inner_roundoff(dtype: torch.dtype) -> float:
-    """Of the accumulator: float32 for 16-bit and float32 data."""
+    """The accumulator's u: that of float32 for 16-bit and float32 data."""
     return roundoff(torch.float64 if dtype is torch.float64 else torch.float32)
 
 
 def gamma(n: int, u: float, lam: float = LAMBDA) -> float:
-    """γ̃ₙ(λ). For short sums it is above the worst case: that is the room for elementary functions, whose errors the
-    vendors document as up to four ulps (CUDA C++ Programming Guide, Mathematical Functions)."""
+    """γ̃ₙ(λ). For short sums it exceeds the worst case, which leaves room for elementary functions, whose documented
+    errors are up to four ulps (CUDA C++ Programming Guide, Mathematical Functions)."""
     return math.expm1(lam * math.sqrt(n) * u + n * u * u / (1 - u))
 
 
 def gain_limit(dtype: torch.dtype) -> float:
-    """How far the regression slope of result on reference may be from one, over a thousand elements or more.
+    """Largest allowed deviation from one of the regression slope of result on reference, over >= 1000 elements.
 
-    Rounding errors of single elements average out, a systematic factor does not. Half a unit roundoff is above what
-    averaging leaves, and below a kernel that is wrong by one percent in any dtype."""
+    Rounding errors of single elements average out; a systematic factor does not. Half a unit roundoff exceeds the
+    averaged rounding errors, and in every dtype is below an error of one percent."""
     return max(roundoff(dtype) / 2, 1e-5)
 
 
@@ -141,10 +141,10 @@ def bound(
     reference: Sequence[torch.Tensor],
     dtypes: Sequence[torch.dtype],
 ) -> list[torch.Tensor]:
-    """One tensor of allowed absolute errors for each result.
+    """A tensor of allowed absolute errors for each result.
 
     args, kwargs, reference: in float64; dtypes: of the results of the operator under test; `exact` runs the native
-    float64 operator. A pointwise operator counts as a sum of one."""
+    float64 operator. A pointwise operator counts as a sum of one term."""
     name = base_name(overload)
     if name in EXACT:
         return [torch.zeros_like(ref, dtype=torch.float64) for ref in reference]
@@ -162,7 +162,8 @@ def bound(
 
 
 def _length(name: str, args: tuple[Any, ...], reference: Sequence[torch.Tensor]) -> int:
-    """Terms of each sum: the shared dimension of matrix products, else arguments' elements over results' elements."""
+    """Number of terms of each sum: the shared dimension of matrix products, else elements of arguments per element of
+    the result."""
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
     if name in MATMUL:
         factors = tensors[1:] if name in {"addmm", "baddbmm", "addmv"} else tensors
@@ -211,6 +212,7 @@ def _scales(
 
 
 def map_floats(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """Apply `change` to the floating tensors in nested lists, tuples and dicts."""
     if isinstance(value, torch.Tensor):
         return change(value) if value.is_floating_point() else value
     if isinstance(value, dict):

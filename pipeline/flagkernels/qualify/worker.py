@@ -1,7 +1,7 @@
-"""The child process: one operator, case by case, each result sent before the next case begins.
+"""Judge one operator in a child process, sending each result before the next case begins.
 
-It imports the operators, uses the chip, and may die of a signal or a device fault, or be killed by its parent. The
-results sent by then are kept."""
+The process imports the operators and uses the chip. It may die of a signal or a device fault, or be killed by its
+parent; the results it sent before are kept."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from flagkernels.qualify.judge import CaseResult, Dropped, judge
 __all__ = ["UNOPENED", "Job", "classify", "run", "sender"]
 
 UNOPENED = "unopened"
-"""How a process ends that could not import the operators: says nothing about the operator itself."""
+"""End of a process that could not import the operators; implies nothing about the operator under test."""
 
-# Torch and the vendors' runtimes word a broken device in their own ways; after any of these the process is lost.
+# Messages of torch and the vendors' runtimes about a broken device, after which the process cannot continue.
 DEVICE_FAULTS = (
     "cuda error",
     "cuda driver error",
@@ -45,22 +45,31 @@ REFUSALS = ("not support", "unsupported", "not implemented", "no kernel", "out o
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One operator's work: plain values, since it travels to another process. memory in bytes, of the host."""
+    """The job of judging one operator, as plain values that can be sent to another process."""
 
     operator: str
     source: str
+    """See registry.open_source."""
     device: str
+    """torch's device type."""
     cases: tuple[dict[str, Any], ...]
+    """Case.to_json of each case."""
     repeats: int
+    """Runs on the same input."""
     seed: int
+    """Of the first case; the others follow."""
     memory: int
+    """Limit of host memory, in bytes."""
     device_fraction: float | None
+    """Share of chip memory; None: no limit."""
     configs: int | None
+    """Number of LibTuner candidates to compare; None: all."""
     log: str
+    """File for the process's output."""
 
 
 def classify(error: BaseException) -> tuple[str, str]:
-    """The verdict that an exception stands for, and its reason in one line."""
+    """The verdict for an exception, and its reason in one line."""
     text = f"{type(error).__name__}: {error}".strip()
     line = next((part for part in text.splitlines() if part.strip()), text)[:300]
     low = text.lower()
@@ -77,8 +86,8 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def run(job: Job, pipe: Connection) -> None:
-    """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and at last {"end": …}; a
-    case that was dropped for lack of the chip's memory is `short` of it."""
+    """Entry point of the process. Sends {"start": case}, {"result": …}, {"dropped": case} and finally {"end": …}; a
+    case dropped for lack of chip memory has `"short": true`."""
     send = sender(job.log, pipe)
     device = torch.device(job.device)
     torch.set_num_threads(1)
@@ -103,11 +112,11 @@ def run(job: Job, pipe: Connection) -> None:
             break
     send({"end": "done"})
     pipe.close()
-    os._exit(0)  # a broken device makes the interpreter's own exit hang or abort
+    os._exit(0)  # with a broken device the interpreter's regular exit hangs or aborts
 
 
 def sender(log: str, pipe: Connection) -> Send:
-    """Sends messages through the pipe, as JSON; what the process prints from now on goes to the file `log`."""
+    """Redirect the process's output to the file `log`, and return a function that sends JSON through the pipe."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -123,7 +132,7 @@ def _judge_case(
     share: int | None,
     send: Send,
 ) -> bool:
-    """Judges one case within `share` bytes of the chip; False when the process is not fit for another one."""
+    """Judge one case within `share` bytes of chip memory; False if the process cannot judge another."""
     if share is not None and memory_for(case.call) > share:
         reason = f"float64 needs more than this process's {share >> 20} MiB"
         send({"dropped": str(case), "reason": reason, "short": True})
@@ -145,10 +154,10 @@ def _judge_case(
 
 
 def _limit(job: Job, device: torch.device) -> int | None:
-    """The bytes of the chip that cases may take; None on the CPU, where the kernel refuses what is too much.
+    """Limit the process's memory. Returns the bytes of chip memory for a case; None if there is no such limit.
 
-    A chip's runtime reserves address space by the terabyte, so there the allocator is limited, and the parent watches
-    the host memory."""
+    On the CPU the address space is limited. A chip's runtime reserves terabytes of address space, so there the
+    allocator is limited instead, and the parent watches the host memory."""
     if device.type == "cpu":
         with open("/proc/self/statm") as stream:  # noqa: PTH123
             present = int(stream.read().split()[0]) * resource.getpagesize()

@@ -1,1 +1,1 @@
-"""The fastest candidate of each kernel, stored where FlagGems looks for it."""
+"""Find the fastest candidate of each kernel and store it in FlagGems' database."""

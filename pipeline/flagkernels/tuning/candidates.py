@@ -1,7 +1,7 @@
-"""Kernel launches seen at FlagGems' tuner objects, and the rules by which candidates drop out.
+"""Recorded kernel launches, their candidates, and the rules for eliminating candidates.
 
-A launch is recorded with stand-ins for its tensors, so that thousands of them cost no device memory and a process
-without a device context can compile from them. All decisions here are pure.
+Launches are recorded with stand-ins for tensors, so that thousands of them need no device memory and a process without
+a device context can compile them. No I/O.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 ]
 
 HOPELESS = 3.0
-"""A candidate this many times slower than the best one at a neighbouring key is not launched at all."""
+"""A candidate this many times slower than the best at a neighbouring key is not launched."""
 SCREENED = 1.12
-"""One launch under a flushed cache repeats within a few per cent, so what is this much slower is out."""
+"""Ratio to the best above which screening eliminates a candidate; single launches repeat within a few per cent."""
 CLOSE = 1.03
-"""After the first round of replays, what is further than this from the best is out."""
+"""Ratio to the best above which the first round of replays eliminates a candidate."""
 MOST_FINALISTS = 16
 
 Key = tuple[bool | int | float | str, ...]
@@ -38,12 +38,14 @@ Key = tuple[bool | int | float | str, ...]
 
 @dataclass(frozen=True)
 class Stand:
-    """A tensor's outside: all that Triton specialises on and that hooks and grids ask for, without its memory."""
+    """A stand-in for a tensor without memory: what Triton specialises on, and what hooks and grids read."""
 
     dtype: Any
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    """In elements."""
     pointer: int
+    """An address with the alignment of the tensor's."""
     device: Any = None
 
     @property
@@ -78,9 +80,9 @@ class Stand:
 
 
 def stand_in(value: Any) -> Any:
-    """`value` with every tensor, also inside a tensor descriptor, replaced by a Stand of the same alignment."""
+    """Replace a tensor, also inside a tensor descriptor, by a Stand of the same alignment; return others unchanged."""
     if hasattr(value, "data_ptr") and not isinstance(value, Stand):
-        # Triton specialises on divisibility by 16; the low bits are all that is kept of the address.
+        # Triton specialises on divisibility by 16, so only the low bits of the address matter.
         pointer = 1 << 20 | value.data_ptr() % 256
         return Stand(value.dtype, tuple(value.shape), tuple(value.stride()), pointer, str(value.device))
     if type(value).__name__ == "TensorDescriptor":
@@ -91,18 +93,20 @@ def stand_in(value: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One launch of one kernel. `tuner` is FlagGems' LibTuner, Triton's Autotuner, or None for a kernel of one form."""
+    """One launch of one kernel."""
 
     fn: Any
-    """The object below the tuner that `run` is called on: a Triton JITFunction, or Heuristics around one."""
+    """The object below the tuner on which `run` is called: a Triton JITFunction, or Heuristics around one."""
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     configs: tuple[Any, ...]
-    """The candidates, pruned as the tuner prunes; (None,) without a tuner."""
+    """The candidates after the tuner's pruning; (None,) without a tuner."""
     tuner: Any = None
+    """FlagGems' LibTuner or Triton's Autotuner; None for a kernel without candidates."""
     key: Key = ()
+    """The tuner's database key; empty if it stores no choice."""
     elements: int = 0
-    """Tensor elements of the call that made it: the largest call speaks for all that share its key."""
+    """Tensor elements of the call that made the launch; the largest call represents all that share a key."""
 
     @property
     def name(self) -> str:
@@ -111,12 +115,15 @@ class Launch:
 
 @dataclass(frozen=True, eq=False)
 class Compilation:
-    """One candidate of one launch, and the signature by which equal ones are found."""
+    """One candidate of one launch, to be compiled."""
 
     launch: Launch
     config: Any
+    """The candidate; None for a kernel without candidates."""
     signature: str
+    """Equal for equal compilations (see `signature_of`)."""
     weight: float = field(default=0.0)
+    """Estimate of the compile time, in no unit."""
 
 
 def kernel_of(fn: Any) -> Any:
@@ -127,14 +134,14 @@ def kernel_of(fn: Any) -> Any:
 
 
 def compilations(launches: Sequence[Launch], configs: Callable[[Launch], Sequence[Any]]) -> list[Compilation]:
-    """Each distinct compilation once, the heaviest first so that no long one is left for the end."""
-    found: dict[str, Compilation] = {}
+    """The distinct compilations, heaviest first, so that no long one starts last."""
+    distinct: dict[str, Compilation] = {}
     for launch in launches:
         for config in configs(launch):
             signature = signature_of(launch, config)
-            if signature not in found:
-                found[signature] = Compilation(launch, config, signature, _weight(config))
-    return sorted(found.values(), key=lambda one: -one.weight)
+            if signature not in distinct:
+                distinct[signature] = Compilation(launch, config, signature, _weight(config))
+    return sorted(distinct.values(), key=lambda compilation: -compilation.weight)
 
 
 def _weight(config: Any) -> float:
@@ -145,10 +152,10 @@ def _weight(config: Any) -> float:
 
 
 def signature_of(launch: Launch, config: Any) -> str:
-    """The key of a compilation in Triton: types, alignments, constants, heuristics' results and the candidate itself.
+    """Approximates Triton's cache key: types, alignments, constants, results of heuristics, and the candidate.
 
-    It may tell apart what Triton would not (a wasted compilation), but not the reverse for any argument kind that
-    FlagGems passes; a miss there costs one serial compilation later, never a wrong kernel."""
+    It may distinguish compilations that Triton would not (a wasted compilation), but not the reverse for any kind of
+    argument that FlagGems passes; an error there costs one serial compilation later, never a wrong kernel."""
     kernel = kernel_of(launch.fn)
     constants = set(kernel.constexprs)
     parts = [launch.name, str(kernel.cache_key), str(config)]
@@ -186,7 +193,7 @@ def _specialised(value: Any, constant: bool) -> str:
 
 
 def nearest(key: Key, others: Sequence[Key]) -> Key | None:
-    """The key that differs least, by doublings summed over the numbers, among those whose other parts are equal."""
+    """The key nearest to `key` by doublings summed over the numbers, if all other parts are equal; None if none is."""
 
     def distance(other: Key) -> float:
         if len(other) != len(key):
@@ -208,7 +215,7 @@ def _positive(value: object) -> bool:
 
 
 def hopeless(key: Key, measured: Mapping[Key, Mapping[str, float]]) -> set[str]:
-    """Candidates (by their text) that the nearest measured key, at most one doubling away, rules out."""
+    """Candidates (as text) ruled out by their times at the nearest measured key, at most one doubling away."""
     near = nearest(key, list(measured))
     if near is None or _doublings(key, near) > 1.0 + 1e-9:
         return set()
@@ -219,13 +226,13 @@ def hopeless(key: Key, measured: Mapping[Key, Mapping[str, float]]) -> set[str]:
     return {config for config, time in times.items() if time > HOPELESS * min(finite)}
 
 
-def _doublings(one: Key, other: Key) -> float:
-    pairs = zip(one, other, strict=True)
+def _doublings(key: Key, other: Key) -> float:
+    pairs = zip(key, other, strict=True)
     return math.fsum(abs(math.log2(float(a) / float(b))) for a, b in pairs if _positive(a) and _positive(b))
 
 
 def finalists(screened: Mapping[str, float]) -> list[str]:
-    """The candidates worth replaying, the best first."""
+    """The candidates to replay, best first."""
     finite = {config: time for config, time in screened.items() if math.isfinite(time)}
     if not finite:
         return []
@@ -234,12 +241,12 @@ def finalists(screened: Mapping[str, float]) -> list[str]:
 
 
 def least_behind(times: Sequence[Mapping[str, float]]) -> str:
-    """The candidate whose worst ratio to the best one, over several calls, is the smallest."""
+    """The candidate with the smallest worst-case ratio to the best one, over several calls."""
     best = [min(at.values()) for at in times]
     return min(times[0], key=lambda text: max(at[text] / fastest for at, fastest in zip(times, best, strict=True)))
 
 
 def survivors(medians: Mapping[str, float]) -> list[str]:
-    """The candidates worth a second round of replays."""
+    """The candidates for a second round of replays, best first."""
     limit = min(medians.values()) * CLOSE
     return sorted((config for config in medians if medians[config] <= limit), key=medians.__getitem__)

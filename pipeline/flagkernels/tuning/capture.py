@@ -1,8 +1,7 @@
-"""Capture FlagGems' kernel launches: its operators run up to the point where a kernel would be launched.
+"""Capture FlagGems' kernel launches by running its operators up to the launch.
 
-Three methods are replaced meanwhile: LibTuner.run and Autotuner.run (the candidates are known there), and
-JITFunction.run (kernels of one form). LibEntry, a cache of launches in front of them, is bypassed, so that it caches
-nothing of this.
+Patches LibTuner.run and Autotuner.run, where the candidates are known, and JITFunction.run for kernels without
+candidates. LibEntry, a cache of launches in front of them, is bypassed so that it caches nothing.
 """
 
 from __future__ import annotations
@@ -18,18 +17,25 @@ __all__ = ["Failure", "Library", "discover", "key_of", "launches_of", "patched",
 
 
 class Library(Protocol):
-    """FlagGems, as far as tuning needs it. `tuner_class` is its LibTuner, `entry_class` its LibEntry."""
+    """The parts of FlagGems that tuning uses."""
 
     tuner_class: Any
+    """LibTuner."""
     entry_class: Any
+    """LibEntry."""
     model: Any
+    """Its database (database.Model)."""
     device: str
+    """torch's device type."""
 
     def function(self, overload: str) -> Callable[..., Any]:
-        """The operator's own function. Raises UsageError for a name that FlagGems does not register."""
+        """FlagGems' function for an overload. Raises UsageError if FlagGems does not register it."""
         ...
 
-    def target(self) -> Any: ...
+    def target(self) -> Any:
+        """Triton's compilation target."""
+        ...
+
     def shared_memory(self) -> int:
         """Bytes that one block may use; a candidate that needs more is never launched."""
         ...
@@ -37,14 +43,16 @@ class Library(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """An operator that raised before its kernel was reached, and what it said."""
+    """An operator that raised."""
 
     call: str
+    """Name of the operation."""
     error: str
+    """Type and message of the exception."""
 
 
 def key_of(tuner: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Key:
-    """The database key of this launch, by the tuner's own rule."""
+    """The database key of a launch, computed by the tuner."""
     named = {**dict(zip(tuner.arg_names, args, strict=False)), **kwargs}
     key: Key = tuner.get_key({name: value for name, value in named.items() if name in tuner.arg_names})
     return key
@@ -52,7 +60,7 @@ def key_of(tuner: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Key:
 
 @contextlib.contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """`owner.name` is `value` for the while."""
+    """Set `owner.name` to `value` within the block."""
     before = owner.__dict__.get(name)
     setattr(owner, name, value)
     try:
@@ -101,31 +109,32 @@ def _stand_ins(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def launches_of(library: Library, call: Callable[[], object], elements: int, *, tuners: bool = True) -> list[Launch]:
-    """The launches that one call makes, none of which is carried out. `tuners=False`: each tuner takes its stored
-    choice, and what is seen is the launch below it."""
-    found: list[Launch] = []
-    with _capturing(library, found.append, tuners=tuners):
+    """The launches of one call, none of which is carried out.
+
+    `tuners=False`: FlagGems' tuners take their stored choices, and the launches below them are captured."""
+    captured: list[Launch] = []
+    with _capturing(library, captured.append, tuners=tuners):
         call()
-    return [replace(launch, elements=elements) for launch in found]
+    return [replace(launch, elements=elements) for launch in captured]
 
 
 def discover(
     library: Library, calls: Sequence[tuple[str, int, Callable[[], object]]], *, tuners: bool = True
 ) -> tuple[list[tuple[int, Launch]], list[Failure]]:
-    """(index of the call, launch) for each launch of each (name, elements, call)."""
-    found: list[tuple[int, Launch]] = []
+    """(index of the call, launch) for each launch of each (name, elements, call), and the calls that failed."""
+    launches: list[tuple[int, Launch]] = []
     failed: list[Failure] = []
     for index, (name, elements, call) in enumerate(calls):
         try:
-            found += [(index, launch) for launch in launches_of(library, call, elements, tuners=tuners)]
-        except Exception as error:  # an operator that cannot run is a row of the report, not the end
+            launches += [(index, launch) for launch in launches_of(library, call, elements, tuners=tuners)]
+        except Exception as error:  # an operator that cannot run is reported and does not end the session
             failed.append(Failure(name, f"{type(error).__name__}: {error}"[:500]))
-    return found, failed
+    return launches, failed
 
 
 @contextlib.contextmanager
 def recording_kernels(library: Library, seen: set[str]) -> Iterator[None]:
-    """Real launches meanwhile; the hashes of the compiled kernels they used are added to `seen`."""
+    """Within the block, add the hashes of the compiled kernels that real launches use to `seen`."""
     from triton.runtime.jit import JITFunction
 
     original = JITFunction.run

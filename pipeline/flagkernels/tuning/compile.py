@@ -1,9 +1,8 @@
-"""Compile candidates ahead of time, one forked process a core; none touches the chip.
+"""Compile candidates ahead of time in forked processes, one per core, without using the chip.
 
-Triton compiles on the CPU alone, but one after another under Python's interpreter lock, and asks the driver only for
-the target and the current device. A forked child gets those two answers from a stand-in, calls the kernel's own `run`
-with `warmup=True`, and so leaves in TRITON_CACHE_DIR exactly what a real launch will look for. A child that crashes or
-hangs costs one candidate.
+Triton compiles on the CPU, but serially under Python's interpreter lock, and asks the driver only for the target and
+the current device. In a forked child a stand-in answers both; the kernel's `run` with `warmup=True` then stores in
+TRITON_CACHE_DIR exactly what a real launch looks up. A child that crashes or hangs loses one candidate.
 """
 
 from __future__ import annotations
@@ -25,29 +24,31 @@ from flagkernels.tuning.candidates import Compilation
 __all__ = ["Compiled", "compile_all", "without_chip"]
 
 HANG_S = 300.0
-"""ptxas needs minutes for the worst real kernels; more than this is taken for a hang."""
+"""Seconds after which a compilation counts as hung; ptxas needs minutes for the worst real kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The result of one compilation; `error` is empty, or the reason why there is no kernel."""
+    """The result of one compilation."""
 
     index: int
+    """Of the job."""
     error: str = ""
+    """Why there is no kernel; empty if it was compiled."""
     key: str = ""
-    """Triton's hash of the kernel: the name of its cache folder is derived from it."""
+    """Triton's hash of the kernel, from which the name of its cache folder is derived."""
     shared: int = 0
     """Bytes of shared memory that a block needs."""
     seconds: float = 0.0
 
     @property
     def left_to_chip(self) -> bool:
-        """Some hooks ask the chip itself, which a forked process cannot: such a kernel compiles at its first launch."""
+        """True if a hook queries the chip, which a forked process cannot do: the kernel compiles at first launch."""
         return "forked subprocess" in self.error
 
 
 class _NoChip:
-    """The part of a Triton driver that compiling asks for."""
+    """The part of a Triton driver that compiling uses."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -64,7 +65,8 @@ class _NoChip:
 
 @contextlib.contextmanager
 def without_chip(target: Any) -> Iterator[None]:
-    """Triton's active driver is a stand-in for `target` meanwhile, so that compiling opens no device context."""
+    """Within the block, replace Triton's driver by a stand-in for `target`, so that compiling opens no device
+    context."""
     from triton.runtime.driver import driver
 
     before = driver._active
@@ -76,13 +78,13 @@ def without_chip(target: Any) -> Iterator[None]:
 
 
 def compile_one(job: Compilation) -> tuple[str, int]:
-    """Triton's hash and the shared memory of the kernel, which is then in TRITON_CACHE_DIR."""
+    """Compile into TRITON_CACHE_DIR. Returns Triton's hash and the bytes of shared memory of the kernel."""
     launch, config = job.launch, job.config
     kwargs = {name: value for name, value in launch.kwargs.items() if name not in ("grid", "warmup")}
     if config is not None:
         kwargs |= config.all_kwargs()
         if config.pre_hook is not None:
-            # Tensor descriptors get their block shape from the candidate's hook.
+            # The candidate's hook sets the block shape of tensor descriptors.
             config.pre_hook({**dict(zip(launch.tuner.arg_names, launch.args, strict=False)), **kwargs})
     kernel = launch.fn.run(*launch.args, grid=(1, 1, 1), warmup=True, **kwargs)
     return str(kernel.hash), int(getattr(kernel.metadata, "shared", 0))
@@ -96,9 +98,9 @@ def compile_all(
     deadline: float = float("inf"),
     done: Callable[[Compiled], None] = lambda _: None,
 ) -> list[Compiled]:
-    """All that finished before `deadline` (time.monotonic), in the order of finishing.
+    """Compile the jobs in parallel; returns those that finished before `deadline` (time.monotonic), in that order.
 
-    `width`: processes at once, by default the cores this process may use."""
+    `width`: number of processes, by default the cores available to this process. `done` is called with each result."""
     if not jobs:
         return []
     _prepare(target)
@@ -131,7 +133,7 @@ def compile_all(
 
 
 def _prepare(target: Any) -> None:
-    """Values that every child would otherwise compute: hashes of Triton's own files and the assembler's version."""
+    """Compute what every child would otherwise compute: hashes of Triton's files, and the assembler's version."""
     from triton.compiler.compiler import make_backend
     from triton.runtime.cache import triton_key
 
@@ -140,7 +142,7 @@ def _prepare(target: Any) -> None:
 
 
 class _Child:
-    """One process and what it is busy with."""
+    """A compiling process and its current job."""
 
     def __init__(self, jobs: Sequence[Compilation], target: Any) -> None:
         context = multiprocessing.get_context("fork")
@@ -161,7 +163,7 @@ class _Child:
             self.pipe.send(self.index)
 
     def collect(self, ready: Sequence[object]) -> Compiled | None:
-        """The result of the job in hand, if it has ended in one way or another."""
+        """The result of the current job if it has finished, failed or hung; otherwise None."""
         if self.index is None:
             return None
         spent = time.monotonic() - self.began
@@ -201,14 +203,15 @@ def _work(jobs: Sequence[Compilation], target: Any, pipe: Any, parent: int) -> N
             try:
                 key, shared = compile_one(jobs[index])
                 result = Compiled(index=index, key=key, shared=shared, seconds=time.monotonic() - began)
-            except Exception as error:  # whatever a kernel's compilation raises is that candidate's verdict
+            except Exception as error:  # any exception counts against the candidate
                 text = f"{type(error).__name__}: {error}"[:2000]
                 result = Compiled(index=index, error=text, seconds=time.monotonic() - began)
             pipe.send(result)
 
 
 def _die_with(parent: int) -> None:
-    """A killed parent must not leave compilers behind; its pipe stays open, since siblings hold copies of it."""
+    """Make the kernel kill this process when its parent dies. EOF on the pipe does not show that, since siblings hold
+    copies of it."""
     pr_set_pdeathsig = 1
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

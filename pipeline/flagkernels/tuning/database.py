@@ -1,9 +1,9 @@
-"""FlagGems' own database of tuned configurations: written with its own classes, opened safely, checked, compacted.
+"""FlagGems' database of tuned configurations: written with FlagGems' classes, opened safely, checked, compacted.
 
-FlagGems keeps one SQLite file with two tables a kernel: the chosen configuration of each key, and the time of each
-candidate at each key. Two things go wrong when eight workers start on one such file (FlagGems issues 6121, 6203,
-6390): the default journal lets a writer lock out readers at once, and every look-up of a kernel that has no table yet
-reflects every table there is, seconds each time at 1,426 tables. `harden` fixes both from outside.
+FlagGems keeps one SQLite file with two tables per kernel: the chosen configuration of each key, and the time of each
+candidate at each key. Two things go wrong when eight workers open one such file (FlagGems issues 6121, 6203, 6390):
+with the default journal a writer immediately locks out readers, and every look-up of a kernel without a table reflects
+all tables, which takes seconds at 1,426 tables. `harden` fixes both without changing FlagGems.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = [
     "Model",
     "check_database",
     "check_database_file",
+    "checkpoint",
     "compact",
     "harden",
-    "settle",
     "url",
     "write_benchmarks",
     "write_config",
@@ -34,15 +34,15 @@ __all__ = [
 
 BUSY_TIMEOUT_S = 30.0
 SHARED_MEMORY = 64 << 10
-"""Most bytes that a database in use needs in addition."""
+"""Maximum additional bytes on disk that an open database needs."""
 
 Key = Sequence[bool | int | float | str]
 Timing = tuple[float, float, float]
-"""Milliseconds: median, 20 % and 80 % quantile; infinity for a candidate that cannot run."""
+"""Milliseconds: median, 20 % and 80 % quantiles; infinity for a candidate that cannot run."""
 
 
 class Model(Protocol):
-    """flag_gems.utils.models.SQLPersistantModel, as far as it is used here."""
+    """The parts of flag_gems.utils.models.SQLPersistantModel used here."""
 
     engine: Any
 
@@ -54,27 +54,27 @@ class Model(Protocol):
 
 
 def url(path: Path) -> str:
-    """For FLAGGEMS_DB_URL: the timeout reaches sqlite3 even in a process that does not call `harden`."""
+    """The value for FLAGGEMS_DB_URL; its timeout applies even in a process that does not call `harden`."""
     return f"sqlite:///{path}?timeout={BUSY_TIMEOUT_S:.0f}"
 
 
 def harden(model: Model) -> None:
-    """Write-ahead log, busy timeout and reflection of one table at a time for this model's engine and class."""
+    """Make this model's engine and class use a write-ahead log, a busy timeout, and reflection of single tables."""
     from sqlalchemy import event
 
     @event.listens_for(model.engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
         connection.execute("PRAGMA journal_mode=WAL")
-        # A lost last entry after a power cut is tuned again; a torn database is what WAL prevents at any setting.
+        # A power cut may lose the last entry, which is then tuned again; WAL prevents corruption at any setting.
         connection.execute("PRAGMA synchronous=NORMAL")
 
     model.engine.dispose()
     type(model).build_sql_model_by_db = staticmethod(_reflect_one)  # type: ignore[attr-defined]
 
 
-def settle(model: Model) -> None:
-    """Moves the write-ahead log into the file, which is then complete by itself."""
+def checkpoint(model: Model) -> None:
+    """Checkpoint the write-ahead log, so that the database file alone is complete."""
     with Faults(model), model.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     model.engine.dispose()
@@ -94,13 +94,13 @@ def _reflect_one(name: str, engine: Any) -> Any:
 
 
 def write_config(model: Model, table: str, key: Key, config: Any) -> None:
-    """Raises NoSpace or DatabaseLocked; the entries before are kept."""
+    """Store the choice for a key. Raises NoSpace or DatabaseLocked; earlier entries are kept."""
     with Faults(model):
         model.put_config(table, key, config)
 
 
 def write_benchmarks(model: Model, table: str, key: Key, timings: Iterable[tuple[Any, Timing]]) -> None:
-    """All timings of one key in one transaction: FlagGems' own `put_benchmark` commits, and syncs, each row."""
+    """Store all timings of a key in one transaction; FlagGems' `put_benchmark` commits and syncs each row."""
     from sqlalchemy import insert
 
     keys = model.get_key_dict(key)
@@ -117,7 +117,7 @@ def write_benchmarks(model: Model, table: str, key: Key, timings: Iterable[tuple
 
 
 class Faults:
-    """Turns what SQLite and SQLAlchemy raise into errors that say what to do."""
+    """Context manager that converts SQLite's and SQLAlchemy's exceptions into errors with a hint."""
 
     def __init__(self, model: Model) -> None:
         self.path = Path(str(model.engine.url.database))
@@ -126,12 +126,12 @@ class Faults:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and (meant := explain(error, self.path)):
-            raise meant from error
+        if isinstance(error, Exception) and (explained := explain(error, self.path)):
+            raise explained from error
 
 
 def explain(error: BaseException, path: Path) -> ChipFault | None:
-    """The error of ours that `error`, from sqlite3 or SQLAlchemy, amounts to; None for any other."""
+    """Convert an exception of sqlite3 or SQLAlchemy into ours; None for any other exception."""
     if full := no_space(error, path):
         return full
     if not (isinstance(error, sqlite3.Error) or type(error).__module__.startswith("sqlalchemy")):
@@ -140,8 +140,8 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
     if "locked" in text or "busy" in text:
         return DatabaseLocked(
             f"{path} is locked",
-            why=f"another process held it for longer than {BUSY_TIMEOUT_S:.0f} s",
-            hint=f"end the process that holds it (`fuser {path}` shows which), then run again",
+            why=f"another process held the lock for longer than {BUSY_TIMEOUT_S:.0f} s",
+            hint=f"end the process that holds the lock (see `fuser {path}`), then run again",
         )
     if "disk I/O error" in text and _full(path):
         return NoSpace(f"no space left while writing {path}", why=text.splitlines()[0], hint=FREE_SPACE)
@@ -149,25 +149,28 @@ def explain(error: BaseException, path: Path) -> ChipFault | None:
         return DatabaseCorrupt(
             f"{path} is damaged",
             why=text.splitlines()[0],
-            hint="take it again from its bundle, or move it away and tune again",
+            hint="restore it from its bundle, or move it away and run `tune` again",
         )
     return None
 
 
 def _full(path: Path) -> bool:
-    """True where SQLite's shared memory, 32 KiB next to the database, may not have fitted: it says `disk I/O error`."""
-    folder = next(place for place in path.absolute().parents if place.exists())
+    """True if there may be no space for SQLite's shared memory (32 KiB next to the database), which SQLite reports as
+    `disk I/O error`."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     return shutil.disk_usage(folder).free < SHARED_MEMORY
 
 
 def check_database(path: Path, *, timeout_s: float = BUSY_TIMEOUT_S) -> list[str]:
-    """The names of its tables, after a check under a write lock. Raises DatabaseCorrupt when it is missing, empty,
-    truncated or no database, DatabaseLocked when another process holds it for longer than `timeout_s`."""
+    """Check a database under a write lock and return the names of its tables.
+
+    Raises DatabaseCorrupt if it is missing, empty, truncated or not a database, DatabaseLocked if another process holds
+    a lock for longer than `timeout_s`."""
     return _check(path, "rw", timeout_s)
 
 
 def check_database_file(path: Path) -> list[str]:
-    """The same for a file without writers that may lie on a read-only file system."""
+    """The same for a file that has no writers and may be on a read-only file system."""
     return _check(path, "ro&immutable=1", 0.0)
 
 
@@ -176,7 +179,7 @@ def _check(path: Path, mode: str, timeout_s: float) -> list[str]:
         raise DatabaseCorrupt(
             f"{path} is {'empty' if path.is_file() else 'missing'}",
             why="a tuned database has at least one table",
-            hint="run `python -m flagkernels tune` again: it goes on where it stopped",
+            hint="run `python -m flagkernels tune` again, which resumes where it stopped",
         )
     uri = f"{path.resolve().as_uri()}?mode={mode}"
     try:
@@ -188,15 +191,15 @@ def _check(path: Path, mode: str, timeout_s: float) -> list[str]:
     except sqlite3.Error as error:
         raise explain(error, path) or ChipFault(f"{path} cannot be read", why=str(error)) from error
     if verdict != "ok":
-        raise DatabaseCorrupt(f"{path} is damaged", why=verdict, hint="move it away and tune again")
+        raise DatabaseCorrupt(f"{path} is damaged", why=verdict, hint="move it away and run `tune` again")
     return names
 
 
 def compact(source: Path, target: Path) -> int:
-    """Copies the chosen configurations, without the timings behind them, into one file without a journal.
+    """Copy the chosen configurations, without their timings, into a single file without a journal.
 
-    Returns the number of configuration tables. The timings stay in the report; without them a worker that must reflect
-    a table has half as many before it."""
+    Returns the number of configuration tables. The timings remain in the report; omitting them halves the tables that a
+    worker must reflect. Raises DatabaseCorrupt, DatabaseLocked, NoSpace, ChipFault."""
     check_database(source)
     temporary = target.with_name(f".{target.name}.part")
     temporary.unlink(missing_ok=True)

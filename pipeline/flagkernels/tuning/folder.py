@@ -1,4 +1,4 @@
-"""The folder of a tuning run: database, compiled kernels, journal and report."""
+"""Paths in the folder of a tuning run: database, compiled kernels, journal and report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Layout"]
 
 
 class Layout:
-    """The files of a tuning run."""
+    """The paths of a tuning run."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -22,16 +22,18 @@ class Layout:
 
     @property
     def database(self) -> Path:
-        """FlagGems names it after device and Triton. Raises UsageError where there is not exactly one."""
-        found = sorted((self.flaggems / "config_cache").glob("TunedConfig_*.db"))
-        if len(found) != 1:
+        """The tuned database, which FlagGems names by device and Triton. Raises UsageError if there is not exactly
+        one."""
+        databases = sorted((self.flaggems / "config_cache").glob("TunedConfig_*.db"))
+        if len(databases) != 1:
             raise UsageError(
-                f"{self.flaggems / 'config_cache'} holds {len(found)} tuned databases instead of one",
-                hint="tune into a folder of its own for each chip and Triton",
+                f"{self.flaggems / 'config_cache'} contains {len(databases)} tuned databases instead of one",
+                hint="use a separate tuning folder for each chip and Triton version",
             )
-        return found[0]
+        return databases[0]
 
     def environment(self) -> dict[str, str]:
-        places = {"FLAGGEMS_CACHE_DIR": str(self.flaggems.resolve()), "TRITON_CACHE_DIR": str(self.triton.resolve())}
+        """This process's environment, changed so that FlagGems and Triton use the folder."""
+        caches = {"FLAGGEMS_CACHE_DIR": str(self.flaggems.resolve()), "TRITON_CACHE_DIR": str(self.triton.resolve())}
         others = {name: value for name, value in os.environ.items() if name != "FLAGGEMS_DB_URL"}
-        return {**others, **places}
+        return {**others, **caches}

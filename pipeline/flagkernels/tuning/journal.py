@@ -1,4 +1,4 @@
-"""The journal from which a killed run continues, and the report of a tuning run."""
+"""The journal from which a killed tuning run resumes, and the report of a run."""
 
 from __future__ import annotations
 
@@ -16,57 +16,75 @@ __all__ = ["Journal", "Report", "Tuned"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The result for one key. Times in milliseconds; `state`: tuned, partial (the budget ended) or borrowed."""
+    """The result for one key of one kernel."""
 
     operator: str
     kernel: str
     key: tuple[Any, ...]
     config: str
+    """The chosen candidate."""
     ms: float
+    """Its milliseconds at the largest call that shares the key."""
     state: str
+    """tuned, partial (the budget ended first) or borrowed (from the nearest key)."""
     candidates: int
     compiled: int
+    """Candidates that could be launched."""
     hopeless: int
+    """Candidates ruled out by their times at a neighbouring key."""
     screened: int
+    """Candidates that were timed."""
     finalists: int
+    """Candidates that were timed repeatedly."""
     seconds: float
+    """Time spent on the key."""
     smallest_ms: float | None = None
-    """At the smallest call that shares the key, where that was timed as well."""
+    """Milliseconds at the smallest call that shares the key, if that was timed as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
+    """The result of a tuning run."""
+
     tuned: tuple[Tuned, ...]
     reused: int
-    """Keys that were in the database before."""
+    """Keys that were already in the database."""
     missing: tuple[str, ...]
-    """Keys without any configuration: these would be tuned at the first request."""
+    """Keys without any configuration, which would be tuned at the first request."""
     untunable: tuple[str, ...]
-    """Kernels that tune by Triton's own tuner, whose choice is not stored: tuned at every start."""
+    """Kernels with Triton's autotuner, which stores no choice: tuned at every start."""
     failed: tuple[Failure, ...]
     compiled: int
+    """Candidates compiled."""
     compile_failures: Mapping[str, str]
+    """Signature of a candidate → error."""
     kernels: tuple[str, ...]
     """Triton's hashes of the kernels in use, for the bundle."""
     tuning_events: int
-    """Candidates that FlagGems still timed in the last run over everything: 0, unless something is missing."""
+    """Candidates that FlagGems still timed in the final verification: 0 unless a key is missing."""
     seconds: Mapping[str, float]
+    """By phase; `all` is the total."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Journal:
-    """The events so far, a synced line each; after a crash it names the candidate to leave out."""
+    """The events so far, one synced line each. After a crash it names the candidate to skip."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.crashed: set[tuple[str, str, str]] = set()
+        """(table, key, candidate) whose launch killed the process."""
         self.states: dict[tuple[str, str], str] = {}
+        """(table, key) → Tuned.state."""
         self.suspects: set[tuple[str, str]] = set()
+        """(table, key) begun but not finished: its candidates are launched one at a time."""
         self.close: dict[tuple[str, Key], dict[str, float]] = {}
-        """Milliseconds of all finalists of a key at its largest call, until it is reconciled with its smallest."""
+        """(table, key) → candidate → milliseconds of the finalists at the key's largest call, until it is reconciled
+        with its smallest."""
         self.measured: dict[str, dict[Key, dict[str, float]]] = {}
+        """Table → key → candidate → milliseconds."""
         launched: tuple[str, str, str] | None = None
         for line in read_lines(path):
             name = (line["table"], line["key"])
@@ -88,4 +106,5 @@ class Journal:
             launched = None
 
     def write(self, event: str, table: str = "", key: Key = (), **more: Any) -> None:
+        """Append an event. Raises NoSpace or ChipFault if the journal cannot be written."""
         append_line(self.path, {"event": event, "table": table, "key": repr(key), **more})

@@ -1,4 +1,4 @@
-"""Compare the candidates of one key: screen the promising ones, replay the finalists, store the best."""
+"""Tune one key: screen its candidates, replay the finalists, store the best."""
 
 from __future__ import annotations
 
@@ -18,36 +18,42 @@ from flagkernels.tuning.timer import Timer, quantiles
 __all__ = ["Contest", "Won", "launcher_of", "name_of", "names_of"]
 
 CHUNK = 24
-"""Candidates screened between two looks at the clock."""
+"""Candidates screened between checks of the deadline."""
 ROUNDS = (5, 40)
-"""Replays of every finalist, then of those that are still close."""
+"""Replays of every finalist, then of those that remain close."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Won:
-    """The best candidate and its milliseconds. `partial`: the budget ended first; `counts`: live, hopeless, screened,
-    finalists; `times`: milliseconds of every candidate that was launched."""
+    """The best candidate of a key."""
 
     config: str
     ms: float
     partial: bool
+    """True if the budget ended before all candidates were timed."""
     counts: tuple[int, int, int, int]
+    """Candidates: live, hopeless, screened, finalists."""
     times: dict[str, float]
+    """Milliseconds of every launched candidate."""
 
 
 @dataclass(kw_only=True)
 class Contest:
-    """`compiled` and `loaded` (signatures that the chip holds) belong to the session, and grow."""
+    """Compares the candidates of a key. `compiled` and `loaded` are shared with the session and grow."""
 
     library: Library
     timer: Timer
     journal: Journal
     compiled: dict[str, Compiled]
+    """By signature."""
     loaded: set[str]
+    """Signatures of the kernels loaded on the chip."""
     deadline: float
+    """time.monotonic() at which the budget ends."""
 
     def run(self, launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Won | None:
-        """Nothing where no candidate runs. The journal says at each moment what is being launched."""
+        """Time the candidates and store the best; None if none can run. The journal names a launch before it starts
+        if the key crashed before."""
         tuner, table = launch.tuner, launch.tuner.config_table_name
         tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
         names = names_of(launch)
@@ -94,7 +100,7 @@ class Contest:
         return self.compiled.get(signature_of(launch, config))
 
     def _live(self, launch: Launch, out: set[str]) -> tuple[list[Any], dict[str, float]]:
-        """The candidates worth launching, and infinity for those known not to run."""
+        """The candidates to launch, and infinity for those known not to run."""
         live, times = [], {}
         for config in launch.configs:
             text = str(config)
@@ -105,7 +111,7 @@ class Contest:
                 continue
             made = self.made(launch, config)
             if made is None:
-                continue  # the budget for compiling ended before it
+                continue  # not compiled within the budget
             if made.left_to_chip:
                 live.append(config)
             elif made.error or made.shared > self.library.shared_memory():
@@ -130,7 +136,7 @@ class Contest:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> dict[str, tuple[float, float, float]]:
-        """(p50, p20, p80) of each finalist; the second round is for those that the first left close."""
+        """(p50, p20, p80) of each finalist; the second round only replays those that are close after the first."""
         launchers = {str(c): launcher_of(launch.tuner, c, args, kwargs) for c in configs}
         samples: dict[str, list[float]] = {text: [] for text in launchers}
         going = list(launchers)
@@ -152,11 +158,11 @@ def names_of(launch: Launch) -> tuple[str, str]:
 
 
 def launcher_of(tuner: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], object]:
-    """The tuner's own launch of one candidate, with all its hooks: what its `_bench` hands to a benchmarker."""
-    handed: list[Callable[[], object]] = []
+    """The tuner's launch of one candidate with all its hooks, as its `_bench` passes it to a benchmarker."""
+    launchers: list[Callable[[], object]] = []
 
     def keep(call: Callable[[], object], quantiles: object = None) -> list[float]:  # noqa: ARG001 -- Triton's signature
-        handed.append(call)
+        launchers.append(call)
         return [math.inf] * 3
 
     before = tuner.__dict__.get("do_bench")
@@ -168,4 +174,4 @@ def launcher_of(tuner: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str
             del tuner.__dict__["do_bench"]
         else:
             tuner.__dict__["do_bench"] = before
-    return handed[0]
+    return launchers[0]

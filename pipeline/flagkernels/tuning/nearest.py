@@ -1,9 +1,9 @@
-"""Give an untuned key the nearest tuned key's choice, so that a request never waits for a tuner.
+"""Use the nearest tuned key's choice for an untuned key, so that no request waits for a tuner.
 
 FlagGems rounds a product's rows up to a multiple of 32: a window of thousands of tokens has hundreds of keys, of which
-tuning measures those a factor of two apart. A size in between gets the choice of its neighbour, stored in the
-overlay's database, where the other workers find it. A kernel without any tuned key is tuned by FlagGems as usual, and
-counted as such."""
+tuning measures those a factor of two apart. A size in between takes its neighbour's choice, which is stored in the
+overlay's database for the other workers. A kernel without any tuned key is tuned by FlagGems as usual, and counted as
+a tuning event."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["tuned_keys", "use_nearest"]
 
 
 def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
-    """Patches FlagGems' tuner for the rest of the process; `note` is called with the kernel of each filled key."""
+    """Patch FlagGems' tuner for the rest of the process; calls `note` with the kernel's name for each filled key."""
     original = tuner_class.get_key
     settled: set[tuple[str, Key]] = set()
-    filling = threading.Lock()  # a second thread must not look before the first has written
+    filling = threading.Lock()  # a second thread must not look a key up before the first has written it
 
     def get_key(tuner: Any, args: Any) -> Key:
         key: Key = original(tuner, args)
@@ -45,19 +45,19 @@ def _fill(tuner: Any, key: Key) -> bool:
         return False
     try:
         database.write_config(model, table, key, model.get_config(table, near))
-    except KernelsError:  # FlagGems then tunes, which is counted
+    except KernelsError:  # FlagGems then tunes the key, which is counted
         return False
     return True
 
 
 def tuned_keys(model: Any, table: str, length: int) -> list[Key]:
-    """The keys of a kernel's table of choices; none where it has no table."""
+    """The keys in a kernel's table of choices; none if it has no table."""
     from sqlalchemy import select
 
     columns = model.get_key_dict((0,) * length)
-    found = model.get_sql_model(table, columns)
-    if found is None:
+    mapped = model.get_sql_model(table, columns)
+    if mapped is None:
         return []
     with model.engine.connect() as connection:
-        rows = connection.execute(select(*(getattr(found, name) for name in columns))).all()
+        rows = connection.execute(select(*(getattr(mapped, name) for name in columns))).all()
     return [tuple(row) for row in rows]

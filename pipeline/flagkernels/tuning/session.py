@@ -1,4 +1,4 @@
-"""One tuning session in one process: discover, compile, time, complete, and run everything once as it was stored."""
+"""Run a tuning session in one process: discover, compile, time, reconcile, complete and verify."""
 
 from __future__ import annotations
 
@@ -22,47 +22,65 @@ __all__ = ["Operation", "Session"]
 T = TypeVar("T")
 
 COMPILE_SHARE = 0.6
-"""Of a time budget: compiling may take this much of it, so that something is timed."""
+"""Share of the budget available for compiling, so that time remains for timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One call to make kernels for. `blank` gives arguments without values, `real` ones with the model's spread."""
+    """A call whose kernels are tuned."""
 
     name: str
+    """For reports."""
     operator: str
     elements: int
+    """Of all tensors together."""
     function: Callable[..., Any]
+    """FlagGems' implementation."""
     blank: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    """Makes args and kwargs with uninitialised tensors."""
     real: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    """Makes args and kwargs with values of the model's spread."""
 
     def shell(self) -> None:
+        """Call the function on uninitialised memory."""
         args, kwargs = self.blank()
         self.function(*args, **kwargs)
 
     def run(self) -> None:
+        """Call the function on real values."""
         args, kwargs = self.real()
         self.function(*args, **kwargs)
 
 
 @dataclass
 class Session:
+    """A tuning session and its results so far."""
+
     library: Library
     timer: Timer
     journal: Journal
     deadline: float = math.inf
     """time.monotonic() at which the budget ends."""
     width: int | None = None
+    """Number of parallel compilers; None: one per core."""
     say: Callable[[str, int, int], None] = lambda *_: None
+    """Called with phase, done and total."""
     compiled: dict[str, Compiled] = field(default_factory=dict)
+    """By signature."""
     loaded: set[str] = field(default_factory=set)
+    """Signatures of the kernels loaded on the chip."""
     tuned: list[Tuned] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     operator_of: dict[str, str] = field(default_factory=dict)
+    """Kernel → operator."""
     spent: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase."""
 
     def run(self, operations: Sequence[Operation]) -> Report:
-        """Raises BudgetTooSmall, NoSpace, DatabaseLocked. What was tuned before any of them is in the database."""
+        """Tune the kernels of the operations.
+
+        Raises BudgetTooSmall if nothing could be timed, ChipFault if no operator reaches its kernel, NoSpace,
+        DatabaseLocked. Keys tuned before an error are in the database."""
         began = time.monotonic()
         found, failed = self._timed("discover", lambda: discover(self.library, _shells(operations)))
         self.failed += failed
@@ -70,7 +88,7 @@ class Session:
             raise ChipFault(
                 "no operator reached its kernel",
                 why=f"{failed[0].call}: {failed[0].error}",
-                hint="qualify the operators first, and tune those that are correct",
+                hint="qualify the operators first, and tune only correct ones",
             )
         chosen, reused = self._representatives(found)
         untunable = sorted({la.name for _, la in found if la.tuner is not None and not la.key and len(la.configs) > 1})
@@ -102,10 +120,10 @@ class Session:
         return result
 
     def _representatives(self, found: Sequence[tuple[int, Launch]]) -> tuple[list[tuple[int, Launch]], int]:
-        """For each key that is to be tuned its largest call, the smallest first; and how many keys need nothing.
+        """The largest call of each key to tune, ordered by size; and the number of keys already tuned.
 
-        The largest, since a key that rounds sizes up promises to suit all of them, and since its sizes are multiples of
-        what Triton specialises on: one compiled form then serves many keys."""
+        The largest, because a key that rounds sizes up must suit all of them, and because its sizes are multiples of
+        what Triton specialises on, so that one compiled kernel serves many keys."""
         best: dict[tuple[str, Key], tuple[int, Launch]] = {}
         for index, launch in found:
             if launch.tuner is None or not launch.key:
@@ -137,7 +155,7 @@ class Session:
                 raise NoSpace(
                     "no space left for compiled kernels",
                     why=result.error,
-                    hint="free some space and run the same command again: what is compiled and timed so far is kept",
+                    hint="free some space and run the same command again: compiled kernels and timings are kept",
                 )
             self.compiled[jobs[result.index].signature] = result
             self.say("compile", count, len(jobs))
@@ -157,7 +175,7 @@ class Session:
         waiting: dict[tuple[int, Key], Launch],
         work: Callable[[Launch, tuple[Any, ...], dict[str, Any]], None],
     ) -> None:
-        """Runs the chosen operations until the deadline; `work` gets each launch in `waiting` as it comes by."""
+        """Run the chosen operations until the deadline; calls `work` with each launch in `waiting` as it occurs."""
         original = self.library.tuner_class.run
         total = len(waiting)
 
@@ -190,8 +208,8 @@ class Session:
                     self._fail(operations[index], error)
 
     def _reconcile(self, operations: Sequence[Operation], found: Sequence[tuple[int, Launch]]) -> None:
-        """A key that rounds sizes up speaks for calls of several sizes: its finalists are timed at its smallest call as
-        well, and the one that is the least behind at both is chosen."""
+        """Time the finalists of keys that cover several sizes at the smallest call too, and choose the candidate with
+        the smallest worst-case ratio to the best at both."""
         smallest: dict[tuple[str, Key], tuple[int, Launch]] = {}
         largest: dict[tuple[str, Key], int] = {}
         for index, launch in found:
@@ -206,20 +224,20 @@ class Session:
         waiting = {(id(la.tuner), la.key): la for _, la in several.values()}
         contest = self._contest()
 
-        def settle(launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def choose(launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             launch.tuner.nargs = dict(zip(launch.tuner.arg_names, args, strict=False))
-            there = self.journal.close[name_of(launch)]
-            ready = [c for c in _among(launch, there) if (made := contest.made(launch, c)) and not made.error]
+            at_largest = self.journal.close[name_of(launch)]
+            ready = [c for c in _among(launch, at_largest) if (made := contest.made(launch, c)) and not made.error]
             if len(ready) < 2:
                 return
-            here = {text: timing[0] for text, timing in contest.replay(launch, ready, args, kwargs).items()}
-            best = candidates.least_behind([{text: there[text] for text in here}, here])
+            at_smallest = {text: timing[0] for text, timing in contest.replay(launch, ready, args, kwargs).items()}
+            best = candidates.least_behind([{text: at_largest[text] for text in at_smallest}, at_smallest])
             config = next(c for c in ready if str(c) == best)
             database.write_config(self.library.model, launch.tuner.config_table_name, launch.key, config)
             self.journal.write("reconciled", launch.tuner.config_table_name, launch.key)
-            self._amend(launch, best, there[best], here[best])
+            self._amend(launch, best, at_largest[best], at_smallest[best])
 
-        self._with_real_arguments(operations, list(several.values()), waiting, settle)
+        self._with_real_arguments(operations, list(several.values()), waiting, choose)
 
     def _amend(self, launch: Launch, config: str, ms: float, smallest_ms: float) -> None:
         for index, row in enumerate(self.tuned):
@@ -280,8 +298,8 @@ class Session:
         )
 
     def _borrow(self, chosen: Sequence[tuple[int, Launch]]) -> list[str]:
-        """Keys that the budget did not reach take the nearest key's choice, so that serving does not tune;
-        the keys that have no such neighbour are returned."""
+        """Store the nearest key's choice for keys beyond the budget, so that serving does not tune them. Returns the
+        keys that have no such neighbour."""
         missing = []
         for _, launch in chosen:
             if launch.key in launch.tuner.cache:
@@ -301,27 +319,28 @@ class Session:
 
     def _too_small(self) -> BudgetTooSmall:
         made = [c.seconds for c in self.compiled.values() if not c.error]
-        quickest = f"the quickest of {len(made)} candidates compiled in {min(made):.1f} s" if made else "none compiled"
+        quickest = f"the fastest of {len(made)} candidates compiled in {min(made):.1f} s" if made else "none compiled"
         return BudgetTooSmall(
-            "the budget does not suffice for one candidate",
+            "the budget is too small for one candidate",
             why=f"{quickest}, and none was timed before the budget ended",
-            hint="give more time, e.g. --budget 10m; what was compiled is kept",
+            hint="allow more time, e.g. --budget 10m; compiled kernels are kept",
         )
 
     def _fail(self, operation: Operation, error: Exception) -> None:
-        """A row of the report, unless the chip is lost: then all that follows would fail as well."""
+        """Report the failure; re-raise it if the chip is lost, since everything after it would fail too."""
         if not self.timer.alive():
             raise error
         self.failed.append(Failure(operation.name, f"{type(error).__name__}: {error}"[:500]))
 
     def _complete(self, operations: Sequence[Operation]) -> None:
-        """Compiles what else the chosen configurations need: other specialisations, kernels without candidates."""
+        """Compile what else the chosen configurations need: other specialisations, and kernels without candidates."""
         found, more = discover(self.library, _shells(operations), tuners=False)
         self.failed += more
         self._compile_jobs(compilations([la for _, la in found], lambda la: la.configs), math.inf)
 
     def _verify(self, operations: Sequence[Operation]) -> tuple[set[str], int]:
-        """Each operation for real, from database and cache: the kernels used, and what was timed all the same."""
+        """Run each operation for real, from database and cache. Returns the kernels used and the number of candidates
+        that were still timed."""
         seen: set[str] = set()
         events = 0
         original = self.library.tuner_class._bench
@@ -342,9 +361,8 @@ class Session:
 
 
 class _Unsettled(Exception):
-    """Leaves an operator before its launch, never seen outside: the budget ended, or no candidate runs.
-
-    FlagGems would start to tune by itself."""
+    """Aborts an operator whose key has no choice (the budget ended, or no candidate runs), before FlagGems starts to
+    tune. Never leaves this module."""
 
 
 def _shells(operations: Sequence[Operation]) -> list[tuple[str, int, Callable[[], object]]]:

@@ -1,4 +1,4 @@
-"""Timing kernels alone on the chip: flushed cache, one launch to screen, CUDA graph replays to decide."""
+"""Time kernels with exclusive use of the chip and a flushed cache: one launch to screen, graph replays to decide."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Protocol
 
 __all__ = ["ChipTimer", "Timer"]
 
-FLUSH_BYTES = 256 << 20  # what triton.testing takes; where the chip reports its cache size, five times that
+FLUSH_BYTES = 256 << 20  # as in triton.testing; used if the chip does not report its cache size
 INFINITE = (math.inf, math.inf, math.inf)
 
 Launcher = Callable[[], object]
 
 
 class Timer(Protocol):
-    """Milliseconds on the chip. A launcher that cannot run on this chip times as infinity."""
+    """Measures milliseconds on the chip; infinity for a launcher that cannot run on this chip."""
 
     def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
-        """One launch of each; `fresh` ones are launched once before, since a first launch loads the binary."""
+        """Time one launch of each. `fresh` ones are launched once before, as the first launch loads the binary."""
         ...
 
     def replay(self, launchers: Sequence[Launcher], rounds: int) -> list[list[float]]:
-        """`rounds` launches of each, taking turns, so that a drifting clock does not favour one."""
+        """Time `rounds` launches of each, in turns, so that clock drift favours none."""
         ...
 
     def alive(self) -> bool:
-        """False once the device context is lost, as after an illegal access."""
+        """False once the device context is lost, for instance after an illegal access."""
         ...
 
 
 def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
-    """p50, p20, p80, in the order of FlagGems' benchmark table."""
+    """(p50, p20, p80), the order of FlagGems' benchmark table."""
     if len(times) < 2:
         return (times[0],) * 3 if times else INFINITE
     fifths = statistics.quantiles(times, n=5, method="inclusive")
@@ -40,13 +40,13 @@ def quantiles(times: Sequence[float]) -> tuple[float, float, float]:
 
 
 class ChipTimer:
-    """`torch.cuda`, or another vendor's module of the same form (torch.musa, torch.npu …)."""
+    """Times with `torch.cuda`, or another vendor's module with the same interface (torch.musa, torch.npu …)."""
 
     def __init__(self, module: Any, device: str) -> None:
         import torch
 
         self.module = module
-        cache = getattr(module.get_device_properties(device), "L2_cache_size", 0) if _tells(module) else 0
+        cache = getattr(module.get_device_properties(device), "L2_cache_size", 0) if _has_properties(module) else 0
         self.buffer = torch.empty(5 * cache or FLUSH_BYTES, dtype=torch.int8, device=device)
         self.graphs = hasattr(module, "CUDAGraph")
 
@@ -82,7 +82,7 @@ class ChipTimer:
 
     def _timed(self, launcher: Launcher) -> tuple[Any, Any]:
         start, end = (self.module.Event(enable_timing=True) for _ in range(2))
-        # The flush also keeps the chip busy while Python prepares the launch: no gap is timed.
+        # The flush also keeps the chip busy while Python prepares the launch, so no idle gap is timed.
         self.buffer.zero_()
         self.buffer.zero_()
         start.record()
@@ -95,7 +95,7 @@ class ChipTimer:
             return launcher
         graph, stream = self.module.CUDAGraph(), self.module.Stream()
         stream.wait_stream(self.module.current_stream())
-        # Not `module.graph`: that collects garbage and empties the allocator before each of thousands of captures.
+        # Not `module.graph`, which collects garbage and empties the allocator before each of thousands of captures.
         with self.module.stream(stream):
             launcher()
             graph.capture_begin()
@@ -108,10 +108,10 @@ class ChipTimer:
         return replay
 
 
-def _tells(module: Any) -> bool:
+def _has_properties(module: Any) -> bool:
     return hasattr(module, "get_device_properties")
 
 
 def cannot_run(error: BaseException) -> bool:
-    """Triton's ways to say that this candidate does not fit this chip; anything else is a fault of the process."""
+    """True for Triton's errors about a candidate that does not fit this chip; others are faults of the process."""
     return type(error).__name__ in {"OutOfResources", "CompileTimeAssertionFailure", "PTXASError", "CompilationError"}

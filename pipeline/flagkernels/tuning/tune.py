@@ -1,8 +1,8 @@
-"""tune: find the fastest candidate of every kernel a model uses, before any request waits for it.
+"""Find the fastest candidate of every kernel that a model uses, before a request has to wait for it.
 
-Compiles in parallel ahead of time, times alone on the chip, and stores the choice where FlagGems looks for it. A killed
-run is continued. A candidate that destroys the device context costs only itself: the work is done in a worker
-process, which is restarted.
+Compiles in parallel ahead of time, times with exclusive use of the chip, and stores the choice in FlagGems' database. A
+killed run resumes. A candidate that breaks the device context only excludes itself: a worker process does the work
+and is restarted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
 from flagkernels.tuning.folder import Layout
 
-if TYPE_CHECKING:  # importing torch takes seconds, which the supervising process need not wait
+if TYPE_CHECKING:  # importing torch takes seconds, and the supervising process does not need it
     from flagkernels.operators.calls import Call
     from flagkernels.operators.flaggems import FlagGems
     from flagkernels.tuning.session import Operation
@@ -39,11 +39,11 @@ MOST_RESTARTS = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--trace")
-    add_option(parser, "--out", help="folder for database, kernels and report")
-    add_option(parser, "--operators", help="only these, separated by commas; default: all in the trace")
+    add_option(parser, "--out", help="output folder for database, kernels and report")
+    add_option(parser, "--operators")
     add_option(parser, "--verdicts", required=False)
     add_option(parser, "--budget", default="none")
-    add_option(parser, "--width", help="compilers at once; default: one a core")
+    add_option(parser, "--width", help="number of parallel compilers; default: one per core")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
 
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parse_budget(text: str) -> float:
-    """Seconds; infinity for `none`. Raises UsageError."""
+    """A duration in seconds; infinity for `none`. Raises UsageError if the text is not a duration."""
     if text == "none":
         return float("inf")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
@@ -76,7 +76,9 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DatabaseLocked(
-                f"another run tunes into {out}", why="its lock is held", hint="wait for it, or choose another --out"
+                f"another run tunes into {out}",
+                why="its lock is held",
+                hint="wait for it to end, or choose another --out",
             ) from None
         yield
 
@@ -93,8 +95,8 @@ def _supervise(args: argparse.Namespace, layout: Layout, deadline: float) -> int
         append_line(layout.journal, {"event": "restart", "table": "", "key": "", "code": code})
     raise ChipFault(
         f"the tuning process died {MOST_RESTARTS} times",
-        why=f"the last time with code {code}; see {layout.journal} for the candidates",
-        hint="qualify the operators first: one that crashes at every candidate must not be tuned",
+        why=f"most recently with exit code {code}; {layout.journal} names the candidates",
+        hint="qualify the operators first, and do not tune one whose candidates all crash",
     )
 
 
@@ -128,7 +130,7 @@ def _tune(args: argparse.Namespace, library: FlagGems) -> int:
     module = flaggems.device_module(library.device)
     layout = Layout(args.out)
     path = Path(str(library.model.engine.url.database))
-    if path.exists() and path.stat().st_size:  # SQLite makes an empty file before the first table
+    if path.exists() and path.stat().st_size:  # SQLite creates an empty file before the first table
         database.check_database(path)
     operations = _operations(args, library)
     session = Session(
@@ -146,25 +148,25 @@ def _tune(args: argparse.Namespace, library: FlagGems) -> int:
             sys.stderr.write(f"tune: the chip's context is lost: {str(error).splitlines()[0]}; restarting\n")
             os._exit(CHIP_LOST)
         raise
-    database.settle(library.model)
+    database.checkpoint(library.model)
     write_json(layout.report, _merged(layout.report, report.to_json() | {"vendor": library.vendor}))
     sys.stderr.write(
         f"tune: {len(report.tuned)} keys tuned, {report.reused} kept, {report.compiled} kernels compiled in "
-        f"{report.seconds['all']:.1f} s; {report.tuning_events} tuning events are left\n"
+        f"{report.seconds['all']:.1f} s; {report.tuning_events} tuning events remain\n"
     )
     return 0
 
 
 def _merged(path: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Keys that an earlier run tuned stay in the report."""
+    """The report, with the keys that earlier runs tuned."""
     before = read_json(path) if path.exists() else {}
     ours = {(row["kernel"], repr(list(row["key"]))) for row in report["tuned"]}
-    kept = [row for row in before.get("tuned", ()) if (row["kernel"], repr(list(row["key"]))) not in ours]
-    return {**report, "tuned": [*kept, *report["tuned"]]}
+    earlier = [row for row in before.get("tuned", ()) if (row["kernel"], repr(list(row["key"]))) not in ours]
+    return {**report, "tuned": [*earlier, *report["tuned"]]}
 
 
 class _Display:
-    """One progress line a phase: compiled candidates, timed kernels, verified calls."""
+    """A progress line for each phase: compiled candidates, timed keys, verified calls."""
 
     def __init__(self) -> None:
         self.phase = ""
@@ -183,18 +185,19 @@ def _operations(args: argparse.Namespace, library: FlagGems) -> list[Operation]:
     from flagkernels.model import trace
     from flagkernels.qualify import qualify
 
-    found = trace.read(args.trace)
-    wanted = set(qualify.choose(found, args.operators))
+    traced = trace.read(args.trace)
+    wanted = set(qualify.choose(traced, args.operators))
     if args.verdicts:
         wanted = set(qualify.correct_operators(args.verdicts, sorted(wanted)))
-    operations = [operation_of(t.call, t.operator, library) for t in found.calls if t.operator in wanted]
+    operations = [operation_of(t.call, t.operator, library) for t in traced.calls if t.operator in wanted]
     if not operations:
-        raise NothingToDo("nothing to tune", why=f"{args.trace} has no call of {', '.join(sorted(wanted))}")
+        why = f"{args.trace} has no call of {', '.join(sorted(wanted))}"
+        raise NothingToDo("nothing to tune", why=why, hint="choose operators that the trace calls")
     return operations
 
 
 def operation_of(call: Call, operator: str, library: FlagGems) -> Operation:
-    """A traced call as something to run: on uninitialised memory, or on values of the model's spread."""
+    """Make a traced call runnable: on uninitialised memory, or on values with the model's spread."""
     import torch
 
     from flagkernels.operators.calls import TensorSpec, Token, torch_dtype
@@ -216,10 +219,10 @@ def operation_of(call: Call, operator: str, library: FlagGems) -> Operation:
                 case Token(name=name):
                     return getattr(torch, name)
                 case tuple():
-                    return [value(one) for one in item]
+                    return [value(part) for part in item]
             return item
 
-        return tuple(value(one) for one in call.args), {name: value(one) for name, one in call.kwargs}
+        return tuple(map(value, call.args)), {name: value(argument) for name, argument in call.kwargs}
 
     def real() -> tuple[tuple[Any, ...], dict[str, Any]]:
         return make(Case(call=call, kind="real", regime="spread"), Arena(device), seed=0)

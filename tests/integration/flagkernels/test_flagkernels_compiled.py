@@ -1,4 +1,4 @@
-"""What the trace says of a compiled model, held against what torch.compile makes of one here."""
+"""The predicted calls of a compiled model, compared with those of torch.compile."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LOAD = Point(phase="decode", batch=4, length=32)
 
 
 def products(calls: dict[Call, int]) -> dict[tuple[str, Any], int]:
-    """How often each product is called, by overload and shapes."""
+    """The number of calls of each product, by overload and shapes."""
     return {(call.overload, tuple(t.shape for t in call.tensors)): count for call, count in calls.items()}
 
 
 def called(model: ServedModel) -> Counter[Call]:
-    """What reaches the dispatcher in one step."""
+    """The calls that reach the dispatcher in one step."""
     seen: Counter[Call] = Counter()
     library = torch.library.Library("aten", "IMPL")
 
@@ -71,7 +71,7 @@ def called(model: ServedModel) -> Counter[Call]:
         pytest.param("gemma3_text", marks=pytest.mark.slow),
     ],
 )
-def test_a_compiled_model_calls_what_the_trace_says(tmp_path: Path, kind: str) -> None:
+def test_a_compiled_model_calls_what_the_trace_predicts(tmp_path: Path, kind: str) -> None:
     arch = architecture.read_config(config(tmp_path, kind))
     traced = trace.trace(arch, [LOAD], KNOWN, execution="compiled")
     said = products({t.call: t.counts[0] for t in traced.calls})
@@ -83,7 +83,7 @@ def test_a_compiled_model_calls_what_the_trace_says(tmp_path: Path, kind: str) -
 
 
 def _serves_with(model: ServedModel, kind: str) -> None:
-    """The same compiled layers call an operator that is put in place after they were compiled."""
+    """Compiled layers call an operator that is installed after their compilation."""
     into = native_kernel("mm.out", "CPU")
     keyset = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.AutogradCPU)
     count: Counter[str] = Counter()

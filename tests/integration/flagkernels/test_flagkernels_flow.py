@@ -1,4 +1,4 @@
-"""The chip side from end to end on the CPU, by its command line: trace, qualify, bench, select, attribute."""
+"""flagkernels end to end on the CPU, by its command line: trace, qualify, bench, select, attribute."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
 
 
 @pytest.mark.slow  # the next one does the same in a model whose layers are compiled
-def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> None:
+def test_the_culprit_in_a_real_model_is_named_and_removed(folder: Path) -> None:
     (folder / "all.yaml").write_text(listing.Operators(include=("mm", "rsqrt", "silu")).to_yaml())
     said = flagkernels(
         folder,
@@ -129,7 +129,7 @@ def test_the_culprit_in_a_real_model_is_named_and_taken_out(folder: Path) -> Non
 
 
 def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> None:
-    """Products of compiled layers go to `mm.out`; attribution runs the model as it is written, which calls `mm`."""
+    """Products of compiled layers go to `mm.out`; attribution runs the model eagerly, which calls `mm`."""
     (folder / "compiled.yaml").write_text(
         listing.Operators(include=("mm", "mm_out", "silu"), execution="compiled").to_yaml()
     )
@@ -143,11 +143,11 @@ def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> 
     assert listing.read_operators(folder / "clean.yaml").execution == "compiled"
 
 
-def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
-    """A device, figures, a name: none of them is found out after minutes, and none by a traceback."""
+def test_the_steps_report_missing_inputs_before_they_begin(folder: Path) -> None:
+    """A missing device, missing figures or a wrong name is reported at once, and without a traceback."""
     verdicts = "--trace trace.json --verdicts verdicts.jsonl"
     said = flagkernels(folder, f"bench {verdicts} --out none.jsonl --device xpu", code=6)
-    assert "no device 'xpu' answers here" in said
+    assert "device 'xpu' is not available" in said
     express = "--policy express --config config.json --device cpu --out none.yaml --figures none.jsonl"
     assert "cannot read none.jsonl" in flagkernels(folder, f"select {verdicts} {express}", code=2)
     (folder / "typo.yaml").write_text("include: [mm, sillu]\n")
@@ -157,7 +157,7 @@ def test_the_steps_say_what_they_lack_before_they_begin(folder: Path) -> None:
     said = flagkernels(
         folder, "attribute --operators mm.yaml --config config.json --out none.json --device xpu", code=6
     )
-    assert "no device 'xpu' answers here" in said
+    assert "device 'xpu' is not available" in said
     assert "Traceback" not in said
 
 

@@ -1,4 +1,4 @@
-"""What an engine calls is seen in all its processes, and told beside what a trace foresees."""
+"""An engine's calls are recorded in all its processes, and compared with those a trace predicts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_calls_of_all_processes_are_counted_by_shape(place: Path) -> None:
     assert not (place / "calls/1.json").exists()
 
 
-def test_the_table_says_what_a_trace_foresees_and_what_is_never_called(place: Path) -> None:
+def test_the_table_shows_predicted_calls_and_operators_never_called(place: Path) -> None:
     path = place / "config.json"
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     path.write_text(json.dumps({"model_type": "llama", "vocab_size": 64, "dtype": "float32", **sizes}))
@@ -87,7 +87,7 @@ def test_the_table_says_what_a_trace_foresees_and_what_is_never_called(place: Pa
     assert lines[-1] == "traced, and never called: mm, silu"
 
 
-def test_nothing_recorded_is_said(tmp_path: Path) -> None:
+def test_nothing_recorded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "flag_gems").mkdir()
     (tmp_path / "flag_gems/__init__.py").write_text(GEMS)
     done = flagkernels("record", "--calls", tmp_path / "none", "--catalogue", tmp_path / "flag_gems")

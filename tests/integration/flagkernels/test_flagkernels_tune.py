@@ -1,4 +1,4 @@
-"""tune, bundle, run: the whole way on the stand-in chip, with Triton's compiler and FlagGems' tuner and database."""
+"""tune, bundle, run: end to end on the stand-in chip, with Triton's compiler and FlagGems' tuner and database."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ print(json.dumps({"timed": len(timed), "chosen": [str(tuner.cache.get(key)) for 
 """
 
 
-def test_products_into_given_memory_share_the_choices_of_the_others(tmp_path: Path) -> None:
+def test_products_into_preallocated_memory_share_the_choices_of_the_others(tmp_path: Path) -> None:
     """The layers of a compiled model call `mm.out` and its head `mm`: one kernel, one database."""
     require_stand_in()
     trace = write_trace(tmp_path / "trace.json", rows=(), into=(32, 128))
     done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "tuned")
     assert done.returncode == 0, done.stderr
-    told = report(tmp_path / "tuned")
-    assert {(row["operator"], row["key"][0]) for row in told["tuned"]} == {("mm_out", 32), ("mm_out", 128)}
-    assert (told["failed"], told["tuning_events"]) == ([], 0)
+    status = report(tmp_path / "tuned")
+    assert {(row["operator"], row["key"][0]) for row in status["tuned"]} == {("mm_out", 32), ("mm_out", 128)}
+    assert (status["failed"], status["tuning_events"]) == ([], 0)
     code = """
 import flag_gems, torch
 from triton.runtime.autotuner import Autotuner
@@ -81,7 +81,7 @@ print(len(timed))
 
 
 def first_calls(flaggems: Path, triton: Path) -> dict[str, Any]:
-    """A process with FlagGems alone, without flagkernels: what it times, and what it chooses."""
+    """The candidates that FlagGems times and chooses in a process without flagkernels."""
     done = python(FIRST_CALLS, 32, 64, 128, FLAGGEMS_CACHE_DIR=str(flaggems), TRITON_CACHE_DIR=str(triton))
     assert done.returncode == 0, done.stderr
     value: dict[str, Any] = json.loads(done.stdout)
@@ -109,11 +109,11 @@ def test_the_choice_for_shared_keys_suits_the_smallest_call_too(tuned: Path) -> 
 
 
 def test_one_compiled_form_serves_all_rounded_sizes(tuned: Path) -> None:
-    told = report(tuned)
+    status = report(tuned)
     # 12 candidates once; the few that are left at 1 row; the choices at 1 and 7 rows, and the negation.
-    assert 12 < told["compiled"] < 24
-    assert told["tuning_events"] == 0
-    assert told["missing"] == told["failed"] == told["untunable"] == []
+    assert 12 < status["compiled"] < 24
+    assert status["tuning_events"] == 0
+    assert status["missing"] == status["failed"] == status["untunable"] == []
 
 
 def test_a_second_run_has_nothing_to_do(tuned: Path) -> None:
@@ -139,28 +139,28 @@ def start(bundle: Path, effective: Path, cache: Path, **more: str) -> dict[str, 
     words = ("run", "--bundle", bundle, "--effective", effective, "--", sys.executable, "-c", ENGINE, ENGINE)
     done = flagkernels(*words, FLAGKERNELS_CACHE=str(cache), **more)
     assert done.returncode == 0, done.stderr
-    told = flagkernels("activate", "--effective", effective)
-    assert told.returncode == 0, told.stderr
-    value: dict[str, Any] = json.loads(told.stdout)
+    shown = flagkernels("activate", "--effective", effective)
+    assert shown.returncode == 0, shown.stderr
+    value: dict[str, Any] = json.loads(shown.stdout)
     return value
 
 
 def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path, tmp_path: Path) -> None:
-    told = start(bundle, tmp_path / "effective", tmp_path / "cache")
-    assert len(told["processes"]) == 2
-    assert told["operators"] == ["mm", "neg"]
-    assert told["called"] == {"mm": 2, "neg": 2}
-    assert told["captured"] == []
-    assert told["partial"] == []
-    assert (told["tuning_events"], told["compilations"]) == (0, 0)
+    status = start(bundle, tmp_path / "effective", tmp_path / "cache")
+    assert len(status["processes"]) == 2
+    assert status["operators"] == ["mm", "neg"]
+    assert status["called"] == {"mm": 2, "neg": 2}
+    assert status["captured"] == []
+    assert status["partial"] == []
+    assert (status["tuning_events"], status["compilations"]) == (0, 0)
     stored = next((tmp_path / "cache").rglob("*.db"))
     assert stored.read_bytes()[18:20] == b"\2\2"  # write-ahead log: readers and a writer do not wait for each other
 
 
 def test_rows_between_those_that_were_tuned_take_the_nearest_choice(bundle: Path, tmp_path: Path) -> None:
-    told = start(bundle, tmp_path / "effective", tmp_path / "cache", MORE_ROWS="96 300 96")
-    assert told["tuning_events"] == 0
-    assert told["filled"] == 2  # once in the engine; the worker finds them in the database
+    status = start(bundle, tmp_path / "effective", tmp_path / "cache", MORE_ROWS="96 300 96")
+    assert status["tuning_events"] == 0
+    assert status["filled"] == 2  # once in the engine; the worker finds them in the database
     overlay = next((tmp_path / "cache").glob("*/flaggems"))
     done = python(FIRST_CALLS, 96, 128, 320, FLAGGEMS_CACHE_DIR=str(overlay), TRITON_CACHE_DIR=str(tmp_path / "triton"))
     assert json.loads(done.stdout)["chosen"] == [report(bundle.parent / "tuned")["tuned"][-1]["config"]] * 3
@@ -175,8 +175,8 @@ def test_a_kernel_that_was_never_tuned_is_tuned_and_counted(bundle: Path, tmp_pa
         connection.commit()
     label = json.loads((bare / "compat.json").read_text())
     (bare / "compat.json").write_text(json.dumps({**label, "content": bundles.content(bare)}))
-    told = start(bare, tmp_path / "effective", tmp_path / "cache")
-    assert (told["tuning_events"], told["tuned"], told["filled"]) == (12, ["product_kernel"], 0)
+    status = start(bare, tmp_path / "effective", tmp_path / "cache")
+    assert (status["tuning_events"], status["tuned"], status["filled"]) == (12, ["product_kernel"], 0)
 
 
 EARLY = "import flag_gems; from flagkernels.engine import plugin; plugin.register(); print('served')"
@@ -195,7 +195,7 @@ def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_dat
 
 
 def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: Path) -> None:
-    """The counters count: they must not read zero because nothing is hooked."""
+    """The counters must not read zero only because nothing is hooked."""
     bare = tmp_path / "bare"
     loaded = bundles.load(bundle)
     bundles.build(
@@ -208,12 +208,12 @@ def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: P
         report={},
         compat=loaded.compat,
     )
-    told = start(bare, tmp_path / "effective", tmp_path / "cache")
-    assert told["tuning_events"] == 0
-    assert told["compilations"] >= 2
+    status = start(bare, tmp_path / "effective", tmp_path / "cache")
+    assert status["tuning_events"] == 0
+    assert status["compilations"] >= 2
 
 
-def test_the_bundle_is_small_relocatable_and_whole(bundle: Path, tmp_path: Path) -> None:
+def test_the_bundle_is_small_relocatable_and_complete(bundle: Path, tmp_path: Path) -> None:
     from flagkernels.bundle import bundle as bundles
 
     digest = bundles.digest(bundle)
@@ -223,12 +223,12 @@ def test_the_bundle_is_small_relocatable_and_whole(bundle: Path, tmp_path: Path)
     assert bundles.digest(moved) == digest
     assert not [file for file in moved.rglob("*") if file.suffix in bundles.INTERMEDIATE]
     assert str(bundle.parent) not in "".join(f.read_text() for f in moved.rglob("__grp__*"))
-    told = start(moved, tmp_path / "effective", tmp_path / "cache")
-    assert (told["tuning_events"], told["compilations"]) == (0, 0)
+    status = start(moved, tmp_path / "effective", tmp_path / "cache")
+    assert (status["tuning_events"], status["compilations"]) == (0, 0)
 
 
 def test_a_budget_that_ends_early_leaves_the_best_so_far_and_no_tuning(tmp_path: Path) -> None:
-    """One compiler and 3 s: a few candidates, a few keys; the other keys borrow, and a second run mends them."""
+    """One compiler and 3 s: a few candidates, a few keys; the other keys borrow, and a second run tunes them."""
     require_stand_in()
     trace = write_trace(tmp_path / "trace.json", rows=(32, 64, 128, 256))
     words = ("tune", "--trace", trace, "--out", tmp_path / "out", "--width", "1")
@@ -247,10 +247,10 @@ raise SystemExit(cli.main({[*map(str, words), "--worker", "--deadline", "9e18"]!
     out = tmp_path / "out"
     done = python(code, FLAGGEMS_CACHE_DIR=str(out / "flaggems"), TRITON_CACHE_DIR=str(out / "triton-cache"))
     assert done.returncode == 0, done.stderr
-    told = report(out)
-    assert [row["state"] for row in told["tuned"]] == ["tuned", "borrowed", "borrowed", "borrowed"]
-    assert told["tuning_events"] == 0
-    assert told["missing"] == []
+    status = report(out)
+    assert [row["state"] for row in status["tuned"]] == ["tuned", "borrowed", "borrowed", "borrowed"]
+    assert status["tuning_events"] == 0
+    assert status["missing"] == []
     again = flagkernels(*words)
     assert again.returncode == 0, again.stderr
     assert {row["state"] for row in report(out)["tuned"]} == {"tuned"}
@@ -262,22 +262,22 @@ def test_a_budget_too_small_for_one_candidate_is_an_error(tmp_path: Path) -> Non
         "tune", "--trace", write_trace(tmp_path / "trace.json"), "--out", tmp_path / "out", "--budget", "0.01s"
     )
     assert done.returncode == 2
-    assert "does not suffice for one candidate" in done.stderr
+    assert "is too small for one candidate" in done.stderr
     assert "--budget" in done.stderr
 
 
 @pytest.mark.parametrize("budget", ["soon", "-3m", "0", "10d"])
-def test_a_budget_that_is_no_time_is_a_usage_error(budget: str, tmp_path: Path) -> None:
+def test_a_budget_that_is_not_a_duration_is_a_usage_error(budget: str, tmp_path: Path) -> None:
     done = flagkernels("tune", "--trace", tmp_path / "t.json", "--out", tmp_path / "out", f"--budget={budget}")
     assert done.returncode == 2
     assert "is not a duration" in done.stderr
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     done = flagkernels("tune", "--trace", tmp_path / "t.json", "--out", tmp_path / "taken")
     assert done.returncode == 6
-    assert "name a place that can be written" in done.stderr
+    assert "choose a writable path" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -289,7 +289,7 @@ def test_verdicts_that_are_missing_are_not_taken_for_none_correct(tmp_path: Path
     assert "cannot read" in done.stderr
 
 
-def test_an_operator_that_does_not_exist_is_met_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_operator_gets_a_suggestion(tmp_path: Path) -> None:
     require_stand_in()
     trace = write_trace(tmp_path / "trace.json")
     done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "out", "--operators", "nge")
@@ -330,14 +330,14 @@ def test_an_operator_that_fails_is_a_row_and_the_others_are_tuned(tmp_path: Path
     trace = write_trace(tmp_path / "trace.json", rows=(32,), once=(512,))
     done = flagkernels("tune", "--trace", trace, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    told = report(tmp_path / "out")
-    assert {(row["call"], row["error"]) for row in told["failed"]} == {
+    status = report(tmp_path / "out")
+    assert {(row["call"], row["error"]) for row in status["failed"]} == {
         ("inner 512×64 64×64", "RuntimeError: no more products")
     }
-    assert [(row["key"][0], row["state"]) for row in told["tuned"]] == [(32, "tuned"), (512, "borrowed")]
+    assert [(row["key"][0], row["state"]) for row in status["tuned"]] == [(32, "tuned"), (512, "borrowed")]
 
 
-def test_only_what_is_correct_is_tuned(tmp_path: Path) -> None:
+def test_only_correct_operators_are_tuned(tmp_path: Path) -> None:
     require_stand_in()
     verdicts = tmp_path / "verdicts.jsonl"
     nothing = {

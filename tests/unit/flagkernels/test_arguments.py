@@ -18,12 +18,12 @@ Steps = dict[str, dict[str, argparse.Action]]
 
 @pytest.fixture(scope="module")
 def steps() -> Steps:
-    """By step: its options, by name."""
+    """Step → option → action."""
     found = {}
     for step, (module, _) in cli.STEPS.items():
         parser = argparse.ArgumentParser(add_help=False)
         importlib.import_module(module).add_arguments(parser)
-        found[step] = {(one.option_strings or [one.dest])[0]: one for one in parser._actions}
+        found[step] = {(action.option_strings or [action.dest])[0]: action for action in parser._actions}
     return found
 
 
@@ -32,13 +32,15 @@ def test_every_option_of_the_table_belongs_to_a_step(steps: Steps) -> None:
 
 
 def test_an_option_that_two_steps_have_is_in_the_table(steps: Steps) -> None:
-    own = {"--effective", "--report", "--worker"}  # each means something else, or is hidden
+    own = {"--effective", "--report", "--worker"}  # different meanings, or hidden
     names = [name for added in steps.values() for name in added if name.startswith("--")]
     assert {name for name in names if names.count(name) > 1} - own <= set(options())
 
 
-def test_every_option_says_what_it_is_for(steps: Steps) -> None:
-    assert [f"{step} {name}" for step, added in steps.items() for name, one in added.items() if not one.help] == []
+def test_every_option_has_a_help_text(steps: Steps) -> None:
+    assert [
+        f"{step} {name}" for step, added in steps.items() for name, action in added.items() if not action.help
+    ] == []
 
 
 def test_a_step_can_differ_from_the_table() -> None:

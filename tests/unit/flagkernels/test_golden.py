@@ -1,4 +1,4 @@
-"""What flagkernels writes for flagrelease is what the golden files hold; flagrelease's tests read the same ones."""
+"""flagkernels' files for flagrelease equal the golden files, which flagrelease's tests read too."""
 
 from __future__ import annotations
 

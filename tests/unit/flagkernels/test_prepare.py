@@ -1,4 +1,4 @@
-"""prepare: what is kept, what is made again, what the report says; and progress that a program can read."""
+"""prepare: resuming, invalidation and the report; and machine-readable progress."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flagkernels.errors import ChipFault, UsageError
 from flagkernels.measure.bench import Figure
 from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
-from flagkernels.progress import Progress, tell_failure
+from flagkernels.progress import Progress, report_failure
 from flagkernels.qualify.qualify import Row
 
 
 class Runs:
-    """Steps that write a file instead of doing their work; `calls` names those that ran."""
+    """Steps that only write a file; `calls` lists those that ran."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.calls = root, list[str]()
@@ -35,16 +35,16 @@ class Runs:
         if step.name == self.fails:
             raise prepare._failed(step.name, 6)
         step.made.parent.mkdir(parents=True, exist_ok=True)
-        step.made.write_text(" ".join(step.words))
+        step.made.write_text(" ".join(step.argv))
 
-    def run(self, words: dict[str, str], key: str = "machine") -> list[str]:
+    def run(self, steps: dict[str, str], key: str = "machine") -> list[str]:
         self.calls.clear()
         work = Work(self.root)
-        with Progress("prepare", total=len(words), stream=io.StringIO()) as progress:
+        with Progress("prepare", total=len(steps), stream=io.StringIO()) as progress:
             run = prepare._Run(work=work, progress=progress, key=key)
-            for name, word in words.items():
-                made, rest = (self.root / f"{name}.{kind}" for kind in ("out", "rest"))
-                run.step(Step(name=name, words=(word,), made=made, rest=(rest,)))
+            for name, word in steps.items():
+                made, partial = (self.root / f"{name}.{kind}" for kind in ("out", "partial"))
+                run.step(Step(name=name, argv=(word,), made=made, partial=(partial,)))
         return list(self.calls)
 
 
@@ -56,33 +56,33 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 THREE = {"trace": "a", "qualify": "b", "tune": "c"}
 
 
-def test_what_is_done_is_kept(runs: Runs) -> None:
+def test_finished_steps_are_not_repeated(runs: Runs) -> None:
     assert runs.run(THREE) == ["trace", "qualify", "tune"]
     assert runs.run(THREE) == []
     (runs.root / "qualify.out").unlink()
     assert runs.run(THREE) == ["qualify"]
 
 
-def test_other_inputs_make_what_depends_on_them_anew(runs: Runs) -> None:
+def test_changed_inputs_repeat_the_steps_that_depend_on_them(runs: Runs) -> None:
     runs.run(THREE)
-    (runs.root / "qualify.rest").write_text("half")
+    (runs.root / "qualify.partial").write_text("half")
     assert runs.run({**THREE, "qualify": "other"}) == ["qualify", "tune"]
-    assert not (runs.root / "qualify.rest").exists()
+    assert not (runs.root / "qualify.partial").exists()
     assert runs.run({**THREE, "qualify": "other"}, key="another machine") == ["trace", "qualify", "tune"]
 
 
-def test_a_step_that_was_stopped_goes_on_from_its_own_file(runs: Runs) -> None:
+def test_a_stopped_step_resumes_from_its_partial_file(runs: Runs) -> None:
     runs.fails = "qualify"
     with pytest.raises(prepare.StepFailed, match="qualify ended with exit code 6") as caught:
         runs.run(THREE)
     assert caught.value.exit_code == 6
-    (runs.root / "qualify.rest").write_text("half")
+    (runs.root / "qualify.partial").write_text("half")
     runs.fails = ""
     assert runs.run(THREE) == ["qualify", "tune"]
-    assert (runs.root / "qualify.rest").read_text() == "half"
+    assert (runs.root / "qualify.partial").read_text() == "half"
 
 
-def test_another_machine_clears_what_was_measured(tmp_path: Path) -> None:
+def test_another_machine_clears_the_measurements(tmp_path: Path) -> None:
     import argparse
 
     config = tmp_path / "config.json"
@@ -115,7 +115,7 @@ def figure(operator: str, low: float, share: float) -> Figure:
     )  # fmt: skip
 
 
-def told(choice: dict[str, Any]) -> dict[str, Any]:
+def report_of(choice: dict[str, Any]) -> dict[str, Any]:
     found = trace.Trace(
         model="m", config_sha256="c", view="engine", execution="compiled", dtype="bfloat16", versions={}, points=(),
         static=frozenset(), calls=(), native_only={}, layers=1, device="meta",
@@ -139,14 +139,14 @@ def told(choice: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def test_every_operator_that_is_left_out_has_a_reason() -> None:
+def test_every_excluded_operator_has_a_reason() -> None:
     ratios = {"decode:1x512": {"median": 1.02, "low": 1.01, "high": 1.03, "pairs": 21}}
     steps = [
         {"operators": ["cat"], "ratios": ratios, "decision": "slower at decode:1x512", "out": "cat"},
         {"operators": ["mm", "neg"], "ratios": ratios, "decision": "below 0.98 at decode:1x512", "out": "neg"},
         {"operators": ["mm"], "ratios": ratios, "decision": "accepted", "out": ""},
     ]
-    made = told({"policy": "express", "operators": ["mm"], "steps": steps})
+    made = report_of({"policy": "express", "operators": ["mm"], "steps": steps})
     assert made["excluded"] == [
         {"operator": "cat", "verdict": "correct", "reason": "slower at decode:1x512"},
         {"operator": "mul", "verdict": "crash", "reason": "SIGSEGV at real"},
@@ -162,14 +162,14 @@ def test_every_operator_that_is_left_out_has_a_reason() -> None:
     }  # fmt: skip
 
 
-def test_an_operator_that_was_not_tried_wins_nowhere() -> None:
-    made = told({"policy": "express", "operators": ["cat", "mm"], "steps": []})
-    reasons = {one["operator"]: one["reason"] for one in made["excluded"]}
+def test_an_operator_that_was_not_tried_has_a_reason() -> None:
+    made = report_of({"policy": "express", "operators": ["cat", "mm"], "steps": []})
+    reasons = {row["operator"]: row["reason"] for row in made["excluded"]}
     assert reasons["neg"] == "certainly faster than the vendor's kernel at no shape class"
 
 
-def test_coverage_that_was_not_served_says_nothing_of_speed() -> None:
-    assert told({"policy": "coverage", "operators": ["mm", "neg", "cat"], "steps": []})["served"] == {}
+def test_coverage_that_was_not_served_reports_no_speed() -> None:
+    assert report_of({"policy": "coverage", "operators": ["mm", "neg", "cat"], "steps": []})["served"] == {}
 
 
 def test_progress_is_one_json_object_a_line_for_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_progress_is_one_json_object_a_line_for_a_program(monkeypatch: pytest.Mo
         progress.doing("mm")
         progress.doing("mm")  # at most twice a second
         progress.step("mm correct")
-    tell_failure("qualify", ChipFault("no chip", why="it is gone", hint="look"), stream)
+    report_failure("qualify", ChipFault("no chip", why="it is gone", hint="look"), stream)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines[0] == {"step": "qualify", "done": 0, "total": 2, "doing": "mm"}
     assert lines[1] == {"step": "qualify", "done": 1, "total": 2, "text": "mm correct"}
@@ -187,7 +187,7 @@ def test_progress_is_one_json_object_a_line_for_a_program(monkeypatch: pytest.Mo
     assert len(lines) == 4
 
 
-def test_a_chip_that_nobody_knows_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_chip_is_an_error_that_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/none")
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has an NVIDIA driver")

@@ -1,4 +1,4 @@
-"""The supervisor of attribution: whoever ends the worker, or keeps it from ending, is measured by that."""
+"""The supervisor of attribution: an operator that kills or hangs the worker is guilty."""
 
 from __future__ import annotations
 

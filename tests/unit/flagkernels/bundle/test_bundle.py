@@ -1,4 +1,4 @@
-"""Bundles: written whole, read back, refused when changed; and the overlay that workers write to."""
+"""Bundles: written atomically, read back, rejected when changed; and the overlay that workers write to."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_kernel_that_the_cache_lost_is_an_error_and_leaves_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["", "- mm", "include: mm", "include: [mm", "include: [mm]\nnative: [mm]"])
-def test_what_is_no_operator_list_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_operator_list_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "operators.yaml").write_text(text)
     with pytest.raises(UsageError, match="not an operator list"):
         read_operators(tmp_path / "operators.yaml")
@@ -183,7 +183,7 @@ def test_a_truncated_database_is_not_put_into_effect(tmp_path: Path, made: Path)
 @pytest.mark.parametrize(
     "content", [b"", b"SQLite format 3\0", b"not a database at all" * 99], ids=["empty", "header", "text"]
 )
-def test_what_is_no_database_is_named_as_such(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tuned.db"
     path.write_bytes(content)
     with pytest.raises(DatabaseCorrupt, match=r"tuned\.db"):

@@ -1,4 +1,4 @@
-"""What a bundle was made for."""
+"""Compatibility of a bundle with the machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_each_field_is_refused_by_its_name(field: str) -> None:
     assert refused.value.exit_code == 6
 
 
-def test_an_accepted_difference_is_told_and_no_other_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_difference_is_reported_and_no_other_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGKERNELS_ACCEPT", "driver")
     assert check(H100, replace(H100, driver="590.1")) == ["driver"]
     with pytest.raises(BundleMismatch, match="triton"):
@@ -37,7 +37,7 @@ def test_an_accepted_difference_is_told_and_no_other_is_accepted(monkeypatch: py
     assert check(H100, H100) == []
 
 
-def test_accepting_what_is_no_field_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepting_an_unknown_field_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGKERNELS_ACCEPT", "tritn, driver")
     with pytest.raises(UsageError, match="did you mean 'triton'"):
         check(H100, H100)

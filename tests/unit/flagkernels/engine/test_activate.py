@@ -1,4 +1,4 @@
-"""Activation: what is left on disk, how processes merge, and how an engine's processes are reached."""
+"""Activation: status files, their merging, and activation in an engine's processes."""
 
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ def status(operators: tuple[str, ...] = ("mm", "add")) -> Status:
 
 
 def test_each_process_has_its_own_file_and_events_are_counted(tmp_path: Path) -> None:
-    one = status()
-    file = ProcessFile(tmp_path / "effective", one)
+    own = status()
+    file = ProcessFile(tmp_path / "effective", own)
     assert effective(tmp_path / "effective").tuning_events == 0
-    one.call("mm")
+    own.call("mm")
     for _ in range(5):
-        one.tuning("mm_kernel")
-    one.compilation("mm_kernel")
+        own.tuning("mm_kernel")
+    own.compilation("mm_kernel")
     file.write()
     found = effective(tmp_path / "effective")
     assert (found.tuning_events, found.tuned, found.compilations, found.called) == (5, ("mm_kernel",), 1, {"mm": 1})
     assert found.processes == (os.getpid(),)
 
 
-def test_events_are_told_soon_and_by_nobody_who_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = status()
-    ProcessFile(tmp_path, one)
-    monkeypatch.setattr(Path, "write_text", _only_beside)
-    one.call("mm")
+def test_events_are_written_soon_and_by_a_separate_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = status()
+    ProcessFile(tmp_path, own)
+    monkeypatch.setattr(Path, "write_text", _only_in_thread)
+    own.call("mm")
     limit = time.monotonic() + 20
     while not effective(tmp_path).called:
         assert time.monotonic() < limit
         time.sleep(0.05)
 
 
-def _only_beside(path: Path, text: str) -> None:
+def _only_in_thread(path: Path, text: str) -> None:
     assert threading.current_thread() is not threading.main_thread()
     path.write_bytes(text.encode())
 
 
 def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = status()
-    file = ProcessFile(tmp_path, one)
+    own = status()
+    file = ProcessFile(tmp_path, own)
     refused = threading.Event()
 
     def full(_path: Path, _text: str) -> None:
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as changed:
         changed.setattr(Path, "write_text", full)
-        one.call("mm")
+        own.call("mm")
         assert refused.wait(20)
         with pytest.raises(OSError, match="No space"):
             file.write()
@@ -88,16 +88,16 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, monkeypat
         time.sleep(0.05)
 
 
-def test_what_is_called_in_a_graph_is_told_apart(tmp_path: Path) -> None:
-    one = status()
-    one.call("add")
-    one.capturing = lambda: True
-    one.call("add")
-    one.call("mm")
-    one.capturing = lambda: False
+def test_calls_in_a_graph_are_distinguished(tmp_path: Path) -> None:
+    own = status()
+    own.call("add")
+    own.capturing = lambda: True
+    own.call("add")
+    own.call("mm")
+    own.capturing = lambda: False
     for _ in range(3):
-        one.call("mm")
-    ProcessFile(tmp_path, one)
+        own.call("mm")
+    ProcessFile(tmp_path, own)
     found = effective(tmp_path)
     assert (found.called, found.captured) == ({"add": 2, "mm": 4}, ("add", "mm"))
 
@@ -112,7 +112,7 @@ def test_an_operator_is_in_effect_only_where_every_process_has_it(tmp_path: Path
     assert (found.processes, found.called, found.captured) == ((1, 2), {"mm": 4}, ("add",))
 
 
-def test_nothing_written_is_an_error_and_no_empty_list(tmp_path: Path) -> None:
+def test_nothing_written_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no process reported"):
         effective(tmp_path)
     with pytest.raises(UsageError, match="no process reported"):
@@ -124,16 +124,16 @@ def test_nothing_written_is_an_error_and_no_empty_list(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_counts_for_itself(tmp_path: Path) -> None:
-    one = status()
-    file = ProcessFile(tmp_path, one)
-    one.tuning("k")
+    own = status()
+    file = ProcessFile(tmp_path, own)
+    own.tuning("k")
     silent = os.fork()
     if silent == 0:
         time.sleep(2 * WRITE_EVERY_S)
         os._exit(0)
     child = os.fork()
     if child == 0:  # told by its thread: such workers often end without their handlers
-        one.compilation("k")
+        own.compilation("k")
         time.sleep(2 * WRITE_EVERY_S)
         os._exit(0)
     for pid in (silent, child):
@@ -167,7 +167,7 @@ def test_vllm_is_given_a_function_that_exists() -> None:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """mm replaced by one that is a hundred times too large, except at 64 × 64; made for this very machine."""
+    """A bundle for this machine whose mm is a hundred times too large, except at 64 × 64."""
     with closing(sqlite3.connect(tmp_path / "tuned.db")) as connection:
         connection.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
     (tmp_path / "empty").mkdir()
@@ -245,7 +245,7 @@ values("vllm")
 
 @needs_torch
 def test_the_plugin_refuses_a_bundle_that_was_changed(bundle: Path) -> None:
-    """It is not `run` that an engine of an image must be started by: each process looks for itself."""
+    """An engine need not be started by `run`: each process checks the bundle itself."""
     (bundle / "operators.yaml").write_text("include: []\n")
     code = "from flagkernels.engine import plugin; plugin.register(); print('served')"
     done = python(code, **places(bundle), FLAGKERNELS_BUNDLE=str(bundle))

@@ -1,4 +1,4 @@
-"""Choosing operators by what was measured, falling through to the native kernel, and naming culprits."""
+"""Choosing operators by measurements, falling through to the native kernel, and naming culprits."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_express_takes_out_what_slows_the_served_model_down() -> None:
     assert told == [("slower at decode:1x512", "mul"), ("faster", ""), ("accepted", "")]
 
 
-def test_express_drops_the_slowest_until_the_whole_holds_its_floor() -> None:
+def test_express_drops_the_slowest_until_the_set_reaches_the_floor() -> None:
     figures = [figure(op, SMALL, 1.2) for op in ("add", "mul", "silu")]
     # None is certainly slower alone; together they fall below the floor.
     choice = express(FOUND, figures, Bench({"add": 0.99, "mul": 0.995, "silu": 1.001}, spread=0.02), floor=0.975)
@@ -186,7 +186,7 @@ def test_the_interval_of_paired_ratios_covers_and_narrows() -> None:
 
 
 class Chip:
-    """A device that works for `seconds` at each run, while the host goes on."""
+    """A device that works for `seconds` at each run, while the host continues."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.free = seconds, 0.0
@@ -204,8 +204,10 @@ class Chip:
 @pytest.mark.parametrize(
     ("chip_s", "host_s", "least", "most"), [(0.002, 0.010, 0.010, 0.012), (0.010, 0.002, 0.010, 0.012)]
 )
-def test_the_longer_of_host_and_chip_tells(chip_s: float, host_s: float, least: float, most: float) -> None:
-    """A margin above for a loaded machine, which stretches the host's part."""
+def test_the_longer_of_host_and_chip_determines_the_time(
+    chip_s: float, host_s: float, least: float, most: float
+) -> None:
+    """The upper bound leaves room for a loaded machine, which slows the host's part."""
     clock, chip = Clock(torch.device("cpu")), Chip(chip_s)
     clock.module = chip
     found = min(clock.in_a_row(chip.run, 8, host_s=host_s) for _ in range(5))
@@ -256,7 +258,7 @@ def test_a_crash_while_measuring_costs_that_operator_only(tmp_path: Path) -> Non
 
 
 class Text:
-    """Answers of a text of 400 tokens: native is 0.01 away from float32, each operator as told."""
+    """Answers of a text of 400 tokens: native is 0.01 away from float32, each operator by `harm`."""
 
     def __init__(self, harm: Callable[[frozenset[str]], float]) -> None:
         self.harm, self.asked = harm, list[frozenset[str]]()
@@ -303,7 +305,7 @@ def test_two_culprits_take_two_rounds() -> None:
     assert found.clean
 
 
-def test_a_pair_is_found_where_nobody_is_guilty_alone() -> None:
+def test_a_pair_is_found_if_no_operator_is_guilty_alone() -> None:
     found = court.attribute(Text(lambda names: 0.05 if {"mm", "silu"} <= names else 0.0), OPS)
     assert found.culprits in {("mm",), ("silu",)}
     assert {found.rounds[0].culprit, found.rounds[0].partner} == {"mm", "silu"}

@@ -1,4 +1,4 @@
-"""Traces from config.json alone: four architectures, the bad files, the engine's view of a model."""
+"""Traces from config.json alone: four architectures, invalid files, and the engine view of a model."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_an_architecture_is_traced_without_weights(
     assert must <= set(found.operators)
     assert found.device == "meta"
     assert all(sum(c.counts) > 0 for c in found.calls)
-    assert found.native_only["scaled_dot_product_attention"] == 4  # two layers, two points: attention stays whole
+    assert found.native_only["scaled_dot_product_attention"] == 4  # two layers, two points: attention is not decomposed
 
 
-def test_the_engine_fuses_projections_and_wants_the_last_position_only(tmp_path: Path) -> None:
+def test_the_engine_view_fuses_projections_and_uses_the_last_position_only(tmp_path: Path) -> None:
     fused, written = traced(tmp_path, "qwen3"), traced(tmp_path, "qwen3", view="module")
     # q: 64, k and v: 32 each, gate and up: 96 each; 16 tokens in prefill, 4 in decode; logits of one position each.
     assert ((16, 64), (64, 128)) in shapes(fused, "mm")
@@ -85,9 +85,9 @@ def test_the_engine_fuses_projections_and_wants_the_last_position_only(tmp_path:
     assert ((16, 64), (64, 500)) in shapes(written, "mm")
 
 
-def test_compiled_layers_leave_products_into_given_memory(tmp_path: Path) -> None:
-    """Inductor computes norms, activations, look-ups and rotations by itself, and calls `mm.out`; the head, which no
-    engine compiles with them, calls `mm`."""
+def test_compiled_layers_call_products_into_preallocated_memory(tmp_path: Path) -> None:
+    """Inductor compiles norms, activations, look-ups and rotations, and calls `mm.out`; the head, which no engine
+    compiles with them, calls `mm`."""
     found = traced(tmp_path, "qwen3", execution="compiled")
     assert found.execution == "compiled"
     assert shapes(found, "mm") == {((2, 64), (64, 500)), ((4, 64), (64, 500))}
@@ -103,7 +103,7 @@ def test_compiled_experts_keep_what_inductor_has_no_kernel_for(tmp_path: Path) -
     assert {"mm_out", "group_mm", "topk"} <= set(found.operators)
 
 
-def test_the_end_of_a_step_is_called_as_it_is_written(tmp_path: Path) -> None:
+def test_the_end_of_a_step_runs_eagerly(tmp_path: Path) -> None:
     for execution in ("compiled", "captured", "eager"):
         found = traced(tmp_path, "llama", execution=execution)
         assert {"argmax", "to_copy", "softmax", "exponential_", "true_divide_"} <= set(found.operators)
@@ -112,7 +112,7 @@ def test_the_end_of_a_step_is_called_as_it_is_written(tmp_path: Path) -> None:
     assert "argmax" not in traced(tmp_path, "llama", view="module").operators
 
 
-def test_greedy_requests_draw_nothing(tmp_path: Path) -> None:
+def test_greedy_requests_do_not_sample(tmp_path: Path) -> None:
     mixed, greedy = (traced(tmp_path, "llama", execution="compiled", requests=name) for name in ("mixed", "greedy"))
     drawing = {"softmax", "exponential_", "true_divide_"}
     assert drawing < set(mixed.operators)
@@ -128,7 +128,7 @@ def test_calls_are_counted_at_each_point(tmp_path: Path) -> None:
     assert count == [2 * 4 + 1, 2 * 4 + 1]  # qkv, o, gate-up and down in two layers, and the logits
 
 
-def test_a_composite_operator_that_flaggems_registers_is_seen_whole(tmp_path: Path) -> None:
+def test_a_composite_operator_that_flaggems_registers_is_not_decomposed(tmp_path: Path) -> None:
     class Norm(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             return torch.nn.functional.linear(torch.rms_norm(x, (64,)), torch.zeros(8, 64, device="meta"))
@@ -138,8 +138,8 @@ def test_a_composite_operator_that_flaggems_registers_is_seen_whole(tmp_path: Pa
     assert [call.overload for call in recorder.calls] == ["rms_norm", "mm"]
 
 
-def test_what_meta_cannot_follow_runs_with_random_weights(tmp_path: Path) -> None:
-    """The eager mixture of experts asks which experts were hit: that takes values."""
+def test_a_model_that_meta_cannot_run_gets_random_weights(tmp_path: Path) -> None:
+    """The eager mixture of experts reads which experts were hit, which needs values."""
     arch = architecture.read_config(config(tmp_path, "qwen3_moe", num_hidden_layers=4, **MOE))
     arch.config._experts_implementation = "eager"
     found = trace.trace(arch, POINTS, KNOWN)
@@ -161,15 +161,15 @@ def test_a_trace_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"hidden_size": 64}', "no model_type"),
         ('{"model_type": "qwen9"}', "did you mean 'qwen"),
         ('{"model_type": "clip"}', "not a causal language model"),
-        ('{"model_type": "t5"}', "an encoder with a decoder"),
+        ('{"model_type": "t5"}', "or an encoder-decoder"),
         ("[" * 100_000, "is not JSON"),
-        ('{"model_type": "own", "auto_map": {}}', "code of its own"),
+        ('{"model_type": "own", "auto_map": {}}', "ships custom code (auto_map), which is not run"),
         (json.dumps({"model_type": "llama", **SIZES, "hidden_act": "sillu"}), "KeyError: 'sillu'"),
         (json.dumps({"model_type": "llama", **SIZES, "hidden_size": -64}), "negative dimension"),
         (json.dumps({"model_type": "llama", **SIZES, "text_config": {"a": 1}}), "transformers cannot build"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_model_is_rejected(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
@@ -177,8 +177,8 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str, says: str
     assert says in str(caught.value)
 
 
-def test_the_language_model_of_one_that_sees_is_traced(tmp_path: Path) -> None:
-    """transformers cannot build Qwen2.5-VL's language model by itself: the whole model is, and is given text only."""
+def test_the_language_model_of_a_multimodal_model_is_traced(tmp_path: Path) -> None:
+    """transformers cannot build Qwen2.5-VL's language model alone: the complete model runs on text only."""
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
     rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
     path = config(tmp_path, "qwen2_5_vl", vision_config=vision, rope_scaling=rope)
@@ -198,7 +198,7 @@ def test_a_nested_config_takes_the_dtype_of_the_outer_one(tmp_path: Path) -> Non
     assert {t.dtype for c in found.calls if c.operator == "mm_out" for t in c.call.tensors} == {"float16"}
 
 
-def test_a_model_without_any_operator_is_said(tmp_path: Path) -> None:
+def test_a_model_without_any_operator_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NothingToDo):
         trace.trace(
             architecture.read_config(config(tmp_path, "llama")),
@@ -243,14 +243,14 @@ def test_a_limit_that_makes_no_sense_is_a_usage_error(
     with pytest.raises(SystemExit) as ended:
         cli.main(["trace", "--config", "config.json", "--out", str(tmp_path / "t.json"), *words.split()])
     assert ended.value.code == 2
-    assert "is not a whole number of 1 or more" in capsys.readouterr().err
+    assert "is not an integer >= 1" in capsys.readouterr().err
 
 
-def test_what_cannot_be_written_is_said_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_path_is_reported_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
     out = tmp_path / "taken/t.json"
     assert cli.main(["trace", "--config", str(config(tmp_path, "llama")), "--out", str(out), *one_point(tmp_path)]) == 6
-    assert "next: name a place that can be written" in capsys.readouterr().err
+    assert "next: choose a writable path" in capsys.readouterr().err
 
 
 def one_point(tmp_path: Path) -> list[str]:

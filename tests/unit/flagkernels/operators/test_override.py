@@ -1,4 +1,4 @@
-"""Operators in place of the native ones in a part of the model that is compiled where it is served."""
+"""Overrides in a part of the model that is compiled when served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def counting(calls: Counter[str], *keys: str) -> Planted:
 
 
 def run(layers: Any, include: tuple[str, ...], *, compiled: bool) -> tuple[Counter[str], dict[str, int]]:
-    """Layers and a head, as a model has them."""
+    """Layers and a head, as in a model."""
     calls: Counter[str] = Counter()
     x = torch.eye(4)
     with torch.inference_mode():

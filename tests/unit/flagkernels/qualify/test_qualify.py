@@ -1,4 +1,4 @@
-"""Planted operators on CPU tensors: every fault is found, in a process of its own, and none ends the run."""
+"""Planted faults on CPU tensors: each is found in a separate process, and none ends the run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_each_fault_is_named(tmp_path: Path, fault: str, expected: str, says: st
 
 
 def test_a_result_that_is_its_argument_is_wrong(tmp_path: Path) -> None:
-    """`_to_copy` promises fresh memory: a view would change with the next in-place write to its source."""
+    """`_to_copy` promises new memory: a view would change with the next in-place write to its source."""
     found = trace_of(("to_copy", Call("_to_copy", (spec(8, 96),), (("dtype", Token("dtype", "bfloat16")),))))
     row = verdict(tmp_path, "ALIASES", operator="to_copy", found=found)
     assert (row.verdict, row.reason) == ("wrong", "result 0 shares memory with an argument")
@@ -116,8 +116,8 @@ def test_native_kernels_are_correct_by_their_own_bounds(tmp_path: Path) -> None:
     assert all(row.cases for row in rows)
 
 
-def test_given_memory_that_is_not_written_shows(tmp_path: Path) -> None:
-    """As compiled models call products: with the memory of the result, which holds NaN until it is written."""
+def test_preallocated_memory_that_is_not_written_shows(tmp_path: Path) -> None:
+    """Products as called by compiled models: with memory for the result, which contains NaN until it is written."""
     found = trace_of(("mm_out", Call("mm.out", (spec(64, 96), spec(96, 160)), (("out", spec(64, 160)),))))
     row = verdict(tmp_path, "HALF_WRITTEN", operator="mm_out", found=found)
     assert (row.verdict, "are NaN" in row.reason) == ("wrong", True), row
@@ -152,7 +152,7 @@ def test_a_second_run_does_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_hang_is_judged_again_when_there_is_more_time(tmp_path: Path) -> None:
-    """A verdict that says that a limit was passed holds for no larger one; at the same limit it is kept."""
+    """A verdict about an exceeded limit does not hold for a larger limit; at the same limit it is reused."""
     assert verdict(tmp_path, "RIGHT", seconds=0.001).verdict == "hang"
     before = (tmp_path / "rows.jsonl").read_bytes()
     assert verdict(tmp_path, "RIGHT", seconds=0.001).verdict == "hang"
@@ -172,7 +172,7 @@ CHIP = 80 << 30
 
 
 def _sharing(asked: list[tuple[str, float]], needs: dict[str, int]) -> Any:
-    """In place of pool.run_all: each job takes its share of a chip that is not here."""
+    """Replaces pool.run_all: each job uses its share of a simulated chip."""
 
     def run_all(jobs: list[Any], *, finished: Any, **_: Any) -> None:
         for job in jobs:
@@ -191,9 +191,11 @@ def _sharing(asked: list[tuple[str, float]], needs: dict[str, int]) -> Any:
     return run_all
 
 
-def test_a_share_of_the_chip_that_was_too_small_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs more than its share, or has cases dropped for that, is judged again alone; what needs more than the
-    chip is out of memory."""
+def test_a_share_of_the_chip_that_was_too_small_is_not_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator that needs more than its share, or had cases dropped for that, is judged again alone; one that needs
+    more than the chip is out of memory."""
     needs = {"small": 1 << 30, "large": 40 << 30, "dropping": 40 << 30, "greedy": 200 << 30}
     call = Call("add.Tensor", (spec(8, 96), spec(8, 96)))
     asked: list[tuple[str, float]] = []
@@ -229,7 +231,7 @@ def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path,
 
 
 def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
-    """SIGKILL while the second operator hangs: the first row is there, and a second run starts with the second."""
+    """SIGKILL while the second operator hangs: the first row is stored, and a second run starts with the second."""
     calls = {op: Call(f"{op}.Tensor", (spec(8, 96), spec(8, 96))) for op in ("add", "mul")}
     write_json(tmp_path / "trace.json", trace_of(*calls.items()).to_json())
     command = [

@@ -1,4 +1,4 @@
-"""The rules by which candidates drop out, and what counts as one compilation."""
+"""The rules for eliminating candidates, and for equal compilations."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def launch(m: Any, *, pointer: int = 0, n: Any = 64, fn: Any = None, dtype: str 
 
 
 def count(*launches: Launch) -> int:
-    return len(compilations(launches, lambda one: one.configs))
+    return len(compilations(launches, lambda launch: launch.configs))
 
 
-def test_one_compilation_serves_all_sizes_that_triton_does_not_tell_apart() -> None:
+def test_one_compilation_serves_all_sizes_that_triton_does_not_distinguish() -> None:
     assert count(launch(64), launch(4096), launch(16)) == 2
 
 
@@ -76,17 +76,17 @@ def test_constants_count_by_value() -> None:
     assert count(launch(64, fn=fn), launch(128, fn=fn)) == 4
 
 
-def test_what_a_heuristic_makes_of_the_sizes_counts() -> None:
+def test_the_result_of_a_heuristic_counts() -> None:
     even = SimpleNamespace(fn=kernel(), values={"EVEN": lambda known: known["m"] % known["B"] == 0})
     assert count(launch(64, fn=even), launch(128, fn=even)) == 2
     assert count(launch(64, fn=even), launch(48, fn=even)) == 3  # 48 is even to 16, odd to 32
 
 
 def test_the_heaviest_compilation_comes_first() -> None:
-    assert [str(job.config) for job in compilations([launch(64)], lambda one: one.configs)] == ["B: 32", "B: 16"]
+    assert [str(job.config) for job in compilations([launch(64)], lambda launch: launch.configs)] == ["B: 32", "B: 16"]
 
 
-def test_the_nearest_key_is_counted_in_doublings_and_shares_all_that_is_no_number() -> None:
+def test_the_nearest_key_is_counted_in_doublings_and_shares_all_other_parts() -> None:
     key = (1024, 4096, "bf16")
     others = [(64, 4096, "bf16"), (2048, 4096, "bf16"), (1024, 4096, "f16"), (1024, 4096)]
     assert nearest(key, others) == (2048, 4096, "bf16")
@@ -118,7 +118,7 @@ def test_the_least_behind_is_chosen_over_all_calls_and_not_for_the_largest_alone
     assert least_behind([largest, smallest]) == "b"
 
 
-def test_a_stand_in_keeps_what_triton_looks_at() -> None:
+def test_a_stand_in_keeps_what_triton_reads() -> None:
     real = SimpleNamespace(
         dtype=SimpleNamespace(itemsize=2),
         shape=(3, 4),
