@@ -23,7 +23,7 @@ def boxed(text: str) -> str | None:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, str]]:
-    """(start, content) of each complete box, the last one first. One pass, for a model in a loop opens thousands."""
+    """(start, content) of each complete box, the last first, in linear time: a looping model opens thousands."""
     spans: list[tuple[int, int, int]] = []
     open_: list[re.Match[str]] = []
     for match in _BRACE.finditer(text):

@@ -87,7 +87,7 @@ class JsonConnection:
             why = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
             raise TransportError(why) from None
         except BaseException:
-            # The response to a cancelled request may still arrive; nothing may read it as its own.
+            # The response to a cancelled request may still arrive; the next request must not read it.
             self.close()
             raise
 
