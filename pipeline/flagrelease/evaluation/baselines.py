@@ -58,7 +58,7 @@ class StoredBaseline:
     """The file or record it was imported from; empty if it was evaluated here."""
 
 
-def key(cell: Cell, weights: Digested, sheet: EvalSpec) -> str:
+def key(cell: Cell, weights: Digested, spec: EvalSpec) -> str:
     """The fingerprint of a baseline: model, data, prompts, sampling, stack and chip, but neither image nor cell."""
     return fingerprint(
         {
@@ -66,7 +66,7 @@ def key(cell: Cell, weights: Digested, sheet: EvalSpec) -> str:
             "engine": cell.model.serve.engine,
             "chip": cell.baseline.chip,
             "stack": cell.baseline.stack,
-            **sheet.conditions,
+            **spec.conditions,
         }
     )
 
@@ -86,29 +86,27 @@ def need(cell: Cell) -> str:
     )
 
 
-def find(context: Context, cell: Cell, weights: Digested, sheet: EvalSpec) -> list[Sample] | None:
+def find(context: Context, cell: Cell, weights: Digested, spec: EvalSpec) -> list[Sample] | None:
     """The answers of the stored baseline; None if there is none, or its evidence is missing or damaged."""
     try:
-        baseline = context.shared.recall(key(cell, weights, sheet), StoredBaseline)
+        baseline = context.shared.recall(key(cell, weights, spec), StoredBaseline)
         return None if baseline is None else _read(context.evidence, baseline)
     except (msgspec.ValidationError, Corrupt) as error:
-        context.progress.note(
-            f"the stored baseline of {sheet.benchmark} cannot be used and is evaluated again: {error}"
-        )
+        context.progress.note(f"the stored baseline of {spec.benchmark} cannot be used and is evaluated again: {error}")
         return None
 
 
 def keep(
-    context: Context, cell: Cell, weights: Digested, sheet: EvalSpec, samples: Sequence[Sample], evidence: Evidence
+    context: Context, cell: Cell, weights: Digested, spec: EvalSpec, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
     """Record a baseline evaluation in the ledger, for every cell of the model."""
-    context.shared.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
+    context.shared.remember(key(cell, weights, spec), stored(cell, weights, spec, samples, evidence, context.run_id))
 
 
 def stored(
     cell: Cell,
     weights: Digested,
-    sheet: EvalSpec,
+    spec: EvalSpec,
     samples: Sequence[Sample],
     evidence: Evidence,
     run: str,
@@ -117,11 +115,11 @@ def stored(
     """Summarize a baseline evaluation for the ledger."""
     questions = len({(sample.subset, sample.question_id) for sample in samples})
     return StoredBaseline(
-        benchmark=sheet.benchmark,
+        benchmark=spec.benchmark,
         model=weights.digest,
         chip=cell.baseline.chip,
         stack=cell.baseline.stack,
-        data_sha256=sheet.data_sha256,
+        data_sha256=spec.data_sha256,
         n=questions,
         repeats=round(len(samples) / questions, 2),
         score=sum(float(sample.correct) for sample in samples) / len(samples),
@@ -154,13 +152,13 @@ def absent(context: Context, key: str) -> bool:
         return False
 
 
-def complete(samples: Sequence[Sample], sheet: EvalSpec) -> bool:
+def complete(samples: Sequence[Sample], spec: EvalSpec) -> bool:
     """Whether every question has an answer for each repeat."""
     answered = {(sample.subset, sample.question_id, sample.repeat) for sample in samples}
     return all(
         (question.subset, question.id, repeat) in answered
-        for question in sheet.questions
-        for repeat in range(sheet.repeats)
+        for question in spec.questions
+        for repeat in range(spec.repeats)
     )
 
 

@@ -67,16 +67,16 @@ class Gathered:
     """The fidelity probe's evidence."""
 
 
-def gather(job: Job, context: Context, sheets: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
+def gather(job: Job, context: Context, specs: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
     """Ask for the missing answers. Raises SmokeFailed for a server that cannot be evaluated; answers are kept."""
-    if not sheets:
+    if not specs:
         return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
-        collector = _Collector(job, context, counted, servers, fail_alpha=ALPHA / len(sheets))
-        known = [collector.baseline(sheet) for sheet in sheets]
+        collector = _Collector(job, context, counted, servers, fail_alpha=ALPHA / len(specs))
+        known = [collector.baseline(spec) for spec in specs]
         reference = _reference(job, context, servers)
-        pairs = tuple(collector.pair(sheet, side) for sheet, side in zip(sheets, known, strict=True))
+        pairs = tuple(collector.pair(spec, side) for spec, side in zip(specs, known, strict=True))
         if job.cell.holds_both:  # both servers are up by now, unless no answer was missing
             reference = _reference(job, context, servers)
         likeness, evidence = fidelity_probe.result(context, job.cell, reference, servers.get(job.cell.stack))
@@ -115,52 +115,52 @@ class _Collector:
         self._fail_alpha = fail_alpha
         self._sequential = job.cell.profile.sequential
 
-    def baseline(self, sheet: EvalSpec) -> StoredSide | ServedSide | None:
+    def baseline(self, spec: EvalSpec) -> StoredSide | ServedSide | None:
         """A complete baseline, one that will grow, or None if there is none and this chip cannot make it."""
         cell, context = self._job.cell, self._context
-        stored = baselines.find(context, cell, context.result(results.WEIGHTS), sheet)
-        if stored is not None and baselines.complete(stored, sheet):
+        stored = baselines.find(context, cell, context.result(results.WEIGHTS), spec)
+        if stored is not None and baselines.complete(stored, spec):
             return StoredSide(stored)
         if not cell.own_baseline:
             if stored is not None:
-                context.progress.note(f"the stored baseline of {sheet.benchmark} is incomplete and cannot be used here")
+                context.progress.note(f"the stored baseline of {spec.benchmark} is incomplete and cannot be used here")
             return None
-        side = self._side(sheet, "baseline", cell.baseline.stack, stored or ())
+        side = self._side(spec, "baseline", cell.baseline.stack, stored or ())
         if self._sequential and self._job.cell.holds_both:
             return side
-        return StoredSide(self._keep(sheet, side.complete(sheet.repeats)))
+        return StoredSide(self._keep(spec, side.complete(spec.repeats)))
 
-    def pair(self, sheet: EvalSpec, baseline: StoredSide | ServedSide | None) -> Pair:
+    def pair(self, spec: EvalSpec, baseline: StoredSide | ServedSide | None) -> Pair:
         """Collect both sides' answers to one benchmark."""
         # Reuse unjudged answers only once a baseline exists.
-        earlier = () if baseline is None else self._unjudged(sheet)
-        candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)
+        earlier = () if baseline is None else self._unjudged(spec)
+        candidate = self._side(spec, "candidate", self._job.cell.stack, earlier)
         if earlier:
-            self._context.shared.remember(self._answers_key(sheet, self._job.cell.stack), None)
+            self._context.shared.remember(self._answers_key(spec, self._job.cell.stack), None)
         if baseline is None or not self._sequential:
             before = None if baseline is None else baseline.samples()
-            answers = candidate.complete(sheet.repeats)
+            answers = candidate.complete(spec.repeats)
             if before is None:
-                self._keep_unjudged(sheet, answers)
-            return Pair(sheet=sheet, baseline=before, candidate=answers)
+                self._keep_unjudged(spec, answers)
+            return Pair(sheet=spec, baseline=before, candidate=answers)
         planned = PlannedLooks(
-            questions=tuple((question.subset, question.id) for question in sheet.questions),
-            margin=sheet.margin,
-            repeats=sheet.repeats,
+            questions=tuple((question.subset, question.id) for question in spec.questions),
+            margin=spec.margin,
+            repeats=spec.repeats,
             fail_alpha=self._fail_alpha,
-            reference=isinstance(baseline, StoredSide) and sheet.repeats > 1,
-            chance=sheet.chance,
+            reference=isinstance(baseline, StoredSide) and spec.repeats > 1,
+            chance=spec.chance,
         )
         decision = run_design(planned, baseline, candidate)
         before, after = baseline.samples(), candidate.samples()
         for samples in (before, after):
-            _check_failures(sheet, samples)
+            _check_failures(spec, samples)
         if isinstance(baseline, ServedSide):
-            self._keep(sheet, before)
-        return Pair(sheet=sheet, baseline=before, candidate=after, planned=planned, decision=decision)
+            self._keep(spec, before)
+        return Pair(sheet=spec, baseline=before, candidate=after, planned=planned, decision=decision)
 
-    def _side(self, sheet: EvalSpec, role: str, stack: Stack, earlier: Sequence[Sample]) -> ServedSide:
-        path = self._unfinished(sheet, role, stack)
+    def _side(self, spec: EvalSpec, role: str, stack: Stack, earlier: Sequence[Sample]) -> ServedSide:
+        path = self._unfinished(spec, role, stack)
         if earlier and not path.exists():
             write_atomic(path, lines(earlier))
         forget_failures(path)
@@ -172,39 +172,39 @@ class _Collector:
         def report(look: int, tally: Tally) -> None:
             failed = f", {tally.errors} failed" if tally.errors else ""
             at_look = f", look {look}" if look else ""
-            count = Count(tally.done, tally.total, "questions" if sheet.repeats == 1 else "answers")
+            count = Count(tally.done, tally.total, "questions" if spec.repeats == 1 else "answers")
             self._context.progress.doing(
-                f"{stack}: {sheet.benchmark}{at_look}, accuracy {tally.accuracy:.2f}{failed}", count
+                f"{stack}: {spec.benchmark}{at_look}, accuracy {tally.accuracy:.2f}{failed}", count
             )
 
         return ServedSide(
             harness=self._harness,
             server=server,
-            evaluation=sheet.evaluation,
-            questions=sheet.questions,
+            evaluation=spec.evaluation,
+            questions=spec.questions,
             into=path,
             report=report,
         )
 
-    def _unfinished(self, sheet: EvalSpec, role: str, stack: Stack) -> Path:
+    def _unfinished(self, spec: EvalSpec, role: str, stack: Stack) -> Path:
         """The samples file to append to; its folder is named by everything that the answers depend on."""
         folder = self._context.workspace.scratch(self._job.cell.slug, "accuracy")
-        return folder / role / f"{sheet.benchmark}-{self._answers_key(sheet, stack)[:16]}" / SAMPLES
+        return folder / role / f"{spec.benchmark}-{self._answers_key(spec, stack)[:16]}" / SAMPLES
 
-    def _answers_key(self, sheet: EvalSpec, stack: Stack) -> str:
+    def _answers_key(self, spec: EvalSpec, stack: Stack) -> str:
         """The fingerprint of everything that a stack's answers depend on, the image included."""
         return fingerprint(
             {
                 "image": self._context.result(results.IMAGE).digest,
                 "weights": self._context.result(results.WEIGHTS).digest,
                 "stack": stack,
-                **sheet.conditions,
+                **spec.conditions,
             }
         )
 
-    def _unjudged(self, sheet: EvalSpec) -> Sequence[Sample]:
+    def _unjudged(self, spec: EvalSpec) -> Sequence[Sample]:
         """The candidate's answers of an earlier run without a baseline."""
-        evidence = self._context.shared.recall(self._answers_key(sheet, self._job.cell.stack), Evidence)
+        evidence = self._context.shared.recall(self._answers_key(spec, self._job.cell.stack), Evidence)
         if evidence is None:
             return ()
         try:
@@ -213,23 +213,23 @@ class _Collector:
             return ()
         return read_samples(self._context.evidence.path(evidence))
 
-    def _keep_unjudged(self, sheet: EvalSpec, samples: Sequence[Sample]) -> None:
-        evidence = self._context.evidence.put(f"accuracy/unjudged.{sheet.benchmark}.jsonl", lines(samples))
-        self._context.shared.remember(self._answers_key(sheet, self._job.cell.stack), evidence)
+    def _keep_unjudged(self, spec: EvalSpec, samples: Sequence[Sample]) -> None:
+        evidence = self._context.evidence.put(f"accuracy/unjudged.{spec.benchmark}.jsonl", lines(samples))
+        self._context.shared.remember(self._answers_key(spec, self._job.cell.stack), evidence)
 
-    def _keep(self, sheet: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def _keep(self, spec: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context
-        evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", lines(samples))
-        baselines.keep(context, cell, context.result(results.WEIGHTS), sheet, samples, evidence)
+        evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{spec.benchmark}.jsonl", lines(samples))
+        baselines.keep(context, cell, context.result(results.WEIGHTS), spec, samples, evidence)
         return samples
 
 
-def _check_failures(sheet: EvalSpec, samples: Sequence[Sample]) -> None:
+def _check_failures(spec: EvalSpec, samples: Sequence[Sample]) -> None:
     """Raise SmokeFailed if too many requests failed over all looks; the harness checks each look alone."""
     failed = [sample.error for sample in samples if sample.error is not None]
     if len(failed) > Patience().allowed(len(samples)):
         raise SmokeFailed(
-            f"{sheet.benchmark}: {len(failed)} of {len(samples)} requests failed",
+            f"{spec.benchmark}: {len(failed)} of {len(samples)} requests failed",
             why=failed[0] or "",
             hint="too many failures to report a score; see the server's log, fix the endpoint and run again; answers "
             "are kept",

