@@ -1,4 +1,4 @@
-"""An evaluation that is killed, and one whose server is slow, resets, or loses half of its answers."""
+"""Evaluations that are killed, or whose server restarts or is overloaded."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ endpoint = Endpoint(base_url=sys.argv[1], model="m")
 OwnHarness().evaluate(EvaluationRequest(endpoint=endpoint, evaluation=evaluation, into=Path(sys.argv[2])))
 """
 
-# Both sides are behind one endpoint; the candidate's questions are asked of the model "b".
+# Both sides share one endpoint; the candidate is the model "b".
 SEQUENTIAL = f"""
 import sys
 from pathlib import Path
 from flagrelease.evaluation.question import Question
-from flagrelease.evaluation.driver import Asked, conduct
+from flagrelease.evaluation.driver import ServedSide, run_design
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.evaluation.harnesses.own import OwnHarness
@@ -73,12 +73,12 @@ planned = PlannedLooks(
     reference=False, chance=0.0,
 )
 def side(model):
-    return Asked(
+    return ServedSide(
         harness=OwnHarness(), server=lambda: (Endpoint(base_url=sys.argv[1], model=model), lambda: None),
         evaluation=evaluation, questions=questions, into=Path(sys.argv[2]) / f"{{model}}.jsonl",
         report=lambda look, tally: None,
     )
-print(conduct(planned, side("a"), side("b")))
+print(run_design(planned, side("a"), side("b")))
 """
 
 
@@ -107,17 +107,17 @@ def test_killed_at_a_question_it_asks_only_what_is_missing(killed_after: int, tm
         first.send_signal(signal.SIGKILL)
         first.wait()
         kept = into.read_bytes()
-        whole = kept.count(b"\n")
-        assert killed_after <= whole < QUESTIONS
+        complete = kept.count(b"\n")
+        assert killed_after <= complete < QUESTIONS
         server.asked.clear()
         assert begin(server.base_url, into).wait(60) == 0
-        assert server.asked.total() == QUESTIONS - whole
+        assert server.asked.total() == QUESTIONS - complete
     assert into.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert len(read_samples(into)) == QUESTIONS
 
 
 def half_right(request: dict[str, Any], _n: int) -> Said:
-    """Each side draws for itself; the question's seed makes each repeat an answer of its own."""
+    """A random answer by model, question and seed."""
     draw = random.Random(f"{request['model']} {request['messages'][0]['content']} {request['seed']}").random()
     return Said(chat(f"\\boxed{{{int(draw < 0.5)}}}").body, seconds=0.002)
 
@@ -127,7 +127,7 @@ def answer_files(folder: Path) -> list[Path]:
 
 
 def sequentially(base_url: str, folder: Path, killed_at: tuple[int, ...]) -> tuple[bytes, int]:
-    """What it decided, and how many answers there are then. It is killed where so many answers are there."""
+    """The decision and the number of answers, after killing the evaluation at each number of answers in `killed_at`."""
     for answers in killed_at:
         running = begin(base_url, folder, SEQUENTIAL)
         deadline = time.monotonic() + 60
@@ -156,21 +156,21 @@ def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_
     assert (again, all_of_them) == (decided, answers)
 
 
-def test_killed_while_writing_a_line_it_mends_the_line(tmp_path: Path) -> None:
+def test_a_truncated_line_is_repaired(tmp_path: Path) -> None:
     into = tmp_path / "samples.jsonl"
     with serving(slowly) as server:
         assert begin(server.base_url, into).wait(60) == 0
         content = into.read_bytes()
         into.write_bytes(content[: len(content) // 2])
-        whole = into.read_bytes().count(b"\n")
+        complete = into.read_bytes().count(b"\n")
         server.asked.clear()
         assert begin(server.base_url, into).wait(60) == 0
-        assert server.asked.total() == QUESTIONS - whole
+        assert server.asked.total() == QUESTIONS - complete
     assert len(read_samples(into)) == QUESTIONS
 
 
 def test_a_server_that_restarts_costs_no_answer(tmp_path: Path) -> None:
-    """Every connection is dropped without an answer for a while, as when a server is started again."""
+    """Every connection is dropped for a while, as while a server restarts."""
     began = time.monotonic()
 
     def restarting(request: dict[str, Any], n: int) -> Said:
@@ -187,7 +187,7 @@ def test_a_server_that_restarts_costs_no_answer(tmp_path: Path) -> None:
 
 def test_a_server_that_is_overloaded_for_a_while_costs_no_answer(tmp_path: Path) -> None:
     refused: list[int] = []
-    refusals = 16  # of four requests at a time: more for each than the three attempts that it has at least
+    refusals = 16  # for four concurrent requests: more than the minimum of three attempts each
 
     def overloaded(request: dict[str, Any], n: int) -> Said:
         if len(refused) < refusals:

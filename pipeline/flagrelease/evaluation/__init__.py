@@ -1,1 +1,1 @@
-"""What is asked and how an answer is graded. Pure but for data.py, which reads files."""
+"""Evaluate served models: benchmark data, questions, harnesses, grading and baselines."""

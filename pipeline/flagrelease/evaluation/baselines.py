@@ -1,4 +1,4 @@
-"""Baseline evaluations: made once for a model, kept by what they depend on, used by every cell of the model."""
+"""Store baseline evaluations by what they depend on, for use by every cell of a model."""
 
 from __future__ import annotations
 
@@ -20,54 +20,64 @@ __all__ = ["StoredBaseline", "absent", "complete", "find", "keep", "key", "known
 
 
 class Digested(Protocol):
-    """The weights, as the weights stage or matrix.lock has them."""
+    """The weights, as recorded by the weights stage or matrix.lock."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """The digest of the weights."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBaseline:
-    """One benchmark answered by the baseline stack, as the ledger keeps it. `score` is a fraction of 1.
-
-    What grew beside a sequential candidate may be a part: `n` questions, `repeats` times on average. `source` is the
-    file or record that it was imported from; it is empty for what was evaluated here.
-    """
+    """A baseline evaluation of one benchmark in the ledger; partial if a sequential design stopped early."""
 
     benchmark: str
+    """The benchmark's name in matrix.yaml."""
     model: str
+    """The digest of the weights."""
     chip: str
+    """The chip's name in matrix.yaml."""
     stack: str
+    """The stack that answered."""
     data_sha256: str
+    """The digest of the benchmark's data."""
     n: int
+    """Questions answered."""
     repeats: float
+    """Answers per question on average."""
     score: float
+    """The mean grade, a fraction of 1."""
     errors: int
+    """Answers that are failed requests."""
     samples: Evidence
+    """The samples file."""
     run: str
+    """The id of the run that stored it."""
     source: str = ""
+    """The file or record it was imported from; empty if it was evaluated here."""
 
 
-def key(cell: Cell, weights: Digested, sheet: EvalSpec) -> str:
-    """What a baseline depends on: model, data, prompts, sampling, stack and chip; not the image, not the cell."""
+def key(cell: Cell, weights: Digested, spec: EvalSpec) -> str:
+    """The fingerprint of a baseline: model, data, prompts, sampling, stack and chip, but neither image nor cell."""
     return fingerprint(
         {
             "model": weights.digest,
             "engine": cell.model.serve.engine,
             "chip": cell.baseline.chip,
             "stack": cell.baseline.stack,
-            **sheet.conditions,
+            **spec.conditions,
         }
     )
 
 
 def name(cell: Cell) -> str:
-    """What the card calls the baseline: `native on nvidia-h100`."""
+    """The baseline's name on the card: `native on nvidia-h100`."""
     return f"{cell.baseline.stack} on {cell.baseline.chip}"
 
 
 def need(cell: Cell) -> str:
-    """What to do about a baseline that is not there."""
+    """What to do about a missing baseline."""
     other = f"{cell.baseline.chip}/{cell.model_name}"
     return (
         f"no baseline: {cell.model_name} was never evaluated {name(cell)} with these questions; run `flagrelease run "
@@ -76,40 +86,40 @@ def need(cell: Cell) -> str:
     )
 
 
-def find(context: Context, cell: Cell, weights: Digested, sheet: EvalSpec) -> list[Sample] | None:
-    """The answers of the kept baseline; None where there is none, or its evidence is gone or damaged."""
+def find(context: Context, cell: Cell, weights: Digested, spec: EvalSpec) -> list[Sample] | None:
+    """The answers of the stored baseline; None if there is none, or its evidence is missing or damaged."""
     try:
-        found = context.shared.recall(key(cell, weights, sheet), StoredBaseline)
-        return None if found is None else _read(context.evidence, found)
+        baseline = context.shared.recall(key(cell, weights, spec), StoredBaseline)
+        return None if baseline is None else _read(context.evidence, baseline)
     except (msgspec.ValidationError, Corrupt) as error:
-        context.progress.note(f"the kept baseline of {sheet.benchmark} cannot be used and is made again: {error}")
+        context.progress.note(f"the stored baseline of {spec.benchmark} cannot be used and is evaluated again: {error}")
         return None
 
 
 def keep(
-    context: Context, cell: Cell, weights: Digested, sheet: EvalSpec, samples: Sequence[Sample], evidence: Evidence
+    context: Context, cell: Cell, weights: Digested, spec: EvalSpec, samples: Sequence[Sample], evidence: Evidence
 ) -> None:
-    """Put a baseline evaluation into the ledger, for every cell of the model."""
-    context.shared.remember(key(cell, weights, sheet), stored(cell, weights, sheet, samples, evidence, context.run_id))
+    """Record a baseline evaluation in the ledger, for every cell of the model."""
+    context.shared.remember(key(cell, weights, spec), stored(cell, weights, spec, samples, evidence, context.run_id))
 
 
 def stored(
     cell: Cell,
     weights: Digested,
-    sheet: EvalSpec,
+    spec: EvalSpec,
     samples: Sequence[Sample],
     evidence: Evidence,
     run: str,
     source: str = "",
 ) -> StoredBaseline:
-    """What the ledger keeps of a baseline evaluation."""
-    questions = len({(one.subset, one.question_id) for one in samples})
+    """Summarize a baseline evaluation for the ledger."""
+    questions = len({(sample.subset, sample.question_id) for sample in samples})
     return StoredBaseline(
-        benchmark=sheet.benchmark,
+        benchmark=spec.benchmark,
         model=weights.digest,
         chip=cell.baseline.chip,
         stack=cell.baseline.stack,
-        data_sha256=sheet.data_sha256,
+        data_sha256=spec.data_sha256,
         n=questions,
         repeats=round(len(samples) / questions, 2),
         score=sum(float(sample.correct) for sample in samples) / len(samples),
@@ -121,31 +131,35 @@ def stored(
 
 
 def known(entries: Iterable[Entry]) -> dict[str, tuple[Entry, StoredBaseline]]:
-    """The newest baseline evaluation of each key, oldest first; what else cells share is passed over."""
-    found: dict[str, tuple[Entry, StoredBaseline]] = {}
+    """The newest baseline evaluation of each key, oldest first; other shared entries are skipped."""
+    newest: dict[str, tuple[Entry, StoredBaseline]] = {}
     for entry in entries:
         if entry.stage == "baseline" and entry.state == "done":
             try:
-                one = msgspec.convert(entry.result, StoredBaseline)
+                baseline = msgspec.convert(entry.result, StoredBaseline)
             except msgspec.ValidationError:
                 continue
-            found.pop(entry.key, None)
-            found[entry.key] = entry, one
-    return found
+            newest.pop(entry.key, None)
+            newest[entry.key] = entry, baseline
+    return newest
 
 
 def absent(context: Context, key: str) -> bool:
-    """Whether there is no baseline evaluation under this key, of whatever version."""
+    """Whether there is no baseline evaluation under this key, in any version of the format."""
     try:
         return context.shared.recall(key, StoredBaseline) is None
     except msgspec.ValidationError:
         return False
 
 
-def complete(samples: Sequence[Sample], sheet: EvalSpec) -> bool:
-    """Whether every question of the sheet is answered as often as it is to be."""
-    there = {(one.subset, one.question_id, one.repeat) for one in samples}
-    return all((one.subset, one.id, repeat) in there for one in sheet.questions for repeat in range(sheet.repeats))
+def complete(samples: Sequence[Sample], spec: EvalSpec) -> bool:
+    """Whether every question has an answer for each repeat."""
+    answered = {(sample.subset, sample.question_id, sample.repeat) for sample in samples}
+    return all(
+        (question.subset, question.id, repeat) in answered
+        for question in spec.questions
+        for repeat in range(spec.repeats)
+    )
 
 
 def _read(store: EvidenceStore, stored: StoredBaseline) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""One question as a request to a chat endpoint, and the endpoint's response as a reply. Pure."""
+"""Convert questions to chat requests and chat responses to replies."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from flagrelease.config.engines import ServingEngine
 from flagrelease.config.matrix import Sampling
 from flagrelease.evaluation.question import Question, Reply, Task
 
-__all__ = ["GarbageError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
+__all__ = ["InvalidResponseError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
 
 _TOP = 20
 _LETTER = re.compile(r"[A-Z]")
 
 
-class GarbageError(ValueError):
-    """The endpoint answered 200 with something that is no chat completion; the text says what."""
+class InvalidResponseError(ValueError):
+    """The endpoint answered 200 with something that is not a chat completion; the text says why."""
 
 
 def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[str, Any]:
-    """The request's parameters besides model, messages and seed: what both sides must share."""
+    """The request's parameters other than model, messages and seed; both sides must use the same ones."""
     if task.scoring == "letter":
         chosen: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP}
         thinking = False
@@ -39,12 +39,12 @@ def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[s
 
 
 def concurrency(parameters: Mapping[str, Any], engine: ServingEngine, at_once: int) -> int:
-    """How many requests to have in flight: one, where what is meant to be deterministic otherwise is not."""
+    """How many requests to keep in flight: one where batching would make greedy answers non-deterministic."""
     return 1 if engine.batch_changes_answers and parameters["temperature"] == 0 else at_once
 
 
 def request(model: str, question: Question, repeat: int, parameters: Mapping[str, Any]) -> bytes:
-    """The JSON body. Repeats of a sampled question get seeds of their own: a shared one makes equal answers."""
+    """The JSON body. Each repeat of a sampled question gets its own seed, as a shared seed gives equal answers."""
     body: dict[str, Any] = {"model": model, "messages": question.messages, "stream": False, **parameters}
     if parameters["temperature"] != 0:
         digest = hashlib.sha256(f"{question.subset}\0{question.id}\0{repeat}".encode()).digest()
@@ -53,18 +53,18 @@ def request(model: str, question: Question, repeat: int, parameters: Mapping[str
 
 
 def parse(raw: bytes, task: Task, *, thinking: bool = False) -> Reply:
-    """The reply in a chat completion's bytes. Raises GarbageError."""
+    """The reply in a chat completion. Raises InvalidResponseError."""
     try:
         body = json.loads(raw, parse_constant=_constant)
     except ValueError as error:
-        raise GarbageError(f"not JSON: {error}") from None
+        raise InvalidResponseError(f"not JSON: {error}") from None
     choice = _first(body.get("choices") if isinstance(body, dict) else None)
     if choice is None:
-        raise GarbageError("no choices in the answer")
+        raise InvalidResponseError("no choices in the response")
     message = choice.get("message")
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(message, dict) or not isinstance(content, str | None):
-        raise GarbageError("no message in the answer")
+        raise InvalidResponseError("no message in the response")
     usage = body.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     reason = choice.get("finish_reason")
@@ -78,8 +78,11 @@ def parse(raw: bytes, task: Task, *, thinking: bool = False) -> Reply:
 
 
 def without_thinking(text: str, *, unfinished: bool = False) -> str:
-    """`text` after its thinking. Templates may open the tag in the prompt, so only the closing one counts;
-    thinking that never ended (`unfinished`, or opened in the text) leaves no answer."""
+    """`text` without its thinking.
+
+    Templates may open the tag in the prompt, so only the closing tag counts; thinking that never ended (`unfinished`,
+    or opened in the text) leaves an empty text.
+    """
     head, tag, tail = text.rpartition("</think>")
     if tag:
         return tail.strip()
@@ -101,14 +104,14 @@ def _letters(choice: Mapping[str, Any]) -> dict[str, float]:
     token = _first(logprobs.get("content") if isinstance(logprobs, dict) else None)
     top = token.get("top_logprobs") if token is not None else None
     if not isinstance(top, list) or not top:
-        raise GarbageError("no top_logprobs in the answer: the endpoint does not give log-probabilities")
-    found: dict[str, float] = {}
+        raise InvalidResponseError("no top_logprobs in the response: the endpoint does not provide log-probabilities")
+    letters: dict[str, float] = {}
     for entry in top:
         text, value = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
         if not isinstance(text, str) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise GarbageError(f"a log-probability is {value!r}")
+            raise InvalidResponseError(f"invalid log-probability {value!r}")
         letter = text.strip()
-        # " A" and "A" are two tokens of one answer; the likelier one speaks for it.
+        # " A" and "A" are two tokens of one answer: take the likelier.
         if _LETTER.fullmatch(letter):
-            found[letter] = max(value, found.get(letter, -math.inf))
-    return found
+            letters[letter] = max(value, letters.get(letter, -math.inf))
+    return letters

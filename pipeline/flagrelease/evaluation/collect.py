@@ -1,9 +1,9 @@
-"""Gets both sides' answers to every benchmark of a cell: as a sequential design asks for them, or all of them.
+"""Collect both sides' answers to every benchmark of a cell: as a group-sequential design requests them, or all.
 
-Where a chip holds both stacks at once (a CPU), both stay up and grow side by side, so neither is asked more than the
-verdict takes. An accelerator's memory holds one server as users start it, and restarting it at every look would cost
-more than it saves: there the baseline is answered in whole, which every further cell and release of the model uses
-again, and then the candidate is asked look by look against it.
+If a chip can hold both servers (a CPU), both stay up and are asked in turn, so neither is asked more than the verdict
+requires. An accelerator's memory holds one server as users start it, and restarting servers at every look would cost
+more than it saves: so the baseline is evaluated completely, for use by every later cell and release of the model,
+and then the candidate is asked look by look against it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
 from flagrelease.evaluation import baselines, fidelity_probe
-from flagrelease.evaluation.driver import Asked, Kept, conduct
+from flagrelease.evaluation.driver import ServedSide, StoredSide, run_design
 from flagrelease.evaluation.harness import Harness, Patience, forget_failures
 from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import EvalSpec
@@ -37,54 +37,63 @@ __all__ = ["Gathered", "Pair", "gather", "lines"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Both sides' answers to one benchmark. Without a `baseline` there is nothing to compare; with `planned` they
-    were asked by that design, which came to `decision`."""
+    """Both sides' answers to one benchmark."""
 
     sheet: EvalSpec
+    """The benchmark's specification."""
     baseline: Sequence[Sample] | None
+    """The baseline's answers; None if there are none to compare with."""
     candidate: Sequence[Sample]
+    """The candidate's answers."""
     planned: PlannedLooks | None = None
+    """The group-sequential design that requested the answers; None if all were asked."""
     decision: Decision | None = None
+    """The design's decision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """All answers, with how many of them this run asked and the seconds that took; beside them the fidelity probe."""
+    """The answers to all benchmarks of a cell."""
 
     pairs: tuple[Pair, ...]
+    """One for each benchmark."""
     asked: int
+    """Answers obtained by this run."""
     seconds: float
+    """Seconds that took."""
     likeness: results.Likeness
+    """The result of the fidelity probe."""
     evidence: tuple[Evidence, ...] = ()
+    """The fidelity probe's evidence."""
 
 
-def gather(job: Job, context: Context, sheets: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
-    """Ask what is missing. Raises SmokeFailed for a server that cannot be evaluated; what was answered is kept."""
-    if not sheets:
+def gather(job: Job, context: Context, specs: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
+    """Ask for the missing answers. Raises SmokeFailed for a server that cannot be evaluated; answers are kept."""
+    if not specs:
         return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
-        answering = _Answering(job, context, counted, servers, fail_alpha=ALPHA / len(sheets))
-        known = [answering.baseline(sheet) for sheet in sheets]
+        collector = _Collector(job, context, counted, servers, fail_alpha=ALPHA / len(specs))
+        known = [collector.baseline(spec) for spec in specs]
         reference = _reference(job, context, servers)
-        pairs = tuple(answering.pair(sheet, side) for sheet, side in zip(sheets, known, strict=True))
-        if job.cell.holds_both:  # both are up by now, unless nothing was missing
+        pairs = tuple(collector.pair(spec, side) for spec, side in zip(specs, known, strict=True))
+        if job.cell.holds_both:  # both servers are up by now, unless no answer was missing
             reference = _reference(job, context, servers)
         likeness, evidence = fidelity_probe.result(context, job.cell, reference, servers.get(job.cell.stack))
     return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence)
 
 
 def _reference(job: Job, context: Context, servers: Servers) -> fidelity_probe.Reference | str | None:
-    """The kept one, or a new one where the baseline's server is up: a diagnostic starts none."""
+    """The stored reference, or a new one if the baseline's server is up; a diagnostic does not start a server."""
     cell, weights = job.cell, context.result(results.WEIGHTS)
-    kept = fidelity_probe.find(context, cell, weights)
-    if kept is None and servers.up(cell.baseline.stack):
+    stored = fidelity_probe.find(context, cell, weights)
+    if stored is None and servers.up(cell.baseline.stack):
         return fidelity_probe.keep(context, cell, weights, servers.get(cell.baseline.stack))
-    return kept
+    return stored
 
 
 class _Counted:
-    """A harness that adds up what it asked; its time is inference."""
+    """A harness that counts answers and seconds; its time is metered as inference."""
 
     def __init__(self, harness: Harness, meter: Meter) -> None:
         self._harness, self._meter = harness, meter
@@ -98,59 +107,62 @@ class _Counted:
         return tally
 
 
-class _Answering:
+class _Collector:
+    """Collects the answers of one cell."""
+
     def __init__(self, job: Job, context: Context, harness: Harness, servers: Servers, *, fail_alpha: float) -> None:
         self._job, self._context, self._harness, self._servers = job, context, harness, servers
         self._fail_alpha = fail_alpha
         self._sequential = job.cell.profile.sequential
 
-    def baseline(self, sheet: EvalSpec) -> Kept | Asked | None:
-        """A baseline that is whole; one that will grow; or None where there is none and none can be made here."""
+    def baseline(self, spec: EvalSpec) -> StoredSide | ServedSide | None:
+        """A complete baseline, one that will grow, or None if there is none and this chip cannot make it."""
         cell, context = self._job.cell, self._context
-        kept = baselines.find(context, cell, context.result(results.WEIGHTS), sheet)
-        if kept is not None and baselines.complete(kept, sheet):
-            return Kept(kept)
+        stored = baselines.find(context, cell, context.result(results.WEIGHTS), spec)
+        if stored is not None and baselines.complete(stored, spec):
+            return StoredSide(stored)
         if not cell.own_baseline:
-            if kept is not None:
-                context.progress.note(f"the kept baseline of {sheet.benchmark} is only a part and cannot be used here")
+            if stored is not None:
+                context.progress.note(f"the stored baseline of {spec.benchmark} is incomplete and cannot be used here")
             return None
-        side = self._side(sheet, "baseline", cell.baseline.stack, kept or ())
+        side = self._side(spec, "baseline", cell.baseline.stack, stored or ())
         if self._sequential and self._job.cell.holds_both:
             return side
-        return Kept(self._keep(sheet, side.whole(sheet.repeats)))
+        return StoredSide(self._keep(spec, side.complete(spec.repeats)))
 
-    def pair(self, sheet: EvalSpec, baseline: Kept | Asked | None) -> Pair:
-        # Without a baseline they were judged by nobody; evaluated without one again, they are to be asked anew.
-        earlier = () if baseline is None else self._unjudged(sheet)
-        candidate = self._side(sheet, "candidate", self._job.cell.stack, earlier)
+    def pair(self, spec: EvalSpec, baseline: StoredSide | ServedSide | None) -> Pair:
+        """Collect both sides' answers to one benchmark."""
+        # Reuse unjudged answers only once a baseline exists.
+        earlier = () if baseline is None else self._unjudged(spec)
+        candidate = self._side(spec, "candidate", self._job.cell.stack, earlier)
         if earlier:
-            self._context.shared.remember(self._depends(sheet, self._job.cell.stack), None)
+            self._context.shared.remember(self._answers_key(spec, self._job.cell.stack), None)
         if baseline is None or not self._sequential:
             before = None if baseline is None else baseline.samples()
-            answers = candidate.whole(sheet.repeats)
+            answers = candidate.complete(spec.repeats)
             if before is None:
-                self._keep_unjudged(sheet, answers)
-            return Pair(sheet=sheet, baseline=before, candidate=answers)
+                self._keep_unjudged(spec, answers)
+            return Pair(sheet=spec, baseline=before, candidate=answers)
         planned = PlannedLooks(
-            questions=tuple((one.subset, one.id) for one in sheet.questions),
-            margin=sheet.margin,
-            repeats=sheet.repeats,
+            questions=tuple((question.subset, question.id) for question in spec.questions),
+            margin=spec.margin,
+            repeats=spec.repeats,
             fail_alpha=self._fail_alpha,
-            reference=isinstance(baseline, Kept) and sheet.repeats > 1,
-            chance=sheet.chance,
+            reference=isinstance(baseline, StoredSide) and spec.repeats > 1,
+            chance=spec.chance,
         )
-        decision = conduct(planned, baseline, candidate)
+        decision = run_design(planned, baseline, candidate)
         before, after = baseline.samples(), candidate.samples()
         for samples in (before, after):
-            _check_failures(sheet, samples)
-        if isinstance(baseline, Asked):
-            self._keep(sheet, before)
-        return Pair(sheet=sheet, baseline=before, candidate=after, planned=planned, decision=decision)
+            _check_failures(spec, samples)
+        if isinstance(baseline, ServedSide):
+            self._keep(spec, before)
+        return Pair(sheet=spec, baseline=before, candidate=after, planned=planned, decision=decision)
 
-    def _side(self, sheet: EvalSpec, role: str, stack: Stack, kept: Sequence[Sample]) -> Asked:
-        path = self._unfinished(sheet, role, stack)
-        if kept and not path.exists():
-            write_atomic(path, lines(kept))
+    def _side(self, spec: EvalSpec, role: str, stack: Stack, earlier: Sequence[Sample]) -> ServedSide:
+        path = self._unfinished(spec, role, stack)
+        if earlier and not path.exists():
+            write_atomic(path, lines(earlier))
         forget_failures(path)
 
         def server() -> tuple[Endpoint, Callable[[], None]]:
@@ -159,40 +171,40 @@ class _Answering:
 
         def report(look: int, tally: Tally) -> None:
             failed = f", {tally.errors} failed" if tally.errors else ""
-            at = f", look {look}" if look else ""
-            count = Count(tally.done, tally.total, "questions" if sheet.repeats == 1 else "answers")
+            at_look = f", look {look}" if look else ""
+            count = Count(tally.done, tally.total, "questions" if spec.repeats == 1 else "answers")
             self._context.progress.doing(
-                f"{stack}: {sheet.benchmark}{at}, accuracy {tally.accuracy:.2f}{failed}", count
+                f"{stack}: {spec.benchmark}{at_look}, accuracy {tally.accuracy:.2f}{failed}", count
             )
 
-        return Asked(
+        return ServedSide(
             harness=self._harness,
             server=server,
-            evaluation=sheet.evaluation,
-            questions=sheet.questions,
+            evaluation=spec.evaluation,
+            questions=spec.questions,
             into=path,
             report=report,
         )
 
-    def _unfinished(self, sheet: EvalSpec, role: str, stack: Stack) -> Path:
-        """Where the answers grow: a place named by everything they depend on."""
+    def _unfinished(self, spec: EvalSpec, role: str, stack: Stack) -> Path:
+        """The samples file to append to; its folder is named by everything that the answers depend on."""
         folder = self._context.workspace.scratch(self._job.cell.slug, "accuracy")
-        return folder / role / f"{sheet.benchmark}-{self._depends(sheet, stack)[:16]}" / SAMPLES
+        return folder / role / f"{spec.benchmark}-{self._answers_key(spec, stack)[:16]}" / SAMPLES
 
-    def _depends(self, sheet: EvalSpec, stack: Stack) -> str:
-        """What a stack's answers depend on, this very image included."""
+    def _answers_key(self, spec: EvalSpec, stack: Stack) -> str:
+        """The fingerprint of everything that a stack's answers depend on, the image included."""
         return fingerprint(
             {
                 "image": self._context.result(results.IMAGE).digest,
                 "weights": self._context.result(results.WEIGHTS).digest,
                 "stack": stack,
-                **sheet.conditions,
+                **spec.conditions,
             }
         )
 
-    def _unjudged(self, sheet: EvalSpec) -> Sequence[Sample]:
-        """The candidate's answers of an earlier run that had nothing to compare them with."""
-        evidence = self._context.shared.recall(self._depends(sheet, self._job.cell.stack), Evidence)
+    def _unjudged(self, spec: EvalSpec) -> Sequence[Sample]:
+        """The candidate's answers of an earlier run without a baseline."""
+        evidence = self._context.shared.recall(self._answers_key(spec, self._job.cell.stack), Evidence)
         if evidence is None:
             return ()
         try:
@@ -201,27 +213,29 @@ class _Answering:
             return ()
         return read_samples(self._context.evidence.path(evidence))
 
-    def _keep_unjudged(self, sheet: EvalSpec, samples: Sequence[Sample]) -> None:
-        evidence = self._context.evidence.put(f"accuracy/unjudged.{sheet.benchmark}.jsonl", lines(samples))
-        self._context.shared.remember(self._depends(sheet, self._job.cell.stack), evidence)
+    def _keep_unjudged(self, spec: EvalSpec, samples: Sequence[Sample]) -> None:
+        evidence = self._context.evidence.put(f"accuracy/unjudged.{spec.benchmark}.jsonl", lines(samples))
+        self._context.shared.remember(self._answers_key(spec, self._job.cell.stack), evidence)
 
-    def _keep(self, sheet: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def _keep(self, spec: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context
-        evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{sheet.benchmark}.jsonl", lines(samples))
-        baselines.keep(context, cell, context.result(results.WEIGHTS), sheet, samples, evidence)
+        evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{spec.benchmark}.jsonl", lines(samples))
+        baselines.keep(context, cell, context.result(results.WEIGHTS), spec, samples, evidence)
         return samples
 
 
-def _check_failures(sheet: EvalSpec, samples: Sequence[Sample]) -> None:
-    """As the harness does for each look, over all of them."""
-    failed = [one.error for one in samples if one.error is not None]
+def _check_failures(spec: EvalSpec, samples: Sequence[Sample]) -> None:
+    """Raise SmokeFailed if too many requests failed over all looks; the harness checks each look alone."""
+    failed = [sample.error for sample in samples if sample.error is not None]
     if len(failed) > Patience().allowed(len(samples)):
         raise SmokeFailed(
-            f"{sheet.benchmark}: {len(failed)} of {len(samples)} requests failed",
+            f"{spec.benchmark}: {len(failed)} of {len(samples)} requests failed",
             why=failed[0] or "",
-            hint="that is no score; see the server's log, mend the endpoint and run again: answers are kept",
+            hint="too many failures to report a score; see the server's log, fix the endpoint and run again; answers "
+            "are kept",
         )
 
 
 def lines(samples: Sequence[Sample]) -> bytes:
+    """The samples as the content of a samples file."""
     return "".join(map(dump, samples)).encode()

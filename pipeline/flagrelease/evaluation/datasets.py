@@ -1,12 +1,12 @@
-"""Benchmark data: found, checked against what was promised, and read.
+"""Find, verify and read benchmark data.
 
-Two places hold it. A package member or a hub file is pinned by matrix.lock and fetched. `data://PATH` is a
-file, a folder, or members of a zip (`data://gpqa/dataset.zip#gpqa_main.csv,gpqa_diamond.csv`) in the operator's data
-folder, whose `manifest.json` says for each file its sha256, bytes, rows and licence:
+There are two sources. A package member or a hub file is pinned by matrix.lock and fetched. `data://PATH` is a file, a
+folder, or members of a zip (`data://gpqa/dataset.zip#gpqa_main.csv,gpqa_diamond.csv`) in the user's data folder, whose
+`manifest.json` records sha256, bytes, rows and licence of each file:
 
     {"version": 1, "files": {"aime24/test.jsonl": {"sha256": "…", "size": 157, "rows": 30, "license": "…"}}}
 
-The password of an encrypted zip comes from the environment (GPQA_PASSWORD) and its content stays in memory.
+The password of an encrypted zip is read from the environment (GPQA_PASSWORD); its content is kept in memory only.
 """
 
 from __future__ import annotations
@@ -43,83 +43,98 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What a manifest says of one file. `rows` is null where rows cannot be counted (a zip)."""
+class ManifestEntry:
+    """The entry of one file in a manifest."""
 
     sha256: str
+    """64 hex digits."""
     size: int
+    """Bytes."""
     rows: int | None = None
+    """The number of rows; None for a zip, whose rows are not counted."""
     license: str = ""
+    """The file's licence, empty if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """The manifest of a data folder."""
+
     version: int
-    files: Mapping[str, Promise]
+    """The version of the format, 1."""
+    files: Mapping[str, ManifestEntry]
+    """By path relative to the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """One verified file. `name` is its path within the benchmark's data; `member` a file inside the zip `path`."""
+    """One verified file."""
 
     name: str
+    """The path relative to the data folder."""
     path: Path
+    """The path on disk."""
     member: str = ""
+    """The file inside the zip `path`, empty if that is not a zip."""
 
     def read(self) -> bytes:
+        """The content. Raises ConfigError for a wrong password or a missing member."""
         return _unzipped(self.path, self.member) if self.member else self.path.read_bytes()
 
     def rows(self) -> list[Row]:
-        """The rows, as the file's own names for columns have them. Raises ConfigError naming file and line."""
+        """The rows, with the file's column names. Raises ConfigError naming file and line."""
         where = f"{self.path}#{self.member}" if self.member else str(self.path)
         return list(_rows(PurePosixPath(self.member or self.path.name).suffix, self.read(), where))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A benchmark's data. `digest` (64 hex digits) is the file's own, or that of all names and digests."""
+    """The data of a benchmark."""
 
     benchmark: str
+    """The benchmark's name in matrix.yaml."""
     digest: str
+    """64 hex digits: the sha256 of the file, or the fingerprint of all names and digests."""
     files: tuple[DataFile, ...]
+    """The files, by name."""
 
 
 def load(
     name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None, fetch: Callable[[LockedData], Path]
 ) -> DataSet:
-    """The benchmark's data, every byte checked.
+    """Verify every byte of the benchmark's data and return it.
 
-    Raises ConfigError where there is none (with where to put it), or where files and manifest disagree
-    about what there is; Corrupt where a file is not what was promised.
+    Raises ConfigError if the data is missing (with where to put it), or if matrix and manifest disagree about the
+    licence; Corrupt if a file differs from its manifest entry.
     """
     if not is_own(benchmark):
         lock.require("benchmarks", name)
         locked = lock.benchmarks[name]
-        path = fetch(locked)
-        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=path.name, path=path),))
+        file = fetch(locked)
+        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=file.name, path=file),))
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
     folder = _folder(name, benchmark, data_dir)
-    promised = _promised(name, folder, relative)
-    for each, promise in promised.items():
-        _check(folder / each, promise)
-        if promise.license not in ("", benchmark.license):
+    entries = _entries(name, folder, relative)
+    for path, entry in entries.items():
+        _check(folder / path, entry)
+        if entry.license not in ("", benchmark.license):
             raise ConfigError(
                 f"benchmark {name} has two licences",
-                why=f"{promise.license} for {each} in {folder / MANIFEST}, {benchmark.license} in matrix.yaml",
-                hint="mend the wrong one: the card shows it",
+                why=f"{entry.license} for {path} in {folder / MANIFEST}, {benchmark.license} in matrix.yaml",
+                hint="correct the wrong one: the card shows it",
             )
     members = [part.strip() for part in member.split(",")]
-    files = tuple(DataFile(name=each, path=folder / each, member=one) for each in promised for one in members)
-    return DataSet(benchmark=name, digest=_set_digest(promised, member), files=files)
+    files = tuple(DataFile(name=path, path=folder / path, member=part) for path in entries for part in members)
+    return DataSet(benchmark=name, digest=_set_digest(entries, member), files=files)
 
 
 def is_own(benchmark: Benchmark) -> bool:
-    """Whether its data is the operator's, in the folder of --data-dir."""
+    """Whether the benchmark's data is in the user's data folder (--data-dir)."""
     return benchmark.data.startswith(_SCHEME)
 
 
 def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
-    """As `promised_digest`; `absent` where there is none."""
+    """The same as `promised_digest`, but `absent` if there is no data."""
     try:
         return promised_digest(name, benchmark, lock, data_dir)
     except ConfigError:
@@ -127,25 +142,24 @@ def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None
 
 
 def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
-    """The data set's digest by lock and manifest alone, without opening the data. Raises ConfigError as `load` does
-    where there is no data."""
+    """The data set's digest by lock and manifest, without opening the data. Raises ConfigError if there is no data."""
     if not is_own(benchmark):
         lock.require("benchmarks", name)
         return lock.benchmarks[name].file.sha256
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
-    return _set_digest(_promised(name, _folder(name, benchmark, data_dir), relative), member)
+    return _set_digest(_entries(name, _folder(name, benchmark, data_dir), relative), member)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The folder's manifest. Raises ConfigError."""
+    """Read the folder's manifest. Raises ConfigError if it is missing or invalid."""
     path = folder / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise ConfigError(
             f"{folder} has no {MANIFEST}",
-            why="benchmark data is used by sha256 only",
-            hint=f"`python -m flagrelease.evaluation {folder} [PATH=LICENCE …]` writes one for the files there",
+            why="every file of benchmark data is verified by its sha256",
+            hint=f"`python -m flagrelease.evaluation {folder} [PATH=LICENCE …]` writes one for its files",
         ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error)) from None
@@ -153,25 +167,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise ConfigError(f"{path} has version {manifest.version}", hint="this program reads version 1")
     for name in manifest.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ConfigError(f"{path} names {name!r}", why="a data file has to be inside the folder")
+            raise ConfigError(f"{path} names {name!r}", why="a data file must be inside the folder")
     return manifest
 
 
 def write_manifest(folder: Path, licenses: Mapping[str, str] | None = None) -> Path:
-    """Write the manifest of every data file under `folder`; `licenses` maps a path prefix to a licence. Where it says
-    nothing, what an earlier manifest said of the file stays."""
-    files: dict[str, Promise] = {}
-    before: Mapping[str, Promise] = {}
-    with suppress(ConfigError):  # there is none, or none that can be read
+    """Write the manifest of all data files under `folder`.
+
+    `licenses` maps a path prefix to a licence; other files keep the licence of an earlier manifest.
+    """
+    files: dict[str, ManifestEntry] = {}
+    before: Mapping[str, ManifestEntry] = {}
+    with suppress(ConfigError):  # it is missing or invalid
         before = read_manifest(folder).files
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (*_READABLE, ".zip") and path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name == MANIFEST:
             continue
-        said = before[name].license if name in before else ""
-        licence = next((text for prefix, text in (licenses or {}).items() if name.startswith(prefix)), said)
+        earlier = before[name].license if name in before else ""
+        licence = next((text for prefix, text in (licenses or {}).items() if name.startswith(prefix)), earlier)
         rows = None if path.suffix == ".zip" else len(DataFile(name=name, path=path).rows())
-        files[name] = Promise(sha256=file_sha256(path), size=path.stat().st_size, rows=rows, license=licence)
+        files[name] = ManifestEntry(sha256=file_sha256(path), size=path.stat().st_size, rows=rows, license=licence)
     content = msgspec.json.format(msgspec.json.encode(Manifest(version=1, files=files), order="sorted"), indent=2)
     write_atomic(folder / MANIFEST, content + b"\n")
     return folder / MANIFEST
@@ -182,50 +198,50 @@ def _folder(name: str, benchmark: Benchmark, data_dir: Path | None) -> Path:
     if data_dir is None:
         raise ConfigError(
             f"benchmark {name} has no data",
-            why=f"{benchmark.data} is a file of your own data folder, and none was given",
+            why=f"{benchmark.data} is in your data folder, and none was given",
             hint=f"put the {benchmark.title} data at DIR/{path} and run with --data-dir DIR",
         )
     if not data_dir.is_dir():
-        raise ConfigError(f"data folder {data_dir} does not exist", hint=f"benchmark {name} is read from {path} in it")
+        raise ConfigError(f"data folder {data_dir} does not exist", hint=f"benchmark {name} is read from its {path}")
     return data_dir
 
 
-def _promised(name: str, folder: Path, relative: str) -> dict[str, Promise]:
-    """What the manifest promises at `relative` (a file, or all files below a folder)."""
+def _entries(name: str, folder: Path, relative: str) -> dict[str, ManifestEntry]:
+    """The manifest's entries at `relative` (a file, or all files below a folder)."""
     manifest = read_manifest(folder)
     prefix = relative.rstrip("/") + "/"
     files = sorted(manifest.files.items())
-    found = {each: promise for each, promise in files if each == relative or each.startswith(prefix)}
-    if not found:
+    entries = {path: entry for path, entry in files if path == relative or path.startswith(prefix)}
+    if not entries:
         why = f"{folder / MANIFEST} has nothing at {relative}"
-        hint = f"put it at {folder / relative}, then `python -m flagrelease.evaluation {folder}`"
+        hint = f"put it at {folder / relative}, then run `python -m flagrelease.evaluation {folder}`"
         if (folder / relative).exists():
             hint = f"`python -m flagrelease.evaluation {folder}` adds it"
         elif files:
             hint += f"; {did_you_mean(relative, {each.partition('/')[0] for each, _ in files})}"
         raise ConfigError(f"benchmark {name} has no data", why=why, hint=hint)
-    return found
+    return entries
 
 
-def _check(path: Path, promise: Promise) -> None:
+def _check(path: Path, entry: ManifestEntry) -> None:
     if not path.is_file():
-        raise ConfigError(f"{path} is missing", why=f"{MANIFEST} promises it", hint="put it back")
-    if path.stat().st_size != promise.size or file_sha256(path) != promise.sha256:
+        raise ConfigError(f"{path} is missing", why=f"{MANIFEST} lists it", hint="restore the file")
+    if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
         raise Corrupt(
-            f"{path} is not what {MANIFEST} promises",
-            why=f"{path.stat().st_size} bytes, {promise.size} promised, or another sha256",
-            hint="restore the file; scores from changed questions cannot be compared with anything",
+            f"{path} differs from its entry in {MANIFEST}",
+            why=f"{path.stat().st_size} bytes, {entry.size} expected, or another sha256",
+            hint="restore the file; scores on changed questions are not comparable with others",
         )
 
 
-def _set_digest(promised: Mapping[str, Promise], member: str) -> str:
-    if len(promised) == 1 and not member:
-        return next(iter(promised.values())).sha256
-    return fingerprint({"files": {name: promise.sha256 for name, promise in promised.items()}, "member": member})
+def _set_digest(entries: Mapping[str, ManifestEntry], member: str) -> str:
+    if len(entries) == 1 and not member:
+        return next(iter(entries.values())).sha256
+    return fingerprint({"files": {name: entry.sha256 for name, entry in entries.items()}, "member": member})
 
 
 def _unzipped(path: Path, member: str) -> bytes:
-    """A member's bytes, in memory only. Raises ConfigError for a wrong password or an absent member."""
+    """A member's bytes, in memory only. Raises ConfigError for a wrong password or a missing member."""
     password = os.environ.get(PASSWORD, "").encode() or None
     try:
         with zipfile.ZipFile(path) as archive:
@@ -233,7 +249,7 @@ def _unzipped(path: Path, member: str) -> bytes:
             if len(names) != 1:
                 raise ConfigError(f"{path} has no member {member!r}", hint=did_you_mean(member, archive.namelist()))
             return archive.read(names[0], pwd=password)
-    except RuntimeError as error:  # zipfile's word for "encrypted" and for "bad password"
+    except RuntimeError as error:  # raised by zipfile for "encrypted" and "bad password"
         raise ConfigError(
             f"{path} cannot be opened",
             why="its password is wrong" if password else "it is encrypted",
@@ -288,7 +304,7 @@ def _parquet(raw: bytes, where: str) -> list[Row]:
         from pyarrow import parquet
     except ImportError:
         raise EnvironmentFault(
-            f"{where} needs pyarrow", hint="install flagrelease[eval], or turn the file into .jsonl"
+            f"{where} needs pyarrow", hint="install flagrelease[eval], or convert the file to .jsonl"
         ) from None
     rows: list[Row] = parquet.read_table(io.BytesIO(raw)).to_pylist()
     return rows

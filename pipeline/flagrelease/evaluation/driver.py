@@ -1,4 +1,4 @@
-"""Drives an evaluation of two sides: asks what its design wants next, until there is a verdict."""
+"""Run a group-sequential design: ask both sides for the answers it requests until it decides."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from flagrelease.verdict.group_sequential import PlannedLooks, scores, unsettled
 from flagrelease.verdict.samples import Sample, read_samples
 from flagrelease.verdict.types import Answer, Decision
 
-__all__ = ["Asked", "Kept", "Side", "conduct"]
+__all__ = ["ServedSide", "Side", "StoredSide", "run_design"]
 
 
 class Side(Protocol):
-    """One side's answers to a benchmark, and a way to get more of them."""
+    """The baseline's or the candidate's answers to a benchmark."""
 
-    def samples(self) -> Sequence[Sample]: ...
+    def samples(self) -> Sequence[Sample]:
+        """The answers so far."""
+        ...
 
-    def ask(self, look: int, wanted: Sequence[Answer]) -> None: ...
+    def ask(self, look: int, wanted: Sequence[Answer]) -> None:
+        """Get the answers `wanted`, for the interim analysis `look`."""
+        ...
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A side that was evaluated before and can only be read."""
+class StoredSide:
+    """A side with a complete earlier evaluation; it is only read."""
 
     answers: Sequence[Sample]
 
@@ -35,30 +39,33 @@ class Kept:
         return self.answers
 
     def ask(self, look: int, wanted: Sequence[Answer]) -> None:
-        raise AssertionError(f"look {look} wants {len(wanted)} answers of a side that is kept")
+        raise AssertionError(f"look {look} requests {len(wanted)} answers of a stored side")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A side behind an endpoint. Its answers are appended to the file `into`, and taken up from there.
-
-    `server` starts what is asked, when there is something to ask; it gives the endpoint and its watch (see Harness).
-    """
+class ServedSide:
+    """A side behind an endpoint, which is asked for missing answers."""
 
     harness: Harness
+    """Sends the questions."""
     server: Callable[[], tuple[Endpoint, Callable[[], None]]]
-    evaluation: Evaluation  # `asks` are left to the design
+    """Starts the server on first use; returns its endpoint and its watch (see EvaluationRequest)."""
+    evaluation: Evaluation
+    """The evaluation; its `asks` are replaced by those of the design."""
     questions: Sequence[Question]
+    """All questions of the evaluation."""
     into: Path
+    """The samples file; answers are appended, and earlier ones reused."""
     report: Callable[[int, Tally], None]
+    """Called with the look (0 outside a design) and the progress."""
 
     def samples(self) -> Sequence[Sample]:
         if not self.into.exists():
             return ()
-        return [one for one in read_samples(self.into) if one.benchmark == self.evaluation.benchmark]
+        return [sample for sample in read_samples(self.into) if sample.benchmark == self.evaluation.benchmark]
 
     def ask(self, look: int, wanted: Sequence[Answer]) -> None:
-        """Ask what is `wanted`, each once; `look` is for the report, 0 where there are none."""
+        """Get each answer `wanted` once; `look` is only reported, 0 outside a design."""
         known = {(question.subset, question.id): question for question in self.questions}
         asks = tuple(Ask(known[subset, question], repeat) for subset, question, repeat in wanted)
         endpoint, watch = self.server()
@@ -72,29 +79,29 @@ class Asked:
             )
         )
 
-    def whole(self, repeats: int) -> Sequence[Sample]:
-        """Everything `repeats` times; what is missing is asked."""
-        there = scores(self.samples())
-        every = [(one.subset, one.id, repeat) for repeat in range(repeats) for one in self.questions]
-        if missing := [one for one in every if one not in there]:
+    def complete(self, repeats: int) -> Sequence[Sample]:
+        """All answers, `repeats` to each question, after asking for the missing ones."""
+        known = scores(self.samples())
+        every = [(question.subset, question.id, repeat) for repeat in range(repeats) for question in self.questions]
+        if missing := [answer for answer in every if answer not in known]:
             self.ask(0, missing)
         return self.samples()
 
 
-def conduct(planned: PlannedLooks, baseline: Side, candidate: Side) -> Decision:
-    """Ask until the design decides. What was answered stays; conducting again asks only what is missing."""
+def run_design(planned: PlannedLooks, baseline: Side, candidate: Side) -> Decision:
+    """Ask for answers until the design decides. After an interruption, run again: only missing answers are asked."""
     while True:
         before, after = baseline.samples(), candidate.samples()
-        known, found = scores(before), scores(after)
-        step = planned.evaluation.next(known, found)
+        known = scores(before), scores(after)
+        step = planned.evaluation.next(*known)
         if isinstance(step, Decision):
             look = step.looks + 1
-            rest = unsettled(planned, step, before, after)
-            wanted = tuple(tuple(one for one in rest if one not in there) for there in (known, found))
+            undecided = unsettled(planned, step, before, after)
+            wanted = tuple(tuple(answer for answer in undecided if answer not in answered) for answered in known)
             if not any(wanted):
                 return step
         else:
             look, wanted = step.look, (step.baseline, step.candidate)
-        for side, asked in zip((baseline, candidate), wanted, strict=True):
-            if asked:
-                side.ask(look, asked)
+        for side, answers in zip((baseline, candidate), wanted, strict=True):
+            if answers:
+                side.ask(look, answers)

@@ -1,8 +1,8 @@
-"""The fidelity probe: how alike two served stacks compute. A diagnostic beside the verdict, never a gate.
+"""The fidelity probe: measure how closely two served stacks agree. A diagnostic, never part of the verdict.
 
-The reference answers a few fixed prompts greedily; the candidate answers them as well, and scores the reference's
-tokens. How far the reference is from itself, asked once more alone and then all at once, is the range to read that
-against: a server's own rounding depends on what shares a batch (Yuan et al. 2025, arXiv 2506.09501).
+The reference continues a few fixed prompts greedily; the candidate continues them too, and scores the reference's
+tokens. The scale for the distance is that of the reference from itself, asked again one prompt at a time and all at
+once: a server's rounding depends on the other requests in a batch (Yuan et al. 2025, arXiv 2506.09501).
 """
 
 from __future__ import annotations
@@ -45,24 +45,30 @@ _FILE = "accuracy/fidelity.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One prompt, as one server continued it and as it scored the reference's continuation."""
+    """A server's answer to one prompt."""
 
     prompt: tuple[int, ...]
+    """Token ids."""
     own: Continuation
+    """The server's greedy continuation."""
     forced: tuple[TopLogprobs, ...]
+    """Its log-probabilities at each token of the reference's continuation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The reference's readings, and how far it is from itself: alone, and with all prompts at once."""
+    """The reference's readings and their noise."""
 
     method: str
+    """How the server provides log-probabilities."""
     readings: tuple[Reading, ...]
+    """One for each prompt."""
     noise: tuple[Fidelity, ...]
+    """The distance of the reference from itself: one prompt at a time, and all at once."""
 
 
 def refer(source: Probabilities) -> Reference:
-    """Ask the reference: each prompt alone, once more, then all at once. Raises NotOffered, NoAnswer."""
+    """Ask the reference: each prompt alone, again alone, then all at once. Raises NotOffered, NoAnswer."""
     first = []
     for text in PROMPTS:
         prompt = source.tokens(text)
@@ -76,7 +82,7 @@ def refer(source: Probabilities) -> Reference:
 
 
 def compare(source: Probabilities, reference: Reference) -> tuple[Reading, ...]:
-    """Ask the candidate what the reference was asked. Raises NotOffered, NoAnswer."""
+    """Ask the candidate the reference's prompts. Raises NotOffered, NoAnswer."""
     return tuple(_read(source, reading) for reading in reference.readings)
 
 
@@ -87,11 +93,11 @@ def _read(source: Probabilities, reference: Reading) -> Reading:
 
 
 def distance(reference: Sequence[Reading], other: Sequence[Reading]) -> Fidelity:
-    """Positions that one side did not score (its model would have ended there) are left out."""
+    """The distance of two readings, without positions that one side did not score (its model would have stopped)."""
     pairs = list(zip(reference, other, strict=True))
-    forced = [[(a, b) for a, b in zip(one.forced, two.forced, strict=True) if a and b] for one, two in pairs]
+    forced = [[(a, b) for a, b in zip(mine.forced, theirs.forced, strict=True) if a and b] for mine, theirs in pairs]
     return fidelity(
-        [(_names(one), _names(two)) for one, two in pairs],
+        [(_names(mine), _names(theirs)) for mine, theirs in pairs],
         [([a for a, _ in rows], [b for _, b in rows]) for rows in forced],
     )
 
@@ -101,41 +107,41 @@ def _names(reading: Reading) -> list[str]:
 
 
 def find(context: Context, cell: Cell, weights: results.Weights) -> Reference | None:
-    """The kept reference of this model on the baseline's chip and stack."""
+    """The stored reference of this model on the baseline's chip and stack."""
     try:
-        found = context.shared.recall(_key(cell, weights), Evidence)
-        return None if found is None else msgspec.json.decode(context.evidence.read(found), type=Reference)
+        evidence = context.shared.recall(_key(cell, weights), Evidence)
+        return None if evidence is None else msgspec.json.decode(context.evidence.read(evidence), type=Reference)
     except (msgspec.DecodeError, Corrupt) as error:
-        context.progress.note(f"the kept reference of the fidelity probe cannot be used: {error}")
+        context.progress.note(f"the stored reference of the fidelity probe cannot be used: {error}")
         return None
 
 
 def keep(context: Context, cell: Cell, weights: results.Weights, server: Served) -> Reference | str:
-    """Ask the baseline's stack while it is served, and keep the answers for every cell that is compared with it.
+    """Ask the baseline's stack while it is served, and store the answers for every cell that is compared with it.
 
-    Gives the reason in words where the server does not offer what the probe needs. Raises DiedLater.
+    Returns the reason as text if the server does not support the probe. Raises DiedLater.
     """
     context.progress.doing(f"{cell.baseline.stack}: fidelity probe, {len(PROMPTS)} prompts")
-    found = _asking(context, server, refer)
-    if isinstance(found, Reference):
-        evidence = context.evidence.put(f"accuracy/fidelity.{cell.baseline.stack}.json", msgspec.json.encode(found))
+    reference = _probe(context, server, refer)
+    if isinstance(reference, Reference):
+        evidence = context.evidence.put(f"accuracy/fidelity.{cell.baseline.stack}.json", msgspec.json.encode(reference))
         context.shared.remember(_key(cell, weights), evidence)
-    return found
+    return reference
 
 
 def result(
     context: Context, cell: Cell, reference: Reference | str | None, server: Served
 ) -> tuple[results.Likeness, tuple[Evidence, ...]]:
-    """Compare the served candidate with the reference. Says why where there is nothing to compare. Raises DiedLater."""
+    """Compare the served candidate with the reference, or give the reason why not. Raises DiedLater."""
     if reference is None:
         return results.Likeness(reason=f"{cell.baseline.stack} on {cell.baseline.chip} was never probed"), ()
     if isinstance(reference, str):
         return results.Likeness(reason=f"{cell.baseline.stack}: {reference}"), ()
     context.progress.doing(f"{cell.stack}: fidelity probe, {len(PROMPTS)} prompts")
-    found = _asking(context, server, lambda source: compare(source, reference))
-    if isinstance(found, str):
-        return results.Likeness(reason=f"{cell.stack}: {found}"), ()
-    away = distance(reference.readings, found)
+    readings = _probe(context, server, lambda source: compare(source, reference))
+    if isinstance(readings, str):
+        return results.Likeness(reason=f"{cell.stack}: {readings}"), ()
+    away = distance(reference.readings, readings)
     likeness = results.Likeness(
         method=reference.method,
         tokens=sum(len(reading.own.tokens) for reading in reference.readings),
@@ -143,11 +149,11 @@ def result(
         noise=reference.noise,
         outside=outside(away, reference.noise),
     )
-    return likeness, (context.evidence.put(_FILE, _pretty(likeness, reference.readings, found)),)
+    return likeness, (context.evidence.put(_FILE, _pretty(likeness, reference.readings, readings)),)
 
 
-def _asking(context: Context, server: Served, ask: Callable[[Probabilities], T]) -> T | str:
-    """The answer, or in words why there is none. A server that ended is no matter of a diagnostic: DiedLater."""
+def _probe(context: Context, server: Served, ask: Callable[[Probabilities], T]) -> T | str:
+    """The result, or the reason why there is none. Raises DiedLater if the server has ended."""
     try:
         with context.meter.waiting(), ServedProbabilities(server.base_url, server.model) as source:
             return ask(source)
@@ -161,24 +167,24 @@ def _asking(context: Context, server: Served, ask: Callable[[Probabilities], T])
 
 
 def _key(cell: Cell, weights: results.Weights) -> str:
-    """What a reference depends on; like a baseline not on the image, nor on the cell."""
-    asked = {"prompts": PROMPTS, "tokens": TOKENS}
+    """The fingerprint of a reference, which like a baseline depends on neither image nor cell."""
+    probe = {"prompts": PROMPTS, "tokens": TOKENS}
     model = {"model": weights.digest, "engine": cell.model.serve.engine}
-    return fingerprint({"fidelity": asked, **model, "chip": cell.baseline.chip, "stack": cell.baseline.stack})
+    return fingerprint({"fidelity": probe, **model, "chip": cell.baseline.chip, "stack": cell.baseline.stack})
 
 
-def _pretty(likeness: results.Likeness, reference: Sequence[Reading], found: Sequence[Reading]) -> bytes:
+def _pretty(likeness: results.Likeness, reference: Sequence[Reading], candidate: Sequence[Reading]) -> bytes:
     """The summary, then each prompt with both continuations as token ids."""
     rows = []
-    for text, one, two in zip(PROMPTS, reference, found, strict=True):
-        scored = [(a, b) for a, b in zip(one.forced, two.forced, strict=True) if a and b]
+    for text, before, after in zip(PROMPTS, reference, candidate, strict=True):
+        scored = [(a, b) for a, b in zip(before.forced, after.forced, strict=True) if a and b]
         rows.append(
             {
                 "prompt": text,
-                "first_divergence": divergence(_names(one), _names(two)),
+                "first_divergence": divergence(_names(before), _names(after)),
                 "kl": [round(kl_top(a, b), 6) for a, b in scored],
-                "reference": one.own.tokens,
-                "candidate": two.own.tokens,
+                "reference": before.own.tokens,
+                "candidate": after.own.tokens,
             }
         )
     return json.dumps({**asdict(likeness), "prompts": rows}, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,8 +1,7 @@
-"""Benchmarks that the FlagEval platform asks: both stacks' scores side by side, and no verdict but INCONCLUSIVE.
+"""Scores from the FlagEval platform: reported for both stacks, always with the verdict INCONCLUSIVE.
 
-The platform tells a score for each data set and no answers. Without answers nothing is paired, so there is no interval
-and no test: a score that is equal by luck and one that is equal by merit look the same. So it never passes, and never
-fails; the numbers are on the card with that reason.
+The platform reports a score for each data set and no answers. Without answers nothing can be paired by question, so
+there is neither an interval nor a test, and equal scores may be chance. The card shows the scores with that reason.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from flagrelease.serving.servers import Serve
 
 __all__ = ["ADAPTER", "score"]
 
-# How many questions the platform's data sets have: its own dataset_map, as upstream's server source has it.
 QUESTIONS: Mapping[str, int] = {
     "aime": 30,
     "gpqa": 1192,
@@ -47,45 +45,52 @@ QUESTIONS: Mapping[str, int] = {
     "mmlupro": 12032,
     "gsm8k": 1319,
 }
-WHY = "FlagEval tells scores and no answers, so nothing is paired and no interval can be drawn"
+"""The number of questions of the platform's data sets, from `dataset_map` in upstream's server source."""
+
+WHY = "FlagEval reports scores but no answers, so nothing can be paired and there is no interval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredScores:
-    """One stack's scores (fractions of 1) by the platform's names, as the ledger keeps a baseline's."""
+    """A baseline stack's scores in the ledger."""
 
     model: str
+    """The digest of the weights."""
     chip: str
+    """The chip's name in matrix.yaml."""
     stack: str
+    """The stack evaluated."""
     scores: Mapping[str, float]
+    """The score (a fraction of 1) of each data set, by the platform's name."""
     run: str
+    """The id of the run that stored it."""
 
 
 def score(job: Job, context: Context, serve: Serve, names: Sequence[str]) -> tuple[BenchmarkScore, ...]:
     """Both stacks' scores of the benchmarks `names`. Raises ConfigError for one that the platform does not have."""
-    there = FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
-    baseline = _baseline(job, context, serve, there)
-    candidate = _evaluate(job, context, serve, there, job.cell.stack)
+    flageval = FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
+    baseline = _baseline(job, context, serve, flageval)
+    candidate = _evaluate(job, context, serve, flageval, job.cell.stack)
     return tuple(_row(job, name, baseline, candidate) for name in names)
 
 
 def _baseline(job: Job, context: Context, serve: Serve, platform: FlagEval) -> Mapping[str, float] | None:
-    """The kept one, or a new one where it is evaluated on this chip."""
+    """The stored scores, or new ones if this chip evaluates its own baseline; else None."""
     cell = job.cell
-    found = context.shared.recall(_key(cell, context), StoredScores)
-    if found is not None:
-        return found.scores
+    earlier = context.shared.recall(_key(cell, context), StoredScores)
+    if earlier is not None:
+        return earlier.scores
     if not cell.own_baseline:
         return None
     scores = _evaluate(job, context, serve, platform, cell.baseline.stack)
-    kept = StoredScores(
+    stored = StoredScores(
         model=context.result(WEIGHTS).digest,
         chip=cell.baseline.chip,
         stack=cell.baseline.stack,
         scores=scores,
         run=context.run_id,
     )
-    context.shared.remember(_key(cell, context), kept)
+    context.shared.remember(_key(cell, context), stored)
     return scores
 
 
@@ -124,12 +129,12 @@ def _submission(cell: Cell, served: Served, stack: Stack) -> Submission:
 
 
 def _sampling(cell: Cell) -> str:
-    used = cell.model.sampling
+    sampling = cell.model.sampling
     values = {
-        "temperature": used.temperature,
-        "top_p": used.top_p,
-        "top_k": used.top_k,
-        "max_gen_toks": used.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_gen_toks": sampling.max_tokens,
     }
     return ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
@@ -150,19 +155,19 @@ def _key(cell: Cell, context: Context) -> str:
 
 def _row(job: Job, name: str, baseline: Mapping[str, float] | None, candidate: Mapping[str, float]) -> BenchmarkScore:
     benchmark = job.matrix.benchmarks[name]
-    there = _there(benchmark, candidate)
-    before = None if baseline is None else baseline.get(there)
-    n = QUESTIONS.get(dataset_name(there), benchmark.total or 0)
+    dataset = _dataset(benchmark, candidate)
+    before = None if baseline is None else baseline.get(dataset)
+    n = QUESTIONS.get(dataset_name(dataset), benchmark.total or 0)
     if n == 0:
-        raise ConfigError(f"benchmark {name} has no size", why="FlagEval does not tell it", hint="set its `total`")
+        raise ConfigError(f"benchmark {name} has no size", why="FlagEval does not report it", hint="set its `total`")
     return BenchmarkScore(
         benchmark=name,
-        metric=there,
+        metric=dataset,
         n=n,
         repeats=1.0,
         baseline=before,
-        candidate=candidate[there],
-        difference=None if before is None else candidate[there] - before,
+        candidate=candidate[dataset],
+        difference=None if before is None else candidate[dataset] - before,
         interval90=None,
         margin=benchmark.margin,
         p_regression=None,
@@ -170,26 +175,26 @@ def _row(job: Job, name: str, baseline: Mapping[str, float] | None, candidate: M
         errors=0,
         truncated=0,
         partial="",
-        data_sha256="not told by FlagEval",
+        data_sha256="not reported by FlagEval",
         verdict="INCONCLUSIVE",
-        reason=f"{baselines.need(job.cell)}; {WHY}" if before is None else f"{WHY}; `harness: own` decides",
+        reason=f"{baselines.need(job.cell)}; {WHY}" if before is None else f"{WHY}; `harness: own` gives a verdict",
     )
 
 
-def _there(benchmark: Benchmark, scores: Mapping[str, float]) -> str:
-    """The platform's name of a benchmark. Raises ConfigError."""
+def _dataset(benchmark: Benchmark, scores: Mapping[str, float]) -> str:
+    """The platform's name of a benchmark. Raises ConfigError if it has none."""
     wanted = dataset_name(benchmark.title)
     for name in scores:
         if dataset_name(name) == wanted:
             return name
     raise ConfigError(
-        f"FlagEval has no {benchmark.title}", why=f"it told {', '.join(scores)}", hint="set `harness: own` for it"
+        f"FlagEval has no {benchmark.title}", why=f"it reported {', '.join(scores)}", hint="set `harness: own` for it"
     )
 
 
 def _lacking(env: Mapping[str, str]) -> tuple[str, str] | None:
     if not env.get(SERVICE):
-        return f"{SERVICE} is not set", f"set {SERVICE} to the platform's URL; {TOKEN} is its key, where it has one"
+        return f"{SERVICE} is not set", f"set {SERVICE} to the platform's URL; {TOKEN} is its key, if it requires one"
     if not env.get(ENDPOINT):
         return (
             f"{ENDPOINT} is not set",

@@ -1,4 +1,4 @@
-"""What a harness is: the protocol, and the adapter by which HARNESSES knows it."""
+"""The harness protocol, its adapter for the table HARNESSES, and the limits for failing requests."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ _BACKOFF = Backoff(first=0.25, most=8.0, budget=120.0, jitter=0.5, attempts=3)
 
 
 class Harness(Protocol):
+    """Sends questions to an endpoint and grades the answers."""
+
     def evaluate(self, request: EvaluationRequest) -> Tally:
-        """Answer every ask, appending to the samples file what is not there yet.
+        """Get every answer requested, appending the missing ones to the samples file.
 
         A request that failed for good is an answer with `error` set. `watch` and `report` run on the calling thread.
-        Raises SmokeFailed where more requests failed than says something about the model; what was answered is kept,
-        and only failed requests are asked again next time.
+        Raises SmokeFailed if too many requests failed to report a score; answers are kept, and the next evaluation
+        repeats only failed requests.
         """
         ...
 
 
 class Score(Protocol):
-    """Scores both stacks on the benchmarks `names`, whose questions are the harness's own."""
+    """Scores both stacks on the benchmarks `names` with the harness's own questions."""
 
     def __call__(
         self, job: Job, context: Context, serve: Serve, names: Sequence[str]
@@ -53,42 +55,44 @@ class Score(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A harness, and all in which it differs from the others. One of `make` and `score` is given."""
+    """A harness as an entry of HARNESSES. Exactly one of `make` and `score` is set."""
 
     make: Callable[[Mapping[str, str]], Harness] | None = None
-    """Makes it, given the environment. Its answers are judged."""
+    """Creates the harness from the environment. Its answers are compared for the verdict."""
     score: Score | None = None
-    """For a harness with questions of its own, which tells scores and no answers: they are shown, never judged."""
+    """For a harness with its own questions, which reports scores without answers: shown, but without a verdict."""
     refuse: Callable[[str, Benchmark], None] = lambda _name, _benchmark: None
-    """Raises ConfigError for a benchmark, given by name, that it cannot ask."""
+    """Raises ConfigError for a benchmark (name, stanza) that it does not support."""
     lacking: Callable[[Mapping[str, str]], tuple[str, str] | None] = lambda _env: None
-    """What this machine lacks for it, given the environment, and what to do about it."""
+    """What this machine lacks, by the environment, and how to fix it; None if nothing."""
     outdated: Callable[[Command, Mapping[str, str]], tuple[str, str] | None] = lambda _command, _env: None
-    """What is wrong with its program, found by running it, and what to do about it. Only where nothing is lacking."""
+    """What is wrong with its program, by running it, and how to fix it. Called only if nothing is lacking."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long failing requests are borne."""
+    """Limits for failing requests."""
 
     backoff: Backoff = _BACKOFF
-    """When a request is sent again after a transport error or a status that is retriable."""
+    """The pauses between attempts after a transport error or a retriable status."""
     request_seconds: float = 1800.0
-    """The longest that one request may take."""
+    """The timeout of one request, in seconds."""
     errors: float = 0.01
-    """The share of the asks that may fail for good; two may in any case."""
+    """The fraction of the asks that may fail for good; two may in any case."""
 
     def allowed(self, asks: int) -> int:
+        """How many of `asks` requests may fail for good."""
         return max(2, math.floor(self.errors * asks))
 
 
 def forget_failures(path: Path, wanted: Container[Key] | None = None) -> None:
-    """Take failed requests out of a samples file, all or those `wanted`, so that they are asked again: they were
-    never answered."""
+    """Remove failed requests, all or those `wanted`, from a samples file, so that they are sent again."""
     if not path.exists():
         return
-    SampleWriter(path).close()  # mends a line that was cut
+    SampleWriter(path).close()  # repairs a truncated last line
     samples = read_samples(path)
-    answered = [one for one in samples if one.error is None or (wanted is not None and one.key not in wanted)]
+    answered = [
+        sample for sample in samples if sample.error is None or (wanted is not None and sample.key not in wanted)
+    ]
     if len(answered) != len(samples):
         write_atomic(path, "".join(map(dump, answered)).encode())

@@ -1,8 +1,8 @@
-"""Takes a baseline over from elsewhere: a file of answers with its conditions, an evidence folder, a published record.
+"""Import a baseline from a samples file with its conditions, an evidence folder, or a published record.
 
-What is taken over stands for an evaluation that was never made here. So everything that its answers depend on has to be
-written down beside them and equal to what this project would ask: model, data, prompts, sampling, harness; and for a
-record chip and stack as well, which a bare file does not tell and the one who imports it vouches for.
+An imported baseline replaces an evaluation by this project. So everything that its answers depend on must be recorded
+with them and equal to what this project would use: model, data, prompts, sampling, harness; for a record also chip and
+stack, which a samples file does not contain and the user vouches for.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ RECORD = "release.json"
 
 @dataclass(frozen=True)
 class Fitting:
-    """The answers to a sheet, as many as it asks for."""
+    """All answers to one benchmark, accepted as its baseline."""
 
     sheet: EvalSpec
+    """The benchmark's specification."""
     samples: tuple[Sample, ...]
+    """One for each question and repeat."""
 
 
 def answers_of(path: Path, cell: Cell) -> Answers:
-    """The answers behind PATH that are the cell's baseline. Of a record these are the ones of the stack and chip that
-    the cell is compared with. Raises ComparisonRefused."""
+    """Read the answers at PATH; of a record, those of the cell's baseline stack and chip. Raises ComparisonRefused."""
     record = path / RECORD if path.is_dir() and not _bare(path) else path
     if record.name != RECORD and record.suffix != ".json":
         return load(path)
@@ -54,7 +55,7 @@ def answers_of(path: Path, cell: Cell) -> Answers:
     raise ComparisonRefused(
         f"{record} has no answers of {baselines.name(cell)}",
         why=f"it has {own['stack']} on {own['chip']}, and {other['stack']} on {other['chip']} as its baseline",
-        hint="the model's `baseline` in matrix.yaml says which chip and stack are wanted",
+        hint="the model's `baseline` in matrix.yaml sets the required chip and stack",
     )
 
 
@@ -62,71 +63,76 @@ def _bare(folder: Path) -> bool:
     return (folder / SAMPLES).is_file() or (folder / "evidence" / SAMPLES).is_file()
 
 
-def fit(answers: Answers, model_digest: str, sheets: Sequence[EvalSpec]) -> list[Fitting]:
-    """The sheets that were answered, with their answers. Raises ComparisonRefused, saying what differs, where any of
-    them was answered under other conditions, in part, or mostly not at all; and where none was."""
+def fit(answers: Answers, model_digest: str, specs: Sequence[EvalSpec]) -> list[Fitting]:
+    """Match the answers with the benchmarks of a cell.
+
+    Raises ComparisonRefused if the answers were given under other conditions, are incomplete, mostly failed, or are to
+    none of the benchmarks.
+    """
     conditions = answers.conditions
     if conditions is None:
         raise ComparisonRefused(
             f"{answers.path} has no conditions",
-            why=f"{CONDITIONS} beside it says of which model, data and sampling its answers are",
-            hint="take the whole evidence folder",
+            why=f"{CONDITIONS} next to it records the model, data and sampling of its answers",
+            hint="import the complete evidence folder",
         )
     if conditions.model != model_digest:
         raise _differs(answers, "the model", conditions.model, model_digest)
     given = {sample.benchmark for sample in answers.samples}
-    wanted = [sheet for sheet in sheets if sheet.benchmark in given]
+    wanted = [spec for spec in specs if spec.benchmark in given]
     if not wanted:
         raise ComparisonRefused(
-            f"{answers.path} answers nothing that is asked here",
+            f"{answers.path} has no answers to the benchmarks of this cell",
             why=f"it has {', '.join(sorted(given)) or 'no answers'}",
-            hint=f"asked are {', '.join(sheet.benchmark for sheet in sheets)}; see --profile",
+            hint=f"the profile has {', '.join(spec.benchmark for spec in specs)}; see --profile",
         )
-    return [Fitting(sheet, _answers(answers, conditions, sheet)) for sheet in wanted]
+    return [Fitting(spec, _answers(answers, conditions, spec)) for spec in wanted]
 
 
-def _answers(answers: Answers, conditions: Conditions, sheet: EvalSpec) -> tuple[Sample, ...]:
-    name = sheet.benchmark
+def _answers(answers: Answers, conditions: Conditions, spec: EvalSpec) -> tuple[Sample, ...]:
+    name = spec.benchmark
     theirs: dict[str, Any] = {
         "data": conditions.data.get(name),
         "sampling": conditions.sampling.get(name),
         "harness": conditions.harness.get(name, DEFAULT_HARNESS),
     }
     ours = {
-        "data": sheet.data_sha256,
-        "sampling": dict(sheet.evaluation.parameters),
-        "harness": sheet.evaluation.harness,
+        "data": spec.data_sha256,
+        "sampling": dict(spec.evaluation.parameters),
+        "harness": spec.evaluation.harness,
     }
-    for what in ours:
-        if theirs[what] != ours[what]:
-            raise _differs(answers, f"the {what} of {name}", theirs[what], ours[what])
-    found = {sample.key: sample for sample in answers.samples if sample.benchmark == name}
+    for condition in ours:
+        if theirs[condition] != ours[condition]:
+            raise _differs(answers, f"the {condition} of {name}", theirs[condition], ours[condition])
+    by_key = {sample.key: sample for sample in answers.samples if sample.benchmark == name}
     chosen = []
-    for repeat in range(sheet.repeats):
-        for question in sheet.questions:
-            sample = found.get((name, question.subset, question.id, repeat))
+    for repeat in range(spec.repeats):
+        for question in spec.questions:
+            sample = by_key.get((name, question.subset, question.id, repeat))
             if sample is None:
                 continue
             if sample.prompt_sha256 != question.prompt_sha256:
                 where = f"the prompt of {name}/{question.subset}/{question.id}"
                 raise _differs(answers, where, sample.prompt_sha256, question.prompt_sha256)
             chosen.append(sample)
-    total = sheet.repeats * len(sheet.questions)
+    total = spec.repeats * len(spec.questions)
     if len(chosen) != total:
         raise ComparisonRefused(
-            f"{answers.path} answers {name} in part",
-            why=f"{len(chosen)} of {total} are there: {len(sheet.questions)} questions, {sheet.repeats} repeats",
-            hint="evaluate the baseline in whole: `sequential: false` in its profile",
+            f"{answers.path} is incomplete for {name}",
+            why=f"it has {len(chosen)} of {total} answers ({len(spec.questions)} questions, {spec.repeats} repeats)",
+            hint="evaluate the baseline completely: `sequential: false` in its profile",
         )
     failed = sum(sample.error is not None for sample in chosen)
     if failed > Patience().allowed(total) or failed == total:
-        raise ComparisonRefused(f"{answers.path} is no score of {name}", why=f"{failed} of {total} requests failed")
+        raise ComparisonRefused(
+            f"{answers.path} has too many failures for a score of {name}", why=f"{failed} of {total} requests failed"
+        )
     return tuple(chosen)
 
 
 def _differs(answers: Answers, what: str, theirs: object, ours: object) -> ComparisonRefused:
     return ComparisonRefused(
-        f"{answers.path} is no baseline here: {what} differs",
-        why=f"{theirs} there, {ours} here",
-        hint="a baseline is asked the same questions, of the same model, in the same words, with the same sampling",
+        f"{answers.path} cannot be the baseline: {what} differs",
+        why=f"{theirs} in the file, {ours} here",
+        hint="a baseline must have the same model, questions, prompts and sampling",
     )

@@ -1,4 +1,4 @@
-"""The words of an evaluation: question, reply, grade, task."""
+"""The types of an evaluation: question, reply, grade, task."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question, ready to be asked.
-
-    `id` is stable as long as the question's text is; where questions share a story it is STORY#NUMBER.
-    `reference` is what the task's grader compares an answer with, and never leaves this process.
-    """
+    """One question, ready to be asked."""
 
     subset: str
+    """The subject or part of the benchmark, `all` where there is only one."""
     id: str
+    """Stable while the question's text is; STORY#NUMBER for questions that share a story."""
     messages: tuple[Message, ...]
+    """The chat messages, each with role and content."""
     reference: Any
+    """The input of the task's grader; never sent to the endpoint."""
 
     @cached_property
     def prompt_sha256(self) -> str:
@@ -39,47 +39,53 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the endpoint said. `text` has no thinking in it; `letters` maps an answer letter to its
-    log-probability as the first token, where the task asked for that."""
+    """The reply of the endpoint."""
 
     text: str
+    """The text without thinking."""
     finish_reason: str | None
+    """As the endpoint reports it: `stop`, `length`, …"""
     completion_tokens: int | None
+    """Tokens generated, thinking included."""
     letters: Mapping[str, float] | None = None
+    """The log-probability of each answer letter as the first token, for tasks scored by letter."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """`correct` is true or false, or a partial score in [0, 1]; `answer` what was read out of the reply."""
+    """The grade of a reply."""
 
     correct: bool | float
+    """True or false, or a partial score in [0, 1]."""
     answer: str | None
+    """The answer extracted from the reply, None if there is none."""
 
 
 def never_by_chance(_question: Question) -> float:
-    """Of free text. A function with a name, because tasks are sent to the grading process."""
+    """The chance level of free text. Not a lambda, because tasks are pickled for the grading process."""
     return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """How a kind of benchmark is read, asked and graded.
-
-    `read` makes all questions of a data set, given the number of shots; it raises ConfigError for data of another kind.
-    `scoring` is `letter` (the log-probability of the first token among the choices; one token, temperature 0) or `text`
-    (a whole answer). `slow` marks graders that may take long (symbolic algebra): they run in a process of their own.
-    `needs` names the modules that they import. `guess` is the chance of a question being answered right by guessing.
-    """
+    """A kind of benchmark: how its data is read and its answers are graded."""
 
     name: str
+    """The name in matrix.yaml."""
     read: Callable[[DataSet, int], Sequence[Question]]
+    """All questions of a data set, with the given number of shots. Raises ConfigError for data of another kind."""
     grade: Callable[[Question, Reply], Grade]
+    """Grades a reply."""
     scoring: Literal["letter", "text"] = "text"
+    """`letter`: the first token's log-probability among the choices (1 token, temperature 0); `text`: a full reply."""
     slow: bool = False
+    """Whether grading may take long (symbolic algebra), so that it runs in a separate process."""
     needs: tuple[str, ...] = ()
+    """The modules that the grader imports."""
     guess: Callable[[Question], float] = never_by_chance
+    """The chance level: the probability of answering the question right by guessing."""
 
 
 def stable_id(*parts: str) -> str:
-    """An id made of a question's own text, for data that has none."""
+    """An id derived from a question's text, for data without ids."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""One evaluation of one endpoint, as a harness receives it, and its progress."""
+"""The request for an evaluation that a harness receives, and its progress."""
 
 from __future__ import annotations
 
@@ -16,56 +16,72 @@ __all__ = ["Ask", "Endpoint", "Evaluation", "EvaluationRequest", "Tally"]
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """An OpenAI-compatible server. `base_url` ends in /v1; `key` is a bearer token, shown nowhere."""
+    """An OpenAI-compatible server."""
 
     base_url: str
+    """The URL, ending in /v1."""
     model: str
+    """The model's name at the server."""
     key: str = field(default="", repr=False)
+    """The bearer token, never shown."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question for the `repeat`-th time, from 0."""
+    """A request for one answer to a question."""
 
     question: Question
+    """The question."""
     repeat: int
+    """The number of the repeat, from 0."""
 
     def key(self, benchmark: str) -> Key:
-        """What the answer is called in a samples file."""
+        """The key of the answer in a samples file."""
         return benchmark, self.question.subset, self.question.id, self.repeat
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is to be answered. A sequential design sends several, for the same file of answers.
-
-    `parameters` go into every request; `concurrency` is how many are in flight; `thinking` says that the model
-    reasons before it answers; `harness` names what asks.
-    """
+    """The answers to get. A group-sequential design sends several, for the same samples file."""
 
     benchmark: str
+    """The benchmark's name in matrix.yaml."""
     task: Task
+    """The benchmark's task."""
     asks: tuple[Ask, ...]
+    """The answers to get, in order."""
     parameters: Mapping[str, Any]
+    """Sampling parameters sent with every request."""
     concurrency: int
+    """Requests in flight."""
     thinking: bool = False
+    """Whether the model reasons before it answers."""
     harness: HarnessName = DEFAULT_HARNESS
+    """The harness to use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How far an evaluation is. `score` sums grades in [0, 1]; `asked` and `seconds` are of this process alone."""
+    """The progress of an evaluation."""
 
     total: int
+    """Answers to get."""
     done: int
+    """Answers so far, earlier runs included."""
     score: float
+    """The sum of the grades, each in [0, 1]."""
     errors: int
+    """Answers that are failed requests."""
     truncated: int
+    """Answers cut off at the token limit."""
     asked: int
+    """Answers obtained by this process."""
     seconds: float
+    """Seconds spent by this process."""
 
     @property
     def accuracy(self) -> float:
+        """The mean grade so far, 0 before the first answer."""
         return self.score / self.done if self.done else 0.0
 
 
@@ -74,10 +90,12 @@ class EvaluationRequest:
     """One evaluation of one endpoint."""
 
     endpoint: Endpoint
+    """The server to ask."""
     evaluation: Evaluation
+    """The answers to get."""
     into: Path
-    """The samples file."""
+    """The samples file to append to."""
     watch: Callable[[], None] = lambda: None
-    """Called about once a second, and at once after a failed request; what it raises ends the evaluation."""
+    """Called about once a second, and at once after a failed request; an exception ends the evaluation."""
     report: Callable[[Tally], None] = lambda _tally: None
     """Called a few times a second."""

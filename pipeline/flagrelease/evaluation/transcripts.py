@@ -1,7 +1,7 @@
-"""`replies.jsonl` beside a samples file: what was graded, word for word, for a reader who doubts a grade.
+"""Transcripts: the graded replies in `replies.jsonl` next to a samples file, for checking grades.
 
-One line for each answer: {benchmark, subset, question_id, repeat, text}. Texts are without thinking, with secrets taken
-out, and cut in the middle beyond a length; a file stops growing at a size. Neither score nor verdict reads it.
+One line for each answer: {benchmark, subset, question_id, repeat, text}. Thinking is removed, secrets are redacted, and
+text beyond 4,000 characters is cut from the middle; a file stops growing at 32 MB. Neither score nor verdict reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_BYTES = 32_000_000
 
 
 class Replies:
-    """Appends to the replies beside the samples file `samples`. Used by one thread."""
+    """Appends to the transcript next to the samples file `samples`. Not thread-safe."""
 
     def __init__(self, samples: Path) -> None:
         self._path = samples.with_name(REPLIES)
@@ -33,7 +33,7 @@ class Replies:
     def __enter__(self) -> Replies:
         self._file = self._path.open("ab")
         if self._file.tell():
-            self._file.write(b"\n")  # what a killed writer left half-written ends here
+            self._file.write(b"\n")  # ends the truncated line of a killed writer
         return self
 
     def __exit__(
@@ -43,6 +43,7 @@ class Replies:
             self._file.close()
 
     def keep(self, key: Key, text: str) -> None:
+        """Append the reply of one answer, unless the file is full."""
         if self._file is None or self._file.tell() > _MOST_BYTES:
             return
         benchmark, subset, question, repeat = key
@@ -52,19 +53,19 @@ class Replies:
 
 
 def collect(folders: Iterable[Path], wanted: Container[Key]) -> bytes:
-    """The newest reply of each `wanted` answer in the folders' files, as lines. What cannot be read is passed over."""
-    found: dict[Key, str] = {}
+    """The newest reply of each `wanted` answer in the folders' transcripts, as lines. Invalid lines are skipped."""
+    newest: dict[Key, str] = {}
     for folder in folders:
         for path in sorted(folder.rglob(REPLIES)):
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
-                    one = json.loads(line)
-                    key = (one["benchmark"], one["subset"], one["question_id"], one["repeat"])
+                    reply = json.loads(line)
+                    key = (reply["benchmark"], reply["subset"], reply["question_id"], reply["repeat"])
                 except (ValueError, KeyError, TypeError):
                     continue
                 if key in wanted:
-                    found[key] = line
-    return "".join(found[key] + "\n" for key in sorted(found)).encode()
+                    newest[key] = line
+    return "".join(newest[key] + "\n" for key in sorted(newest)).encode()
 
 
 def _bounded(text: str) -> str:

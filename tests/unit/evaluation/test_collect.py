@@ -1,4 +1,4 @@
-"""How both sides come to their answers: look by look, in whole, beside each other or one after the other."""
+"""Collecting both sides' answers: look by look or all, colocated or one after the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = 400
 
 
 def sampling(name: str, loss: float = 0.0) -> Answer:
-    """Question N is right with a probability that grows with N; each seed is an answer of its own."""
+    """Question N is right with a probability that grows with N; each seed gives another answer."""
 
     def answer(request: dict[str, Any], _n: int) -> Said:
         number = int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0])
@@ -49,14 +49,14 @@ def sampled(tmp_path: Path) -> World:
     return world
 
 
-def whole(world: World, **changes: Any) -> Job:
+def profiled(world: World, **changes: Any) -> Job:
     job = world.job()
     profile = Profile(benchmarks={"mmlu-sample": Share()}, **changes)
     return replace(job, cell=replace(job.cell, profile=profile))
 
 
-def test_it_stops_when_the_verdict_is_decided_and_says_so(many: World) -> None:
-    result = many.evaluate(whole(many))
+def test_it_stops_once_the_verdict_is_decided_and_reports_that(many: World) -> None:
+    result = many.evaluate(profiled(many))
     (score,) = result.benchmarks
     assert (score.verdict, score.n) == ("PASS", 100)
     assert score.course is not None
@@ -69,43 +69,43 @@ def test_it_stops_when_the_verdict_is_decided_and_says_so(many: World) -> None:
 
 def test_a_damaged_stack_fails_at_the_first_look(many: World) -> None:
     many.stacks["flagos"] = answering(lambda n: n % 6 == 1)
-    result = many.evaluate(whole(many))
+    result = many.evaluate(profiled(many))
     assert result.verdict == "FAIL"
     assert many.endpoints["flagos"].asked.total() == 100
 
 
 def test_a_profile_can_turn_it_off(many: World) -> None:
-    result = many.evaluate(whole(many, sequential=False))
+    result = many.evaluate(profiled(many, sequential=False))
     (score,) = result.benchmarks
     assert (score.verdict, score.n, score.course) == ("PASS", MANY, None)
     assert result.questions_asked == 2 * MANY
 
 
-def test_a_baseline_that_grew_goes_on_growing_where_more_of_it_is_needed(many: World) -> None:
-    many.evaluate(whole(many))
+def test_a_partial_baseline_grows_where_more_of_it_is_needed(many: World) -> None:
+    many.evaluate(profiled(many))
     many.stacks["flagos"] = answering(lambda n: n % 3 > 0 and n % 29 > 0)
     many.started.clear()
-    second = many.evaluate(whole(many)).benchmarks[0]
+    second = many.evaluate(profiled(many)).benchmarks[0]
     assert second.n > 100
     assert sorted(many.started) == ["flagos", "native"]
     assert many.endpoints["native"].asked.total() == second.n - 100
 
 
-def test_a_part_of_a_baseline_is_completed_for_an_evaluation_in_whole(many: World) -> None:
-    many.evaluate(whole(many))
-    many.evaluate(whole(many, sequential=False))
+def test_a_partial_baseline_is_completed_for_a_complete_evaluation(many: World) -> None:
+    many.evaluate(profiled(many))
+    many.evaluate(profiled(many, sequential=False))
     assert many.endpoints["native"].asked.total() == MANY - 100
 
 
-def test_a_part_of_a_baseline_is_none_for_another_chip(many: World) -> None:
-    job = whole(many)
+def test_a_partial_baseline_is_not_used_by_another_chip(many: World) -> None:
+    job = profiled(many)
     many.evaluate(job)
     far = replace(job, cell=replace(job.cell, chip_name="metax"))
     assert "no baseline" in many.evaluate(far).reason
-    assert "only a part" in many.progress.notes[0]
+    assert "is incomplete" in many.progress.notes[0]
 
 
-def test_on_a_cpu_both_sides_grow_beside_each_other(sampled: World) -> None:
+def test_on_a_cpu_both_sides_grow_together(sampled: World) -> None:
     (score,) = sampled.evaluate(sampled.sampled()).benchmarks
     assert score.course is not None
     assert sampled.started == ["native", "flagos"]
@@ -133,7 +133,7 @@ def test_an_accelerator_holds_one_server_and_none_is_started_twice(sampled: Worl
     assert again == score
 
 
-def test_a_worse_stack_fails_against_a_whole_baseline(sampled: World) -> None:
+def test_a_worse_stack_fails_against_a_complete_baseline(sampled: World) -> None:
     sampled.stacks["flagos"] = sampling("b", loss=0.25)
     (score,) = sampled.evaluate(sampled.sampled(vendor="nvidia")).benchmarks
     assert score.verdict == "FAIL"
@@ -141,12 +141,12 @@ def test_a_worse_stack_fails_against_a_whole_baseline(sampled: World) -> None:
     assert score.course.answers < QUESTIONS * 8
 
 
-def test_a_guessing_baseline_is_asked_on_until_its_answers_decide(many: World) -> None:
-    """The scores are equal at the first look; one other answer of 100 leaves it open, one of 400 does not."""
+def test_a_baseline_at_chance_level_is_asked_until_its_answers_decide(many: World) -> None:
+    """The scores are equal at the first look; one differing answer of 100 is not decisive, one of 400 is."""
     many.stacks["native"] = answering(lambda n: n % 4 == 0)
     other = min(first_hundred(many))
     many.stacks["flagos"] = answering(lambda n: n % 4 == 0 and n != other)
-    (score,) = many.evaluate(whole(many)).benchmarks
+    (score,) = many.evaluate(profiled(many)).benchmarks
     assert score.verdict == "PASS"
     assert f"1 of {MANY} differ" in score.reason
     assert score.course is not None
@@ -155,27 +155,27 @@ def test_a_guessing_baseline_is_asked_on_until_its_answers_decide(many: World) -
 
 
 def first_hundred(world: World) -> set[int]:
-    """The questions of the first look that the guessing baseline has right."""
+    """The questions of the first look that the baseline at chance level has right."""
     found: set[int] = set()
 
     def noting(request: dict[str, Any], n: int) -> Said:
         found.add(int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0]))
         return answering(lambda _n: True)(request, n)
 
-    replace(world, stacks={"native": noting, "flagos": noting}, shared=Remembered()).evaluate(whole(world))
+    replace(world, stacks={"native": noting, "flagos": noting}, shared=Remembered()).evaluate(profiled(world))
     return {number for number in found if number % 4 == 0}
 
 
-def test_a_guessing_baseline_with_other_answers_ends_at_once(many: World) -> None:
+def test_a_baseline_at_chance_level_with_other_answers_ends_at_once(many: World) -> None:
     many.stacks["native"] = answering(lambda n: n % 4 == 0)
     many.stacks["flagos"] = answering(lambda n: n % 4 == 1)
-    (score,) = many.evaluate(whole(many)).benchmarks
+    (score,) = many.evaluate(profiled(many)).benchmarks
     assert score.verdict == "INCONCLUSIVE"
     assert "differ" in score.reason
 
 
 def test_a_question_that_always_fails_does_not_keep_it_from_ending(many: World) -> None:
-    """It is an answer with an error, asked once in each run and not at each look."""
+    """It is an answer with an error, asked once per run and not once per look."""
 
     def one_fails(request: dict[str, Any], n: int) -> Said:
         if any(f"number {bad}?" in request["messages"][0]["content"] for bad in (3, 5)):
@@ -183,7 +183,7 @@ def test_a_question_that_always_fails_does_not_keep_it_from_ending(many: World) 
         return answering(lambda number: number % 3 > 0 and number % 29 > 0)(request, n)
 
     many.stacks["flagos"] = one_fails
-    (score,) = many.evaluate(whole(many)).benchmarks
+    (score,) = many.evaluate(profiled(many)).benchmarks
     assert score.n > 100
     assert set(many.endpoints["flagos"].asked.values()) == {1}
 
@@ -211,16 +211,16 @@ def test_a_killed_stage_asks_only_what_is_missing(sampled: World) -> None:
 
 
 def world_of_again(world: World) -> World:
-    """The same data, nothing asked yet."""
+    """The same data without any answers yet."""
     return replace(world, stacks={"native": sampling("a"), "flagos": sampling("b")}, shared=Remembered())
 
 
-# What it leaves, and who may judge that
+# Judging the recorded answers
 
 
 @pytest.fixture(params=["cpu", "nvidia"])
 def left(request: pytest.FixtureRequest, sampled: World, tmp_path: Path) -> tuple[Path, Path, Accuracy]:
-    """Both sides as two folders of answers with their conditions; grown beside each other, or against a whole one."""
+    """Both sides as two folders of answers with their conditions, colocated or against a complete baseline."""
     result = sampled.evaluate(sampled.sampled(vendor=request.param))
     store = EvidenceStore(sampled.root / "evidence")
     named = {one.name: store.path(one) for one in result.evidence}
@@ -293,7 +293,7 @@ def test_a_damaged_design_and_foreign_questions_are_refused(left: tuple[Path, Pa
 
 def test_servers_are_stopped_on_every_way_out(many: World) -> None:
     def both() -> None:
-        with Servers(whole(many), many.context(), many.serve) as servers:
+        with Servers(profiled(many), many.context(), many.serve) as servers:
             servers.get("native")
             servers.get("flagos")
             assert many.up == ["native", "flagos"]

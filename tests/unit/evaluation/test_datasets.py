@@ -1,4 +1,4 @@
-"""Benchmark data by manifest: what is there, what is missing, what was changed, what is encrypted."""
+"""Benchmark data by manifest: present, missing, changed and encrypted files."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_manifest_says_hash_bytes_rows_and_licence(folder: Path) -> None:
+def test_a_manifest_has_digest_bytes_rows_and_licence(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert set(manifest.files) == {"mmlu/test.jsonl", "mmlu/dev.jsonl", "other.jsonl"}
     one = manifest.files["mmlu/test.jsonl"]
     assert (one.size, one.rows, one.license, len(one.sha256)) == (3 * len(ROW), 3, "MIT", 64)
 
 
-def test_a_licence_that_was_told_stays_told(folder: Path) -> None:
+def test_a_licence_is_kept_by_a_new_manifest(folder: Path) -> None:
     assert program([str(folder)]) == 0
     assert read_manifest(folder).files["mmlu/test.jsonl"].license == "MIT"
     assert program([str(folder), "mmlu=CC-BY-4.0", "other=MIT"]) == 0
@@ -79,7 +79,7 @@ def test_the_digest_is_known_without_opening_the_data(folder: Path) -> None:
 def test_a_changed_file_is_refused(folder: Path) -> None:
     path = folder / "mmlu" / "test.jsonl"
     path.write_text(path.read_text().replace("one", "0ne", 1))
-    with pytest.raises(Corrupt, match=r"test\.jsonl is not what manifest\.json promises"):
+    with pytest.raises(Corrupt, match=r"test\.jsonl differs from its entry in manifest\.json"):
         loaded("data://mmlu", folder)
 
 
@@ -90,27 +90,27 @@ def test_a_file_cut_in_half_is_refused(folder: Path) -> None:
         loaded("data://mmlu", folder)
 
 
-def test_a_promised_file_that_is_gone_is_named(folder: Path) -> None:
+def test_a_missing_file_of_the_manifest_is_named(folder: Path) -> None:
     (folder / "mmlu" / "dev.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"dev\.jsonl is missing"):
         loaded("data://mmlu", folder)
 
 
-def test_data_that_is_nowhere_says_where_to_put_it(folder: Path) -> None:
+def test_missing_data_is_an_error_with_where_to_put_it(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded("data://gpqa/dataset.zip", folder)
     assert "benchmark mmlu has no data" in caught.value.what
     assert str(folder / "gpqa/dataset.zip") in caught.value.hint
 
 
-def test_data_that_the_manifest_forgot_can_be_added(folder: Path) -> None:
+def test_data_missing_from_the_manifest_can_be_added(folder: Path) -> None:
     (folder / "late.jsonl").write_text(ROW)
     with pytest.raises(ConfigError) as caught:
         loaded("data://late.jsonl", folder)
     assert "adds it" in caught.value.hint
 
 
-def test_a_folder_without_manifest_says_how_to_write_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_manifest_is_an_error_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.jsonl").write_text(ROW)
     with pytest.raises(ConfigError) as caught:
         loaded("data://x.jsonl", tmp_path)
@@ -120,7 +120,7 @@ def test_a_folder_without_manifest_says_how_to_write_one(tmp_path: Path, capsys:
     assert len(loaded("data://x.jsonl", tmp_path).files) == 1
 
 
-def test_the_manifest_program_refuses_what_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_manifest_program_refuses_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 2
     assert "the data folder" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_locked_data_is_fetched(tmp_path: Path) -> None:
     assert len(TASKS["multiple-choice"].read(data, 0)) == 1
 
 
-def test_data_that_is_not_locked_says_so() -> None:
+def test_data_that_is_not_locked_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         load("mmlu", benchmark("pypi://x==1/test.jsonl"), Lock(), None, never)
     assert "flagrelease lock" in caught.value.hint
@@ -161,7 +161,7 @@ def test_data_that_is_not_locked_says_so() -> None:
 @pytest.mark.parametrize(
     ("name", "content"), [("x.jsonl", "{\n"), ("x.jsonl", "[1]\n"), ("x.json", "{}"), ("x.json", "[")]
 )
-def test_rows_that_are_no_rows_are_named(name: str, content: str, tmp_path: Path) -> None:
+def test_invalid_rows_are_named(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=name):
         DataFile(name=name, path=tmp_path / name).rows()
@@ -227,7 +227,7 @@ def test_the_encrypted_zip_is_read_in_memory_only(gpqa: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("password", "said"), [(None, "it is encrypted"), ("wrong", "its password is wrong")])
-def test_a_password_that_is_missing_or_wrong_is_said_and_not_shown(
+def test_a_missing_or_wrong_password_is_an_error_and_not_shown(
     password: str | None, said: str, gpqa: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GPQA_PASSWORD", raising=False)
@@ -264,7 +264,7 @@ def test_several_members_are_asked_together_and_their_common_questions_are_depen
     assert (alone.subset, alone.id) == ("gpqa_diamond", "rec1")
 
 
-def test_another_member_is_other_data(gpqa: Path) -> None:
+def test_members_of_a_zip_have_different_digests(gpqa: Path) -> None:
     assert loaded("data://dataset.zip#a.csv", gpqa).digest != loaded("data://dataset.zip#b.csv", gpqa).digest
 
 

@@ -1,4 +1,4 @@
-"""A sequential evaluation over real HTTP: both sides served, killed in between, and against a kept baseline."""
+"""A group-sequential evaluation over real HTTP: both sides served, interrupted, and against a stored baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import DiedLater
-from flagrelease.evaluation.driver import Asked, Kept, conduct
+from flagrelease.evaluation.driver import ServedSide, StoredSide, run_design
 from flagrelease.evaluation.harness import Patience
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Question
@@ -47,7 +47,7 @@ DESIGN = PlannedLooks(
 
 
 class Model:
-    """Right with a probability that differs by question; each seed is an answer of its own."""
+    """Right with a probability that differs by question; each seed gives another answer."""
 
     def __init__(self, name: str, loss: float = 0.0) -> None:
         self._name, self._loss = name, loss
@@ -60,7 +60,7 @@ class Model:
 
 
 class Killer:
-    """Ends the evaluation, as a killed process would, after so many reports."""
+    """Ends the evaluation after `after` reports, as killing the process would."""
 
     def __init__(self, after: int) -> None:
         self.left = after
@@ -71,8 +71,8 @@ class Killer:
             raise DiedLater("killed")
 
 
-def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> Asked:
-    return Asked(
+def side(base_url: str, into: Path, report: Any = lambda _tally: None) -> ServedSide:
+    return ServedSide(
         harness=OwnHarness(Patience(backoff=Backoff(first=0.01, most=0.05, budget=0.0, attempts=3))),
         server=lambda: (Endpoint(base_url=base_url, model="m"), lambda: None),
         evaluation=EVALUATION,
@@ -86,8 +86,8 @@ def test_equal_models_pass_and_a_worse_one_fails(tmp_path: Path) -> None:
     with serving(Model("a")) as first, serving(Model("b")) as second, serving(Model("c", loss=0.3)) as third:
         baseline = side(first.base_url, tmp_path / "a.jsonl")
         candidate = side(second.base_url, tmp_path / "b.jsonl")
-        same = conduct(DESIGN, baseline, candidate)
-        worse = conduct(DESIGN, baseline, side(third.base_url, tmp_path / "c.jsonl"))
+        same = run_design(DESIGN, baseline, candidate)
+        worse = run_design(DESIGN, baseline, side(third.base_url, tmp_path / "c.jsonl"))
     assert (same.verdict, worse.verdict) == (Verdict.PASS, Verdict.FAIL)
     assert max(first.asked.values()) <= 8
     assert len(read_samples(tmp_path / "b.jsonl")) == same.pairs == sum(second.asked.values())
@@ -98,31 +98,33 @@ def test_equal_models_pass_and_a_worse_one_fails(tmp_path: Path) -> None:
 
 def test_a_killed_evaluation_asks_nothing_twice_and_decides_the_same(tmp_path: Path) -> None:
     with serving(Model("a")) as first, serving(Model("b")) as second:
-        whole = conduct(DESIGN, side(first.base_url, tmp_path / "a.jsonl"), side(second.base_url, tmp_path / "b.jsonl"))
+        uninterrupted = run_design(
+            DESIGN, side(first.base_url, tmp_path / "a.jsonl"), side(second.base_url, tmp_path / "b.jsonl")
+        )
     with serving(Model("a")) as first, serving(Model("b")) as second:
         decision: Decision | None = None
         for after in (1, 2, 1, 3, 10**6):
             killer = Killer(after)
             try:
-                decision = conduct(
+                decision = run_design(
                     DESIGN,
                     side(first.base_url, tmp_path / "c.jsonl", killer),
                     side(second.base_url, tmp_path / "d.jsonl", killer),
                 )
             except DiedLater:
                 continue
-        assert decision == whole
-        kept = read_samples(tmp_path / "d.jsonl")
-    assert len({one.key for one in kept}) == len(kept) == whole.pairs
+        assert decision == uninterrupted
+        samples = read_samples(tmp_path / "d.jsonl")
+    assert len({sample.key for sample in samples}) == len(samples) == uninterrupted.pairs
 
 
-def test_a_kept_baseline_is_only_read(tmp_path: Path) -> None:
+def test_a_stored_baseline_is_only_read(tmp_path: Path) -> None:
     with serving(Model("a")) as first, serving(Model("b")) as second:
         before = side(first.base_url, tmp_path / "a.jsonl")
         before.ask(0, [("all", f"q{number}", repeat) for number in range(N) for repeat in range(8)])
         asked = sum(first.asked.values())
         design = replace(DESIGN, reference=True)
-        decision = conduct(design, Kept(before.samples()), side(second.base_url, tmp_path / "b.jsonl"))
+        decision = run_design(design, StoredSide(before.samples()), side(second.base_url, tmp_path / "b.jsonl"))
     assert decision.verdict is Verdict.PASS
     assert sum(first.asked.values()) == asked
     assert decision.pairs == sum(second.asked.values()) < asked

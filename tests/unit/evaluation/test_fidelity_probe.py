@@ -1,4 +1,4 @@
-"""The fidelity probe, on servers that speak vLLM's and llama.cpp's dialects."""
+"""The fidelity probe on servers with vLLM's and llama.cpp's APIs."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_after_a_difference_the_candidate_still_scores_the_reference_s_tokens(di
     assert measured.top1_agreement < 1
     assert measured.first_divergence == 10
     single = [request for request in asked if request["max_tokens"] == 1]
-    # One request a prompt where the server scores it whole; else one for each position after the difference, and the
-    # one that found out.
+    # One request per prompt if the server scores it in one request; else one for each position after the difference,
+    # and the one that detected this.
     assert len(single) == (len(PROMPTS) if dialect == "vllm" else len(PROMPTS) * (TOKENS - 11) + 1)
     assert dialect == "vllm" or any(request["max_tokens"] == 4 for request in asked), "a part of a character came"
 
@@ -73,13 +73,13 @@ def test_an_answer_that_ends_early_leaves_positions_out() -> None:
     assert distance(reference.readings, found).exact_match == 0
 
 
-def test_a_server_without_log_probabilities_says_so() -> None:
+def test_a_server_without_log_probabilities_is_not_probed() -> None:
     with pytest.raises(NotOffered, match="no log-probabilities by token id"):
         referred("bare")
 
 
-def test_an_evaluation_says_why_nothing_was_probed(tmp_path: Path) -> None:
-    """These endpoints chat and do nothing else; the second evaluation starts no server for the probe's sake."""
+def test_an_evaluation_reports_why_nothing_was_probed(tmp_path: Path) -> None:
+    """These endpoints only chat; the second evaluation does not start a server just for the probe."""
     world = world_of(tmp_path, questions=12)
     first = world.run().likeness
     assert first is not None

@@ -1,4 +1,4 @@
-"""Benchmarks that FlagEval asks: scores of both stacks, and INCONCLUSIVE as long as there are no answers."""
+"""Scores from FlagEval: reported for both stacks, with the verdict INCONCLUSIVE."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
 
 
 def job(world: World, **changes: Any) -> Job:
-    """A job whose only benchmark is asked by FlagEval; `changes` go to the benchmark."""
+    """A job whose only benchmark is evaluated by FlagEval; `changes` apply to the benchmark."""
     made = world.job()
     benchmark = replace(made.matrix.benchmarks["mmlu-sample"], **{"harness": "flageval", **changes})
     return replace(made, matrix=replace(made.matrix, benchmarks={"mmlu-sample": benchmark}))
 
 
-def test_both_stacks_are_scored_and_nothing_is_claimed(world: World, service: Platform) -> None:
+def test_both_stacks_are_scored_without_a_verdict(world: World, service: Platform) -> None:
     result = world.evaluate(job(world))
     (row,) = result.benchmarks
     assert world.started == ["native", "flagos"]
@@ -51,11 +51,11 @@ def test_both_stacks_are_scored_and_nothing_is_claimed(world: World, service: Pl
     assert (row.metric, row.n, row.baseline, row.candidate) == ("MMLU_5fewshot_@avg1", 14042, 0.6992, 0.6992)
     assert (row.difference, row.interval90) == (0.0, None)
     assert row.verdict == result.verdict == "INCONCLUSIVE"
-    assert "FlagEval tells scores and no answers" in result.reason
+    assert "FlagEval reports scores but no answers" in result.reason
     assert result.questions_asked == 0
 
 
-def test_the_platform_gets_our_endpoint_as_it_reaches_it(world: World, service: Platform) -> None:
+def test_the_platform_gets_the_public_url_of_our_endpoint(world: World, service: Platform) -> None:
     world.evaluate(job(world))
     infos = [body["eval_infos"][0] for _, path, body in service.calls if path == "/evaluation"]
     ports = [world.endpoints[stack].base_url.rpartition(":")[2].partition("/")[0] for stack in ("native", "flagos")]
@@ -63,7 +63,7 @@ def test_the_platform_gets_our_endpoint_as_it_reaches_it(world: World, service: 
     assert infos[0]["gen_kwargs"] == "temperature=0.0,top_p=1.0,max_gen_toks=256"
 
 
-def test_a_kept_baseline_is_not_evaluated_again(world: World, service: Platform) -> None:
+def test_a_stored_baseline_is_not_evaluated_again(world: World, service: Platform) -> None:
     world.evaluate(job(world))
     world.started.clear()
     service.scores = {**SCORES, "MMLU_5fewshot_@avg1": 0.6}
@@ -74,7 +74,7 @@ def test_a_kept_baseline_is_not_evaluated_again(world: World, service: Platform)
     assert row.verdict == "INCONCLUSIVE"  # not FAIL either
 
 
-def test_no_baseline_is_a_state_of_its_own(world: World, service: Platform) -> None:
+def test_a_missing_baseline_is_reported(world: World, service: Platform) -> None:
     made = job(world)
     cell = replace(made.cell, baseline=Baseline(chip="nvidia-h100"))
     (row,) = world.evaluate(replace(made, cell=cell)).benchmarks
@@ -82,7 +82,7 @@ def test_no_baseline_is_a_state_of_its_own(world: World, service: Platform) -> N
     assert row.reason.startswith("no baseline")
 
 
-def test_beside_it_other_benchmarks_are_asked_by_us(world: World, service: Platform) -> None:
+def test_other_benchmarks_are_asked_by_their_own_harness(world: World, service: Platform) -> None:
     made = job(world)
     benchmarks = {"theirs": made.matrix.benchmarks["mmlu-sample"], **world.job().matrix.benchmarks}
     profile = replace(made.cell.profile, benchmarks={"theirs": Share(), "mmlu-sample": Share()})
@@ -95,13 +95,13 @@ def test_beside_it_other_benchmarks_are_asked_by_us(world: World, service: Platf
     assert result.verdict == "INCONCLUSIVE"
 
 
-def test_a_benchmark_that_it_does_not_have(world: World, service: Platform) -> None:
+def test_a_benchmark_that_flageval_does_not_have(world: World, service: Platform) -> None:
     with pytest.raises(ConfigError, match="FlagEval has no IFEval"):
         world.evaluate(job(world, title="IFEval"))
 
 
 @pytest.mark.parametrize("name", ["FLAGRELEASE_FLAGEVAL", "FLAGRELEASE_FLAGEVAL_ENDPOINT"])
-def test_what_is_not_set_up_is_named_before_anything_is_served(
+def test_a_missing_variable_is_named_before_anything_is_served(
     name: str, world: World, service: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""A baseline from elsewhere: taken over where everything that its answers depend on is equal, else refused."""
+"""Importing a baseline: accepted only if everything that its answers depend on is equal."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def replace_profile(job: Job, **changes: Any) -> Job:
 
 
 def compared(world: World) -> Job:
-    """A cell that is compared with a chip that is not here."""
+    """A cell whose baseline is on another machine's chip."""
     job = world.job()
     return replace(job, cell=replace(job.cell, baseline=H100))
 
 
-def sheets(world: World, job: Job) -> list[EvalSpec]:
+def specs(world: World, job: Job) -> list[EvalSpec]:
     return accuracy.build_specs(job, world.context())
 
 
 def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fitting]:
-    """As the verb does, into the world's ledger."""
+    """Import into the world's ledger, as the command does."""
     weights = world.context().result(results.WEIGHTS)
-    fitting = import_baseline.fit(import_baseline.answers_of(path, job.cell), weights.digest, sheets(world, job))
+    fitting = import_baseline.fit(import_baseline.answers_of(path, job.cell), weights.digest, specs(world, job))
     for one in fitting:
         lines = "".join(json.dumps(msgspec.to_builtins(s)) + "\n" for s in one.samples).encode()
         evidence = world.context().evidence.put("x", lines)
@@ -98,7 +98,7 @@ def test_an_imported_baseline_is_compared_with_and_nothing_is_evaluated_again(wo
     assert (row.verdict, row.baseline) == ("PASS", 2 / 3)
     assert "native" not in world.endpoints
     assert result.questions_asked == 0  # neither side is asked what it answered before
-    assert world.evaluate(job).questions_asked == QUESTIONS  # judged once; whoever evaluates anew gets new answers
+    assert world.evaluate(job).questions_asked == QUESTIONS  # judged once; another evaluation gets new answers
 
 
 def test_every_chip_of_the_model_uses_it(world: World, elsewhere: Path) -> None:
@@ -110,7 +110,7 @@ def test_every_chip_of_the_model_uses_it(world: World, elsewhere: Path) -> None:
     assert world.started == ["flagos"]
 
 
-def test_a_score_without_a_baseline_is_judged_anew_once_there_is_one(world: World, elsewhere: Path) -> None:
+def test_a_score_without_a_baseline_is_judged_again_once_there_is_one(world: World, elsewhere: Path) -> None:
     job, context = compared(world), world.context()
     result = world.evaluate(job)
     look = Look(workspace=context.workspace, evidence=context.evidence)
@@ -139,7 +139,7 @@ def test_other_conditions_are_refused(
     edit(elsewhere / "conditions.json", change)
     with pytest.raises(ComparisonRefused, match=what) as refused:
         take_over(world, compared(world), elsewhere)
-    assert " there, " in refused.value.why
+    assert " in the file, " in refused.value.why
     assert world.ledger == {}
 
 
@@ -155,15 +155,18 @@ def failed(line: dict[str, Any]) -> dict[str, Any]:
     ("change", "what"),
     [
         (lambda lines: [{**lines[0], "prompt_sha256": "0" * 64}, *lines[1:]], "the prompt of mmlu-sample/mmlu/"),
-        (lambda lines: lines[:-1], "answers mmlu-sample in part"),
+        (lambda lines: lines[:-1], "is incomplete for mmlu-sample"),
         (lambda lines: [*lines, lines[0]], "answered twice"),
         (lambda lines: [{**lines[0], "correct": float("nan")}, *lines[1:]], "not a valid answer"),
-        (lambda lines: [failed(line) for line in lines], "is no score of mmlu-sample"),
-        (lambda lines: [{**line, "benchmark": "sums"} for line in lines], "answers nothing that is asked here"),
-        (lambda _lines: [], "answers nothing that is asked here"),
+        (lambda lines: [failed(line) for line in lines], "has too many failures for a score of mmlu-sample"),
+        (
+            lambda lines: [{**line, "benchmark": "sums"} for line in lines],
+            "has no answers to the benchmarks of this cell",
+        ),
+        (lambda _lines: [], "has no answers to the benchmarks of this cell"),
     ],
 )
-def test_answers_that_are_no_whole_set_are_refused(
+def test_incomplete_or_invalid_answers_are_refused(
     change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]], what: str, world: World, elsewhere: Path
 ) -> None:
     lines = change(lines_of(elsewhere))
@@ -173,7 +176,7 @@ def test_answers_that_are_no_whole_set_are_refused(
     assert world.ledger == {}
 
 
-def test_a_file_that_was_cut_and_one_without_conditions_are_refused(world: World, elsewhere: Path) -> None:
+def test_a_truncated_file_and_one_without_conditions_are_refused(world: World, elsewhere: Path) -> None:
     path = elsewhere / "samples.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ComparisonRefused, match="the last line is cut"):
@@ -185,7 +188,7 @@ def test_a_file_that_was_cut_and_one_without_conditions_are_refused(world: World
 
 
 def record(folder: Path, samples: Path, *, chip: str, baseline: str) -> Path:
-    """A release folder, less what is not read."""
+    """A release folder with the files that are read."""
     (folder / "evidence" / "accuracy").mkdir(parents=True)
     named = []
     for source, name in (("samples.jsonl", "baseline.samples.jsonl"), ("conditions.json", "conditions.json")):
@@ -198,7 +201,7 @@ def record(folder: Path, samples: Path, *, chip: str, baseline: str) -> Path:
     return folder
 
 
-def test_of_a_record_the_answers_of_the_wanted_stack_are_taken(world: World, elsewhere: Path, tmp_path: Path) -> None:
+def test_of_a_record_the_answers_of_the_right_stack_are_read(world: World, elsewhere: Path, tmp_path: Path) -> None:
     folder = record(tmp_path / "release", elsewhere, chip="nvidia-h100", baseline="nvidia-h100")
     (one,) = take_over(world, compared(world), folder)
     assert len(one.samples) == QUESTIONS
@@ -259,7 +262,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = open_project(Options(data_dir=Path("data")))
     benchmark, cell = made.matrix.benchmarks["sums"], made.cells[0]
     data = load("sums", benchmark, made.lock, Path("data"), lambda _locked: Path())
-    sheet = build_spec("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
+    spec = build_spec("sums", benchmark, task_named(benchmark.task, "sums"), Share(), data, cell.model)
     Path("answers").mkdir()
     samples = [
         Sample(
@@ -275,10 +278,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             latency_s=0.1,
             error=None,
         )
-        for at, one in enumerate(sheet.questions)
+        for at, one in enumerate(spec.questions)
     ]
     write_samples(Path("answers/samples.jsonl"), samples)
-    sampling = {"sums": dict(sheet.evaluation.parameters)}
+    sampling = {"sums": dict(spec.evaluation.parameters)}
     conditions = Conditions(model=model.digest, data={"sums": data.digest}, sampling=sampling)
     Path("answers/conditions.json").write_text(conditions.dump())
     return tmp_path

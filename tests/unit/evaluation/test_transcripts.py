@@ -1,4 +1,4 @@
-"""What was graded is kept word for word: once for each answer, bounded, without secrets, and not for closed data."""
+"""Transcripts: one reply per answer, bounded, without secrets, and not for password-protected data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kept(folder: Path, *keys: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in collect([folder], set(keys)).splitlines()]
 
 
-def test_replies_lie_beside_the_answers(tmp_path: Path) -> None:
+def test_replies_are_written_next_to_the_samples(tmp_path: Path) -> None:
     with serving(echo) as server:
         _, samples = ask(server.base_url, evaluation(6, task=INTEGER, repeats=2), tmp_path / "s.jsonl")
     found = kept(tmp_path, *(sample.key for sample in samples))
@@ -39,7 +39,7 @@ def test_letters_have_no_text(tmp_path: Path) -> None:
     assert not (tmp_path / REPLIES).exists()
 
 
-def test_the_newest_counts_and_a_line_that_was_cut_is_passed_over(tmp_path: Path) -> None:
+def test_the_newest_reply_counts_and_a_truncated_line_is_skipped(tmp_path: Path) -> None:
     for text in ("first", "second"):
         with Replies(tmp_path / "s.jsonl") as file:
             file.keep(KEY, text)
@@ -51,7 +51,7 @@ def test_the_newest_counts_and_a_line_that_was_cut_is_passed_over(tmp_path: Path
     assert [one["text"] for one in kept(tmp_path, KEY, ("b", "all", "q2", 1))] == ["second", "third\u2028line"]
 
 
-def test_long_ones_are_cut_in_the_middle_and_secrets_are_taken_out(
+def test_long_replies_are_cut_in_the_middle_and_secrets_are_redacted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_API_KEY", "hush-hush-hush")
@@ -64,7 +64,7 @@ def test_long_ones_are_cut_in_the_middle_and_secrets_are_taken_out(
     assert len(one["text"]) < 4100
 
 
-def test_a_file_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_file_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcripts, "_MOST_BYTES", 1000)
     with Replies(tmp_path / "s.jsonl") as file:
         for number in range(100):
@@ -89,7 +89,7 @@ def test_both_sides_replies_are_evidence(tmp_path: Path) -> None:
     assert len(world.context().evidence.read(named["accuracy/replies.jsonl"]).splitlines()) == len(samples)
 
 
-def test_data_behind_a_password_is_not_quoted(tmp_path: Path) -> None:
+def test_password_protected_data_is_not_quoted(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     world.stacks = {name: lambda *_: chat("The question was … ANSWER: B") for name in ("native", "flagos")}
     with zipfile.ZipFile(tmp_path / "data" / "dataset.zip", "w") as archive:

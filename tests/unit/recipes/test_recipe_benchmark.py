@@ -24,7 +24,7 @@ def test_a_benchmark_is_a_stanza_that_a_profile_names(project: NewcomerProject) 
     assert lock.benchmarks["sums"].rows == 3
     assert not project.plan(cell).blocked
     benchmark = project.matrix.benchmarks["sums"]
-    sheet = build_spec(
+    spec = build_spec(
         "sums",
         benchmark,
         task_named(benchmark.task, "sums"),
@@ -32,4 +32,4 @@ def test_a_benchmark_is_a_stanza_that_a_profile_names(project: NewcomerProject) 
         load("sums", benchmark, lock, None, lambda _locked: data),
         project.cell(cell).model,
     )
-    assert sorted(str(question.reference) for question in sheet.questions) == ["1", "2", "3"]
+    assert sorted(str(question.reference) for question in spec.questions) == ["1", "2", "3"]

@@ -50,8 +50,8 @@ from support import finished_cell as given
 Path("q.jsonl").write_text('{"question": "Is it?", "answer": "yes"}\\n')
 data = DataSet(benchmark="b", files=(DataFile(name="q.jsonl", path=Path("q.jsonl")),), digest="d")
 benchmark = Benchmark(title="B", task="yes-no", data="data://q.jsonl", license="MIT")
-sheet = build_spec("b", benchmark, task_named("yes-no", "b"), Share(), data, given.job().cell.model)
-task, (question,) = sheet.evaluation.task, sheet.questions
+spec = build_spec("b", benchmark, task_named("yes-no", "b"), Share(), data, given.job().cell.model)
+task, (question,) = spec.evaluation.task, spec.questions
 said = Reply(text=" Yes", finish_reason="stop", completion_tokens=1)
 print(task.name, task.grade(question, said).correct, question.messages[0]["content"])
 """

@@ -95,7 +95,7 @@ def test_a_baseline_whose_evidence_is_gone_is_made_again(world: World) -> None:
     world.started.clear()
     assert world.run().verdict == "PASS"
     assert world.started == ["native", "flagos"]
-    assert "cannot be used and is made again" in world.progress.notes[0]
+    assert "cannot be used and is evaluated again" in world.progress.notes[0]
 
 
 def test_a_baseline_that_was_changed_is_made_again(world: World) -> None:

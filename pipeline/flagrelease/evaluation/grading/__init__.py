@@ -1,1 +1,1 @@
-"""Grade replies."""
+"""Extract answers from replies and grade them."""

@@ -1,4 +1,4 @@
-"""Whether two LaTeX expressions mean the same."""
+"""Compare LaTeX expressions for mathematical equality."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ _UNITS = re.compile(r"\^\{?\\circ\}?|\\%|%")
 
 
 def normal(expression: str) -> str:
-    """The expression without what changes nothing: spaces, sizes, dollar signs, degrees, `\\dfrac`."""
+    """Normalize an expression: drop spaces, sizes, dollar signs, degrees and percent signs; `\\dfrac` is `\\frac`."""
     text = _UNITS.sub("", _NOISE.sub("", expression)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return text.strip().rstrip(".")
 
 
 def equal(answer: str, reference: str) -> bool:
-    """Equal as written, or proved equal by math-verify. May take long: call it where it can be stopped.
+    """Whether two expressions are equal as text or by math-verify.
 
-    Raises EnvironmentFault where math-verify is not installed and the texts alone do not decide.
+    May run for long, so call it in a process that can be killed.
+    Raises EnvironmentFault if math-verify is needed and not installed.
     """
     return normal(answer) == normal(reference) or _verified(f"\\boxed{{{answer}}}", reference)
 
 
 def says(text: str, reference: str) -> bool:
-    """Whether the expression that math-verify finds in free text, which marks no answer, equals the reference."""
+    """Whether the expression that math-verify finds in free text without a marked answer equals the reference."""
     return _verified(text, reference)
 
 
@@ -37,8 +38,8 @@ def _verified(text: str, reference: str) -> bool:
         from math_verify import parse, verify
     except ImportError:
         raise EnvironmentFault("grading mathematics needs math-verify", hint="install flagrelease[eval]") from None
-    # It warns each time that its own timeouts are off. They are signals, which work in a main thread only; ours
-    # is the process around this one.
+    # It warns at each call that its own timeouts are off. They use signals, which work in the main thread only; the
+    # timeout here is that of the grading process.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     wanted = parse(f"\\boxed{{{reference}}}", parsing_timeout=None)
     return bool(verify(wanted, parse(text, parsing_timeout=None), timeout_seconds=None))

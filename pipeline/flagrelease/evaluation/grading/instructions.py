@@ -1,8 +1,8 @@
-"""Instructions that a program can check, as IFEval names them (Zhou et al. 2023, arXiv 2311.07911).
+"""Check the instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911).
 
 Words are runs of letters, digits and underscores. A sentence ends at `.`, `!` or `?` before white space, but not at the
-`.` of an initial or a common abbreviation, or before a small letter. The authors' own program uses NLTK's tokenizers
-there; docs/evaluation.md says how often they differ.
+`.` of an initial or a common abbreviation, or before a small letter. The authors' program uses NLTK's tokenizers;
+docs/evaluation.md reports how often they differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 def followed(instruction: str, arguments: Arguments, text: str) -> bool:
-    """Whether `text` does what the instruction asks. Raises KeyError for an unknown instruction."""
+    """Whether `text` follows the instruction; an empty text never does. Raises KeyError for an unknown instruction."""
     check = CHECKS[instruction]
     return bool(text.strip()) and check(text, arguments)
 
@@ -42,14 +42,14 @@ def _words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    begins = [0]
-    for found in _STOP.finditer(text):
-        mark, closing, following = found.groups()
-        short = _SHORT.search(text, max(begins[-1], found.end(1) - 8), found.end(1))
-        goes_on = mark == "." and not closing and (following.islower() or short)
-        if not goes_on:
-            begins.append(found.end())
-    parts = [text[begin:end] for begin, end in itertools.pairwise((*begins, len(text)))]
+    starts = [0]
+    for match in _STOP.finditer(text):
+        mark, closing, following = match.groups()
+        abbreviated = _SHORT.search(text, max(starts[-1], match.end(1) - 8), match.end(1))
+        continues = mark == "." and not closing and (following.islower() or abbreviated)
+        if not continues:
+            starts.append(match.end())
+    parts = [text[begin:end] for begin, end in itertools.pairwise((*starts, len(text)))]
     return [part for part in parts if re.search(r"\w", part)]
 
 
@@ -76,12 +76,12 @@ def _language(text: str, arguments: Arguments) -> bool:
 
 
 def _detected(text: str) -> str:
-    """The language's ISO 639-1 code; `unknown` where nothing can be told, which counts for the answer."""
+    """The language's ISO 639-1 code; `unknown` if it cannot be detected, which passes."""
     try:
         import langdetect
     except ImportError:
-        raise EnvironmentFault("telling languages apart needs langdetect", hint="install flagrelease[eval]") from None
-    # Its guesses are random unless seeded, and the same text has to get the same grade on both sides.
+        raise EnvironmentFault("language detection needs langdetect", hint="install flagrelease[eval]") from None
+    # Its results are random unless seeded; the same text must get the same grade on both sides.
     langdetect.DetectorFactory.seed = 0
     try:
         return str(langdetect.detect(text))
@@ -98,7 +98,7 @@ def _number_words(text: str, arguments: Arguments) -> bool:
 
 
 def _number_paragraphs(text: str, arguments: Arguments) -> bool:
-    """Paragraphs are parted by `***`; an empty one counts against the answer unless it is first or last."""
+    """Paragraphs are separated by `***`; an empty one fails unless it is first or last."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     if any(not part for part in parts[1:-1]):
         return False
@@ -106,7 +106,7 @@ def _number_paragraphs(text: str, arguments: Arguments) -> bool:
 
 
 def _nth_paragraph(text: str, arguments: Arguments) -> bool:
-    """Paragraphs are parted by an empty line; punctuation around the first word does not matter."""
+    """Paragraphs are separated by an empty line; punctuation around the first word is ignored."""
     parts = text.split("\n\n")
     nth = arguments["nth_paragraph"]
     count = sum(bool(part.strip()) for part in parts)
@@ -116,8 +116,8 @@ def _nth_paragraph(text: str, arguments: Arguments) -> bool:
     return count == arguments["num_paragraphs"] and bool(first) and _same_word(first, arguments["first_word"])
 
 
-def _same_word(found: re.Match[str] | None, wanted: str) -> bool:
-    return found is not None and found[1].lower() == wanted.lower()
+def _same_word(match: re.Match[str] | None, wanted: str) -> bool:
+    return match is not None and match[1].lower() == wanted.lower()
 
 
 def _placeholders(text: str, arguments: Arguments) -> bool:
@@ -142,8 +142,8 @@ def _constrained(text: str, _arguments: Arguments) -> bool:
 
 
 def _highlights(text: str, arguments: Arguments) -> bool:
-    single = [one for one in re.findall(r"\*([^\n*]*)\*", text) if one.strip()]
-    double = [one for one in re.findall(r"\*\*([^\n*]*)\*\*", text) if one.strip()]
+    single = [span for span in re.findall(r"\*([^\n*]*)\*", text) if span.strip()]
+    double = [span for span in re.findall(r"\*\*([^\n*]*)\*\*", text) if span.strip()]
     return len(single) + len(double) >= int(arguments["num_highlights"])
 
 
@@ -161,13 +161,13 @@ def _json(text: str, _arguments: Arguments) -> bool:
 
 
 def _title(text: str, _arguments: Arguments) -> bool:
-    return any(found.strip("<>").strip() for found in re.findall(r"<<[^\n]+>>", text))
+    return any(title.strip("<>").strip() for title in re.findall(r"<<[^\n]+>>", text))
 
 
 def _two_responses(text: str, _arguments: Arguments) -> bool:
     parts = [part.strip() for part in text.split("******")]
-    whole = [part for part in parts if part]
-    return all(parts[1:-1]) and len(whole) == 2 and whole[0] != whole[1]
+    responses = [part for part in parts if part]
+    return all(parts[1:-1]) and len(responses) == 2 and responses[0] != responses[1]
 
 
 def _repeat_prompt(text: str, arguments: Arguments) -> bool:

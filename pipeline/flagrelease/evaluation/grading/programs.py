@@ -1,7 +1,7 @@
-"""Answers that are programs: taken out of the text, run on their test cases in a sandbox, and compared.
+"""Extract programs from answers and run them on their test cases in a sandbox.
 
-The sandbox is bubblewrap (`bwrap`): no network, no environment, no file but Python itself and an empty /tmp, its own
-processes, limits on memory, time and output. Without it no program is run at all.
+The sandbox is bubblewrap (`bwrap`): no network, no environment, no files except Python itself and an empty /tmp, a
+separate process namespace, limits on memory, time and output. Without bubblewrap, no program is run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Case", "cases", "passes", "program", "sandbox"]
 _DRIVER = Path(__file__).with_name("sandbox_main.py")
 _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 _CASE_SECONDS = 6
-_SECONDS = 25.0  # of all cases together; a grade that takes longer than the referee waits is no grade
+_SECONDS = 25.0  # for all cases together; below the grading process's timeout of 30 s
 _MEMORY_BYTES = 2 << 30
 _PRELUDE = (
     "import bisect, collections, functools, heapq, itertools, json, math, operator, random, re, string, sys\n"
@@ -40,17 +40,19 @@ _PRELUDE = (
 
 @dataclass(frozen=True)
 class Case:
+    """A test case: stdin, or one JSON argument per line, and the expected output."""
+
     input: str
     output: str
 
 
 def sandbox() -> str:
-    """The sandbox's program, or nothing where there is none."""
+    """The path of bubblewrap; empty if the sandbox is unavailable."""
     return shutil.which("bwrap") or "" if shutil.which("prlimit") else ""
 
 
 def program(text: str, partial: str = "") -> str:
-    """The last fenced block of an answer, behind the beginning that was given where it does not repeat that."""
+    """The last fenced block of an answer, prefixed with the `partial` solution given unless it repeats that."""
     fences = list(_FENCE.finditer(text))
     if len(fences) < 2:
         return ""
@@ -61,61 +63,61 @@ def program(text: str, partial: str = "") -> str:
 
 def cases(row: Mapping[str, Any]) -> list[Case]:
     """Public and private test cases of a LiveCodeBench question. Raises ValueError."""
-    found = json.loads(row["public_test_cases"])
+    tests = json.loads(row["public_test_cases"])
     private = row["private_test_cases"]
     try:
-        found += json.loads(private)
+        tests += json.loads(private)
     except ValueError:
-        found += json.loads(_unpickled(zlib.decompress(base64.b64decode(private))))
-    return [Case(one["input"], one["output"]) for one in found]
+        tests += json.loads(_unpickled(zlib.decompress(base64.b64decode(private))))
+    return [Case(test["input"], test["output"]) for test in tests]
 
 
 class _Text(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise ValueError(f"test cases name {module}.{name}: they are text")
+        raise ValueError(f"test cases must be text, but refer to {module}.{name}")
 
 
 def _unpickled(raw: bytes) -> str:
-    """The benchmark's authors pickle a string; nothing else is taken."""
+    """Unpickle a string, which is what the benchmark's authors store; anything else is refused."""
     text = _Text(io.BytesIO(raw)).load()
     if not isinstance(text, str):
-        raise ValueError(f"test cases are a {type(text).__name__}")
+        raise ValueError(f"test cases must be text, not a {type(text).__name__}")
     return text
 
 
 def passes(code: str, tests: Sequence[Case], function: str | None) -> bool:
-    """Whether the program gives every case's output, in time."""
+    """Whether the program returns the expected output of every case within the time limits."""
     if not code.strip() or not tests:
         return False
     with tempfile.TemporaryDirectory(prefix="flagrelease-program-") as folder:
         work = Path(folder)
         (work / "program.py").write_text(_PRELUDE + code)
-        asked = {"inputs": [one.input for one in tests], "function": function, "seconds": _CASE_SECONDS}
-        (work / "cases.json").write_text(json.dumps(asked))
+        request = {"inputs": [case.input for case in tests], "function": function, "seconds": _CASE_SECONDS}
+        (work / "cases.json").write_text(json.dumps(request))
         try:
-            done = run(_argv(work), seconds=_SECONDS, env={}, inherit=False, check=False)
-            outputs = json.loads(done.stdout)
+            result = run(_argv(work), seconds=_SECONDS, env={}, inherit=False, check=False)
+            outputs = json.loads(result.stdout)
         except (CommandFailed, ValueError):
             return False
     if len(outputs) != len(tests) or None in outputs:
         return False
     same = _same_value if function else _same_text
-    return all(same(given, one.output) for given, one in zip(outputs, tests, strict=True))
+    return all(same(given, case.output) for given, case in zip(outputs, tests, strict=True))
 
 
 def _argv(work: Path) -> list[str]:
-    """The sandbox's command line; Python and the system's libraries are all that can be read."""
+    """The sandbox's command line; only Python and the system's libraries are readable."""
     readable = [Path(path) for path in ("/usr", "/lib", "/lib64", "/bin", sys.base_prefix)]
-    words = [str(shutil.which("prlimit")), f"--as={_MEMORY_BYTES}", "--core=0", "--fsize=16777216", sandbox()]
-    words += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
-    words += ["--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
+    argv = [str(shutil.which("prlimit")), f"--as={_MEMORY_BYTES}", "--core=0", "--fsize=16777216", sandbox()]
+    argv += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
+    argv += ["--tmpfs", "/tmp"]  # noqa: S108  inside the sandbox
     for path in readable:
         if path.exists():
-            words += ["--ro-bind", str(path), str(path)]
+            argv += ["--ro-bind", str(path), str(path)]
     for source, name in ((work, "/work"), (_DRIVER, "/work.py")):
-        words += ["--ro-bind", str(source), name]
+        argv += ["--ro-bind", str(source), name]
     python = Path(sys.base_prefix) / "bin" / "python3"
-    return [*words, "--chdir", "/tmp", str(python), "-I", "/work.py", "/work/program.py", "/work/cases.json"]  # noqa: S108
+    return [*argv, "--chdir", "/tmp", str(python), "-I", "/work.py", "/work/program.py", "/work/cases.json"]  # noqa: S108
 
 
 def _same_value(given: str, expected: str) -> bool:
@@ -126,7 +128,7 @@ def _same_value(given: str, expected: str) -> bool:
 
 
 def _same_text(given: str, expected: str) -> bool:
-    """Line by line without spaces at the ends; numbers by their value."""
+    """Compare line by line, ignoring spaces at the ends; numbers by value."""
     mine, theirs = (text.strip().splitlines() for text in (given, expected))
     return len(mine) == len(theirs) and all(map(_same_line, mine, theirs))
 

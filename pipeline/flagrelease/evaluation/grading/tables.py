@@ -1,4 +1,4 @@
-"""Tables and mappings that a model wrote as text."""
+"""Parse and compare tables and mappings in text."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MISSING = ("", "nan", "none", "null")
 
 
 def fenced(text: str) -> str:
-    """The content of the last code block, or the whole text."""
+    """The content of the last code block, or the complete text."""
     blocks: list[str] = _FENCE.findall(text)
     return (blocks[-1] if blocks else text).strip()
 
 
 def mapping(text: str) -> dict[str, Any] | None:
-    """A Python or JSON dictionary; nothing else is ever evaluated."""
+    """Parse a Python or JSON dictionary literal; None for anything else. Never evaluates code."""
     for read in (ast.literal_eval, json.loads):
         try:
             value = read(text.strip())
@@ -39,13 +39,13 @@ def mapping(text: str) -> dict[str, Any] | None:
 
 
 def asked_format(prompt: str) -> str:
-    """The format that the prompt wants; empty where it names none."""
-    found = _ASKED.search(prompt)
-    return found[1].lower() if found else ""
+    """The table format that the prompt asks for; empty if it names none."""
+    match = _ASKED.search(prompt)
+    return match[1].lower() if match else ""
 
 
 def parse(kind: str, text: str) -> Table | None:
-    """The rows of a table in csv, tsv, json, jsonl or html; None where it is no such table."""
+    """The rows of a table in csv, tsv, json, jsonl or html; None if it cannot be parsed."""
     try:
         match kind:
             case "csv" | "tsv":
@@ -64,7 +64,7 @@ def parse(kind: str, text: str) -> Table | None:
 
 
 def same(one: Table, other: Table) -> bool:
-    """Equal columns and rows in order; values equal as numbers, or as text but for spaces at the ends."""
+    """Whether two tables have equal columns and rows, in order; values compare as numbers or as stripped text."""
     return len(one) == len(other) and all(
         _name_set(a) == _name_set(b) and all(_equal(value, _stripped(b)[name.strip()]) for name, value in a.items())
         for a, b in zip(one, other, strict=True)

@@ -1,1 +1,1 @@
-"""The harnesses that ask the questions, behind one door."""
+"""Harnesses: they send the questions to an endpoint. Chosen by choose.py."""

@@ -1,4 +1,4 @@
-"""The harnesses, and which of them asks a benchmark: chosen by its name in the matrix."""
+"""Choose the harness of each benchmark by its name in the matrix."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ HARNESSES: Mapping[HarnessName, Adapter] = {
 
 
 class Harnesses:
-    """Hands each evaluation to the harness that it names, which is made when it is first needed."""
+    """Dispatches each evaluation to the harness that it names, creating harnesses on first use."""
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self._env = os.environ if env is None else env
         self._made: dict[HarnessName, Harness] = {}
 
     def evaluate(self, request: EvaluationRequest) -> Tally:
-        """See Harness.evaluate. Raises EnvironmentFault where the harness is not set up on this machine."""
+        """See Harness.evaluate. Raises EnvironmentFault if the harness is not set up on this machine."""
         return self._harness(request.evaluation.harness).evaluate(request)
 
     def _harness(self, name: HarnessName) -> Harness:
         if name not in self._made:
             make = HARNESSES[name].make
             if make is None:
-                raise ValueError(f"harness {name} asks questions of its own")
+                raise ValueError(f"harness {name} cannot be given questions")
             _check_set_up(name, self._env)
             self._made[name] = make(self._env)
         return self._made[name]
@@ -57,31 +57,34 @@ def chosen(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> dict[str, Harness
 
 
 def asked_here(cell: Cell, benchmarks: Mapping[str, Benchmark]) -> tuple[str, ...]:
-    """The benchmarks whose questions come from our data and whose answers are judged."""
+    """The benchmarks whose questions come from our data and whose answers are compared for the verdict."""
     return tuple(name for name, harness in chosen(cell, benchmarks).items() if HARNESSES[harness].make is not None)
 
 
 def outside_scores(job: Job, context: Context, serve: Serve) -> tuple[BenchmarkScore, ...]:
-    """The scores of the other benchmarks, whose harness asks questions of its own."""
-    found: list[BenchmarkScore] = []
+    """The scores of the other benchmarks, whose harness has its own questions."""
+    scores: list[BenchmarkScore] = []
     wanted = chosen(job.cell, job.matrix.benchmarks)
     for harness, adapter in HARNESSES.items():
         names = [name for name in wanted if wanted[name] == harness]
         if names and adapter.score is not None:
-            found += adapter.score(job, context, serve, names)
-    return tuple(found)
+            scores += adapter.score(job, context, serve, names)
+    return tuple(scores)
 
 
 def check(cell: Cell, benchmarks: Mapping[str, Benchmark], env: Mapping[str, str] | None = None) -> None:
-    """Before anything is started: raises ConfigError for a benchmark that its harness cannot ask, EnvironmentFault for
-    a harness that is not set up."""
+    """Check the harnesses of a cell before anything is started.
+
+    Raises ConfigError for a benchmark that its harness does not support, EnvironmentFault for a harness that is not
+    set up.
+    """
     for name, harness in chosen(cell, benchmarks).items():
         HARNESSES[harness].refuse(name, benchmarks[name])
         _check_set_up(harness, os.environ if env is None else env)
 
 
 def lacking(name: HarnessName, env: Mapping[str, str]) -> tuple[str, str] | None:
-    """What this machine lacks for a harness, and what to do about it."""
+    """What this machine lacks for a harness and how to fix it; None if it is set up."""
     return HARNESSES[name].lacking(env)
 
 

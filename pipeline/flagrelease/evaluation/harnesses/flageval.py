@@ -1,8 +1,9 @@
-"""The FlagEval platform: it asks an endpoint of ours its own questions, and tells a score for each of its data sets.
+"""Client of the FlagEval platform, which asks an endpoint its own questions and reports a score per data set.
 
-The protocol (JSON over HTTP, flagos.md §6.2): POST /evaluation starts and names a request; POST /evaluation_progress
-tells its state (R running, S done, F failed, C cancelled, OOR out of retries); GET /evaldiffs, with a JSON body, tells
-the scores; POST /stop_evaluation and /resume_evaluation. It tells no answers, so nothing can be paired by question.
+The protocol (JSON over HTTP, flagos.md §6.2): POST /evaluation starts an evaluation and
+returns its request id; POST /evaluation_progress reports its state (R running, S done, F failed, C cancelled, OOR out
+of retries); GET /evaldiffs, with a JSON body, reports the scores; POST /stop_evaluation and /resume_evaluation. It
+reports no answers, so nothing can be paired by question.
 """
 
 from __future__ import annotations
@@ -38,19 +39,28 @@ _SUFFIX = re.compile(r"[-_]\d+(few)?shot.*$", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What is to be evaluated. `eval_url` is our endpoint as the platform reaches it; `eval_model` is the name under
-    which it keeps the scores (`qwen3-8b-metax-flagos`); `gen_kwargs` are sampling parameters, `a=1,b=2`."""
+    """An evaluation as it is submitted to the platform."""
 
     eval_url: str
+    """Our endpoint's URL as the platform reaches it."""
     model: str
+    """The model's name at the endpoint."""
     eval_model: str
+    """The name under which the platform keeps the scores: `qwen3-8b-metax-flagos`."""
     base_model_name: str
+    """The model's title."""
     chip: str
+    """The name of the chip's device."""
     gen_kwargs: str
+    """Sampling parameters, `a=1,b=2`."""
     num_concurrent: int
+    """Requests in flight."""
     thinking: bool
+    """Whether the model reasons before it answers."""
     tokenizer: str = ""
+    """Empty for the platform's default."""
     api_key: str = field(default="EMPTY", repr=False)
+    """The endpoint's key."""
 
     def body(self) -> dict[str, Any]:
         info = {**asdict(self), "batch_size": 1, "num_retry": 10, "max_gen_toks": -1, "retry_time": -1}
@@ -60,71 +70,81 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the platform is: data sets, and what it says of the one that runs."""
+    """The platform's progress with a request."""
 
     status: str
+    """R, S, F, C or OOR (see the module)."""
     done: int
+    """Data sets finished."""
     total: int
+    """Data sets in all."""
     running: str
+    """The running data set and its progress, as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds. Upstream's polling: 30 s five times, 60 s ten times, then 120 s."""
+    """Intervals and limits in seconds. Polls as upstream does: 30 s five times, 60 s ten times, then 120 s."""
 
     polls: tuple[tuple[int, float], ...] = ((5, 30.0), (15, 60.0))
-    """Up to which poll, with which pause before each."""
+    """(number of the last poll, pause before each poll up to it)."""
     then: float = 120.0
     """The pause before every further poll."""
     deadline: float = 24 * 3600.0
-    """For one evaluation."""
+    """The limit of one evaluation."""
     request: float = 30.0
-    """For one answer of the platform."""
+    """The timeout of one request to the platform."""
     watch: float = 1.0
-    """The pause between two looks at our own server."""
+    """The interval at which our own server is checked."""
     backoff: Backoff = _BACKOFF
-    """For a platform that does not answer, or answers with a status that is retriable."""
+    """The backoff after connection failures and retriable statuses."""
 
     def poll(self, number: int) -> float:
-        """Seconds before poll `number`, from 1."""
+        """The pause before poll `number`, counted from 1."""
         return next((seconds for until, seconds in self.polls if number <= until), self.then)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """A request at the platform, as it is kept on disk; `resumed` says that it was started or resumed by this run."""
+class _SavedRequest:
+    """A request at the platform, as saved on disk."""
 
     url: str
+    """The platform's URL."""
     eval_url: str
+    """Our endpoint's URL."""
     asked: Mapping[str, Any]
+    """The submission without URL and key."""
     request_id: str
+    """The platform's id of the request."""
     scores: Mapping[str, float] | None = None
+    """The score (a fraction of 1) of each data set, once done."""
     resumed: bool = True
+    """Whether this run started or resumed the request."""
 
 
-def _read(state: Path) -> _Kept | None:
+def _read(state: Path) -> _SavedRequest | None:
     try:
-        return _Kept(**json.loads(state.read_text()))
+        return _SavedRequest(**json.loads(state.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _write(state: Path, kept: _Kept) -> None:
+def _write(state: Path, saved: _SavedRequest) -> None:
     state.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(state, json.dumps(asdict(kept)).encode())
+    write_atomic(state, json.dumps(asdict(saved)).encode())
 
 
 class FlagEval:
-    """`url` is the platform's; `token`, where it asks for one, is a bearer token."""
+    """A client of the platform at `url`; `token` is a bearer token, empty where none is required."""
 
     def __init__(self, url: str, token: str = "", pace: Pace | None = None, clock: Clock | None = None) -> None:
         self._url = url.rstrip("/")
         self._pace = pace or Pace()
         self._clock = clock or SystemClock()
-        import requests  # a third of a second that only this harness needs
+        import requests  # takes a third of a second and only this harness needs it
 
         self._session = requests.Session()
-        self._session.trust_env = False  # no ~/.netrc: a key goes where it was meant to go
+        self._session.trust_env = False  # ignore ~/.netrc: send no other key
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
@@ -136,55 +156,55 @@ class FlagEval:
         watch: Callable[[], None],
         report: Callable[[Progress], None],
     ) -> dict[str, float]:
-        """The score (a fraction of 1) of each of the platform's data sets, by its name there.
+        """The score (a fraction of 1) of each of the platform's data sets, by the platform's name.
 
-        `state` keeps the request's id, and then its scores: a run that was stopped goes on with the same request, and
-        one that was stopped later asks nothing. `watch` is called about once a second; whatever ends this early stops
-        the request at the platform. Raises SmokeFailed where the evaluation failed, UpstreamRefused, HubUnavailable.
+        The file `state` holds the request's id, and then its scores: a run that was stopped continues the same
+        request, or reads the scores. `watch` is called about once a second; any exception stops the request at the
+        platform. Raises SmokeFailed if the evaluation failed, UpstreamRefused, HubUnavailable.
         """
-        kept = self._begin(submission, state)
-        if kept.scores is None:
+        saved = self._begin(submission, state)
+        if saved.scores is None:
             try:
-                self._wait(kept.request_id, kept.resumed, watch, report)
+                self._wait(saved.request_id, saved.resumed, watch, report)
             except BaseException:
                 with suppress(FlagreleaseError):
-                    self.stop(kept.request_id)
+                    self.stop(saved.request_id)
                 raise
-            kept = replace(kept, scores=self.scores(kept.request_id, submission.eval_model))
-            _write(state, kept)
-        return dict(kept.scores or {})
+            saved = replace(saved, scores=self.scores(saved.request_id, submission.eval_model))
+            _write(state, saved)
+        return dict(saved.scores or {})
 
-    def _begin(self, submission: Submission, state: Path) -> _Kept:
-        """What was begun before, or a new request."""
+    def _begin(self, submission: Submission, state: Path) -> _SavedRequest:
+        """The saved request, or a new one."""
         asked = {name: value for name, value in asdict(submission).items() if name not in ("eval_url", "api_key")}
-        kept = _read(state)
-        if kept is not None and kept.asked == asked and kept.url == self._url:
-            if kept.scores is not None or kept.eval_url == submission.eval_url:
-                return replace(kept, resumed=False)
-            with suppress(FlagreleaseError):  # it asks where nothing listens any more
-                self.stop(kept.request_id)
+        saved = _read(state)
+        if saved is not None and saved.asked == asked and saved.url == self._url:
+            if saved.scores is not None or saved.eval_url == submission.eval_url:
+                return replace(saved, resumed=False)
+            with suppress(FlagreleaseError):  # its endpoint no longer exists
+                self.stop(saved.request_id)
         request_id = self.submit(submission)
-        kept = _Kept(url=self._url, eval_url=submission.eval_url, asked=asked, request_id=request_id)
-        _write(state, kept)
-        return kept
+        saved = _SavedRequest(url=self._url, eval_url=submission.eval_url, asked=asked, request_id=request_id)
+        _write(state, saved)
+        return saved
 
     def _wait(
         self, request_id: str, resumed: bool, watch: Callable[[], None], report: Callable[[Progress], None]
     ) -> None:
-        """Until it is done. A request of an earlier run that ended meanwhile is resumed, once."""
+        """Wait until the request is done. If an earlier run's request has failed in the meantime, resume it once."""
         start = self._clock.monotonic()
         poll = 0
         while True:
-            now = self.progress(request_id)
-            report(now)
-            if now.status == "S":
+            progress = self.progress(request_id)
+            report(progress)
+            if progress.status == "S":
                 return
-            if now.status in _ENDED:
+            if progress.status in _ENDED:
                 if resumed:
                     raise SmokeFailed(
                         f"FlagEval did not finish {request_id}",
-                        why=f"{_ENDED[now.status]} after {now.done} of {now.total} data sets",
-                        hint="run again: it is resumed there; the platform's own log says more",
+                        why=f"{_ENDED[progress.status]} after {progress.done} of {progress.total} data sets",
+                        hint="run again to resume it; see the platform's log",
                     )
                 self.resume(request_id)
                 resumed = True
@@ -196,12 +216,12 @@ class FlagEval:
             if self._clock.monotonic() - start > self._pace.deadline:
                 raise HubUnavailable(
                     f"FlagEval did not finish {request_id} within {self._pace.deadline:.0f} s",
-                    why=f"{now.done} of {now.total} data sets are done",
-                    hint="run again: it is resumed where it stood",
+                    why=f"{progress.done} of {progress.total} data sets are done",
+                    hint="run again to resume it",
                 )
 
     def submit(self, submission: Submission) -> str:
-        """Start an evaluation; the request's id. A request that may have arrived is not sent twice."""
+        """Start an evaluation and return its request id. Never sends a request again that may have arrived."""
         answer = self._call("POST", "/evaluation", submission.body(), once=True)
         return _text(_accepted("/evaluation", answer), "request_id")
 
@@ -213,25 +233,25 @@ class FlagEval:
         return Progress(status=_text(answer, "status"), done=done, total=total, running=running[:80])
 
     def scores(self, request_id: str, eval_model: str) -> dict[str, float]:
-        """Raises UpstreamRefused for anything that is no score: a missing one, NaN, text, or a percentage."""
+        """The score of each data set. Raises UpstreamRefused for a missing score, NaN, text, or a percentage."""
         answer = _accepted("/evaldiffs", self._call("GET", "/evaldiffs", {"request_id": request_id}))
         results = answer.get("eval_results")
         result = results.get(eval_model) if isinstance(results, dict) else None
         details = result.get("details") if isinstance(result, dict) else None
         if not isinstance(details, list) or not details:
-            raise _garbage("/evaldiffs", f"no scores of {eval_model}")
-        found: dict[str, float] = {}
+            raise _invalid_response("/evaldiffs", f"no scores of {eval_model}")
+        scores: dict[str, float] = {}
         for detail in details:
             name = detail.get("dataset") if isinstance(detail, dict) else None
-            if not isinstance(name, str) or name in found:
-                raise _garbage("/evaldiffs", f"a data set is called {name!r}, or told twice")
+            if not isinstance(name, str) or name in scores:
+                raise _invalid_response("/evaldiffs", f"invalid or repeated data set {name!r}")
             score = detail.get("accuracy")
             if detail.get("status") != "S":
                 raise SmokeFailed(f"FlagEval did not finish {name}", why=f"status {detail.get('status')!r}")
             if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-                raise _garbage("/evaldiffs", f"the score of {name} is {score!r}, no fraction of 1")
-            found[name] = float(score)
-        return found
+                raise _invalid_response("/evaldiffs", f"the score of {name} is {score!r}, not a fraction of 1")
+            scores[name] = float(score)
+        return scores
 
     def stop(self, request_id: str) -> None:
         self._call("POST", "/stop_evaluation", {"request_id": request_id})
@@ -240,8 +260,10 @@ class FlagEval:
         _accepted("/resume_evaluation", self._call("POST", "/resume_evaluation", {"request_id": request_id}))
 
     def _call(self, method: str, path: str, body: Mapping[str, Any], *, once: bool = False) -> dict[str, Any]:
-        """The platform's answer, within the budget of the pace's backoff. With `once`, only a request that surely did
-        nothing is sent again."""
+        """Send a request, retrying within the budget of the pace's backoff, and return the response.
+
+        With `once`, retry only if the request certainly had no effect.
+        """
         return retry(lambda: self._send(method, path, body, once=once), self._pace.backoff, self._clock)
 
     def _send(self, method: str, path: str, body: Mapping[str, Any], *, once: bool) -> dict[str, Any]:
@@ -255,14 +277,14 @@ class FlagEval:
             raise _lost(path, error, final=once and not _never_sent(error)) from None
         except exceptions.RequestException as error:
             raise EnvironmentFault(
-                f"{SERVICE} cannot be called", why=redact(str(error)[:200]), hint=f"{SERVICE} is an http(s) URL"
+                f"{SERVICE} is not a usable URL", why=redact(str(error)[:200]), hint=f"set {SERVICE} to an http(s) URL"
             ) from None
         if response.status_code == 200:
             return _document(path, response)
         text = redact(" ".join(response.text[:200].split()))
         why = f"HTTP {response.status_code}: {text}"
         if response.status_code in (401, 403):
-            raise UpstreamRefused(f"FlagEval refused {path}", why=why, hint=f"{TOKEN} is its key")
+            raise UpstreamRefused(f"FlagEval refused {path}", why=why, hint=f"set {TOKEN} to its key")
         if not retriable(response.status_code) or (once and response.status_code != 429):
             raise UpstreamRefused(f"FlagEval refused {path}", why=why)
         failing = _unavailable(path, why)
@@ -271,36 +293,36 @@ class FlagEval:
 
 
 def _unavailable(path: str, why: str) -> HubUnavailable:
-    return HubUnavailable(f"FlagEval does not answer {path}", why=why, hint="run again: it goes on")
+    return HubUnavailable(f"FlagEval does not answer {path}", why=why, hint="run again to continue")
 
 
 def _lost(path: str, error: Exception, *, final: bool) -> HubUnavailable:
-    """A connection that gave no answer; `final` where the request may have done something."""
-    why = f"no answer: {type(error).__name__}"
+    """The error of a connection without a response; `final` if the request may have had an effect."""
+    why = f"no response: {type(error).__name__}"
     if not final:
         return _unavailable(path, why)
     unknown = HubUnavailable(
-        "FlagEval did not say whether it has started the evaluation",
+        "FlagEval did not confirm whether it started the evaluation",
         why=why,
-        hint="look there before you run again: it may be asking your endpoint",
+        hint="check the platform before you run again: it may be sending requests to your endpoint",
     )
     unknown.retriable = False
     return unknown
 
 
 def public_url(template: str, base_url: str) -> str:
-    """Our endpoint as the platform reaches it: `{port}` in the template stands for the port that it has here."""
+    """Our endpoint's URL as the platform reaches it: the template with `{port}` replaced by the local port."""
     port = re.search(r":(\d+)/", base_url)
     return template.replace("{port}", port[1] if port else "80").rstrip("/")
 
 
 def dataset_name(name: str) -> str:
-    """A data set's or a benchmark's name in letters and digits alone: `MUSR_0fewshot_@avg`, `MuSR` → `musr`."""
+    """Normalize the name of a data set or benchmark: `MUSR_0fewshot_@avg` and `MuSR` become `musr`."""
     return re.sub(r"[^a-z0-9]", "", _SUFFIX.sub("", name).lower())
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the connection was never made."""
+    """Whether the connection was never established."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return type(error).__name__ == "ConnectTimeout" or type(reason).__name__ in (
         "NewConnectionError",
@@ -312,9 +334,9 @@ def _document(path: str, response: requests.Response) -> dict[str, Any]:
     try:
         document = json.loads(response.content)
     except ValueError as error:
-        raise _garbage(path, f"not JSON: {error}") from None
+        raise _invalid_response(path, f"not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise _garbage(path, f"a {type(document).__name__} instead of an object")
+        raise _invalid_response(path, f"a {type(document).__name__} instead of an object")
     return document
 
 
@@ -329,9 +351,10 @@ def _accepted(path: str, answer: dict[str, Any]) -> dict[str, Any]:
 def _text(answer: Mapping[str, Any], name: str) -> str:
     value = answer.get(name)
     if not isinstance(value, str) or not value:
-        raise _garbage("its answer", f"{name} is {value!r}")
+        raise _invalid_response("a request", f"{name} is {value!r}")
     return value
 
 
-def _garbage(path: str, why: str) -> UpstreamRefused:
-    return UpstreamRefused(f"FlagEval sent no usable answer to {path}", why=why[:200], hint="tell its operators")
+def _invalid_response(path: str, why: str) -> UpstreamRefused:
+    hint = "report this to its operators"
+    return UpstreamRefused(f"FlagEval sent an invalid response to {path}", why=why[:200], hint=hint)

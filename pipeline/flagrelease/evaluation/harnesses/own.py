@@ -1,6 +1,6 @@
-"""The harness `own`: asynchronous, resumable, and strict about who failed.
+"""The harness `own`: asynchronous, resumable, and counting failed requests apart from wrong answers.
 
-The event loop has a thread of its own, so that the calling thread stays free to watch the server, to report and to be
+The event loop runs in a separate thread, so that the calling thread can watch the server, report progress and be
 stopped: an exception raised there ends the loop, and everything answered by then is on disk.
 """
 
@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.evaluation import chat
-from flagrelease.evaluation.chat import GarbageError, parse
-from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
+from flagrelease.evaluation.chat import InvalidResponseError, parse
+from flagrelease.evaluation.grading.worker import GradingFailedError, GradingWorker
 from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
-from flagrelease.evaluation.harnesses.own_http import Response, TransportError, Wire
+from flagrelease.evaluation.harnesses.own_http import JsonConnection, Response, TransportError
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.transcripts import Replies
@@ -46,40 +46,40 @@ class OwnHarness:
             forget_failures(into, {ask.key(evaluation.benchmark) for ask in evaluation.asks})
             writer = stack.enter_context(SampleWriter(into))
             replies = stack.enter_context(Replies(into)) if evaluation.task.scoring == "text" else None
-            asking = _Asking(request.endpoint, evaluation, writer, self._patience, replies)
-            stack.enter_context(asking.running())
+            run = _Run(request.endpoint, evaluation, writer, self._patience, replies)
+            stack.enter_context(run.running())
             watched = synced = time.monotonic()
-            while not asking.ended.wait(_REPORT_SECONDS):
+            while not run.ended.wait(_REPORT_SECONDS):
                 now = time.monotonic()
-                if asking.suspicious.is_set() or now - watched >= _WATCH_SECONDS:
-                    asking.suspicious.clear()
+                if run.transport_failed.is_set() or now - watched >= _WATCH_SECONDS:
+                    run.transport_failed.clear()
                     request.watch()
                     watched = now
                 if now - synced >= _SYNC_SECONDS:
                     writer.sync()
                     synced = now
-                request.report(asking.tally())
-            if asking.failure is not None:
-                request.watch()  # a server that is gone explains every failure better
-                raise asking.failure
-            request.report(asking.tally())
-            return asking.tally()
+                request.report(run.tally())
+            if run.failure is not None:
+                request.watch()  # if the server has died, that is the better explanation
+                raise run.failure
+            request.report(run.tally())
+            return run.tally()
 
 
 class _RefusedError(Exception):
-    """The endpoint will not answer this request, now or later."""
+    """The endpoint rejected this request for good."""
 
 
-class _AgainError(Exception):
-    """Worth another attempt. `seconds` is what Retry-After asked for."""
+class _RetryableError(Exception):
+    """A failure that may pass. `seconds` is the pause that Retry-After requests."""
 
     def __init__(self, why: str, seconds: float | None = None) -> None:
         super().__init__(why)
         self.seconds = seconds
 
 
-class _Asking:
-    """One evaluation in progress. Its counts are written by the loop's thread alone."""
+class _Run:
+    """One evaluation in progress. Only the loop's thread writes its counts."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Asking:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
         self.ended = threading.Event()
-        self.suspicious = threading.Event()
+        self.transport_failed = threading.Event()
         self.failure: BaseException | None = None
 
     @property
@@ -131,9 +131,9 @@ class _Asking:
         return _Running(self)
 
     def main(self) -> None:
-        """The loop's thread."""
+        """Run the loop; the target of its thread."""
         try:
-            asyncio.run(self._all())
+            asyncio.run(self._ask_all())
         except asyncio.CancelledError:
             pass
         except BaseExceptionGroup as group:
@@ -146,25 +146,25 @@ class _Asking:
     def stop(self) -> None:
         """End the loop from another thread."""
         if self._loop is not None and self._work is not None:
-            with suppress(RuntimeError):  # it has just ended by itself
+            with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._work.cancel)
 
-    async def _all(self) -> None:
+    async def _ask_all(self) -> None:
         self._loop, self._work = asyncio.get_running_loop(), asyncio.current_task()
         asks = iter(self._missing)
         with ExitStack() as stack:
-            referee = stack.enter_context(Referee(self._evaluation.task)) if self._evaluation.task.slow else None
+            grader = stack.enter_context(GradingWorker(self._evaluation.task)) if self._evaluation.task.slow else None
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._evaluation.concurrency, len(self._missing))):
-                    group.create_task(self._worker(asks, referee))
+                    group.create_task(self._worker(asks, grader))
 
-    async def _worker(self, asks: Iterator[Ask], referee: Referee | None) -> None:
+    async def _worker(self, asks: Iterator[Ask], grader: GradingWorker | None) -> None:
         url = self._endpoint.base_url.rstrip("/") + "/chat/completions"
-        async with Wire(url, key=self._endpoint.key) as wire:
+        async with JsonConnection(url, key=self._endpoint.key) as connection:
             for ask in asks:
-                self._keep(await self._answer(wire, ask, referee))
+                self._record(await self._answer(connection, ask, grader))
 
-    def _keep(self, sample: Sample) -> None:
+    def _record(self, sample: Sample) -> None:
         self._writer.write(sample)
         self._asked += 1
         self._score += float(sample.correct)
@@ -179,13 +179,14 @@ class _Asking:
         reasons = [f"{count} × {reason}" for reason, count in self._errors.most_common()]
         return SmokeFailed(
             f"{self._evaluation.benchmark}: {self._errors.total()} of {self._asked} requests failed; "
-            f"{self._patience.allowed(self._total)} of {self._total} may",
+            f"the limit is {self._patience.allowed(self._total)} of {self._total}",
             why=reasons[0],
-            hint="that is no score; see the server's log, mend the endpoint and run again: answers are kept",
+            hint="too many failures to report a score; see the server's log, fix the endpoint and run again; answers "
+            "are kept",
             detail="\n".join(reasons),
         )
 
-    async def _answer(self, wire: Wire, ask: Ask, referee: Referee | None) -> Sample:
+    async def _answer(self, connection: JsonConnection, ask: Ask, grader: GradingWorker | None) -> Sample:
         question = ask.question
         blank = Sample(
             benchmark=self._evaluation.benchmark,
@@ -203,74 +204,77 @@ class _Asking:
         body = chat.request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
         start = time.monotonic()
         try:
-            start, response = await self._patiently(wire, body)
+            start, response = await self._post_with_retries(connection, body)
             latency = round(time.monotonic() - start, 6)
             reply = parse(response.body, self._evaluation.task, thinking=self._evaluation.thinking)
             if self._replies is not None:
                 self._replies.keep(blank.key, reply.text)
-            grade = await self._grade(question, reply, referee)
-        except (_RefusedError, _AgainError, GarbageError, GradingFailedError) as error:
+            grade = await self._grade(question, reply, grader)
+        except (_RefusedError, _RetryableError, InvalidResponseError, GradingFailedError) as error:
             return replace(blank, error=str(error)[:300], latency_s=round(time.monotonic() - start, 6))
         return replace(
             blank,
             correct=grade.correct,
             answer=grade.answer,
-            # One token was all that was wanted there, so its "length" is no truncation.
+            # A letter is one token, so finish reason "length" is not a truncation there.
             finish_reason=reply.finish_reason if self._text else None,
             completion_tokens=reply.completion_tokens,
             latency_s=latency,
         )
 
-    async def _grade(self, question: Question, reply: Reply, referee: Referee | None) -> Grade:
-        if referee is None:
+    async def _grade(self, question: Question, reply: Reply, grader: GradingWorker | None) -> Grade:
+        if grader is None:
             return self._evaluation.task.grade(question, reply)
-        return await referee.grade(question, reply)
+        return await grader.grade(question, reply)
 
-    async def _patiently(self, wire: Wire, body: bytes) -> tuple[float, Response]:
-        """The response and when its request was sent. Raises _RefusedError, or _AgainError after the last attempt."""
+    async def _post_with_retries(self, connection: JsonConnection, body: bytes) -> tuple[float, Response]:
+        """The response and the time its request was sent.
+
+        Raises _RefusedError, or _RetryableError after the last attempt.
+        """
         attempts = Attempts(self._patience.backoff, time.monotonic)
         while True:
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             start = time.monotonic()
             try:
-                return start, await self._once(wire, body)
-            except _AgainError as again:
-                pause = attempts.failed(again.seconds)
+                return start, await self._post_once(connection, body)
+            except _RetryableError as error:
+                pause = attempts.failed(error.seconds)
                 if pause is None:
                     raise
-                if again.seconds is not None:
-                    # The server speaks for all requests, so all of them wait.
+                if error.seconds is not None:
+                    # Retry-After applies to the server, so all requests wait.
                     self._not_before = max(self._not_before, time.monotonic() + pause)
                 await asyncio.sleep(pause)
 
-    async def _once(self, wire: Wire, body: bytes) -> Response:
+    async def _post_once(self, connection: JsonConnection, body: bytes) -> Response:
         try:
-            response = await wire.post(body, seconds=self._patience.request_seconds)
+            response = await connection.post(body, seconds=self._patience.request_seconds)
         except TransportError as error:
-            self.suspicious.set()
-            raise _AgainError(f"no answer: {error}") from None
+            self.transport_failed.set()
+            raise _RetryableError(f"no response: {error}") from None
         if response.status == 200:
             return response
         text = " ".join(response.body[:200].decode(errors="replace").split())
-        said = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
+        why = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
         if retriable(response.status):
-            raise _AgainError(said, retry_after(response.headers.get("retry-after", "")))
-        raise _RefusedError(said)
+            raise _RetryableError(why, retry_after(response.headers.get("retry-after", "")))
+        raise _RefusedError(why)
 
 
 class _Running:
-    """The loop's thread, from start to end on every path."""
+    """Starts the loop's thread, and stops it on every way out."""
 
-    def __init__(self, asking: _Asking) -> None:
-        self._asking = asking
-        self._thread = threading.Thread(target=asking.main, name="asking", daemon=True)
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._thread = threading.Thread(target=run.main, name="evaluation", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         while self._thread.is_alive():
-            self._asking.stop()
+            self._run.stop()
             self._thread.join(0.1)
 
 

@@ -1,8 +1,8 @@
-"""One keep-alive HTTP/1.1 connection that posts JSON.
+"""Post JSON over a keep-alive HTTP/1.1 connection.
 
 The evaluation has to keep 64 requests in flight against a server that answers in 50 ms. A general HTTP client spends
-most of a core on that (benchmarks/harness_saturation.py compares); this one does the little that a chat
-endpoint needs: Content-Length and chunked bodies, keep-alive, TLS by the standard library.
+most of a core on that (measured by benchmarks/harness_saturation.py); this one supports only what a chat endpoint
+needs: Content-Length and chunked bodies, keep-alive, TLS by the standard library.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from urllib.parse import urlsplit
 
 from flagrelease.errors import ConfigError
 
-__all__ = ["Response", "TransportError", "Wire"]
+__all__ = ["JsonConnection", "Response", "TransportError"]
 
 _MAX_HEAD = 64 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 
 
 class TransportError(Exception):
-    """Nothing that is HTTP came back: refused, reset, cut, or too late."""
+    """No complete HTTP response: the connection was refused, reset or closed early, or timed out."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """`headers` have lower-case names; a repeated one keeps its last value."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
+    """By lower-case name; a repeated header has its last value."""
     body: bytes
 
 
-class Wire:
-    """Posts to one URL, one request at a time. Connects when needed, reconnects when the peer has closed."""
+class JsonConnection:
+    """A connection that posts to one URL, one request at a time, connecting and reconnecting as needed."""
 
     def __init__(self, url: str, *, key: str = "", connect_seconds: float = 10.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{url!r} is no http:// or https:// address")
+            raise ConfigError(f"{url!r} is not an http:// or https:// URL")
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -54,7 +55,7 @@ class Wire:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def __aenter__(self) -> Wire:
+    async def __aenter__(self) -> JsonConnection:
         return self
 
     async def __aexit__(
@@ -68,16 +69,16 @@ class Wire:
         self._reader = self._writer = None
 
     async def post(self, body: bytes, *, seconds: float) -> Response:
-        """The response, whatever its status, within `seconds`. Raises TransportError."""
+        """Send `body` and return the response, whatever its status. Raises TransportError, also after `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._exchange(body)
         except TimeoutError:
             self.close()
-            raise TransportError(f"no answer within {seconds:.0f} s") from None
+            raise TransportError(f"no response within {seconds:.0f} s") from None
         except asyncio.LimitOverrunError:
             self.close()
-            raise TransportError("the answer's header does not end") from None
+            raise TransportError("the response header is too long") from None
         except asyncio.IncompleteReadError as error:
             self.close()
             raise TransportError(f"the connection closed after {len(error.partial)} bytes") from None
@@ -86,7 +87,7 @@ class Wire:
             why = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
             raise TransportError(why) from None
         except BaseException:
-            # A cancelled exchange leaves an answer on the way that is nobody's.
+            # The response to a cancelled request may still arrive; the next request must not read it.
             self.close()
             raise
 
@@ -97,15 +98,15 @@ class Wire:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            # A kept connection that the peer closed while it was idle: nothing was answered, so ask again.
+            # The peer closed an idle connection before it sent any response, so send the request again.
             if not reused or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
                 raise
             self.close()
             reader = await self._send(message)
             head = await reader.readuntil(b"\r\n\r\n")
         status, headers = _parse_head(head)
-        content, kept = await _body(reader, headers)
-        if not kept or headers.get("connection", "").lower() == "close":
+        content, reusable = await _body(reader, headers)
+        if not reusable or headers.get("connection", "").lower() == "close":
             self.close()
         return Response(status, headers, content)
 
@@ -115,7 +116,7 @@ class Wire:
                 self._reader, self._writer = await asyncio.open_connection(
                     self._host, self._port, ssl=self._tls, limit=_MAX_HEAD
                 )
-        with suppress(ConnectionError):  # the reader says what happened
+        with suppress(ConnectionError):  # reading reports the failure
             self._writer.write(message)
             await self._writer.drain()
         return self._reader
@@ -126,7 +127,7 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     version, _, rest = first.partition(" ")
     status = rest[:3]
     if not version.startswith("HTTP/1.") or not status.isdigit():
-        raise OSError(f"not an HTTP answer: {first[:80]!r}")
+        raise OSError(f"not an HTTP response: {first[:80]!r}")
     headers = {}
     for line in lines:
         name, _, value = line.partition(":")
@@ -135,14 +136,14 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 
 async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> tuple[bytes, bool]:
-    """The body, and whether the connection can be used again after it."""
+    """The body, and whether the connection can be reused."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return await _chunks(reader), True
     length = headers.get("content-length")
     if length is None:
         return await reader.read(_MAX_BODY), False
     if not length.isdigit() or int(length) > _MAX_BODY:
-        raise OSError(f"a body of {length[:20]} bytes is announced")
+        raise OSError(f"unsupported Content-Length {length[:20]}")
     return await reader.readexactly(int(length)), True
 
 
@@ -154,10 +155,10 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
         try:
             size = int(line.split(b";")[0], 16)
         except ValueError:
-            raise OSError(f"not a chunk size: {line[:20]!r}") from None
+            raise OSError(f"invalid chunk size: {line[:20]!r}") from None
         total += size
         if total > _MAX_BODY:
-            raise OSError(f"a body of more than {_MAX_BODY} bytes")
+            raise OSError(f"the body exceeds {_MAX_BODY} bytes")
         if size == 0:
             while await reader.readuntil(b"\r\n") != b"\r\n":  # trailers
                 pass

@@ -1,4 +1,4 @@
-"""The kinds of benchmarks that can be asked, by the name that matrix.yaml uses."""
+"""The kinds of benchmarks, by their name in matrix.yaml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         choices.LETTER,  # multiple-choice: MMLU, scored by the first letter's log-probability
-        choices.REASONED,  # multiple-choice-cot: GPQA, MuSR, MMLU-Pro, ARC, reasoned and then answered
+        choices.REASONED,  # multiple-choice-cot: GPQA, MuSR, MMLU-Pro, ARC, answered after reasoning
         numbers.INTEGER,  # integer: AIME, GSM8K
         numbers.MATH,  # math: MATH-500
         ifeval.IFEVAL,  # ifeval: instructions that a program can check
@@ -24,8 +24,8 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str, benchmark: str) -> Task:
-    """The task `name`. Raises ConfigError with the closest known name; EnvironmentFault where its grader lacks a
-    module, so that this is known before anything is asked."""
+    """The task `name`. Raises ConfigError for an unknown name; EnvironmentFault if its grader lacks a module, so that
+    this is known before anything is asked."""
     if name not in TASKS:
         raise ConfigError(f"benchmark {benchmark} has the unknown task {name!r}", hint=did_you_mean(name, TASKS))
     for module in TASKS[name].needs:

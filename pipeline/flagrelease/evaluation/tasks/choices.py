@@ -1,4 +1,4 @@
-"""Questions with a few choices: MMLU, MMLU-Pro, GPQA, ARC, MuSR, in the layouts that their authors and hubs use."""
+"""Multiple-choice tasks: MMLU, MMLU-Pro, GPQA, ARC, MuSR, in the layouts that their authors and hubs use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REASONED_PROMPT = (
     "Answer the following multiple choice question. Think step by step. The last line of your answer has to be of the "
     "form `ANSWER: LETTER`, where LETTER is one of {letters}.\n\n{question}\n\n{choices}"
 )
-"""Letters as `A,B,C`, choices as lines `A) …`: what evalscope makes of such a template, so both can ask the same."""
+"""Letters as `A,B,C`, choices as lines `A) …`: equal to what evalscope renders, so that both ask the same."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OPTION = re.compile(r"^([A-Z])[.)] ?", re.MULTILINE)
@@ -32,13 +32,18 @@ _EXAMPLES = ("dev", "val", "validation", "train")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One row, whatever its layout was. `right` is the index of the right one of `options`."""
+    """One question, independent of the layout of its row."""
 
     subset: str
+    """The subject or set, `all` where there is only one."""
     id: str
+    """The row's id, else derived from its text."""
     text: str
+    """The question without its options."""
     options: tuple[str, ...]
+    """The texts of the options, in the order asked."""
     right: int
+    """The index of the right option."""
 
     @property
     def letters(self) -> str:
@@ -49,17 +54,17 @@ class Choice:
 
 
 def read_choices(file: DataFile) -> Iterator[Choice]:
-    """All questions of a file. Raises ConfigError naming the row that cannot be understood."""
+    """All questions of a file. Raises ConfigError naming the first invalid row."""
     for number, row in enumerate(file.rows(), start=1):
         try:
-            found = [_checked(one) for one in _layout(row)(row, _subset(file))]
+            choices = [_checked(choice) for choice in _layout(row)(row, _subset(file))]
         except (KeyError, ValueError, TypeError, IndexError, SyntaxError) as error:
             raise ConfigError(
                 f"{file.name}, row {number}: not a multiple-choice question",
                 why=f"{type(error).__name__}: {error}",
                 hint="docs/evaluation.md lists the layouts that are read",
             ) from None
-        yield from found
+        yield from choices
 
 
 def _checked(choice: Choice) -> Choice:
@@ -68,7 +73,7 @@ def _checked(choice: Choice) -> Choice:
     if not 0 <= choice.right < len(choice.options):
         raise ValueError(f"the right answer is number {choice.right} of {len(choice.options)}")
     if not choice.text.strip():
-        raise ValueError("an empty question")
+        raise ValueError("the question is empty")
     return choice
 
 
@@ -94,10 +99,10 @@ def _layout(row: Row) -> Callable[[Row, str], Iterable[Choice]]:
 
 
 def _plain(row: Row, subset: str) -> Iterator[Choice]:
-    """question; options or choices as a list, or one text with a line `A. …` for each; answer an index, a letter
-    or the text of the right one."""
+    """Columns `question`; `options` or `choices`, a list or a text with a line `A. …` for each; `answer`, the index,
+    letter or text of the right one."""
     options = _options(row["options"] if "options" in row else row["choices"])
-    # MMLU-Pro has both, which disagree on one question; its authors' own program goes by the letter.
+    # MMLU-Pro has both, which disagree on one question; its authors' program uses the letter.
     answer = row["answer"] if row.get("answer") is not None else row["answer_index"]
     subject = str(row.get("category") or row.get("subject") or subset)
     yield Choice(
@@ -113,13 +118,13 @@ def _options(given: Any) -> tuple[str, ...]:
     if isinstance(given, str) and given.lstrip().startswith("["):
         given = ast.literal_eval(given)
     if isinstance(given, str):
-        # A choice may itself have a line that starts with a letter: only A, B, C … in order begin one.
-        begins: list[re.Match[str]] = []
-        for found in _OPTION.finditer(given):
-            if found[1] == LETTERS[len(begins)]:
-                begins.append(found)
-        ends = [found.start() for found in begins[1:]] + [len(given)]
-        return tuple(given[found.end() : end].strip() for found, end in zip(begins, ends, strict=True))
+        # A choice may contain a line that starts with a letter: only A, B, C … in order start a choice.
+        starts: list[re.Match[str]] = []
+        for match in _OPTION.finditer(given):
+            if match[1] == LETTERS[len(starts)]:
+                starts.append(match)
+        ends = [match.start() for match in starts[1:]] + [len(given)]
+        return tuple(given[match.end() : end].strip() for match, end in zip(starts, ends, strict=True))
     return tuple(str(option) for option in given)
 
 
@@ -133,10 +138,10 @@ def _right(answer: Any, options: Sequence[str]) -> int:
         return LETTERS.index(text)
     if text in options:
         return options.index(text)
-    found = _OPTION.match(text)
-    if found is None:
-        raise ValueError(f"answer {text[:40]!r} is none of the choices")
-    return LETTERS.index(found[1])
+    match = _OPTION.match(text)
+    if match is None:
+        raise ValueError(f"answer {text[:40]!r} is not one of the choices")
+    return LETTERS.index(match[1])
 
 
 def _mmlu_csv(row: Row, subset: str) -> Iterator[Choice]:
@@ -153,8 +158,8 @@ def _arc(row: Row, _subset: str) -> Iterator[Choice]:
 
 
 def _gpqa(row: Row, subset: str) -> Iterator[Choice]:
-    """The order of the choices follows from the question's own text, as evalscope derives it: the same on every side
-    and in both harnesses, and no letter favoured."""
+    """Shuffle the choices by a hash of the question's text, as evalscope does: the order is the same for both sides
+    and both harnesses, and no letter is favoured."""
     options = [row[f"Incorrect Answer {index}"].strip() for index in (1, 2, 3)] + [row["Correct Answer"].strip()]
     text = row["Question"]
     order = [0, 1, 2, 3]
@@ -166,7 +171,7 @@ def _gpqa(row: Row, subset: str) -> Iterator[Choice]:
 
 
 def _musr(row: Row, subset: str) -> Iterator[Choice]:
-    """Several questions share a story: the id says which, so that their errors are not taken as independent."""
+    """Questions that share a story have it in their id, so that their errors are not treated as independent."""
     questions = ast.literal_eval(row["questions"]) if isinstance(row["questions"], str) else row["questions"]
     story = stable_id(row["context"])
     for number, each in enumerate(questions):
@@ -204,12 +209,12 @@ def _read(data: DataSet, shots: int, ask: Callable[[Choice, Sequence[Choice]], s
         if len(examples) < shots:
             raise ConfigError(
                 f"benchmark {data.benchmark}: {choice.subset} has {len(examples)} examples, {shots} shots need as many",
-                hint="put the authors' dev split beside the test split, under dev/",
+                hint="put the authors' dev split next to the test split, under dev/",
             )
         count = seen[choice.subset, choice.id]
         seen[choice.subset, choice.id] += 1
         message: Message = {"role": "user", "content": ask(choice, examples)}
-        name = f"{choice.id}-{count + 1}" if count else choice.id  # the same question twice in the data
+        name = f"{choice.id}-{count + 1}" if count else choice.id  # a duplicate question in the data
         reference = (choice.letters, choice.letters[choice.right])
         questions.append(Question(subset=choice.subset, id=name, messages=(message,), reference=reference))
     return questions
@@ -220,7 +225,7 @@ def _split(data: DataSet, shots: int) -> tuple[list[Choice], dict[str, list[Choi
     files = [file for file in data.files if not _is_example(file)]
     asked = [choice for file in files for choice in read_choices(file)]
     if sum(bool(file.member) for file in files) > 1:
-        asked = [_in_several(choice) for choice in asked]
+        asked = [_in_nested_sets(choice) for choice in asked]
     pool: dict[str, list[Choice]] = defaultdict(list)
     if shots:
         for file in data.files:
@@ -230,9 +235,9 @@ def _split(data: DataSet, shots: int) -> tuple[list[Choice], dict[str, list[Choi
     return asked, pool
 
 
-def _in_several(choice: Choice) -> Choice:
-    """A question of one of GPQA's sets when several are asked: they are nested, so the same question comes up to three
-    times. Named QUESTION#SET, its answers are taken as dependent."""
+def _in_nested_sets(choice: Choice) -> Choice:
+    """Name a question QUESTION#SET where several of GPQA's sets are asked. The sets are nested, so a question occurs up
+    to three times; with this id its answers are treated as dependent."""
     family, _, part = choice.subset.partition("_")
     return replace(choice, subset=family, id=f"{choice.id}#{part or family}")
 
@@ -243,14 +248,14 @@ def _letter_prompt(choice: Choice, examples: Sequence[Choice]) -> str:
         head = f"Answer this multiple choice question{about} with the letter of the right choice and nothing else.\n\n"
     else:
         head = f"The following are multiple choice questions (with answers){about}.\n\n"
-    shown = [f"{one.text}\n{one.lines('.')}\nAnswer: {one.letters[one.right]}\n\n" for one in examples]
-    return f"{head}{''.join(shown)}{choice.text}\n{choice.lines('.')}\nAnswer:"
+    shots = [f"{shot.text}\n{shot.lines('.')}\nAnswer: {shot.letters[shot.right]}\n\n" for shot in examples]
+    return f"{head}{''.join(shots)}{choice.text}\n{choice.lines('.')}\nAnswer:"
 
 
 def _reasoned_prompt(choice: Choice, examples: Sequence[Choice]) -> str:
-    shown = [f"{one.text}\n{one.lines(')')}\nANSWER: {one.letters[one.right]}\n\n" for one in examples]
+    shots = [f"{shot.text}\n{shot.lines(')')}\nANSWER: {shot.letters[shot.right]}\n\n" for shot in examples]
     asked = REASONED_PROMPT.format(letters=",".join(choice.letters), question=choice.text, choices=choice.lines(")"))
-    return f"{''.join(shown)}{asked}"
+    return f"{''.join(shots)}{asked}"
 
 
 def read_letter(data: DataSet, shots: int) -> list[Question]:
@@ -262,7 +267,7 @@ def read_reasoned(data: DataSet, shots: int) -> list[Question]:
 
 
 def grade_letter(question: Question, reply: Reply) -> Grade:
-    """The likeliest of the question's letters; the earlier one on a tie. None in the top list: wrong, no answer."""
+    """The likeliest of the question's letters, the earlier one on a tie; wrong without an answer if none is listed."""
     letters, right = question.reference
     scored = {name: value for name, value in (reply.letters or {}).items() if name in letters}
     if not scored:

@@ -1,4 +1,4 @@
-"""IFEval: an answer is right when it follows every instruction of its prompt (the authors' prompt-level strict)."""
+"""IFEval: an answer is right if it follows every instruction of its prompt (the authors' prompt-level strict)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def read_ifeval(data: DataSet, shots: int) -> list[Question]:
 
 
 def grade_ifeval(question: Question, reply: Reply) -> Grade:
-    kept = [followed(name, arguments, reply.text) for name, arguments in question.reference]
-    return Grade(all(kept), f"{sum(kept)} of {len(kept)} instructions")
+    results = [followed(name, arguments, reply.text) for name, arguments in question.reference]
+    return Grade(all(results), f"{sum(results)} of {len(results)} instructions")
 
 
 IFEVAL = Task(name="ifeval", read=read_ifeval, grade=grade_ifeval, slow=True, needs=("langdetect",))

@@ -1,8 +1,8 @@
 """LiveBench's text tasks (White et al. 2024, arXiv 2406.19314), the release of 2024-11-25.
 
-What each task counts follows the authors' scorers (github LiveBench/LiveBench, livebench/process_results); how an
-answer is read out of the text is our own. The public files lack coding and language; where a data folder has them, they
-are asked, coding where there is a sandbox (see programs.py). The score of a part is called so.
+The scores follow the authors' scorers (github LiveBench/LiveBench, livebench/process_results); the extraction of an
+answer from the text is our own. The public files lack coding and language; they are asked if a data folder has them,
+coding only with a sandbox (see programs.py). The score of a part is labelled as one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 
 
 def read_livebench(data: DataSet, shots: int) -> list[Question]:
-    """The questions that are active in the release; those whose answers are programs where there is a sandbox."""
+    """The questions that are active in the release, coding questions only if a sandbox is available."""
     runs_programs = bool(programs.sandbox())
     if shots:
         raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
@@ -69,8 +69,8 @@ def _reference(row: Row) -> object:
     unknown = set(row["instruction_id_list"]) - set(CHECKS)
     if unknown:
         raise KeyError(f"unknown instruction {min(unknown)}")
-    # The rows name every argument that exists; those that are null belong to other instructions.
-    arguments = [{name: value for name, value in one.items() if value is not None} for one in row["kwargs"]]
+    # The rows have every existing argument; the null ones belong to other instructions.
+    arguments = [{name: value for name, value in given.items() if value is not None} for given in row["kwargs"]]
     return tuple(zip(row["instruction_id_list"], arguments, strict=True))
 
 
@@ -80,9 +80,10 @@ def grade_livebench(question: Question, reply: Reply) -> Grade:
 
 
 def _instructions(text: str, reference: tuple[tuple[str, Mapping[str, object]], ...], _prompt: str) -> Grade:
-    """The mean of "all of them" and the share of instructions that were followed."""
-    kept = [followed(name, arguments, text) for name, arguments in reference]
-    return Grade((all(kept) + sum(kept) / len(kept)) / 2, f"{sum(kept)} of {len(kept)} instructions")
+    """The mean of "all followed" (0 or 1) and the share of instructions followed."""
+    results = [followed(name, arguments, text) for name, arguments in reference]
+    score = (all(results) + sum(results) / len(results)) / 2
+    return Grade(score, f"{sum(results)} of {len(results)} instructions")
 
 
 def _competition(text: str, reference: str, _prompt: str) -> Grade:
@@ -117,34 +118,34 @@ def _proof(text: str, reference: str, _prompt: str) -> Grade:
     return Grade(score, ",".join(given))
 
 
-def _distance(one: list[str], other: list[str]) -> int:
-    """Levenshtein's distance of two lists."""
-    row = list(range(len(other) + 1))
-    for index, mine in enumerate(one, start=1):
+def _distance(given: list[str], wanted: list[str]) -> int:
+    """The Levenshtein distance of two lists."""
+    row = list(range(len(wanted) + 1))
+    for index, mine in enumerate(given, start=1):
         before, row = row, [index]
-        for at, theirs in enumerate(other):
+        for at, theirs in enumerate(wanted):
             row.append(min(before[at + 1] + 1, row[at] + 1, before[at] + (mine != theirs)))
     return row[-1]
 
 
 def _spatial(text: str, reference: str, _prompt: str) -> Grade:
-    """The last words in bold, or boxed, or else the last word; a number may be spelled out."""
+    """The last text in bold, or boxed, or else the last word; a number may be spelled out."""
     words = text.split()
     answer = bold(text) or _plain(boxed(text)) or (words[-1] if words else None)
-    said = answer.strip(" .*").lower() if answer else ""
-    return Grade(_NUMBERS.get(said, said) == _NUMBERS.get(reference.lower(), reference.lower()), answer)
+    given = answer.strip(" .*").lower() if answer else ""
+    return Grade(_NUMBERS.get(given, given) == _NUMBERS.get(reference.lower(), reference.lower()), answer)
 
 
 def _lies(text: str, reference: str, _prompt: str) -> Grade:
     """Three words, yes or no, in bold, in a solution tag, or at the end."""
     answer = tagged(text, "solution") or bold(text) or _plain(boxed(text)) or text
-    said = [word for word in listed(answer) if word in ("yes", "no", "unknown")]
+    given = [word for word in listed(answer) if word in ("yes", "no", "unknown")]
     wanted = listed(reference)
-    return Grade(said[-len(wanted) :] == wanted, ", ".join(said[-len(wanted) :]))
+    return Grade(given[-len(wanted) :] == wanted, ", ".join(given[-len(wanted) :]))
 
 
 def _zebra(text: str, reference: str, _prompt: str) -> Grade:
-    """The mean of "all of them" and the share of answers that are right."""
+    """The mean of "all right" (0 or 1) and the share of right answers."""
     lines = text.strip().splitlines()
     answer = tagged(text, "solution") or _plain(boxed(text)) or (lines[-1] if lines else "")
     wanted, given = listed(reference.replace("-", " ")), listed(answer.replace("-", " "))
@@ -154,9 +155,11 @@ def _zebra(text: str, reference: str, _prompt: str) -> Grade:
 
 def _column(text: str, reference: str, _prompt: str) -> Grade:
     """CTA: the name of the column, or an answer that ends with it."""
-    said, wanted = (part.strip().strip("`'\".").lower() for part in (_plain(boxed(text)) or text, reference))
-    lines = said.splitlines()
-    return Grade(bool(lines) and (said == wanted or lines[-1].strip(" `'\".*") == wanted), lines[-1] if lines else None)
+    given, wanted = (part.strip().strip("`'\".").lower() for part in (_plain(boxed(text)) or text, reference))
+    lines = given.splitlines()
+    return Grade(
+        bool(lines) and (given == wanted or lines[-1].strip(" `'\".*") == wanted), lines[-1] if lines else None
+    )
 
 
 def _join(text: str, reference: str, _prompt: str) -> Grade:
@@ -171,7 +174,7 @@ def _join(text: str, reference: str, _prompt: str) -> Grade:
 
 
 def _reformat(text: str, reference: str, prompt: str) -> Grade:
-    """The same table: columns, rows in order, values equal as numbers or as text."""
+    """The same table: equal columns, rows in order, values equal as numbers or as text."""
     kind = tables.asked_format(prompt)
     wanted, given = (tables.parse(kind, part) for part in (reference, tables.fenced(text)))
     return Grade(wanted is not None and given is not None and tables.same(given, wanted), None)
@@ -185,37 +188,37 @@ def _coding(text: str, reference: tuple[Row, str | None, str], _prompt: str) -> 
 
 
 def _typos(text: str, reference: str, _prompt: str) -> Grade:
-    """The corrected text stands in the answer, line ends aside."""
+    """The answer contains the corrected text, ignoring line ends."""
     answer = " ".join(line for line in text.split("\n") if line)
     return Grade(reference in answer, None)
 
 
 def _connections(text: str, reference: str, prompt: str) -> Grade:
-    """The share of groups of four words that are named whole: in a solution tag where the prompt asks for one, else
-    the best of what is in bold."""
+    """The share of complete groups of four words: in the solution tag if the prompt asks for one, else the best of the
+    texts in bold."""
     wanted = _fours(reference)
     if "<solution>" in prompt:
-        said = [tagged(text, "solution") or _plain(boxed(text)) or ""]
+        candidates = [tagged(text, "solution") or _plain(boxed(text)) or ""]
     else:
-        said = re.findall(r"\*\*(.*?)\*\*", text.replace("\n", ""))
-    right = [sum(group in _fours(one) for group in wanted) for one in said]
+        candidates = re.findall(r"\*\*(.*?)\*\*", text.replace("\n", ""))
+    right = [sum(group in _fours(candidate) for group in wanted) for candidate in candidates]
     best = max(right, default=0)
-    return Grade(best / len(wanted), said[right.index(best)] if right and said[right.index(best)] else None)
+    return Grade(best / len(wanted), (candidates[right.index(best)] or None) if right else None)
 
 
 def _fours(words: str) -> list[frozenset[str]]:
-    named = [word.strip().lower() for word in words.replace("\n", "").split(",")]
-    return [frozenset(named[at : at + 4]) for at in range(0, len(named), 4)]
+    names = [word.strip().lower() for word in words.replace("\n", "").split(",")]
+    return [frozenset(names[at : at + 4]) for at in range(0, len(names), 4)]
 
 
 def _plot(text: str, reference: str, _prompt: str) -> Grade:
-    """1 − edit distance / length of the order of sentences; each is found by its likeness."""
+    """1 − edit distance / length of the order of sentences; each sentence is matched by similarity."""
     wanted = [part.strip() for part in reference.split(".") if part.strip()]
-    _, found, summary = text.partition("<PLOT_SUMMARY>")
-    given = [part.strip() for part in (summary if found else text).split(".") if part.strip()]
-    places = [given.index(near[0]) for one in wanted if (near := get_close_matches(one, given, n=1, cutoff=0.0))]
-    distance = _distance([str(place) for place in places], [str(place) for place in range(len(wanted))])
-    return Grade(max(0.0, 1 - distance / len(wanted)), ",".join(map(str, places)) or None)
+    _, tag, summary = text.partition("<PLOT_SUMMARY>")
+    given = [part.strip() for part in (summary if tag else text).split(".") if part.strip()]
+    order = [given.index(near[0]) for part in wanted if (near := get_close_matches(part, given, n=1, cutoff=0.0))]
+    distance = _distance([str(index) for index in order], [str(index) for index in range(len(wanted))])
+    return Grade(max(0.0, 1 - distance / len(wanted)), ",".join(map(str, order)) or None)
 
 
 _GRADERS: Mapping[str, Callable[..., Grade]] = {

@@ -1,4 +1,4 @@
-"""Questions whose answer is a number or a formula: AIME, GSM8K, MATH-500."""
+"""Tasks with a number or a formula as the answer: AIME, GSM8K, MATH-500."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def _field(row: Row, names: Sequence[str]) -> str:
     for name in names:
         if row.get(name) is not None:
             return str(row[name])
-    raise ValueError(f"none of {', '.join(names)}")
+    raise ValueError(f"it has none of the columns {', '.join(names)}")
 
 
 def _read(data: DataSet, shots: int) -> list[tuple[Row, str, str]]:
     """(row, question, answer) of every row."""
     if shots:
         raise ConfigError(f"benchmark {data.benchmark} is asked without examples", hint="set shots: 0")
-    found = []
+    rows = []
     for file in data.files:
         for number, row in enumerate(file.rows(), start=1):
             try:
-                found.append((row, _field(row, _TEXT), _field(row, _ANSWER)))
+                rows.append((row, _field(row, _TEXT), _field(row, _ANSWER)))
             except ValueError as error:
                 raise ConfigError(f"{file.name}, row {number}: not a question with an answer", why=str(error)) from None
-    return found
+    return rows
 
 
 def _question(row: Row, text: str, reference: object, subset: str = "all") -> Question:
@@ -49,13 +49,13 @@ def _question(row: Row, text: str, reference: object, subset: str = "all") -> Qu
 
 
 def read_integer(data: DataSet, shots: int) -> list[Question]:
-    """Answers such as `025`, `336^\\circ` or GSM8K's `… #### 1,234`."""
+    """Questions with answers such as `025`, `336^\\circ` or GSM8K's `… #### 1,234`."""
     questions = []
     for row, text, answer in _read(data, shots):
-        whole = re.search(r"-?\d+", answer.rpartition("####")[2].replace(",", ""))
-        if whole is None:
-            raise ConfigError(f"benchmark {data.benchmark}: the answer {answer[:40]!r} is no whole number")
-        questions.append(_question(row, text, int(whole[0])))
+        number = re.search(r"-?\d+", answer.rpartition("####")[2].replace(",", ""))
+        if number is None:
+            raise ConfigError(f"benchmark {data.benchmark}: the answer {answer[:40]!r} is not an integer")
+        questions.append(_question(row, text, int(number[0])))
     return questions
 
 
@@ -72,7 +72,7 @@ def read_math(data: DataSet, shots: int) -> list[Question]:
 
 
 def grade_math(question: Question, reply: Reply) -> Grade:
-    """The boxed or marked expression; in a text that marks none, the last expression."""
+    """Grade the boxed or marked expression, or else the last expression of the text."""
     answer = boxed(reply.text) or marked(reply.text)
     if answer is not None:
         return Grade(equal(answer, question.reference), answer)

@@ -1,4 +1,4 @@
-"""What must hold of every text that a model may write: answers are found where they are, and nowhere else."""
+"""Properties of answer extraction that hold for any text of a model."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ CHOSEN = (
 
 
 @given(TEXTS)
-def test_no_text_is_too_strange(text: str) -> None:
-    """Every reader gives an answer or none, and never falls over; a letter is always one of the choices."""
+def test_any_text_can_be_read(text: str) -> None:
+    """Every reader returns an answer or None and never raises; a letter is always one of the choices."""
     assert letter(text, "ABCD") in (None, *"ABCD")
     for read in (boxed, marked, integer, bold, listed, fenced, mapping, sentences):
         read(text)
@@ -60,7 +60,7 @@ def test_no_text_is_too_strange(text: str) -> None:
 
 
 @given(TEXTS, LETTERS, st.sampled_from(CHOSEN), st.data())
-def test_the_last_letter_that_is_marked_counts(before: str, choices: str, form: str, data: st.DataObject) -> None:
+def test_the_last_marked_letter_counts(before: str, choices: str, form: str, data: st.DataObject) -> None:
     """Whatever came before: other marks, other letters, open braces."""
     chosen = data.draw(st.sampled_from(choices))
     # An open brace before a box, or half a mark before a letter, may make one text of both.
@@ -68,17 +68,17 @@ def test_the_last_letter_that_is_marked_counts(before: str, choices: str, form: 
 
 
 @given(PROSE, LETTERS)
-def test_prose_chooses_nothing(words: list[str], choices: str) -> None:
+def test_prose_is_not_an_answer(words: list[str], choices: str) -> None:
     assert letter(" ".join(words), choices) is None
 
 
 @given(PROSE, st.sampled_from(["{} or {}", "{}, {}", "({}) and ({})", "{}/{}", "{} & {}."]))
-def test_two_letters_are_no_answer(words: list[str], form: str) -> None:
+def test_two_letters_are_not_an_answer(words: list[str], form: str) -> None:
     assert letter(f"{' '.join(words)}\nAnswer: {form.format('A', 'C')}", "ABCD") is None
 
 
 @given(TEXTS, st.sampled_from(["Answer: B", "so \\boxed{7}.", "I do not know", "7"]))
-def test_thinking_says_nothing(thought: str, answer: str) -> None:
+def test_thinking_is_ignored(thought: str, answer: str) -> None:
     for text in (f"<think>{thought}</think>\n\n{answer}", f"{thought}</think>{answer}"):
         said = without_thinking(text)
         assert said == answer
@@ -121,13 +121,13 @@ def nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 @given(TEXTS, st.recursive(st.sampled_from(["x", "1", "\\{", "\\}", "\\frac", " ", "\n"]), nested, max_leaves=12))
-def test_a_box_is_read_back_whole(before: str, content: str) -> None:
+def test_a_box_is_read_back_complete(before: str, content: str) -> None:
     closed = before.replace("\\", "").replace("{", "")
     assert boxed(f"{closed}\\boxed{{{content}}} end") == content.strip()
 
 
 def boxed_by_counting(text: str) -> str | None:
-    """The same by trying every box, in a time that grows with the square of the text."""
+    """A reference implementation that tries every box, in quadratic time."""
     for start in reversed([found.end() for found in re.finditer(r"\\f?box(?:ed)?\s*\{", text)]):
         depth = 1
         for index in range(start, len(text)):
@@ -138,7 +138,7 @@ def boxed_by_counting(text: str) -> str | None:
 
 
 @given(st.lists(st.sampled_from(["\\boxed{", "\\fbox {", "{", "}", "\\{", "\\}", "x", " "]), max_size=25).map("".join))
-def test_boxes_are_those_that_counting_finds(text: str) -> None:
+def test_boxes_equal_those_of_the_reference_implementation(text: str) -> None:
     assert boxed(text) == boxed_by_counting(text)
 
 
@@ -160,8 +160,8 @@ def test_boxes_are_those_that_counting_finds(text: str) -> None:
         "<solution>",
     ],
 )
-def test_a_model_that_repeats_itself_is_read_at_once(piece: str) -> None:
-    """32,768 tokens of one piece: what is read must not grow with the square of it."""
+def test_a_model_that_repeats_itself_is_read_in_linear_time(piece: str) -> None:
+    """32,768 tokens of one piece: the time must not grow quadratically."""
     text = piece * 32_768
     start = time.process_time()
     for read in (boxed, marked, integer, bold, sentences, lambda text: letter(text, "ABCD"), without_thinking):

@@ -1,4 +1,4 @@
-"""Reading answers out of text, and grading them."""
+"""Extract answers from text and grade them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_marked_takes_the_last_and_only_its_line() -> None:
         ("plain", False, "plain"),
     ],
 )
-def test_thinking_is_no_answer(text: str, unfinished: bool, left: str) -> None:
+def test_thinking_is_not_an_answer(text: str, unfinished: bool, left: str) -> None:
     assert without_thinking(text, unfinished=unfinished) == left
 
 
@@ -123,7 +123,7 @@ def test_the_likeliest_letter_answers() -> None:
     assert by_letters({"A": -0.1, "B": -0.5}) == Grade(False, "A")
 
 
-def test_letters_that_are_no_choice_do_not_answer() -> None:
+def test_letters_other_than_the_choices_are_ignored() -> None:
     assert by_letters({"I": -0.1, "B": -5.0}) == Grade(True, "B")
     assert by_letters({"I": -0.1}) == Grade(False, None)
     assert by_letters({}) == Grade(False, None)
@@ -143,12 +143,12 @@ def test_a_tie_goes_to_the_earlier_letter() -> None:
         ("10\\%", "10"),
     ],
 )
-def test_what_changes_nothing_is_left_out(one: str, other: str) -> None:
+def test_insignificant_notation_is_ignored(one: str, other: str) -> None:
     assert normal(one) == normal(other)
     assert equal(one, other)
 
 
-def test_writing_that_matters_is_kept() -> None:
+def test_significant_notation_is_kept() -> None:
     assert normal("\\leftarrow") != normal("arrow")
     assert normal("x^2") != normal("x2")
 
@@ -181,7 +181,7 @@ def test_mathematics_is_compared_by_meaning(answer: str, reference: str, same: b
         ("", False),
     ],
 )
-def test_mathematics_is_read_out_of_text(text: str, right: bool) -> None:
+def test_mathematics_is_extracted_from_text(text: str, right: bool) -> None:
     pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
     question = Question(subset="all", id="q", messages=(), reference="\\frac{1}{2}")
     reply = Reply(text=text, finish_reason="stop", completion_tokens=1)

@@ -106,7 +106,7 @@ def test_every_instruction_has_a_case() -> None:
     assert {case[0] for case in CASES} | {case[0] for case in LANGUAGE} == set(CHECKS)
 
 
-def test_one_instruction_that_was_not_followed_makes_the_answer_wrong() -> None:
+def test_one_instruction_not_followed_makes_the_answer_wrong() -> None:
     reference = (("punctuation:no_comma", {}), ("detectable_format:title", {}))
     question = Question(subset="all", id="1", messages=(), reference=reference)
 

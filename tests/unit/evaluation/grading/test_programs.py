@@ -1,4 +1,4 @@
-"""Programs as answers: what is taken out of the text, what passes, and what cannot get out of the sandbox."""
+"""Programs as answers: extraction, grading, and isolation in the sandbox."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_test_cases_are_text_and_nothing_else_is_unpickled() -> None:
         ("", False),
     ],
 )
-def test_a_program_passes_that_gives_every_output(code: str, right: bool) -> None:
+def test_a_program_passes_if_every_output_is_right(code: str, right: bool) -> None:
     assert passes(code, DOUBLE, None) is right
 
 
@@ -76,7 +76,7 @@ def test_a_function_is_called_with_the_values_of_each_line() -> None:
 
 
 @needs_sandbox
-def test_a_program_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_never_ends_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_CASE_SECONDS", 1)
     assert not passes("while True: pass", DOUBLE, None)
     assert not passes("import time; time.sleep(60)", DOUBLE, None)
@@ -96,7 +96,7 @@ def test_a_program_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
         "import os; assert len([p for p in os.listdir('/proc') if p.isdigit()]) > 8; print(int(input()) * 2)",
     ],
 )
-def test_nothing_of_this_machine_is_reached(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_the_host_is_reachable(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
     monkeypatch.setenv("SOME_API_KEY", "hush")
@@ -132,6 +132,6 @@ def test_livebench_s_coding_is_asked_and_graded(tmp_path: Path) -> None:
     assert graded == [True, False, False]
 
 
-def test_without_a_sandbox_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sandbox_no_program_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert programs.sandbox() == ""

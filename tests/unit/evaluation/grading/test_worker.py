@@ -1,4 +1,4 @@
-"""Grading outside: a grader that hangs or dies costs one answer, and leaves no process."""
+"""Grading in a separate process: a grader that hangs or dies costs one answer and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flagrelease.errors import EnvironmentFault
-from flagrelease.evaluation.grading.worker import GradingFailedError, Referee
+from flagrelease.evaluation.grading.worker import GradingFailedError, GradingWorker
 from flagrelease.evaluation.harnesses.own import OwnHarness
 from flagrelease.evaluation.question import Grade, Question, Reply, Task
 from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
@@ -40,18 +40,18 @@ QUESTION = Question(subset="all", id="q", messages=(), reference=None)
 
 
 def graded(*texts: str, seconds: float = 20.0) -> list[Grade | BaseException]:
-    async def everything() -> list[Grade | BaseException]:
-        with Referee(SLOW, seconds=seconds) as referee:
-            found: list[Grade | BaseException] = []
+    async def grade_all() -> list[Grade | BaseException]:
+        with GradingWorker(SLOW, seconds=seconds) as grader:
+            grades: list[Grade | BaseException] = []
             for text in texts:
                 reply = Reply(text=text, finish_reason="stop", completion_tokens=1)
                 try:
-                    found.append(await referee.grade(QUESTION, reply))
+                    grades.append(await grader.grade(QUESTION, reply))
                 except (GradingFailedError, EnvironmentFault) as error:
-                    found.append(error)
-            return found
+                    grades.append(error)
+            return grades
 
-    return asyncio.run(everything())
+    return asyncio.run(grade_all())
 
 
 def test_grades_come_from_another_process() -> None:
@@ -71,13 +71,13 @@ def test_a_grader_that_hangs_or_dies_costs_one_answer() -> None:
     assert right.answer != again.answer
 
 
-def test_what_the_grader_lacks_is_said() -> None:
+def test_a_fault_in_the_grader_is_raised() -> None:
     (fault,) = graded("fault")
     assert isinstance(fault, EnvironmentFault)
     assert fault.hint == "install it"
 
 
-def test_mathematics_is_graded_through_it(tmp_path: Path) -> None:
+def test_mathematics_is_graded_in_the_process(tmp_path: Path) -> None:
     pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
     questions = [
         Question(subset="all", id=f"q{n}", messages=({"role": "user", "content": f"{n}"},), reference="\\frac{1}{2}")

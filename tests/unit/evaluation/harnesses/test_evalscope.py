@@ -1,4 +1,4 @@
-"""evalscope as a harness: what it is given, and what is made of what it leaves behind."""
+"""The evalscope harness: its input, and the samples made from its output files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from flagrelease.config.matrix import Share
 from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.harnesses.choose import check, lacking
-from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, _choice_row, argv, read_run, refuse
+from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, argv
+from flagrelease.evaluation.harnesses.evalscope_data import choice_row, refuse
+from flagrelease.evaluation.harnesses.evalscope_output import read_run
 from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest
 from flagrelease.evaluation.spec import asks
@@ -47,7 +49,7 @@ def left_behind(
     said: dict[int, dict[str, Any]] | None = None,
     graded: dict[int, dict[str, Any]] | None = None,
 ) -> None:
-    """The files of evalscope 1.14.1, less what is not read; `said` and `graded` change single lines."""
+    """The files of evalscope 1.14.1, without unused fields; `said` and `graded` change single lines."""
     predictions, reviews = [], []
     for index, ask in enumerate(asked):
         message = {"role": "user", "content": ask.question.messages[0]["content"]}
@@ -87,7 +89,7 @@ def test_its_files_become_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stop", "finish"), [("max_tokens", "length"), ("model_length", "length"), ("unknown", None), (None, None)]
 )
-def test_why_an_answer_ended_is_told_only_where_evalscope_knows(
+def test_the_finish_reason_is_null_where_evalscope_does_not_report_it(
     stop: str | None, finish: str | None, tmp_path: Path
 ) -> None:
     what = evaluation(n=1)
@@ -96,11 +98,11 @@ def test_why_an_answer_ended_is_told_only_where_evalscope_knows(
     assert (sample.finish_reason, sample.completion_tokens, sample.latency_s) == (finish, None, None)
 
 
-def test_what_it_did_not_answer_or_grade_is_an_error_and_wrong(tmp_path: Path) -> None:
+def test_a_missing_answer_or_grade_is_an_error_and_wrong(tmp_path: Path) -> None:
     what = evaluation(n=4)
     left_behind(tmp_path, what.asks, said={2: {"error": "HTTP 500"}}, graded={1: scored({}), 3: scored({"acc": 7})})
     path = tmp_path / "out" / "predictions" / "m" / "arc_ARC-Challenge.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # the first request was given up
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))  # the first request failed
     log = "ERROR: Processing item in subset='ARC-Challenge' failed: Request timed out.\nTraceback:\n"
     (tmp_path / "evalscope.log").write_text(log)
     samples = read_run(tmp_path, what, what.asks)
@@ -116,7 +118,7 @@ def test_what_it_did_not_answer_or_grade_is_an_error_and_wrong(tmp_path: Path) -
 def test_another_prompt_than_ours_is_refused(tmp_path: Path) -> None:
     what = evaluation()
     left_behind(tmp_path, what.asks, graded={1: {"messages": [{"role": "user", "content": "in other words"}]}})
-    with pytest.raises(SmokeFailed, match="did not ask q1 as it was to"):
+    with pytest.raises(SmokeFailed, match="did not ask q1 in the given words"):
         read_run(tmp_path, what, what.asks)
 
 
@@ -127,37 +129,37 @@ def test_an_answer_that_was_reviewed_twice_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path, what, what.asks)
 
 
-def test_files_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_files_with_an_unexpected_schema_are_refused(tmp_path: Path) -> None:
     what = evaluation()
     left_behind(tmp_path, what.asks, graded={0: {"sample_score": {}}})
     with pytest.raises(SmokeFailed, match="cannot be read"):
         read_run(tmp_path, what, what.asks)
 
 
-def test_options_that_are_put_back_make_the_prompt_that_they_were_taken_from() -> None:
+def test_split_off_options_and_question_make_up_the_prompt() -> None:
     for text in (f"Why?\n\n{CHOICES}", "A list:\n\nA) not this\n\nWhich?\n\nA) a\nB) b\n\nB) b again\nC) c\nD) more"):
-        row = _choice_row(question(text=text))
+        row = choice_row(question(text=text))
         options = zip("ABC", row["choices"]["text"], strict=True)
         assert row["question"] + "\n\n" + "\n".join(f"{letter}) {one}" for letter, one in options) == text
 
 
-def test_sampling_goes_along_and_a_key_does_not(tmp_path: Path) -> None:
-    words = argv(Endpoint(base_url="http://h/v1", model="m", key="hush-hush"), evaluation(), tmp_path)
-    assert "hush-hush" not in " ".join(words)
-    sampling = json.loads(words[words.index("--generation-config") + 1])
+def test_the_arguments_have_the_sampling_but_not_the_key(tmp_path: Path) -> None:
+    arguments = argv(Endpoint(base_url="http://h/v1", model="m", key="hush-hush"), evaluation(), tmp_path)
+    assert "hush-hush" not in " ".join(arguments)
+    sampling = json.loads(arguments[arguments.index("--generation-config") + 1])
     extra = {"chat_template_kwargs": {"enable_thinking": True}}
     assert sampling == {"temperature": 0.6, "max_tokens": 64, "extra_body": extra}
 
 
 @pytest.mark.parametrize(("task", "why"), [("multiple-choice", "log-probabilities"), ("livebench", "no LiveBench")])
-def test_what_it_cannot_ask_is_refused_before_it_starts(task: str, why: str) -> None:
+def test_an_unsupported_task_is_refused_before_the_start(task: str, why: str) -> None:
     with pytest.raises(ConfigError, match=f"evalscope cannot ask mmlu .task {task}.") as refused:
         refuse(TASKS[task], "mmlu")
     assert why in refused.value.why
     assert "harness: own" in refused.value.hint
 
 
-def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_program(tmp_path: Path) -> None:
     harness = EvalscopeHarness(str(tmp_path / "nothing"))
     with pytest.raises(EnvironmentFault, match="is not installed"):
         harness.evaluate(

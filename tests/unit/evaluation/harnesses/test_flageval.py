@@ -47,7 +47,7 @@ def test_scores_of_every_data_set(tmp_path: Path) -> None:
     assert seen[0] == Progress(status="R", done=1, total=3, running="AIME 3/30")
 
 
-def test_scores_that_are_known_are_not_asked_for_again(tmp_path: Path) -> None:
+def test_known_scores_are_not_requested_again(tmp_path: Path) -> None:
     with platform() as service:
         first = evaluate(service, tmp_path / "state.json")
         calls = len(service.calls)
@@ -55,7 +55,7 @@ def test_scores_that_are_known_are_not_asked_for_again(tmp_path: Path) -> None:
     assert len(service.calls) == calls
 
 
-def test_a_server_that_moved_gets_a_request_of_its_own(tmp_path: Path) -> None:
+def test_a_server_at_another_url_gets_a_new_request(tmp_path: Path) -> None:
     state, moved = tmp_path / "state.json", replace(ASKED, eval_url="http://chip.example:9000/v1/chat/completions")
     with platform(course=["F"]) as service:
         with pytest.raises(SmokeFailed):
@@ -66,7 +66,7 @@ def test_a_server_that_moved_gets_a_request_of_its_own(tmp_path: Path) -> None:
     assert service.paths()[-4:] == ["/stop_evaluation", "/evaluation", "/evaluation_progress", "/evaldiffs"]
 
 
-def test_what_is_sent_is_what_the_platform_takes(tmp_path: Path) -> None:
+def test_the_submission_has_the_fields_that_the_platform_expects(tmp_path: Path) -> None:
     with platform() as service:
         evaluate(service, tmp_path / "state.json")
     method, _, body = service.calls[0]
@@ -77,7 +77,7 @@ def test_what_is_sent_is_what_the_platform_takes(tmp_path: Path) -> None:
     assert service.calls[-1][::2] == ("GET", {"request_id": "request-0"})
 
 
-def test_a_token_is_sent_and_never_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_sent_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGRELEASE_FLAGEVAL_TOKEN", "hush-hush-hush")
     with platform(token="hush-hush-hush") as service:
         assert evaluate(service, tmp_path / "a.json", token="hush-hush-hush") == SCORES
@@ -89,7 +89,7 @@ def test_a_token_is_sent_and_never_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "0.05"}), (500, {}), (503, {}), (0, {})])
-def test_a_platform_that_stumbles_is_borne(status: int, headers: dict[str, str], tmp_path: Path) -> None:
+def test_passing_failures_of_the_platform_are_retried(status: int, headers: dict[str, str], tmp_path: Path) -> None:
     def trouble(path: str, count: int) -> tuple[int, dict[str, str], bytes] | None:
         return (status, headers, b"busy") if path == "/evaluation_progress" and count in (1, 2) else None
 
@@ -98,7 +98,7 @@ def test_a_platform_that_stumbles_is_borne(status: int, headers: dict[str, str],
     assert service.paths().count("/evaluation") == 1
 
 
-def test_a_platform_that_stays_down_is_told_and_the_request_is_kept(tmp_path: Path) -> None:
+def test_a_platform_that_stays_down_is_an_error_and_the_request_is_kept(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     down = True
     with platform(trouble=lambda path, _: (502, {}, b"") if down and path != "/evaluation" else None) as service:
@@ -113,11 +113,11 @@ def test_a_platform_that_stays_down_is_told_and_the_request_is_kept(tmp_path: Pa
 def test_a_start_that_may_have_arrived_is_not_sent_twice(tmp_path: Path) -> None:
     with (
         platform(trouble=lambda *_: (0, {}, b"")) as service,
-        pytest.raises(HubUnavailable, match="did not say whether") as told,
+        pytest.raises(HubUnavailable, match="did not confirm whether") as refused,
     ):
         evaluate(service, tmp_path / "state.json")
     assert service.paths() == ["/evaluation"]
-    assert "look there before you run again" in told.value.hint
+    assert "check the platform before you run again" in refused.value.hint
     with pytest.raises(HubUnavailable, match="does not answer /evaluation"):  # nothing listens: surely not arrived
         evaluate(service, tmp_path / "state.json")
 
@@ -130,9 +130,7 @@ def test_a_start_that_is_put_off_is_sent_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "why"), [("F", "it failed"), ("C", "cancelled"), ("OOR", "out of retries")])
-def test_an_evaluation_that_fails_there_is_told_and_resumed_by_the_next_run(
-    status: str, why: str, tmp_path: Path
-) -> None:
+def test_a_failed_evaluation_is_an_error_and_resumed_by_the_next_run(status: str, why: str, tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     with platform(course=["R", status]) as service:
         with pytest.raises(SmokeFailed, match="did not finish request-0") as failed:
@@ -163,10 +161,10 @@ def test_a_server_of_ours_that_dies_stops_the_evaluation_there(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("score", [float("nan"), None, "0.73", 73.3, -0.1, True])
-def test_what_is_no_fraction_is_no_score(score: Any, tmp_path: Path) -> None:
+def test_a_score_must_be_a_fraction(score: Any, tmp_path: Path) -> None:
     with platform(scores={"AIME_0fewshot_@avg1": score}) as service, pytest.raises(UpstreamRefused) as refused:
         evaluate(service, tmp_path / "state.json")
-    assert "no fraction of 1" in refused.value.why
+    assert "not a fraction of 1" in refused.value.why
 
 
 @pytest.mark.parametrize("body", [b"<html>502</html>", b"[]", b'{"err_code": 3, "err_msg": "no such thing"}'])
@@ -178,7 +176,7 @@ def test_garbage_is_refused(body: bytes, tmp_path: Path) -> None:
         evaluate(service, tmp_path / "state.json")
 
 
-def test_an_address_that_is_none() -> None:
+def test_an_invalid_url() -> None:
     for url in ("flageval.example:5050", "ftp://flageval.example"):
         with pytest.raises(FlagreleaseError) as refused:
             FlagEval(url, pace=QUICK).submit(ASKED)

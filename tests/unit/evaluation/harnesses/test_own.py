@@ -1,4 +1,4 @@
-"""Our own engine against a loopback endpoint: once each, resumed, patient within limits, honest about failures."""
+"""The harness `own` against a loopback endpoint: each question once, resumption, bounded retries, counted failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_question_is_answered_once_for_each_repeat(tmp_path: Path) -> None
     assert samples[0].latency_s > 0
 
 
-def test_repeats_of_a_sampled_question_have_seeds_of_their_own(tmp_path: Path) -> None:
+def test_repeats_of_a_sampled_question_have_different_seeds(tmp_path: Path) -> None:
     with serving(echo) as server:
         ask(server.base_url, evaluation(5, repeats=4, temperature=0.7), tmp_path / "a.jsonl")
     assert len({request["seed"] for request in server.requests}) == 20
@@ -43,7 +43,7 @@ def test_a_greedy_question_has_no_seed(tmp_path: Path) -> None:
     assert all("seed" not in request for request in server.requests)
 
 
-def test_as_many_are_in_flight_as_was_asked_for_and_no_more(tmp_path: Path) -> None:
+def test_the_concurrency_is_reached_and_not_exceeded(tmp_path: Path) -> None:
     def slowly(request: dict[str, Any], n: int) -> Said:
         said = echo(request, n)
         return Said(said.body, seconds=0.02)
@@ -53,7 +53,7 @@ def test_as_many_are_in_flight_as_was_asked_for_and_no_more(tmp_path: Path) -> N
     assert server.most_in_flight == 8
 
 
-def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+def test_answered_questions_are_not_asked_again(tmp_path: Path) -> None:
     into = tmp_path / "s.jsonl"
     with serving(echo) as server:
         ask(server.base_url, evaluation(12), into)
@@ -106,7 +106,7 @@ def test_retry_after_holds_back_all_requests(tmp_path: Path) -> None:
     assert times[1] - times[0] >= 0.5
 
 
-def test_a_connection_that_is_cut_is_asked_again(tmp_path: Path) -> None:
+def test_a_cut_connection_is_retried(tmp_path: Path) -> None:
     def cut_once(request: dict[str, Any], n: int) -> Said:
         said = echo(request, n)
         return Said(said.body, cut=10) if n == 1 else said
@@ -133,7 +133,7 @@ def test_chunked_bodies_are_read(tmp_path: Path) -> None:
     assert (tally.errors, tally.done) == (0, 9)
 
 
-GARBAGE = {
+INVALID = {
     "not JSON": (Said(b"<html>"), "not JSON"),
     "no choices": (Said(b'{"object": "error"}'), "no choices"),
     "empty choices": (Said(b'{"choices": []}'), "no choices"),
@@ -145,9 +145,9 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_a_failed_answer_with_its_reason(name: str, tmp_path: Path) -> None:
-    said, reason = GARBAGE[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_response_is_a_failed_answer_with_its_reason(name: str, tmp_path: Path) -> None:
+    said, reason = INVALID[name]
     with serving(
         lambda request, n: said if request["messages"][0]["content"] == "question 1" else echo(request, n)
     ) as server:
@@ -157,11 +157,11 @@ def test_garbage_is_a_failed_answer_with_its_reason(name: str, tmp_path: Path) -
     assert reason in str(failed.error)
     assert failed.correct is False
     assert (tally.errors, tally.done) == (1, 4)
-    assert server.asked["question 1"] == 1  # garbage is an answer: asking again would be choosing
+    assert server.asked["question 1"] == 1  # asking again would select answers
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "null", '"x"'])
-def test_a_log_probability_that_is_no_number_is_a_failed_answer(value: str, tmp_path: Path) -> None:
+def test_a_log_probability_that_is_not_a_number_is_a_failed_answer(value: str, tmp_path: Path) -> None:
     good = letters({"A": -1.0, "B": -0.5})
     bad = Said(good.body.replace(b"-0.5", value.encode()))
     with serving(lambda request, _n: bad if request["messages"][0]["content"] == "question 0" else good) as server:
@@ -171,16 +171,16 @@ def test_a_log_probability_that_is_no_number_is_a_failed_answer(value: str, tmp_
     assert errors["q1"] is errors["q2"] is None
 
 
-def test_an_endpoint_without_log_probabilities_is_said_to_have_none(tmp_path: Path) -> None:
+def test_an_endpoint_without_log_probabilities_is_reported(tmp_path: Path) -> None:
     with (
         serving(lambda _request, _n: chat("B")) as server,
         pytest.raises(SmokeFailed) as caught,
     ):
         ask(server.base_url, evaluation(10, task=LETTER), tmp_path / "s.jsonl")
-    assert "does not give log-probabilities" in caught.value.why
+    assert "does not provide log-probabilities" in caught.value.why
 
 
-def test_too_many_failures_are_no_score(tmp_path: Path) -> None:
+def test_too_many_failures_end_the_evaluation(tmp_path: Path) -> None:
     into = tmp_path / "s.jsonl"
     with serving(lambda _request, _n: Said(b"<html>")) as server:
         with pytest.raises(SmokeFailed) as caught:
@@ -221,7 +221,7 @@ def test_a_server_that_is_gone_ends_the_evaluation_at_once(tmp_path: Path) -> No
     assert all(one.error is None for one in samples)
 
 
-def test_stopping_the_calling_thread_stops_the_asking(tmp_path: Path) -> None:
+def test_stopping_the_calling_thread_stops_the_requests(tmp_path: Path) -> None:
     class Stop(BaseException):
         pass
 
@@ -240,7 +240,7 @@ def test_stopping_the_calling_thread_stops_the_asking(tmp_path: Path) -> None:
     assert 3 <= len(read_samples(into)) < 60
 
 
-def test_progress_tells_accuracy(tmp_path: Path) -> None:
+def test_progress_reports_accuracy(tmp_path: Path) -> None:
     seen: list[Tally] = []
     with serving(echo) as server:
         ask(server.base_url, evaluation(30), tmp_path / "s.jsonl", report=seen.append)
@@ -248,7 +248,7 @@ def test_progress_tells_accuracy(tmp_path: Path) -> None:
     assert seen[-1].accuracy == pytest.approx(20 / 30)
 
 
-def test_truncation_is_told_apart_from_wrong(tmp_path: Path) -> None:
+def test_truncated_answers_are_counted_apart_from_wrong_ones(tmp_path: Path) -> None:
     with serving(lambda _request, _n: chat("<think>let me see", finish="length", tokens=16)) as server:
         tally, samples = ask(server.base_url, evaluation(3, thinking=True), tmp_path / "s.jsonl")
     assert tally.truncated == 3
@@ -264,16 +264,16 @@ def test_one_token_that_was_asked_for_is_not_truncated(tmp_path: Path) -> None:
     assert tally.accuracy == 1.0
 
 
-def test_nothing_answers(tmp_path: Path) -> None:
+def test_an_endpoint_that_does_not_listen(tmp_path: Path) -> None:
     with serving(echo) as server:
         base_url = server.base_url
     with pytest.raises(SmokeFailed) as caught:
         ask(base_url, evaluation(10), tmp_path / "s.jsonl")
-    assert "no answer" in caught.value.why
+    assert "no response" in caught.value.why
     assert caught.value.hint
 
 
-def test_samples_are_whole_lines_of_the_schema(tmp_path: Path) -> None:
+def test_samples_are_complete_lines_of_the_schema(tmp_path: Path) -> None:
     into = tmp_path / "deep" / "s.jsonl"
     with serving(echo) as server:
         ask(server.base_url, evaluation(3), into)

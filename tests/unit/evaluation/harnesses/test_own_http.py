@@ -1,4 +1,4 @@
-"""The connection to an endpoint: what is HTTP is taken, all else is a TransportError that says what came."""
+"""The connection to an endpoint: HTTP responses are returned, anything else is a TransportError with its cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation.harnesses.own_http import Response, TransportError, Wire
+from flagrelease.evaluation.harnesses.own_http import JsonConnection, Response, TransportError
 
 
 def post(*answers: bytes, times: int = 1, seconds: float = 2.0, hang: bool = False) -> list[Response]:
@@ -27,8 +27,8 @@ def post(*answers: bytes, times: int = 1, seconds: float = 2.0, hang: bool = Fal
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
-            async with Wire(f"http://127.0.0.1:{port}/v1/x", key="secret") as wire:
-                return [await wire.post(b"{}", seconds=seconds) for _ in range(times)]
+            async with JsonConnection(f"http://127.0.0.1:{port}/v1/x", key="secret") as connection:
+                return [await connection.post(b"{}", seconds=seconds) for _ in range(times)]
         finally:
             server.close()
 
@@ -64,37 +64,37 @@ def test_chunks_with_extensions_and_trailers() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "not an HTTP answer"),
-        (b"HTTP/1.1 abc\r\n\r\n", "not an HTTP answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "a body of -1 bytes"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "a body of 99999999999 bytes"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not an HTTP response"),
+        (b"HTTP/1.1 abc\r\n\r\n", "not an HTTP response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", "unsupported Content-Length -1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "unsupported Content-Length 99999999999"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "closed after 4 bytes"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "not a chunk size"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "invalid chunk size"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "closed after 2 bytes"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, "header does not end"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000, "header is too long"),
         (b"", "closed after 0 bytes"),
     ],
 )
-def test_what_is_no_answer(answer: bytes, said: str) -> None:
+def test_an_invalid_response(answer: bytes, said: str) -> None:
     with pytest.raises(TransportError, match=said):
         post(answer)
 
 
-def test_an_answer_that_does_not_come() -> None:
-    with pytest.raises(TransportError, match="no answer within 0 s"):
+def test_a_response_that_never_comes() -> None:
+    with pytest.raises(TransportError, match="no response within 0 s"):
         post(b"", seconds=0.2, hang=True)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "127.0.0.1:80", "http://"])
-def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(ConfigError, match="no http"):
-        Wire(url)
+def test_an_invalid_url(url: str) -> None:
+    with pytest.raises(ConfigError, match="is not an http:// or https:// URL"):
+        JsonConnection(url)
 
 
 def test_nobody_listens() -> None:
     async def ask() -> None:
-        async with Wire("http://127.0.0.1:1/v1") as wire:
-            await wire.post(b"{}", seconds=2.0)
+        async with JsonConnection("http://127.0.0.1:1/v1") as connection:
+            await connection.post(b"{}", seconds=2.0)
 
     with pytest.raises(TransportError, match="refused"):
         asyncio.run(ask())

@@ -89,7 +89,7 @@ def livebench(tmp_path: Path, *kinds: str) -> DataSet:
     return DataSet(benchmark="livebench", digest="0" * 64, files=(DataFile(name=path.name, path=path),))
 
 
-def test_programs_are_left_out_without_a_sandbox_and_what_is_unknown_is_refused(
+def test_programs_are_left_out_without_a_sandbox_and_unknown_tasks_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "sandbox", lambda: "")
@@ -120,7 +120,7 @@ def test_a_table_is_the_same_in_every_format(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_what_is_no_table_is_none(kind: str) -> None:
+def test_an_invalid_table_is_none(kind: str) -> None:
     assert not tables.parse(kind, "{ not a table")
 
 

