@@ -83,7 +83,7 @@ def test_weights_that_do_not_match_the_lock(tmp_path: Path) -> None:
     (tmp_path / "matrix.lock").write_text(json.dumps(lock))
     code, _, err = user.call("run", CELL, "--only", "weights")
     assert code == 7, err
-    assert "moved since it was locked" in first_line(err)
+    assert "changed since it was locked" in first_line(err)
     assert "flagrelease lock" in hint(err)
     kept = [path for path in (tmp_path / ".flagrelease" / "weights").rglob("*.gguf") if "quarantine" not in str(path)]
     assert kept == []

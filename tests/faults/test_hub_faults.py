@@ -1,4 +1,4 @@
-"""Hubs that fail, lie or go away: each is told apart, nothing bad is used, and nothing earned is lost."""
+"""Hubs that fail, lie or disconnect: each has its own error, no bad file is used, no finished download is lost."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_shard_shorter_than_listed_is_refused(source: str, hub: HubStandIn, fe
 def test_a_branch_that_moved_is_told_from_damage(source: str, hub: HubStandIn, fetch: Fetch) -> None:
     model = replace(fetch.lock(source), revision="master" if source == MODELSCOPE else "main")
     hub.files = {**hub.files, SHARD: some_bytes(3_000_000, seed=99)}
-    with pytest.raises(HubRefused, match="moved") as caught:
+    with pytest.raises(HubRefused, match="changed since it was locked") as caught:
         fetch.run(model)
     assert SHARD in caught.value.why
     assert "flagrelease lock" in caught.value.hint
@@ -174,7 +174,7 @@ def test_a_revision_that_is_gone_is_refused(source: str, hub: HubStandIn, fetch:
 @BOTH
 def test_an_answer_that_is_no_hub_is_said_to_be_none(source: str, hub: HubStandIn, fetch: Fetch) -> None:
     hub.faults = [Fault("Toy-1B", times=99, garbage=True)]
-    with pytest.raises(HubRefused, match="does not answer as a hub does"):
+    with pytest.raises(HubRefused, match="unexpected response from"):
         fetch.lock(source)
 
 
@@ -298,7 +298,7 @@ def test_a_stop_ends_the_fetch_and_its_threads(source: str, hub: HubStandIn, fet
     thread.join(20)
     assert not thread.is_alive()
     assert isinstance(raised[0], StopRequested)
-    assert not [one.name for one in threading.enumerate() if one.name.startswith("fetch")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fetch")]
     assert (fetch.into.parent / "model.partial").exists()
 
 

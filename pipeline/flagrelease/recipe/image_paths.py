@@ -58,8 +58,8 @@ class Layout:
     def model(self, model: Model) -> str:
         return f"{self.root}{container.model_path(model)}"
 
-    def place(self, path: str) -> str:
-        """Where `path` of the container is."""
+    def host_path(self, path: str) -> str:
+        """The location of the container path `path`: below `root` if there is one."""
         return f"{self.root}{path}"
 
 

@@ -1,4 +1,4 @@
-"""One policy for all retries: what may pass, how long is waited, when it ends, and what the user is told."""
+"""The retry policy: which failures are transient, how long to wait, when to give up, what the user reads."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -125,8 +125,8 @@ def test_every_retry_is_noted() -> None:
     notes = list[str]()
     retry(failing(2), PLAIN, FakeClock(), notes.append)
     assert notes == [
-        "the hub is away: HTTP 503; trying again in 1 s",
-        "the hub is away: HTTP 503; trying again in 2 s",
+        "the hub is away: HTTP 503; retrying in 1 s",
+        "the hub is away: HTTP 503; retrying in 2 s",
     ]
 
 
