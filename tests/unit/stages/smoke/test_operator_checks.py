@@ -119,8 +119,8 @@ def test_what_is_called_to_warm_up_alone_is_not_called() -> None:
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_no_answer_is_told_as_one(printed: str) -> None:
-    with pytest.raises(CheckFailed, match="what is in effect cannot be read"):
-        operator_status.told(printed)
+    with pytest.raises(CheckFailed, match="cannot read which operators are in effect"):
+        operator_status.parse_effective(printed)
 
 
 class Unhurried:
