@@ -82,7 +82,7 @@ def test_killed_and_run_again(moment: str, tmp_path: Path) -> None:
     again = image.run(job, context)
     assert (again.digest, again.pushed_bytes) == (first.digest, 0)
     unfinished = [path for path in (tmp_path / "wheels").iterdir() if not (path / "wheels.json").exists()]
-    assert all(path.name.startswith(".") for path in unfinished), "a half-gathered house is never used"
+    assert all(path.name.startswith(".") for path in unfinished), "a half-gathered wheelhouse is never used"
     Engine().reap(job.cell.id, tmp_path)
     label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
     assert docker.from_env().containers.list(all=True, filters={"label": label}) == []
