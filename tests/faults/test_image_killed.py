@@ -1,4 +1,4 @@
-"""The image stage, killed with SIGKILL in the middle, ends with the same image when it is run again."""
+"""The image stage, killed with SIGKILL midway and run again, gives the same image."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def parts() -> None:
 
 
 def killed_at(moment: str, workspace: Path, registry: str) -> str:
-    """Run the stage until it says that it does `moment`, and kill it; all that it said."""
+    """Run the stage until it reports `moment`, kill it, and return its output."""
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root}/pipeline:{root}/tests"}
     argv = [sys.executable, "-c", PROGRAM, str(workspace), registry]

@@ -67,7 +67,7 @@ def for_entrypoint(cell: Cell, layout: Layout, bundled: bool) -> dict[str, Any]:
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
-    """Options in FlagScale's form: `_` becomes `-`, true a bare option, false is omitted, a list becomes several values."""
+    """Options in FlagScale's form: `_` becomes `-`, true a bare option, false nothing, a list several values."""
     argv: list[str] = []
     for name, value in arguments.items():
         option = f"--{name.replace('_', '-')}"

@@ -65,7 +65,7 @@ def failing(store: Store, times: int, status: int, **headers: str) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 0])
-def test_what_may_pass_is_tried_again(
+def test_transient_failures_are_retried(
     status: int, store: Store, host: str, client: OciRegistry, clock: Patient
 ) -> None:
     failing(store, 3, status)
@@ -80,7 +80,7 @@ def test_retry_after_is_heeded(store: Store, host: str, client: OciRegistry, clo
     assert clock.slept == [7.0]
 
 
-def test_patience_ends(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_the_budget_ends_the_retries(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
     failing(store, 10_000, 503)
     with pytest.raises(RegistryUnavailable, match="failing") as caught:
         client.digest(f"{host}/a", "tag")
@@ -88,7 +88,7 @@ def test_patience_ends(store: Store, host: str, client: OciRegistry, clock: Pati
     assert sum(clock.slept) <= 60
 
 
-def test_a_wait_beyond_patience_is_not_begun(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_a_wait_beyond_the_budget_is_not_begun(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
     failing(store, 1, 429, **{"Retry-After": "3600"})
     with pytest.raises(RegistryUnavailable):
         client.digest(f"{host}/a", "tag")

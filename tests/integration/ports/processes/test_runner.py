@@ -1,4 +1,4 @@
-"""Serving by plain processes: how they start and fail, and that nothing of them survives, whoever is killed."""
+"""Serving by plain processes: how they start and fail, and that none survives whichever process is killed."""
 
 import json
 import os
