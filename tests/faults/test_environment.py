@@ -1,4 +1,4 @@
-"""What a user sees when the machine or the registry is not fit: one line, the right exit code, nothing lost."""
+"""Failures of the machine or the registry: one line for the user, the right exit code, nothing lost."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_a_registry_in_trouble(tmp_path: Path, base: str, status: int, code: int
     assert found == code, err
     assert host in first_line(err)
     assert hint(err)
-    assert not (tmp_path / ".flagrelease" / "weights").exists(), "it is told before anything is fetched"
+    assert not (tmp_path / ".flagrelease" / "weights").exists(), "it is reported before anything is fetched"
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_weights_that_do_not_match_the_lock(tmp_path: Path) -> None:
     (tmp_path / "matrix.lock").write_text(json.dumps(lock))
     code, _, err = user.call("run", CELL, "--only", "weights")
     assert code == 7, err
-    assert "moved since it was locked" in first_line(err)
+    assert "changed since it was locked" in first_line(err)
     assert "flagrelease lock" in hint(err)
     kept = [path for path in (tmp_path / ".flagrelease" / "weights").rglob("*.gguf") if "quarantine" not in str(path)]
     assert kept == []
@@ -114,7 +114,7 @@ def test_doctor_says_what_to_do(tmp_path: Path, base: str, own_registry: str) ->
     assert out.count("  → ") >= 2
 
 
-def test_without_docker_neither_it_nor_a_registry_is_asked_for(tmp_path: Path) -> None:
+def test_without_docker_neither_docker_nor_a_registry_is_required(tmp_path: Path) -> None:
     user = project(tmp_path, "localhost:1/none")
     absent = {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
     _, out, _ = user.call("doctor", "--runner", "process", **absent)

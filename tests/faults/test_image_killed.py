@@ -1,4 +1,4 @@
-"""The image stage, killed with SIGKILL in the middle, ends with the same image when it is run again."""
+"""The image stage, killed with SIGKILL midway and run again, gives the same image."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def parts() -> None:
 
 
 def killed_at(moment: str, workspace: Path, registry: str) -> str:
-    """Run the stage until it says that it does `moment`, and kill it; all that it said."""
+    """Run the stage until it reports `moment`, kill it, and return its output."""
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": f"{root}/pipeline:{root}/tests"}
     argv = [sys.executable, "-c", PROGRAM, str(workspace), registry]
@@ -82,7 +82,7 @@ def test_killed_and_run_again(moment: str, tmp_path: Path) -> None:
     again = image.run(job, context)
     assert (again.digest, again.pushed_bytes) == (first.digest, 0)
     unfinished = [path for path in (tmp_path / "wheels").iterdir() if not (path / "wheels.json").exists()]
-    assert all(path.name.startswith(".") for path in unfinished), "a half-gathered house is never used"
+    assert all(path.name.startswith(".") for path in unfinished), "a half-gathered wheelhouse is never used"
     Engine().reap(job.cell.id, tmp_path)
     label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
     assert docker.from_env().containers.list(all=True, filters={"label": label}) == []

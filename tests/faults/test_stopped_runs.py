@@ -1,4 +1,4 @@
-"""Killed or interrupted in any stage, the next run ends with the release, and nothing is left behind."""
+"""After a kill or an interrupt in any stage, the next run completes the release, and nothing is left behind."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ STOPPED = [stage.name for stage in STAGES]
 
 
 def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
-    """Run until `stage` has begun, then send the signal; the exit code and what was said after it."""
+    """Run until `stage` has begun, then send the signal; return the exit code and the output after it."""
     with user.start("run", CELL) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -31,8 +31,10 @@ def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
 
 
 def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None:
-    over = stage == "publish" and code == 0  # two requests to the registry, which can be done before the signal comes
-    assert over or (code == 130 and "run again" in said), said
+    finished = (
+        stage == "publish" and code == 0
+    )  # two requests to the registry, which may finish before the signal arrives
+    assert finished or (code == 130 and "run again" in said), said
     assert user.leftovers() == [], f"after Ctrl-C in {stage}"
 
 
@@ -55,9 +57,9 @@ def test_stopped_in_every_stage(
             nothing_is_left(user, stage, *stop_in(user, stage, signal.SIGINT))
     code, out, err = user.call("run", CELL, "--json")
     assert code == 0, err
-    (told,) = json.loads(out)["cells"]
-    assert told["state"] in ("released", "unchanged")
-    states = {stage["stage"]: stage["state"] for stage in told["stages"]}
+    (cell,) = json.loads(out)["cells"]
+    assert cell["state"] in ("released", "unchanged")
+    states = {stage["stage"]: stage["state"] for stage in cell["stages"]}
     assert {states.get(name, "reused") for name in STOPPED[:-1]} <= {"reused", "skipped"}, "a finished stage ran again"
     assert user.leftovers() == []
     assert not [path for path in Path("/proc").glob("[0-9]*") if _is_ours(path, tmp_path)]

@@ -65,7 +65,7 @@ class World:
     def serve(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Any]:
         stack = request.stack
         assert job.cell.chip.vendor == "cpu" or not self.up, "two servers on a chip that holds one"
-        assert bool(self.up) is request.beside, context.run_id
+        assert bool(self.up) is request.colocated, context.run_id
         self.started.append(stack)
         self.up.append(stack)
         try:

@@ -86,7 +86,7 @@ class Context:
     """All stages before it, with what they cost: for the release record. For a result use `result` or `optional`."""
     shared: Shared = field(default_factory=NothingShared)
     """What all cells share."""
-    standing: ServerPool | None = None
+    server_pool: ServerPool | None = None
     """The cell's servers of earlier stages."""
 
     def result(self, handle: ResultOf[R]) -> R:

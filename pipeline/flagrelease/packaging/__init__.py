@@ -1,1 +1,1 @@
-"""What images are made of."""
+"""The parts that images are made of."""

@@ -1,4 +1,4 @@
-"""A chip's base image: where it comes from, and how it gets here."""
+"""Find or pull a chip's base image."""
 
 from __future__ import annotations
 
@@ -17,68 +17,71 @@ if TYPE_CHECKING:
 
 
 def locked_base(job: Job) -> LockedChip:
+    """The base image in matrix.lock; the unpinned one of matrix.yaml if the lock has none."""
     return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
 
 
 def pinned_base(job: Job) -> dict[str, str]:
-    """The same as an input of a stage."""
+    """The base image as an input of a stage's key."""
     locked = locked_base(job)
     return {"base image": locked.digest or locked.base, "base image name": locked.base}
 
 
 def how_to_make(base: str) -> str:
-    """What to do where a base that no registry has is missing."""
+    """The hint for a missing base image that no registry has."""
     return (
-        f"`docker build --tag {base} base` makes it from the Dockerfile that `flagrelease init` wrote; "
-        "in a checkout of flagrelease, `make base`"
+        f"`docker build --tag {base} base` builds it from the Dockerfile that `flagrelease init` wrote; "
+        "in a checkout of flagrelease, run `make base`"
     )
 
 
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
-    """Its reference and what is here, pulled where it has a digest; without containers it is this machine. Raises
-    EnvironmentFault where a local one is missing."""
+    """The base image's reference and the image, pulled if it is locked by digest; without containers, this machine.
+
+    Raises EnvironmentFault if a base image without digest is not on this machine, and the errors of `pull`.
+    """
     if job.runner == "process":
         machine = processes(context).machine
         return machine.name, LocalImage(id=machine.id, size=0, labels={})
     locked = locked_base(job)
     docker = context.ports.docker
     if not locked.digest:
-        found = docker.image(locked.base)
-        if found is None:
+        image = docker.image(locked.base)
+        if image is None:
             raise EnvironmentFault(
-                f"the base image {locked.base} is not here", why=locked.why, hint=how_to_make(locked.base)
+                f"the base image {locked.base} is not on this machine", why=locked.why, hint=how_to_make(locked.base)
             )
-        return locked.base, found
+        return locked.base, image
     name, _, tag = locked.base.rpartition(":")
     name = name if name and "/" not in tag else locked.base
     reference = f"{name}@{locked.digest}"
-    found = docker.image(reference)
-    if found is None:
+    image = docker.image(reference)
+    if image is None:
         with context.meter.waiting():
-            found = docker.pull(name, locked.digest, counted(context, "pulling the base"))
-    return reference, found
+            image = docker.pull(name, locked.digest, counted(context, "pulling the base"))
+    return reference, image
 
 
 def processes(context: Context) -> ProcessRunner:
     """The runner of a job whose runner is `process`."""
     runner = context.ports.runner
     if not isinstance(runner, ProcessRunner):
-        raise TypeError(f"the job's runner is process, the ports' {runner.kind}")
+        raise TypeError(f"the job's runner is process, but the port's is {runner.kind}")
     return runner
 
 
 def check_python(machine: Machine, wanted: str) -> None:
-    """Raises EnvironmentFault where the machine has another Python than the chip's packages are made for."""
+    """Raise EnvironmentFault unless the machine has the Python version that the chip's packages are made for."""
     if not machine.fits(wanted):
         raise EnvironmentFault(
             f"this machine's python3 is {machine.version}",
-            why=f"matrix.yaml says `python: {wanted}` for the chip, and its packages are made for that",
+            why=f"matrix.yaml has `python: {wanted}` for the chip, and its packages are made for that version",
             hint=f"put a Python {wanted} first on PATH",
         )
 
 
 def counted(context: Context, doing: str) -> Moved:
-    """Adds the bytes that move to the meter, and shows them."""
+    """A progress callback that adds the transferred bytes to the meter and shows them."""
     before = context.meter.moved
 
     def moved(done: int, total: int) -> None:

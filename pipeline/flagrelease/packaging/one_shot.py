@@ -1,4 +1,4 @@
-"""A program on the chip's host that ends by itself: started, watched to its end, and removed whatever happens."""
+"""Run a program to its end on the chip's host, and remove its container however it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL = 0.1
 _DRAIN_SECONDS = 10.0
 
 Printed = queue.SimpleQueue[str | None]
-"""Lines as they come; nothing at the end."""
+"""Output lines as they arrive; None at the end."""
 
 
 def of(
@@ -32,8 +32,10 @@ def of(
     mounts: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> ContainerRun:
-    """`argv` in `image` with the chip's own flags, without network. Where programs are plain processes no path can
-    be moved, so that a mount has to have the same path inside as outside."""
+    """Describe a run of `argv` in `image` with the chip's container flags and without network.
+
+    For plain processes, a mount must have the same path inside as outside.
+    """
     cell = job.cell
     return ContainerRun(
         image=image,
@@ -52,9 +54,9 @@ def of(
 
 
 def finish(context: Context, run: ContainerRun, *, seconds: float, line: Callable[[str], None]) -> str:
-    """Run it to its end, at most `seconds`; `line` gets each line as it is printed. The last lines.
+    """Run it to its end, for at most `seconds`, and return its last lines. `line` gets each line as it is printed.
 
-    Raises CommandFailed, with the last lines as detail, where it fails or takes too long; what `start` raises.
+    Raises CommandFailed, with the last lines as detail, if it fails or takes too long; also the errors of `start`.
     """
     with context.meter.waiting():
         running = context.ports.runner.start(run)
@@ -81,28 +83,28 @@ def _watched(
     drained = False
     while (ended is None or not drained) and (now := clock.monotonic()) <= deadline:
         try:
-            # A short wait, so that a stop reaches this thread at once.
+            # Wait briefly, so that an interrupt reaches this thread at once.
             text = printed.get(timeout=_POLL)
         except queue.Empty:
             if ended is None and (ended := running.ended()) is not None:
-                deadline = now + _DRAIN_SECONDS  # the reader may have lost its engine, and then never ends
+                deadline = now + _DRAIN_SECONDS  # a reader that lost its connection to the engine never ends
             continue
         if text is None:
             drained = True
         else:
             last.append(text)
             line(text)
-    kept = "\n".join(last)
+    tail = "\n".join(last)
     if ended is None:
-        raise CommandFailed(f"{name} did not end within {seconds:.0f} s", why="it was stopped", detail=kept)
+        raise CommandFailed(f"{name} did not end within {seconds:.0f} s", why="it was stopped", detail=tail)
     if ended.code != 0 or ended.out_of_memory:
         why = "memory ran out" if ended.out_of_memory else ended.error or (last[-1] if last else "it printed nothing")
-        raise CommandFailed(f"{name} ended with {ended.code}", why=why, detail=kept)
-    return kept
+        raise CommandFailed(f"{name} ended with {ended.code}", why=why, detail=tail)
+    return tail
 
 
 def _read(running: Running, printed: Printed, over: threading.Event) -> None:
-    with suppress(FlagreleaseError):  # whoever asks whether it has ended is told
+    with suppress(FlagreleaseError):  # `ended`, called by the other thread, raises it too
         for text in running.lines():
             printed.put(text)
             if over.is_set():

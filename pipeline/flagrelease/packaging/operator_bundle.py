@@ -1,4 +1,4 @@
-"""The operators of a release as parts of its image: the bundle, and flagkernels, which puts it into effect."""
+"""Files that put an operator bundle and the flagkernels runtime into an image."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ FLAGKERNELS = PACKAGE.parent / "flagkernels"
 _FILES = (path for suffix in ("py", "json") for path in FLAGKERNELS.rglob(f"*.{suffix}"))
 SOURCES = tuple(sorted(str(path.relative_to(FLAGKERNELS)) for path in _FILES))
 PROGRAMS = tuple(f"../flagkernels/{name}" for name in SOURCES)
-"""As Stage.programs names them."""
+"""SOURCES in the form of Stage.programs."""
 
 _ENTRY_POINTS = "[vllm.general_plugins]\nflagkernels = flagkernels.engine.plugin:register\n"
-"""vLLM calls it in every process that it starts. The same is in pyproject.toml."""
+"""vLLM calls the entry point in every process that it starts. pyproject.toml declares it too."""
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """What the kernels stage gave, and the bundle's folder on this machine."""
+    """The result of the kernels stage, and the bundle on this machine."""
 
     result: results.Kernels
     folder: Path
+    """The bundle's folder."""
 
     def files(self) -> dict[str, tuple[bytes, int]]:
-        """By path in the build context, with mode."""
+        """Content and mode, by path in the build context."""
         bundle = {
             f"{BUNDLE}/{path.relative_to(self.folder).as_posix()}": (path.read_bytes(), 0o644)
             for path in sorted(self.folder.rglob("*"))
@@ -42,11 +43,12 @@ class Shipped:
 
 
 def of(result: results.Kernels | None, workspace: Workspace) -> Shipped | None:
+    """The bundle of `result`; None without a kernels stage."""
     return None if result is None else Shipped(result, workspace.root / result.folder)
 
 
 def _distribution() -> dict[str, bytes]:
-    """flagkernels as an installed distribution, since vLLM finds plugins by their metadata."""
+    """flagkernels as an installed distribution, because vLLM finds plugins by distribution metadata."""
     info = f"flagkernels-{__version__}.dist-info"
     files = {f"flagkernels/{name}": (FLAGKERNELS / name).read_bytes() for name in SOURCES}
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: flagkernels\nVersion: {__version__}\n".encode()

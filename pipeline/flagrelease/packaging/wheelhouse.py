@@ -1,4 +1,4 @@
-"""The Python packages that go into an image: resolved and hash-locked on the host, kept as a folder of wheels."""
+"""The Python packages of an image: resolved and hash-locked on the host, gathered into a folder of wheels."""
 
 from __future__ import annotations
 
@@ -26,36 +26,42 @@ if TYPE_CHECKING:
     from flagrelease.contract.job import Job
 
 MANYLINUX = "manylinux_2_28_x86_64"
-"""The oldest glibc that the packages have to run on: RHEL 8, Debian 11, Ubuntu 20.10."""
+"""The oldest glibc that the packages must support: RHEL 8, Debian 11, Ubuntu 20.10."""
 
 EPOCH = "946684800"
-"""Date of the files in wheels that are built here (2000-01-01), so that building again gives the same bytes."""
+"""Date of the files in wheels that we build (2000-01-01), so that builds are reproducible."""
 
 _COMPILE_SECONDS = 300.0
 _FETCH_SECONDS = 1800.0
-_NO_INDEX = "check the network, what was downloaded is in pip's cache; or `flagrelease fetch` where there is one"
+_NO_INDEX = (
+    "check the network and run again: finished downloads are in pip's cache; "
+    "or run `flagrelease fetch` on a machine with network"
+)
 
-# FlagScale 0.8.0 requires torch, ray, wandb and its developers' tools in its metadata; `serve` with
-# use_fs_serve off imports these only.
+# FlagScale 0.8.0 requires torch, ray, wandb and development tools in its metadata, but `serve` with use_fs_serve off
+# imports only these.
 _FLAGSCALE_NEEDS = ("aiohttp", "click", "hydra-core", "numpy", "packaging", "pandas", "psutil", "pyyaml", "tqdm")
-_LONE = ("flag-scale",)
-"""Packages that are taken without what their metadata requires."""
+_NO_DEPS = ("flag-scale",)
+"""Packages that are installed with --no-deps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """A wheel in the house. `built_from` is the sha256 of the source archive where no wheel was published."""
+    """A wheel of the wheelhouse."""
 
     file: str
+    """The file name."""
     name: str
+    """The normalised package name."""
     version: str
     sha256: str
     built_from: str = ""
+    """The sha256 of the source archive that we built it from; empty for a published wheel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheelhouse:
-    """A folder of verified wheels, enough to install all of them without an index."""
+    """A folder of verified wheels that can be installed without an index."""
 
     folder: Path
     wheels: tuple[Wheel, ...]
@@ -67,7 +73,7 @@ class Wheelhouse:
 
 
 def wanted(cell: Cell) -> tuple[str, ...]:
-    """What the packages are resolved from: requirements, and first the Python of the base image."""
+    """The inputs of the resolution: first the Python of the base image, then the requirements."""
     parts, engine = cell.chip.components, ENGINES[cell.model.serve.engine]
     requirements = [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS, *engine.requirements, "pip"]
     if parts.flaggems != "none":
@@ -76,27 +82,30 @@ def wanted(cell: Cell) -> tuple[str, ...]:
 
 
 def resolve(inputs: Sequence[str], command: Command) -> LockedWheels:
-    """Resolve `inputs` (of `wanted`) against the index, with the hash of every file.
+    """Resolve `inputs` (from `wanted`) against the index, with the hash of every file.
 
-    Raises CommandFailed with the resolver's words where a version does not exist or no solution does.
+    Raises CommandFailed with the resolver's message if a version does not exist or there is no solution.
     """
     python = inputs[0].removeprefix("python==")
-    lone = [text for text in inputs[1:] if _package(text) in _LONE]
-    others = [text for text in inputs[1:] if _package(text) not in _LONE]
-    found = [*_compile(lone, python, command, "--no-deps"), *_compile(others, python, command)]
-    return LockedWheels(inputs=tuple(inputs), requirements=tuple(sorted(found)))
+    without_dependencies = [text for text in inputs[1:] if _package(text) in _NO_DEPS]
+    with_dependencies = [text for text in inputs[1:] if _package(text) not in _NO_DEPS]
+    requirements = [
+        *_compile(without_dependencies, python, command, "--no-deps"),
+        *_compile(with_dependencies, python, command),
+    ]
+    return LockedWheels(inputs=tuple(inputs), requirements=tuple(sorted(requirements)))
 
 
 def _compile(requirements: Sequence[str], python: str, command: Command, *options: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        asked = Path(folder, "requirements.in")
-        asked.write_text("".join(f"{line}\n" for line in requirements))
+        unresolved = Path(folder, "requirements.in")
+        unresolved.write_text("".join(f"{line}\n" for line in requirements))
         argv: list[str | Path] = [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes"),
             *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
             *("--python-version", python, "--python-platform", "x86_64-" + MANYLINUX.removesuffix("_x86_64")),
             *options,
-            asked,
+            unresolved,
         ]
         hint = "check the versions under `components` in matrix.yaml, and the network"
         printed = command(argv, seconds=_COMPILE_SECONDS, hint=hint).stdout
@@ -105,30 +114,30 @@ def _compile(requirements: Sequence[str], python: str, command: Command, *option
 
 
 def digest(locked: LockedWheels) -> str:
-    """The name of the wheelhouse: sha256 (hex) of everything that decides what is in it."""
+    """The name of the wheelhouse: sha256 (hex) of everything that determines its content."""
     text = "\n".join([MANYLINUX, EPOCH, *locked.inputs, "", *locked.requirements])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of(job: Job, context: Context) -> Wheelhouse:
-    """The packages of the job's image, gathered into the workspace. Raises ConfigError where none are locked, and what
-    `gather` raises."""
+    """The wheelhouse of the job's image, in the workspace. Raises ConfigError if none is locked, and the errors of
+    `gather`."""
     job.lock.require("wheels", job.cell.wheels_entry)
     with context.meter.waiting():
         return gather(job.lock.wheels[job.cell.wheels_entry], context.workspace.wheels, context.ports.command)
 
 
 def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
-    """The wheelhouse of `locked` under `root`: as it is there, verified, or fetched and built.
+    """The wheelhouse of `locked` below `root`: reused if it is intact, else fetched and built.
 
-    Every download is checked against the lock by pip. Raises CommandFailed, Corrupt, NoSpace, EnvironmentFault.
+    pip checks every download against the lock. Raises CommandFailed, Corrupt, NoSpace, EnvironmentFault, ConfigError.
     """
     folder = root / digest(locked)[:32]
-    if house := _verified(folder):
-        return house
+    if wheelhouse := _verified(folder):
+        return wheelhouse
     with translate_disk_errors("fetching Python packages"):
         root.mkdir(parents=True, exist_ok=True)
-        # Work goes into a folder of its own and is renamed when it is whole.
+        # Gather in a scratch folder and rename it when it is complete.
         with tempfile.TemporaryDirectory(dir=root, prefix=unfinished()) as scratch:
             work = Path(scratch, "wheels")
             work.mkdir()
@@ -138,40 +147,40 @@ def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
             if folder.exists():
                 folder.rename(Path(scratch, "damaged"))
             work.rename(folder)
-    house = _verified(folder)
-    if house is None:
+    wheelhouse = _verified(folder)
+    if wheelhouse is None:
         raise Corrupt("the wheelhouse changed while it was written", why=str(folder), hint="run again")
-    return house
+    return wheelhouse
 
 
 def _fetch(locked: LockedWheels, work: Path, command: Command) -> None:
     python = locked.inputs[0].removeprefix("python==")
-    asked = work / "requirements.txt"
-    asked.write_text("".join(f"{line}\n" for line in locked.requirements))
+    requirements = work / "requirements.txt"
+    requirements.write_text("".join(f"{line}\n" for line in locked.requirements))
     tags = [MANYLINUX, "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64"]
     argv: list[str | Path] = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--no-build-isolation"),
-        *("--dest", work, "--requirement", asked, "--implementation", "cp", "--python-version", python),
-        *(word for tag in tags for word in ("--platform", tag)),
+        *("--dest", work, "--requirement", requirements, "--implementation", "cp", "--python-version", python),
+        *(argument for tag in tags for argument in ("--platform", tag)),
     ]
     try:
         command(argv, seconds=_FETCH_SECONDS, hint=_NO_INDEX)
     except CommandFailed as error:
         if "DO NOT MATCH THE HASHES" in error.detail.upper():
             raise Corrupt(
-                "a Python package is not what matrix.lock says",
+                "a Python package does not match matrix.lock",
                 why=error.why,
-                hint="do not use it; if it was published anew, `flagrelease lock` shows the change",
+                hint="do not use it; if it was published again, `flagrelease lock` shows the change",
                 detail=error.detail,
             ) from None
         raise
 
 
 def _build(work: Path, command: Command) -> None:
-    """Make a wheel of every source archive. It must fit any Python, since ours is not the image's."""
+    """Build a wheel of every source archive. It must be pure Python: ours is not the image's Python."""
     for source in sorted([*work.glob("*.tar.gz"), *work.glob("*.zip")]):
         with tempfile.TemporaryDirectory(dir=work) as made:
-            # Built with our own setuptools, which is locked; an isolated build would fetch whatever is newest.
+            # Use our own, locked setuptools: an isolated build would fetch the newest.
             argv: list[str | Path] = [
                 *(
                     sys.executable,
@@ -189,16 +198,16 @@ def _build(work: Path, command: Command) -> None:
             (wheel,) = Path(made).glob("*.whl")
             if not wheel.name.endswith("-none-any.whl"):
                 raise EnvironmentFault(
-                    f"{source.name} builds a wheel for this machine only",
+                    f"{source.name} builds a platform-specific wheel",
                     why=wheel.name,
-                    hint="choose a version with wheels",
+                    hint="choose a version with published wheels",
                 )
             wheel.rename(work / wheel.name)
         source.rename(source.with_name(source.name + ".source"))
 
 
 def _write_index(locked: LockedWheels, work: Path) -> None:
-    """List the folder, last of all: a folder without the list is unfinished."""
+    """Write the list of wheels, as the last step: a folder without it is unfinished."""
     sources = {_package(path.name): file_sha256(path) for path in work.glob("*.source")}
     wheels = []
     for path in sorted(work.glob("*.whl")):
@@ -214,25 +223,25 @@ def _write_index(locked: LockedWheels, work: Path) -> None:
             )
         )
     names = {wheel.name for wheel in wheels}
-    lacking = [line.split()[0] for line in locked.requirements if _package(line) not in names]
-    if lacking:
-        raise ConfigError(f"no wheel came of {', '.join(lacking)}", hint="run `flagrelease lock`")
+    missing = [line.split()[0] for line in locked.requirements if _package(line) not in names]
+    if missing:
+        raise ConfigError(f"no wheel was built for {', '.join(missing)}", hint="run `flagrelease lock`")
     for path in [*work.glob("*.source"), work / "requirements.txt"]:
         path.unlink()
     write_atomic(work / "wheels.json", msgspec.json.format(msgspec.json.encode(wheels), indent=1))
 
 
 def _verified(folder: Path) -> Wheelhouse | None:
-    """The wheelhouse in `folder`, or nothing where a file is missing or changed."""
+    """The wheelhouse in `folder`; None if a file is missing or changed."""
     try:
         wheels = msgspec.json.decode((folder / "wheels.json").read_bytes(), type=tuple[Wheel, ...])
-        whole = all(file_sha256(folder / wheel.file) == wheel.sha256 for wheel in wheels)
+        intact = all(file_sha256(folder / wheel.file) == wheel.sha256 for wheel in wheels)
     except (OSError, msgspec.DecodeError):
         return None
-    return Wheelhouse(folder=folder, wheels=wheels) if whole else None
+    return Wheelhouse(folder=folder, wheels=wheels) if intact else None
 
 
 def _package(text: str) -> str:
-    """The normalised name that a requirement or a file name starts with."""
-    found = re.match(r"[A-Za-z0-9._-]*?(?=-[0-9]|[ =<>!~;\[]|$)", text)
-    return re.sub(r"[-_.]+", "-", found.group(0) if found else text).lower()
+    """The normalised package name at the start of a requirement or a file name."""
+    name = re.match(r"[A-Za-z0-9._-]*?(?=-[0-9]|[ =<>!~;\[]|$)", text)
+    return re.sub(r"[-_.]+", "-", name.group(0) if name else text).lower()

@@ -1,4 +1,4 @@
-"""Time, so that waiting and dating can be tested."""
+"""The clock: a port, so that tests need not wait."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Clock(Protocol):
         ...
 
     def now(self) -> datetime:
-        """The date in UTC; for people, never for ordering."""
+        """The current time in UTC; for display, never for ordering."""
         ...
 
     def sleep(self, seconds: float) -> None: ...

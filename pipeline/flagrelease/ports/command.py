@@ -1,4 +1,4 @@
-"""The one door for subprocesses."""
+"""Run subprocesses. Nothing else in the pipeline starts one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ _running: set[subprocess.Popen[str]] = set()
 
 @dataclass(frozen=True)
 class Completed:
-    """What a program did: its exit code and everything it printed (stdout and stderr, redacted)."""
+    """The result of a program that has exited."""
 
     code: int
+    """The exit code; negative for a signal, as in subprocess."""
     stdout: str
+    """Redacted."""
     stderr: str
+    """Redacted."""
 
 
 class Command(Protocol):
-    """Runs programs. Injected where a test must not run one."""
+    """The signature of `run`, so that tests can pass a stand-in."""
 
     def __call__(
         self,
@@ -54,16 +57,16 @@ def run(
     hint: str = "",
     inherit: bool = True,
 ) -> Completed:
-    """Run `argv` (never a shell string) in a process group of its own, for at most `seconds`.
+    """Run `argv` (never a shell string) in a new process group, for at most `seconds`.
 
-    `env` is laid over the current environment, or, unless `inherit`, is all of it. On a deadline or an interrupt the
-    whole group is ended. Raises CommandFailed (with the last lines printed) for a non-zero exit when `check`, or on
-    the deadline; EnvironmentFault where the program is not installed.
+    `env` is merged into the current environment or, if `inherit` is false, replaces it. The process group is killed
+    on a timeout or an interrupt. Raises CommandFailed (with the last lines printed) on a timeout and, if `check`, on a
+    non-zero exit code; EnvironmentFault if the program is not installed.
     """
-    words = [str(word) for word in argv]
+    arguments = [str(argument) for argument in argv]
     try:
         process = subprocess.Popen(
-            words,
+            arguments,
             cwd=cwd,
             env={**(os.environ if inherit else {}), **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -74,13 +77,13 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise EnvironmentFault(f"{words[0]} is not installed", hint=hint or f"install {words[0]}") from None
+        raise EnvironmentFault(f"{arguments[0]} is not installed", hint=hint or f"install {arguments[0]}") from None
     _running.add(process)
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        raise CommandFailed(f"`{_shown(words)}` took longer than {seconds:.0f} s", hint=hint) from None
+        raise CommandFailed(f"`{_shown(arguments)}` took longer than {seconds:.0f} s", hint=hint) from None
     except BaseException:
         _end(process)
         raise
@@ -88,25 +91,25 @@ def run(
         _running.discard(process)
     completed = Completed(process.returncode, redact(stdout), redact(stderr))
     if check and completed.code != 0:
-        raise _failed(words, completed, hint)
+        raise _failed(arguments, completed, hint)
     return completed
 
 
 def end_all() -> None:
-    """End every program that `run` waits for, so that the threads which wait come back."""
+    """Terminate every program that `run` is waiting for, so that the waiting threads return."""
     for process in list(_running):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
 
 
 def spawn(argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own with just this environment; what it prints is appended to `log`.
+    """Start a program in a new session with exactly this environment; append its output to `log`.
 
-    The caller ends it. Raises OSError.
+    The caller must terminate it. Raises OSError.
     """
     with log.open("ab") as stream:
         return subprocess.Popen(
-            [str(word) for word in argv],
+            [str(argument) for argument in argv],
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -120,14 +123,14 @@ def spawn(argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd:
 def service(
     argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program beside us for the length of the block; everything that it prints goes to `log`.
+    """Run a program in the background while the block runs; append its output to `log`.
 
-    It is ended on every way out, and by the kernel when we are killed (Linux parent-death signal).
+    It is terminated however the block exits, and by the kernel if this process is killed (parent-death signal).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         process = subprocess.Popen(
-            [str(word) for word in argv],
+            [str(argument) for argument in argv],
             env={**os.environ, **(env or {})},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -156,18 +159,18 @@ def _die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _failed(words: Sequence[str], completed: Completed, hint: str) -> CommandFailed:
+def _failed(argv: Sequence[str], completed: Completed, hint: str) -> CommandFailed:
     tail = (completed.stderr or completed.stdout).strip().splitlines()
     return CommandFailed(
-        f"`{_shown(words)}` ended with {completed.code}",
+        f"`{_shown(argv)}` ended with {completed.code}",
         why=tail[-1] if tail else "it printed nothing",
         hint=hint,
         detail="\n".join(tail[-40:]),
     )
 
 
-def _shown(words: Sequence[str]) -> str:
-    text = redact(shlex.join(words))
+def _shown(argv: Sequence[str]) -> str:
+    text = redact(shlex.join(argv))
     return text if len(text) <= 160 else text[:157] + "…"
 
 
@@ -180,7 +183,7 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             continue
         break
-    # Pipes may be held by a grandchild that left the group; do not wait for it.
+    # A grandchild that left the group may hold the pipes open; do not wait for it.
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()

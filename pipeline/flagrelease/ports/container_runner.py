@@ -1,4 +1,4 @@
-"""What starts programs for us on a chip's host: Docker Engine, or plain processes where there is none."""
+"""The executor port: start programs on a chip's host, in Docker containers or as plain processes."""
 
 from __future__ import annotations
 
@@ -14,76 +14,82 @@ CELL_LABEL = "flagrelease.cell"
 WORKSPACE_LABEL = "flagrelease.workspace"
 
 Moved = Callable[[int, int], None]
-"""Told how many bytes of how many went over the wire."""
+"""Progress callback: bytes transferred so far, and bytes in total."""
 
 
 def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
-    """What all that we start carries, so that what a killed run leaves can be found."""
+    """The labels of every container, by which the leftovers of a killed run are found."""
     return {RUN_LABEL: run_id, CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Where programs are started. `name` and `version` are the runner's, `os` and `kernel` the host's."""
+    """The executor and the host that it runs on."""
 
     name: str
+    """The executor's name."""
     version: str
+    """The executor's version."""
     os: str
     kernel: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalImage:
-    """An image that is on the host. `size` is unpacked bytes; `layers` are digests of unpacked layers, in order."""
+    """An image that is present on the host."""
 
     id: str
     size: int
+    """Unpacked, in bytes."""
     layers: tuple[str, ...] = ()
+    """Digests of the unpacked layers, in order."""
     labels: Mapping[str, str]
     digests: tuple[str, ...] = ()
+    """NAME@DIGEST of every repository it was pushed to or pulled from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A program that is not running any more."""
+    """The end of a program that no longer runs."""
 
     code: int
     out_of_memory: bool
     error: str
+    """The executor's message; empty if there is none."""
 
 
 class Running(Protocol):
-    """A container, or a process that stands in for one."""
+    """A running container, or the process that stands in for it."""
 
     @property
     def id(self) -> str: ...
     def port(self, inside: int) -> int:
-        """The host's port that `inside` is reached at."""
+        """The host port that maps to port `inside` of the container."""
         ...
 
     def ended(self) -> Ended | None:
-        """Nothing while it runs."""
+        """None while it runs."""
         ...
 
     def logs(self, lines: int) -> str:
-        """The last lines that it printed."""
+        """The last `lines` lines of its output."""
         ...
 
     def lines(self) -> Iterator[str]:
-        """Each line that it prints, from the first on, as it comes; waits for more until it has ended."""
+        """Follow its output from the first line until it ends."""
         ...
 
     def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
-        """Run a program beside it, in its surroundings; the exit code and what was printed."""
+        """Run another program in it; return the exit code and the output."""
         ...
 
     def processes(self) -> tuple[str, ...]:
-        """The command lines of all that runs in it."""
+        """The command lines of all its processes."""
         ...
 
     def inspect(self) -> Mapping[str, Any]: ...
     def stop(self) -> None:
-        """End all of its processes and remove it. Fine when it is gone."""
+        """Terminate all its processes and remove it. Does nothing if it is already gone."""
         ...
 
 
@@ -91,16 +97,16 @@ class Runner(Protocol):
     @property
     def kind(self) -> RunnerKind: ...
     def version(self) -> Host:
-        """Raises EnvironmentFault where nothing can be started here."""
+        """Raises EnvironmentFault if nothing can be started on this host."""
         ...
 
     def image(self, reference: str) -> LocalImage | None: ...
     def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage: ...
     def start(self, run: ContainerRun) -> Running: ...
     def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:
-        """What a program prints that ends by itself. Raises EnvironmentFault where it fails."""
+        """Run a program to its end and return its output. Raises EnvironmentFault if it fails."""
         ...
 
     def reap(self, cell: str, workspace: Path) -> int:
-        """End and remove what killed runs of this cell left behind; the caller holds the cell. How many."""
+        """Remove the leftovers of killed runs of this cell and return their number. The caller holds the cell lock."""
         ...

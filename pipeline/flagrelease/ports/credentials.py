@@ -1,4 +1,4 @@
-"""Registry credentials: from the environment, or from what `docker login` keeps. Never from a command line."""
+"""Registry credentials, from the environment or from `docker login`; never from a command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Credentials:
 
 
 def credentials(host: str) -> Credentials | None:
-    """What to say to the registry at `host`; nothing where it lets anyone in."""
+    """The credentials for the registry at `host`; None if there are none, for anonymous access."""
     user, password = os.environ.get("FLAGRELEASE_REGISTRY_USER"), os.environ.get("FLAGRELEASE_REGISTRY_PASSWORD")
     if user and password:
         return Credentials(user, password)

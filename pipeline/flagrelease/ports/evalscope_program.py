@@ -1,4 +1,4 @@
-"""Where this machine has evalscope, in a Python environment of its own: the harness and the load generator run it."""
+"""Find the evalscope program, which the harness and the load generator run from a separate Python environment."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 __all__ = ["PROGRAM", "VERSION", "lacking", "outdated"]
 
 PROGRAM = "FLAGRELEASE_EVALSCOPE"
-"""The variable that names the program."""
+"""The environment variable that holds the path of the program."""
 
 VERSION = "1.14"
-"""The version whose files are read."""
+"""The version whose output files can be read."""
 
 
 def lacking(env: Mapping[str, str]) -> tuple[str, str] | None:
-    """What this machine lacks, and what to do about it."""
+    """The problem and the hint if the program is not available; else None."""
     program = env.get(PROGRAM, "")
     if not program:
         return (
             f"{PROGRAM} is not set",
-            f"install evalscope 1.14.1 in an environment of its own and set {PROGRAM} to the program",
+            f"install evalscope 1.14.1 in a separate environment and set {PROGRAM} to the program",
         )
     if not Path(program).is_file():
-        return f"{PROGRAM} names {program}, which is not there", f"set {PROGRAM} to the program `evalscope`"
+        return f"{PROGRAM} is {program}, which does not exist", f"set {PROGRAM} to the program `evalscope`"
     return None
 
 
 def outdated(command: Command, env: Mapping[str, str]) -> tuple[str, str] | None:
-    """What is wrong with the program that is there, and what to do about it."""
+    """The problem and the hint if the program has another version; else None."""
     program = env[PROGRAM]
-    said = command([program, "--version"], seconds=60.0, check=False).stdout.strip()
-    if re.search(rf"\b{re.escape(VERSION)}\.", said):
+    output = command([program, "--version"], seconds=60.0, check=False).stdout.strip()
+    if re.search(rf"\b{re.escape(VERSION)}\.", output):
         return None
-    hint = f"install evalscope {VERSION} in an environment of its own: its files are read as that writes them"
-    return f"{program} is {said[-40:] or 'no evalscope'}", hint
+    hint = f"install evalscope {VERSION} in a separate environment: only the files of that version can be read"
+    return f"{program} is {output[-40:] or 'not evalscope'}", hint

@@ -1,4 +1,4 @@
-"""What our HTTP clients read alike in what servers and addresses say. Pure."""
+"""Shared HTTP helpers: Retry-After parsing and loopback detection. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def retry_after(text: str) -> float | None:
-    """The header Retry-After in seconds. Its other form, a date, is as good as none: clocks differ."""
+    """The Retry-After header in seconds. A date, its other form, is ignored: clocks differ."""
     try:
         seconds = float(text)
     except ValueError:
@@ -15,6 +15,6 @@ def retry_after(text: str) -> float | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether HOST or HOST:PORT is this machine by its loopback address."""
+    """Whether HOST or HOST:PORT is a loopback address."""
     name = host.rpartition(":")[0] or host
     return name in ("localhost", "[::1]") or name.startswith("127.")

@@ -1,8 +1,8 @@
-"""Greedy continuations and teacher-forced log-probabilities of a served model, by its completions endpoint.
+"""Get greedy continuations and teacher-forced log-probabilities from a model's completions endpoint.
 
-Prompts go out as token ids, so that two servers read the same ones. vLLM scores a whole continuation in one request
-(`prompt_logprobs`). llama.cpp's server scores only what it generates, so there each position is a request for one token
-after the tokens before it, which its prompt cache makes cheap.
+Prompts are sent as token ids, so that two servers read the same tokens. vLLM scores a complete continuation in one
+request (`prompt_logprobs`). llama.cpp's server scores only the tokens it generates, so each position takes a request
+for one token after all the tokens before it; its prompt cache makes that cheap.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from flagrelease.ports.openai_client import Client
 __all__ = ["TOP", "Continuation", "NotOffered", "Probabilities", "ServedProbabilities", "TopLogprobs"]
 
 TOP = 20
-"""Tokens named at each position: what vLLM allows unless it is told otherwise (`--max-logprobs`)."""
+"""Tokens listed at each position: vLLM's default limit (`--max-logprobs`)."""
 
 _LONGEST_CHARACTER = 4
-"""Bytes, and so at most tokens, of a character: llama.cpp's server names a token only when its character is whole."""
+"""Bytes of a character, hence the most tokens: llama.cpp's server lists a token only once its character is complete."""
 
 TopLogprobs = Mapping[str, float]
-"""Token id as text → natural logarithm of its probability; the most likely ones, and perhaps the one that came."""
+"""Token id as text → natural logarithm of its probability: the most likely tokens, perhaps also the actual one."""
 
 
 class NotOffered(Exception):
-    """The server does not answer with what is asked for here; the message says what is missing."""
+    """The server does not support a request that is needed here; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation:
-    """What a server generated at temperature 0, and the most likely tokens at each of these positions."""
+    """The tokens generated at temperature 0, and the most likely tokens at each of their positions."""
 
     tokens: tuple[int, ...]
     top: tuple[TopLogprobs, ...]
 
 
 class Probabilities(Protocol):
-    """One served model. All raise NotOffered, and NoAnswer where the connection failed."""
+    """One served model. All methods raise NotOffered, and NoAnswer if the connection fails."""
 
     @property
     def method(self) -> str:
-        """How continuations are scored, for people; known after the first `forced`."""
+        """How continuations are scored, for display; known after the first call of `forced`."""
         ...
 
     def tokens(self, text: str) -> tuple[int, ...]: ...
 
     def greedy(self, prompt: Sequence[int], count: int) -> Continuation:
-        """Up to `count` tokens; fewer where the model ends."""
+        """Up to `count` tokens; fewer if the model ends the text."""
         ...
 
     def forced(self, prompt: Sequence[int], tokens: Sequence[int], own: Continuation) -> tuple[TopLogprobs, ...]:
@@ -58,7 +58,7 @@ class Probabilities(Protocol):
 
 
 class ServedProbabilities:
-    """Asks a server that speaks vLLM's or llama.cpp's dialect of the completions protocol."""
+    """Client of a server that implements vLLM's or llama.cpp's variant of the completions protocol."""
 
     def __init__(self, base_url: str, model: str, *, seconds: float = 120.0) -> None:
         self._client = Client(base_url, seconds=seconds)
@@ -77,11 +77,11 @@ class ServedProbabilities:
         return "the whole continuation in one request" if self._whole else "one position a request"
 
     def tokens(self, text: str) -> tuple[int, ...]:
-        """`prompt` is vLLM's name for the text, `content` llama.cpp's; each passes over the other's."""
+        """The text is `prompt` for vLLM and `content` for llama.cpp; each ignores the other field."""
         body = {"model": self._model, "prompt": text, "content": text, "add_special": True}
         found = self._post(f"{self._root}/tokenize", body).get("tokens")
         if not isinstance(found, list) or not found or not all(isinstance(token, int) for token in found):
-            raise NotOffered("the server does not tell how it splits a text into tokens (/tokenize)")
+            raise NotOffered("the server does not report how it splits a text into tokens (/tokenize)")
         return tuple(found)
 
     def greedy(self, prompt: Sequence[int], count: int) -> Continuation:
@@ -94,14 +94,14 @@ class ServedProbabilities:
             self._whole = scored is not None
             if scored is not None:
                 return scored
-        # Up to the first difference, and at it, the server's own continuation stood after the same tokens.
+        # Up to and including the first difference, the server's own continuation followed the same tokens.
         same = next((i for i, (a, b) in enumerate(zip(tokens, own.tokens, strict=False)) if a != b), len(own.tokens))
         found = list(own.top[: same + 1][: len(tokens)])
         found += [self._next([*prompt, *tokens[:position]]) for position in range(len(found), len(tokens))]
         return tuple(found)
 
     def _next(self, prompt: Sequence[int]) -> TopLogprobs:
-        """The next token's; nothing where the model would end here."""
+        """The next token's log-probabilities; empty if the model would end the text here."""
         for count in (1, _LONGEST_CHARACTER):
             choice = self._complete(prompt, max_tokens=count, logprobs=TOP)
             if choice.get("logprobs") is not None:
@@ -109,7 +109,7 @@ class ServedProbabilities:
         return {}
 
     def _scored(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[TopLogprobs, ...] | None:
-        """All positions at once; None where the server passes over the request's `prompt_logprobs`."""
+        """All positions in one request; None if the server ignores `prompt_logprobs`."""
         found = self._complete([*prompt, *tokens], max_tokens=1, prompt_logprobs=TOP).get("prompt_logprobs")
         if not isinstance(found, list) or len(found) != len(prompt) + len(tokens):
             return None
@@ -130,26 +130,26 @@ class ServedProbabilities:
     def _post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         reply, name = self._client.post(path, body), path.rpartition("/")[2]
         if reply.status != 200:
-            said = f": {reply.body[:120]}" if reply.body else ""
-            raise NotOffered(f"the server answers {name} with HTTP {reply.status}{said}")
+            text = f": {reply.body[:120]}" if reply.body else ""
+            raise NotOffered(f"the server answers {name} with HTTP {reply.status}{text}")
         try:
             document = json.loads(reply.body)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise NotOffered(f"the server answers {name} with something that is no JSON object")
+            raise NotOffered(f"the server's answer to {name} is not a JSON object")
         return document
 
 
 def _continuation(choice: Mapping[str, Any]) -> Continuation:
-    """Reads llama.cpp's list of entries with ids, or vLLM's columns whose tokens are spelt `token_id:7`."""
+    """Parse llama.cpp's list of entries with ids, or vLLM's columns, whose tokens are written `token_id:7`."""
     found = choice.get("logprobs")
     if found is None and choice.get("finish_reason") == "stop" and choice.get("text") == "":
-        return Continuation(tokens=(), top=())  # llama.cpp on a model that ends at once
+        return Continuation(tokens=(), top=())  # llama.cpp, if the model ends the text at once
     try:
         if isinstance(found, dict) and isinstance(found.get("content"), list):
             rows = found["content"]
-            tops = [{str(int(one["id"])): float(one["logprob"]) for one in row["top_logprobs"]} for row in rows]
+            tops = [{str(int(entry["id"])): float(entry["logprob"]) for entry in row["top_logprobs"]} for row in rows]
             return Continuation(tokens=tuple(int(row["id"]) for row in rows), top=tuple(tops))
         if isinstance(found, dict) and isinstance(found.get("top_logprobs"), list):
             columns = found["top_logprobs"]
@@ -157,7 +157,7 @@ def _continuation(choice: Mapping[str, Any]) -> Continuation:
             return Continuation(tokens=tuple(map(_id, found["tokens"])), top=tuple(tops))
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
-    raise NotOffered("the server gives no log-probabilities by token id")
+    raise NotOffered("the server reports no log-probabilities by token id")
 
 
 def _id(token: str) -> int:

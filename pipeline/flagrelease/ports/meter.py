@@ -1,4 +1,4 @@
-"""What a stage waits for: seconds outside our own code, and bytes moved."""
+"""Measure the time that a stage spends waiting, and the bytes that it transfers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class Meter:
-    """Adds up what a stage waits for: seconds spent outside our own code, and bytes moved."""
+    """The waiting time and the transferred bytes of one stage."""
 
     clock: Clock
     outside: float = 0.0
+    """Seconds spent waiting for anything but our own code."""
     moved: int = 0
+    """Bytes transferred."""
     depth: int = 0
+    """How many `waiting` blocks are open."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in this block is download, build, push, serving start or inference, not our overhead.
+        """Count the time of the block as download, build, push, server start or inference, not as our overhead.
 
-        Blocks nest; the outermost one counts.
+        Blocks may nest; only the outermost block counts.
         """
         start = self.clock.monotonic()
         self.depth += 1

@@ -1,4 +1,4 @@
-"""A served model, by the OpenAI-compatible HTTP protocol. Loopback only, so no proxy is ever asked."""
+"""Client of a served model's OpenAI-compatible API. Loopback only, so it never uses a proxy."""
 
 from __future__ import annotations
 
@@ -14,42 +14,46 @@ if TYPE_CHECKING:
 
 
 class NoAnswer(Exception):
-    """The connection failed; the server may not be up yet, or not any more."""
+    """The connection failed: the server may not be up yet, or no longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One finished completion. Raw `usage` is kept because its sums are checked."""
+    """A finished completion."""
 
     text: str
     finish_reason: str
     model: str
     usage: Mapping[str, int]
+    """As received, because its sums are checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Streamed:
-    """A streamed completion put together again. `usage` is the last chunk's; `done` whether `[DONE]` came."""
+    """A streamed completion, joined."""
 
     text: str
     chunks: int
+    """The number of chunks received."""
     finish_reason: str
     usage: Mapping[str, int]
+    """Of the last chunk that has it."""
     done: bool
+    """Whether `[DONE]` was received."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An HTTP answer that may be a refusal."""
+    """An HTTP response of any status."""
 
     status: int
     body: str
 
 
 class Client:
-    """Talks to one server. `base_url` ends with `/v1`.
+    """Client of one server. `base_url` ends with `/v1`.
 
-    Raises NoAnswer when there is no connection, SmokeFailed when what comes back is not what the protocol promises.
+    Raises NoAnswer if the connection fails, SmokeFailed if the response violates the protocol.
     """
 
     def __init__(self, base_url: str, *, seconds: float = 120.0) -> None:
@@ -67,13 +71,13 @@ class Client:
         self._http.close()
 
     def models(self) -> tuple[str, ...]:
-        """The names served."""
+        """The names of the served models."""
         reply = self._request("GET", "/models")
         document = _document(reply, "/v1/models")
         try:
             return tuple(str(entry["id"]) for entry in document["data"])
         except (KeyError, TypeError) as error:
-            raise _garbage("/v1/models", reply.body, f"no {error} in it") from None
+            raise _invalid("/v1/models", reply.body, f"missing: {error}") from None
 
     def chat(self, model: str, prompt: str, **parameters: Any) -> Answer:
         reply = self.post("/chat/completions", _chat(model, prompt, parameters))
@@ -82,13 +86,13 @@ class Client:
             choice = document["choices"][0]
             content = choice["message"]["content"]
             if not isinstance(content, str):
-                raise TypeError("the content, which is no text")
+                raise TypeError("content of type text")
             usage = {name: value for name, value in document["usage"].items() if isinstance(value, int)}
             return Answer(
                 text=content, finish_reason=str(choice["finish_reason"]), model=str(document["model"]), usage=usage
             )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _garbage("/v1/chat/completions", reply.body, f"missing: {error}") from None
+            raise _invalid("/v1/chat/completions", reply.body, f"missing: {error}") from None
 
     def stream(self, model: str, prompt: str, **parameters: Any) -> Streamed:
         import httpx
@@ -99,7 +103,7 @@ class Client:
         try:
             with self._http.stream("POST", "/chat/completions", json=body) as answer:
                 if answer.status_code != 200:
-                    raise _garbage("streaming", answer.read().decode(errors="replace"), f"HTTP {answer.status_code}")
+                    raise _invalid("streaming", answer.read().decode(errors="replace"), f"HTTP {answer.status_code}")
                 for line in answer.iter_lines():
                     data = line.removeprefix("data:").strip()
                     if not line.startswith("data:") or data == "[DONE]":
@@ -114,11 +118,11 @@ class Client:
         except httpx.TransportError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _garbage("streaming", str(error), "a chunk is not what the protocol says") from None
+            raise _invalid("streaming", str(error), "a chunk violates the protocol") from None
         return Streamed(text=text, chunks=chunks, finish_reason=finish_reason, usage=usage, done=done)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Reply:
-        """Any request, refusals included."""
+        """Send any POST request; the response may have any status."""
         return self._request("POST", path, body)
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
@@ -137,16 +141,16 @@ def _chat(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, A
 
 def _document(reply: Reply, where: str) -> Any:
     if reply.status != 200:
-        raise _garbage(where, reply.body, f"HTTP {reply.status}")
+        raise _invalid(where, reply.body, f"HTTP {reply.status}")
     try:
         return json.loads(reply.body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _garbage(where, reply.body, f"not JSON: {error}") from None
+        raise _invalid(where, reply.body, f"not JSON: {error}") from None
 
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def _garbage(where: str, body: str, why: str) -> SmokeFailed:
-    return SmokeFailed(f"the endpoint answered {where} with garbage", why=f"{why}: {body[:160]!r}")
+def _invalid(where: str, body: str, why: str) -> SmokeFailed:
+    return SmokeFailed(f"the endpoint answered {where} with an invalid response", why=f"{why}: {body[:160]!r}")

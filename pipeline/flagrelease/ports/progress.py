@@ -1,4 +1,4 @@
-"""How a stage says what it is doing now. A stage never prints."""
+"""The port by which a stage reports its progress. A stage never prints."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Count:
-    """How far something is. `unit` is `B` for bytes, else a plural noun (`questions`)."""
+    """A progress count."""
 
     done: int
     total: int | None
+    """None if it is unknown."""
     unit: str
+    """`B` for bytes, else a plural noun (`questions`)."""
 
 
 class Progress(Protocol):
     """One stage's line in the table."""
 
     def doing(self, text: str, count: Count | None = None) -> None:
-        """Replace the text of the line; called as often as one likes, shown a few times a second."""
+        """Replace the text of the line. May be called at any rate; the display refreshes a few times a second."""
         ...
 
     def note(self, text: str) -> None:
-        """Something that stays on the screen: a retry, a cause, a choice that was made."""
+        """Print a line that stays on the screen: a retry, a cause, a decision."""
         ...
 
 
 class Silent:
-    """For work that nobody watches."""
+    """Discards all progress."""
 
     def doing(self, text: str, count: Count | None = None) -> None:
         pass

@@ -1,4 +1,4 @@
-"""What a Python really has, as seen by a program that runs in it."""
+"""Inspect a Python installation (version, platform, packages) by running a script in it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ except OSError:
 print(json.dumps({"python": platform.python_version(), "executable": sys.executable, "sites": site.getsitepackages(),
                   "system": system, "packages": packages}))
 """
-"""Prints a Seen. Of a package that is there twice the first one counts, as for imports."""
+"""Prints a Seen as JSON. Of a package that is installed twice the first counts, as for imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """`sites` are folders of packages; `packages` are versions by normalised name."""
+    """An inspected Python installation."""
 
     python: str
+    """MAJOR.MINOR.PATCH."""
     executable: str
     sites: tuple[str, ...]
+    """The site-packages folders."""
     system: str
+    """The operating system's name and version."""
     packages: Mapping[str, str]
+    """Version by normalised name."""
 
 
 def read(printed: str) -> Seen:
-    """What PROGRAM printed last, whatever else was printed before it."""
+    """Decode the last line of `printed`, the output of PROGRAM; warnings may precede it."""
     return msgspec.json.decode(printed.strip().splitlines()[-1], type=Seen)

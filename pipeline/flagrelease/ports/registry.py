@@ -1,4 +1,4 @@
-"""A container registry, by the OCI distribution protocol (v1.1)."""
+"""Client of a container registry (OCI distribution protocol v1.1)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, o
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A manifest as the registry holds it. `digest` is of `body`, checked."""
+    """A manifest as the registry stores it."""
 
     digest: str
+    """Of `body`, verified."""
     media_type: str
     body: bytes
 
@@ -46,7 +47,7 @@ class Registry(Protocol):
     """`repository` is HOST/NAME; a reference is a tag or `sha256:…`."""
 
     def digest(self, repository: str, reference: str) -> str | None:
-        """What the reference stands for; nothing where the registry has no such thing."""
+        """The digest that the reference names; None if the registry does not have it."""
         ...
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
@@ -56,9 +57,9 @@ class Registry(Protocol):
 
 
 class OciRegistry:
-    """The real client: basic and bearer authentication, http on loopback, retries within a budget.
+    """The real client, with basic and bearer authentication; plain HTTP on loopback.
 
-    408, 429, 5xx and lost connections are retried within the budget of `backoff`; 401 and 403 never. Raises
+    408, 429, 5xx and lost connections are retried within the budget of `backoff`; 401 and 403 never. All methods raise
     RegistryUnavailable, RegistryDenied, UpstreamRefused.
     """
 
@@ -80,7 +81,7 @@ class OciRegistry:
         if answer.status_code == 404:
             return None
         found = answer.headers.get("Docker-Content-Digest", "")
-        # The header may be absent by the specification; then the body tells.
+        # The specification makes the header optional; without it, hash the body.
         return found or self.manifest(repository, reference).digest
 
     def manifest(self, repository: str, reference: str) -> Manifest:
@@ -90,12 +91,12 @@ class OciRegistry:
         promised = reference if reference.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", digest)
         if digest != promised:
             raise UpstreamRefused(
-                f"{repository} sent another manifest than {promised}", why=f"its bytes are {digest}", hint=_TAMPERED
+                f"{repository} sent a manifest other than {promised}", why=f"its digest is {digest}", hint=_TAMPERED
             )
         return Manifest(digest=digest, media_type=answer.headers.get("Content-Type", MANIFEST_TYPES[0]), body=body)
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
-        """Store a manifest under a tag or its digest; its digest, as the registry confirmed it."""
+        """Store a manifest under a tag or its digest; return the digest that the registry confirmed."""
         answer = self._call(
             "PUT", repository, f"manifests/{reference}", content=body, headers={"Content-Type": media_type}
         )
@@ -103,17 +104,19 @@ class OciRegistry:
         confirmed = answer.headers.get("Docker-Content-Digest", digest)
         if confirmed != digest:
             raise UpstreamRefused(
-                f"{repository} stored another manifest than was sent", why=f"{confirmed}, not {digest}", hint=_TAMPERED
+                f"{repository} stored a manifest other than the one sent",
+                why=f"{confirmed}, not {digest}",
+                hint=_TAMPERED,
             )
         return digest
 
     def tag(self, repository: str, digest: str, tag: str) -> None:
-        """Name a digest. Doing it again is nothing; a tag that names another digest is never moved, except `latest`.
+        """Point a tag at a digest; idempotent. A tag that names another digest is never moved, except `latest`.
 
-        Raises UpstreamRefused where the tag is taken.
+        Raises UpstreamRefused if the tag is taken or invalid.
         """
         if not _TAG.fullmatch(tag):
-            raise UpstreamRefused(f"{tag!r} is no valid tag", why="see the OCI distribution specification")
+            raise UpstreamRefused(f"{tag!r} is not a valid tag", why="see the OCI distribution specification")
         taken = self.digest(repository, tag)
         if taken == digest:
             return
@@ -127,24 +130,24 @@ class OciRegistry:
         self.put_manifest(repository, tag, manifest.body, manifest.media_type)
 
     def check_push(self, repository: str) -> None:
-        """Whether we may push, found out by opening an upload and cancelling it."""
-        place = self._upload_place(repository)
+        """Check push access by opening an upload and cancelling it. Raises RegistryDenied without access."""
+        location = self._upload_location(repository)
         # Not every registry can cancel; an upload that was only opened costs it nothing.
-        self._call("DELETE", repository, place, missing=True)
+        self._call("DELETE", repository, location, missing=True)
 
-    def _upload_place(self, repository: str) -> str:
+    def _upload_location(self, repository: str) -> str:
         answer = self._call("POST", repository, "blobs/uploads/")
-        place: str = answer.headers.get("Location", "")
-        if not place:
-            raise UpstreamRefused(f"{repository} opened an upload without saying where", why="no Location header")
-        return place
+        location: str = answer.headers.get("Location", "")
+        if not location:
+            raise UpstreamRefused(f"{repository} opened an upload at no address", why="no Location header")
+        return location
 
     def _client(self, host: str) -> httpx.Client:
         loopback = is_loopback(host)
         if loopback not in self._clients:
             import httpx
 
-            # A proxy of the environment must not be asked for what is on this machine.
+            # Ignore the environment's proxy for a registry on this machine.
             timeout = httpx.Timeout(30.0, read=120.0)
             self._clients[loopback] = httpx.Client(timeout=timeout, trust_env=not loopback, follow_redirects=True)
         return self._clients[loopback]
@@ -193,7 +196,7 @@ class OciRegistry:
         return {**headers, **({"Authorization": token} if token else {})}
 
     def _authenticate(self, client: httpx.Client, host: str, url: str, answer: httpx.Response) -> bool:
-        """Get what the challenge asks for. False where we have nothing (more) to say."""
+        """Store the authorization that the challenge asks for. False if there is none left to try."""
         import httpx
 
         scheme, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
@@ -216,23 +219,23 @@ class OciRegistry:
             return False
         document: dict[str, Any] = granted.json()
         token = document.get("token") or document.get("access_token")
-        # A token that expired is replaced; one that was just granted and refused is a refusal.
+        # Replace an expired token; but if the token just granted was rejected, access is denied.
         if not token or self._tokens.get(key) == f"Bearer {token}":
             return False
         self._tokens[key] = f"Bearer {token}"
         return True
 
 
-_TAMPERED = "something between here and the registry changes what it carries; do not publish from it"
+_TAMPERED = "something between this machine and the registry alters the content; do not publish from it"
 
 
 def _accepted(answer: httpx.Response, repository: str, *, missing: bool) -> httpx.Response:
-    """The answer where it is a success (or a 404 that may be). Raises RegistryDenied, UpstreamRefused."""
+    """The answer if it is a success or, with `missing`, a 404 or 405. Raises RegistryDenied, UpstreamRefused."""
     if answer.status_code < 400 or (missing and answer.status_code in (404, 405)):
         return answer
     why = f"HTTP {answer.status_code}{_reported(answer)}"
     if answer.status_code in (401, 403):
-        raise RegistryDenied(f"the registry does not let us use {repository}", why=why, hint=_PUSH_HINT)
+        raise RegistryDenied(f"access denied to {repository}", why=why, hint=_PUSH_HINT)
     raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why)
 
 
@@ -246,13 +249,13 @@ def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -
             "--registry HOST/NAME",
         )
     why = f"HTTP {answer.status_code}{_reported(answer)}"
-    failing = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="look at its log, then run again")
-    failing.after = retry_after(answer.headers.get("Retry-After", ""))
-    return failing
+    error = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="check its log, then run again")
+    error.after = retry_after(answer.headers.get("Retry-After", ""))
+    return error
 
 
 def _reported(answer: httpx.Response) -> str:
-    """The registry's own words, where it used the protocol's error document."""
+    """The registry's error message, if it sent the protocol's error document."""
     try:
         first = json.loads(answer.content)["errors"][0]
         return f", {first.get('code', '')}: {redact(str(first.get('message', '')))[:200]}"
@@ -265,7 +268,7 @@ def _origin(host: str) -> str:
 
 
 def _scope(url: str) -> str:
-    """Tokens are for one repository."""
+    """The repository in the URL: a token is valid for one repository."""
     found = re.search(r"/v2/(.+?)/(?:manifests|blobs|referrers|tags)/", url)
     return found.group(1) if found else ""
 

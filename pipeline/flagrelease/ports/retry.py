@@ -1,4 +1,4 @@
-"""The retry policy of all ports: what may pass by itself, how long to wait, and when to give up."""
+"""The retry policy of all ports: which failures are transient, how long to wait, when to give up."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Backoff:
     first: float = 1.0
     """The pause after the first failure; it doubles with each further one."""
     most: float = 30.0
-    """The longest pause that is chosen here. Retry-After may ask for more."""
+    """The longest pause. Retry-After may ask for more."""
     budget: float = 60.0
-    """How long after the start another attempt may still begin."""
+    """How long after the start a further attempt may begin."""
     jitter: float = 0.25
-    """The share of a pause that chance may take away, so that clients do not retry in step."""
+    """The largest random reduction, as a share of the pause, so that clients do not retry in step."""
     attempts: int = 1
-    """So many are made even where they use up the budget: for operations that take long."""
+    """The least number of attempts, even beyond the budget: for operations that take long."""
 
     def pause(self, failures: int, asked: float | None = None) -> float:
-        """Seconds to wait after `failures` in a row (from 1); not less than the other side `asked` for."""
+        """Seconds to wait after `failures` in a row (at least 1); not less than the Retry-After value `asked`."""
         own = min(self.most, self.first * 2.0 ** (failures - 1)) * random.uniform(1.0 - self.jitter, 1.0)
         return max(own, asked or 0.0)
 
 
 class Attempts:
-    """The failures of one operation, and whether it may be tried again."""
+    """Counts the failures of one operation and decides whether it may be retried."""
 
     def __init__(self, backoff: Backoff, monotonic: Callable[[], float]) -> None:
         self._backoff = backoff
@@ -51,14 +51,14 @@ class Attempts:
         self.progressed()
 
     def progressed(self) -> None:
-        """Something was gained: the budget and the pauses start again."""
+        """Restart the budget and the pauses, because the operation made progress."""
         self._failures = 0
         self._deadline = self._monotonic() + self._backoff.budget
 
     def failed(self, asked: float | None = None) -> float | None:
-        """Seconds to wait before the next attempt, or None where there is to be none.
+        """Seconds to wait before the next attempt; None to give up.
 
-        `asked` is Retry-After. A wait that it makes longer than the whole budget is never begun.
+        `asked` is the Retry-After value; if it exceeds the entire budget, give up at once.
         """
         self._failures += 1
         pause = self._backoff.pause(self._failures, asked)
@@ -69,27 +69,27 @@ class Attempts:
 
 
 def retriable(trouble: int | BaseException) -> bool:
-    """Whether it may pass by itself: HTTP 408, 429 and 5xx, and errors that are marked so."""
+    """Whether the failure may be transient: HTTP 408, 429 and 5xx, and errors marked `retriable`."""
     if isinstance(trouble, int):
         return trouble in (408, 429) or trouble >= 500
     return isinstance(trouble, FlagreleaseError) and trouble.retriable
 
 
 def wait_or_raise(error: FlagreleaseError, attempts: Attempts, clock: Waits, note: Callable[[str], None]) -> None:
-    """Wait before the next attempt, or raise the error where there is to be none."""
+    """Wait before the next attempt, or raise the error to give up."""
     pause = attempts.failed(error.after) if retriable(error) else None
     if pause is None:
         raise error
-    note(f"{error.line()}; trying again in {pause:.0f} s")
+    note(f"{error.line()}; retrying in {pause:.0f} s")
     clock.sleep(pause)
 
 
 def retry(
     attempt: Callable[[], T], backoff: Backoff, clock: Waits, note: Callable[[str], None] = lambda _text: None
 ) -> T:
-    """The result of the first attempt that succeeds. Raises the last error, and at once one that is not retriable.
+    """The result of the first attempt that succeeds.
 
-    `note` is called before each wait, for the user.
+    Raises the last error, or at once any error that is not retriable. `note` gets a line for the user before each wait.
     """
     attempts = Attempts(backoff, clock.monotonic)
     while True:

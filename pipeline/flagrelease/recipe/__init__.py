@@ -1,1 +1,1 @@
-"""How a release is started, as data."""
+"""The description, as data, of how a release is started."""

@@ -1,4 +1,4 @@
-"""What an engine is told: through FlagScale's serve.yaml, and on its own command line for the native stack. Pure."""
+"""An engine's configuration: FlagScale's serve.yaml, and the native stack's command line. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flagrelease.recipe.image_paths import Layout
 
 
 def common(cell: Cell, layout: Layout) -> dict[str, Any]:
-    """Engine arguments in vLLM's names, which FlagScale translates for other engines. `port` is given at start."""
+    """Engine arguments under vLLM's names, which FlagScale translates for other engines. `port` is set at the start."""
     serve = cell.model.serve
     arguments: dict[str, Any] = {
         "model": layout.model(cell.model),
@@ -26,13 +26,13 @@ def common(cell: Cell, layout: Layout) -> dict[str, Any]:
 
 
 def specific(cell: Cell) -> dict[str, Any]:
-    """Engine arguments in the engine's own names, where it has other names than vLLM's."""
+    """Engine arguments under the engine's own names; empty for an engine with vLLM's names."""
     engine = ENGINES[cell.model.serve.engine]
     return {} if engine.translated else {**engine.defaults, **cell.model.serve.args}
 
 
 def native(cell: Cell, layout: Layout) -> list[str]:
-    """The command line that starts the engine alone, without its port."""
+    """The command line that starts the engine without FlagScale, except the port."""
     engine = ENGINES[cell.model.serve.engine]
     arguments = common(cell, layout)
     del arguments["port"]
@@ -42,8 +42,8 @@ def native(cell: Cell, layout: Layout) -> list[str]:
 
 
 def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]:
-    """Environment of the engine. Only `flagos` switches FlagGems on, and only where the chip has it. Where its
-    operators are `bundled`, the bundle alone says which are in effect."""
+    """The engine's environment variables. Only `flagos` enables FlagGems, and only if the chip has it. If its operators
+    are `bundled`, the bundle alone determines which are in effect."""
     variables = {"HF_HUB_OFFLINE": "1"}
     if bundled:
         on = {"FLAGKERNELS_BUNDLE": layout.bundle, "FLAGKERNELS_EFFECTIVE": layout.effective}
@@ -54,11 +54,11 @@ def env(cell: Cell, stack: str, layout: Layout, bundled: bool) -> dict[str, str]
 
 
 def for_entrypoint(cell: Cell, layout: Layout, bundled: bool) -> dict[str, Any]:
-    """The part of the manifest that the image's entry point reads. `operators` are the words that start `flagos` with
-    the bundle in effect, after the Python."""
-    places = ("--bundle", layout.bundle, "--effective", layout.effective)
+    """The part of the manifest that the image's entry point reads. `operators` holds the arguments of Python that start
+    `flagos` with the bundle in effect."""
+    folders = ("--bundle", layout.bundle, "--effective", layout.effective)
     return {
-        "operators": ["-m", "flagkernels", "run", *places, "--"] if bundled else [],
+        "operators": ["-m", "flagkernels", "run", *folders, "--"] if bundled else [],
         "name": cell.model.serve.name,
         "logs": f"{layout.home}/serve_logs",
         "native": native(cell, layout),
@@ -67,14 +67,14 @@ def for_entrypoint(cell: Cell, layout: Layout, bundled: bool) -> dict[str, Any]:
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
-    """As FlagScale writes them: `_` becomes `-`, true is the bare option, false is left out, lists are spread."""
-    words: list[str] = []
+    """Options in FlagScale's form: `_` becomes `-`, true a bare option, false nothing, a list several values."""
+    argv: list[str] = []
     for name, value in arguments.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            words += [option] if value else []
+            argv += [option] if value else []
         elif isinstance(value, list | tuple):
-            words += [option, *map(str, value)]
+            argv += [option, *map(str, value)]
         else:
-            words += [option, str(value)]
-    return words
+            argv += [option, str(value)]
+    return argv

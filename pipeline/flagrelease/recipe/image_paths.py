@@ -1,4 +1,4 @@
-"""Where the parts of an image are: in a container as named here, without containers under a root folder. Pure."""
+"""The paths of an image's parts: absolute in a container, below a root folder without containers. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from flagrelease.config.matrix import Model
 from flagrelease.recipe import container
 
 BUNDLE = "kernels"
-"""The bundle's folder in the build context, and below the image's config."""
+"""The bundle's folder in the build context, and in the image's config folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """`root` stands before every path and does not end in a slash; engines listen on `address`."""
+    """The paths of an image's parts."""
 
     root: str = ""
+    """Prefix of all paths, without a trailing slash."""
     address: str = "0.0.0.0"  # noqa: S104 - inside the container
+    """The address that engines listen on."""
 
     @property
     def config(self) -> str:
@@ -29,7 +31,7 @@ class Layout:
 
     @property
     def prefix(self) -> str:
-        """What the release brings: programs in `bin`, Python packages in `lib`."""
+        """The files of the release: programs in `bin`, Python packages in `lib`."""
         return f"{self.root}/opt/flagos"
 
     @property
@@ -47,19 +49,20 @@ class Layout:
 
     @property
     def bundle(self) -> str:
-        """The operators of the release."""
+        """The operator bundle."""
         return f"{self.config}/{BUNDLE}"
 
     @property
     def effective(self) -> str:
-        """Where each process of the engine says what is in effect in it."""
+        """The folder of the engine processes' status files."""
         return f"{self.home}/effective"
 
     def model(self, model: Model) -> str:
+        """The model's folder."""
         return f"{self.root}{container.model_path(model)}"
 
-    def place(self, path: str) -> str:
-        """Where `path` of the container is."""
+    def host_path(self, path: str) -> str:
+        """The location of the container path `path`: below `root` if there is one."""
         return f"{self.root}{path}"
 
 
@@ -67,5 +70,5 @@ DOCKER = Layout()
 
 
 def under(root: Path) -> Layout:
-    """Without containers. Nobody else's network is ours there, so that engines listen on this machine only."""
+    """The layout without containers. Without a network namespace, engines bind to loopback only."""
     return Layout(root=str(root), address="127.0.0.1")

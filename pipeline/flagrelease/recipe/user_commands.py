@@ -1,7 +1,7 @@
-"""The commands with which a user serves and asks a released model, as the card prints them. Pure.
+"""The card's commands for downloading, serving and querying a released model. Pure.
 
-Download folder, mounted folder and served folder are one path: container.model_path. Weights that are unpacked first
-are downloaded beside it.
+The folders for download, mount and serving have the same path, container.model_path; only weights that must be
+unpacked are downloaded to another folder next to it.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ QUESTION = "How many days are in a week?"
 
 
 def model_dir(model: Model) -> str:
-    """Where users keep the weights on their host: the same path as in the container."""
+    """The folder for the served weights on the user's host: the same path as in the container."""
     return model_path(model)
 
 
 def source_dir(model: Model) -> str:
-    """Where the weights are downloaded to."""
+    """The folder for the downloaded weights."""
     return f"{model_dir(model)}-GGUF" if model.serve.convert else model_dir(model)
 
 
 def download(model: Model, revision: str) -> str:
-    """The commands that put the weights into `source_dir(model)`."""
+    """The commands that download the weights into `source_dir(model)`."""
     source = Source.parse(model.source)
     return source.kind.download(source, revision, source_dir(model))
 
 
 def verify(model: Model, files: Sequence[LockedFile]) -> str:
     """The command that checks the downloaded files against the release's sha256 values."""
-    sums = "\n".join(f"{one.sha256}  {one.path}" for one in sorted(files, key=lambda one: one.path))
+    sums = "\n".join(f"{file.sha256}  {file.path}" for file in sorted(files, key=lambda file: file.path))
     return f"cd {shlex.quote(source_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
 
 
 def unpack(model: Model, reference: str) -> str:
-    """The command that makes what is served out of what was downloaded, by the image's own program."""
-    words = [
+    """The command that unpacks the downloaded weights for serving, with the image's own program."""
+    argv = [
         *("docker", "run", "--rm", f"--entrypoint={DOCKER.programs}/{UNPACKER}"),
         *(f"--volume={source_dir(model)}:{source_dir(model)}:ro", f"--volume={model_dir(model)}:{model_dir(model)}"),
         *(reference, source_dir(model), model_dir(model)),
     ]
-    return docker_run(words)
+    return docker_run(argv)
 
 
 def pull(reference: str) -> str:
@@ -58,12 +58,12 @@ def pull(reference: str) -> str:
 
 
 def wait(port: int) -> str:
-    """The command that returns when the server answers."""
+    """The command that waits until the server answers."""
     return f"curl --silent --fail --retry 600 --retry-delay 1 --retry-all-errors http://localhost:{port}/v1/models"
 
 
 def chat(model: Model) -> str:
-    """One question by curl."""
+    """The curl command that asks one question."""
     body = {"model": model.title, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64}
     return (
         f"curl --silent --fail {address(model)}/chat/completions \\\n"
@@ -72,12 +72,12 @@ def chat(model: Model) -> str:
 
 
 def address(model: Model) -> str:
-    """The service's base URL on a user's machine."""
+    """The server's base URL on the user's host."""
     return f"http://localhost:{model.serve.port}/v1"
 
 
 def python(model: Model) -> str:
-    """The same question by the openai client, version 1 or newer."""
+    """The same question with the openai client, version 1 or newer."""
     sampling = model.sampling
     return "\n".join(
         [
@@ -99,28 +99,28 @@ def python(model: Model) -> str:
     )
 
 
-def docker_run(words: Sequence[str]) -> str:
-    """A `docker run` command line, one option a line."""
-    lines = [list(words[:2])]
-    for word in words[2:]:
-        starts = word.startswith("-") or "@sha256:" in word
+def docker_run(argv: Sequence[str]) -> str:
+    """Format a `docker run` command line with one option per line."""
+    lines = [list(argv[:2])]
+    for argument in argv[2:]:
+        starts = argument.startswith("-") or "@sha256:" in argument
         if starts or (len(lines) > 1 and len(lines[-1]) > 1 and lines[-1][0].startswith("-")):
-            lines.append([word])
+            lines.append([argument])
         else:
-            lines[-1].append(word)
+            lines[-1].append(argument)
     return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
-def mounts(words: Sequence[str]) -> Mapping[str, str]:
-    """Host folder by container folder, of every `-v`/`--volume` in a `docker run` command line."""
-    found: dict[str, str] = {}
-    for at, word in enumerate(words):
-        option, _, joined = word.partition("=")
+def mounts(argv: Sequence[str]) -> Mapping[str, str]:
+    """Host folder by container folder, for each `-v` or `--volume` in a `docker run` command line."""
+    folders: dict[str, str] = {}
+    for index, argument in enumerate(argv):
+        option, _, joined = argument.partition("=")
         if option in ("-v", "--volume"):
-            source, _, rest = (joined or "".join(words[at + 1 : at + 2])).partition(":")
-            target = rest.partition(":")[0]
-            found[str(PurePosixPath(target))] = str(PurePosixPath(source))
-    return found
+            source, _, remainder = (joined or "".join(argv[index + 1 : index + 2])).partition(":")
+            target = remainder.partition(":")[0]
+            folders[str(PurePosixPath(target))] = str(PurePosixPath(source))
+    return folders
 
 
 def _quoted(text: str) -> str:

@@ -280,7 +280,7 @@ class CellRun:
             reads=stage.reads,
             finished=self._finished,
             shared=self,
-            standing=self._servers,
+            server_pool=self._servers,
         )
 
     def recall(self, key: str, kind: type[T]) -> T | None:

@@ -1,4 +1,4 @@
-"""How often a release's operators run while its stack answers, by what the engine's processes tell of themselves."""
+"""Per-operator call counts, read from the status file that each engine process writes."""
 
 from __future__ import annotations
 
@@ -15,58 +15,63 @@ from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, layout_of
 from flagrelease.serving.servers import Serve
 
-__all__ = ["STATUS_LAG_S", "Counting", "effective", "told"]
+__all__ = ["STATUS_LAG_S", "Counting", "effective", "parse_effective"]
 
 STATUS_LAG_S = 1.0
-"""By then a process has told what happened in it (twice what flagkernels' process_file.py has)."""
+"""Seconds until a process has written its status file (twice the interval in flagkernels' process_file.py)."""
 
 
-def effective(at: Inside) -> Effective:
-    """All processes together. Raises CheckFailed where nothing is in effect, or cannot be read."""
-    place = layout_of(at.image, at.context.workspace).effective
-    return told(at.execute("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", place))
+def effective(container: Inside) -> Effective:
+    """The operators in effect, over all engine processes. Raises CheckFailed if there are none or on bad output."""
+    folder = layout_of(container.image, container.context.workspace).effective
+    argv = ("python3", "-W", "ignore", "-m", "flagkernels", "activate", "--effective", folder)
+    return parse_effective(container.execute(*argv))
 
 
-def told(printed: str) -> Effective:
-    """What a program printed of what is in effect. Raises CheckFailed where that cannot be read."""
+def parse_effective(printed: str) -> Effective:
+    """Parse the output of `flagkernels activate --effective`. Raises CheckFailed."""
     try:
         return decode_effective(printed)
     except EnvironmentFault as error:
         raise CheckFailed(
-            f"what is in effect cannot be read: {error.why}; printed was: {printed.strip()[-200:]}"
+            f"cannot read which operators are in effect: {error.why}; output: {printed.strip()[-200:]}"
         ) from None
 
 
 class Counting:
-    """A `Serve` that adds up in `called`, by operator, how often the release's operators were called between the start
-    and the end of its blocks; None where nothing was told. What was captured in a graph is replayed without a call.
+    """A `Serve` that counts the calls of the release's operators while its blocks run.
 
-    A release whose evaluation called none has compared the vendor's kernels with themselves."""
+    An evaluation without a call has compared the vendor's kernels with themselves. Operators captured in a graph are
+    replayed without being called, hence not counted.
+    """
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self.called: Counter[str] | None = None
+        """Calls by operator, summed over all blocks; None if no status could be read."""
 
     @contextmanager
     def __call__(self, job: Job, context: Context, request: ServeRequest) -> Iterator[Served]:
         counted = request.stack == "flagos" and context.optional(results.KERNELS) is not None
         with self._serve(job, context, request) as server:
-            at = Inside(cell=job.cell, context=context, server=server, image=request.image, weights=request.weights)
-            before = _calls(at) if counted else None
+            container = Inside(
+                cell=job.cell, context=context, server=server, image=request.image, weights=request.weights
+            )
+            before = _calls(container) if counted else None
             yield server
             if before is not None:
                 context.ports.clock.sleep(STATUS_LAG_S)
-                after = _calls(at)
+                after = _calls(container)
                 if after is not None:
                     self.called = (self.called or Counter()) + (Counter(after) - Counter(before))
 
 
-def _calls(at: Inside) -> Mapping[str, int] | None:
-    """None, with a note, where it cannot be told: the answers are worth no less."""
+def _calls(container: Inside) -> Mapping[str, int] | None:
+    """The call counts; None, with a note, if they cannot be read: the answers are valid all the same."""
     try:
-        with at.context.meter.waiting():
-            calls = effective(at).called
+        with container.context.meter.waiting():
+            calls = effective(container).called
     except (CheckFailed, FlagreleaseError) as error:
-        at.context.progress.note(f"how often operators ran cannot be told: {error}")
+        container.context.progress.note(f"operator call counts are unavailable: {error}")
         return None
     return calls

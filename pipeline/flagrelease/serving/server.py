@@ -1,4 +1,4 @@
-"""Serves a pushed image for as long as a block lasts, and tells the three ways in which it can fail apart."""
+"""Serve a pushed image while a block runs, and distinguish the three ways in which that can fail."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ _FULL_POLL_AFTER = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A model that answers. `base_url` ends with /v1; `model` is the name to ask for. Programs that are executed beside
-    it reach it at `port_inside`, and its files in `folder_inside`."""
+    """A served model that has answered."""
 
     base_url: str
+    """Ends with /v1."""
     model: str
+    """The name to use in requests."""
     port_inside: int
+    """The server's port for programs executed in the container."""
     folder_inside: str
+    """The model's folder for programs executed in the container."""
     ready_seconds: float
+    """From the start of the container to the first answer."""
     run: container.ContainerRun
     running: Running = field(repr=False)
 
     def check(self) -> None:
-        """Raise DiedLater, with the last log lines, where the container is not running any more."""
+        """Raise DiedLater, with the last log lines, if the container no longer runs."""
         ended = self.running.ended()
         if ended is not None:
             raise DiedLater(
@@ -49,65 +53,66 @@ class Served:
             )
 
     def log(self) -> str:
+        """The last lines of the server's log."""
         return self.running.logs(LOG_LINES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """What is to be served."""
+    """The image, weights and stack to serve."""
 
     image: results.Image
     weights: results.Weights
     stack: Stack
-    beside: bool = False
-    """Whether another stack of the cell is up; else what is left of an earlier start is removed first."""
+    colocated: bool = False
+    """Whether another stack of the cell is up. If not, leftovers of earlier starts are removed first."""
 
 
 @contextmanager
 def served(job: Job, context: Context, request: ServeRequest) -> Iterator[Served]:
     """Pull the image by digest, start it with the chip's flags, wait until it answers; stop and remove it afterwards.
 
-    Where the matrix lets both stand beside each other, a server that did its work is left standing for the next stage.
+    If the matrix allows colocated stacks, a server whose block succeeded stays up in the pool for the next stage.
 
-    Raises DiedBeforeReady, NeverReady; DiedLater out of the block where the container ended in it;
-    PortInUse, DockerUnavailable, RegistryUnavailable. The last log lines are kept as evidence on each of them.
+    Raises DiedBeforeReady, NeverReady; DiedLater if the container ended during the block;
+    PortInUse, DockerUnavailable, RegistryUnavailable. On the first three the last log lines are kept as evidence.
     """
-    standing = context.standing if job.cell.model.serve.colocate else None
+    pool = context.server_pool if job.cell.model.serve.colocate else None
     key = (request.image.reference, request.weights.digest, request.stack)
-    # Nobody else leaves servers there.
-    one = cast("Served | None", standing.take(key)) if standing is not None else None
-    if one is not None:
-        running, run, start = one.running, one.run, 0.0
+    # The pool holds only what this function left in it.
+    server = cast("Served | None", pool.take(key)) if pool is not None else None
+    if server is not None:
+        running, run, start = server.running, server.run, 0.0
     else:
-        running, run, start = _start(job, context, replace(request, beside=request.beside or bool(standing)))
-    left = False
+        running, run, start = _start(job, context, replace(request, colocated=request.colocated or bool(pool)))
+    pooled = False
     try:
-        if one is None:
+        if server is None:
             with context.meter.waiting():
-                one = _wait(job, context, run, running, start, layout_of(request.image, context.workspace))
+                server = _wait(job, context, run, running, start, layout_of(request.image, context.workspace))
         try:
-            yield one
+            yield server
         except (FlagreleaseError, NoAnswer):
-            _settle(context, one)
+            _raise_if_ended(context, server)
             raise
-        if standing is not None:
-            standing.leave(key, one)
-            left = True
+        if pool is not None:
+            pool.leave(key, server)
+            pooled = True
     except SmokeFailed as error:
         if error.detail:
             context.evidence.put(f"server-{request.stack}.log", error.detail.encode())
         raise
     finally:
-        if not left:
+        if not pooled:
             with context.meter.waiting():
                 running.stop()
 
 
 def _start(job: Job, context: Context, request: ServeRequest) -> tuple[Running, container.ContainerRun, float]:
-    """What was started, as what, and when."""
+    """Start the server; return it, its description and the time of the start."""
     runner = context.ports.runner
     with context.meter.waiting():
-        if not request.beside:
+        if not request.colocated:
             runner.reap(job.cell.id, context.workspace.root)
         _pull(context, request.image)
     run = _placed(job, context, request)
@@ -117,10 +122,10 @@ def _start(job: Job, context: Context, request: ServeRequest) -> tuple[Running, 
         return runner.start(run), run, start
 
 
-def _settle(context: Context, one: Served) -> None:
-    """Something went wrong in the block: where the server ended, that is the cause. Its end shows a moment later."""
+def _raise_if_ended(context: Context, server: Served) -> None:
+    """Raise DiedLater if the server ended, for that explains the block's error. Its exit may show a moment late."""
     for _ in range(10):
-        one.check()
+        server.check()
         context.ports.clock.sleep(_POLL)
 
 
@@ -140,7 +145,7 @@ def _placed(job: Job, context: Context, request: ServeRequest) -> container.Cont
     cell = job.cell
     placement = container.Placement(
         name=f"flagrelease-{cell.slug}-{request.stack}-{context.run_id}",
-        # With a bridge the engine picks the port when it starts, so nobody can take it in between.
+        # On a bridge network the engine picks the port at the start, so no other program can take it in between.
         port=None if job.runner == "docker" and cell.chip.container.network == "bridge" else _free_port(job),
         address="127.0.0.1",
         labels=labels(context.run_id, cell.id, context.workspace.root),
@@ -150,7 +155,7 @@ def _placed(job: Job, context: Context, request: ServeRequest) -> container.Cont
 
 
 def _free_port(job: Job) -> int:
-    """The model's own port where it is free, as on the card; else any."""
+    """The model's port, as on the card, if it is free; else any free port."""
     for wanted in (job.cell.model.serve.port, 0):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
@@ -163,16 +168,16 @@ def _free_port(job: Job) -> int:
 
 
 def _wait(
-    job: Job, context: Context, run: container.ContainerRun, running: Running, start: float, places: image_paths.Layout
+    job: Job, context: Context, run: container.ContainerRun, running: Running, start: float, layout: image_paths.Layout
 ) -> Served:
-    """Watch the process, the endpoint and the deadline until one of them decides."""
+    """Poll until the server answers (return it), its process ends or the deadline passes (raise)."""
     clock = context.ports.clock
     cell = job.cell
     deadline = start + cell.model.serve.ready_seconds
     mapped = run.flags.network == "bridge" and job.runner == "docker"
     hosts = run.flags.network == "host" and job.runner == "docker"
     host_port: int | None = run.placement.port if hosts else None
-    trouble = "it has not answered once"
+    trouble = "it never answered"
     while True:
         ended = running.ended()
         if ended is not None:
@@ -198,7 +203,7 @@ def _wait(
                         base_url=base_url,
                         model=cell.model.title,
                         port_inside=container.PORT if mapped else host_port,
-                        folder_inside=places.model(cell.model),
+                        folder_inside=layout.model(cell.model),
                         ready_seconds=clock.monotonic() - start,
                         run=run,
                         running=running,
@@ -213,7 +218,7 @@ def _wait(
 
 def _died_early(cell: str, ended: Ended, log: str) -> FlagreleaseError:
     if "address already in use" in log.lower():
-        return PortInUse(f"the port that {cell} was to listen on is taken", why="it was free a moment ago", detail=log)
+        return PortInUse(f"the port of the server of {cell} is taken", why="it was free a moment ago", detail=log)
     return DiedBeforeReady(
         f"the server of {cell} ended before it answered",
         why=_cause(ended),
@@ -229,9 +234,10 @@ def _last_line(running: Running) -> str:
 
 def _cause(ended: Ended) -> str:
     if ended.out_of_memory:
-        return "it was killed because memory ran out"
+        return "it was killed because it ran out of memory"
     return ended.error or f"its process ended with {ended.code}"
 
 
 def layout_of(image: results.Image, workspace: Workspace) -> image_paths.Layout:
+    """The paths of an image's parts on the executor it was made for."""
     return image_paths.under(workspace.image(image.digest)) if image.runner == "process" else image_paths.DOCKER

@@ -1,4 +1,4 @@
-"""The servers of a cell's stacks, each started when something is asked of it."""
+"""The servers of a cell's stacks, each started on first use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Serve", "Servers"]
 
 
 class Serve(Protocol):
-    """Starts a stack and stops it after the block: serving.served."""
+    """The signature of `server.served`: serve a stack while the block runs."""
 
     def __call__(self, job: Job, context: Context, request: ServeRequest) -> AbstractContextManager[Served]: ...
 
 
 class Servers:
-    """The cell's stacks, each started when something is asked of it. What is up stays up until the end or, where
-    the chip holds one server only, until the other is wanted."""
+    """Starts the cell's stacks on first use. A server runs until the end or, if the chip holds only one server, until
+    another stack is needed."""
 
     def __init__(self, job: Job, context: Context, serve: Serve) -> None:
         self._job, self._context, self._serve = job, context, serve
@@ -31,6 +31,7 @@ class Servers:
         self._stack = ExitStack()
 
     def get(self, stack: Stack) -> Served:
+        """The server of `stack`, started if it is not up. Raises the errors of `served`."""
         if stack in self._up:
             return self._up[stack]
         if not self._job.cell.holds_both:
@@ -40,12 +41,13 @@ class Servers:
             image=self._context.result(results.IMAGE),
             weights=self._context.result(results.WEIGHTS),
             stack=stack,
-            beside=bool(self._up),
+            colocated=bool(self._up),
         )
         self._up[stack] = self._stack.enter_context(self._serve(self._job, self._context, request))
         return self._up[stack]
 
     def up(self, stack: Stack) -> bool:
+        """Whether the server of `stack` is up."""
         return stack in self._up
 
     def __enter__(self) -> Servers:

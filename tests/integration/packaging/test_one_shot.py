@@ -1,4 +1,4 @@
-"""Tasks in real containers and processes: what they print, how they fail, and that nothing of them is left."""
+"""One-shot programs in real containers and processes: their output, their failures, and that nothing is left."""
 
 import subprocess
 import threading
@@ -129,7 +129,7 @@ def test_what_reads_the_lines_may_fail(tasks: Tasks) -> None:
     assert not tasks.left()
 
 
-def test_the_line_says_what_the_api_is_told(contained: Tasks) -> None:
+def test_the_command_line_matches_the_api_call(contained: Tasks) -> None:
     run = replace(contained.of("pass", "/tmp:/tmp:rw"), placement=Placement(name="", port=None))
     client = docker.from_env()
     by_api = client.containers.create(**run.sdk())

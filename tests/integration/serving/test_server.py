@@ -1,4 +1,4 @@
-"""Three ways in which a served image can fail, told apart on real containers."""
+"""The three ways in which a served image can fail, on real containers."""
 
 import io
 import tarfile
@@ -64,7 +64,7 @@ def make(engine: Engine, base: str, own_registry: str) -> Iterator[Make]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(engine: Engine, tmp_path: Path) -> Iterator[None]:
-    """Whatever a test does, its containers are gone afterwards."""
+    """Check that no container of the test is left."""
     (tmp_path / "weights" / "none").mkdir(parents=True)
     yield
     label = f"{WORKSPACE_LABEL}={tmp_path.resolve()}"
@@ -124,10 +124,10 @@ def test_died_later(make: Make, engine: Engine, tmp_path: Path) -> None:
             given.job(given.cell()),
             given.context(tmp_path, runner=engine),
             ServeRequest(image=make("later"), weights=given.weights(), stack="flagos"),
-        ) as one,
-        Client(one.base_url) as client,
+        ) as server,
+        Client(server.base_url) as client,
     ):
-        client.chat(one.model, "Hello")  # it ends instead of answering
+        client.chat(server.model, "Hello")  # it ends instead of answering
     assert caught.value.why == "its process ended with 7"
     assert "the last words" in caught.value.detail
 

@@ -1,4 +1,4 @@
-"""The operators in the build context: the bundle's own layer, the package with its plugin, and which stack has them."""
+"""The operator bundle in the build context: its layer, the package with the vLLM plugin, and the stack that uses it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def bundle(tmp_path: Path) -> operator_bundle.Shipped:
 
 
 def draw(tmp_path: Path, operators: operator_bundle.Shipped | None, layout: Layout = DOCKER) -> Plan:
-    house = Wheelhouse(folder=tmp_path, wheels=())
-    return build_context.draw(given.job(), house, "base:tag", "sha256:base", layout, operators)
+    wheelhouse = Wheelhouse(folder=tmp_path, wheels=())
+    return build_context.draw(given.job(), wheelhouse, "base:tag", "sha256:base", layout, operators)
 
 
 def test_the_bundle_is_a_layer_of_its_own(tmp_path: Path, bundle: operator_bundle.Shipped) -> None:
@@ -73,5 +73,5 @@ def test_the_package_is_found_by_its_metadata(tmp_path: Path, bundle: operator_b
     (record,) = [data.decode() for name, data in files.items() if name.endswith("RECORD")]
     for line in record.splitlines()[:-1]:
         name, digest, size = line.split(",")
-        found = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=").decode()
-        assert (digest, int(size)) == (f"sha256={found}", len(files[name]))
+        expected = base64.urlsafe_b64encode(hashlib.sha256(files[name]).digest()).rstrip(b"=").decode()
+        assert (digest, int(size)) == (f"sha256={expected}", len(files[name]))

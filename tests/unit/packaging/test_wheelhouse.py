@@ -1,4 +1,4 @@
-"""Which packages an image gets, and the house they are kept in."""
+"""The packages of an image, and the wheelhouse that holds them."""
 
 import subprocess
 import sys
@@ -22,17 +22,17 @@ LOCKED = LockedWheels(inputs=("python==3.11", "one"), requirements=("one==1.0 --
 
 
 class Pip:
-    """Stands in for the index: `download` leaves a wheel in the folder that it is told."""
+    """Stands in for the index: `download` writes a wheel to its --dest."""
 
     def __init__(self, *files: str, fails: str = "") -> None:
         self.files, self.fails, self.calls = files, fails, 0
 
     def __call__(self, argv: object, **_: object) -> Completed:
-        words = [str(word) for word in argv]  # type: ignore[attr-defined]
+        arguments = [str(argument) for argument in argv]  # type: ignore[attr-defined]
         self.calls += 1
         if self.fails:
             raise CommandFailed("`pip download` ended with 1", why="hashes", detail=self.fails)
-        folder = Path(words[words.index("--dest") + 1])
+        folder = Path(arguments[arguments.index("--dest") + 1])
         for name in self.files:
             with zipfile.ZipFile(folder / name, "w") as wheel:
                 wheel.writestr("one.py", "")
@@ -43,27 +43,27 @@ def test_the_python_of_the_base_comes_first() -> None:
     wanted = wheelhouse.wanted(given.cell())
     assert wanted[0] == "python==3.11"
     assert {"flag-scale==0.8.0", "pip"} < set(wanted)
-    assert any(one.startswith("xllamacpp==") for one in wanted)
-    assert not any(one.startswith("flag-gems") for one in wanted)
+    assert any(requirement.startswith("xllamacpp==") for requirement in wanted)
+    assert not any(requirement.startswith("flag-gems") for requirement in wanted)
 
 
 def test_a_chip_with_flaggems_gets_it_and_no_engine_of_ours() -> None:
     wanted = wheelhouse.wanted(given.cell("nvidia-h100/qwen3-8b"))
     assert "flag-gems==5.0.2" in wanted
-    assert not any(one.startswith(("vllm", "xllamacpp")) for one in wanted)
+    assert not any(requirement.startswith(("vllm", "xllamacpp")) for requirement in wanted)
 
 
 def test_whatever_decides_the_content_decides_the_name() -> None:
     others = [replace(LOCKED, inputs=("python==3.12", "one")), replace(LOCKED, requirements=("one==1.1",))]
-    assert len({wheelhouse.digest(one) for one in (LOCKED, *others)}) == 3
+    assert len({wheelhouse.digest(locked) for locked in (LOCKED, *others)}) == 3
 
 
-def test_a_house_is_gathered_once(tmp_path: Path) -> None:
+def test_a_wheelhouse_is_gathered_once(tmp_path: Path) -> None:
     pip = Pip("one-1.0-py3-none-any.whl")
     first, second = wheelhouse.gather(LOCKED, tmp_path, pip), wheelhouse.gather(LOCKED, tmp_path, pip)
     assert first == second
     assert pip.calls == 1
-    assert [(one.name, one.version) for one in first.wheels] == [("one", "1.0")]
+    assert [(wheel.name, wheel.version) for wheel in first.wheels] == [("one", "1.0")]
     assert [path.name for path in tmp_path.iterdir()] == [first.folder.name], "nothing unfinished is left"
 
 
@@ -92,10 +92,10 @@ def test_what_a_killed_run_had_fetched_is_swept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "index"])
-def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_wheelhouse_is_gathered_again(tmp_path: Path, damage: str) -> None:
     pip = Pip("one-1.0-py3-none-any.whl")
-    house = wheelhouse.gather(LOCKED, tmp_path, pip)
-    file = house.folder / ("wheels.json" if damage == "index" else house.wheels[0].file)
+    first = wheelhouse.gather(LOCKED, tmp_path, pip)
+    file = first.folder / ("wheels.json" if damage == "index" else first.wheels[0].file)
     if damage == "remove":
         file.unlink()
     else:
@@ -108,17 +108,17 @@ def test_a_damaged_house_is_gathered_anew(tmp_path: Path, damage: str) -> None:
 
 
 def test_other_bytes_than_locked_are_refused(tmp_path: Path) -> None:
-    said = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
-    with pytest.raises(Corrupt, match=r"not what matrix\.lock says"):
-        wheelhouse.gather(LOCKED, tmp_path, Pip(fails=said))
+    message = "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+    with pytest.raises(Corrupt, match=r"does not match matrix\.lock"):
+        wheelhouse.gather(LOCKED, tmp_path, Pip(fails=message))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_package_that_did_not_come_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"one==1\.0"):
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no wheel was built for one==1\.0"):
         wheelhouse.gather(LOCKED, tmp_path, Pip())
 
 
-def test_the_list_in_the_house_is_plain(tmp_path: Path) -> None:
-    house = wheelhouse.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
-    assert msgspec.json.decode((house.folder / "wheels.json").read_bytes())[0]["file"] == "one-1.0-py3-none-any.whl"
+def test_the_list_of_wheels_is_plain_json(tmp_path: Path) -> None:
+    gathered = wheelhouse.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
+    assert msgspec.json.decode((gathered.folder / "wheels.json").read_bytes())[0]["file"] == "one-1.0-py3-none-any.whl"

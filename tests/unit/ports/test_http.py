@@ -1,4 +1,4 @@
-"""What servers and addresses say, read alike by all clients."""
+"""Shared HTTP helpers: Retry-After parsing and loopback detection."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One policy for all retries: what may pass, how long is waited, when it ends, and what the user is told."""
+"""The retry policy: which failures are transient, how long to wait, when to give up, what the user reads."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -110,7 +110,7 @@ def test_progress_starts_the_budget_and_the_pauses_again() -> None:
 
 
 @pytest.mark.parametrize("error", [RegistryDenied("no"), NoSpace("full"), FlagreleaseError("?")])
-def test_what_cannot_pass_is_raised_at_once(error: FlagreleaseError) -> None:
+def test_permanent_errors_are_raised_at_once(error: FlagreleaseError) -> None:
     clock = FakeClock()
 
     def attempt() -> None:
@@ -125,22 +125,22 @@ def test_every_retry_is_noted() -> None:
     notes = list[str]()
     retry(failing(2), PLAIN, FakeClock(), notes.append)
     assert notes == [
-        "the hub is away: HTTP 503; trying again in 1 s",
-        "the hub is away: HTTP 503; trying again in 2 s",
+        "the hub is away: HTTP 503; retrying in 1 s",
+        "the hub is away: HTTP 503; retrying in 2 s",
     ]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_statuses_that_may_pass(status: int) -> None:
+def test_transient_statuses(status: int) -> None:
     assert retriable(status)
 
 
 @pytest.mark.parametrize("status", [200, 301, 400, 401, 403, 404, 413])
-def test_statuses_that_may_not(status: int) -> None:
+def test_permanent_statuses(status: int) -> None:
     assert not retriable(status)
 
 
-def test_errors_say_it_of_themselves() -> None:
+def test_errors_are_marked_retriable() -> None:
     assert retriable(RegistryUnavailable("away"))
     assert not retriable(RegistryDenied("no"))
     assert not retriable(ValueError("a defect"))

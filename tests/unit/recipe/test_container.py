@@ -1,4 +1,4 @@
-"""One container, two ways to start it."""
+"""The `docker run` line and the docker-py arguments of a container."""
 
 from dataclasses import replace
 
@@ -32,14 +32,14 @@ def test_a_chip_without_needs_gets_a_short_line() -> None:
 
 
 def test_every_flag_of_a_chip_is_on_its_line() -> None:
-    words = run("metax/qwen3-8b").argv()
-    for word in (
+    argv = run("metax/qwen3-8b").argv()
+    for option in (
         *("--network=host", "--ipc=host", "--uts=host", "--privileged", "--shm-size=100gb"),
         *("--device=/dev/dri", "--device=/dev/mxcd", "--group-add=video", "--ulimit=memlock=-1"),
         *("--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"),
     ):
-        assert word in words
-    assert not any(word.startswith("--publish") for word in words)
+        assert option in argv
+    assert not any(argument.startswith("--publish") for argument in argv)
 
 
 def test_the_native_stack_is_an_argument_of_the_image() -> None:
@@ -62,9 +62,9 @@ def test_ports(placement: Placement, published: str, bound: object) -> None:
     assert placed.sdk()["ports"] == bound
 
 
-def test_with_the_hosts_network_another_port_is_told_to_the_engine() -> None:
+def test_with_the_hosts_network_the_engine_gets_the_port() -> None:
     assert "--env=FLAGOS_PORT=8001" in run("metax/qwen3-8b", placement=Placement(port=8001)).argv()
-    assert not any("FLAGOS_PORT" in word for word in run("metax/qwen3-8b").argv())
+    assert not any("FLAGOS_PORT" in argument for argument in run("metax/qwen3-8b").argv())
 
 
 @pytest.mark.parametrize(

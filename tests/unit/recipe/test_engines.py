@@ -1,4 +1,4 @@
-"""What serves a model is described in one place, and that is all an engine needs."""
+"""The table of serving engines: an engine's entry there is all that supporting it takes."""
 
 import re
 from dataclasses import replace
@@ -26,8 +26,8 @@ LLAMA_SERVER = "/opt/flagos/lib/flag_scale/third_party/llama.cpp/build/bin/llama
 
 
 def cell(engine: str) -> Cell:
-    found = given.cell("nvidia-h100/qwen3-8b")
-    return replace(found, model=replace(found.model, serve=replace(found.model.serve, engine=engine, args={"n": 1})))
+    base = given.cell("nvidia-h100/qwen3-8b")
+    return replace(base, model=replace(base.model, serve=replace(base.model.serve, engine=engine, args={"n": 1})))
 
 
 def test_the_matrix_takes_these_engines_and_no_other() -> None:
@@ -49,7 +49,7 @@ def test_nothing_else_compares_the_name_of_an_engine() -> None:
 
 
 def test_a_load_tool_that_an_engine_names_is_there() -> None:
-    assert {one.load_tool for one in ENGINES.values()} <= set(load_tools.LOAD_TOOLS)
+    assert {engine.load_tool for engine in ENGINES.values()} <= set(load_tools.LOAD_TOOLS)
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_sizes_and_execution_are_read_by_the_engines_own_arguments(
 
 
 @pytest.mark.parametrize(
-    ("engine", "words"),
+    ("engine", "command"),
     [
         ("vllm", "vllm serve /nfs/models/Qwen3-8B --served-model-name Qwen3-8B --max-model-len 40960"),
         ("sglang", "python -m sglang.launch_server --model-path /nfs/models/Qwen3-8B --served-model-name Qwen3-8B"),
         ("llama_cpp", f"{LLAMA_SERVER} --model /nfs/models/Qwen3-8B --alias Qwen3-8B --ctx-size 40960"),
     ],
 )
-def test_native_command_lines(engine: str, words: str) -> None:
+def test_native_command_lines(engine: str, command: str) -> None:
     line = " ".join(engine_config.native(cell(engine), DOCKER)).replace(" --host 0.0.0.0", "")
-    assert line.startswith(words)
+    assert line.startswith(command)
     assert " 40960" in line, "the window, by whatever name"
     assert " --n 1" in line, "the matrix's own argument"
     assert "--port" not in line, "given at start"
@@ -90,9 +90,9 @@ def test_native_command_lines(engine: str, words: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
-    one, ours = ENGINES[engine], cell(engine)
-    assert set(one.requirements) <= set(wheelhouse.wanted(ours))
-    assert (one.argv(DOCKER.packages)[0] in build_context.programs(ours)) == bool(one.launcher)
-    assert not one.launcher or f"packaging/payload/{one.launcher}" in image.STAGE.programs, (
+    entry, ours = ENGINES[engine], cell(engine)
+    assert set(entry.requirements) <= set(wheelhouse.wanted(ours))
+    assert (entry.argv(DOCKER.packages)[0] in build_context.programs(ours)) == bool(entry.launcher)
+    assert not entry.launcher or f"packaging/payload/{entry.launcher}" in image.STAGE.programs, (
         "else an edit of it builds nothing"
     )

@@ -1,4 +1,4 @@
-"""How often operators ran while a stack answered is told by the processes, before and after."""
+"""Operator call counts: the difference of the status files after and before a block."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ GOLDEN = Path(__file__).parents[2] / "support/golden"
 
 
 class Engine:
-    """Serves; each time that it is asked, its processes have called that much."""
+    """A server whose status reports the next of `counts` at each request."""
 
-    def __init__(self, root: Path, *told: dict[str, int] | Exception, operators: bool = True) -> None:
-        self.told = list(told)
+    def __init__(self, root: Path, *counts: dict[str, int] | Exception, operators: bool = True) -> None:
+        self.counts = list(counts)
         self.container = Executing(self.printed)
         self.clock, self.progress = SleeplessClock(), Shown()
         made = {"kernels": given.kernels()} if operators else {}
@@ -38,7 +38,7 @@ class Engine:
         return len(self.container.executed)
 
     def printed(self, _argv: Sequence[str]) -> str:
-        called = self.told.pop(0)
+        called = self.counts.pop(0)
         if isinstance(called, Exception):
             raise called
         status = {**json.loads((GOLDEN / "effective.json").read_text()), "called": called}
@@ -63,10 +63,10 @@ def test_calls_of_all_blocks_are_added_up_and_those_before_them_are_not(tmp_path
     engine.answer(counting, "native")  # has no operators, and is not asked
     engine.answer(counting)
     assert counting.called == {"mm": 8, "neg": 2}
-    assert len(engine.clock.slept) == 2  # until the last calls are told
+    assert len(engine.clock.slept) == 2  # until the status files have the last calls
 
 
-def test_that_none_was_called_is_told_as_that(tmp_path: Path) -> None:
+def test_no_calls_are_an_empty_count(tmp_path: Path) -> None:
     engine = Engine(tmp_path, {"mm": 3}, {"mm": 3})
     counting = Counting(engine.serve)
     engine.answer(counting)
@@ -80,13 +80,13 @@ def test_a_cell_without_operators_is_not_asked(tmp_path: Path) -> None:
     assert (counting.called, engine.asked) == (None, 0)
 
 
-@pytest.mark.parametrize("told", [[DiedLater("the server ended")], [{"mm": 3}, DiedLater("the server ended")]])
-def test_what_cannot_be_told_is_noted_and_costs_no_answer(told: list[Any], tmp_path: Path) -> None:
-    engine = Engine(tmp_path, *told)
+@pytest.mark.parametrize("counts", [[DiedLater("the server ended")], [{"mm": 3}, DiedLater("the server ended")]])
+def test_unavailable_counts_are_noted_and_cost_no_answer(counts: list[Any], tmp_path: Path) -> None:
+    engine = Engine(tmp_path, *counts)
     counting = Counting(engine.serve)
     engine.answer(counting)
     assert counting.called is None
-    assert engine.progress.notes == ["how often operators ran cannot be told: the server ended"]
+    assert engine.progress.notes == ["operator call counts are unavailable: the server ended"]
 
 
 def test_a_server_that_ends_is_the_failure_and_is_not_asked_again(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Programs that go into the image. They run on its Python alone and import nothing of flagrelease."""
+"""Programs for the image. They run on its Python and import nothing from flagrelease."""

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """flagos-serve [flagos|native] [--port N]: serve the model of this image, in the foreground.
 
-`flagos` starts it through FlagScale, `native` starts the engine alone with the same arguments. It ends when
-the engine ends, and ends the engine on SIGTERM. FlagScale puts the engine into the background, writes its
-output to a file and returns 0 whatever becomes of it; so this program shows that file and watches the process.
+`flagos` starts the engine through FlagScale, `native` starts it directly with the same arguments. The program exits
+when the engine does, and terminates the engine on SIGTERM. FlagScale runs the engine in the background, writes its
+output to a file and returns 0 even if it fails, so this program prints that file and watches the process.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 CONFIG = Path(__file__).resolve().parents[3] / "etc/flagos"
-"""From /opt/flagos/bin, wherever that is."""
+"""Relative to opt/flagos/bin, so that it also works below another root."""
 
 POLL = 0.1
 GRACE = 8.0
@@ -39,7 +39,7 @@ def main() -> int:
     arguments = parser.parse_args()
     serve = json.loads((CONFIG / "manifest.json").read_text())["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
-    # Engines and FlagScale's shell leave orphans; they become our children, as they would be of a real init.
+    # Engines and FlagScale's shell leave orphans: adopt them, as an init process would.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -49,7 +49,7 @@ def main() -> int:
             code = engine.wait()
         else:
             code = through_flagscale(serve, arguments.port)
-        sys.stderr.write(f"flagos-serve: the engine ended by itself ({code})\n")
+        sys.stderr.write(f"flagos-serve: the engine exited on its own ({code})\n")
         return code if 0 < code < 256 else 1
     except Stop:
         return 0
@@ -67,7 +67,7 @@ def through_flagscale(serve: dict[str, Any], port: int) -> int:
         stale.unlink(missing_ok=True)
     command = ["flagscale", "serve", serve["name"], str(CONFIG / "serve.yaml"), "--port", str(port)]
     if serve["operators"]:
-        # Each start has its own writable copy of the tuned database: nothing is found there that was not shipped.
+        # A fresh, writable copy of the tuning database for each start, so that it holds only what was shipped.
         os.environ["FLAGKERNELS_CACHE"] = tempfile.mkdtemp(prefix="flagkernels-")
         command = [sys.executable, *serve["operators"], *command]
     code = subprocess.run(command, check=False).returncode
@@ -75,11 +75,11 @@ def through_flagscale(serve: dict[str, Any], port: int) -> int:
         sys.stderr.write("flagos-serve: FlagScale started nothing\n")
         return code or 1
     follow(output, int(pid_file.read_text()))
-    return 1  # FlagScale does not tell how it ended
+    return 1  # FlagScale does not report the engine's exit code
 
 
 def follow(output: Path, pid: int) -> None:
-    """Copy what is appended to `output` to stdout until process `pid` is gone."""
+    """Copy `output` to stdout as it grows, until process `pid` is gone."""
     position = 0
     while True:
         alive = running(pid)
@@ -96,7 +96,7 @@ def follow(output: Path, pid: int) -> None:
 
 
 def running(pid: int) -> bool:
-    """Whether `pid` is alive. Reaps every child that ended, since orphans end up with us."""
+    """Whether `pid` is alive. Reaps all children that ended, adopted orphans included."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -106,14 +106,14 @@ def running(pid: int) -> bool:
 
 
 def end_descendants() -> None:
-    """SIGTERM to all our descendants, SIGKILL to those that are still there after a while."""
+    """Send SIGTERM to all descendants, and SIGKILL to those still alive after GRACE seconds."""
     deadline = time.monotonic() + GRACE
     signum = signal.SIGTERM
     signalled: set[int] = set()
-    while left := [pid for pid in descendants(os.getpid()) if running(pid)]:
+    while alive := [pid for pid in descendants(os.getpid()) if running(pid)]:
         if time.monotonic() > deadline:
             signum, signalled, deadline = signal.SIGKILL, set(), deadline + GRACE
-        for pid in left:
+        for pid in alive:
             if pid not in signalled:
                 signalled.add(pid)
                 try:
@@ -127,18 +127,18 @@ def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The second field is the program's name in parentheses and may hold blanks.
+            # The second field is the program's name in parentheses and may contain spaces.
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
-    found: list[int] = []
+    below: list[int] = []
     todo = [root]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+        direct = children.get(todo.pop(), [])
+        below += direct
+        todo += direct
+    return below
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""llama-server: serve a GGUF model over HTTP by llama.cpp's own server, which the package xllamacpp carries.
+"""llama-server: serve a GGUF model over HTTP with llama.cpp's own server, from the package xllamacpp.
 
-FlagScale starts a program of this name for its engine `llama_cpp` and does not ship it. This one takes the
-options that FlagScale passes on; it is not llama.cpp's own command line.
+FlagScale starts a program of this name for its engine `llama_cpp` but does not ship it. This one accepts only the
+options that FlagScale passes; its command line is not llama.cpp's.
 """
 
 import argparse
@@ -11,62 +11,62 @@ import sys
 import threading
 from pathlib import Path
 
-import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # lives in the image
+import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # only in the image
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llama-server", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder that holds one")
-    parser.add_argument("--alias", required=True, help="the name that clients ask for")
+    parser.add_argument("--model", type=Path, required=True, help="a GGUF file, or a folder with one")
+    parser.add_argument("--alias", required=True, help="the model name for clients")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--ctx-size", type=int, default=4096, help="tokens of one request and of all at once")
-    parser.add_argument("--parallel", type=int, default=1, help="requests at once")
+    parser.add_argument("--ctx-size", type=int, default=4096, help="tokens of one request, and of all concurrent ones")
+    parser.add_argument("--parallel", type=int, default=1, help="concurrent requests")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-verbosity", type=int, default=1)
     return parser.parse_args()
 
 
 def gguf(path: Path) -> Path:
-    """The model file at `path`. Of a split model the first part, which names the others."""
+    """The model file at `path`; of a split model the first part, which refers to the others."""
     if path.is_file():
         return path
-    found = sorted(path.rglob("*.gguf")) if path.is_dir() else []
-    if not found:
+    files = sorted(path.rglob("*.gguf")) if path.is_dir() else []
+    if not files:
         sys.exit(f"llama-server: no GGUF file at {path}; is the model folder mounted?")
-    return found[0]
+    return files[0]
 
 
 def check_port(host: str, port: int) -> None:
-    """The engine says no more than that it failed."""
+    """Exit with the cause if the port is taken: the engine reports only that it failed."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            sys.exit(f"llama-server: cannot listen at {host}:{port}: {error.strerror}")
+            sys.exit(f"llama-server: cannot listen on {host}:{port}: {error.strerror}")
 
 
 def main() -> int:
-    wanted = options()
-    check_port(wanted.host, wanted.port)
-    model = gguf(wanted.model)
+    arguments = options()
+    check_port(arguments.host, arguments.port)
+    model = gguf(arguments.model)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
-    parameters.model_alias = {wanted.alias}
-    parameters.hostnames = [wanted.host]
-    parameters.port = wanted.port
-    parameters.n_ctx = wanted.ctx_size
-    parameters.n_parallel = wanted.parallel
-    parameters.kv_unified = True  # else each of the parallel requests gets only its share of ctx-size
-    parameters.cpuparams.n_threads = wanted.threads
-    parameters.cpuparams_batch.n_threads = wanted.threads
-    parameters.verbosity = wanted.log_verbosity
+    parameters.model_alias = {arguments.alias}
+    parameters.hostnames = [arguments.host]
+    parameters.port = arguments.port
+    parameters.n_ctx = arguments.ctx_size
+    parameters.n_parallel = arguments.parallel
+    parameters.kv_unified = True  # else each parallel request gets only an equal share of ctx-size
+    parameters.cpuparams.n_threads = arguments.threads
+    parameters.cpuparams_batch.n_threads = arguments.threads
+    parameters.verbosity = arguments.log_verbosity
     parameters.endpoint_metrics = True
     parameters.use_jinja = True
     server = xllamacpp.Server(parameters)
-    sys.stderr.write(f"llama-server: {wanted.alias} at {server.listening_address}\n")
-    # SIGTERM keeps its default action and ends us at once, also while the model loads; there is nothing to save.
+    sys.stderr.write(f"llama-server: {arguments.alias} at {server.listening_address}\n")
+    # SIGTERM keeps its default action and ends the process at once, even while loading; there is nothing to save.
     threading.Event().wait()
     return 0
 

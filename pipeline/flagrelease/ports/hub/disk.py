@@ -1,4 +1,4 @@
-"""Files on this machine: hashed, landed whole, and given up when they are bad."""
+"""Hash, move into place and quarantine fetched files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPARE_BYTES = 64 << 20
 
 
 def sha256_of(path: Path) -> tuple[int, str]:
-    """Size and sha256 (hex) of the bytes that are on disk now."""
+    """Size and sha256 (hex) of the file as it is on disk."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
@@ -23,22 +23,22 @@ def sha256_of(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def land(coming: Path, target: Path) -> None:
-    """Give a verified file its final name, so that it survives a power loss."""
+def land(incoming: Path, target: Path) -> None:
+    """Move a verified file to its final name, durably: it survives a power loss."""
     with translate_disk_errors(f"writing {target.name}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        coming.chmod(0o644)
-        handle = os.open(coming, os.O_RDONLY)
+        incoming.chmod(0o644)
+        handle = os.open(incoming, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-        coming.replace(target)
+        incoming.replace(target)
         sync_folder(target.parent)
 
 
 def quarantine(bad: Path, folder: Path, name: str, sha256: str) -> Path:
-    """Move a file that must not be used out of the way, and say where it is."""
+    """Move a file that must not be used into `folder` and return its new path."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"{name.replace('/', '__')[-200:]}.{sha256[:12]}"
     bad.replace(kept)
@@ -46,7 +46,7 @@ def quarantine(bad: Path, folder: Path, name: str, sha256: str) -> Path:
 
 
 def need_space(folder: Path, needed: int, what: str) -> None:
-    """Raise NoSpace before anything is written where `needed` bytes will not fit."""
+    """Raise NoSpace if `needed` bytes will not fit, before anything is written."""
     free = free_bytes(folder)
     if needed + _SPARE_BYTES > free:
         raise NoSpace(

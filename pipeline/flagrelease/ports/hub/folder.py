@@ -1,4 +1,4 @@
-"""file://: files that are on this machine already. They are copied, so that nobody changes them later."""
+"""file://: files on this machine. They are copied, so that later changes to the originals do no harm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flagrelease.ports.hub.watch import Watch
 
 
 class Folder:
-    """A folder, or one file."""
+    """A folder, or a single file."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -30,13 +30,15 @@ class Folder:
         return Listing(source="", revision="", files=tuple(files))
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:  # noqa: ARG002  nothing to resume
-        """Leave a copy below `staging`. Raises HubRefused."""
+        """Copy the file below `staging`. Raises HubRefused."""
         target = staging / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             source = self._at(file.path).open("rb")
         except FileNotFoundError:
-            raise HubRefused(f"{self.name} has no {file.path}", hint="run `flagrelease lock` if it was moved") from None
+            raise HubRefused(
+                f"{self.name} has no {file.path}", hint="if it was moved, run `flagrelease lock`"
+            ) from None
         with source, target.open("wb") as out:
             while block := source.read(BLOCK):
                 out.write(block)
@@ -48,15 +50,15 @@ class Folder:
             return [self._path.name]
         if not self._path.is_dir():
             raise HubRefused(f"{self.name} is neither a file nor a folder", why=f"{self._path} does not exist")
-        found = []
+        paths = []
         for base, folders, names in os.walk(self._path):
             folders.sort()
             for name in names:
                 path = Path(base) / name
                 if not path.is_file():
-                    raise HubRefused(f"{self.name} is refused", why=f"{path} is no regular file")
-                found.append(path.relative_to(self._path).as_posix())
-        return found
+                    raise HubRefused(f"{self.name} is refused", why=f"{path} is not a regular file")
+                paths.append(path.relative_to(self._path).as_posix())
+        return paths
 
     def _at(self, path: str) -> Path:
         return self._path if self._path.is_file() else self._path / path

@@ -1,4 +1,4 @@
-"""hf://: the Hugging Face hub over its plain HTTP API. HF_ENDPOINT and HF_TOKEN are the hub's own variables."""
+"""hf://: the Hugging Face hub through its HTTP API. HF_ENDPOINT and HF_TOKEN are the hub's own variables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import httpx
 
 _ENDPOINT = "https://huggingface.co"
-_IDLE_SECONDS = 8.0  # then the file is resumed on another connection; a stop is noticed as late as this
-_BACKOFF = Backoff(first=1.0, most=30.0, budget=120.0)  # since a byte was gained
+_IDLE_SECONDS = 8.0  # then resume the file on a new connection; also the longest delay of a stop
+_BACKOFF = Backoff(first=1.0, most=30.0, budget=120.0)  # the budget restarts with every byte received
 
 
 class HuggingFace:
@@ -39,10 +39,10 @@ class HuggingFace:
         self.name = f"hf://{'datasets/' if source.dataset else ''}{source.name}@{self._revision}"
 
     def listing(self, scratch: Path, watch: Watch) -> Listing:  # noqa: ARG002  nothing is fetched
-        """The files at the commit that the revision names now. Raises HubRefused, HubUnavailable."""
+        """The files at the commit that the revision currently names. Raises HubRefused, HubUnavailable."""
 
         def attempt() -> Listing:
-            with self._telling(), self._client() as client:
+            with self._translated_errors(), self._client() as client:
                 answer = client.get(self._api, params={"blobs": "true"})
                 self._check(answer, self.name)
                 return self._listing(answer.json())
@@ -50,8 +50,8 @@ class HuggingFace:
         return retry(attempt, _BACKOFF, watch, watch.note)
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
-        """Leave the file below `staging`; resumes what is there unless `fresh`. Raises HubRefused, HubUnavailable,
-        and Corrupt where the hub sends more or less than it lists."""
+        """Download the file below `staging`; resume an unfinished download unless `fresh`. Raises HubRefused,
+        HubUnavailable, and Corrupt if the hub sends more or less than it lists."""
         path = self._source.remote(file)
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class HuggingFace:
     def _append(self, path: str, target: Path, have: int, size: int, watch: Watch) -> None:
         url = f"{self._files}/{quote(self._revision, safe='')}/{quote(path)}"
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self._telling(), self._client() as client, client.stream("GET", url, headers=headers) as answer:
+        with self._translated_errors(), self._client() as client, client.stream("GET", url, headers=headers) as answer:
             if answer.status_code == 416:
                 raise Corrupt(f"{path} of {self.name} is shorter than listed", why=f"it ends before byte {have}")
             self._check(answer, f"{path} of {self.name}")
@@ -95,12 +95,12 @@ class HuggingFace:
         try:
             commit = str(answer["sha"])
             files = [
-                LockedFile(path=one["rfilename"], size=int(one["size"]), sha256=_sha256(one))
-                for one in answer["siblings"]
+                LockedFile(path=entry["rfilename"], size=int(entry["size"]), sha256=_sha256(entry))
+                for entry in answer["siblings"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise HubRefused(
-                f"{self._endpoint} does not answer as a hub does", why=f"{type(error).__name__}: {error}"
+                f"unexpected response from {self._endpoint}", why=f"{type(error).__name__}: {error}"
             ) from error
         if not is_commit(commit):
             raise HubRefused(f"{self.name} names no commit", why=f"its sha is {commit!r}")
@@ -118,34 +118,37 @@ class HuggingFace:
         status = answer.status_code
         why = f"HTTP {status} from {self._endpoint}"
         if status in (401, 403):
-            raise HubRefused(f"{what} is denied", why=why, hint="set HF_TOKEN; accept the model's terms on its page")
-        if status == 404:
-            raise HubRefused(f"{what} is not there", why=why, hint="check its name and revision")
-        if retriable(status):
-            later = HubUnavailable(
-                f"{what} cannot be had now", why=why, hint="run again later: what has arrived is kept"
+            raise HubRefused(
+                f"access denied to {what}", why=why, hint="set HF_TOKEN; accept the model's terms on its page"
             )
-            later.after = retry_after(answer.headers.get("Retry-After", ""))
-            raise later
+        if status == 404:
+            raise HubRefused(f"{what} does not exist", why=why, hint="check its name and revision")
+        if retriable(status):
+            unavailable = HubUnavailable(
+                f"{what} is temporarily unavailable", why=why, hint="run again later: the download resumes"
+            )
+            unavailable.after = retry_after(answer.headers.get("Retry-After", ""))
+            raise unavailable
         if status >= 400:
             raise HubRefused(f"{what} is refused", why=why)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
+        """Translate the HTTP client's errors into ours."""
         import httpx
 
         try:
             yield
         except (httpx.TransportError, httpx.TooManyRedirects) as error:
             raise HubUnavailable(
-                f"{self.name} cannot be had now",
+                f"{self.name} is temporarily unavailable",
                 why=f"{self._endpoint}: {error or type(error).__name__}",
-                hint="run again: what has arrived is kept; HF_ENDPOINT names another site",
+                hint="run again: the download resumes; HF_ENDPOINT selects another site",
             ) from error
         except ValueError as error:
-            raise HubRefused(f"{self._endpoint} does not answer as a hub does", why=str(error)[:200]) from error
+            raise HubRefused(f"unexpected response from {self._endpoint}", why=str(error)[:200]) from error
 
 
 def _sha256(entry: dict[str, Any]) -> str:
-    """Only files in large-file storage have one."""
+    """The sha256 that the hub lists: only for files in large-file storage, else empty."""
     return str((entry.get("lfs") or {}).get("sha256") or "")

@@ -1,4 +1,4 @@
-"""What a hub lists: listings, and names that are safe to write (pure)."""
+"""The file listing of a hub, and the check that its names are safe to write. Pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source holds at one revision. A file whose sha256 is empty has none in the hub's listing; `unverified`
-    names those files after their sha256 was taken from the first download instead."""
+    """The files of a source at one revision."""
 
     source: str
     revision: str
     files: tuple[LockedFile, ...]
+    """A file's sha256 is empty if the hub does not list it."""
     archive: LockedFile | None = None
+    """The archive that the files are members of."""
     unverified: tuple[str, ...] = ()
+    """The paths of the files whose sha256 was taken from the first download, since the hub does not list it."""
 
     @property
     def digest(self) -> str:
@@ -34,31 +36,31 @@ class Listing:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether `revision` names one commit for ever, as a branch or a tag does not."""
+    """Whether `revision` is a commit id: immutable, unlike a branch or a tag."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def check_names(paths: Iterable[str], source: str) -> None:
-    """Raise HubRefused unless all `paths` can be written below one folder, each to a file of its own."""
+    """Raise HubRefused unless all `paths` can be written below one folder, each to a distinct file."""
     seen: dict[str, str] = {}
     for number, path in enumerate(paths):
         if number >= MOST_FILES:
             raise _refused(source, f"more than {MOST_FILES} files")
         if problem := _problem(path):
             raise _refused(source, f"{path!r} {problem}")
-        # Two names that differ in case or composition are one file on many file systems.
+        # Names that differ only in case or Unicode composition are the same file on many file systems.
         plain = unicodedata.normalize("NFC", path).casefold()
         if plain in seen:
-            raise _refused(source, f"{path!r} and {seen[plain]!r} are the same file where case is not kept")
+            raise _refused(source, f"{path!r} and {seen[plain]!r} are the same file if the file system ignores case")
         seen[plain] = path
     for plain, path in seen.items():
         above = plain.split("/")[:-1]
         for depth in range(1, len(above) + 1):
             if (folder := "/".join(above[:depth])) in seen:
-                raise _refused(source, f"{seen[folder]!r} is a file and also the folder of {path!r}")
+                raise _refused(source, f"{seen[folder]!r} is both a file and the folder of {path!r}")
         for suffix in _RESERVED:
             if plain.endswith(suffix) and plain.removesuffix(suffix) in seen:
-                raise _refused(source, f"{path!r} would be taken for an unfinished download")
+                raise _refused(source, f"{path!r} has the name of an unfinished download")
     if not seen:
         raise _refused(source, "no files")
 
@@ -78,7 +80,7 @@ def _problem(path: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         return "leaves its folder or has an empty part"
     if len(raw) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        return "is longer than a file system takes"
+        return "is longer than file systems allow"
     return ""
 
 

@@ -1,8 +1,8 @@
-"""modelscope://: the hub through its own client, modelscope-hub.
+"""modelscope://: the ModelScope hub through its own client, modelscope-hub.
 
-The client resumes, retries and honours Retry-After, but it trusts the hub: it writes wherever a listed name leads,
-and does not check a file for which the hub lists no sha256. So it is only given names that were checked, and what it
-leaves on disk is hashed by us. MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN are its own variables.
+The client resumes, retries and honours Retry-After, but it trusts the hub: it writes to any path that the hub lists,
+and does not verify a file for which the hub lists no sha256. So it gets only names that were checked, and we hash the
+files that it writes. MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN are its own variables.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from modelscope_hub import HubApi
 
 _DEFAULT_REVISION = "master"
-_SYMLINK = "120000"  # the mode that git gives a symbolic link
+_SYMLINK = "120000"  # git's file mode for symbolic links
 _LISTING_SECONDS = 300.0
-# Read by the client, and by tqdm, when they are imported: our line shows the progress; a shard of a large model takes
-# longer than the client's default of an hour on a slow line; a listing that needs more requests is refused anyway.
+# Read on import by the client and tqdm. We show the progress ourselves; on a slow line a shard of a large model takes
+# longer than the client's default of an hour; a listing that needs more requests has too many files for us anyway.
 _SETTINGS = {
     "TQDM_DISABLE": "1",
     "MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT": "86400",
@@ -37,7 +37,7 @@ _SETTINGS = {
 
 
 class ModelScope:
-    """One repository at one revision. `cache` is where the client keeps its lock files."""
+    """One repository at one revision. `cache` is the folder for the client's lock files."""
 
     def __init__(self, source: Source, revision: str, cache: Path) -> None:
         self._source = source
@@ -51,7 +51,7 @@ class ModelScope:
         return f"modelscope://{'datasets/' if self._source.dataset else ''}{self._source.name}@{self._revision}"
 
     def listing(self, scratch: Path, watch: Watch) -> Listing:  # noqa: ARG002  nothing is fetched
-        """The files at the revision, pinned to a commit where the hub names one that holds the same files.
+        """The files at the revision, pinned to a commit if the hub names one with the same files.
         Raises HubRefused, HubUnavailable."""
         entries = self._entries(self._revision, watch)
         files = self._files(entries)
@@ -61,18 +61,18 @@ class ModelScope:
             if commit and self._files(self._entries(commit, watch)) == files:
                 revision = commit
             else:
-                watch.note(f"{self.name} names no commit that holds its files; its revision may move")
+                watch.note(f"{self.name} names no commit with its files; its revision may move")
         return Listing(source="", revision=revision, files=files)
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
-        """Leave the file below `staging`; resumes what is there unless `fresh`. Raises HubRefused, HubUnavailable,
-        and Corrupt where the hub contradicts its own listing."""
+        """Download the file below `staging`; resume an unfinished download unless `fresh`. Raises HubRefused,
+        HubUnavailable, and Corrupt if the file contradicts the hub's own listing."""
         path = self._source.remote(file)
         unfinished = _unfinished(staging / path)
         if fresh:
             unfinished.unlink(missing_ok=True)
-        with self._telling(f"{path} of {self.name}"):
-            got: Path = self._api().downloader.download_file(
+        with self._translated_errors(f"{path} of {self.name}"):
+            path_on_disk: Path = self._api().downloader.download_file(
                 self._source.name,
                 self._kind,
                 path,
@@ -83,10 +83,10 @@ class ModelScope:
                 progress_callbacks=[_counting(watch, unfinished)],
                 _cancel_event=watch.cancelled,
             )
-            return got
+            return path_on_disk
 
     def _entries(self, revision: str, watch: Watch) -> Sequence[Mapping[str, Any]]:
-        with self._telling(self.name):
+        with self._translated_errors(self.name):
             client = self._api().legacy
             from modelscope_hub._download_control import _DownloadControl
 
@@ -105,7 +105,7 @@ class ModelScope:
             if entry.get("Type") == "tree":
                 continue
             if entry.get("Type") not in ("blob", None) or str(entry.get("Mode", "")) == _SYMLINK:
-                raise self._refused(f"{path!r} is no regular file")
+                raise self._refused(f"{path!r} is not a regular file")
             sha256 = str(entry.get("Sha256") or "").lower()
             files.append(LockedFile(path=path, size=int(entry.get("Size") or 0), sha256=sha256))
         check_names((file.path for file in files), self.name)
@@ -121,25 +121,25 @@ class ModelScope:
             from modelscope_hub import HubApi
             from modelscope_hub.config import HubConfig
 
-            # What the client retries is in its errors, in the end, and they are ours to tell.
+            # The client logs its retries; its final error, which we report, has the cause.
             logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
             self._client = HubApi(HubConfig(cache_dir=self._cache), user_agent="flagrelease")
         return self._client
 
     @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        """Turn the client's errors into ours."""
+    def _translated_errors(self, what: str) -> Iterator[None]:
+        """Translate the client's errors into ours."""
         try:
             yield
         except (Cancelled, FlagreleaseError):
             raise
         except Exception as error:
-            if (told := _told(error, what, self._api().legacy.endpoint)) is None:
+            if (translated := _translated(error, what, self._api().legacy.endpoint)) is None:
                 raise
-            raise told from error
+            raise translated from error
 
 
-def _told(error: Exception, what: str, endpoint: str) -> BaseException | None:
+def _translated(error: Exception, what: str, endpoint: str) -> BaseException | None:
     from modelscope_hub import _download_control as control
     from modelscope_hub import errors as client
 
@@ -148,33 +148,35 @@ def _told(error: Exception, what: str, endpoint: str) -> BaseException | None:
         case control._DownloadCancelledError():
             return Cancelled()
         case client.FileIntegrityError():
-            return Corrupt(f"{what} is not what the hub lists", why=why)
+            return Corrupt(f"{what} does not match the hub's listing", why=why)
         case client.AuthenticationError() | client.PermissionDeniedError():
             return HubRefused(
-                f"{what} is denied by {endpoint}",
+                f"access denied to {what} by {endpoint}",
                 why=why,
-                hint="set MODELSCOPE_API_TOKEN to a token that may read it, and accept the model's terms on its page",
+                hint="set MODELSCOPE_API_TOKEN to a token with access, and accept the model's terms on its page",
             )
         case client.NotExistError():
             return HubRefused(
-                f"{what} is not on {endpoint}", why=why, hint="check its name and revision; `flagrelease lock` moves it"
+                f"{what} does not exist on {endpoint}",
+                why=why,
+                hint="check its name and revision; `flagrelease lock` updates the revision",
             )
         case client.RateLimitError() | client.ServerError() | client.NetworkError():
             return HubUnavailable(
-                f"{what} cannot be had from {endpoint} now",
+                f"{what} is temporarily unavailable from {endpoint}",
                 why=why,
-                hint="run again later: what has arrived is kept; MODELSCOPE_ENDPOINT names another site",
+                hint="run again later: the download resumes; MODELSCOPE_ENDPOINT selects another site",
             )
         case client.HubError():
-            return HubRefused(f"{what} is refused by {endpoint}", why=why)
-        case ValueError():  # what answers is no hub: its JSON does not parse
-            return HubRefused(f"{what}: {endpoint} does not answer as a hub does", why=why)
+            return HubRefused(f"{endpoint} refused {what}", why=why)
+        case ValueError():  # the response is not JSON, so the server is not a hub
+            return HubRefused(f"{what}: unexpected response from {endpoint}", why=why)
         case _:
             return None
 
 
 def _reason(error: Exception) -> str:
-    """One line: the HTTP status with the hub's own message, or the innermost cause of a lost connection."""
+    """The cause in one line: HTTP status and the hub's message, or the innermost cause of a lost connection."""
     status = getattr(error, "status_code", None)
     text = (str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0]
     text = text.rpartition("Caused by ")[2]
@@ -188,7 +190,7 @@ def _newest_commit(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _counting(watch: Watch, unfinished: Path) -> type[Any]:
-    """A progress callback class for the client: it makes one for each transfer."""
+    """A progress callback class for the client, which instantiates it for each transfer."""
     resumed = unfinished.stat().st_size if unfinished.exists() else 0
 
     class Counting:

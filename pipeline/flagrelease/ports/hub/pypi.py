@@ -1,4 +1,4 @@
-"""pypi://: a member of a wheel, fetched by pip, which knows where this machine gets its packages."""
+"""pypi://: members of a wheel, fetched by pip, which has this machine's index configuration."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flagrelease.ports.retry import Backoff, retry
 
 _SECONDS = 3600.0
 _POLL_SECONDS = 0.2
-_BACKOFF = Backoff(first=2.0, budget=10.0, attempts=3)  # pip retries by itself as well
-_LARGEST_RATIO = 100  # weights and questions do not compress so well; a bomb does
+_BACKOFF = Backoff(first=2.0, budget=10.0, attempts=3)  # in addition to pip's own retries
+_LARGEST_RATIO = 100  # of compression: weights and questions stay below it, a zip bomb does not
 _DENIED = ("401 Client Error", "403 Client Error", "401 Error", "403 Error")
 _LATER = (
     "Retrying (Retry(",
@@ -42,7 +42,7 @@ _OPTIONS = (
 
 
 class PyPI:
-    """One distribution at one version. Nothing of it is installed or run: only its wheel is taken."""
+    """One distribution at one version. Its wheel is only read, never installed or run."""
 
     def __init__(self, source: Source, command: Command) -> None:
         self._source = source
@@ -50,7 +50,7 @@ class PyPI:
         self.name = f"pypi://{source.name}=={source.revision}"
 
     def listing(self, scratch: Path, watch: Watch) -> Listing:
-        """The wheel and the members asked for, all hashed. Raises HubRefused, HubUnavailable, EnvironmentFault."""
+        """The wheel and the requested members, all hashed. Raises HubRefused, HubUnavailable, EnvironmentFault."""
         wheel = self._download(scratch, watch, fresh=False)
         size, sha256 = sha256_of(wheel)
         archive = LockedFile(path=wheel.name, size=size, sha256=sha256)
@@ -59,8 +59,8 @@ class PyPI:
         )
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:
-        """Leave the wheel below `staging`. pip checks it against the locked sha256 as well, and so chooses the one
-        that was locked where a version has several."""
+        """Download the wheel below `staging`. pip checks the locked sha256 too, and so picks the locked wheel if a
+        version has several."""
         return self._download(staging, watch, fresh=fresh, wanted=file)
 
     def _download(self, into: Path, watch: Watch, *, fresh: bool, wanted: LockedFile | None = None) -> Path:
@@ -71,9 +71,9 @@ class PyPI:
         with tempfile.TemporaryDirectory(dir=into, prefix=".pip-") as temporary:
             folder = Path(temporary)
             done = folder / "done"
-            asked = folder / "asked.txt"
+            requirements = folder / "requirements.txt"
             pinned = f"{self._source.name}=={self._source.revision}"
-            asked.write_text(f"{pinned} --hash=sha256:{wanted.sha256}\n" if wanted else f"{pinned}\n")
+            requirements.write_text(f"{pinned} --hash=sha256:{wanted.sha256}\n" if wanted else f"{pinned}\n")
             argv: list[str | Path] = [
                 sys.executable,
                 "-m",
@@ -83,48 +83,54 @@ class PyPI:
                 "--dest",
                 done,
                 "--requirement",
-                asked,
+                requirements,
             ]
             argv += ["--require-hashes"] if wanted else []
             argv += ["--no-cache-dir"] if fresh else []
-            with _watched(folder, watch), self._telling():
-                said = self._command(argv, seconds=_SECONDS, env={"TMPDIR": str(folder)}).stdout
+            with _watched(folder, watch), self._translated_errors():
+                output = self._command(argv, seconds=_SECONDS, env={"TMPDIR": str(folder)}).stdout
             wheels = list(done.glob("*.whl"))
             if len(wheels) != 1:
                 raise HubRefused(f"{self.name} has no wheel", why="pip downloaded something else")
-            if "Using cached" in said:
+            if "Using cached" in output:
                 watch.not_moved(wheels[0].stat().st_size)
             landed = into / (wanted.path if wanted else wheels[0].name)
             wheels[0].replace(landed)
             return landed
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turn what pip says into errors of ours."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Translate pip's messages into our errors."""
         try:
             yield
         except CommandFailed as error:
-            said = error.detail or error.why
-            todo = "`python -m pip config list` shows where pip looks"
-            if "No module named pip" in said:
+            output = error.detail or error.why
+            hint = "`python -m pip config list` shows the index that pip uses"
+            if "No module named pip" in output:
                 raise EnvironmentFault("pip is missing", why=error.why, hint="run `python -m ensurepip`") from error
-            if "No space left on device" in said:
-                raise NoSpace(f"no space left while fetching {self.name}", hint="free some space, run again") from error
-            if "DO NOT MATCH THE HASHES" in said:
-                raise Corrupt(f"{self.name} is not what matrix.lock pins", why=_said(said, "Got", "hash")) from error
-            if any(sign in said for sign in _DENIED):
-                raise HubRefused(f"{self.name} is denied", why=_said(said, *_DENIED), hint=todo) from error
-            if any(sign in said for sign in _LATER):
-                what = f"{self.name} cannot be had: pip does not reach its index"
-                raise HubUnavailable(what, why=_said(said, *_LATER), hint=todo) from error
-            if any(sign in said for sign in _ABSENT):
+            if "No space left on device" in output:
+                raise NoSpace(
+                    f"no space left while fetching {self.name}", hint="free some space and run again"
+                ) from error
+            if "DO NOT MATCH THE HASHES" in output:
+                why = _first_line(output, "Got", "hash")
+                raise Corrupt(f"{self.name} does not match matrix.lock", why=why) from error
+            if any(sign in output for sign in _DENIED):
+                raise HubRefused(
+                    f"access denied to {self.name}", why=_first_line(output, *_DENIED), hint=hint
+                ) from error
+            if any(sign in output for sign in _LATER):
+                what = f"{self.name} is temporarily unavailable: pip does not reach its index"
+                raise HubUnavailable(what, why=_first_line(output, *_LATER), hint=hint) from error
+            if any(sign in output for sign in _ABSENT):
                 what = f"{self.name} is not on the index that pip uses"
-                raise HubRefused(what, why=_said(said, *_ABSENT), hint=f"check the version; {todo}") from error
+                why = _first_line(output, *_ABSENT)
+                raise HubRefused(what, why=why, hint=f"check the version; {hint}") from error
             raise
 
 
 class Wheel:
-    """The members of a wheel that is on disk and verified, read as streams: none is ever unpacked by its own name."""
+    """The members of a verified wheel on disk, read as streams; never extracted under a name from the archive."""
 
     def __init__(self, source: Source, path: Path) -> None:
         self._source = source
@@ -132,7 +138,7 @@ class Wheel:
         self.name = path.name
 
     def files(self) -> tuple[LockedFile, ...]:
-        """The members asked for, hashed. Raises HubRefused, Corrupt."""
+        """The requested members, hashed. Raises HubRefused, Corrupt."""
         with self._opened() as archive:
             listed = []
             for info in archive.infolist():
@@ -142,15 +148,15 @@ class Wheel:
                     raise HubRefused(f"{self.name} is refused", why=f"{info.filename!r} is a symbolic link")
                 listed.append(LockedFile(path=info.filename, size=info.file_size, sha256=""))
         check_names((file.path for file in listed), self.name)
-        found = []
+        members = []
         with tempfile.TemporaryDirectory() as folder:
             for file in self._source.within(listed):
                 size, sha256 = sha256_of(self._extract(file, Path(folder)))
-                found.append(LockedFile(path=file.path, size=size, sha256=sha256))
-        return tuple(found)
+                members.append(LockedFile(path=file.path, size=size, sha256=sha256))
+        return tuple(members)
 
     def get(self, file: LockedFile, staging: Path, watch: Watch, *, fresh: bool) -> Path:  # noqa: ARG002  nothing to resume
-        """Leave the member below `staging`. Raises HubRefused, Corrupt."""
+        """Unpack the member below `staging`. Raises HubRefused, Corrupt."""
         path = self._extract(file, staging)
         watch.found(file.size)
         return path
@@ -181,19 +187,19 @@ class Wheel:
 
 @contextmanager
 def _watched(folder: Path, watch: Watch) -> Iterator[None]:
-    """pip prints nothing that a program can read while it downloads, but its temporary files grow."""
+    """Report progress by the growth of pip's temporary files: it prints no machine-readable progress."""
     ended = threading.Event()
     seen = 0
 
-    def look() -> None:
+    def poll() -> None:
         nonlocal seen
         while not ended.wait(_POLL_SECONDS):
-            there = max(_largest_below(folder), seen)
-            with suppress(Cancelled):  # told by the thread that waits for pip
-                watch.arrived(there - seen)
-            seen = there
+            size = max(_largest_below(folder), seen)
+            with suppress(Cancelled):  # the thread that waits for pip raises it
+                watch.arrived(size - seen)
+            seen = size
 
-    thread = threading.Thread(target=look, name="pip-progress", daemon=True)
+    thread = threading.Thread(target=poll, name="pip-progress", daemon=True)
     thread.start()
     try:
         yield
@@ -204,7 +210,7 @@ def _watched(folder: Path, watch: Watch) -> Iterator[None]:
 
 
 def _largest_below(folder: Path) -> int:
-    """pip copies a finished wheel once more, so the largest one is what has arrived."""
+    """The size of the largest wheel: pip copies a finished wheel, so the sum would count it twice."""
     largest = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -214,6 +220,7 @@ def _largest_below(folder: Path) -> int:
     return largest
 
 
-def _said(text: str, *signs: str) -> str:
+def _first_line(text: str, *signs: str) -> str:
+    """The first line that contains one of `signs`."""
     lines = [line.strip() for line in text.splitlines() if any(sign in line for sign in signs)]
     return lines[0][:300] if lines else ""

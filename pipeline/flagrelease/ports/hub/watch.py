@@ -1,4 +1,4 @@
-"""Bytes that arrive on several threads, shown as one line with a rate and the time left."""
+"""Show the progress of several download threads as one line with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from flagrelease.ports.clock import Clock
 from flagrelease.ports.progress import Count, Progress
 
 _WINDOW_SECONDS = 10.0
-_SLOWEST = 1000.0  # bytes a second; below, a time left is no forecast
+_SLOWEST = 1000.0  # bytes per second; at lower rates the remaining time is no useful forecast
 
 
 class Cancelled(BaseException):
-    """Raised in a fetching thread that must end. Not an Exception, so that no client retries it."""
+    """Raised in a download thread to stop it. Not an Exception, so that no client retries it."""
 
 
 class Watch:
-    """Counts what a fetch has. `done` may shrink when a damaged file is fetched again; `moved` never does."""
+    """Counts the bytes of a fetch: `done` shrinks when a damaged file is fetched again, `moved` (transferred) only when
+    bytes turn out to come from a cache."""
 
     def __init__(self, doing: str, total: int | None, progress: Progress, clock: Clock) -> None:
         self.doing = doing
@@ -31,7 +32,7 @@ class Watch:
         self._samples: deque[tuple[float, int]] = deque([(clock.monotonic(), 0)])
 
     def arrived(self, count: int) -> None:
-        """`count` bytes came over the wire. Raises Cancelled."""
+        """Count `count` transferred bytes. Raises Cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
         with self._lock:
@@ -39,14 +40,14 @@ class Watch:
             self.moved += max(count, 0)
 
     def found(self, count: int) -> None:
-        """`count` bytes need not be fetched: an earlier run, or the disk, has them. Negative takes them back."""
+        """Count `count` bytes that are already on disk; a negative count withdraws bytes. Raises Cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
         with self._lock:
             self.done += count
 
     def not_moved(self, count: int) -> None:
-        """`count` bytes that arrived came from a cache on this machine after all."""
+        """Withdraw `count` bytes from those transferred: they came from a cache on this machine."""
         with self._lock:
             self.moved = max(self.moved - count, 0)
 
@@ -57,12 +58,12 @@ class Watch:
         return self._clock.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, unless cancelled. Raises Cancelled."""
+        """Wait. Raises Cancelled as soon as the fetch is cancelled."""
         if self.cancelled.wait(seconds):
             raise Cancelled
 
     def show(self) -> None:
-        """Refresh the line."""
+        """Refresh the progress line."""
         now = self._clock.monotonic()
         with self._lock:
             self._samples.append((now, self.moved))
@@ -74,7 +75,7 @@ class Watch:
 
 
 def speed(rate: float, done: int, total: int | None) -> str:
-    """`, 12.3 MB/s, 0:42 left`; empty where nothing moves."""
+    """`, 12.3 MB/s, 0:42 left`; empty if hardly anything is transferred."""
     if rate < _SLOWEST:
         return ""
     text = f", {rate / 1e6:.1f} MB/s"

@@ -1,1 +1,1 @@
-"""Programs run as plain processes, without containers."""
+"""The executor for plain processes, without containers."""

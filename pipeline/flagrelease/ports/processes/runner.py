@@ -1,7 +1,7 @@
-"""Programs as plain processes of this machine, for hosts where we are inside a container already.
+"""Run programs as plain processes of this machine, for hosts where the pipeline itself runs in a container.
 
-An image is a folder in the workspace that holds what the image would add to its base; the base is the machine.
-There is no isolation: no limits, no network of its own, and a mount keeps its path or is a link below the folder.
+An image is a folder in the workspace with the files that the image would add to its base; the base is the machine.
+There is no isolation: no limits, no separate network, and a mount keeps its path or is a link below the folder.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from flagrelease.store.files import translate_disk_errors, write_atomic
 from flagrelease.store.workspace import Workspace
 
 IMAGE = "image.json"
-"""Written last: a folder without it is no image yet."""
+"""Written last: a folder without it is not an image yet."""
 
 MARK = "FLAGRELEASE_PROCESS"
-"""In the environment of all that a process starts, so that what leaves the tree is found again."""
+"""Environment variable of a process and all its descendants, to find those that left the process tree."""
 
 _RUN = "run.json"
 _LOG = "log"
@@ -54,30 +54,36 @@ _OURS = ("FLAGRELEASE_", "FLAGOS_", "PYTEST_", "VIRTUAL_ENV", "XDG_CACHE_HOME")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """What IMAGE says. `size` is in bytes; the first word of `entrypoint` is looked for on the image's PATH."""
+    """The content of IMAGE."""
 
     digest: str
     size: int
+    """In bytes."""
     labels: Mapping[str, str]
     entrypoint: tuple[str, ...]
+    """Its first element is looked up on the image's PATH."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What takes the place of a base image. `python` is the path of the python3 that comes first on PATH, our own
-    virtual environment left out, and `path` that PATH; `sites` are its folders of packages; `id` is that of system and
-    packages."""
+    """The machine that takes the place of a base image."""
 
     name: str
     id: str
+    """Hash of the system, the Python version and the packages."""
     system: str
+    """The operating system's name and version."""
     python: Path
+    """The first python3 on `path`."""
     version: str
+    """Of `python`."""
     sites: tuple[str, ...]
+    """The site-packages folders of `python`."""
     path: str
+    """PATH without our own virtual environment."""
 
     def fits(self, python: str) -> bool:
-        """Whether packages for Python MAJOR.MINOR can be used here."""
+        """Whether packages for `python` (MAJOR.MINOR) work on this machine."""
         return self.version.split(".")[:2] == python.split(".")
 
 
@@ -89,8 +95,8 @@ class ProcessRunner:
 
     @cached_property
     def machine(self) -> Machine:
-        """Raises EnvironmentFault where there is no python3."""
-        argv, env = ["python3", "-c", python_probe.PROGRAM], _surroundings()
+        """This machine. Raises EnvironmentFault if it has no python3."""
+        argv, env = ["python3", "-c", python_probe.PROGRAM], _environment()
         done = command.run(argv, seconds=_LOOK_SECONDS, env=env, inherit=False, hint="install python3")
         seen = python_probe.read(done.stdout)
         identity = json.dumps([seen.system, seen.python, seen.packages], sort_keys=True)
@@ -110,26 +116,26 @@ class ProcessRunner:
         )
 
     def image(self, reference: str) -> LocalImage | None:
-        """The machine itself by its name, or an image by NAME@DIGEST."""
+        """The machine, by its name, or an image, by NAME@DIGEST; None if it is not in the workspace."""
         if reference == self.machine.name:
             return LocalImage(id=self.machine.id, size=0, labels={})
-        found = self._folder(reference)
-        return None if found is None else LocalImage(id=found.digest, size=found.size, labels=found.labels)
+        folder = self._folder(reference)
+        return None if folder is None else LocalImage(id=folder.digest, size=folder.size, labels=folder.labels)
 
     def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage:  # noqa: ARG002 - nothing moves
-        """Raises EnvironmentFault, unless it is here: there is nowhere to pull from."""
-        found = self.image(f"{repository}@{digest}")
-        if found is None:
+        """Raises EnvironmentFault unless the image is in the workspace: there is no registry to pull from."""
+        image = self.image(f"{repository}@{digest}")
+        if image is None:
             raise _absent(f"{repository}@{digest}")
-        return found
+        return image
 
     def start(self, run: ContainerRun) -> Running:
-        """Raises EnvironmentFault for an image or program that is not here and a mount that cannot be; NoSpace."""
-        layout, env, entrypoint = self._surroundings(run.image)
+        """Raises EnvironmentFault for a missing image or program and for an impossible mount; NoSpace."""
+        layout, env, entrypoint = self._environment(run.image)
         for mount in (*run.flags.mounts, *run.mounts):
             _mount(layout, mount)
-        if layout is not None and run.image not in [one["image"] for _folder, one in self._runs()]:
-            # As a fresh container has it. What runs beside another stack shares it.
+        if layout is not None and run.image not in [other["image"] for _folder, other in self._runs()]:
+            # Empty, as in a new container; but colocated stacks of one image share it.
             shutil.rmtree(layout.home, ignore_errors=True)
             Path(layout.home).mkdir(parents=True)
         identity = uuid.uuid4().hex[:12]
@@ -146,16 +152,16 @@ class ProcessRunner:
             write_atomic(
                 folder / _RUN, json.dumps({"image": run.image, "labels": labels, "argv": argv}).encode(), mode=0o600
             )
-            guard: list[str | Path] = [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid())]
+            supervise: list[str | Path] = [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid())]
             try:
-                started = command.spawn([*guard, *argv], log=folder / _LOG, env=env, cwd=folder / "home")
+                started = command.spawn([*supervise, *argv], log=folder / _LOG, env=env, cwd=folder / "home")
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         return Process(folder=folder, env=env, port_number=run.placement.port, popen=started, out_of_memory=_ooms())
 
     def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:  # noqa: ARG002 - as a child
-        _layout, env, _entrypoint = self._surroundings(image)
+        _layout, env, _entrypoint = self._environment(image)
         try:
             return command.run(argv, seconds=_OUTPUT_SECONDS, env=env, inherit=False).stdout
         except CommandFailed as error:
@@ -171,27 +177,27 @@ class ProcessRunner:
         return ended
 
     def _runs(self) -> list[tuple[Path, Mapping[str, Any]]]:
-        """What was started and not yet removed, by whatever run."""
-        found = []
+        """Folder and description of all processes of this workspace that were started and not removed, by any run."""
+        runs = []
         for path in self._workspace.processes.glob(f"*/{_RUN}"):
             with suppress(OSError, ValueError):
-                found.append((path.parent, json.loads(path.read_text())))
-        return found
+                runs.append((path.parent, json.loads(path.read_text())))
+        return runs
 
     def _folder(self, reference: str) -> Folder | None:
         _, _, digest = reference.partition("@")
         try:
-            found = msgspec.json.decode((self._workspace.image(digest) / IMAGE).read_bytes(), type=Folder)
+            folder = msgspec.json.decode((self._workspace.image(digest) / IMAGE).read_bytes(), type=Folder)
         except (OSError, msgspec.DecodeError):
             return None
-        return found if found.digest == digest else None
+        return folder if folder.digest == digest else None
 
-    def _surroundings(self, image: str) -> tuple[Layout | None, dict[str, str], tuple[str, ...]]:
+    def _environment(self, image: str) -> tuple[Layout | None, dict[str, str], tuple[str, ...]]:
         """The image's layout, environment and entry point; the bare machine has only an environment."""
-        env = _surroundings()
-        found = shutil.which("python3", path=env["PATH"])
-        if found is None or Path(found).resolve() != self.machine.python.resolve():
-            # A launcher, as of a version manager, that may ask for the home folder which we replace.
+        env = _environment()
+        python = shutil.which("python3", path=env["PATH"])
+        if python is None or Path(python).resolve() != self.machine.python.resolve():
+            # python3 is a launcher (of a version manager, say) that may need the home folder, which we replace.
             env["PATH"] = os.pathsep.join([str(self.machine.python.parent), env["PATH"]])
         if image in ("", self.machine.name):
             return None, env, ()
@@ -205,27 +211,30 @@ class ProcessRunner:
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process that was started, with all that it starts. `out_of_memory` is how often memory had run out before."""
+    """A started process with all its descendants."""
 
     folder: Path
     env: Mapping[str, str] = field(repr=False)
     port_number: int | None
+    """The port assigned to it."""
     popen: subprocess.Popen[bytes]
+    """Its supervisor."""
     out_of_memory: int
+    """The kernel's count of out-of-memory kills at the start."""
 
     @property
     def id(self) -> str:
         return self.folder.name
 
     def port(self, inside: int) -> int:
-        """Raises EnvironmentFault until it is one of its processes that listens there: who else does, would be asked
-        and judged in its place."""
+        """Raises EnvironmentFault until one of its own processes listens there, lest another program on that port be
+        tested in its place."""
         if self.port_number is None:
-            raise EnvironmentFault(f"{self.id} was given no port", why=f"port {inside} was asked for")
-        found = listening.at(self.port_number)
-        if not found & listening.held(supervisor.descendants(self.popen.pid)) and listening.owners_are_shown():
-            why = "another program does" if found else "nothing does"
-            raise EnvironmentFault(f"it does not listen at port {self.port_number}", why=why)
+            raise EnvironmentFault(f"{self.id} was assigned no port", why=f"port {inside} was requested")
+        sockets = listening.at(self.port_number)
+        if not sockets & listening.held(supervisor.descendants(self.popen.pid)) and listening.owners_are_shown():
+            why = "another program does" if sockets else "nothing does"
+            raise EnvironmentFault(f"it does not listen on port {self.port_number}", why=why)
         return self.port_number
 
     def ended(self) -> Ended | None:
@@ -245,16 +254,16 @@ class Process:
 
     def lines(self) -> Iterator[str]:
         with suppress(FileNotFoundError), (self.folder / _LOG).open("rb") as log:
-            rest = b""
+            partial = b""
             while True:
-                over = self.ended() is not None
-                *whole, rest = (rest + log.read()).split(b"\n")
-                yield from (redact(line.decode(errors="replace")) for line in whole)
-                if over:
+                ended = self.ended() is not None
+                *lines, partial = (partial + log.read()).split(b"\n")
+                yield from (redact(line.decode(errors="replace")) for line in lines)
+                if ended:
                     break
                 time.sleep(_POLL)
-            if rest:
-                yield redact(rest.decode(errors="replace"))
+            if partial:
+                yield redact(partial.decode(errors="replace"))
 
     def execute(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
         try:
@@ -266,16 +275,17 @@ class Process:
         return done.code, done.stdout + done.stderr
 
     def processes(self) -> tuple[str, ...]:
-        found = []
+        commands = []
         for pid in supervisor.descendants(self.popen.pid):
             with suppress(OSError):
-                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        return tuple(redact(line.strip()) for line in found)
+                raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+                commands.append(raw.replace(b"\0", b" ").decode(errors="replace"))
+        return tuple(redact(line.strip()) for line in commands)
 
     def inspect(self) -> Mapping[str, Any]:
         with suppress(OSError, ValueError):
-            found: Mapping[str, Any] = json.loads((self.folder / _RUN).read_text())
-            return found
+            description: Mapping[str, Any] = json.loads((self.folder / _RUN).read_text())
+            return description
         return {}
 
     def stop(self) -> None:
@@ -287,39 +297,39 @@ class Process:
         self.popen.poll()
 
 
-def _surroundings() -> dict[str, str]:
-    """Our environment without what is ours in it: secrets, settings, and the virtual environment that we run in."""
+def _environment() -> dict[str, str]:
+    """This process's environment without its secrets, our settings and the virtual environment that we run in."""
     own = str(Path(sys.prefix, "bin")) if sys.prefix != sys.base_prefix else ""
     env = {name: text for name, text in os.environ.items() if not secret(name) and not name.startswith(_OURS)}
-    env["PATH"] = os.pathsep.join(place for place in os.get_exec_path() if place != own)
+    env["PATH"] = os.pathsep.join(folder for folder in os.get_exec_path() if folder != own)
     source = Path(__file__).parents[3]
-    env.setdefault("PYTHONUSERBASE", str(Path.home() / ".local"))  # also where the home folder is replaced
-    packages = [place for place in env.pop("PYTHONPATH", "").split(os.pathsep) if place and Path(place) != source]
+    env.setdefault("PYTHONUSERBASE", str(Path.home() / ".local"))  # keep it where HOME is replaced
+    packages = [folder for folder in env.pop("PYTHONPATH", "").split(os.pathsep) if folder and Path(folder) != source]
     return env | ({"PYTHONPATH": os.pathsep.join(packages)} if packages else {})
 
 
 def _program(name: str, env: Mapping[str, str]) -> str:
-    found = shutil.which(name, path=env["PATH"])
-    if found is None:
-        raise EnvironmentFault(f"there is no program {name}", why=f"it is not on {env['PATH']}")
-    return found
+    path = shutil.which(name, path=env["PATH"])
+    if path is None:
+        raise EnvironmentFault(f"program {name} not found", why=f"it is not on {env['PATH']}")
+    return path
 
 
 def _mount(layout: Layout | None, mount: str) -> None:
-    """Paths of processes are the machine's. Only a model has its place below the image's folder; as a link to it."""
-    outside, _, rest = mount.partition(":")
-    inside = rest.partition(":")[0]
+    """Check a mount: processes see the machine's paths. Only a model gets a path in the image's folder, as a link."""
+    outside, _, remainder = mount.partition(":")
+    inside = remainder.partition(":")[0]
     if not Path(outside).exists():
-        raise EnvironmentFault(f"{outside} is not there", why=f"the mount {mount} names it")
+        raise EnvironmentFault(f"{outside} does not exist", why=f"the mount {mount} needs it")
     if inside == outside:
         return
     if layout is None or not inside.startswith(f"{MODELS}/"):
         raise EnvironmentFault(
-            f"{outside} cannot be seen as {inside}",
-            why="without containers a path is the same for all processes",
+            f"{outside} cannot be mounted at {inside}",
+            why="without containers all processes see the same paths",
             hint="mount it under its own path",
         )
-    link = Path(layout.place(inside))
+    link = Path(layout.host_path(inside))
     link.parent.mkdir(parents=True, exist_ok=True)
     if not (link.is_symlink() and link.readlink() == Path(outside)):
         fresh = link.with_name(f".{uuid.uuid4().hex}")
@@ -328,17 +338,17 @@ def _mount(layout: Layout | None, mount: str) -> None:
 
 
 def _end(folder: Path) -> None:
-    """End what `folder` stands for, whoever started it, and remove the folder. Fine when both are gone."""
+    """Terminate the processes recorded in `folder`, of any run, and remove it. Does nothing if both are gone."""
     tree = _tree(folder)
     if tree:
         _wait_for([tree[0]], signal.SIGTERM, supervisor.GRACE + _DEAD_SECONDS)
-    # The supervisor left nothing, unless it was killed itself.
+    # The supervisor leaves no process behind unless it was killed itself.
     _wait_for([*_tree(folder), *_marked(folder.name)], signal.SIGKILL, _DEAD_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(processes: Sequence[tuple[int, str]], signum: signal.Signals, seconds: float) -> None:
-    """Signal these processes and wait until they have ended."""
+    """Signal these processes and wait until they end, at most `seconds`."""
     deadline = time.monotonic() + seconds
     for pid, start in processes:
         supervisor.kill(pid, start, signum)
@@ -349,36 +359,36 @@ def _wait_for(processes: Sequence[tuple[int, str]], signum: signal.Signals, seco
 
 
 def _tree(folder: Path) -> list[tuple[int, str]]:
-    """Process ids with start times, the supervisor's first; nothing where they mean nothing any more."""
+    """Process ids with start times, the supervisor's first; empty if they are of another boot or namespace."""
     try:
-        seen = json.loads((folder / supervisor.TREE).read_text())
+        tree = json.loads((folder / supervisor.TREE).read_text())
     except (OSError, ValueError):
         return []
-    return [(int(pid), str(start)) for pid, start in seen["processes"]] if seen["where"] == supervisor.where() else []
+    return [(int(pid), str(start)) for pid, start in tree["processes"]] if tree["where"] == supervisor.where() else []
 
 
 def _marked(identity: str) -> list[tuple[int, str]]:
-    wanted = f"{MARK}={identity}".encode()
-    found = []
+    mark = f"{MARK}={identity}".encode()
+    marked = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         pid = int(path.parent.name)
         start = supervisor.started(pid)
         with suppress(OSError):
-            if wanted in path.read_bytes().split(b"\0"):
-                found.append((pid, start))
-    return found
+            if mark in path.read_bytes().split(b"\0"):
+                marked.append((pid, start))
+    return marked
 
 
 def _absent(reference: str) -> EnvironmentFault:
     return EnvironmentFault(
         f"{reference} is not in this workspace",
-        why="without containers there is nowhere to pull it from",
+        why="without containers there is no registry to pull it from",
         hint="run again with `--force image`",
     )
 
 
 def _ooms() -> int:
-    """How often the kernel has ended a process of this machine's control group because memory ran out."""
+    """The number of out-of-memory kills in this machine's control group."""
     with suppress(OSError):
         for line in Path("/sys/fs/cgroup/memory.events").read_text().splitlines():
             if line.startswith("oom_kill "):

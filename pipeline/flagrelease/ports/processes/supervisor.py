@@ -1,8 +1,8 @@
-"""supervisor.py FOLDER PARENT PROGRAM…: run a program and end all that it started with it, as a container would.
+"""supervisor.py FOLDER PARENT PROGRAM…: run a program and end all its descendants with it, as a container would.
 
-Run as a script, by path. It adopts every orphan below it, so that nothing escapes. It ends the program on SIGTERM and
-when process PARENT is gone, and exits with the program's code. Into FOLDER/tree.json it writes who is alive, for the
-case that it is killed itself.
+Run as a script, by path. It adopts all orphaned descendants, so that none escapes. It terminates the program on SIGTERM
+and when process PARENT is gone, and exits with the program's code. It records the live processes in FOLDER/tree.json,
+in case it is killed itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Supervisor:
         return code
 
     def _watch(self, child: int) -> int:
-        """The program's exit code, 128 + the signal where one ended it."""
+        """The program's exit code; 128 + N if signal N ended it."""
         deadline = 0.0
         record_at = time.monotonic() + _POLL
         while True:
@@ -57,7 +57,7 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(ended[child])
                 return code if code >= 0 else 128 - code
             now = time.monotonic()
-            # The parent-death signal of Linux is sent when the thread ends that started us; this is sure.
+            # Linux sends the parent-death signal when the starting thread ends, so compare the parent instead.
             if not deadline and (self._stopping or os.getppid() != self._parent):
                 os.kill(child, signal.SIGTERM)
                 deadline = now + GRACE
@@ -70,8 +70,8 @@ class Supervisor:
 
     def _kill_rest(self) -> None:
         deadline = time.monotonic() + _KILL_SECONDS
-        while (left := descendants(os.getpid())) and time.monotonic() < deadline:
-            for pid in left:
+        while (remaining := descendants(os.getpid())) and time.monotonic() < deadline:
+            for pid in remaining:
                 kill(pid, started(pid))
             _reap()
             time.sleep(_POLL / 5)
@@ -81,7 +81,7 @@ class Supervisor:
         if tree != self._recorded:
             self._recorded = tree
             fresh = self._folder / f".{TREE}"
-            with suppress(OSError):  # a full disk must not end what is served
+            with suppress(OSError):  # a full disk must not end the program
                 fresh.write_text(json.dumps({"where": where(), "processes": list(tree.items())}))
                 fresh.replace(self._folder / TREE)
 
@@ -90,17 +90,17 @@ class Supervisor:
 
 
 def where() -> str:
-    """Process ids mean something on one boot and in one namespace."""
-    found = []
+    """The boot and the namespace in which process ids are valid."""
+    parts = []
     with suppress(OSError):  # not every sandbox shows them
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     with suppress(OSError):
-        found.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(found)
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
 
 
 def started(pid: int) -> str:
-    """When `pid` started, in ticks since the boot; empty where there is no such process. With it a pid is unique."""
+    """When `pid` started, in ticks since boot; empty if there is no such process. It makes a pid unique."""
     fields = _stat(pid)
     return fields[19] if fields else ""
 
@@ -115,17 +115,17 @@ def descendants(root: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         if fields := _stat(int(path.name)):
             children.setdefault(int(fields[1]), []).append(int(path.name))
-    found: list[int] = []
+    below: list[int] = []
     todo = [root]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+        direct = children.get(todo.pop(), [])
+        below += direct
+        todo += direct
+    return below
 
 
 def kill(pid: int, start: str, signum: int = signal.SIGKILL) -> None:
-    """Signal the process `pid` that started at `start`, and never another one that has got its number since."""
+    """Signal the process `pid` that started at `start`, never another process that has reused its number."""
     with suppress(ProcessLookupError, PermissionError):
         try:
             handle = os.pidfd_open(pid)
@@ -143,7 +143,7 @@ def kill(pid: int, start: str, signum: int = signal.SIGKILL) -> None:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on; the second is the name and may hold anything."""
+    """The fields of /proc/PID/stat from the third on; the second is the name and may contain any characters."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _reap() -> dict[int, int]:
-    """The children that ended, orphans that we adopted among them."""
+    """The children that ended, adopted orphans included, with their wait status."""
     ended: dict[int, int] = {}
     with suppress(ChildProcessError):
         while True:

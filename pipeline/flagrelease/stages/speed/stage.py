@@ -220,19 +220,19 @@ class _Measuring:
     def _server(self, stack: Stack) -> Iterator[Served]:
         if not self._job.cell.holds_both:
             self._warm.clear()
-            with self._start(stack, beside=False) as server:
+            with self._start(stack, colocated=False) as server:
                 yield server
             return
         if stack not in self._up:
-            self._up[stack] = self._servers.enter_context(self._start(stack, beside=bool(self._up)))
+            self._up[stack] = self._servers.enter_context(self._start(stack, colocated=bool(self._up)))
         yield self._up[stack]
 
-    def _start(self, stack: Stack, *, beside: bool) -> AbstractContextManager[Served]:
+    def _start(self, stack: Stack, *, colocated: bool) -> AbstractContextManager[Served]:
         request = ServeRequest(
             image=self._context.result(results.IMAGE),
             weights=self._context.result(results.WEIGHTS),
             stack=stack,
-            beside=beside,
+            colocated=colocated,
         )
         return served(self._job, self._context, request)
 

@@ -1,4 +1,4 @@
-"""The Docker port on the real engine: what it does, and how each failure reads."""
+"""The Docker port on the real engine: its functions and its error messages."""
 
 import json
 import socket
@@ -85,14 +85,14 @@ def test_the_line_and_the_api_make_the_same_container(
     line = ["docker", "create", *run.argv()[3:]]
     by_line = client.containers.get(subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip())
     try:
-        one, other = container.effective(by_api.attrs), container.effective(by_line.attrs)
-        assert one == other
+        api, line = container.effective(by_api.attrs), container.effective(by_line.attrs)
+        assert api == line
     finally:
         by_api.remove()
         by_line.remove()
 
 
-def test_the_configuration_in_use_tells_containers_apart(engine: Engine, tiny: str) -> None:
+def test_different_flags_give_different_configurations(engine: Engine, tiny: str) -> None:
     cell = given.cell()
     client = docker.from_env()
     seen = []
@@ -128,7 +128,7 @@ def test_pushed_and_pulled_by_digest(engine: Engine, tiny: str, own_registry: st
     first = engine.push(repository, "1", ignore)
     assert first.digest.startswith("sha256:")
     assert len(first.layers) == 1
-    assert engine.push(repository, "1", ignore).layers == frozenset(), "what is there is not sent again"
+    assert engine.push(repository, "1", ignore).layers == frozenset(), "layers in the registry are not sent again"
     engine.untag(f"{repository}:1")
     assert engine.pull(repository, first.digest, ignore).digests == (f"{repository}@{first.digest}",)
     engine.untag(f"{repository}@{first.digest}")

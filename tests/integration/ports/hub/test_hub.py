@@ -53,7 +53,7 @@ def test_a_branch_is_pinned_to_its_commit_and_fetched_whole(source: str, hub: Hu
 
 
 def test_the_command_on_the_card_downloads_what_was_locked(hub: HubStandIn, tmp_path: Path) -> None:
-    """By the program `modelscope` itself, which users install, where the weights stage uses its client library."""
+    """With the program `modelscope`, which users install; the weights stage uses its client library."""
     card = given.model(title="Toy-1B", source=MODELSCOPE)
     locked = Fetch(tmp_path / "model").lock(MODELSCOPE)
     commands = f"{user_commands.download(card, locked.revision)}\n{user_commands.verify(card, locked.files)}"

@@ -1,4 +1,4 @@
-"""Serving by plain processes: how they start and fail, and that nothing of them survives, whoever is killed."""
+"""Serving by plain processes: how they start and fail, and that none survives whichever process is killed."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_a_server_of_others_is_never_taken_for_ours(runner: ProcessRunner, tmp_p
         port = int(other.stdout.readline())
         run = bare(runner, tmp_path, "import time; time.sleep(600)")
         idle = runner.start(replace(run, placement=replace(run.placement, port=port)))
-        with pytest.raises(EnvironmentFault, match="it does not listen at port") as caught:
+        with pytest.raises(EnvironmentFault, match="it does not listen on port") as caught:
             idle.port(port)
         assert caught.value.why == "another program does"
         other.kill()
@@ -253,10 +253,10 @@ def test_what_is_ours_stays_ours(runner: ProcessRunner, tmp_path: Path, monkeypa
 def test_what_cannot_be_started_says_why(runner: ProcessRunner, tmp_path: Path) -> None:
     good = bare(runner, tmp_path, "pass")
     for run, seen in (
-        (replace(good, entrypoint=("no-such-program",)), "there is no program no-such-program"),
+        (replace(good, entrypoint=("no-such-program",)), "program no-such-program not found"),
         (replace(good, image="x@sha256:1"), "x@sha256:1 is not in this workspace"),
-        (replace(good, mounts=("/usr:/elsewhere:ro",)), "/usr cannot be seen as /elsewhere"),
-        (replace(good, mounts=("/no/such/folder:/no/such/folder:ro",)), "/no/such/folder is not there"),
+        (replace(good, mounts=("/usr:/elsewhere:ro",)), "/usr cannot be mounted at /elsewhere"),
+        (replace(good, mounts=("/no/such/folder:/no/such/folder:ro",)), "/no/such/folder does not exist"),
     ):
         with pytest.raises(EnvironmentFault, match=seen):
             runner.start(run)

@@ -181,7 +181,7 @@ def test_a_harness_that_is_not_set_up_is_named_before_anything_is_asked(tmp_path
     assert "FLAGRELEASE_EVALSCOPE is not set" in refused.value.line()
     program = tmp_path / "evalscope"
     env = {"FLAGRELEASE_EVALSCOPE": str(program)}
-    assert "not there" in (lacking("evalscope", env) or ("",))[0]
+    assert "does not exist" in (lacking("evalscope", env) or ("",))[0]
     program.touch()
     check(cell, reasoned, env)
     with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""The program that stands for llama-server in images, as far as it goes without its engine."""
+"""The images' llama-server, as far as it runs without its engine."""
 
 import os
 import socket
@@ -15,11 +15,11 @@ from flagrelease.serving.server import _died_early
 PROGRAM = Path(__file__).parents[4] / "pipeline/flagrelease/packaging/payload/llama_server.py"
 
 
-def ended(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """It has to end before it uses the engine, of which nothing but the name is here."""
+def ended(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it; it must exit before it uses the engine, which is an empty module here."""
     (tmp_path / "xllamacpp.py").touch()
     return subprocess.run(
-        [sys.executable, str(PROGRAM), "--model", str(tmp_path), "--alias", "m", *words],
+        [sys.executable, str(PROGRAM), "--model", str(tmp_path), "--alias", "m", *arguments],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -29,14 +29,12 @@ def ended(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_a_port_that_another_program_took_is_told_as_such(
-    tmp_path: Path, family: socket.AddressFamily, host: str
-) -> None:
+def test_a_taken_port_is_reported_as_port_in_use(tmp_path: Path, family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as taken:
         done = ended(tmp_path, "--host", host, "--port", str(taken.getsockname()[1]))
     assert done.returncode == 1
-    told = _died_early("cpu/m", Ended(code=1, out_of_memory=False, error=""), done.stderr)
-    assert isinstance(told, PortInUse), done.stderr
+    error = _died_early("cpu/m", Ended(code=1, out_of_memory=False, error=""), done.stderr)
+    assert isinstance(error, PortInUse), done.stderr
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

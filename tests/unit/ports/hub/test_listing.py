@@ -1,4 +1,4 @@
-"""Sources, names and digests: what is decided before a hub is asked or a file is written."""
+"""Sources, names and digests: the checks before a hub is asked or a file is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ B = LockedFile(path="sub/b.bin", size=2, sha256="bb")
         ),
     ],
 )
-def test_sources_are_taken_apart(text: str, source: Source) -> None:
+def test_sources_are_parsed(text: str, source: Source) -> None:
     assert Source.parse(text) == source
 
 
@@ -43,7 +43,7 @@ def test_sources_are_taken_apart(text: str, source: Source) -> None:
     "text",
     ["", "Qwen/Qwen3-8B", "ftp://x/y", "pypi://x", "pypi://x==1", "file://relative", "modelscope://one", "hf://a b/c"],
 )
-def test_what_is_no_source_says_how_to_write_one(text: str) -> None:
+def test_an_invalid_source_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Source.parse(text)
     assert "://" in caught.value.hint
@@ -52,8 +52,8 @@ def test_what_is_no_source_says_how_to_write_one(text: str) -> None:
 def test_a_member_is_a_file_and_with_a_slash_a_folder() -> None:
     files = [A, B]
     assert Source(scheme="hf", name="o/n").within(files) == (A, B)
-    (one,) = Source(scheme="hf", name="o/n", member="sub/b.bin").within(files)
-    assert (one.path, one.sha256) == ("b.bin", "bb")
+    (file,) = Source(scheme="hf", name="o/n", member="sub/b.bin").within(files)
+    assert (file.path, file.sha256) == ("b.bin", "bb")
     folder = Source(scheme="hf", name="o/n", member="sub/")
     assert [folder.remote(file) for file in folder.within(files)] == ["sub/b.bin"]
     with pytest.raises(HubRefused, match="has no sub"):

@@ -119,8 +119,8 @@ def test_calls_during_warm_up_do_not_count() -> None:
 
 @pytest.mark.parametrize("printed", ["Segmentation fault", "{\n", ""])
 def test_unreadable_status_is_reported(printed: str) -> None:
-    with pytest.raises(CheckFailed, match="what is in effect cannot be read"):
-        operator_status.told(printed)
+    with pytest.raises(CheckFailed, match="cannot read which operators are in effect"):
+        operator_status.parse_effective(printed)
 
 
 class Unhurried:

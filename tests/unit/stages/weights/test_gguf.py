@@ -107,7 +107,7 @@ def test_what_cannot_be_unpacked_says_why(tmp_path: Path) -> None:
     (two / "a.gguf").touch()
     (two / "b.gguf").touch()
     (full / "x").touch()
-    assert "must hold one GGUF file, and holds none" in unpack(empty, tmp_path / "t").stderr
-    assert "holds a.gguf, b.gguf" in unpack(two, tmp_path / "t").stderr
+    assert "must contain one GGUF file, but contains none" in unpack(empty, tmp_path / "t").stderr
+    assert "but contains a.gguf, b.gguf" in unpack(two, tmp_path / "t").stderr
     (empty / "a.gguf").touch()
     assert "is not empty; name a new folder" in unpack(empty, full).stderr

@@ -128,7 +128,7 @@ def test_a_flipped_bit_with_the_old_size_is_set_aside_and_fetched(bench: Bench) 
 
 def test_a_source_that_changed_since_the_lock_is_refused(bench: Bench) -> None:
     (bench.source / "model.gguf").write_bytes(b"another model")
-    with pytest.raises(HubRefused, match="moved since it was locked"):
+    with pytest.raises(HubRefused, match="changed since it was locked"):
         bench.run()
 
 
