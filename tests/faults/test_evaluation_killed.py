@@ -28,7 +28,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.spec import asks
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.evaluation.harnesses.own import OwnHarness
-from flagrelease.evaluation.harness import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
 
 questions = [
     Question(
@@ -56,7 +56,7 @@ from flagrelease.evaluation.driver import ServedSide, run_design
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.evaluation.harnesses.own import OwnHarness
-from flagrelease.evaluation.harness import Endpoint, Evaluation
+from flagrelease.evaluation.request import Endpoint, Evaluation
 
 questions = [
     Question(

@@ -26,8 +26,8 @@ PROGRAM = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-import served_cell as given
-from flagrelease.stages import image
+from support import served_cell as given
+from flagrelease.stages.image import stage as image
 
 class Telling:
     def doing(self, text, count=None):

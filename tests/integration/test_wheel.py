@@ -123,6 +123,7 @@ def installed(built: Distributions, tmp_path_factory: pytest.TempPathFactory, ow
 def test_the_wheel_has_every_source_file_and_the_templates(built: Distributions) -> None:
     found = {name: data for name, data in contents(built.wheel).items() if ".dist-info/" not in name}
     sources = [path for path in (ROOT / "pipeline").rglob("*.py") if path.is_file()]
+    sources += (ROOT / "pipeline/flagkernels").glob("*.json")
     expected = {path.relative_to(ROOT / "pipeline").as_posix(): path.read_bytes() for path in sources}
     expected |= {f"flagrelease/templates/{path.name}": path.read_bytes() for path in (ROOT / "templates").iterdir()}
     assert found == expected

@@ -1,7 +1,5 @@
 """The three ways in which a served image can fail, on real containers."""
 
-import io
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +23,11 @@ from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
 from flagrelease.recipe import container
 from flagrelease.serving.server import ServeRequest, served
+from support.archives import packed
 
 pytestmark = pytest.mark.integration
 
 Make = Callable[[str], results.Image]
-
-
-def packed(files: dict[str, str]) -> io.BytesIO:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as tar:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text.encode())
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    target.seek(0)
-    return target
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 
 import docker
 import pytest
-from integration.test_serving import packed
 
 import support.served_cell as given
 from flagrelease.config.matrix import Container
@@ -26,6 +25,7 @@ from flagrelease.errors import (
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
+from support.archives import packed
 from support.registry_stand_in import Store, standing_in
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.prefect]
 PROGRAM = """
 import sys, json, urllib.request, os
 from pathlib import Path
-import toys
+from support import toys
 from flagrelease.run.executors.open import opened
 root = Path(sys.argv[1])
 runs = toys.run_cells(root, "cpu/tiny", "gpu/tiny", "gpu/big")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from integration.test_rootfolder import distribution, written
 
 import support.served_cell as given
 from flagrelease.config.cell import Cell
@@ -16,6 +15,7 @@ from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages.image import stage as image
 from flagrelease.store.workspace import Workspace
+from support.packages import distribution, written
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
