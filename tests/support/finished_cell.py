@@ -24,22 +24,11 @@ from flagrelease.config.matrix import (
     Serve,
     Share,
 )
+from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, Likeness
 from flagrelease.contract.context import Context, Ports
-from flagrelease.contract.handles import Done, Finished, Verdict
+from flagrelease.contract.handles import Done, Finished, VerdictName
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import (
-    Accuracy,
-    BenchmarkScore,
-    Check,
-    ExcludedOperator,
-    Image,
-    Kernels,
-    Likeness,
-    Operator,
-    Smoke,
-    Tuning,
-    Weights,
-)
+from flagrelease.contract.results import Check, ExcludedOperator, Image, Kernels, Operator, Smoke, Tuning, Weights
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter
@@ -148,7 +137,7 @@ def job(**changes: Any) -> Job:
     )
 
 
-def accuracy(*rows: BenchmarkScore, verdict: Verdict = "PASS", reason: str = "") -> Accuracy:
+def accuracy(*rows: BenchmarkScore, verdict: VerdictName = "PASS", reason: str = "") -> Accuracy:
     return Accuracy(
         verdict=verdict,
         reason=reason,

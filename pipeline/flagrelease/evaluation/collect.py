@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
@@ -54,14 +54,16 @@ class Gathered:
     pairs: tuple[Pair, ...]
     asked: int
     seconds: float
-    likeness: results.Likeness
+    likeness: accuracy_results.Likeness
     evidence: tuple[Evidence, ...] = ()
 
 
 def gather(job: Job, context: Context, sheets: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
     """Ask what is missing. Raises SmokeFailed for a server that cannot be evaluated; what was answered is kept."""
     if not sheets:
-        return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
+        return Gathered(
+            pairs=(), asked=0, seconds=0.0, likeness=accuracy_results.Likeness(reason="nothing was asked here")
+        )
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
         answering = _Answering(job, context, counted, servers, fail_alpha=ALPHA / len(sheets))

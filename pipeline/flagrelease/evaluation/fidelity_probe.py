@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from flagrelease.config.cell import Cell, fingerprint
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
@@ -125,18 +125,18 @@ def keep(context: Context, cell: Cell, weights: results.Weights, server: Served)
 
 def result(
     context: Context, cell: Cell, reference: Reference | str | None, server: Served
-) -> tuple[results.Likeness, tuple[Evidence, ...]]:
+) -> tuple[accuracy_results.Likeness, tuple[Evidence, ...]]:
     """Compare the served candidate with the reference. Says why where there is nothing to compare. Raises DiedLater."""
     if reference is None:
-        return results.Likeness(reason=f"{cell.baseline.stack} on {cell.baseline.chip} was never probed"), ()
+        return accuracy_results.Likeness(reason=f"{cell.baseline.stack} on {cell.baseline.chip} was never probed"), ()
     if isinstance(reference, str):
-        return results.Likeness(reason=f"{cell.baseline.stack}: {reference}"), ()
+        return accuracy_results.Likeness(reason=f"{cell.baseline.stack}: {reference}"), ()
     context.progress.doing(f"{cell.stack}: fidelity probe, {len(PROMPTS)} prompts")
     found = _asking(context, server, lambda source: compare(source, reference))
     if isinstance(found, str):
-        return results.Likeness(reason=f"{cell.stack}: {found}"), ()
+        return accuracy_results.Likeness(reason=f"{cell.stack}: {found}"), ()
     away = distance(reference.readings, found)
-    likeness = results.Likeness(
+    likeness = accuracy_results.Likeness(
         method=reference.method,
         tokens=sum(len(reading.own.tokens) for reading in reference.readings),
         candidate=away,
@@ -167,7 +167,7 @@ def _key(cell: Cell, weights: results.Weights) -> str:
     return fingerprint({"fidelity": asked, **model, "chip": cell.baseline.chip, "stack": cell.baseline.stack})
 
 
-def _pretty(likeness: results.Likeness, reference: Sequence[Reading], found: Sequence[Reading]) -> bytes:
+def _pretty(likeness: accuracy_results.Likeness, reference: Sequence[Reading], found: Sequence[Reading]) -> bytes:
     """The summary, then each prompt with both continuations as token ids."""
     rows = []
     for text, one, two in zip(PROMPTS, reference, found, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.config.lockfile import LockedData
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -63,7 +63,9 @@ def inputs(job: Job) -> Mapping[str, Any]:
     }
 
 
-def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
+def run(
+    job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served
+) -> accuracy_results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed for an endpoint that cannot be evaluated."""
     choose.check(job.cell, job.matrix.benchmarks)
     sheets = build_specs(job, context)
@@ -104,7 +106,9 @@ def build_specs(job: Job, context: Context) -> list[EvalSpec]:
     return sheets
 
 
-def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[results.BenchmarkScore]) -> results.Accuracy:
+def _result(
+    job: Job, context: Context, gathered: Gathered, told: Sequence[accuracy_results.BenchmarkScore]
+) -> accuracy_results.Accuracy:
     cell, pairs = job.cell, gathered.pairs
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)
@@ -118,7 +122,7 @@ def _result(job: Job, context: Context, gathered: Gathered, told: Sequence[resul
     weights = context.result(results.WEIGHTS)
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
     alone = [baselines.key(cell, weights, pair.sheet) for pair in pairs if pair.baseline is None]
-    return results.Accuracy(
+    return accuracy_results.Accuracy(
         verdict=verdict.value,
         reason="; ".join(f"{score.benchmark}: {score.reason}" for score in decisive),
         benchmarks=scores,
@@ -156,7 +160,7 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
     return judged
 
 
-def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
+def _score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
     same = len(samples) - differing(baseline, samples)
     remarks = [*judged.remarks, f"the same answer {same} times of {len(samples)}"]
@@ -184,10 +188,10 @@ def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
     return None if reference else (len(judged.gained), len(judged.lost))
 
 
-def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
+def _alone(pair: Pair, why: str) -> accuracy_results.BenchmarkScore:
     """A score with nothing to compare it with: a state of its own, never a pass."""
     sheet, samples = pair.sheet, pair.candidate
-    return results.BenchmarkScore(
+    return accuracy_results.BenchmarkScore(
         benchmark=sheet.benchmark,
         metric=sheet.metric(sheet.repeats),
         n=len(sheet.questions),
@@ -292,7 +296,7 @@ def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def intact(result: results.Accuracy, look: Look) -> str:
+def intact(result: accuracy_results.Accuracy, look: Look) -> str:
     """A score that had nothing to be compared with is judged anew once its baseline is there."""
     if not result.awaited:
         return ""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Profile, Share
+from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import Accuracy
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.serving.servers import Servers
 from flagrelease.store.evidence import EvidenceStore

@@ -18,7 +18,8 @@ import msgspec
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.config.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, Verdict
+from flagrelease.contract.accuracy_results import Accuracy
+from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import (
     ACCURACY,
@@ -30,14 +31,13 @@ from flagrelease.contract.results import (
     SMOKE,
     SPEED,
     WEIGHTS,
-    Accuracy,
     Attribution,
     Image,
     Kernels,
     Smoke,
-    Speed,
     Weights,
 )
+from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.recipe.container import model_path
 from flagrelease.store.parts import Keep
@@ -117,7 +117,7 @@ class Record:
     """Results that were made by other code than the release's, and by whose word they count."""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> VerdictName:
         """The worst of the gates."""
         open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
         return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value

@@ -19,7 +19,7 @@ import msgspec
 
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack, Traffic
-from flagrelease.contract import results
+from flagrelease.contract import results, speed_results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -78,7 +78,7 @@ def skip(job: Job) -> str:
     return ""
 
 
-def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
+def run(job: Job, context: Context, *, tool: Tool | None = None) -> speed_results.Speed:
     """Raises ConfigError where no load fits the model's window, SmokeFailed and its kinds for a server that
     fails under load."""
     load_tools.check(job.cell, os.environ)
@@ -323,12 +323,12 @@ def _result(
     asked: Mapping[LoadPoint, Traffic],
     pairs: Mapping[LoadPoint, Sequence[Pair]],
     judged: Mapping[LoadPoint, SpeedVerdict],
-) -> results.Speed:
+) -> speed_results.Speed:
     verdict = worst_verdict(one.verdict for one in judged.values())
     decisive = [(point, one) for point, one in judged.items() if one.verdict is verdict]
     worst, found = min(decisive, key=lambda one: one[1].interval[0])
     more = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
-    return results.Speed(
+    return speed_results.Speed(
         verdict=verdict.value,
         reason=f"{worst}: {found.reason}{more}",
         points=tuple(_point(point, asked[point], pairs[point], judged[point]) for point in asked),
@@ -340,8 +340,8 @@ def _result(
     )
 
 
-def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: SpeedVerdict) -> results.SpeedPoint:
-    return results.SpeedPoint(
+def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: SpeedVerdict) -> speed_results.SpeedPoint:
+    return speed_results.SpeedPoint(
         input_tokens=point.input_tokens,
         output_tokens=point.output_tokens,
         concurrency=point.concurrency,

@@ -55,7 +55,7 @@ def test_every_round_and_every_operator_that_is_left_out_is_told(
     assert "round 1: accuracy failed" in out
     assert "✗ mul: 1 times as far" in out
     assert "✗ cat: 2 times as far" in out
-    assert "the operators are not guilty: far" in out
+    assert "the operators are not the cause: far" in out
 
 
 def test_json_has_the_rounds(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
