@@ -146,7 +146,7 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             continue
         if pair.planned is not None and pair.decision is not None:
             name = pair.sheet.benchmark
-            judged[name] = group_sequential.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
+            judged[name] = group_sequential.to_verdict(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
             whole.append((pair.sheet, pair.baseline, pair.candidate))
     if whole:
