@@ -8,22 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.cell import expand
+from flagrelease.config.chip import Chip, Components, Container, Device
 from flagrelease.config.lockfile import Lock, LockedData, LockedFile, LockedModel
-from flagrelease.config.matrix import (
-    Baseline,
-    Benchmark,
-    Chip,
-    Components,
-    Container,
-    Defaults,
-    Device,
-    Matrix,
-    Model,
-    Profile,
-    Sampling,
-    Serve,
-    Share,
-)
+from flagrelease.config.matrix import Baseline, Benchmark, Defaults, Matrix, Model, Profile, Sampling, Serve, Share
 from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, Likeness
 from flagrelease.contract.context import Context, Ports
 from flagrelease.contract.handles import Done, Finished, VerdictName

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from flagrelease.config.cell import Cell
+from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
-from flagrelease.config.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
+from flagrelease.config.matrix import Baseline, Benchmark, Model, Profile, Stack
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job

@@ -15,7 +15,7 @@ import pytest
 from integration.test_serving import packed
 
 import support.served_cell as given
-from flagrelease.config.matrix import Container
+from flagrelease.config.chip import Container
 from flagrelease.errors import (
     DockerUnavailable,
     EnvironmentFault,

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from flagrelease.config.matrix import Kernels
+from flagrelease.config.chip import KernelSettings
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
 from flagrelease.ports.progress import Silent
 from flagrelease.stages.kernels import flagkernels_cli
@@ -67,6 +67,6 @@ def test_hints_name_what_a_release_has() -> None:
 
 def test_every_option_that_has_a_name_in_the_matrix_names_a_key_of_it() -> None:
     names = flagkernels_cli.in_the_matrix()
-    keys = {f"kernels.{field.name}" for field in fields(Kernels)}
+    keys = {f"kernels.{field.name}" for field in fields(KernelSettings)}
     assert {name for name in names.values() if not name.startswith("serve.args.")} <= keys
     assert keys - set(names.values()) == {"kernels.limit"}, "of the stage as a whole: flagkernels has no such option"
