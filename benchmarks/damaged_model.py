@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagrelease.config.matrix import Profile, Share
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context, T
 from flagrelease.contract.handles import Done, Finished
 from flagrelease.contract.job import Job
@@ -295,7 +295,7 @@ class InFolder:
         (self.folder / f"{key}.json").write_bytes(msgspec.json.encode(value))
 
 
-def row(name: str, score: results.BenchmarkScore) -> str:
+def row(name: str, score: accuracy_results.BenchmarkScore) -> str:
     low, high = score.interval90 or (0.0, 0.0)
     course = score.course
     asked = f"{course.answers} of {course.planned}" if course else str(score.n)

@@ -1,31 +1,31 @@
-"""Everything that can stop a release, one exit code each.
+"""Errors that stop a release, with an exit code each.
 
 FlagreleaseError                 1    unexpected; also the base of all below
 ├── ConfigError                  2    the command line, matrix.yaml or matrix.lock is wrong
 │   └── ComparisonRefused        2    two answer sets that must not be compared
 ├── NothingSelected              3    the selection or the exclusions leave no cell
-├── GateFailed                   4    the evidence says no
-│   └── SmokeFailed              4    the served image does not do what it must
-│       ├── NeverReady           4    it ran, and did not answer before its deadline
-│       ├── DiedBeforeReady      4    its process ended before it answered once
-│       └── DiedLater            4    it was ready, and then ended
-├── Inconclusive                 5    the evidence does not decide
+├── GateFailed                   4    the release does not pass
+│   └── SmokeFailed              4    the served image fails a check
+│       ├── NeverReady           4    the server did not answer before its deadline
+│       ├── DiedBeforeReady      4    its process ended before the first answer
+│       └── DiedLater            4    its process ended after it was ready
+├── Inconclusive                 5    the evidence does not suffice for a verdict
 ├── EnvironmentFault             6    this machine lacks something: docker, disk, port, chip
 │   ├── DockerUnavailable        6
-│   ├── RegistryUnavailable      6    nothing answers, or what answers is broken
+│   ├── RegistryUnavailable      6    no answer, or a faulty one
 │   ├── NoSpace                  6
 │   ├── PortInUse                6
-│   └── CommandFailed            6    a program that we ran ended with an error
-├── UpstreamRefused              7    a hub or a registry said no, or sent what was not promised
+│   └── CommandFailed            6    a program exited with an error
+├── UpstreamRefused              7    a hub or registry refused, or sent something unexpected
 │   ├── RegistryDenied           7    401 or 403
 │   ├── HubUnavailable           7    retriable: no answer, 5xx, 429
-│   ├── HubRefused               7    not found, denied, a listing that must not be followed
+│   ├── HubRefused               7    not found, denied, or an unsafe listing
 │   └── Corrupt                  7    bytes that do not match their sha256, twice
 ├── Busy                         75   another run holds the cell or the host
 └── Interrupted                  130  Ctrl-C or SIGTERM
 
-Each carries what failed (`str(error)`), why (`why`) and what to do next (`hint`). `retriable` marks what
-may go away by itself; the ports retry those within their own budget, nobody else retries.
+Each error carries what failed (`str(error)`), why (`why`) and what to do next (`hint`). `retriable` marks
+transient errors: the ports retry them within their own budget; no other layer retries.
 """
 
 from __future__ import annotations
@@ -63,16 +63,18 @@ __all__ = [
 
 
 class FlagreleaseError(Exception):
-    """Base of all errors that a user is meant to read.
+    """Base of all errors that are shown to the user.
 
-    `what` is one line and names the thing that failed; `why` is the cause as it was reported;
-    `hint` says what to do next; `detail` holds longer material (the last log lines) that is shown below.
+    `what` is one line that names what failed; `why` is the cause as reported; `hint` says what to do next; `detail`
+    holds longer material, such as the last log lines, which is shown below.
     """
 
     exit_code = 1
+    """Of the process."""
     retriable = False
+    """Whether the error is transient."""
     after: float | None = None
-    """Seconds to wait before another attempt, where the other side said so (Retry-After)."""
+    """Seconds to wait before the next attempt, as requested by the other side (Retry-After)."""
 
     def __init__(self, what: str, *, why: str = "", hint: str = "", detail: str = "") -> None:
         super().__init__(what)
@@ -82,7 +84,7 @@ class FlagreleaseError(Exception):
         self.detail = detail
 
     def line(self) -> str:
-        """The error in one line: what failed, and why."""
+        """The error in one line: what failed and why."""
         return f"{self.what}: {self.why}" if self.why else self.what
 
 
@@ -175,19 +177,19 @@ class Interrupted(FlagreleaseError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known spelling, or those that begin so, or lists what is known."""
+    """A hint with the closest known name, or the names that start with `name`, or else all known names."""
     names = sorted(set(known))
-    begun = [known for known in names if name and known.startswith(name)]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or begun
+    completions = [known for known in names if name and known.startswith(name)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or completions
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"known: {', '.join(names)}" if names else "nothing is defined there"
 
 
-# 4 and 5 are verdicts about the product, so they lose to anything that kept us from reaching one.
+# Least severe first. 4 and 5 are verdicts on the product: any error that prevented a verdict outranks them.
 _SEVERITY = (0, 5, 4, 3, 75, 6, 7, 2, 1, 130)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """The exit code that a run over several cells ends with."""
+    """The exit code of a run over several cells: the most severe one."""
     return max(codes, key=lambda code: _SEVERITY.index(code) if code in _SEVERITY else len(_SEVERITY), default=0)

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is printed or kept."""
+"""Remove secrets from text that is printed or stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHORTEST = 6
 
 
 def secret(name: str) -> bool:
-    """Whether an environment variable of this name holds a secret."""
+    """Whether an environment variable with this name holds a secret."""
     return _SECRET_NAME.search(name.upper()) is not None
 
 

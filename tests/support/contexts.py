@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from flagrelease.config.matrix import Container
+from flagrelease.config.chip import Container
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Ports
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.matrix import Share
+from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import IMAGE, WEIGHTS, Accuracy
+from flagrelease.contract.results import IMAGE, WEIGHTS
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter

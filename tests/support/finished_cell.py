@@ -8,38 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.config.cell import expand
+from flagrelease.config.chip import Chip, Components, Container, Device
 from flagrelease.config.lockfile import Lock, LockedData, LockedFile, LockedModel
-from flagrelease.config.matrix import (
-    Baseline,
-    Benchmark,
-    Chip,
-    Components,
-    Container,
-    Defaults,
-    Device,
-    Matrix,
-    Model,
-    Profile,
-    Sampling,
-    Serve,
-    Share,
-)
+from flagrelease.config.matrix import Baseline, Benchmark, Defaults, Matrix, Model, Profile, Sampling, Serve, Share
+from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, Likeness
 from flagrelease.contract.context import Context, Ports
-from flagrelease.contract.handles import Done, Finished, Verdict
+from flagrelease.contract.handles import Done, Finished, VerdictName
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import (
-    Accuracy,
-    BenchmarkScore,
-    Check,
-    ExcludedOperator,
-    Image,
-    Kernels,
-    Likeness,
-    Operator,
-    Smoke,
-    Tuning,
-    Weights,
-)
+from flagrelease.contract.results import Check, ExcludedOperator, Image, Kernels, Operator, Smoke, Tuning, Weights
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter
@@ -148,7 +124,7 @@ def job(**changes: Any) -> Job:
     )
 
 
-def accuracy(*rows: BenchmarkScore, verdict: Verdict = "PASS", reason: str = "") -> Accuracy:
+def accuracy(*rows: BenchmarkScore, verdict: VerdictName = "PASS", reason: str = "") -> Accuracy:
     return Accuracy(
         verdict=verdict,
         reason=reason,

@@ -14,8 +14,8 @@ import yaml
 
 import support.served_cell as given
 from flagrelease.config import lockfile as locks
+from flagrelease.config.chip import Container
 from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
-from flagrelease.config.matrix import Container
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.packaging.wheelhouse import Wheel, Wheelhouse

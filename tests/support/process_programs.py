@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flagrelease.config.matrix import Container
+from flagrelease.config.chip import Container
 from flagrelease.ports.container_runner import Running, labels
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.recipe import container

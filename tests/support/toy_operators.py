@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.contract.context import Context
-from flagrelease.contract.handles import ResultOf, Verdict
+from flagrelease.contract.handles import ResultOf, VerdictName
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import ATTRIBUTION, Attribution, Culprit
 from flagrelease.contract.stage import Remedy, Stage
@@ -40,7 +40,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    verdict: Verdict
+    verdict: VerdictName
     text: str = ""
     evidence: tuple[Evidence, ...] = ()
 

@@ -1,1 +1,1 @@
-"""matrix.yaml and matrix.lock, and the tables that say what a name in them may be."""
+"""matrix.yaml and matrix.lock, and the tables of the names they may use."""

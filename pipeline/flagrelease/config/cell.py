@@ -1,4 +1,4 @@
-"""Cells: one chip × model pair each, their selection, and the fingerprints of their stages. Pure."""
+"""Expand the matrix into cells, select cells, and fingerprint the inputs of their stages. Pure."""
 
 from __future__ import annotations
 
@@ -11,56 +11,67 @@ from typing import Any
 
 import msgspec
 
-from flagrelease.config.matrix import Baseline, Chip, Kernels, Matrix, Model, OnChip, Profile, Stack, check_name
+from flagrelease.config.chip import Chip, KernelSettings
+from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack
+from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A chip × model pair with everything of the matrix that concerns it; `model` is as it is on this chip. What the
-    matrix leaves to the vendor is filled in."""
+    """A chip × model pair with its part of the matrix and the vendor's defaults."""
 
     chip_name: str
+    """The chip's name in matrix.yaml."""
     model_name: str
+    """The model's name in matrix.yaml."""
     chip: Chip
+    """The chip, with the vendor's query command as the default."""
     model: Model
+    """The model with its settings for this chip."""
     stack: Stack
+    """The stack that is released."""
     baseline: Baseline
+    """The native evaluation that it is compared with; `same` is resolved."""
     profile_name: str
+    """The profile's name in matrix.yaml."""
     profile: Profile
-    kernels: Kernels
+    """What is evaluated."""
+    kernels: KernelSettings
+    """The settings of its operators, with the vendor's device as the default."""
     excluded: str = ""
+    """The reason of the rule that excludes it; empty if none does."""
 
     @property
     def id(self) -> str:
-        """`CHIP/MODEL`: what users type, read and grep for."""
+        """`CHIP/MODEL`, as on the command line and in all output."""
         return f"{self.chip_name}/{self.model_name}"
 
     @property
     def slug(self) -> str:
-        """The id where a slash cannot stand: container names, lock files."""
+        """The id without a slash, for container names and lock files."""
         return f"{self.chip_name}--{self.model_name}"
 
     @property
     def wheels_entry(self) -> str:
-        """The name of its packages in matrix.lock: images of one chip and engine share them."""
+        """The name of its packages in matrix.lock, shared by all images of a chip and engine."""
         return f"{self.chip_name}-{self.model.serve.engine}"
 
     @property
     def own_baseline(self) -> bool:
-        """Whether the baseline is evaluated on this very chip."""
+        """Whether the baseline is evaluated on the same chip."""
         return self.baseline.chip == self.chip_name
 
     @property
     def holds_both(self) -> bool:
-        """Whether both stacks can be up at once on the chip. As users start it, a server takes an accelerator's memory
-        whole, unless the matrix says that two fit."""
+        """Whether both stacks can run on the chip at the same time. By default a server uses all of an accelerator's
+        memory; `serve.colocate` says that two fit."""
         return VENDORS[self.chip.vendor].on_host or self.model.serve.colocate
 
 
 def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
-    """All cells of the matrix in its order, the excluded ones with their reason."""
+    """All cells in the order of the matrix, including excluded ones. Raises ConfigError for an unknown `profile`."""
     if profile is not None:
         check_name(profile, matrix.profiles, "profile")
     return tuple(
@@ -100,10 +111,10 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str], models: Sequence[str]) -> list[Cell]:
-    """The cells that match every kind of filter given; without any filter, all.
+    """The cells that match all given kinds of filters; all cells without a filter.
 
-    `patterns` are cell ids or globs of them. Raises ConfigError for a name that matches no cell (did you
-    mean), NothingSelected where nothing is left, with the reason where exclusions took the last one.
+    `patterns` are cell ids or globs. Raises ConfigError for a name that matches no cell, NothingSelected if no cell
+    is left or all that are left are excluded.
     """
     chosen = list(cells)
     filters: tuple[tuple[Sequence[str], str, Callable[[Cell], str]], ...] = (
@@ -125,7 +136,7 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
     if all(cell.excluded for cell in chosen):
         lines = [f"{cell.id}: {cell.excluded}" for cell in chosen]
         raise NothingSelected(
-            "every cell that was selected is excluded" if len(chosen) > 1 else f"{chosen[0].id} is excluded",
+            "all selected cells are excluded" if len(chosen) > 1 else f"{chosen[0].id} is excluded",
             why=chosen[0].excluded if len(chosen) == 1 else "",
             hint="remove the rule under `exclude` in matrix.yaml to release it",
             detail="\n".join(lines) if len(chosen) > 1 else "",
@@ -134,13 +145,13 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
-    """The sha256 (hex) of `parts` in canonical form. Two equal fingerprints mean equal inputs."""
+    """The sha256 (hex) of `parts` in canonical form: equal fingerprints mean equal inputs."""
     canonical = msgspec.json.encode(parts, order="deterministic", enc_hook=_plain)
     return hashlib.sha256(canonical).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it: mappings, lists and scalars."""
+    """`value` in JSON form: mappings, lists and scalars."""
     return msgspec.json.decode(msgspec.json.encode(value, order="deterministic", enc_hook=_plain))
 
 

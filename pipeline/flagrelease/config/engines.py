@@ -1,7 +1,7 @@
-"""The engines that serve a model inside an image, and everything in which they differ. Data only.
+"""The table of serving engines and all their differences. Data only.
 
-It lies below matrix.py, which checks `serve.engine` against it, so that a new engine is one entry of ENGINES. Paths
-inside an image are written with `{packages}` for that reason.
+A new engine is one entry of ENGINES. matrix.py validates `serve.engine` against the table, so that it cannot import the
+layout of images: paths inside an image contain the placeholder `{packages}`.
 """
 
 from __future__ import annotations
@@ -11,65 +11,65 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Execution = Literal["compiled", "captured", "eager"]
-"""How an engine runs the layers: compiled and under CUDA graphs, in graphs alone, or operator by operator."""
+"""How an engine runs the layers: compiled and in CUDA graphs, in CUDA graphs only, or operator by operator."""
 
 
 LoadToolName = Literal["own", "vllm", "evalscope"]
-"""The load generators by name; LOAD_TOOLS in load_tools.py has one for each."""
+"""Names of load generators, the keys of LOAD_TOOLS in stages/speed/load_tools.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingEngine:
-    """One engine; all of them serve a chat endpoint in OpenAI's dialect."""
+    """An engine with an OpenAI-compatible chat endpoint."""
 
     title: str
-    """The name as people write it."""
+    """Its name in text."""
     distribution: str
     """The Python package whose version the card shows."""
     command: tuple[str, ...]
-    """Starts the native engine, up to the model's path; `{packages}` is the image's folder of Python packages."""
+    """The command that starts the native engine, up to the model path; `{packages}` is the image's package folder."""
     requirements: tuple[str, ...] = ()
-    """What the image needs beyond its base. A chip's vendor builds vLLM and SGLang for the chip, and brings them in the
-    base."""
+    """Packages that the image needs in addition to its base. vLLM and SGLang are built by the chip's vendor and are
+    part of the base."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Its names for options that vLLM names otherwise, on its own command line."""
+    """Its own names of command-line options, by vLLM's name."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that the matrix may replace."""
+    """Default arguments, which the matrix may override."""
     translated: bool = True
-    """Whether FlagScale turns vLLM's option names into the engine's; else `serve.args` are the engine's own."""
+    """Whether FlagScale translates vLLM's option names; otherwise `serve.args` are the engine's own options."""
     launcher: str = ""
-    """A program of packaging/payload/ that takes the place of the command's first word where FlagScale ships none."""
+    """A program of packaging/payload/ that replaces the command's executable, if FlagScale ships none."""
     remark: str = ""
-    """What the card says about that program."""
+    """The card's remark on that program."""
     machine_programs: tuple[str, ...] = ()
-    """Python programs that a machine without containers may bring. They are started with the Python that sees the
+    """Python programs that may be installed on a machine without containers. They are run by the Python that has the
     release's packages."""
     batch_argument: str = "max_num_seqs"
-    """In `serve.args`: how many requests one step computes."""
+    """The argument in `serve.args` for the requests in one step."""
     tokens_argument: str = ""
-    """In `serve.args`: how many tokens one step computes. Empty where there is no such argument."""
+    """The argument in `serve.args` for the tokens in one step; empty if there is none."""
     step_tokens: int = 8192
-    """Tokens of one step where the arguments do not say; the default of vLLM and SGLang on accelerators of 80 GB."""
+    """Default token budget of one step, that of vLLM and SGLang on accelerators with 80 GB."""
     execution: Execution = "compiled"
-    """How the layers run where the arguments do not say."""
+    """The default execution of the layers."""
     eager_argument: str = ""
-    """In `serve.args`: true where the layers run operator by operator."""
+    """The boolean argument in `serve.args` for eager execution."""
     own_kernels: bool = False
-    """Whether it never calls PyTorch's operators, so that none of FlagGems can be in effect."""
+    """Whether it does not use PyTorch's operators, so that FlagGems cannot have an effect."""
     load_tool: LoadToolName = "own"
-    """What puts load on it unless the profile names another tool: a name in LOAD_TOOLS."""
+    """The default load generator."""
     thinking_switch: bool = True
-    """Whether a request may say `chat_template_kwargs`."""
+    """Whether requests may contain `chat_template_kwargs`."""
     batch_changes_answers: bool = False
-    """Whether greedy answers depend so much on the requests in a batch that they are asked one at a time."""
+    """Whether greedy answers depend on the other requests in a batch, so that questions are asked one at a time."""
 
     def argv(self, packages: str) -> tuple[str, ...]:
-        """`command` in an image whose Python packages are in the folder `packages`."""
-        return tuple(word.replace("{packages}", packages) for word in self.command)
+        """`command` for an image with the package folder `packages`."""
+        return tuple(argument.replace("{packages}", packages) for argument in self.command)
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The arguments that say how much one step computes: operators are tuned for those sizes."""
+        """The arguments that limit the size of one step; operators are tuned for these sizes."""
         return tuple(filter(None, (self.batch_argument, self.tokens_argument)))
 
 
@@ -83,7 +83,7 @@ ENGINES: Mapping[str, ServingEngine] = {
         eager_argument="enforce_eager",
         load_tool="vllm",
     ),
-    # FlagScale translates `max_model_len` and `max_num_seqs` for it; other arguments have SGLang's own names.
+    # FlagScale translates only `max_model_len` and `max_num_seqs`; other arguments have SGLang's own names.
     "sglang": ServingEngine(
         title="SGLang",
         distribution="sglang",
@@ -96,7 +96,7 @@ ENGINES: Mapping[str, ServingEngine] = {
     "llama_cpp": ServingEngine(
         title="llama.cpp",
         distribution="xllamacpp",
-        # Where FlagScale 0.8.0 looks for this engine, which it does not ship.
+        # The path where FlagScale 0.8.0 looks for this engine, which it does not ship.
         command=("{packages}/flag_scale/third_party/llama.cpp/build/bin/llama-server", "--model"),
         requirements=("xllamacpp==2026.10.11549",),
         options={"served_model_name": "alias", "max_model_len": "ctx_size", "max_num_seqs": "parallel"},
@@ -108,7 +108,7 @@ ENGINES: Mapping[str, ServingEngine] = {
         batch_argument="parallel",
         own_kernels=True,
         thinking_switch=False,
-        # Measured: of 100 answers all repeat exactly one at a time, 74 at four.
+        # Measured: of 100 answers, 100 are reproducible with one request at a time, 74 with four.
         batch_changes_answers=True,
     ),
 }

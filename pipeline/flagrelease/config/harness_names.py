@@ -1,4 +1,4 @@
-"""The harnesses by name, as matrix.yaml and the card call them; HARNESSES in evaluation/ has one adapter for each."""
+"""Names of evaluation harnesses in matrix.yaml and on the card; HARNESSES in evaluation/ has their adapters."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ HARNESS_LABELS: Mapping[HarnessName, str] = {
     "evalscope": "evalscope",
     "flageval": "the FlagEval platform",
 }
-"""What the card calls each harness."""
+"""Names on the card."""

@@ -1,4 +1,4 @@
-"""matrix.lock: what everything that can move resolved to. A run uses it; `flagrelease lock` moves it."""
+"""matrix.lock: pinned versions of all movable inputs. A run reads it; `flagrelease lock` updates it."""
 
 from __future__ import annotations
 
@@ -18,74 +18,97 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class LockedFile:
-    """One file of a hub listing: its path relative to the model folder, bytes, sha256 (hex)."""
+    """One file of a hub listing."""
 
     path: str
+    """Relative to the model folder."""
     size: int
+    """Bytes."""
     sha256: str
+    """64 hex digits."""
 
 
 def set_digest(files: Iterable[LockedFile]) -> str:
-    """`sha256:` of the lines `SHA256  PATH\\n`, sorted by path: what `sha256sum` prints of the sorted files, hashed."""
+    """sha256:… of the lines `SHA256  PATH\\n` sorted by path, as `sha256sum` prints them."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedModel:
-    """A model source at one revision. `archive` is the distribution that a pypi:// member is taken from;
-    `digest` is `set_digest` of the files; `unverified` names files for which the hub lists no sha256, so that
-    theirs is that of the first download."""
+    """A model source at one revision."""
 
     source: str
+    """As in matrix.yaml."""
     revision: str
+    """A commit or version."""
     files: tuple[LockedFile, ...]
+    """The files of the source."""
     digest: str
+    """The `set_digest` of the files."""
     archive: LockedFile | None = None
+    """The distribution that contains a pypi:// member."""
     unverified: tuple[str, ...] = ()
+    """Paths of files without a sha256 in the hub's listing; theirs is that of the first download."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedData:
-    """A benchmark's data file: rows and sha256 of the file that is read, and of the archive it comes from."""
+    """The data file of a benchmark."""
 
     source: str
+    """As in matrix.yaml."""
     rows: int
+    """Rows of the file."""
     file: LockedFile
+    """The file that is read."""
     archive: LockedFile | None = None
+    """The archive that contains it."""
     revision: str = ""
+    """A commit; empty if the source has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedChip:
-    """A chip's base image. `digest` is empty where the base is made on the spot; `why` says so."""
+    """The base image of a chip."""
 
     base: str
+    """Its reference in matrix.yaml."""
     digest: str = ""
+    """sha256:… of its manifest; empty if the image is built locally."""
     why: str = ""
+    """Why there is no digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedWheels:
-    """The Python packages of one image: `name==version --hash=sha256:…`, complete, so pip resolves nothing."""
+    """The Python packages of one image, complete, so that pip does not resolve anything."""
 
     inputs: tuple[str, ...]
+    """The requirements that were resolved."""
     requirements: tuple[str, ...]
+    """Lines `name==version --hash=sha256:…`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """All of matrix.lock. `unresolved` holds what could not be pinned, by name, with the reason."""
+    """The content of matrix.lock."""
 
     version: int = 1
+    """Of the format."""
     models: Mapping[str, LockedModel] = field(default_factory=dict)
+    """By name in matrix.yaml."""
     chips: Mapping[str, LockedChip] = field(default_factory=dict)
+    """By name in matrix.yaml."""
     wheels: Mapping[str, LockedWheels] = field(default_factory=dict)
+    """By CHIP-ENGINE."""
     benchmarks: Mapping[str, LockedData] = field(default_factory=dict)
+    """By name in matrix.yaml."""
     unresolved: Mapping[str, str] = field(default_factory=dict)
+    """By KIND.NAME of an entry that could not be pinned, the reason."""
 
     def require(self, kind: str, name: str) -> None:
-        """Raise ConfigError where `kind` (models, wheels, …) has no entry `name`."""
+        """Raise ConfigError if `kind` (models, wheels, …) has no entry `name`."""
         if name not in getattr(self, kind):
             why = self.unresolved.get(f"{kind}.{name}", "matrix.lock has no entry")
             hint = "run `flagrelease lock`"
@@ -95,7 +118,7 @@ class Lock:
 
 
 def load(path: Path) -> Lock:
-    """Read matrix.lock; an absent file is an empty lock. Raises ConfigError."""
+    """Read matrix.lock; a missing file is an empty lock. Raises ConfigError if it is damaged or of a newer version."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -110,7 +133,7 @@ def load(path: Path) -> Lock:
 
 
 def dumps(lock: Lock) -> bytes:
-    """The lock as text that diffs well: sorted, one value a line."""
+    """The lock as diff-friendly JSON: sorted, one value on each line."""
     return msgspec.json.format(msgspec.json.encode(lock, order="sorted"), indent=2) + b"\n"
 
 
@@ -119,7 +142,7 @@ def save(path: Path, lock: Lock) -> None:
 
 
 def changes(old: Lock, new: Lock) -> tuple[str, ...]:
-    """What moving the lock changes, a line each: `+` added, `-` gone, `~` moved."""
+    """The changes between two locks, one line each: `+` added, `-` removed, `~` changed."""
     lines = []
     for kind in ("models", "chips", "wheels", "benchmarks", "unresolved"):
         before: Mapping[str, object] = getattr(old, kind)
@@ -149,7 +172,7 @@ def _brief(value: object) -> str:
 
 
 def merged(old: Lock, new: Lock) -> Lock:
-    """`new` laid over `old`: what was not asked for stays as it was."""
+    """`old` updated with the entries of `new`; other entries stay unchanged."""
     unresolved = {**old.unresolved, **new.unresolved}
     for kind in ("models", "chips", "wheels", "benchmarks"):
         for name in getattr(new, kind):

@@ -1,164 +1,51 @@
-"""matrix.yaml: the chips, models, benchmarks and profiles that are to be released."""
+"""matrix.yaml: the chips, models, benchmarks and profiles of a release."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from flagrelease.config import strict_yaml
-from flagrelease.config.engines import ENGINES, Execution, LoadToolName
+from flagrelease.config.chip import Chip, KernelSettings
+from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.sources import Source, check_data
-from flagrelease.config.vendors import VENDORS
-from flagrelease.errors import ConfigError, did_you_mean
+from flagrelease.config.strict_yaml import check_name
+from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 Stack = Literal["native", "flagos"]
 
-
-def check_name(name: str, names: Iterable[str], kind: str) -> None:
-    """Raise ConfigError with the closest known name where `name` is not one of `names`."""
-    if name not in names:
-        raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))
-
-
 Engine = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
-"""What serves a model: a key of ENGINES."""
-
-VendorName = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
-"""FlagGems' name for a vendor: a key of VENDORS."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """The accelerator as its vendor names it."""
-
-    name: str
-    code: str
-    query: str = ""
-    """The command that prints the driver's version; the vendor's own by default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Components:
-    """Versions of the FlagOS parts in the image; `none` where the chip has no such part."""
-
-    flagscale: str
-    flaggems: str
-    flagtree: str = "none"
-    flagcx: str = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Container:
-    """What `docker run` needs on this chip. The same fields start the container and print its command line."""
-
-    network: Literal["bridge", "host"] = "bridge"
-    ipc: str = ""
-    uts: str = ""
-    pid: str = ""
-    privileged: bool = False
-    gpus: str = ""
-    runtime: str = ""
-    shm: str = ""
-    devices: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
-    security: tuple[str, ...] = ()
-    ulimits: Mapping[str, int] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    mounts: tuple[str, ...] = ()
-    tmpfs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernels:
-    """How the Triton operators of a chip are qualified, tuned and chosen. Times are written 90s, 10m or 2h."""
-
-    policy: Literal["express", "coverage"] = "express"
-    """`express` keeps what makes the served model faster, `coverage` all that is correct."""
-    device: str = ""
-    """PyTorch's name for the chip; by default that of its vendor."""
-    budget: str = "10m"
-    """For tuning."""
-    limit: str = "2h"
-    """For the whole stage."""
-    operator_limit: str = "3m"
-    """For one operator."""
-    max_len: int | None = None
-    """Cuts the longest context that is looked at."""
-    classes: int = 24
-    """How many shape classes of an operator are measured."""
-    min_speed_ratio: float = field(default=0.98, metadata=strict_yaml.formerly("floor"))
-    """The least that `express` may have of native speed."""
-    execution: Execution | None = None
-    """How the engine runs the layers, which decides what operators they call; by default as its arguments say."""
-    exclude: Mapping[str, str] = field(default_factory=dict)
-    """Operators that are taken out by hand, with the reasons."""
-
-    def __post_init__(self) -> None:
-        for name in ("budget", "limit", "operator_limit"):
-            duration(getattr(self, name))
-        if (self.max_len is not None and self.max_len < 2) or self.classes < 1:
-            raise ValueError("max_len is at least 2 and classes at least 1")
-        if not 0 < self.min_speed_ratio <= 1:
-            raise ValueError(
-                f"min_speed_ratio is {self.min_speed_ratio:g}, and is a share of native speed: above 0, at most 1"
-            )
-
-
-def duration(text: str) -> float:
-    """Seconds of 90s, 10m or 2h. Raises ValueError."""
-    match = _TIME.fullmatch(text)
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no time: write 90s, 10m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chip:
-    """An accelerator as a release target.
-
-    `reasons` say why a component is `none`, for the card; `python` is the version that the base image has. The first of
-    `hosts` names the machine that stages on the chip hold one at a time. Nothing is sent there: flagrelease is started
-    on that machine.
-    """
-
-    vendor: VendorName
-    device: Device
-    base: str
-    components: Components
-    python: str = "3.11"
-    container: Container = field(default_factory=Container)
-    hosts: tuple[str, ...] = ("local",)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    profile: str | None = None
-    kernels: Kernels | None = None
+"""The engine that serves a model, a key of ENGINES."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """How FlagScale serves a model: `name` is what `flagscale serve NAME` takes, `args` go to the engine.
-
-    `convert` unpacks a GGUF source into a folder of that format, for engines that do not serve GGUF. `colocate` says
-    that the chip's memory holds two of these servers, so that both stacks stay up and take turns while they are
-    compared.
-    """
+    """How FlagScale serves a model."""
 
     name: str
+    """The argument of `flagscale serve NAME`."""
     engine: Engine
+    """A key of ENGINES."""
     convert: Literal["safetensors"] | None = None
+    """The format to convert a GGUF source to, for engines that do not serve GGUF."""
     colocate: bool = field(default=False, metadata=strict_yaml.formerly("beside"))
+    """Whether the chip has memory for two of these servers, so that both stacks run at once and alternate."""
     port: int = 8000
+    """The port that the server listens on."""
     max_model_len: int = 4096
+    """Longest context, tokens."""
     concurrency: int = 8
+    """The most requests at once."""
     ready_seconds: float = 1800.0
+    """Deadline for the server to become ready."""
     args: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the engine."""
 
     def __post_init__(self) -> None:
         sizes = ENGINES[self.engine].sizes if self.engine in ENGINES else ()
@@ -166,57 +53,80 @@ class Serve:
         counts |= {"max_model_len": self.max_model_len, "concurrency": self.concurrency}
         for name, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}, and has to be a number of 1 or more")
+                raise ValueError(f"{name} is {value!r}; it must be an integer of 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
+    """The sampling parameters of requests."""
+
     temperature: float = 0.0
+    """0 is greedy."""
     top_p: float = 1.0
+    """Nucleus sampling."""
     top_k: int | None = None
+    """The number of candidate tokens; by default not limited."""
     max_tokens: int = 1024
+    """Longest answer, tokens."""
     thinking: bool = False
+    """Whether the model reasons before it answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Whose native evaluation a cell is compared with; `same` is the cell's own chip."""
+    """The evaluation that a cell is compared with."""
 
     chip: str
+    """A chip of the matrix; `same` is the cell's own."""
     stack: Stack = "native"
+    """The stack on that chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnChip:
-    """What a model has otherwise on one chip. Each that is given replaces the model's own as a whole."""
+    """Settings of a model on one chip. Each one that is given replaces the model's completely."""
 
     serve: Serve | None = None
+    """How it is served."""
     sampling: Sampling | None = None
+    """The sampling parameters."""
     baseline: Baseline | None = None
+    """The evaluation that it is compared with."""
     notes: tuple[str, ...] | None = None
-    kernels: Kernels | None = None
+    """Facts about the weights, for the card."""
+    kernels: KernelSettings | None = None
+    """The settings of its operators, instead of the chip's."""
     profile: str | None = None
+    """The profile, instead of the chip's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Open weights as a release source. `notes` are facts about the weights that the card must say;
-    `languages` are ISO 639-1 codes, for the card's front matter; `per_chip` holds what differs on a chip, by its name.
-    """
+    """Open weights as a release source."""
 
     title: str
+    """Its name on the card."""
     source: Annotated[str, strict_yaml.Checked(Source.parse)]
+    """Where the weights are fetched from, in a form of SOURCES."""
     upstream: str
+    """ORG/NAME of the original model."""
     license: str
+    """Identifier for the card's front matter."""
     serve: Serve
+    """How it is served."""
     sampling: Sampling = field(default_factory=Sampling)
+    """The sampling parameters."""
     baseline: Baseline | None = None
+    """The evaluation that it is compared with, instead of the default one."""
     notes: tuple[str, ...] = ()
+    """Facts about the weights that the card must state."""
     languages: tuple[str, ...] = ()
+    """ISO 639-1 codes, for the card's front matter."""
     per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict_yaml.formerly("on"))
+    """Settings that differ on a chip, by its name."""
 
     def on_chip(self, name: str) -> Model:
-        """The model as it is on the chip `name`."""
+        """The model with its settings for the chip `name`."""
         own = self.per_chip.get(name, OnChip())
         return replace(
             self,
@@ -230,124 +140,153 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A question set and how it is asked.
-
-    `total` is the size of the whole benchmark where `data` holds only a part of it; such a score is shown
-    as partial. `margin` is the largest loss, as a fraction of 1, that still counts as equivalent. `harness` asks it
-    instead of the profile's.
-    """
+    """A question set and how it is asked."""
 
     title: str
+    """Its name on the card."""
     task: str
+    """The kind of questions, a task of evaluation/tasks/."""
     data: Annotated[str, strict_yaml.Checked(check_data)]
+    """Where the questions are read from: data:// or a form of SOURCES."""
     license: str
+    """Of the questions, for the card."""
     shots: int = 0
+    """Worked examples in each prompt."""
     repeats: int = 1
+    """Answers to each question."""
     margin: float = 0.05
+    """The non-inferiority margin, a fraction of 1."""
     total: int | None = None
+    """Questions of the complete benchmark, if `data` is a part of it; its score is then shown as partial."""
     harness: HarnessName | None = None
+    """The harness, instead of the profile's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How much of a benchmark a profile asks: the first `limit` questions of a fixed shuffle, or all."""
+    """The share of a benchmark that a profile asks."""
 
     limit: int | None = None
+    """The first questions of a fixed shuffle; by default all."""
     repeats: int | None = None
+    """Answers to each question, instead of the benchmark's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slo:
-    """What a user waits for at most, in seconds: the first token, and each further one on average."""
+    """The service-level objectives of a request."""
 
     ttft: float = 2.0
+    """Time to first token, seconds."""
     tpot: float = 0.1
+    """Mean time per further output token, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Load of one shape: prompts of `input` random tokens, answers of `output` tokens, at each `concurrency`.
-
-    `requests` is how many each of the concurrent clients sends, one after the other; `gate` is the smallest share
-    of the native stack's output tokens a second that passes.
-    """
+    """Load of one shape, at several concurrencies."""
 
     input: int
+    """Random tokens of each prompt."""
     output: int
+    """Tokens of each answer."""
     concurrency: tuple[int, ...]
+    """Concurrent clients; each value is one load point."""
     requests: int = 4
+    """Requests of each client, one after the other."""
     gate: float = 0.80
+    """The lowest ratio to the native stack's output tokens per second that passes."""
     slo: Slo = field(default_factory=Slo)
+    """The limits that goodput is counted by."""
 
     def __post_init__(self) -> None:
         if self.input < 1 or self.requests < 1 or not self.concurrency or min(self.concurrency) < 1:
-            raise ValueError("input, requests and each concurrency are at least 1")
+            raise ValueError("input, requests and each concurrency must be at least 1")
         if self.output < 2:
-            raise ValueError("output is at least 2: the time for a further token needs one")
+            raise ValueError("output must be at least 2, to measure the time per output token")
         if not 0 < self.gate <= 1:
-            raise ValueError(f"gate {self.gate} is not in (0, 1]; 0.80 is four fifths of the native speed")
+            raise ValueError(f"gate {self.gate} is not in (0, 1]; 0.80 is 80 % of the native speed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a release is asked, and the load under which its speed is measured; without `speed` it is not.
-
-    A `sequential` evaluation stops as soon as its verdict is decided; otherwise everything is asked. `harness` is what
-    asks: our own engine, evalscope, or the FlagEval service. `load_tool` measures speed instead of the engine's.
-    """
+    """The evaluation of a release: its benchmarks and loads."""
 
     benchmarks: Mapping[str, Share]
+    """By name, the share that is asked."""
     sequential: bool = True
+    """Whether an evaluation ends as soon as its verdict is decided; otherwise all questions are asked."""
     harness: HarnessName = DEFAULT_HARNESS
+    """The program that asks and grades: our own harness, evalscope or the FlagEval platform."""
     speed: tuple[Traffic, ...] = ()
+    """The loads under which speed is measured; without one it is not measured."""
     load_tool: LoadToolName | None = None
+    """The load generator, instead of the engine's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """`rounds`: how often a release whose gate failed goes on without the operators that did it."""
+    """Settings of all cells that do not set their own."""
 
     baseline: Baseline
+    """The evaluation that a cell is compared with."""
     stack: Stack = "flagos"
+    """The stack that is released."""
     profile: str = "full"
-    kernels: Kernels = field(default_factory=Kernels)
+    """The profile."""
+    kernels: KernelSettings = field(default_factory=KernelSettings)
+    """The settings of operators."""
     rounds: int = 3
+    """The most rounds of operator attribution after a failed gate."""
 
     def __post_init__(self) -> None:
         if self.rounds < 0:
-            raise ValueError("rounds is below zero; 0 takes no operator out")
+            raise ValueError("rounds must be >= 0 (0 disables operator attribution)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
+    """A rule that excludes cells."""
+
     chip: str
+    """A name or a glob."""
     model: str
+    """A name or a glob."""
     reason: str
+    """Shown by `plan` and on selection."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """All of matrix.yaml, checked: every name that is referred to is defined."""
+    """The validated content of matrix.yaml: all names that it refers to are defined."""
 
     version: int
+    """Of the format."""
     registry: str
+    """HOST/PREFIX of published images."""
     defaults: Defaults
+    """Settings of all cells that do not set their own."""
     chips: Mapping[str, Chip]
+    """By name."""
     models: Mapping[str, Model]
+    """By name."""
     benchmarks: Mapping[str, Benchmark]
+    """By name."""
     profiles: Mapping[str, Profile]
+    """By name."""
     exclude: tuple[Exclusion, ...] = ()
+    """The rules that exclude cells."""
 
     def __post_init__(self) -> None:
         if self.version != 1:
-            raise ValueError(f"version {self.version} is not known; this program reads version 1")
+            raise ValueError(f"version {self.version} is not known; this program supports version 1")
         for kind in ("chips", "models", "benchmarks", "profiles"):
             names: Mapping[str, object] = getattr(self, kind)
             if not names:
                 raise ValueError(f"{kind} is empty")
             for name in names:
                 if not _NAME.fullmatch(name) or len(name) > 63:
-                    raise ValueError(f"{kind}.{name}: a name has lower-case letters, digits and single . _ -")
+                    raise ValueError(f"{kind}.{name}: a name consists of lower-case letters, digits and single . _ -")
         self._check_references()
 
     def _check_references(self) -> None:
@@ -377,5 +316,5 @@ def _known(name: str, names: Mapping[str, object], where: str) -> None:
 
 
 def load(path: Path) -> Matrix:
-    """Read and check matrix.yaml. Raises ConfigError with file and line."""
+    """Read and validate matrix.yaml. Raises ConfigError with file and line."""
     return strict_yaml.load(path, Matrix)

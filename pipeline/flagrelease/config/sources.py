@@ -1,6 +1,6 @@
-"""The sources of weights and data: how each is written, where its page is, and what downloads it. Pure.
+"""The table of sources of weights and data: syntax, web page and download command. Pure.
 
-A new source is an entry of SOURCES, and its client in ports/hub/ with a line in OPENERS there.
+A new source is an entry of SOURCES and a client in ports/hub/ with an entry of OPENERS there.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ _OWN_DATA_FORM = f"{OWN_DATA}://FILE-OR-FOLDER"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source of matrix.yaml, taken apart. `revision` is a version, branch, tag or commit; `member` is the file of it
-    that is wanted, or the folder where it ends with a slash; `dataset` tells data repositories from models."""
+    """A parsed source of matrix.yaml."""
 
     scheme: str
+    """A key of SOURCES."""
     name: str
+    """The repository, distribution or path."""
     revision: str = ""
+    """A version, branch, tag or commit; empty for the default branch."""
     member: str = ""
+    """The file in it, or the folder if it ends with a slash; empty for all files."""
     dataset: bool = False
+    """Whether it is a data repository rather than a model."""
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Raises ConfigError where `text` is not a source that this program reads."""
+        """Parse a source. Raises ConfigError if it is malformed or of an unknown scheme."""
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in SOURCES:
             raise _unknown(text, [kind.form for kind in SOURCES.values()], SOURCES)
@@ -54,25 +58,25 @@ class Source:
         return SOURCES[self.scheme]
 
     def remote(self, file: LockedFile) -> str:
-        """The path at the source of a listed file, whose own path is relative to `member`."""
+        """The path in the source of a file whose path is relative to `member`."""
         return self.member + file.path if self.member.endswith("/") else self.member or file.path
 
     def within(self, files: Iterable[LockedFile]) -> tuple[LockedFile, ...]:
-        """Those of the source's files that `member` asks for, by their path relative to it, sorted.
-        Raises HubRefused where there are none."""
+        """The files of the source selected by `member`, sorted, with paths relative to it. Raises HubRefused if there
+        are none."""
         if self.member.endswith("/"):
             below = [file for file in files if file.path.startswith(self.member)]
-            found = [replace(file, path=file.path.removeprefix(self.member)) for file in below]
+            selected = [replace(file, path=file.path.removeprefix(self.member)) for file in below]
         elif self.member:
-            found = [replace(file, path=file.path.rpartition("/")[2]) for file in files if file.path == self.member]
+            selected = [replace(file, path=file.path.rpartition("/")[2]) for file in files if file.path == self.member]
         else:
-            found = list(files)
-        if not found:
+            selected = list(files)
+        if not selected:
             raise HubRefused(
                 f"{self.name} has no {self.member or 'files'}",
                 hint="check the source in matrix.yaml; a folder ends with a slash",
             )
-        return tuple(sorted(found, key=lambda file: file.path))
+        return tuple(sorted(selected, key=lambda file: file.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,25 +114,25 @@ def _unknown(text: str, forms: Iterable[str], schemes: Iterable[str]) -> ConfigE
 
 
 def _modelscope(source: Source, revision: str, folder: str) -> str:
-    words = ["modelscope", "download", "--model", source.name, *_wanted(source)]
-    words += ["--revision", revision, "--local_dir", folder]
-    return "\n".join(["pip install modelscope", shlex.join(words), *_flattened(source, folder)])
+    argv = ["modelscope", "download", "--model", source.name, *_wanted(source)]
+    argv += ["--revision", revision, "--local_dir", folder]
+    return "\n".join(["pip install modelscope", shlex.join(argv), *_flattened(source, folder)])
 
 
 def _hugging_face(source: Source, revision: str, folder: str) -> str:
-    words = ["hf", "download", source.name, *_wanted(source), "--revision", revision, "--local-dir", folder]
-    return "\n".join(["pip install huggingface_hub", shlex.join(words), *_flattened(source, folder)])
+    argv = ["hf", "download", source.name, *_wanted(source), "--revision", revision, "--local-dir", folder]
+    return "\n".join(["pip install huggingface_hub", shlex.join(argv), *_flattened(source, folder)])
 
 
 def _wanted(source: Source) -> list[str]:
-    """The member as both hubs' programs take it."""
+    """The arguments of both hubs' programs that select the member."""
     if source.member.endswith("/"):
         return ["--include", f"{source.member}*"]
     return [source.member] if source.member else []
 
 
 def _flattened(source: Source, folder: str) -> list[str]:
-    """Both programs keep the folders above a member, which the release does not have."""
+    """Move a member out of its parent folders, which both programs keep and the release does not have."""
     if "/" not in source.member:
         return []
     member = shlex.quote(source.member) + ("*" if source.member.endswith("/") else "")

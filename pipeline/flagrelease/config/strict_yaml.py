@@ -1,7 +1,7 @@
-"""Strict YAML into frozen dataclasses: every error has a file, a line and a suggestion.
+"""Decode YAML strictly into frozen dataclasses; errors have a file, a line and a suggestion.
 
-YAML's conveniences are where release matrices go wrong (`no` is a boolean, `3.10` is 3.1, a repeated key
-silently wins), so a scalar has the type that its field declares or it is an error.
+YAML's implicit conversions cause errors in release matrices (`no` is a boolean, `3.10` is 3.1, a duplicate key
+overrides silently), so a scalar that does not have the type of its field is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,38 +30,45 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Annotates a field whose text `check` refuses by a ConfigError."""
+    """Annotation of a field that is validated by a function."""
 
     check: Callable[[str], object]
+    """Raises ConfigError for an invalid text."""
+
+
+def check_name(name: str, names: Iterable[str], kind: str) -> None:
+    """Raise ConfigError with the closest known name if `name` is not one of `names`."""
+    if name not in names:
+        raise ConfigError(f"unknown {kind} {name!r}", hint=did_you_mean(name, names))
 
 
 def formerly(name: str) -> Mapping[str, str]:
-    """The metadata of a field that was once called `name`: that name is an error that says the new one."""
+    """Metadata of a renamed field: the old `name` is an error with a hint to the new one."""
     return {_FORMERLY: name}
 
 
 def load(path: Path, cls: type[T]) -> T:
-    """Read `path` as a `cls`. Raises ConfigError naming file and line."""
+    """Read `path` as a `cls`. Raises ConfigError with file and line."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist", hint="`flagrelease init` writes a first one") from None
+        raise ConfigError(f"{path} does not exist", hint="`flagrelease init` creates one") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", why=error.strerror or str(error)) from None
     return loads(raw, cls, str(path))
 
 
 def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
-    """Read YAML bytes as a `cls`; `name` is what errors call the file. Raises ConfigError."""
+    """Read YAML bytes as a `cls`; `name` is the file in errors. Raises ConfigError."""
     if len(raw) > _MAX_BYTES:
-        raise ConfigError(f"{name} has {len(raw)} bytes", why=f"more than {_MAX_BYTES} is no matrix")
+        raise ConfigError(f"{name} has {len(raw)} bytes", why=f"the limit is {_MAX_BYTES}")
     try:
         text = raw.decode("utf-8-sig")
         root = _compose(text, name)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8", why=str(error)) from None
     if root is None:
-        raise ConfigError(f"{name} is empty", hint="`flagrelease init --matrix FILE` writes a first one")
+        raise ConfigError(f"{name} is empty", hint="`flagrelease init --matrix FILE` creates one")
     return typing.cast(T, _decode(root, cls, name, ""))
 
 
@@ -87,15 +94,15 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise ConfigError(f"{name} is not valid YAML", why=str(error).splitlines()[0]) from None
 
 
-class _Place(typing.Protocol):
-    """Either of PyYAML's marks, of the C parser and of the Python one."""
+class _Mark(typing.Protocol):
+    """A mark of PyYAML's C parser or of its Python parser."""
 
     @property
     def line(self) -> int: ...
 
 
-def _error(name: str, place: _Place | None, what: str, hint: str) -> ConfigError:
-    line = place.line if place else 0
+def _error(name: str, mark: _Mark | None, what: str, hint: str) -> ConfigError:
+    line = mark.line if mark else 0
     return ConfigError(f"{name}:{line + 1}: {what}", hint=hint)
 
 
@@ -142,9 +149,9 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
 
 def _decode_checked(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
     value = _decode(node, kind.__origin__, name, where)
-    for mark in kind.__metadata__:
+    for annotation in kind.__metadata__:
         try:
-            mark.check(value)
+            annotation.check(value)
         except ConfigError as error:
             raise _error(name, node.start_mark, f"{where}: {error.line()}", error.hint) from None
     return value
@@ -222,7 +229,7 @@ def _decode_scalar(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
     quoted = node.style in ("'", '"', "|", ">")
     if kind is str:
         if not quoted and node.tag != "tag:yaml.org,2002:str":
-            raise _error(name, node.start_mark, f"{where} is {text!r}, which is not text to YAML", f'write "{text}"')
+            raise _error(name, node.start_mark, f"{where} is {text!r}, which is not text in YAML", f'write "{text}"')
         return text
     if not quoted:
         if kind is bool and text in ("true", "false"):

@@ -1,4 +1,4 @@
-"""What is known of each chip vendor. The data is flagkernels/vendors.json, which the chip side reads as well."""
+"""The table of chip vendors, read from flagkernels/vendors.json, which flagkernels reads as well."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ from pathlib import Path
 import msgspec
 
 TABLE = Path(__file__).parents[2] / "flagkernels" / "vendors.json"
-"""As data: neither package imports the other."""
+"""Shared as data because neither package imports the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """One vendor, by FlagGems' name for it."""
+    """A chip vendor. The keys of VENDORS are FlagGems' names."""
 
     query: tuple[str, ...]
     """The command that prints the device and its driver."""
     device: str | None
-    """Finds the device's name in what the query prints; null where its output is not known."""
+    """Regular expression for the device's name in the output; null if the output is not known."""
     driver: str | None
-    """Finds the driver's version there; null where there is none or its output is not known."""
+    """Regular expression for the driver's version; null if there is none or the output is not known."""
     torch_device: str
     """PyTorch's name for the device."""
     visible: str | None
-    """The environment variable that says which devices a process may use."""
+    """The environment variable that restricts the devices of a process; null if there is none."""
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the host's processor: several servers share the host's memory, and a long prompt
-        takes minutes."""
+        """Whether it is the host's processor, where servers share the host's memory and a long prompt takes minutes."""
         return self.torch_device == "cpu"
 
     def row(self, printed: str) -> tuple[str, str]:
-        """The row of the card's table that the query is asked for; its value is empty where it is not in `printed`."""
+        """The card's table row for the query's output `printed`: title and value, empty if it was not found."""
         title, pattern = ("Processor", self.device) if self.on_host else ("Driver", self.driver)
-        found = re.search(pattern, printed, re.MULTILINE) if pattern else None
-        return title, found.group(1).strip() if found else ""
+        match = re.search(pattern, printed, re.MULTILINE) if pattern else None
+        return title, match.group(1).strip() if match else ""
 
 
 VENDORS: Mapping[str, Vendor] = msgspec.json.decode(TABLE.read_bytes(), type=dict[str, Vendor])

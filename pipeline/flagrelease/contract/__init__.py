@@ -1,1 +1,1 @@
-"""What a stage is: its job, context, results and key."""
+"""The contract of a stage: job, context, result and key."""

@@ -1,4 +1,4 @@
-"""Which code a stage's result depends on: the definitions that it reaches, and the programs and templates it names."""
+"""Digest the code that a stage's result depends on: the definitions it reaches, its programs and its templates."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flagrelease.contract.reach import Cache, Code
 
 PACKAGE = Path(__file__).parents[1]
 
-# What carries results from stage to stage, shows them or keeps them makes no result, and a defect in it fails loudly:
-# it is not part of any key. A name stands for a room, or for a module and everything below it; "" is the package
-# itself, which has its version alone. Of the ports, those are left out that hand over what a program or server said.
+# Code that passes results between stages, shows them or stores them does not produce results, and its defects are
+# loud: it is not part of any key. A name is a package, or a module with everything below it; "" is flagrelease itself,
+# which contains only its version. The ports listed here only relay the output of a program or server.
 _CARRIERS = frozenset(
     {"", "errors", "redact", "store", "config", "contract", "run", "cli"}
     | {f"ports.{name}" for name in ("clock", "command", "credentials", "docker", "evalscope_program", "meter")}
@@ -28,11 +28,11 @@ _OWN, _CHIP = "flagrelease", "flagkernels"
 
 
 def counts(module: str) -> bool:
-    """Whether a module, by its dotted path, can make a result. All of flagkernels does."""
+    """Whether the module with this dotted path is part of keys. All of flagkernels is."""
     package, _, name = module.partition(".")
     if package != _OWN:
         return True
-    return not any(name == one or (one and name.startswith(f"{one}.")) for one in _CARRIERS)
+    return not any(name == carrier or (carrier and name.startswith(f"{carrier}.")) for carrier in _CARRIERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +40,19 @@ class StageCode:
     """The code of a stage."""
 
     digest: str
-    """sha256 (hex) of the definitions, which stays as it is where they are moved or a file is renamed."""
+    """sha256 (hex) of the definitions; independent of the files they are in."""
     modules: Mapping[str, str]
-    """What is reached of each module, by its name without the package's."""
+    """The digest of the reached definitions by module (without `flagrelease.`), and the sha256 of data by path."""
 
 
 @cache
 def code() -> Code:
-    """This program's own packages, as their files are when they are first asked for."""
+    """The code of flagrelease and flagkernels, read once in a process."""
     return Code(PACKAGE.parent, (_OWN, _CHIP), counts, Cache(_cache("definitions"), Analysis))
 
 
 def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode:
-    """The code behind the STAGE of the module that `run` stands in, and all of `programs` (files by their path from the
-    package)."""
+    """The code reached from STAGE in the module of `run`, and all of `programs` (paths relative to the package)."""
     module = getattr(run, "__module__", "")
     paths = {name: PACKAGE / name for name in programs}
     files = [path for path in paths.values() if path.suffix == ".py"]
@@ -62,7 +61,7 @@ def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode
     given = [_state(), module, *programs, *data.values(), *(hashlib.sha256(source).hexdigest() for source in outside)]
 
     def compute() -> StageCode:
-        starts = [*code().definition(module, "STAGE"), *(one for file in files for one in code().file(file))]
+        starts = [*code().definition(module, "STAGE"), *(start for file in files for start in code().file(file))]
         reached = code().reached(starts)
         modules = {name.removeprefix(f"{_OWN}."): digest for name, digest in reached.modules.items()}
         digest = (
@@ -70,13 +69,13 @@ def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode
         )
         return StageCode(digest=digest, modules={**modules, **data})
 
-    found = _stages().get(hashlib.sha256("\n".join(given).encode()).hexdigest(), compute)
+    stage_code = _stages().get(hashlib.sha256("\n".join(given).encode()).hexdigest(), compute)
     _stages().save()
-    return found
+    return stage_code
 
 
 def of_module(name: str) -> str:
-    """sha256 (hex) of the definitions of a module of this package: its `__name__`."""
+    """sha256 (hex) of the definitions of the module with this `__name__`."""
     return code().itself(name)
 
 
@@ -96,8 +95,8 @@ def _stages() -> Cache[StageCode]:
 
 
 def _cache(name: str) -> tuple[Path, ...]:
-    """Beside the compiled modules, whose life it shares: what is analysed is the installed code, which all workspaces
-    have in common and keys see without one. Where that cannot be written, the user's cache."""
+    """Next to the compiled modules, since it describes the installed code, which is the same for all workspaces; the
+    user's cache folder where that is not writable."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / _OWN
     folders = (user,) if sys.dont_write_bytecode else (PACKAGE / "__pycache__", user)
     return tuple(folder / f"{name}.json" for folder in folders)

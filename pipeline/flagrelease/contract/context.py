@@ -1,4 +1,4 @@
-"""What a stage may use while it runs or looks at an earlier result."""
+"""The context in which a stage runs or checks an earlier result."""
 
 from __future__ import annotations
 
@@ -25,37 +25,46 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """The outside world. `docker` makes and pushes images, `runner` starts programs."""
+    """The interfaces to the outside world."""
 
     clock: Clock
+    """Time and sleep."""
     command: Command
+    """Runs programs on this host."""
     docker: Docker
+    """Builds and pushes images."""
     runner: Runner
+    """Starts served images, as containers or processes."""
     registry: Registry
+    """Reads and tags pushed images."""
     hubs: Hubs
+    """Downloads weights and data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Where `intact` may look for an earlier result. `plan` stays offline and gives no registry."""
+    """The places where `Stage.intact` checks an earlier result."""
 
     workspace: Workspace
+    """The files of earlier runs."""
     evidence: EvidenceStore
+    """Stored evidence."""
     registry: Registry | None = None
+    """Published images; none for `plan`, which stays offline."""
 
 
 class Shared(Protocol):
-    """What all cells share, such as baseline evaluations, by a key of everything that it depends on."""
+    """Values shared by all cells, such as baseline evaluations, by a key of everything they depend on."""
 
     def recall(self, key: str, kind: type[T]) -> T | None:
-        """The newest value under the key. Raises msgspec.ValidationError where that is not of this type."""
+        """The newest value under the key, or None. Raises msgspec.ValidationError if it is not a `kind`."""
 
     def remember(self, key: str, value: object) -> None:
-        """Keep a value under the key; None says that what is there is no longer of use."""
+        """Store a value under the key; None marks the stored value as obsolete."""
 
 
 class NothingShared:
-    """Keeps nothing."""
+    """A Shared that stores nothing."""
 
     def recall(self, _key: str, _kind: type[T]) -> T | None:
         return None
@@ -66,41 +75,40 @@ class NothingShared:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage may use while it runs."""
+    """The context of a running stage."""
 
     run_id: str
-    """The run that it is part of."""
+    """The id of the run."""
     workspace: Workspace
-    """Where files are kept."""
+    """The folders for its files."""
     evidence: EvidenceStore
-    """Where what proves a result is kept."""
+    """The store for files that prove its result."""
     ports: Ports
-    """The outside world."""
+    """The interfaces to the outside world."""
     progress: Progress
-    """Shows what is being done."""
+    """Reports progress to the user."""
     meter: Meter
-    """Counts what the stage costs."""
+    """Measures the stage's cost."""
     reads: tuple[ResultOf[StageResult], ...] = ()
-    """The results that the stage declares to read."""
+    """The results that the stage declares in `reads`."""
     finished: Finished = field(default_factory=Finished)
-    """All stages before it, with what they cost: for the release record. For a result use `result` or `optional`."""
+    """All earlier stages with their cost, for the release record. To read a result use `result` or `optional`."""
     shared: Shared = field(default_factory=NothingShared)
-    """What all cells share."""
+    """Values shared by all cells."""
     server_pool: ServerPool | None = None
-    """The cell's servers of earlier stages."""
+    """The cell's servers that earlier stages left running."""
 
     def result(self, handle: ResultOf[R]) -> R:
-        """A result that the stage reads. Raises ResultUnavailable where it does not declare so, or there is none."""
+        """A declared result. Raises ResultUnavailable if it is not declared or does not exist."""
         self._require_declared(handle)
         return self.finished.result(handle)
 
     def optional(self, handle: ResultOf[R]) -> R | None:
-        """A result that the stage reads; None where that stage was skipped. Raises ResultUnavailable where the stage
-        does not declare that it reads it."""
+        """A declared result; None if that stage was skipped. Raises ResultUnavailable if it is not declared."""
         self._require_declared(handle)
         return self.finished.get(handle)
 
     def _require_declared(self, handle: ResultOf[StageResult]) -> None:
         if handle not in self.reads:
-            declared = ", ".join(one.stage for one in self.reads) or "nothing"
+            declared = ", ".join(read.stage for read in self.reads) or "nothing"
             raise ResultUnavailable(f"{handle.stage} is used, but the stage declares in `reads`: {declared}")

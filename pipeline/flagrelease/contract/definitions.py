@@ -1,7 +1,7 @@
-"""Top-level definitions of Python files, as they are whatever file they stand in: their structure and what they name.
+"""Analyse the top-level definitions of a Python file: their structure and the names they refer to.
 
-An analysis follows from a file's bytes alone, so that it can be kept by their sha256. What the names of several files
-mean together is in `reach`.
+An analysis depends only on the file's bytes, so that it can be cached by their sha256. `reach` resolves names across
+files.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 MAIN = "if __main__"
-"""The name of the guarded block that runs only where a module is started as a program."""
+"""The name of the block that runs only if the module is started as a program."""
 SLOT = "\0"
-"""Where a reference stands in a definition's text. Text itself is ASCII without control characters."""
+"""Placeholder of a reference in a definition's text, which is otherwise ASCII without control characters."""
 
 _SKIPPED_FIELDS = frozenset({"ctx", "type_comment", "kind", "type_ignores"})
 _MAY_NAME_A_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+|[\w./-]+\.py", re.ASCII)
@@ -26,36 +26,40 @@ _EFFECTS = (ast.Expr, ast.Assert, ast.Raise, ast.Delete)
 _NO_DEFINITIONS = frozenset({"__all__"})
 
 Scope = Mapping[str, tuple[str, ...] | None]
-"""Names that a function binds: what they were imported from, or None for a variable."""
+"""The names bound in a function: by name the paths imported from, or None for a variable."""
 
 
 class Ref(msgspec.Struct, array_like=True, frozen=True):
-    """A name with the attributes after it, or a string that may name a module."""
+    """A reference: a name with its attributes, or a string that may name a module."""
 
     origins: tuple[str, ...]
-    """Dotted paths that the name was imported from; "" for this very file; none for a string."""
+    """Dotted paths that the name was imported from; "" for the same file; empty for a string."""
     path: tuple[str, ...]
-    """The name and its attributes; or the string."""
+    """The name and its attributes, or the string."""
 
 
 class Definition(msgspec.Struct, array_like=True, frozen=True):
-    """The structure of a definition with a SLOT for each reference."""
+    """A definition, independent of its formatting and of its file."""
 
     text: str
+    """Its structure, with a SLOT for each reference."""
     refs: tuple[Ref, ...] = ()
+    """The references, in order."""
 
 
 class Analysis(msgspec.Struct, array_like=True, frozen=True):
-    """One file."""
+    """The analysis of one file."""
 
     definitions: dict[str, Definition]
+    """By name."""
     imports: dict[str, tuple[str, ...]]
+    """By name, the dotted paths it may be imported from."""
     rest: Definition
-    """Statements that define nothing: they count with any definition of the file."""
+    """Statements without a definition: they count together with every definition of the file."""
 
 
 def analyse(source: bytes, packages: Iterable[str]) -> Analysis:
-    """Take a file apart. A decorator from one of `packages` may register what it decorates, which then always counts.
+    """Analyse a file. A decorator from one of `packages` may register the decorated object, which then always counts.
     Raises SyntaxError."""
     return _Module(ast.parse(source), frozenset(packages)).analysis()
 
@@ -88,17 +92,17 @@ class _Module:
         return writer.written()
 
     def origins(self, name: str) -> tuple[str, ...]:
-        """What a name of the module's own scope may be; nothing for a builtin."""
+        """The origins of a name in module scope; empty for a builtin."""
         own = ("",) if name in self._nodes else ()
-        found = (*own, *self._imports.get(name, ()))
-        return found or tuple(f"{star}.{name}" for star in self._stars)
+        origins = (*own, *self._imports.get(name, ()))
+        return origins or tuple(f"{star}.{name}" for star in self._stars)
 
     def _sort(self, node: ast.stmt) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             self._import(node)
         elif isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             self._nodes.setdefault(node.name, []).append(node)
-            if any(self._registers(one) for one in node.decorator_list):
+            if any(map(self._registers, node.decorator_list)):
                 self._registered.append(node.name)
         elif isinstance(node, ast.If) and _is_main(node.test):
             self._nodes.setdefault(MAIN, []).append(node)
@@ -106,7 +110,7 @@ class _Module:
             self._sort_other(node)
 
     def _sort_other(self, node: ast.stmt) -> None:
-        """Assignments, blocks and expressions: by the names that they bind, wherever in them."""
+        """Assign other statements to all names that they bind, at any depth."""
         bound: dict[str, tuple[str, ...] | None] = {}
         for part in _own_scope([node]):
             if isinstance(part, ast.Import | ast.ImportFrom):
@@ -138,7 +142,7 @@ class _Module:
 
 
 class _Writer:
-    """Writes syntax trees as text that does not depend on the Python version, and collects references."""
+    """Serialise syntax trees as text that does not depend on the Python version, and collect references."""
 
     def __init__(self, module: _Module) -> None:
         self._module = module
@@ -183,13 +187,13 @@ class _Writer:
                 self._joined(node)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 body = node.body if isinstance(node.body, list) else [node.body]
-                self._fields(node, leave=("body",))  # in the scope outside, as Python does it
+                self._fields(node, leave=("body",))  # evaluated in the enclosing scope
                 self._within(_bound_by(node.args, body), lambda: self.body(body))
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
-                self._node(node.generators[0].iter)  # the same
+                self._node(node.generators[0].iter)  # evaluated in the enclosing scope
                 targets: dict[str, tuple[str, ...] | None] = {}
-                for one in node.generators:
-                    for part in ast.walk(one.target):
+                for generator in node.generators:
+                    for part in ast.walk(generator.target):
                         _bind(part, targets)
                 self._within(targets, lambda: self._fields(node))
             case _:
@@ -210,7 +214,7 @@ class _Writer:
         self._scope = outer
 
     def _chain(self, node: ast.Name | ast.Attribute) -> None:
-        """`a.b.c` as one reference where `a` is of the module's scope or imported."""
+        """Write `a.b.c` as one reference if `a` is a name of the module or imported."""
         attributes: list[str] = []
         root: ast.expr = node
         while isinstance(root, ast.Attribute):
@@ -238,7 +242,7 @@ class _Writer:
             self._out.append(f"{type(value).__name__}:{value!a};")
 
     def _joined(self, node: ast.JoinedStr) -> None:
-        """Pythons differ in how they part the text of an f-string, so neighbours are joined."""
+        """Join adjacent text of an f-string: Python versions split it differently."""
         text = ""
         self._out.append("(f")
         for part in node.values:
@@ -260,14 +264,14 @@ def _is_main(test: ast.expr) -> bool:
 
 
 def _acts(node: ast.AST) -> bool:
-    """Whether `node` does more than to bind names."""
+    """Whether `node` does more than bind names."""
     if isinstance(node, ast.Attribute | ast.Subscript):
         return isinstance(node.ctx, ast.Store)
     return isinstance(node, _EFFECTS) and not _is_docstring(node)
 
 
 def _own_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """All nodes of one scope, so none inside of functions, classes and lambdas; of comprehensions only walruses."""
+    """All nodes of one scope: none inside functions, classes and lambdas, and only the walruses of comprehensions."""
     todo = list(nodes)
     while todo:
         node = todo.pop()
@@ -279,7 +283,7 @@ def _own_scope(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _bind(node: ast.AST, bound: dict[str, tuple[str, ...] | None]) -> None:
-    """Add what `node` itself binds. A name that is imported as well stays what it was imported from."""
+    """Add the names that `node` itself binds. A name that is also imported keeps its import paths."""
     names: list[str | None] = []
     match node:
         case ast.Import() | ast.ImportFrom():
@@ -293,13 +297,12 @@ def _bind(node: ast.AST, bound: dict[str, tuple[str, ...] | None]) -> None:
             names = [node.name]
         case ast.MatchMapping():
             names = [node.rest]
-    for one in names:
-        if one is not None:
-            bound.setdefault(one, None)
+    for name in filter(None, names):
+        bound.setdefault(name, None)
 
 
 def _bound_by(arguments: ast.arguments, body: Sequence[ast.AST]) -> dict[str, tuple[str, ...] | None]:
-    """What a function binds: its parameters and, unless declared otherwise, all that it assigns."""
+    """The names bound in a function: parameters and, unless global or nonlocal, assigned names."""
     bound: dict[str, tuple[str, ...] | None] = {}
     outer: set[str] = set()
     for node in _own_scope(body):
@@ -313,7 +316,7 @@ def _bound_by(arguments: ast.arguments, body: Sequence[ast.AST]) -> dict[str, tu
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
-    """Each name that an import binds, with the dotted path that it stands for."""
+    """Each name that an import binds, with its dotted path."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield (alias.asname, alias.name) if alias.asname else (alias.name.split(".")[0], alias.name.split(".")[0])

@@ -1,4 +1,4 @@
-"""The files that flagkernels writes, as the host reads them, without importing flagkernels."""
+"""Read the files that flagkernels writes, without importing flagkernels."""
 
 from __future__ import annotations
 
@@ -29,57 +29,57 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""The newest format of report.json that is read."""
+"""The newest supported format of report.json."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """An operator that the model calls and that is not in effect."""
+    """An operator that the model calls but that is not in effect."""
 
     operator: str
     """Its name."""
     verdict: str
-    """What qualification found; `excluded` where it was taken out by hand."""
+    """The verdict of its qualification; `excluded` if it was excluded by hand."""
     reason: str
-    """Why it was left out."""
+    """Why it is excluded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What the search for the fastest candidates did."""
+    """The extent of autotuning."""
 
     kernels: int
     """Kernels that have candidates."""
     keys: int
     """Keys (sizes and dtypes) that they were tuned for."""
     candidates: int
-    """Candidates timed."""
+    """Candidates that were timed."""
     seconds: float
-    """How long all of it took."""
+    """Time spent in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorFigures:
-    """How fast an operator is, over all of its shape classes that were measured."""
+    """The speed of an operator over all measured shape classes."""
 
     classes: int = 0
-    """Shape classes measured."""
+    """Shape classes that were measured."""
     faster: int = 0
-    """Those where it is certainly faster than the vendor's kernel."""
+    """Shape classes in which it is significantly faster than the vendor's kernel."""
     share: tuple[float, ...] = ()
-    """Its share of the chip's limit: lowest, median, highest (fractions of 1); empty where there is no limit."""
+    """Its speed as a fraction of the chip's limit: lowest, median, highest; empty if there is no limit."""
     native_share: tuple[float, ...] = ()
-    """The same of the vendor's kernel."""
+    """The same for the vendor's kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Speed against what the chip can reach."""
+    """The speed of operators relative to the limits of the chip."""
 
     operators: Mapping[str, OperatorFigures]
-    """By operator; one that was not measured is absent."""
+    """By operator, for those that were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,87 +87,87 @@ class Report:
     """report.json of a bundle (flagkernels report.build)."""
 
     format: int
-    """The version of this form."""
+    """The version of the format."""
     policy: str
-    """How operators were chosen."""
+    """How operators were selected: express or coverage."""
     execution: str
     """How the engine runs the layers: compiled, captured or eager."""
     requests: str
-    """What is asked of the model: mixed or greedy."""
+    """The sampling that operators were selected for: mixed or greedy."""
     operators: tuple[str, ...]
     """The operators in effect."""
     excluded: tuple[Excluded, ...]
-    """All others that the model calls."""
+    """The other operators that the model calls."""
     verdicts: Mapping[str, int]
-    """How many operators have each verdict."""
+    """Number of operators by verdict."""
     tuning: Tuning
-    """What tuning did."""
+    """The extent of autotuning."""
     limits: Limits
-    """Speed against what the chip can reach."""
+    """The speed of operators relative to the limits of the chip."""
     served: Mapping[str, tuple[float, float, float]]
-    """By load, speed with all operators over native speed: median, and the ends of its 95 % interval."""
+    """By load, speed with all operators over native speed: median, lower and upper end of its 95 % interval."""
     versions: Mapping[str, str]
-    """Versions of what the operators were made with."""
+    """Versions of the packages that the operators were built with, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """compat.json of a bundle: the machine that it was made for, and what it contains."""
+    """compat.json of a bundle: its content and the machine that it was built for."""
 
     vendor: str
-    """FlagGems' name of the vendor."""
+    """FlagGems' name for the vendor."""
     device: str
-    """The chip, as its driver names it."""
+    """The driver's name for the chip."""
     driver: str
     """The driver's version."""
     triton: str
-    """The version of Triton, or of FlagTree in its place."""
+    """The version of Triton, or of FlagTree where it replaces Triton."""
     flaggems: str
     """The version of FlagGems."""
     source: str
     """sha256 (hex) over FlagGems' source files."""
     database: str
-    """The name that FlagGems gives its tuning database."""
+    """The file name of FlagGems' tuning database."""
     content: str
     """sha256 (hex) over the bundle's other files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effective:
-    """What `activate --effective` prints: the operators in effect, over all processes of an engine."""
+    """The output of `activate --effective`: the operators in effect in the processes of an engine."""
 
     processes: tuple[int, ...]
-    """Process ids of those that have a bundle in effect."""
+    """Ids of the processes that have a bundle in effect."""
     bundles: tuple[str, ...]
-    """Their bundles, by content (hex); one if all is well."""
+    """Content digests (hex) of their bundles; exactly one is expected."""
     operators: tuple[str, ...]
-    """Operators that all processes have."""
+    """Operators in effect in all processes."""
     partial: tuple[str, ...]
-    """Operators that only some processes have."""
+    """Operators in effect in only some processes."""
     called: Mapping[str, int]
-    """Calls by operator since the start; those of the last half second may be missing."""
+    """Calls by operator since the start; the last half second may be missing."""
     captured: tuple[str, ...]
-    """Operators in a graph, which replays them without a call."""
+    """Operators captured in a graph, which replays them without a call."""
     tuning_events: int
-    """Candidates timed since the start."""
+    """Candidates that were timed since the start."""
     tuned: tuple[str, ...]
-    """The kernels that they are of."""
+    """The kernels of these candidates."""
     filled: int
-    """Keys that took the choice of the nearest tuned key."""
+    """Keys that use the choice of the nearest tuned key."""
     compilations: int
     """Kernels compiled since the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """How far a set of operators is from float32, against the native kernels."""
+    """The distance of a set of operators from float32, relative to the native kernels."""
 
     operators: tuple[str, ...]
     """The set."""
     excess: float | None
-    """Root mean square distance from float32, over the native kernels'; None where there are no answers."""
+    """Root mean square distance from float32, divided by that of the native kernels; None without answers."""
     shift: float | None
-    """Mean log-probability against native (nats a token)."""
+    """Mean log-probability minus that of the native kernels, in nats per token."""
     note: str = ""
     """Why there is no figure."""
 
@@ -178,7 +178,7 @@ class Measurement:
             return self.note
         return (
             f"log-probabilities {self.excess:.2f} times as far from float32 as with the native kernels, "
-            f"{self.shift:+.4f} nats a token on average"
+            f"{self.shift:+.4f} nats per token on average"
         )
 
 
@@ -187,23 +187,23 @@ class Round:
     """One round of the search for culprits."""
 
     measurements: tuple[Measurement, ...]
-    """All that were made."""
+    """All measurements of the round."""
     culprit: str | None
-    """The operator that it names."""
+    """The operator that was found; None if the round found none."""
     partner: str | None = None
-    """The operator without which the culprit would do no harm."""
+    """The operator that the culprit is harmful together with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributionReport:
-    """What `attribute` writes: which operators make the answers worse."""
+    """The output of `attribute`: the operators that make the answers worse."""
 
     together: Measurement | None
-    """All operators; None where the bundle has none."""
+    """All operators; None if the bundle has none."""
     rounds: tuple[Round, ...]
-    """The search, until nothing more could be named."""
+    """The rounds of the search, until no further culprit was found."""
     clean: bool
-    """Whether what remains is as near to float32 as the native kernels are."""
+    """Whether the other operators are as close to float32 as the native kernels are."""
 
 
 class _Versioned(msgspec.Struct):
@@ -211,30 +211,30 @@ class _Versioned(msgspec.Struct):
 
 
 def read_report(path: Path) -> Report:
-    """Raises EnvironmentFault where the file is missing or not a report that this version reads."""
+    """Read report.json. Raises EnvironmentFault if it is missing, malformed or of a newer format."""
     raw = _bytes(path)
-    if (found := _decode(raw, _Versioned, path.name).format) > FORMAT:
-        why = f"it has format {found}, and formats up to {FORMAT} are read"
+    if (version := _decode(raw, _Versioned, path.name).format) > FORMAT:
+        why = f"it has format {version}; formats up to {FORMAT} are supported"
         raise _unexpected(path.name, why)
     return _decode(raw, Report, path.name)
 
 
 def read_label(path: Path) -> Label:
-    """Raises EnvironmentFault where the file is missing or not a compatibility label."""
+    """Read compat.json. Raises EnvironmentFault if it is missing or malformed."""
     return _decode(_bytes(path), Label, path.name)
 
 
 def read_attribution(path: Path) -> AttributionReport:
-    """Raises EnvironmentFault where the file is missing or of another form."""
+    """Read attribute.json. Raises EnvironmentFault if it is missing or malformed."""
     return _decode(_bytes(path), AttributionReport, path.name)
 
 
 def decode_effective(printed: str) -> Effective:
-    """From what the program printed: a vendor's libraries may have said something around the JSON object.
+    """Decode the output of `activate --effective`; a vendor's libraries may print around the JSON object.
 
-    Raises EnvironmentFault where there is no such object."""
+    Raises EnvironmentFault if there is no such object."""
     start, end = printed.find("{\n"), printed.rfind("}")
-    return _decode(printed[max(start, 0) : end + 1].encode(), Effective, "the status of the operators in effect")
+    return _decode(printed[max(start, 0) : end + 1].encode(), Effective, "the status of operators in effect")
 
 
 def _bytes(path: Path) -> bytes:
@@ -255,5 +255,5 @@ def _unexpected(name: str, why: str) -> EnvironmentFault:
     return EnvironmentFault(
         f"{name} cannot be read",
         why=why,
-        hint="it was damaged, or written by another version of flagkernels; run again with `--force kernels`",
+        hint="it is damaged or was written by another version of flagkernels; run again with `--force kernels`",
     )

@@ -1,4 +1,4 @@
-"""Typed handles on stages' results, and the finished stages of a cell."""
+"""Typed handles of stage results, and the finished stages of a cell."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from flagrelease.store.parts import Keep
 if TYPE_CHECKING:
     from flagrelease.store.evidence import Evidence
 
-__all__ = ["Done", "Finished", "Judged", "ResultOf", "ResultUnavailable", "StageResult", "Verdict", "Withholding"]
+__all__ = ["Done", "Finished", "Judged", "ResultOf", "ResultUnavailable", "StageResult", "VerdictName", "Withholding"]
 
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 class StageResult(Protocol):
-    """What every stage's result has; results.py has the results themselves."""
+    """The interface of all stage results; results.py defines the results."""
 
     @property
     def summary(self) -> str:
-        """The result in a line, for the terminal."""
+        """The result in one line, for the terminal."""
 
     @property
     def evidence(self) -> tuple[Evidence, ...]:
@@ -33,19 +33,19 @@ class StageResult(Protocol):
 
 @runtime_checkable
 class Judged(Protocol):
-    """A result that has a verdict: that of a gate."""
+    """The result of a gate, with a verdict."""
 
     @property
-    def verdict(self) -> Verdict: ...
+    def verdict(self) -> VerdictName: ...
 
 
 @runtime_checkable
 class Withholding(Protocol):
-    """A result that may say why the stage did not do what it is for."""
+    """A result of a stage that may withhold its effect."""
 
     @property
     def withheld(self) -> str:
-        """The reason; empty where nothing was withheld."""
+        """The reason; empty if nothing was withheld."""
 
 
 R_co = TypeVar("R_co", bound=StageResult, covariant=True)
@@ -53,12 +53,12 @@ R = TypeVar("R", bound=StageResult)
 
 
 class ResultUnavailable(RuntimeError):
-    """A stage used a result that it does not declare in `reads`, or that was not made: a defect of the stage."""
+    """A stage used a result that it does not declare in `reads` or that does not exist: a defect of the stage."""
 
 
 @dataclass(frozen=True)
 class ResultOf(Generic[R_co]):
-    """A stage's result, by the stage's name and the result's type. It does not import the stage."""
+    """The handle of a stage's result: name and type, without importing the stage."""
 
     stage: str
     """The stage's name."""
@@ -66,13 +66,13 @@ class ResultOf(Generic[R_co]):
     """The result's type."""
 
     def decode(self, stored: object) -> R_co:
-        """The result from its JSON form in the ledger. Raises msgspec.ValidationError where another version wrote it.
+        """Decode a result from its JSON form in the ledger; nothing else does.
 
-        The only place where a stored result gets its type."""
+        Raises msgspec.ValidationError if another version wrote it in a different form."""
         return msgspec.convert(stored, self.kind)
 
     def of(self, entry: Entry | None) -> R_co | None:
-        """The result of a ledger entry; None where it is not finished, or another version wrote it."""
+        """The result of a ledger entry; None if it is not finished or not readable by this version."""
         if entry is None or entry.state != "done":
             return None
         try:
@@ -83,25 +83,25 @@ class ResultOf(Generic[R_co]):
 
 @dataclass(frozen=True, kw_only=True)
 class Done(Generic[R_co]):
-    """A finished stage, as the ledger has it."""
+    """A finished stage."""
 
     stage: str
     """The stage's name."""
     key: str
-    """The fingerprint (hex) of all that the result depends on."""
+    """The fingerprint (hex) of everything that the result depends on."""
     result: R_co
-    """What the stage made."""
+    """The stage's result."""
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
-    """What it cost."""
+    """The stage's cost."""
     kept: Keep | None = None
-    """Whose word it is that this result counts although the code has changed."""
+    """The user's statement by which this result counts although the code has changed."""
 
 
 class Finished:
-    """The finished stages of a cell, in the order in which they ended."""
+    """The finished stages of a cell, in the order they ended."""
 
     def __init__(self, done: Iterable[Done[StageResult]] = ()) -> None:
-        self._done = {one.stage: one for one in done}
+        self._done = {finished.stage: finished for finished in done}
 
     def __iter__(self) -> Iterator[Done[StageResult]]:
         return iter(self._done.values())
@@ -110,20 +110,20 @@ class Finished:
         return handle.stage in self._done
 
     def named(self, stage: str) -> StageResult | None:
-        """The result of the stage with this name, where only what all results have is asked for."""
+        """The result of the stage with this name, as a plain StageResult; None if it has not finished."""
         done = self._done.get(stage)
         return None if done is None else done.result
 
     def get(self, handle: ResultOf[R]) -> R | None:
-        """The result; None where the stage has not finished."""
-        found = self.named(handle.stage)
-        if found is not None and not isinstance(found, handle.kind):
-            raise ResultUnavailable(f"{handle.stage} made a {type(found).__name__}, not a {handle.kind.__name__}")
-        return found
+        """The result; None if the stage has not finished. Raises ResultUnavailable if it has another type."""
+        result = self.named(handle.stage)
+        if result is not None and not isinstance(result, handle.kind):
+            raise ResultUnavailable(f"{handle.stage} made a {type(result).__name__}, not a {handle.kind.__name__}")
+        return result
 
     def result(self, handle: ResultOf[R]) -> R:
-        """The result. Raises ResultUnavailable where the stage has not finished."""
-        found = self.get(handle)
-        if found is None:
+        """The result. Raises ResultUnavailable if the stage has not finished or the result has another type."""
+        result = self.get(handle)
+        if result is None:
             raise ResultUnavailable(f"the stage {handle.stage} has no result")
-        return found
+        return result

@@ -1,4 +1,4 @@
-"""The inputs of a cell's stages, all of them known before anything runs."""
+"""The job of a cell: the inputs of its stages."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The inputs of a cell's stages, all of them known before anything runs.
-
-    `registry` is HOST/PREFIX without a trailing slash; `data_dir` an operator's folder of benchmark data; `runner` is
-    what starts programs on the chip's host; `attributed` are the rounds whose culprits the cell's kernels leave out.
-    """
+    """The inputs of a cell's stages, all of them known before any stage runs."""
 
     cell: Cell
+    """The cell."""
     matrix: Matrix
+    """All of matrix.yaml."""
     lock: Lock
+    """All of matrix.lock."""
     registry: str
+    """HOST/PREFIX without a trailing slash."""
     templates: Path
+    """The folder of templates."""
     data_dir: Path | None = None
+    """The operator's folder of benchmark data."""
     runner: RunnerKind = "docker"
+    """What starts programs on the chip's host."""
     attributed: tuple[Attribution, ...] = ()
+    """Rounds of attribution; their culprits are excluded from the cell's operators."""

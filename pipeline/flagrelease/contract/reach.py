@@ -1,4 +1,4 @@
-"""Which definitions a part of the code reaches, across files, and a digest of them that no move or rename changes."""
+"""Find the definitions that code reaches across files, with a digest that moves and renames do not change."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from flagrelease.contract import definitions
 from flagrelease.contract.definitions import SLOT, Analysis, Definition, Ref, analyse
 
 ROUNDS = 3
-"""How far a definition's digest looks into what it names. Beyond, it counts that something is reached at all."""
+"""Depth to which a definition's digest includes the definitions it refers to."""
 _MODULE = "<module>"
 _KEPT = 2000
-"""Entries in a cache's file; the newest are kept."""
+"""The most entries in a cache file; the newest are kept."""
 
 T = TypeVar("T")
 Id = tuple[str, str]
-"""A module and a definition in it; "" for the statements of the module that define nothing."""
+"""A module and a definition in it; "" for the module's statements without a definition."""
 _Reading = tuple[tuple[str, ...], tuple[Id, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reached:
-    """All definitions that something reaches."""
+    """The definitions that are reached."""
 
     digest: str
-    """sha256 (hex) of them all, whatever files they stand in."""
+    """sha256 (hex) of all definitions, independent of their files."""
     modules: Mapping[str, str]
-    """By module, a digest of what its reached definitions are themselves, "-", and one with what these name."""
+    """By module, the digest of its reached definitions alone, "-", and their digest with those they refer to."""
 
 
 class Cache(Generic[T]):
-    """What was computed, by the sha256 of all that it follows from. It decides nothing: where it cannot be read or
-    written, things are computed."""
+    """Computed values by the sha256 of their inputs, in a file. Without a readable file values are computed again."""
 
     def __init__(self, paths: Iterable[Path], kind: type[T]) -> None:
         self._paths = tuple(paths)
@@ -48,6 +47,7 @@ class Cache(Generic[T]):
         self._fresh = False
 
     def get(self, sha256: str, make: Callable[[], T]) -> T:
+        """The cached value, or that of `make`."""
         if self._known is None:
             self._known = self._read()
         if sha256 not in self._known:
@@ -64,7 +64,7 @@ class Cache(Generic[T]):
         return {}
 
     def save(self) -> None:
-        """Write what is new to the first path that takes it."""
+        """Write the cache to the first writable path, if it has new values."""
         if not self._fresh or self._known is None:
             return
         self._fresh = False
@@ -81,9 +81,9 @@ class Cache(Generic[T]):
 
 
 class Code:
-    """The Python packages below `root`. Their files are taken to stay as they are while this object lives.
+    """The Python packages below `root`, whose files must not change during the lifetime of this object.
 
-    What stands in a module that `counts` says no to is not followed.
+    Modules that do not pass `counts` are not followed.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Code:
 
     @property
     def state(self) -> str:
-        """sha256 (hex) of all files and their names: everything that the other answers follow from."""
+        """sha256 (hex) of all files and their names."""
         return _sum([f"{name} {hashlib.sha256(self._source(name)).hexdigest()}" for name in self._files])
 
     def _source(self, module: str) -> bytes:
@@ -127,19 +127,19 @@ class Code:
         return self._sources[module]
 
     def definition(self, module: str, name: str) -> tuple[Id, ...]:
-        """A definition to start from; the whole module where it has none of that name; nothing of another package."""
+        """The definition, or the complete module if it has none of that name; empty for a module of another package."""
         if module not in self._files:
             return ()
         return ((module, name),) if name in self.analysis(module).definitions else self.whole(module)
 
     def whole(self, module: str) -> tuple[Id, ...]:
-        """All definitions of a module; of a package also those of what `python -m` starts."""
+        """All definitions of a module; for a package also those of its __main__."""
         found = (*((module, name) for name in self.analysis(module).definitions), (module, ""))
         main = f"{module}.__main__"
         return (*found, *self.whole(main)) if self._is_package(module) and main in self._files else found
 
     def file(self, path: Path) -> tuple[Id, ...]:
-        """All definitions of a file, which need not be in one of the packages; it is then read each time."""
+        """All definitions of a file. A file outside the packages is read each time."""
         known = self._names.get(os.path.normpath(path))
         if known is not None:
             return self.whole(known)
@@ -150,25 +150,24 @@ class Code:
         return self.whole(module)
 
     def reached(self, starts: Iterable[Id]) -> Reached:
-        """Everything that `starts` name, and what that names."""
-        found: set[Id] = set()
+        """All definitions reached from `starts`, directly or indirectly."""
+        reached: set[Id] = set()
         todo = list(starts)
         while todo:
-            one = todo.pop()
-            if one not in found:
-                found.add(one)
-                todo += self._reading(one)[1]
-                todo += self._rest_of(one[0])
+            item = todo.pop()
+            if item not in reached:
+                reached.add(item)
+                todo += self._reading(item)[1]
+                todo += self._rest_of(item[0])
         modules: dict[str, list[Id]] = {}
-        for one in sorted(found):
-            if one[1] or self._definition(one).text:
-                modules.setdefault(one[0].partition("#")[0], []).append(one)
-        whole = [one for ids in modules.values() for one in ids]
+        for item in sorted(reached):
+            if item[1] or self._definition(item).text:
+                modules.setdefault(item[0].partition("#")[0], []).append(item)
         result = Reached(
-            digest=_sum({self._digest(one, ROUNDS) for one in whole}),
+            digest=_sum({self._digest(item, ROUNDS) for ids in modules.values() for item in ids}),
             modules={
-                name: f"{_sum({self._itself(one) for one in ids})[:16]}-"
-                f"{_sum({self._digest(one, ROUNDS) for one in ids})[:16]}"
+                name: f"{_sum({self._itself(item) for item in ids})[:16]}-"
+                f"{_sum({self._digest(item, ROUNDS) for item in ids})[:16]}"
                 for name, ids in modules.items()
             },
         )
@@ -176,10 +175,10 @@ class Code:
         return result
 
     def itself(self, module: str) -> str:
-        """sha256 (hex) of a module's own definitions, without what they name."""
-        found = _sum({self._itself(one) for one in self.whole(module)})
+        """sha256 (hex) of a module's own definitions, without those they refer to."""
+        digest = _sum({self._itself(item) for item in self.whole(module)})
         self._cache.save()
-        return found
+        return digest
 
     def analysis(self, module: str) -> Analysis:
         if module not in self._analyses:
@@ -194,45 +193,45 @@ class Code:
         return os.path.basename(self._files.get(module, "")) == "__init__.py"  # noqa: PTH119
 
     def _rest_of(self, module: str) -> Iterable[Id]:
-        """What runs whenever the module is imported: also the packages that it lies in."""
+        """The statements that run when the module is imported: its own and those of its packages."""
         while module:
             if module in self._analyses or (module in self._files and self._counts(module)):
                 yield module, ""
             module = module.rpartition(".")[0]
 
-    def _definition(self, one: Id) -> Definition:
-        found = self.analysis(one[0])
-        return found.definitions[one[1]] if one[1] else found.rest
+    def _definition(self, item: Id) -> Definition:
+        analysis = self.analysis(item[0])
+        return analysis.definitions[item[1]] if item[1] else analysis.rest
 
-    def _itself(self, one: Id) -> str:
-        """A definition with the names of what it refers to."""
-        if one not in self._own:
-            texts = self._reading(one)[0]
-            parts = self._definition(one).text.split(SLOT)
-            whole = "".join([parts[0], *(text + part for text, part in zip(texts, parts[1:], strict=True))])
-            self._own[one] = hashlib.sha256(whole.encode()).hexdigest()
-        return self._own[one]
+    def _itself(self, item: Id) -> str:
+        """sha256 (hex) of a definition with the names of its references."""
+        if item not in self._own:
+            texts = self._reading(item)[0]
+            parts = self._definition(item).text.split(SLOT)
+            source = "".join([parts[0], *(text + part for text, part in zip(texts, parts[1:], strict=True))])
+            self._own[item] = hashlib.sha256(source.encode()).hexdigest()
+        return self._own[item]
 
-    def _digest(self, one: Id, rounds: int) -> str:
-        """The same with what these names mean, `rounds` definitions deep."""
+    def _digest(self, item: Id, rounds: int) -> str:
+        """The same including the definitions referred to, `rounds` deep."""
         if rounds == 0:
-            return self._itself(one)
-        if (one, rounds) not in self._rounds:
-            named = [self._digest(target, rounds - 1) for target in self._reading(one)[1]]
-            self._rounds[one, rounds] = _sum([self._itself(one), *named])
-        return self._rounds[one, rounds]
+            return self._itself(item)
+        if (item, rounds) not in self._rounds:
+            named = [self._digest(target, rounds - 1) for target in self._reading(item)[1]]
+            self._rounds[item, rounds] = _sum([self._itself(item), *named])
+        return self._rounds[item, rounds]
 
-    def _reading(self, one: Id) -> _Reading:
-        """For each reference of a definition its text, and all that they lead to, in order."""
-        if one not in self._read:
+    def _reading(self, item: Id) -> _Reading:
+        """The text of each reference of a definition, and the definitions they lead to, in order."""
+        if item not in self._read:
             texts: list[str] = []
             targets: list[Id] = []
-            for ref in self._definition(one).refs:
-                text, found = self._resolve(one[0], ref)
+            for ref in self._definition(item).refs:
+                text, ids = self._resolve(item[0], ref)
                 texts.append(text)
-                targets += found
-            self._read[one] = tuple(texts), tuple(targets)
-        return self._read[one]
+                targets += ids
+            self._read[item] = tuple(texts), tuple(targets)
+        return self._read[item]
 
     def _resolve(self, module: str, ref: Ref) -> tuple[str, tuple[Id, ...]]:
         if not ref.origins:
@@ -241,11 +240,11 @@ class Code:
         targets: list[Id] = []
         for origin in ref.origins:
             if origin:
-                text, found = self._follow([*self._absolute(module, origin), *ref.path[1:]], frozenset())
+                text, ids = self._follow([*self._absolute(module, origin), *ref.path[1:]], frozenset())
             else:
-                text, found = f"<{'.'.join(ref.path)}>", ((module, ref.path[0]),)
+                text, ids = f"<{'.'.join(ref.path)}>", ((module, ref.path[0]),)
             texts.append(text)
-            targets += found
+            targets += ids
         return "|".join(texts), tuple(targets)
 
     def _absolute(self, module: str, origin: str) -> list[str]:
@@ -257,19 +256,19 @@ class Code:
         return [*base[: len(base) - level + 1], *filter(None, name.split("."))]
 
     def _follow(self, path: list[str], seen: frozenset[str]) -> tuple[str, tuple[Id, ...]]:
-        """A dotted path, from its package through modules and what they import, to a definition."""
+        """Resolve a dotted path through modules and their imports to a definition."""
         if path[0] not in self._packages or path[0] not in self._files:
             return f"[{'.'.join(path)}]", ()
         module = path[0]
         for at, name in enumerate(path[1:], 1):
-            found, step = self.analysis(module), f"{module}.{name}"
-            if name in found.definitions:
+            analysis, step = self.analysis(module), f"{module}.{name}"
+            if name in analysis.definitions:
                 return f"<{'.'.join(path[at:])}>", self._counted((module, name))
-            origins = [origin for origin in found.imports.get(name, ()) if step not in seen]
+            origins = [origin for origin in analysis.imports.get(name, ()) if step not in seen]
             absolute = [self._absolute(module, origin) for origin in origins]
-            followed = [[*one, *path[at + 1 :]] for one in absolute if ".".join(one) != step]
-            if followed:
-                texts, targets = zip(*(self._follow(one, seen | {step}) for one in followed), strict=True)
+            paths = [[*base, *path[at + 1 :]] for base in absolute if ".".join(base) != step]
+            if paths:
+                texts, targets = zip(*(self._follow(imported, seen | {step}) for imported in paths), strict=True)
                 return "|".join(texts), tuple(target for group in targets for target in group)
             if step not in self._files:
                 return self._object(module, path[at:])
@@ -277,31 +276,31 @@ class Code:
         return self._object(module, [])
 
     def _object(self, module: str, attributes: list[str]) -> tuple[str, tuple[Id, ...]]:
-        """A module that is used for itself: anything of it may be meant."""
+        """A reference to the module itself, which may use any of its definitions."""
         targets = sorted(self.whole(module), key=self._itself_shallow) if self._counts(module) else ()
         return ".".join([_MODULE, *attributes]), tuple(targets)
 
-    def _itself_shallow(self, one: Id) -> str:
-        return f"{one[1]} {self._definition(one).text}"
+    def _itself_shallow(self, item: Id) -> str:
+        return f"{item[1]} {self._definition(item).text}"
 
-    def _counted(self, one: Id) -> tuple[Id, ...]:
-        return (one,) if self._counts(one[0]) else ()
+    def _counted(self, item: Id) -> tuple[Id, ...]:
+        return (item,) if self._counts(item[0]) else ()
 
     def _string(self, module: str, text: str) -> tuple[str, tuple[Id, ...]]:
-        """A module's dotted path or file, as it stands where a program is started; else a mere string."""
+        """Resolve a string that is a module's dotted path or file, as in a command line; else take it as plain text."""
         package = module.partition(".")[0]
-        places = []
+        modules: list[str | None] = []
         if text.endswith(".py") and module in self._files:
-            beside = os.path.dirname(self._files[module])  # noqa: PTH120
-            folders = [beside, *([str(self._root / package)] if "/" in text else [])]
-            places = [self._names.get(os.path.normpath(f"{folder}/{text}")) for folder in folders]
+            own_folder = os.path.dirname(self._files[module])  # noqa: PTH120
+            folders = [own_folder, *([str(self._root / package)] if "/" in text else [])]
+            modules = [self._names.get(os.path.normpath(f"{folder}/{text}")) for folder in folders]
         elif text.partition(".")[0] == package and text in self._files:
-            places = [text]
-        found = next((one for one in places if one is not None), None)
-        return (f"str:{text!a};", ()) if found is None else self._object(found, [])
+            modules = [text]
+        named = next((name for name in modules if name is not None), None)
+        return (f"str:{text!a};", ()) if named is None else self._object(named, [])
 
 
 def _sum(texts: Iterable[str]) -> str:
-    """sha256 (hex); of a set in an order of its own."""
+    """sha256 (hex) of the lines; those of a set are sorted."""
     lines = sorted(texts) if isinstance(texts, set) else texts
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,48 +1,58 @@
-"""What each stage gives: frozen, serialisable, and all that a later stage may know of it."""
+"""The results of the release's stages, and the handles to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.contract.handles import ResultOf, Verdict
+from flagrelease.contract.accuracy_results import Accuracy
+from flagrelease.contract.handles import ResultOf
+from flagrelease.contract.speed_results import Speed
 from flagrelease.recipe.container import RunnerKind
 from flagrelease.store.evidence import Evidence
-from flagrelease.verdict.stats.fidelity import Fidelity
-from flagrelease.verdict.types import Course, NoiseFloor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """What was fetched where something else is served: its folder, set digest and files; the sha256 of the program that
-    made the one out of the other, and the versions of what it used."""
+    """Fetched weights that are served in another format."""
 
     folder: str
+    """Of the fetched files, relative to the workspace's weights folder."""
     digest: str
+    """The set digest of the fetched files, sha256:…"""
     files: tuple[LockedFile, ...]
+    """The fetched files."""
     program: str
+    """sha256 (hex) of the program that converted them."""
     versions: Mapping[str, str]
+    """Versions of the packages that the program used, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Verified model files, as they are served. `folder` is relative to the workspace's weights folder; `bytes_moved`
-    were fetched. `digest` names what answers depend on; with `unpacked` they were made here out of what was fetched."""
+    """Verified model files as they are served."""
 
     folder: str
+    """Relative to the workspace's weights folder."""
     source: str
+    """As in matrix.yaml."""
     revision: str
+    """Of the source, pinned in matrix.lock."""
     digest: str
+    """The set digest of `files`, sha256:…; answers depend on nothing else of the weights."""
     files: tuple[LockedFile, ...]
+    """The files that are served."""
     bytes_moved: int
+    """Bytes that were fetched."""
     unpacked: Unpacked | None = None
+    """The fetched files, if `files` were converted from them."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def fetched(self) -> tuple[LockedFile, ...]:
-        """The files that `source` has."""
+        """The files as `source` has them."""
         return self.unpacked.files if self.unpacked else self.files
 
     @property
@@ -52,57 +62,74 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """An operator in effect: its shape classes that were measured, those where it certainly beats the vendor's kernel,
-    and the median share of the chip's limit that it and the vendor's kernel reach there (fractions of 1)."""
+    """An operator in effect."""
 
     name: str
+    """Its name in FlagGems."""
     classes: int = 0
+    """Shape classes that were measured."""
     faster: int = 0
+    """Shape classes in which it is significantly faster than the vendor's kernel."""
     share: float | None = None
+    """Median over the shape classes of its speed as a fraction of the chip's limit; none if there is no limit."""
     native_share: float | None = None
+    """The same for the vendor's kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExcludedOperator:
-    """An operator that the model calls and that stays with the vendor's kernel."""
+    """An operator that the model calls and that the vendor's kernel computes."""
 
     operator: str
+    """Its name."""
     verdict: str
+    """The verdict of its qualification; `excluded` if it was excluded by hand."""
     reason: str
+    """Why it is excluded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """Kernels with candidates, the keys (sizes and dtypes) they were tuned for, candidates timed, seconds in all."""
+    """The extent of autotuning."""
 
     kernels: int
+    """Kernels that have candidates."""
     keys: int
+    """Keys (sizes and dtypes) that they were tuned for."""
     candidates: int
+    """Candidates that were timed."""
     seconds: float
+    """Time spent in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """The operators that this model is served with on this chip, as a bundle.
-
-    `folder` is relative to the workspace; `content` (64 hex digits) is what the bundle and each process that has it in
-    effect call it. `verdicts` counts operators; `served` is, by load, speed with all operators over native speed:
-    median, and the ends of its 95 % interval. `execution` is how the engine runs the layers, for which the operators
-    were chosen: compiled, captured or eager; `requests` what is asked of it: mixed or greedy. Both are empty in results
-    of before they were told."""
+    """The operator bundle that this model is served with on this chip."""
 
     folder: str
+    """Of the bundle, relative to the workspace."""
     content: str
+    """sha256 (hex) of the bundle's content, also reported by each process that has it in effect."""
     policy: str
+    """`express` or `coverage`, as in matrix.yaml."""
     operators: tuple[Operator, ...]
+    """The operators in effect."""
     excluded: tuple[ExcludedOperator, ...]
+    """The other operators that the model calls."""
     verdicts: Mapping[str, int]
+    """Number of operators by verdict of the qualification."""
     tuning: Tuning
+    """The extent of autotuning."""
     served: Mapping[str, tuple[float, float, float]]
+    """By load, speed with all operators over native speed: median, lower and upper end of its 95 % interval."""
     versions: Mapping[str, str]
+    """Versions of the packages that the operators were built with, by name."""
     execution: str = ""
+    """How the engine runs the layers: compiled, captured or eager; empty in results of earlier versions."""
     requests: str = ""
+    """The sampling that the operators were selected for: mixed or greedy; empty in results of earlier versions."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
@@ -112,13 +139,16 @@ class Kernels:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What a host that reaches no network needs: folders of the workspace, relative to it. `own` names the benchmarks
-    whose data is the operator's."""
+    """The files that a host without network access needs."""
 
     folders: tuple[str, ...]
+    """Folders of the workspace, relative to it."""
     bytes: int
+    """Their size."""
     own: tuple[str, ...]
+    """Benchmarks whose data the operator of the pipeline provides."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
@@ -127,27 +157,36 @@ class Fetched:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A pushed image. `repository@digest` is what every later stage pulls. Where `runner` is "process" nothing is
-    pushed: its files lie in the workspace, and `digest` is that of the build context.
-
-    `versions` are the versions found inside the image; `remarks` say what in it is not upstream's own.
-    """
+    """A pushed image or, with the runner "process", its files in the workspace."""
 
     repository: str
+    """REGISTRY/PREFIX/NAME."""
     digest: str
+    """sha256:… of the pushed manifest, or of the build context if nothing was pushed."""
     image_id: str
+    """sha256:… of the image's configuration; equal to `digest` if nothing was pushed."""
     base: str
+    """The reference of the base image."""
     base_id: str
+    """The id of the base image."""
     size: int
+    """Bytes, uncompressed."""
     pushed_bytes: int
+    """Bytes sent to the registry."""
     labels: Mapping[str, str]
+    """The image's labels."""
     versions: Mapping[str, str]
+    """Versions found inside the image, by component."""
     remarks: tuple[str, ...]
+    """Deviations from the upstream software, for the card."""
     runner: RunnerKind = "docker"
+    """What starts the image."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def reference(self) -> str:
+        """REPOSITORY@DIGEST, which all later stages pull."""
         return f"{self.repository}@{self.digest}"
 
     @property
@@ -157,27 +196,36 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that smoke looked at. `detail` says what was seen."""
+    """One check of the smoke stage."""
 
     name: str
+    """Its name on the card."""
     passed: bool
+    """Whether it passed."""
     detail: str
+    """What was observed."""
     seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Smoke:
-    """A started image that answered as it must. `docker_run` is the command line that started it, as the card
-    shows it; `environment` names the host's OS, Docker and driver versions as the card's table does; `skipped` says by
-    name why a check could not be made."""
+    """A started image that passed its checks."""
 
     ready_seconds: float
+    """From the start until the server was ready."""
     checks: tuple[Check, ...]
+    """The checks that were made."""
     docker_run: tuple[str, ...]
+    """The command line that starts the image, as on the card."""
     commands: Mapping[str, str]
+    """The card's other commands, by name."""
     environment: Mapping[str, str]
+    """Versions of the host's OS, Docker and driver, by the row of the card's table."""
     skipped: Mapping[str, str] = field(default_factory=dict)
+    """By name of a check that was not made, the reason."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
@@ -186,147 +234,17 @@ class Smoke:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkScore:
-    """One benchmark of the comparison. Scores and differences are fractions of 1.
-
-    `n` questions were asked, `repeats` times on average. `difference` is candidate − baseline with its 90 % interval;
-    `partial` says what share of the benchmark was asked when it was not all of it; `metric` is the spelling on the
-    card. `course` is that of a sequential evaluation; `noise` is the baseline against itself, where it was asked twice.
-    """
-
-    benchmark: str
-    metric: str
-    n: int
-    repeats: float
-    baseline: float | None
-    candidate: float
-    difference: float | None
-    interval90: tuple[float, float] | None
-    margin: float
-    p_regression: float | None
-    flips: tuple[int, int] | None
-    errors: int
-    truncated: int
-    partial: str
-    data_sha256: str
-    verdict: Verdict
-    reason: str
-    course: Course | None = None
-    noise: NoiseFloor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """How alike candidate and baseline compute, by greedy and teacher-forced tokens: a diagnostic, never a gate.
-
-    `reason` says why it was not measured. `noise` is the baseline against itself, asked alone and all at once;
-    `outside` names the measures of `candidate` that lie beyond it. `method` says how tokens were scored, `tokens` how
-    many of the baseline's."""
-
-    reason: str = ""
-    method: str = ""
-    tokens: int = 0
-    candidate: Fidelity | None = None
-    noise: tuple[Fidelity, ...] = ()
-    outside: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """The comparison with the baseline. `baseline_key` names the baseline evaluation in the ledger; `awaited` are the
-    keys of those that were not there. `called`: how often each operator was called while this run asked
-    (operatorcalls.py); None where that is not told."""
-
-    verdict: Verdict
-    reason: str
-    benchmarks: tuple[BenchmarkScore, ...]
-    baseline_name: str
-    baseline_key: str
-    sampling: Mapping[str, Any]
-    questions_asked: int
-    inference_seconds: float
-    likeness: Likeness | None = None
-    called: Mapping[str, int] | None = None
-    evidence: tuple[Evidence, ...] = ()
-    awaited: tuple[str, ...] = ()
-
-    @property
-    def summary(self) -> str:
-        return f"{self.verdict}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Median and 99th percentile of a latency in seconds."""
-
-    median: float
-    p99: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadFigures:
-    """One stack at one load point, over all rounds. ports/load.py defines each number."""
-
-    requests: int
-    failed: int
-    ttft_s: Spread
-    tpot_s: Spread
-    itl_s: Spread
-    e2e_s: Spread
-    requests_per_s: float
-    output_tokens_per_s: float
-    total_tokens_per_s: float
-    goodput_per_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedPoint:
-    """One load point. `ratio` is candidate / baseline in output tokens a second, with its 95 % interval;
-    `ttft_slo` and `tpot_slo` (seconds) are the limits that goodput counts by."""
-
-    input_tokens: int
-    output_tokens: int
-    concurrency: int
-    rounds: int
-    baseline: LoadFigures
-    candidate: LoadFigures
-    ratio: float
-    interval95: tuple[float, float]
-    gate: float
-    ttft_slo: float
-    tpot_slo: float
-    verdict: Verdict
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """The comparison with the native stack on the same chip. `tool` made the load; `turns` says how the two took
-    turns, for the card; `left_out` which loads of the profile were not measured, and why."""
-
-    verdict: Verdict
-    reason: str
-    points: tuple[SpeedPoint, ...]
-    baseline_name: str
-    tool: str
-    turns: str
-    left_out: tuple[str, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
-
-    @property
-    def summary(self) -> str:
-        least, count = min(point.interval95[0] for point in self.points), len(self.points)
-        return f"{self.verdict}: {least:.2f} of the native speed at least, {count} load point{'s' * (count != 1)}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Card:
-    """The rendered card. `readme` and `images` are evidence; `lint` lists what was checked on it."""
+    """The rendered model card."""
 
     readme: Evidence
+    """The card itself."""
     images: tuple[Evidence, ...]
+    """Its pictures."""
     lint: tuple[str, ...]
+    """The checks that it passed."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
@@ -335,15 +253,20 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Where the release is: tags by name, all of the one digest, and the local release folder. Where `withheld` says
-    why nothing was published, there is no tag, and the folder holds the private draft."""
+    """A published release, or the private draft of one that was withheld."""
 
     digest: str
+    """Of the image, sha256:…"""
     tags: tuple[str, ...]
+    """The tags of that digest, REPOSITORY:TAG; empty if withheld."""
     folder: str
+    """The local release folder, or that of the draft, relative to the workspace."""
     record: Evidence
+    """release.json."""
     withheld: str = ""
+    """Why nothing was published; empty if it was."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
@@ -352,32 +275,41 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Culprit:
-    """An operator that makes the answers worse, alone or beside `partner`; `finding` is the measurement in words."""
+    """An operator that makes the answers worse."""
 
     operator: str
+    """Its name."""
     finding: str
+    """The measurement in words."""
     partner: str = ""
+    """The operator together with which it does so; empty if it does so alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """Which of `operators` explain that `gate` (a stage) failed in round `round`, counted from 1. `clean`: without the
-    culprits the rest is as near to float32 as the native kernels are; `together` is the finding on all of them."""
+    """The operators that a failed gate is attributed to."""
 
     round: int
+    """Counted from 1."""
     gate: str
+    """The stage that failed."""
     operators: int
+    """Number of operators that were in effect."""
     together: str
+    """The measurement of all operators together, in words."""
     culprits: tuple[Culprit, ...]
+    """The operators that were found."""
     clean: bool
+    """Whether the other operators are as close to float32 as the native kernels are."""
     evidence: tuple[Evidence, ...] = ()
+    """Files that prove the result."""
 
     @property
     def summary(self) -> str:
         if not self.culprits:
-            named = "no operator can be named" if not self.clean else "the operators are not guilty"
+            named = "no culprit was found" if not self.clean else "the operators are not the cause"
             return f"{named}: {self.together}"
-        return "; ".join(f"{one.operator}: {one.finding}" for one in self.culprits)
+        return "; ".join(f"{culprit.operator}: {culprit.finding}" for culprit in self.culprits)
 
 
 FETCHED = ResultOf("fetch", Fetched)

@@ -1,7 +1,7 @@
-"""Servers that stay up from one stage of a cell to the next.
+"""Keep servers running between the stages of a cell.
 
-Only where the matrix says that the chip holds both stacks beside each other (`serve.colocate`): an engine for an
-accelerator takes a minute to start, and three stages in a row need the same two.
+Used only if the chip has memory for both stacks at once (`serve.colocate`): an accelerator's engine takes a minute to
+start, and three successive stages need the same two servers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Key = tuple[str, str, str]
 
 
 class Server(Protocol):
-    """What can be left standing: serving.Served."""
+    """A server that can be kept running: serving.Served."""
 
     @property
     def running(self) -> Running: ...
 
 
 class ServerPool:
-    """The servers of one cell that nobody is using right now, and what is held for as long as there may be any."""
+    """The idle servers of one cell, and the lock on the chip's host that protects them."""
 
     def __init__(self) -> None:
         self._servers: dict[Key, Server] = {}
@@ -35,28 +35,29 @@ class ServerPool:
         return bool(self._servers)
 
     def hold(self, take: Callable[[ExitStack], None]) -> None:
-        """Take the chip's host once, until `close`: between two stages it is not free."""
+        """Lock the chip's host until `close`, once: it must not become free between two stages."""
         if not self._holding:
             take(self._held)
             self._holding = True
 
     def take(self, key: Key) -> Server | None:
-        """The server with this key, if it still runs. It is the caller's to stop or to leave again."""
-        found = self._servers.get(key)
-        if found is None:
+        """The server with this key if it still runs. The caller then has to stop it or `leave` it again."""
+        server = self._servers.get(key)
+        if server is None:
             return None
-        over = found.running.ended() is not None  # where that cannot be asked it stays ours to stop
+        ended = server.running.ended() is not None  # if this raises, the server stays in the pool for `close` to stop
         del self._servers[key]
-        if over:
-            found.running.stop()
+        if ended:
+            server.running.stop()
             return None
-        return found
+        return server
 
     def leave(self, key: Key, server: Server) -> None:
+        """Put a running server into the pool."""
         self._servers[key] = server
 
     def close(self) -> None:
-        """Stop all of them, also where one cannot be stopped, and let the host go."""
+        """Stop all servers, even if stopping one of them fails, and release the host."""
         self._holding = False
         with self._held as leaving:
             while self._servers:

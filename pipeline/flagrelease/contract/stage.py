@@ -1,4 +1,4 @@
-"""What a stage is: a pure key, a run, a frozen result."""
+"""The Stage type: a pure key, a run, a frozen result."""
 
 from __future__ import annotations
 
@@ -22,39 +22,46 @@ def _nothing_lost(_result: object, _look: Look) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[R_co]):
-    """One step of a release, which makes an R_co.
+    """One step of a release.
 
-    `inputs` is pure and gives everything of the job that the result depends on; with `reads` (the stages
-    whose results it uses), the definitions that it reaches from its module's STAGE, `templates` and `programs` (files
-    of this package that it ships or loads by name) it makes the key.
-    A stage `on_chip` holds the chip's host while it runs.
-    `intact` says in a few words why an earlier result cannot be used any more, or nothing; it must be cheap. It is
-    called only with what `result` has decoded, so that a Stage[Weights] is a Stage[StageResult].
+    Its key covers `inputs`, the results in `reads`, the code reached from its module's STAGE, `programs` and
+    `templates`.
     """
 
     result: ResultOf[R_co]
-    """The handle of what it makes, which also names it."""
+    """The handle of its result, which also names the stage."""
     doing: str
+    """Progress text in the present participle, such as "fetching weights"."""
     inputs: Callable[[Job], Mapping[str, Any]]
+    """Everything of the job that the result depends on. Pure."""
     run: Callable[[Job, Context], R_co]
+    """Produces the result. Raises FlagreleaseError if it cannot."""
     reads: tuple[ResultOf[StageResult], ...] = ()
+    """The results of other stages that it uses."""
     programs: tuple[str, ...] = ()
+    """Files that it ships or loads by name, as paths relative to this package."""
     templates: tuple[str, ...] = ()
+    """Files in the folder of templates that it renders."""
     on_chip: bool = False
+    """Whether it locks the chip's host while it runs."""
     skip: Callable[[Job], str] = lambda _job: ""
+    """Why the stage does not apply to a job; empty if it does. Pure."""
     intact: Callable[[R_co, Look], str] = _nothing_lost
+    """Why an earlier result can no longer be used, in a few words; empty if it can. Must be cheap. It is called only
+    with values decoded by `result`, so that a Stage[Weights] is a Stage[StageResult]."""
 
     @property
     def name(self) -> str:
+        """The stage's name."""
         return self.result.stage
 
     @property
     def read_names(self) -> tuple[str, ...]:
         """The names of the stages that it reads."""
-        return tuple(one.stage for one in self.reads)
+        return tuple(read.stage for read in self.reads)
 
     def code_version(self, templates: Path) -> str:
-        """The sha256 of the code and templates that this stage's result depends on, so that mended code runs again."""
+        """The sha256 (hex) of the code and templates that the result depends on; fixed code gets another one."""
         return fingerprint({"code": self._code.digest, "templates": self._templates(templates)})
 
     @property
@@ -65,7 +72,7 @@ class Stage(Generic[R_co]):
         return {name: of_template(folder / name) for name in self.templates}
 
     def key(self, job: Job, results: Mapping[str, str]) -> Key:
-        """The stage's key, where `results` has the keys of the results that it reads."""
+        """The stage's key, given the keys of the `results` that it reads, by stage."""
         if skipped := self.skip(job):
             return Key(key=fingerprint({"stage": self.name, "skipped": skipped}))
         code, templates, inputs = self._code, self._templates(job.templates), plain(self.inputs(job))
@@ -79,34 +86,35 @@ class Stage(Generic[R_co]):
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """The fingerprint of all that a stage's result depends on."""
+    """The fingerprint of everything that a stage's result depends on."""
 
     key: str
+    """64 hex digits."""
     parts: Parts = field(default_factory=Parts)
-    """What it was made from."""
+    """The separate inputs of `key`."""
     kept: Keep | None = None
-    """Whose word it is that an earlier result counts although the code has changed."""
+    """The user's statement by which an earlier result counts although the code has changed."""
 
     @property
     def counts(self) -> str:
-        """The key of the result that counts: this one, or the one that was kept."""
+        """The key of the result that counts: this one or, if there is a Keep, the earlier one."""
         return self.key if self.kept is None else self.kept.from_key
 
 
 class Keeps(Protocol):
-    """The results that were kept."""
+    """The results that a user kept (`flagrelease keep`)."""
 
     def kept(self, cell: str, stage: str, key: str) -> Keep | None:
-        """The word that holds under this key; none once the stage has a result of its own under it."""
+        """The Keep that holds under this key; none once the stage has a result with this key."""
         ...
 
 
 AnyStage: TypeAlias = Stage[StageResult]
-"""A stage, where it does not matter what it makes."""
+"""A stage with any result."""
 
 
 class WithOperators(StageResult, Protocol):
-    """A result that operators can be taken out of."""
+    """A result with a set of operators that can be reduced."""
 
     @property
     def operators(self) -> tuple[object, ...]: ...
@@ -114,26 +122,26 @@ class WithOperators(StageResult, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """What is tried after a gate that failed: find the operators that did it, and go on without them."""
+    """The response to a failed gate: attribute it to operators and continue without them."""
 
     stage: Stage[Attribution]
-    """Finds them. It is outside the usual order."""
+    """Finds the culprits. It is not part of the normal order."""
     again: ResultOf[WithOperators] = KERNELS
-    """What is made again without them, and after it everything that follows."""
+    """The stage that runs again without them, and after it all that follow."""
     gates: tuple[ResultOf[StageResult], ...] = (SMOKE, ACCURACY)
-    """The stages after which it is tried."""
+    """The stages whose failure it responds to."""
     rounds: int = 3
-    """How often it is tried in a release, at most."""
+    """The most attempts in a release."""
 
 
 def keys(job: Job, stages: tuple[AnyStage, ...], keeps: Keeps | None = None) -> dict[str, Key]:
-    """The key of every stage of the job's cell, in order. Of a stage that is skipped nothing but that counts.
+    """The keys of the cell's stages, in order. That of a skipped stage covers only the reason.
 
-    A stage that reads a result which was kept has that result's key in its own, so that nothing changes for it.
+    A kept result enters the keys of the stages that read it by its earlier key, so that they do not change.
     """
-    found: dict[str, Key] = {}
+    by_stage: dict[str, Key] = {}
     for stage in stages:
-        made = stage.key(job, {name: found[name].counts for name in stage.read_names})
-        kept = keeps.kept(job.cell.id, stage.name, made.key) if keeps is not None else None
-        found[stage.name] = replace(made, kept=kept)
-    return found
+        key = stage.key(job, {name: by_stage[name].counts for name in stage.read_names})
+        kept = keeps.kept(job.cell.id, stage.name, key.key) if keeps is not None else None
+        by_stage[stage.name] = replace(key, kept=kept)
+    return by_stage

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
@@ -61,7 +61,7 @@ class Gathered:
     """Answers obtained by this run."""
     seconds: float
     """Seconds that took."""
-    likeness: results.Likeness
+    likeness: accuracy_results.Likeness
     """The result of the fidelity probe."""
     evidence: tuple[Evidence, ...] = ()
     """The fidelity probe's evidence."""
@@ -70,7 +70,9 @@ class Gathered:
 def gather(job: Job, context: Context, specs: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
     """Ask for the missing answers. Raises SmokeFailed for a server that cannot be evaluated; answers are kept."""
     if not specs:
-        return Gathered(pairs=(), asked=0, seconds=0.0, likeness=results.Likeness(reason="nothing was asked here"))
+        return Gathered(
+            pairs=(), asked=0, seconds=0.0, likeness=accuracy_results.Likeness(reason="nothing was asked here")
+        )
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
         collector = _Collector(job, context, counted, servers, fail_alpha=ALPHA / len(specs))

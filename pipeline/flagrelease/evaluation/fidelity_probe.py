@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from flagrelease.config.cell import Cell, fingerprint
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.errors import ComparisonRefused, Corrupt
 from flagrelease.ports.logprobs import Continuation, NotOffered, Probabilities, ServedProbabilities, TopLogprobs
@@ -131,18 +131,18 @@ def keep(context: Context, cell: Cell, weights: results.Weights, server: Served)
 
 def result(
     context: Context, cell: Cell, reference: Reference | str | None, server: Served
-) -> tuple[results.Likeness, tuple[Evidence, ...]]:
+) -> tuple[accuracy_results.Likeness, tuple[Evidence, ...]]:
     """Compare the served candidate with the reference, or give the reason why not. Raises DiedLater."""
     if reference is None:
-        return results.Likeness(reason=f"{cell.baseline.stack} on {cell.baseline.chip} was never probed"), ()
+        return accuracy_results.Likeness(reason=f"{cell.baseline.stack} on {cell.baseline.chip} was never probed"), ()
     if isinstance(reference, str):
-        return results.Likeness(reason=f"{cell.baseline.stack}: {reference}"), ()
+        return accuracy_results.Likeness(reason=f"{cell.baseline.stack}: {reference}"), ()
     context.progress.doing(f"{cell.stack}: fidelity probe, {len(PROMPTS)} prompts")
     readings = _probe(context, server, lambda source: compare(source, reference))
     if isinstance(readings, str):
-        return results.Likeness(reason=f"{cell.stack}: {readings}"), ()
+        return accuracy_results.Likeness(reason=f"{cell.stack}: {readings}"), ()
     away = distance(reference.readings, readings)
-    likeness = results.Likeness(
+    likeness = accuracy_results.Likeness(
         method=reference.method,
         tokens=sum(len(reading.own.tokens) for reading in reference.readings),
         candidate=away,
@@ -173,7 +173,7 @@ def _key(cell: Cell, weights: results.Weights) -> str:
     return fingerprint({"fidelity": probe, **model, "chip": cell.baseline.chip, "stack": cell.baseline.stack})
 
 
-def _pretty(likeness: results.Likeness, reference: Sequence[Reading], candidate: Sequence[Reading]) -> bytes:
+def _pretty(likeness: accuracy_results.Likeness, reference: Sequence[Reading], candidate: Sequence[Reading]) -> bytes:
     """The summary, then each prompt with both continuations as token ids."""
     rows = []
     for text, before, after in zip(PROMPTS, reference, candidate, strict=True):

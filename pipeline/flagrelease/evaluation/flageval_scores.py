@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from flagrelease.config.cell import Cell, fingerprint
 from flagrelease.config.matrix import Benchmark, Stack
+from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import IMAGE, WEIGHTS, BenchmarkScore
+from flagrelease.contract.results import IMAGE, WEIGHTS
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation import baselines
 from flagrelease.evaluation.harness import Adapter

@@ -15,9 +15,9 @@ from flagrelease.store.files import write_atomic
 from flagrelease.verdict.samples import Key, SampleWriter, dump, read_samples
 
 if TYPE_CHECKING:
+    from flagrelease.contract.accuracy_results import BenchmarkScore
     from flagrelease.contract.context import Context
     from flagrelease.contract.job import Job
-    from flagrelease.contract.results import BenchmarkScore
     from flagrelease.ports.command import Command
     from flagrelease.serving.servers import Serve
 

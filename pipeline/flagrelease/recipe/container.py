@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from flagrelease.config.matrix import Chip, Container, Model, Stack
+from flagrelease.config.chip import Chip, Container
+from flagrelease.config.matrix import Model, Stack
 
 MODELS = "/nfs/models"
 """The parent of all models' folders, in the container and in the card's commands."""

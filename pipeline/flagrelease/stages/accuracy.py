@@ -12,7 +12,7 @@ from typing import Any
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.config.lockfile import LockedData
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -63,7 +63,9 @@ def inputs(job: Job) -> Mapping[str, Any]:
     }
 
 
-def run(job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served) -> results.Accuracy:
+def run(
+    job: Job, context: Context, *, harness: Harness | None = None, serve: Serve = served
+) -> accuracy_results.Accuracy:
     """Raises ConfigError for a benchmark without data, SmokeFailed if the endpoint cannot be evaluated."""
     choose.check(job.cell, job.matrix.benchmarks)
     specs = build_specs(job, context)
@@ -105,8 +107,8 @@ def build_specs(job: Job, context: Context) -> list[EvalSpec]:
 
 
 def _result(
-    job: Job, context: Context, gathered: Gathered, outside: Sequence[results.BenchmarkScore]
-) -> results.Accuracy:
+    job: Job, context: Context, gathered: Gathered, outside: Sequence[accuracy_results.BenchmarkScore]
+) -> accuracy_results.Accuracy:
     cell, pairs = job.cell, gathered.pairs
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)
@@ -120,7 +122,7 @@ def _result(
     weights = context.result(results.WEIGHTS)
     keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
     alone = [baselines.key(cell, weights, pair.sheet) for pair in pairs if pair.baseline is None]
-    return results.Accuracy(
+    return accuracy_results.Accuracy(
         verdict=verdict.value,
         reason="; ".join(f"{score.benchmark}: {score.reason}" for score in decisive),
         benchmarks=scores,
@@ -144,7 +146,7 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             continue
         if pair.planned is not None and pair.decision is not None:
             name = pair.sheet.benchmark
-            judged[name] = group_sequential.settle(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
+            judged[name] = group_sequential.to_verdict(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
             fixed.append((pair.sheet, pair.baseline, pair.candidate))
     if fixed:
@@ -158,7 +160,7 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
     return judged
 
 
-def _score(pair: Pair, judged: BenchmarkVerdict) -> results.BenchmarkScore:
+def _score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkScore:
     samples, baseline = pair.candidate, pair.baseline or ()
     same = len(samples) - differing(baseline, samples)
     remarks = [*judged.remarks, f"{same} of {len(samples)} answers are the same"]
@@ -186,10 +188,10 @@ def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
     return None if reference else (len(judged.gained), len(judged.lost))
 
 
-def _alone(pair: Pair, why: str) -> results.BenchmarkScore:
+def _alone(pair: Pair, why: str) -> accuracy_results.BenchmarkScore:
     """A score without a baseline, which is always INCONCLUSIVE."""
     sheet, samples = pair.sheet, pair.candidate
-    return results.BenchmarkScore(
+    return accuracy_results.BenchmarkScore(
         benchmark=sheet.benchmark,
         metric=sheet.metric(sheet.repeats),
         n=len(sheet.questions),
@@ -296,7 +298,7 @@ def _pretty(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def intact(result: results.Accuracy, look: Look) -> str:
+def intact(result: accuracy_results.Accuracy, look: Look) -> str:
     """A score without a baseline is judged again once its baseline exists."""
     if not result.awaited:
         return ""

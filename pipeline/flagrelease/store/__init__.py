@@ -1,1 +1,1 @@
-"""Files kept on disk: evidence, ledger, locks, workspace."""
+"""Files on disk: evidence, ledger, locks, workspace."""

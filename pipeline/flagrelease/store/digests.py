@@ -1,4 +1,4 @@
-"""sha256 of bytes, of a file, and of what is written."""
+"""sha256 of bytes, of files and of streams."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Hashed:
-    """As much of a binary file as tarfile needs to write to one."""
+    """A write-only binary file that hashes its content, with the methods that tarfile needs."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -28,11 +28,11 @@ class Hashed:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 (hex) of the bytes that are on disk now."""
+    """The sha256 (64 hex digits) of the file's current content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_of(data: bytes) -> str:
-    """64 hex digits."""
+    """The sha256 (64 hex digits) of `data`."""
     return hashlib.sha256(data).hexdigest()

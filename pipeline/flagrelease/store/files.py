@@ -1,4 +1,4 @@
-"""Write files atomically, and say in words why a disk refused."""
+"""Atomic file writes and readable disk errors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from flagrelease.errors import EnvironmentFault, NoSpace
 
 TEMPORARY = ".unfinished."
-"""How the name of a file or folder begins that is not yet whole; the writer's PID follows."""
+"""Name prefix of an incomplete file or folder; the writer's PID follows."""
 
 
 def unfinished() -> str:
-    """The beginning of a temporary name of this process."""
+    """The name prefix of this process's temporary files."""
     return f"{TEMPORARY}{os.getpid()}."
 
 
 def abandoned(path: Path) -> bool:
-    """Whether `path` is a temporary whose writer is dead."""
+    """Whether `path` is a temporary file or folder whose writer is dead."""
     pid = path.name.removeprefix(TEMPORARY).split(".")[0]
     return path.name.startswith(TEMPORARY) and pid.isdigit() and not Path(f"/proc/{pid}").exists()
 
 
 @contextmanager
 def translate_disk_errors(doing: str) -> Iterator[None]:
-    """Raises NoSpace or EnvironmentFault, saying what was being written, in place of an OSError that means it."""
+    """Raise NoSpace or EnvironmentFault for an OSError that means a full or read-only disk; `doing` names the step."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def translate_disk_errors(doing: str) -> Iterator[None]:
             raise NoSpace(
                 f"no space left while {doing}",
                 why=str(error.filename or error.strerror),
-                hint="free some space and run again: what was finished is kept",
+                hint="free some space and run again; finished work is kept",
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             raise EnvironmentFault(
@@ -47,14 +47,14 @@ def translate_disk_errors(doing: str) -> Iterator[None]:
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk of `folder`, which need not exist yet."""
+    """Free bytes on the file system of `folder`, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data`: a reader sees the old file or the new one. Raises NoSpace."""
+    """Replace `path` with `data`; readers see either the old file or the new one. Raises NoSpace."""
     with translate_disk_errors(f"writing {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished())

@@ -1,4 +1,4 @@
-"""The append-only history of all attempts: one JSON line each, never rewritten."""
+"""The append-only ledger: one JSON line for each attempt at a stage, never rewritten."""
 
 from __future__ import annotations
 
@@ -21,63 +21,78 @@ State = Literal["running", "done", "failed", "interrupted"]
 
 VERSION = 1
 KEEP = "keep"
-"""The stage of an entry that keeps a result; `result` is the Keep, `key` the one that it is kept under."""
+"""The stage name of a `flagrelease keep` entry: `result` is the Keep, `key` its `to_key`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An error as it was shown, so that `explain` can show it again."""
+    """An error as it was shown, for `explain` to show again."""
 
     kind: str
+    """The name of its class."""
     code: int
+    """The exit code."""
     what: str
+    """What failed, in one line."""
     why: str = ""
+    """The cause."""
     hint: str = ""
+    """What to do next."""
     detail: str = ""
+    """Longer material, such as the last log lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a stage cost. `seconds` is all of it; `outside` of them went to download, build, push, serving start
-    and inference, so that the difference is our own overhead. `moved` counts bytes over the network."""
+    """The cost of a stage."""
 
     seconds: float
+    """Wall-clock time of the stage."""
     outside: float = 0.0
+    """Seconds of it in download, build, push, server start and inference; the rest is the pipeline's own overhead."""
     moved: int = 0
+    """Bytes transferred over the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One attempt at one stage of one cell.
-
-    `key` is the fingerprint of the stage's inputs; `reads` maps each stage it read to the digest of the
-    result that it saw. `process` is PID@BOOT of the run, so that a dead run is told from a working one.
-    `stage` is `baseline` for an evaluation that cells share, `keep` for a result that somebody kept.
-    """
+    """One attempt at one stage of one cell."""
 
     at: str
+    """ISO 8601, UTC."""
     run: str
+    """The id of the run."""
     cell: str
+    """CHIP/MODEL."""
     stage: str
+    """The stage's name; `baseline` for an evaluation that cells share, `keep` for a result kept by a user."""
     state: State
+    """How far the attempt got."""
     key: str
+    """The fingerprint (hex) of the stage's inputs."""
     process: str
+    """PID@BOOT of the run, to distinguish a dead run from a live one."""
     version: int = VERSION
+    """Of this format."""
     reads: Mapping[str, str] = field(default_factory=dict)
+    """By stage that was read, the digest of its result."""
     result: Any = None
+    """The stage's result as plain JSON; none unless `done`."""
     spent: Spent | None = None
+    """The cost of the attempt."""
     error: Failure | None = None
+    """The error of a failed attempt."""
     parts: Parts | None = None
-    """What `key` was made from; none in entries that were written before parts were kept."""
+    """The inputs of `key`; none in entries of versions that did not record them."""
 
     @property
     def result_digest(self) -> str:
-        """The sha256 (hex) of the result, by which later stages name what they saw."""
+        """The sha256 (hex) of the result, recorded in the `reads` of later stages."""
         return hashlib.sha256(msgspec.json.encode(self.result, order="deterministic")).hexdigest()
 
 
 class Ledger:
-    """A ledger file. Reading is cheap; appending is atomic, durable and safe between processes."""
+    """A ledger file. Reading is incremental; appending is atomic, durable and safe across processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,9 +101,9 @@ class Ledger:
         self._offset = 0
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first. Lines that cannot be read are counted in `damaged` and passed over.
+        """All entries, oldest first. Unreadable lines are skipped and counted in `damaged`.
 
-        Raises ConfigError for a line that a newer program wrote.
+        Raises ConfigError for a line written by a newer version.
         """
         try:
             with self.path.open("rb") as stream:
@@ -96,9 +111,9 @@ class Ledger:
                 fresh = stream.read()
         except FileNotFoundError:
             return []
-        whole = fresh[: fresh.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        complete = fresh[: fresh.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for line in complete.splitlines():
             try:
                 version = msgspec.json.decode(line).get("version")
                 if isinstance(version, int) and version > VERSION:
@@ -109,7 +124,7 @@ class Ledger:
         return list(self._entries)
 
     def append(self, entry: Entry) -> None:
-        """Add `entry` durably. A line that a killed writer left half-written is closed first. Raises NoSpace."""
+        """Add `entry` durably, after terminating a partial line left by a killed writer. Raises NoSpace."""
         line = msgspec.json.encode(entry) + b"\n"
         with translate_disk_errors("writing the ledger"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +142,7 @@ class Ledger:
                 os.close(handle)
 
     def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None:
-        """The newest finished attempt of this stage, with this key where one is given."""
+        """The newest finished attempt at this stage, with this key if one is given."""
         return next(
             (
                 entry
@@ -141,11 +156,11 @@ class Ledger:
         )
 
     def last(self, cell: str, stage: str) -> Entry | None:
-        """The newest attempt of this stage, in whatever state."""
-        return next((e for e in reversed(self.entries()) if e.cell == cell and e.stage == stage), None)
+        """The newest attempt at this stage, in any state."""
+        return next((entry for entry in reversed(self.entries()) if entry.cell == cell and entry.stage == stage), None)
 
     def kept(self, cell: str, stage: str, key: str) -> Keep | None:
-        """The newest word on a stage's result that holds under `key`; none once there is a result of that key."""
+        """The newest Keep of the stage's result under `key`; none once the stage has a result with that key."""
         for entry in reversed(self.entries()):
             if entry.cell != cell or entry.key != key or entry.state != "done":
                 continue
@@ -157,12 +172,12 @@ class Ledger:
 
 
 def process_id() -> str:
-    """PID@BOOT of this process: unique on a machine until it is reaped."""
+    """PID@BOOT of this process, unique on the machine until the PID is reused."""
     return f"{os.getpid()}@{_boot()}"
 
 
 def process_lives(process: str) -> bool:
-    """Whether the process that wrote `process` still runs on this machine and boot."""
+    """Whether the process with this `process_id` still runs, on this machine and in this boot."""
     pid, _, boot = process.partition("@")
     return boot == _boot() and Path(f"/proc/{pid}").exists()
 
@@ -175,16 +190,16 @@ def _boot() -> str:
 
 
 def evidence_of(result: Any) -> tuple[Evidence, ...]:
-    """All evidence that a result (a frozen dataclass of results.py) names, wherever in it."""
-    found: list[Evidence] = []
+    """All evidence in a result (a frozen dataclass of contract/results.py), in its fields and their tuples."""
+    files: list[Evidence] = []
 
     def visit(value: Any) -> None:
         if isinstance(value, Evidence):
-            found.append(value)
+            files.append(value)
         elif isinstance(value, tuple | list):
             for item in value:
                 visit(item)
 
     for name in getattr(result, "__dataclass_fields__", {}):
         visit(getattr(result, name))
-    return tuple(found)
+    return tuple(files)

@@ -1,4 +1,4 @@
-"""Who works on what: kernel locks that die with their holder."""
+"""flock-based locks on cells and hosts, released by the kernel when the holder dies."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from flagrelease.errors import Busy
 
 @contextmanager
 def hold(path: Path, what: str, run_id: str) -> Iterator[None]:
-    """Hold `path` for the block. Raises Busy, naming the holder, where another process holds it."""
+    """Hold the lock `path` for the block. Raises Busy, naming the holder, if another process holds it."""
     with _opened(path) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or end it") from None
+            raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or stop it") from None
         _sign(handle, run_id)
         yield
 
 
 @contextmanager
 def wait_for(path: Path, run_id: str, waiting: Callable[[str], None], sleep: Callable[[float], None]) -> Iterator[None]:
-    """Hold `path` for the block, waiting for it as long as it takes; `waiting` is told who holds it."""
+    """Hold the lock `path` for the block, waiting without a limit; `waiting` is called with the holder."""
     with _opened(path) as handle:
         while True:
             try:

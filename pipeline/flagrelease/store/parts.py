@@ -1,4 +1,4 @@
-"""The parts of a stage's key, kept apart so that a changed key can be explained. Pure."""
+"""The separate inputs of a stage's key, recorded so that a changed key can be explained. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from flagrelease.redact import redact, secret
 Kind = Literal["input", "code", "template", "result"]
 
 _SHORT = 100
-"""Longer values are kept by their digest. A digest with its algorithm is shorter."""
+"""Longest value (characters) that is recorded as is; longer ones are recorded by digest. `sha256:HEX` fits."""
 _SHOWN_DIGITS = 12
+"""Digits of a digest that are shown."""
 _SHOWN = 4
-"""Changes in a line of text."""
+"""The most changes listed in a line of text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """An input that is too long to keep, or a secret."""
+    """The digest of an input that is a secret or too long to record."""
 
     sha256: str
-    """Of its JSON."""
+    """Of its JSON, 64 hex digits."""
 
 
 Value = str | int | float | bool | Hidden | None
@@ -33,28 +34,30 @@ Value = str | int | float | bool | Hidden | None
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a key was made from."""
+    """The inputs of a key."""
 
     inputs: Mapping[str, Value] = field(default_factory=dict)
-    """By dotted path into the stage's inputs."""
+    """Values by dotted path into the stage's inputs."""
     code: Mapping[str, str] = field(default_factory=dict)
-    """By module, digests of the definitions that the stage reaches there."""
+    """By module, the digest of the definitions that the stage reaches in it."""
     templates: Mapping[str, str] = field(default_factory=dict)
-    """By file name, the sha256."""
+    """sha256 (hex) by file name."""
     results: Mapping[str, str] = field(default_factory=dict)
-    """By stage that is read, the key of its result."""
+    """By stage that is read, the key of its result (hex)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Somebody's word that changed code cannot change a stage's result, so that an earlier one counts."""
+    """A user's statement that a code change cannot affect a stage's result, so that the earlier result counts."""
 
     stage: str
+    """The stage's name."""
     from_key: str
-    """The key that the result was made with, under which it goes on to count."""
+    """The key of the earlier result."""
     to_key: str
-    """The key that the stage has with the changed code. Under any other key the word does not hold."""
+    """The key of the stage with the changed code. The statement holds for no other key."""
     reason: str
+    """Why the change has no effect, in the user's words."""
     by: str
     """The user's name."""
     at: str
@@ -63,12 +66,16 @@ class Keep:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One part that differs."""
+    """One input that differs between two keys."""
 
     kind: Kind
+    """The kind of input."""
     name: str
+    """The dotted path, module, file or stage."""
     before: Value = None
+    """Its earlier value; none if it was added."""
     after: Value = None
+    """Its new value; none if it was removed."""
 
     def __str__(self) -> str:
         match self.kind:
@@ -83,15 +90,15 @@ class Change:
 
 
 def flat(inputs: Any, path: str = "") -> Iterator[tuple[str, Value]]:
-    """Each value of a plain mapping by its dotted path. A list is one value."""
+    """The values of a nested mapping by dotted path. A list counts as one value."""
     if isinstance(inputs, Mapping) and inputs:
         for name, value in inputs.items():
             yield from flat(value, f"{path}.{name}" if path else str(name))
     else:
-        yield path, _kept(inputs, path)
+        yield path, _recorded(inputs, path)
 
 
-def _kept(value: Any, path: str) -> Value:
+def _recorded(value: Any, path: str) -> Value:
     scalar = value if isinstance(value, str | int | float | bool | None) else msgspec.json.encode(value).decode()
     text = str(scalar)
     if len(text) > _SHORT or secret(path.rpartition(".")[2]) or redact(text) != text:
@@ -100,12 +107,12 @@ def _kept(value: Any, path: str) -> Value:
 
 
 def _digest(value: Value) -> str:
-    """The same for a value and for what is kept of it: which names are secret may change with the environment."""
+    """Equal for a value and its Hidden form: which values are secret may change with the environment."""
     return value.sha256 if isinstance(value, Hidden) else hashlib.sha256(msgspec.json.encode(value)).hexdigest()
 
 
 def changes(before: Parts, after: Parts) -> tuple[Change, ...]:
-    """What differs, inputs first. A module that was renamed or moved with equal definitions is no change."""
+    """The inputs that differ. A module that was renamed or moved with equal definitions does not count."""
     return (
         *_changed("input", before.inputs, after.inputs),
         *_changed("template", before.templates, after.templates),
@@ -123,26 +130,26 @@ def _changed(kind: Kind, before: Mapping[str, Value], after: Mapping[str, Value]
 
 
 def _changed_code(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
-    """Modules whose own definitions differ; where there are none, those that name other definitions than before."""
+    """Modules whose own definitions differ; if there are none, those whose referenced definitions differ."""
 
     def own(digests: Mapping[str, str]) -> dict[str, str]:
         return {name: digest.partition("-")[0] for name, digest in digests.items()}
 
     for old, new in ((own(before), own(after)), (before, after)):
-        found = _changed("code", old, new)
-        gone = {str(one.before) for one in found if one.after is None}
-        come = {str(one.after) for one in found if one.before is None}
-        moved = gone & come
-        if left := tuple(one for one in found if not {str(one.before), str(one.after)} & moved):
-            return left
+        changed = _changed("code", old, new)
+        removed = {str(change.before) for change in changed if change.after is None}
+        added = {str(change.after) for change in changed if change.before is None}
+        moved = removed & added
+        if edited := tuple(change for change in changed if not {str(change.before), str(change.after)} & moved):
+            return edited
     return ()
 
 
-def in_line(found: tuple[Change, ...]) -> str:
-    """The changes in a line; many are counted."""
-    shown = found if len(found) <= _SHOWN else found[: _SHOWN - 1]
-    rest = len(found) - len(shown)
-    return "; ".join([*map(str, shown), *([f"… and {rest} more"] if rest else [])])
+def in_line(differences: tuple[Change, ...]) -> str:
+    """The changes in one line of text; beyond the first few, only their number."""
+    shown = differences if len(differences) <= _SHOWN else differences[: _SHOWN - 1]
+    more = len(differences) - len(shown)
+    return "; ".join([*map(str, shown), *([f"… and {more} more"] if more else [])])
 
 
 def _in_words(change: Change) -> str:

@@ -1,4 +1,4 @@
-"""Where a run keeps its files."""
+"""The folders of a workspace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder `.flagrelease` (or `--workspace`). Everything under it can be made again by running again."""
+    """The folder `.flagrelease` (or `--workspace`). All of its content can be recreated by running again."""
 
     root: Path
 
@@ -22,36 +22,36 @@ class Workspace:
 
     @property
     def weights(self) -> Path:
-        """Model folders, one a model and revision."""
+        """Model folders, one for each model and revision."""
         return self.root / "weights"
 
     @property
     def data(self) -> Path:
-        """Downloaded benchmark data, by sha256."""
+        """Downloaded benchmark data by sha256."""
         return self.root / "data"
 
     @property
     def wheels(self) -> Path:
-        """The wheelhouse, one folder a requirements digest."""
+        """The wheelhouse: one folder for each digest of requirements."""
         return self.root / "wheels"
 
     @property
     def images(self) -> Path:
-        """What takes the place of images where there are no containers."""
+        """Root folders that replace images on hosts without containers."""
         return self.root / "images"
 
     def image(self, digest: str) -> Path:
-        """The root folder of the image with this digest, there or not."""
+        """The root folder of the image with this digest, which may not exist."""
         return self.images / digest.removeprefix("sha256:")[:32]
 
     @property
     def processes(self) -> Path:
-        """What takes the place of containers: a folder each, gone when its process has ended."""
+        """Folders that replace containers, one for each process, removed when it ends."""
         return self.root / "processes"
 
     @property
     def kernels(self) -> Path:
-        """Bundles of operators, by cell and content."""
+        """Operator bundles by cell and content digest."""
         return self.root / "kernels"
 
     @property
@@ -64,16 +64,16 @@ class Workspace:
 
     @property
     def releases(self) -> Path:
-        """What is published to the local release folder: releases/CHIP/MODEL/TAG."""
+        """The local release folder: releases/CHIP/MODEL/TAG."""
         return self.root / "releases"
 
     @property
     def drafts(self) -> Path:
-        """Cards of cells that the gates kept from being published: drafts/CHIP/MODEL."""
+        """Cards of cells withheld from publishing by a gate: drafts/CHIP/MODEL."""
         return self.root / "drafts"
 
     def scratch(self, cell: str, stage: str) -> Path:
-        """A folder for a stage's unfinished work. It survives a kill, so that the next run resumes there."""
+        """The folder of a stage's unfinished work, created here. It survives a kill, so that the next run resumes."""
         path = self.root / "work" / cell / stage
         path.mkdir(parents=True, exist_ok=True)
         return path

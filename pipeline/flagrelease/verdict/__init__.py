@@ -1,1 +1,1 @@
-"""From answers to PASS, FAIL or INCONCLUSIVE: a non-inferiority test with a margin. Pure."""
+"""Judge answers as PASS, FAIL or INCONCLUSIVE by a non-inferiority test. Pure."""

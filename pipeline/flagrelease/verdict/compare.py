@@ -1,4 +1,4 @@
-"""`flagrelease compare A B`: judge two sets of answers without running anything."""
+"""`flagrelease compare A B`: judge two recorded sets of answers."""
 
 from __future__ import annotations
 
@@ -27,30 +27,33 @@ __all__ = [
     "render_table",
 ]
 
-ANY = "*"  # the margin of all benchmarks that have none of their own
+ANY = "*"  # the key of the default margin
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 4, Verdict.INCONCLUSIVE: 5}
 
-# By the start of a benchmark's name, the longest first. What a benchmark of this size can decide at its usual repeats.
+# By prefix of the benchmark's name: margins that a benchmark of this size can decide at its usual repeats.
 _MARGINS = {"mmlu": 0.01, "livebench": 0.03, "musr": 0.03, "gpqa": 0.05, "aime": 0.05}
 _OTHER_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One side: where its answers are, and under which conditions they were given, when that was written down."""
+    """The answers of one side."""
 
     path: Path
+    """The file of answers."""
     samples: Sequence[Sample]
+    """The answers."""
     conditions: Conditions | None
+    """The conditions under which they were given; None if not recorded."""
 
 
 def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) -> tuple[str, int]:
     """The text to print and the exit code: 0 PASS, 4 FAIL, 5 INCONCLUSIVE. Raises ComparisonRefused.
 
-    A is the baseline. `margins` may hold a margin for a benchmark and one for all others under "*".
+    A is the baseline. `margins` are by benchmark, with the default under "*".
     """
-    # Hundreds of thousands of answers and no cycle among them; the process ends right after.
+    # Hundreds of thousands of objects without reference cycles; the process exits right after.
     gc.disable()
     try:
         baseline, candidate = load(a), load(b)
@@ -65,14 +68,14 @@ def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) 
 
 
 def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins: Mapping[str, float]) -> Comparison:
-    """What was asked sequentially by the design in its conditions, the rest all at once."""
+    """Judge sequential benchmarks by their recorded design, all others by the fixed-sample design."""
     designs = {**_designs(baseline), **_designs(candidate)}
     given = {name: margins.get(name, margins.get(ANY)) for name in names}
     sides = [{name: list[Sample]() for name in designs} for _ in range(2)]
-    rest: list[list[Sample]] = [[], []]
+    fixed: list[list[Sample]] = [[], []]
     for side, answers in enumerate((baseline, candidate)):
-        for one in answers.samples:
-            sides[side].get(one.benchmark, rest[side]).append(one)
+        for sample in answers.samples:
+            sides[side].get(sample.benchmark, fixed[side]).append(sample)
     sequential = {}
     if designs:
         from flagrelease.verdict import group_sequential
@@ -82,15 +85,15 @@ def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins:
             if before and after:
                 planned = group_sequential.read(record, name)
                 sequential[name] = group_sequential.judge(planned, name, before, after, margin=given[name])
-            else:  # one side lacks it, which `compare` refuses
-                rest[0] += before
-                rest[1] += after
+            else:  # one side has no answers, which `compare` refuses
+                fixed[0] += before
+                fixed[1] += after
     judged: Mapping[str, BenchmarkVerdict] = {}
-    if any(rest) or not sequential:
+    if any(fixed) or not sequential:
         chosen = {name: default_margin(name) if margin is None else margin for name, margin in given.items()}
-        judged = compare(*rest, margins=chosen).benchmarks
-    found = {name: (sequential | dict(judged))[name] for name in given}
-    return Comparison(verdict=worst_verdict(one.verdict for one in found.values()), benchmarks=found)
+        judged = compare(*fixed, margins=chosen).benchmarks
+    verdicts = {name: (sequential | dict(judged))[name] for name in given}
+    return Comparison(verdict=worst_verdict(each.verdict for each in verdicts.values()), benchmarks=verdicts)
 
 
 def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:
@@ -98,45 +101,47 @@ def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:
 
 
 def default_margin(benchmark: str) -> float:
-    """The tolerated loss of a benchmark for which nobody said one."""
+    """The non-inferiority margin (a fraction) of a benchmark for which none was given."""
     return next((margin for start, margin in _MARGINS.items() if benchmark.lower().startswith(start)), _OTHER_MARGIN)
 
 
 def parse_margins(values: Iterable[str]) -> dict[str, float]:
-    """Margins from the command line: `0.03` for all, `mmlu=0.01` for one. Raises ConfigError."""
+    """Parse margins of the command line: `0.03` for all benchmarks, `mmlu=0.01` for one. Raises ConfigError."""
     margins: dict[str, float] = {}
     for value in values:
         name, _, number = value.rpartition("=")
         try:
             margins[name or ANY] = float(number)
         except ValueError:
-            raise ConfigError(f"--margin {value}", why="not a number", hint="0.03, or mmlu=0.01 for one") from None
+            raise ConfigError(
+                f"--margin {value}", why="not a number", hint="write 0.03, or mmlu=0.01 for one benchmark"
+            ) from None
     return margins
 
 
 def load(path: Path) -> Answers:
-    """The answers behind a samples.jsonl, a folder that holds one, or a release record with its evidence.
+    """Load the answers of a samples.jsonl, of a folder that contains one, or of a release record with its evidence.
 
     Raises ComparisonRefused.
     """
     if not path.exists():
         raise ComparisonRefused(f"{path} does not exist", hint=f"give a {SAMPLES}, its folder or a release.json")
     if not path.is_dir():
-        return in_record(path) if path.suffix == ".json" else _beside(path)
+        return in_record(path) if path.suffix == ".json" else _in_file(path)
     for inside in (path / SAMPLES, path / "evidence" / SAMPLES):
         if inside.is_file():
-            return _beside(inside)
+            return _in_file(inside)
     if (path / "release.json").is_file():
         return in_record(path / "release.json")
-    raise ComparisonRefused(f"no answers in {path}", why=f"neither {SAMPLES} nor release.json is there")
+    raise ComparisonRefused(f"no answers in {path}", why=f"it contains neither {SAMPLES} nor release.json")
 
 
-def _beside(samples: Path) -> Answers:
+def _in_file(samples: Path) -> Answers:
     return Answers(samples, read_samples(samples), read_conditions(samples.parent / CONDITIONS))
 
 
 def in_record(record: Path, name: str = SAMPLES) -> Answers:
-    """The answers that a record names `name`, from the evidence folder beside it, found by what they are.
+    """The answers that a record lists as `name`, found by digest in the evidence folder next to it.
 
     Raises ComparisonRefused.
     """
@@ -144,16 +149,16 @@ def in_record(record: Path, name: str = SAMPLES) -> Answers:
         named = list(_evidence(json.loads(record.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
-    digests = {Path(str(one["name"])).name: str(one["sha256"]) for one in named}
+    digests = {Path(str(file["name"])).name: str(file["sha256"]) for file in named}
     if name not in digests:
-        raise ComparisonRefused(f"{record} names no {name}", hint="was its accuracy stage run?")
+        raise ComparisonRefused(f"{record} does not list {name}", hint="check that its accuracy stage was run")
     folder = record.parent / "evidence"
     samples = _by_digest(folder, name, digests[name])
     if samples is None:
         raise ComparisonRefused(
-            f"the answers that {record} names are not there",
+            f"the answers listed in {record} are missing",
             why=f"no file in {folder} has sha256 {digests[name]}",
-            hint="take the whole release folder, not only the record",
+            hint="copy the complete release folder, not only the record",
         )
     conditions = _by_digest(folder, CONDITIONS, digests.get(CONDITIONS, ""))
     return Answers(samples, read_samples(samples), read_conditions(conditions) if conditions else None)
@@ -166,12 +171,12 @@ def _evidence(content: Any) -> Iterable[dict[str, Any]]:
             yield content
         content = list(content.values())
     if isinstance(content, list):
-        for one in content:
-            yield from _evidence(one)
+        for value in content:
+            yield from _evidence(value)
 
 
 def _by_digest(folder: Path, name: str, sha256: str) -> Path | None:
-    """The file with that content. A release folder names it after its stage, an evidence store by its digest."""
+    """The file with this content. A release folder names it by stage, an evidence store by digest."""
     for path in sorted(folder.rglob("*")):
         if path.name.endswith((name, sha256 or name)) and path.is_file() and file_sha256(path) == sha256:
             return path
@@ -199,29 +204,30 @@ def _unrecorded(*sides: Answers) -> tuple[Path, ...]:
 def _require_known(margins: Mapping[str, float], names: Iterable[str]) -> None:
     if unknown := sorted(margins.keys() - set(names) - {ANY}):
         raise ComparisonRefused(
-            f"a margin for {unknown[0]}, which nobody answered", hint=f"answered: {', '.join(names)}"
+            f"a margin is given for {unknown[0]}, which has no answers", hint=f"answered: {', '.join(names)}"
         )
 
 
 def render_json(result: Comparison) -> str:
+    """The comparison as JSON."""
     benchmarks = {
         name: {
-            "n": one.n,
-            "repeats": one.repeats,
-            "difference": one.difference,
-            "interval90": list(one.interval90),
-            "margin": one.margin,
-            "p_regression": one.p_regression,
-            "verdict": str(one.verdict),
-            "reason": one.reason,
+            "n": judged.n,
+            "repeats": judged.repeats,
+            "difference": judged.difference,
+            "interval90": list(judged.interval90),
+            "margin": judged.margin,
+            "p_regression": judged.p_regression,
+            "verdict": str(judged.verdict),
+            "reason": judged.reason,
         }
-        for name, one in result.benchmarks.items()
+        for name, judged in result.benchmarks.items()
     }
     return json.dumps({"verdict": str(result.verdict), "benchmarks": benchmarks}, indent=2, allow_nan=False)
 
 
 def render_table(result: Comparison, *, unknown_conditions: Sequence[Path] = ()) -> str:
-    """An aligned table of what was found, then the reasons and remarks, then the verdict."""
+    """The comparison as an aligned table, followed by reasons, remarks and the verdict."""
     head = (
         "benchmark",
         "n",
@@ -234,27 +240,27 @@ def render_table(result: Comparison, *, unknown_conditions: Sequence[Path] = ())
         "p",
         "verdict",
     )
-    rows = [head, *(_row(one) for one in result.benchmarks.values())]
+    rows = [head, *map(_row, result.benchmarks.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(map(str.rjust, row, widths)) for row in ((row[0].ljust(widths[0]), *row[1:]) for row in rows)]
     lines.append("")
-    for one in result.benchmarks.values():
-        lines += [f"{one.benchmark}: {text}" for text in (one.reason, *one.remarks)]
-    lines += [f"{path}: data and sampling are taken on trust, {CONDITIONS} is missing" for path in unknown_conditions]
+    for judged in result.benchmarks.values():
+        lines += [f"{judged.benchmark}: {text}" for text in (judged.reason, *judged.remarks)]
+    lines += [f"{path}: data and sampling are not verified, {CONDITIONS} is missing" for path in unknown_conditions]
     return "\n".join((*lines, "", str(result.verdict)))
 
 
-def _row(one: BenchmarkVerdict) -> tuple[str, ...]:
-    low, high = one.interval90
+def _row(judged: BenchmarkVerdict) -> tuple[str, ...]:
+    low, high = judged.interval90
     return (
-        one.benchmark,
-        str(one.n),
-        f"{one.repeats:g}",
-        f"{one.baseline_score:.3f}",
-        f"{one.candidate_score:.3f}",
-        f"{one.difference:+.3f}",
+        judged.benchmark,
+        str(judged.n),
+        f"{judged.repeats:g}",
+        f"{judged.baseline_score:.3f}",
+        f"{judged.candidate_score:.3f}",
+        f"{judged.difference:+.3f}",
         f"{low:+.3f} {high:+.3f}",
-        f"{one.margin:.3f}",
-        f"{one.p_regression:.3f}",
-        str(one.verdict),
+        f"{judged.margin:.3f}",
+        f"{judged.p_regression:.3f}",
+        str(judged.verdict),
     )

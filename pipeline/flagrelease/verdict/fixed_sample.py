@@ -1,4 +1,4 @@
-"""The fixed-sample design: all questions are asked, and judged once."""
+"""The fixed-sample design: all questions are asked and judged once."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ def compare(
     clusters: Mapping[str, Mapping[str, str]] | None = None,
     alpha: float = ALPHA,
 ) -> Comparison:
-    """Judge the candidate's answers against the baseline's, benchmark by benchmark, paired by question.
+    """Judge the candidate's answers against the baseline's for each benchmark, paired by question (`rule.decide`).
 
-    `margins` holds the tolerated loss of each benchmark, `chances` the score of guessing where there is one.
-    `clusters` maps, for a benchmark, question ids to the story they share; without it `Sample.cluster` is used. The
-    interval has 1 − 2α, a regression is significant at α after Holm over the benchmarks, and `rule.decide` decides.
+    `margins` are the non-inferiority margins (fractions) by benchmark, `chances` the chance levels where they are
+    above 0. `clusters` maps, by benchmark, question ids to the story they share; by default `Sample.cluster`. The
+    confidence level of the interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
 
-    Raises ComparisonRefused for what must not be compared: no answers, other benchmarks, questions or prompts,
-    missing or doubled answers, a side on which everything failed, a margin that is missing or not in (0, 1].
+    Raises ComparisonRefused for no answers, different benchmarks, questions or prompts, missing or duplicate answers, a
+    side with nothing but errors, and a margin that is missing or not in (0, 1].
     """
-    # numpy and scipy: not when this module is imported, since `--help` has to answer at once.
+    # Imported here because numpy and scipy would slow down `--help`.
     from flagrelease.verdict.stats.paired import holm, regression_p
     from flagrelease.verdict.stats.pairing import pair
 
     paired = pair(baseline, candidate, clusters=clusters or {})
     for name in paired:
         _check_margin(name, margins)
-    p_values = {name: regression_p(one.pairs) for name, one in paired.items()}
+    p_values = {name: regression_p(benchmark.pairs) for name, benchmark in paired.items()}
     significant = holm(p_values, alpha=alpha)
     judged = {}
-    for name, one in paired.items():
+    for name, benchmark in paired.items():
         agreed = None
-        if guessing(one.baseline.score, one.pairs.n, (chances or {}).get(name, 0.0)):
-            before, after = ([each for each in side if each.benchmark == name] for side in (baseline, candidate))
+        if guessing(benchmark.baseline.score, benchmark.pairs.n, (chances or {}).get(name, 0.0)):
+            before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
             agreed = agreement(differing=differing(before, after), answers=len(after), alpha=alpha)
         judged[name] = _judge(
-            name, one, margins[name], p_values[name], significant=significant[name], agreed=agreed, alpha=alpha
+            name, benchmark, margins[name], p_values[name], significant=significant[name], agreed=agreed, alpha=alpha
         )
-    return Comparison(verdict=worst_verdict(one.verdict for one in judged.values()), benchmarks=judged)
+    return Comparison(verdict=worst_verdict(each.verdict for each in judged.values()), benchmarks=judged)
 
 
 def _check_margin(name: str, margins: Mapping[str, float]) -> None:
@@ -72,13 +72,14 @@ def _check_margin(name: str, margins: Mapping[str, float]) -> None:
         raise ComparisonRefused(f"no margin for {name}", hint=did_you_mean(name, margins))
     if not 0 < margins[name] <= 1:
         raise ComparisonRefused(
-            f"the margin of {name} is {margins[name]!r}", hint="a margin is a fraction in (0, 1]: 0.05 is five points"
+            f"the margin of {name} is {margins[name]!r}",
+            hint="a margin is a fraction in (0, 1]: 0.05 is 5 percentage points",
         )
 
 
 def _judge(
     name: str,
-    one: PairedBenchmark,
+    benchmark: PairedBenchmark,
     margin: float,
     p_value: float,
     *,
@@ -88,7 +89,7 @@ def _judge(
 ) -> BenchmarkVerdict:
     from flagrelease.verdict.stats.paired import difference, interval
 
-    bounds = interval(one.pairs, alpha=alpha)
+    bounds = interval(benchmark.pairs, alpha=alpha)
     evidence = BenchmarkEvidence(
         interval=(bounds.low, bounds.high),
         margin=margin,
@@ -99,20 +100,21 @@ def _judge(
     ruling = rule.decide(evidence)
     more = None
     if ruling.ground is Ground.UNDECIDED:
-        more = _more_answers(one.candidate.answers, bounds.half_width, margin, alpha)
-    gained, lost = flips(one.questions, one.pairs.baseline.mean.tolist(), one.pairs.candidate.mean.tolist())
+        more = _more_answers(benchmark.candidate.answers, bounds.half_width, margin, alpha)
+    before, after = benchmark.pairs.baseline.mean.tolist(), benchmark.pairs.candidate.mean.tolist()
+    gained, lost = flips(benchmark.questions, before, after)
     return BenchmarkVerdict(
         benchmark=name,
-        n=one.pairs.n,
-        baseline=one.baseline,
-        candidate=one.candidate,
-        difference=difference(one.pairs),
+        n=benchmark.pairs.n,
+        baseline=benchmark.baseline,
+        candidate=benchmark.candidate,
+        difference=difference(benchmark.pairs),
         interval90=evidence.interval,
         margin=margin,
         p_regression=p_value,
         verdict=ruling.verdict,
-        reason=wording.reason(ruling, evidence, more=more, how=_how(one, more)),
-        remarks=wording.remarks(ruling, evidence, baseline=one.baseline, candidate=one.candidate),
+        reason=wording.reason(ruling, evidence, more=more, how=_how(benchmark, more)),
+        remarks=wording.remarks(ruling, evidence, baseline=benchmark.baseline, candidate=benchmark.candidate),
         gained=gained,
         lost=lost,
         more_answers=more,
@@ -120,9 +122,9 @@ def _judge(
 
 
 def _more_answers(answers: int, half_width: float, margin: float, alpha: float) -> int:
-    """Answers that one side still lacks for the lower bound to clear −margin with 80 % power at no difference.
+    """Further answers of each side until the lower bound is above −margin with 80 % power at no difference.
 
-    The half width shrinks as 1/√answers; the power asks for z_{1−α} + z_{power} standard errors in a margin.
+    The half width shrinks as 1/√answers; the power requires a margin of z_{1−α} + z_{power} standard errors.
     """
     from statistics import NormalDist
 
@@ -132,10 +134,11 @@ def _more_answers(answers: int, half_width: float, margin: float, alpha: float) 
     return max(math.ceil(needed) - answers, 1)
 
 
-def _how(one: PairedBenchmark, more: int | None) -> str:
+def _how(benchmark: PairedBenchmark, more: int | None) -> str:
     if more is None:
         return ""
-    n, repeats = one.pairs.n, round(one.candidate.repeats) + math.ceil(more / one.pairs.n)
+    n = benchmark.pairs.n
+    repeats = round(benchmark.candidate.repeats) + math.ceil(more / n)
     return (
         f" with {100 * POWER:g} % power if there is no loss ({repeats} repeats of the {n} questions, "
         "or as many new questions)"

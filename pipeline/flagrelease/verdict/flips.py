@@ -1,4 +1,4 @@
-"""Questions whose majority answer changed."""
+"""Find questions whose majority answer changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["flips"]
 def flips(
     questions: Iterable[str], before: Sequence[float], after: Sequence[float]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The `questions` gained and those lost, by the mean score of each `before` and `after`."""
+    """The `questions` gained and those lost, by their mean scores `before` and `after`."""
     gained, lost = [], []
     for question, first, then in zip(questions, before, after, strict=True):
         if then >= 0.5 > first:

@@ -1,7 +1,7 @@
 """The recorded group-sequential design, and the verdict it yields on a set of samples. Pure.
 
-The design is fixed before the first question is asked and kept in conditions.json. Answers that were asked by one are
-judged by it and by nothing else: how many there are depends on what they said.
+The design is fixed before the first question is asked and recorded in conditions.json. Its answers can only be judged
+by the same design, because their number depends on their scores.
 """
 
 from __future__ import annotations
@@ -34,36 +34,44 @@ from flagrelease.verdict.types import (
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.design import Design, SequentialEvaluation
 
-__all__ = ["PlannedLooks", "judge", "read", "scores", "settle", "unsettled"]
+__all__ = ["PlannedLooks", "judge", "read", "scores", "to_verdict", "unsettled"]
 
-# A baseline that guesses is compared by its answers twice at most: when its score says PASS, and when all is asked.
+# The answers of a guessing baseline are compared at most twice: when the scores pass, and when all are asked.
 FIRST_ALPHA, LAST_ALPHA = 0.2 * ALPHA, 0.8 * ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedLooks:
-    """The design of one benchmark's evaluation.
-
-    `questions` are (subset, id) in the order that the design draws from. `reference` says that the baseline was
-    answered in whole before, at least twice each. `chance` is the score of guessing, 0 where nothing can be guessed.
-    """
+    """The design of one benchmark's evaluation. stats/design.py explains its parameters."""
 
     questions: tuple[tuple[str, str], ...]
+    """(subset, id) in the order that the design draws from."""
     margin: float
+    """The non-inferiority margin, a fraction."""
     repeats: int
+    """The most answers of each side to a question, on average."""
     fail_alpha: float
+    """The one-sided level of FAIL."""
     reference: bool
+    """Whether the baseline was completely answered before, at least twice for each question."""
     chance: float
+    """The chance level of the score; 0 if answers cannot be guessed."""
     alpha: float = ALPHA
+    """The one-sided level of PASS."""
     power: float = 0.90
+    """The probability of PASS at no loss."""
     looks: int = 10
+    """The number of interim analyses, the final one included."""
     exponent: float = 1.0
+    """ρ of the spending function α·t^ρ."""
     variance: float = 0.25
+    """Assumed variance of the difference of one pair of answers."""
     seed: int = 0
+    """Of the order in which questions are asked."""
 
     @cached_property
     def design(self) -> Design:
-        from flagrelease.verdict.stats.design import Design  # numpy and scipy: only where something is judged
+        from flagrelease.verdict.stats.design import Design  # imports numpy and scipy
 
         return Design(
             questions=len(self.questions),
@@ -85,13 +93,13 @@ class PlannedLooks:
         return SequentialEvaluation(design=self.design, items=items, seed=self.seed, reference=self.reference)
 
     def record(self) -> dict[str, Any]:
-        """The form in conditions.json, which `read` takes."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        """The JSON form in conditions.json, for `read`."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def read(record: Mapping[str, Any], benchmark: str) -> PlannedLooks:
-    """Raises ComparisonRefused."""
+    """The design recorded in conditions.json. Raises ComparisonRefused if it is damaged."""
     try:
         return msgspec.convert(dict(record), PlannedLooks)
     except msgspec.ValidationError as error:
@@ -99,8 +107,8 @@ def read(record: Mapping[str, Any], benchmark: str) -> PlannedLooks:
 
 
 def scores(samples: Iterable[Sample]) -> dict[Answer, float]:
-    """The answers as a design reads them."""
-    return {(one.subset, one.question_id, one.repeat): float(one.correct) for one in samples}
+    """The scores of the samples by answer, as a design reads them."""
+    return {_answer(sample): float(sample.correct) for sample in samples}
 
 
 def judge(
@@ -111,58 +119,57 @@ def judge(
     *,
     margin: float | None = None,
 ) -> BenchmarkVerdict:
-    """The verdict on one benchmark's answers by the design that they were asked by.
+    """Judge one benchmark's answers by the design by which they were asked.
 
-    With another `margin` than the design's, the repeated confidence interval decides: it holds at every look,
-    whatever stopped the evaluation (Jennison and Turnbull 2000, ch. 9). Raises ComparisonRefused where the answers
-    are not those that the design asks for.
+    For a `margin` other than the design's, the repeated confidence interval decides: it is valid at every look,
+    whatever stopped the evaluation (Jennison and Turnbull 2000, ch. 9). Raises ComparisonRefused if the answers are not
+    those that the design asks for.
     """
     _check(planned, benchmark, baseline, candidate)
     if planned.reference:
         every = ((*question, repeat) for question in planned.questions for repeat in range(planned.repeats))
-        there = scores(baseline)
-        if missing := [one for one in every if one not in there]:
+        given = scores(baseline)
+        if missing := [answer for answer in every if answer not in given]:
             raise ComparisonRefused(
                 f"the baseline is incomplete in {benchmark}",
-                why=f"{len(missing)} of its answers are not there, such as {_name(missing[0])}",
-                hint="its design takes the whole baseline: resume that evaluation",
+                why=f"{len(missing)} of its answers are missing, such as {_name(missing[0])}",
+                hint="the design requires the complete baseline: resume that evaluation",
             )
     step = planned.evaluation.next(scores(baseline), scores(candidate))
     if isinstance(step, Ask):
         side, wanted = ("candidate", step.candidate) if step.candidate else ("baseline", step.baseline)
         raise ComparisonRefused(
             f"the {side} is incomplete in {benchmark}",
-            why=f"look {step.look} of its design takes {len(wanted)} answers that are not there, such as "
-            f"{_name(wanted[0])}",
-            hint="a part of a sequential evaluation is no score: resume it, or compare it with its own baseline",
+            why=f"look {step.look} of its design requires {len(wanted)} missing answers, such as {_name(wanted[0])}",
+            hint="an unfinished sequential evaluation has no score: resume it, or compare it with its own baseline",
         )
-    return settle(planned, benchmark, step, baseline, candidate, margin=margin)
+    return to_verdict(planned, benchmark, step, baseline, candidate, margin=margin)
 
 
 def _check(planned: PlannedLooks, benchmark: str, baseline: Sequence[Sample], candidate: Sequence[Sample]) -> None:
     known, prompts = set(planned.questions), dict[tuple[str, str], str]()
     for side, samples in (("baseline", baseline), ("candidate", candidate)):
-        for one in samples:
-            question = (one.subset, one.question_id)
+        for sample in samples:
+            question = (sample.subset, sample.question_id)
             if question not in known:
                 raise ComparisonRefused(
-                    f"the {side} answered a question of {benchmark} that its design does not have",
-                    why=f"{one.subset}/{one.question_id}",
+                    f"the {side} answered a question of {benchmark} that is not in its design",
+                    why="/".join(question),
                     hint="evaluate both sides on the same data",
                 )
-            if prompts.setdefault(question, one.prompt_sha256) != one.prompt_sha256:
+            if prompts.setdefault(question, sample.prompt_sha256) != sample.prompt_sha256:
                 raise ComparisonRefused(
                     f"the two sides were asked {benchmark} with different prompts",
-                    why=f"{one.subset}/{one.question_id}",
+                    why="/".join(question),
                     hint="use the same data, shots and prompt template on both sides",
                 )
-        if samples and all(one.error is not None for one in samples):
+        if samples and all(sample.error is not None for sample in samples):
             raise ComparisonRefused(
                 f"all {len(samples)} answers of the {side} in {benchmark} are errors", hint="see its server log"
             )
 
 
-def settle(
+def to_verdict(
     planned: PlannedLooks,
     benchmark: str,
     decision: Decision,
@@ -171,11 +178,11 @@ def settle(
     *,
     margin: float | None = None,
 ) -> BenchmarkVerdict:
-    """The decision as the verdict of a benchmark; where the baseline only guesses, by its answers. `n` counts the
-    questions that the candidate was asked."""
+    """The verdict on a benchmark for a decision of its design; if the baseline only guesses, the answers are compared
+    as well. `n` counts the questions that the candidate was asked."""
     used = _used(planned, decision)
-    after = [one for one in candidate if _answer(one) in used]
-    before = list(baseline) if planned.reference else [one for one in baseline if _answer(one) in used]
+    after = [sample for sample in candidate if _answer(sample) in used]
+    before = list(baseline) if planned.reference else [sample for sample in baseline if _answer(sample) in used]
     gained, lost = ((), ()) if planned.reference else _flips(before, after)
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin if margin is None else margin)
     ruling = rule.decide(evidence)
@@ -210,7 +217,7 @@ def _evidence(
     candidate: Sequence[Sample],
     margin: float,
 ) -> BenchmarkEvidence:
-    """The design's evidence, with the agreement of the answers where the baseline only guesses."""
+    """The design's evidence, with the agreement of the answers if the baseline only guesses."""
     agreed = None
     if guessing(decision.baseline_score, decision.n, planned.chance):
         alpha = _agreement_alpha(planned, candidate)
@@ -221,10 +228,10 @@ def _evidence(
 def unsettled(
     planned: PlannedLooks, decision: Decision, baseline: Sequence[Sample], candidate: Sequence[Sample]
 ) -> tuple[Answer, ...]:
-    """What is still to be asked of both sides after the scores have said PASS: the questions that are left, once
-    each, where the baseline only guesses and its answers do not decide yet.
+    """The answers to ask of both sides after the scores pass, if the baseline only guesses and the comparison of
+    answers is undecided: all questions once each. Otherwise empty.
 
-    Nothing for a sampled endpoint (more than one repeat): its answers differ from draw to draw on any stack.
+    Empty for a sampled endpoint (more than one repeat), whose answers differ between draws on any stack.
     """
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin)
     if planned.repeats > 1 or rule.decide(evidence).ground is not Ground.ANSWERS_UNDECIDED:
@@ -233,17 +240,17 @@ def unsettled(
 
 
 def _agreement_alpha(planned: PlannedLooks, candidate: Sequence[Sample]) -> float:
-    if planned.repeats > 1:  # compared once
+    if planned.repeats > 1:  # compared only once
         return ALPHA
     return FIRST_ALPHA if len(candidate) < planned.design.budget else LAST_ALPHA
 
 
 def _course(planned: PlannedLooks, decision: Decision, answers: int, *, by_answers: bool) -> Course:
-    why = "all that was planned is answered and does not decide"
+    why = "all planned questions are answered and do not suffice for a verdict"
     if decision.verdict is not Verdict.INCONCLUSIVE:
         why = "the scores decided"
     if by_answers:
-        why += f" after {decision.pairs:,} answers; the answers themselves were compared, since the baseline guesses"
+        why += f" after {decision.pairs:,} answers; the answers were compared as well, since the baseline guesses"
     return Course(
         answers=answers,
         planned=planned.design.budget,
@@ -261,26 +268,26 @@ def _used(planned: PlannedLooks, decision: Decision) -> set[Answer]:
     }
 
 
-def _answer(one: Sample) -> Answer:
-    return one.subset, one.question_id, one.repeat
+def _answer(sample: Sample) -> Answer:
+    return sample.subset, sample.question_id, sample.repeat
 
 
 def _flips(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the questions that both sides answered."""
+    """Questions gained and lost, among those that both sides answered."""
     first, then = _means(before), _means(after)
     both = [name for name in then if name in first]
     return flips(both, [first[name] for name in both], [then[name] for name in both])
 
 
 def _means(samples: Sequence[Sample]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for one in samples:
-        found.setdefault(f"{one.subset}/{one.question_id}", []).append(float(one.correct))
-    return {name: sum(given) / len(given) for name, given in found.items()}
+    by_question: dict[str, list[float]] = {}
+    for sample in samples:
+        by_question.setdefault(f"{sample.subset}/{sample.question_id}", []).append(float(sample.correct))
+    return {name: sum(given) / len(given) for name, given in by_question.items()}
 
 
 def _questions(samples: Sequence[Sample]) -> int:
-    return len({(one.subset, one.question_id) for one in samples})
+    return len({(sample.subset, sample.question_id) for sample in samples})
 
 
 def _count(score: float, samples: Sequence[Sample]) -> SideCount:
@@ -289,13 +296,13 @@ def _count(score: float, samples: Sequence[Sample]) -> SideCount:
         score=score,
         answers=len(samples),
         repeats=int(mean) if mean.is_integer() else round(mean, 1),
-        errors=sum(one.error is not None for one in samples),
+        errors=sum(sample.error is not None for sample in samples),
         truncated=_truncated(samples),
     )
 
 
 def _truncated(samples: Sequence[Sample]) -> int:
-    return sum(one.error is None and one.finish_reason == "length" for one in samples)
+    return sum(sample.error is None and sample.finish_reason == "length" for sample in samples)
 
 
 def _name(answer: Answer) -> str:

@@ -1,4 +1,4 @@
-"""Baselines at the chance level: whether a score is one, and how far two sides give the same answers."""
+"""Detect baselines at the chance level, and measure how far two sides give the same answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ __all__ = ["agreement", "differing", "guessing"]
 
 
 def guessing(score: float, n: int, chance: float) -> bool:
-    """Whether a score over `n` questions cannot be told from `chance`, the score of guessing (one-sided, 5 %)."""
+    """Whether a score over `n` questions is not significantly above the chance level (one-sided, 5 %)."""
     return chance > 0 and score <= chance + 1.645 * math.sqrt(chance * (1 - chance) / n)
 
 
 def differing(before: Sequence[Sample], after: Sequence[Sample]) -> int:
-    """How many answers are not the same, right or wrong; an error is no answer, and equals none."""
+    """The number of answers that differ, right or wrong; an error differs from every answer."""
     given = {sample.key: sample.answer for sample in before if sample.error is None}
-    return sum(one.error is not None or one.key not in given or given[one.key] != one.answer for one in after)
+    return sum(
+        sample.error is not None or sample.key not in given or given[sample.key] != sample.answer for sample in after
+    )
 
 
 def agreement(*, differing: int, answers: int, alpha: float = ALPHA) -> Agreement:
-    """With the one-sided 1 − α bounds of the share that differs (Clopper and Pearson 1934)."""
+    """The agreement with one-sided 1 − α bounds of the share that differs (Clopper and Pearson 1934)."""
     from scipy.special import betaincinv
 
     same = answers - differing

@@ -1,4 +1,4 @@
-"""The noise floor: a baseline compared with itself."""
+"""Measure the noise floor: a baseline compared with itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["halves", "noise_floor", "own_noise"]
 
 
 def noise_floor(one: Sequence[Sample], other: Sequence[Sample]) -> dict[str, NoiseFloor]:
-    """Two evaluations of the same server, benchmark by benchmark. Raises ComparisonRefused as `compare` does."""
+    """Compare two evaluations of the same server, by benchmark. Raises ComparisonRefused as `compare` does."""
     from flagrelease.verdict.stats.paired import difference, interval
     from flagrelease.verdict.stats.pairing import pair
 
@@ -33,7 +33,7 @@ def noise_floor(one: Sequence[Sample], other: Sequence[Sample]) -> dict[str, Noi
 
 
 def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """One evaluation of several repeats as two: the even and the odd repeats, renumbered from 0.
+    """Split an evaluation with several repeats into the even and the odd repeats, renumbered from 0.
 
     With an odd number of repeats the last one of each question is left out.
     """
@@ -41,16 +41,17 @@ def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     for sample in samples:
         question = sample.key[:3]
         repeats[question] = max(repeats.get(question, 0), sample.repeat + 1)
-    whole = [sample for sample in samples if sample.repeat < repeats[sample.key[:3]] // 2 * 2]
+    paired = [sample for sample in samples if sample.repeat < repeats[sample.key[:3]] // 2 * 2]
     even, odd = (
-        [replace(sample, repeat=sample.repeat // 2) for sample in whole if sample.repeat % 2 == rest] for rest in (0, 1)
+        [replace(sample, repeat=sample.repeat // 2) for sample in paired if sample.repeat % 2 == parity]
+        for parity in (0, 1)
     )
     return even, odd
 
 
 def own_noise(baseline: Sequence[Sample]) -> NoiseFloor | None:
-    """One benchmark's baseline against itself, from the repeats that every question has; None where they are
-    fewer than two, or all of one half failed."""
+    """The noise floor of one benchmark's baseline, from the repeats that all questions have; None if they are fewer
+    than two, or if one half consists of errors."""
     count: Counter[tuple[str, str, str]] = Counter(sample.key[:3] for sample in baseline)
     each = min(count.values(), default=0)
     if each < 2:

@@ -1,7 +1,7 @@
-"""The rule of the verdict: a non-inferiority test with a margin. The only place that decides PASS or FAIL.
+"""The decision rule for PASS and FAIL: a non-inferiority test.
 
-Callers go through the module (`rule.decide`), whatever design produced the evidence, so that a change here changes
-fixed-sample and group-sequential evaluations, `flagrelease compare` and the release alike.
+All designs, fixed-sample and group-sequential, the release and `flagrelease compare` use it. Call it through the module
+(`rule.decide`), so that a replacement takes effect everywhere.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ __all__ = ["decide", "decide_speed"]
 
 
 def decide(evidence: BenchmarkEvidence) -> Ruling:
-    """PASS: the lower bound of the difference is above −margin. FAIL: the whole interval is below −margin, or the
-    regression is significant and the interval is below zero. Otherwise INCONCLUSIVE.
+    """PASS if the lower bound of the difference is above −margin. FAIL if the upper bound is below −margin, or if the
+    regression is significant and the upper bound is below zero. Otherwise INCONCLUSIVE.
 
-    A baseline at the chance level has nothing to lose, so there a PASS also needs the answers themselves: two sides
-    that differ in a share q of their answers cannot differ by more than q in their score, so the upper bound of q has
-    to be below the margin. A FAIL stays.
+    The score of a baseline at the chance level cannot get worse, so that PASS also requires similar answers: two sides
+    that differ in a share q of their answers cannot differ by more than q in score, so the upper bound of q has to be
+    below the margin. FAIL is not affected.
     """
     low, high = evidence.interval
     margin = evidence.margin
@@ -38,7 +38,7 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
 
 
 def _passing(evidence: BenchmarkEvidence) -> tuple[Verdict, Ground]:
-    """Where the scores pass: whether the answers do, if they are asked."""
+    """The verdict if the scores pass: that of the answers, if they are compared."""
     if evidence.agreement is None:
         equivalent = evidence.interval[1] < evidence.margin
         return Verdict.PASS, Ground.EQUIVALENT if equivalent else Ground.NON_INFERIOR
@@ -49,8 +49,8 @@ def _passing(evidence: BenchmarkEvidence) -> tuple[Verdict, Ground]:
 
 
 def decide_speed(interval: tuple[float, float], gate: float) -> Verdict:
-    """The same test of a ratio, candidate / baseline. PASS: the lower bound is at least `gate`; FAIL: the upper one is
-    below it; otherwise INCONCLUSIVE."""
+    """The same test for a ratio, candidate / baseline. PASS if the lower bound is at least `gate`, FAIL if the upper
+    bound is below it, otherwise INCONCLUSIVE."""
     low, high = interval
     if low >= gate:
         return Verdict.PASS

@@ -1,7 +1,7 @@
-"""`samples.jsonl`: one line for each answer, the raw material of every score.
+"""Read and write samples.jsonl: one line for each answer.
 
-An answer is named by (benchmark, subset, question_id, repeat) and exists once. Where questions share a story
-or a template, the part of `question_id` before `#` names it: their errors are then taken as dependent.
+An answer is identified by (benchmark, subset, question_id, repeat) and exists once. Questions that share a story or
+template name it in `question_id` before `#`; their errors are treated as dependent.
 """
 
 from __future__ import annotations
@@ -43,23 +43,30 @@ Key = tuple[str, str, str, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One answer to one question.
-
-    `correct` is true or false, or a partial score in [0, 1]. An answer that failed has its reason in `error`
-    and counts as wrong. `finish_reason` is the server's; `length` means truncated. `repeat` counts from 0.
-    """
+    """One answer to one question."""
 
     benchmark: str
+    """Its name in matrix.yaml."""
     subset: str
+    """A part of the benchmark; may be empty."""
     question_id: str
+    """Unique in the subset; STORY#ID if questions share a story or template."""
     prompt_sha256: str
+    """64 hex digits."""
     repeat: int
+    """Counted from 0."""
     correct: bool | float
+    """True or false, or a partial score in [0, 1]; a failed answer counts as wrong."""
     answer: str | None
+    """The answer that was extracted; None if there is none."""
     finish_reason: str | None
+    """As reported by the server; `length` means truncated."""
     completion_tokens: int | None
+    """As reported by the server."""
     latency_s: float | None
+    """Seconds until the answer was complete."""
     error: str | None
+    """Why the answer failed; None if it did not."""
 
     @property
     def key(self) -> Key:
@@ -67,25 +74,27 @@ class Sample:
 
     @property
     def cluster(self) -> str:
-        """The story or template that the question belongs to; the question itself where there is none."""
+        """The story or template of the question, or the question itself."""
         return f"{self.subset}/{self.question_id.partition('#')[0]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What has to be equal on two sides before their answers are compared; kept beside them in conditions.json.
+    """Conditions that must be equal for two sides to be compared, stored as conditions.json next to the answers.
 
-    `model` names the weights with their revision, `data` the sha256 of each benchmark's questions, `sampling`
-    the parameters that each benchmark was asked with. The prompts themselves are in the answers. `design` holds, for
-    each benchmark that was evaluated sequentially, the design that its answers were asked by (group_sequential.py);
-    `harness` what asked and graded a benchmark, where that was not our own engine.
+    Prompts are compared by the digests in the answers.
     """
 
     model: str
+    """The weights with their revision."""
     data: Mapping[str, str]
+    """By benchmark, sha256 (hex) of its questions."""
     sampling: Mapping[str, Mapping[str, Any]]
+    """By benchmark, the parameters of its requests."""
     design: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By sequential benchmark, the recorded design (group_sequential.py); not compared."""
     harness: Mapping[str, str] = field(default_factory=dict)
+    """By benchmark, the harness that asked and graded it, unless it is our own."""
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -95,7 +104,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sample as it is read. All fields are required; NaN and infinity are not JSON."""
+    """The JSON form of a sample. All fields are required; NaN and infinity are not JSON."""
 
     benchmark: Annotated[str, msgspec.Meta(min_length=1)]
     subset: str
@@ -115,10 +124,10 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """All answers of a file, in its order.
+    """All answers of a file, in file order.
 
-    Raises ComparisonRefused, with file and line, for anything that is not a whole set of well-formed answers:
-    a line cut in half, an unknown or missing field, a value of the wrong type, NaN, an answer given twice.
+    Raises ComparisonRefused, with file and line, for a truncated line, an unknown or missing field, a value of the
+    wrong type, NaN, and a duplicate answer.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -129,9 +138,9 @@ def read_samples(path: Path) -> list[Sample]:
     if text and not text.endswith("\n"):
         line = text.count("\n") + 1
         raise ComparisonRefused(
-            f"{path}:{line}: the last line is cut",
-            why="the file does not end with a line end",
-            hint="resume the evaluation that wrote it; it asks only what is missing",
+            f"{path}:{line}: the last line is truncated",
+            why="the file does not end with a newline",
+            hint="resume the evaluation that wrote it; it asks only the missing questions",
         )
     with _collector_paused():
         return list(_parse(path, text))
@@ -139,7 +148,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 def _parse(path: Path, text: str) -> Iterator[Sample]:
     seen: set[Key] = set()
-    # Not splitlines(): U+2028 and its kin are legal inside a JSON string.
+    # Not splitlines(): U+2028 and similar characters are legal in a JSON string.
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         try:
             sample = _sample(line)
@@ -148,38 +157,38 @@ def _parse(path: Path, text: str) -> Iterator[Sample]:
         seen.add(sample.key)
         if len(seen) != number:
             raise ComparisonRefused(
-                f"{path}:{number}: answered twice",
+                f"{path}:{number}: duplicate answer",
                 why="{}/{}/{} repeat {}".format(*sample.key),
-                hint="two evaluations were written into one file; keep them apart",
+                hint="two evaluations were written to the same file; separate them",
             )
         yield sample
 
 
 def _sample(line: str) -> Sample:
-    """Raises ValueError, as msgspec's errors are."""
-    one = _decode(line)
-    if not _HEX.issuperset(one.prompt_sha256):
-        raise ValueError(f"prompt_sha256 has to be 64 hexadecimal digits, not {one.prompt_sha256!r}")
-    if one.error is not None and one.correct:
-        raise ValueError(f"scored {one.correct!r} although it failed with {one.error!r}")
+    """Raises ValueError (the base of msgspec's errors)."""
+    read = _decode(line)
+    if not _HEX.issuperset(read.prompt_sha256):
+        raise ValueError(f"prompt_sha256 must be 64 hexadecimal digits, not {read.prompt_sha256!r}")
+    if read.error is not None and read.correct:
+        raise ValueError(f"scored {read.correct!r} although it failed with {read.error!r}")
     return Sample(
-        benchmark=one.benchmark,
-        subset=one.subset,
-        question_id=one.question_id,
-        prompt_sha256=one.prompt_sha256,
-        repeat=one.repeat,
-        correct=one.correct,
-        answer=one.answer,
-        finish_reason=one.finish_reason,
-        completion_tokens=one.completion_tokens,
-        latency_s=one.latency_s,
-        error=one.error,
+        benchmark=read.benchmark,
+        subset=read.subset,
+        question_id=read.question_id,
+        prompt_sha256=read.prompt_sha256,
+        repeat=read.repeat,
+        correct=read.correct,
+        answer=read.answer,
+        finish_reason=read.finish_reason,
+        completion_tokens=read.completion_tokens,
+        latency_s=read.latency_s,
+        error=read.error,
     )
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of small objects and no cycle: the collector would only scan them again and again."""
+    """Pause garbage collection, which would repeatedly scan hundreds of thousands of objects without cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -190,14 +199,14 @@ def _collector_paused() -> Iterator[None]:
 
 
 def dump(sample: Sample) -> str:
-    """The line of a sample, with its line end. Raises ValueError for what `read_samples` would refuse."""
+    """The line of a sample, with a newline. Raises ValueError if `read_samples` would refuse it."""
     line = json.dumps(asdict(sample), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     _sample(line)
     return line + "\n"
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write a new file of answers at once. Raises FileExistsError rather than replace one."""
+    """Write a new file of answers. Raises FileExistsError if it exists."""
     with path.open("x", encoding="utf-8", newline="\n") as file:
         file.writelines(map(dump, samples))
         file.flush()
@@ -205,7 +214,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
 
 
 def read_conditions(path: Path) -> Conditions | None:
-    """The conditions written beside a file of answers; None when there are none. Raises ComparisonRefused."""
+    """Read conditions.json; None if it does not exist. Raises ComparisonRefused if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Conditions(**content)
@@ -216,12 +225,11 @@ def read_conditions(path: Path) -> Conditions | None:
 
 
 class SampleWriter:
-    """Appends answers to a file that may have been left behind by a killed run.
+    """Append answers to a file, which may be left from a killed run.
 
-    A line cut in half at the end is removed on opening; `done` names the answers that are there already, and
-    an answer that is there is never written again (ValueError). One writer at a time (Busy). Each answer reaches
-    the kernel before `write` returns, so that only a loss of power, not of the process, can take the last ones
-    since `sync`.
+    A truncated last line is removed when the file is opened; `done` holds the keys of the existing answers. Raises Busy
+    if another process writes the file, ValueError for a duplicate answer. Each answer reaches the kernel before `write`
+    returns: answers since the last `sync` can be lost in a power failure, but not with the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -230,7 +238,7 @@ class SampleWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self._lock()
-            self._drop_cut_line()
+            self._drop_truncated_line()
             self.samples = read_samples(path)
         except BaseException:
             os.close(self._fd)
@@ -243,20 +251,20 @@ class SampleWriter:
         except BlockingIOError:
             raise Busy(f"{self.path} is being written by another evaluation", hint="wait for it, or stop it") from None
 
-    def _drop_cut_line(self) -> None:
+    def _drop_truncated_line(self) -> None:
         content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            os.ftruncate(self._fd, whole)
+        complete = content.rfind(b"\n") + 1
+        if complete != len(content):
+            os.ftruncate(self._fd, complete)
 
     def write(self, sample: Sample) -> None:
         if sample.key in self.done:
-            raise ValueError("answered twice: {}/{}/{} repeat {}".format(*sample.key))
+            raise ValueError("duplicate answer: {}/{}/{} repeat {}".format(*sample.key))
         line = dump(sample).encode()
         start = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             written = os.write(self._fd, line)
-            if written != len(line):  # a full disk takes a part
+            if written != len(line):  # a full disk accepts a part
                 raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         except OSError:
             os.ftruncate(self._fd, start)

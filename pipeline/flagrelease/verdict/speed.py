@@ -1,4 +1,4 @@
-"""The verdict on speed at one load point."""
+"""Judge speed at one load point."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def speed(
     higher_is_better: bool = True,
     alpha: float = ALPHA,
 ) -> SpeedVerdict:
-    """Judge interleaved runs at one load point by the interval of the ratio (`rule.decide_speed`). Raises
-    ComparisonRefused for fewer than 3 runs a side."""
+    """Judge interleaved runs at one load point by the interval of their ratio (`rule.decide_speed`). Raises
+    ComparisonRefused for fewer than 3 runs of each side."""
     from flagrelease.verdict.stats.speed import ratio
 
-    found = ratio(baseline, candidate, higher_is_better=higher_is_better, alpha=alpha)
-    interval = (found.bounds.low, found.bounds.high)
+    measured = ratio(baseline, candidate, higher_is_better=higher_is_better, alpha=alpha)
+    interval = (measured.bounds.low, measured.bounds.high)
     verdict = rule.decide_speed(interval, gate)
     return SpeedVerdict(
-        ratio=found.ratio,
+        ratio=measured.ratio,
         interval=interval,
         gate=gate,
-        runs=found.runs,
+        runs=measured.runs,
         verdict=verdict,
         reason=wording.speed_reason(verdict, interval, gate),
     )

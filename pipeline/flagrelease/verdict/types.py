@@ -1,4 +1,4 @@
-"""The types of a verdict. Free of numpy and scipy, so that every module may import them."""
+"""Types of evidence and verdicts. Does not import numpy or scipy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ __all__ = [
 ]
 
 ALPHA = 0.05
+"""The one-sided level of each test."""
 POWER = 0.80
+"""The power for which a fixed-sample evaluation estimates further answers."""
 
 Answer = tuple[str, str, int]  # subset, question id, repeat
 
 
 class Verdict(StrEnum):
+    """The verdict of a gate."""
+
     PASS = "PASS"  # noqa: S105
     INCONCLUSIVE = "INCONCLUSIVE"
     FAIL = "FAIL"
@@ -43,16 +47,16 @@ _BADNESS = (Verdict.PASS, Verdict.INCONCLUSIVE, Verdict.FAIL)
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
-    """FAIL before INCONCLUSIVE before PASS. Nothing judged is INCONCLUSIVE."""
+    """The worst of the verdicts (FAIL, INCONCLUSIVE, PASS); INCONCLUSIVE if there are none."""
     return max(verdicts, key=_BADNESS.index, default=Verdict.INCONCLUSIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How many answers of two sides differ, right or wrong."""
+    """The agreement of two sides' answers, right or wrong."""
 
     differing: int
-    """Answers of the candidate that are not the baseline's."""
+    """Answers of the candidate that differ from the baseline's."""
 
     answers: int
     """Answers of the candidate."""
@@ -66,32 +70,37 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkEvidence:
-    """All that the rule reads about one benchmark. A difference is candidate − baseline, as a fraction."""
+    """The evidence on one benchmark that the rule reads. A difference is candidate − baseline, as a fraction."""
 
     interval: tuple[float, float]
     """Confidence interval of the difference."""
 
     margin: float
-    """The tolerated loss."""
+    """The non-inferiority margin, a fraction."""
 
     p_regression: float
-    """One-sided p-value of "the candidate is no worse"."""
+    """One-sided p-value of "the candidate is not worse"."""
 
     significant: bool
-    """Whether that hypothesis is rejected, after the correction for several benchmarks or several looks."""
+    """Whether that hypothesis is rejected, corrected for multiple benchmarks or looks."""
 
     agreement: Agreement | None = None
-    """Given only where the baseline's score is not significantly above the chance level."""
+    """Given only if the baseline's score is not significantly above the chance level."""
 
 
 class Ground(Enum):
-    """Why a verdict is what it is."""
+    """The ground of a verdict."""
 
     EQUIVALENT = auto()
+    """The interval lies within ±margin."""
     NON_INFERIOR = auto()
+    """The lower bound is above −margin."""
     LOSS_BEYOND_MARGIN = auto()
+    """The upper bound is below −margin."""
     SIGNIFICANT_LOSS = auto()
+    """The loss is significant and may exceed the margin."""
     UNDECIDED = auto()
+    """The interval contains −margin and the loss is not significant."""
     SAME_ANSWERS = auto()
     """The scores pass, the baseline guesses, and few enough answers differ."""
     ANSWERS_UNDECIDED = auto()
@@ -101,84 +110,101 @@ class Ground(Enum):
 
 
 class Note(Enum):
-    """What is remarkable about a verdict without changing it."""
+    """An observation that does not change the verdict."""
 
     LARGE_GAIN = auto()
+    """A significant gain that may exceed the margin."""
     LOSS_INSIDE_MARGIN = auto()
+    """A significant loss within the margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
-    """What the rule says of one benchmark's evidence."""
+    """The rule's decision on one benchmark."""
 
     verdict: Verdict
     """The verdict on this benchmark."""
 
     ground: Ground
-    """Why; `wording.reason` says it in words."""
+    """Why; `wording.reason` puts it into words."""
 
     notes: tuple[Note, ...] = ()
-    """What else is remarkable; `wording.remarks` says it in words."""
+    """Observations; `wording.remarks` puts them into words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SideCount:
-    """What one side answered. `repeats` is the number of answers to each question, on average where they differ."""
+    """Score and counts of one side."""
 
     score: float
+    """Mean score of its answers, a fraction."""
     answers: int
+    """Number of answers."""
     repeats: float
+    """Answers to each question, on average."""
     errors: int
+    """Answers that failed."""
     truncated: int
+    """Answers that were truncated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How far a sequential evaluation went: `answers` of at most `planned` on each side, to look `look` of `looks`."""
+    """How far a group-sequential evaluation went."""
 
     answers: int
+    """Answers of each side."""
     planned: int
+    """The most answers of each side."""
     look: int
+    """The interim analysis that ended it, counted from 1."""
     looks: int
+    """The most interim analyses."""
     why: str
+    """Why it ended."""
 
     @property
     def early(self) -> bool:
+        """Whether it ended before all planned answers."""
         return self.answers < self.planned
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What a group-sequential design asks next: answers that are missing on each side. `look` counts from 1."""
+    """The next request of a group-sequential design."""
 
     look: int
+    """The interim analysis that needs the answers, counted from 1."""
     baseline: tuple[Answer, ...]
+    """Answers to ask of the baseline."""
     candidate: tuple[Answer, ...]
+    """Answers to ask of the candidate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The end of a group-sequential evaluation. `pairs` were answered on each side, `counts` to each item, from repeat
-    0 on; the interval holds in spite of the looks.
-
-    The baseline's score is that of the answers that were asked alike of all questions (the first round, or the
-    reference); the candidate's is that plus the difference.
-    """
+    """The end of a group-sequential evaluation. Scores and differences are fractions."""
 
     evidence: BenchmarkEvidence
-    """What was known at the last look."""
-
+    """The evidence at the last look; its interval is valid at every look."""
     ruling: Ruling
-    """What the rule said of it."""
-
+    """The rule's decision on it."""
     n: int
+    """Questions that were asked."""
     pairs: int
+    """Answers of each side."""
     looks: int
+    """Interim analyses that were made."""
     baseline_score: float
+    """From the answers with equal counts for all questions: the first round, or the reference."""
     candidate_score: float
+    """`baseline_score` + `difference`."""
     difference: float
+    """candidate − baseline, weighted by the design."""
     counts: tuple[int, ...]
+    """Answers of each side to each question, from repeat 0 on."""
     more_answers: int | None = None
+    """Further answers of each side that would probably decide an undecided evaluation."""
 
     @property
     def verdict(self) -> Verdict:
@@ -195,28 +221,38 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkVerdict:
-    """One benchmark, judged. Scores, difference (candidate − baseline), interval and margin are fractions.
-
-    `gained` and `lost` name the questions (SUBSET/ID) whose majority answer changed. `more_answers` is what it
-    would take on each side to decide an INCONCLUSIVE result with 80 % power if there is no difference. `course`
-    is that of a sequential evaluation; without one, all questions were asked and judged once.
-    """
+    """The verdict on one benchmark. Scores, difference, interval and margin are fractions."""
 
     benchmark: str
+    """Its name in matrix.yaml."""
     n: int
+    """Questions."""
     baseline: SideCount
+    """The baseline's score and counts."""
     candidate: SideCount
+    """The candidate's score and counts."""
     difference: float
+    """candidate − baseline."""
     interval90: tuple[float, float]
+    """The 90 % confidence interval of the difference."""
     margin: float
+    """The non-inferiority margin."""
     p_regression: float
+    """One-sided p-value of "the candidate is not worse"."""
     verdict: Verdict
+    """The verdict."""
     reason: str
+    """The reason, in words."""
     remarks: tuple[str, ...] = ()
+    """Observations that do not change the verdict, in words."""
     gained: tuple[str, ...] = ()
+    """Questions (SUBSET/ID) whose majority answer became right."""
     lost: tuple[str, ...] = ()
+    """Questions (SUBSET/ID) whose majority answer became wrong."""
     more_answers: int | None = None
+    """Further answers of each side that decide an INCONCLUSIVE result, with the design's power if there is no loss."""
     course: Course | None = None
+    """How far a group-sequential evaluation went; None if all questions were asked and judged once."""
 
     @property
     def repeats(self) -> float:
@@ -233,35 +269,47 @@ class BenchmarkVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All benchmarks of a cell, judged; the verdict is the worst of them."""
+    """The verdict on all benchmarks of a cell."""
 
     verdict: Verdict
+    """The worst verdict of the benchmarks."""
     benchmarks: Mapping[str, BenchmarkVerdict]
+    """By name."""
 
     @property
     def reason(self) -> str:
-        decisive = [one for one in self.benchmarks.values() if one.verdict is self.verdict]
-        return "; ".join(f"{one.benchmark}: {one.reason}" for one in decisive)
+        """The reasons of the benchmarks that have the worst verdict."""
+        decisive = [benchmark for benchmark in self.benchmarks.values() if benchmark.verdict is self.verdict]
+        return "; ".join(f"{benchmark.benchmark}: {benchmark.reason}" for benchmark in decisive)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """A baseline against itself: what differences and flips mean nothing. Printed beside the release's own.
-    `repeats` is how often each half answered each question."""
+    """A baseline compared with itself: the differences and flips that have no meaning. Shown next to the release's."""
 
     repeats: float
+    """Answers of each half to each question."""
     difference: float
+    """Between the halves, a fraction."""
     interval90: tuple[float, float]
+    """The 90 % confidence interval of the difference."""
     flip_rate: float
+    """Share of questions whose majority answer changed, a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedVerdict:
-    """One load point: candidate / baseline, at least `gate` to pass. `interval` has 1 − 2α."""
+    """The verdict on speed at one load point."""
 
     ratio: float
+    """candidate / baseline."""
     interval: tuple[float, float]
+    """The 1 − 2α confidence interval of the ratio."""
     gate: float
+    """The ratio that is required."""
     runs: int
+    """Runs of each side."""
     verdict: Verdict
+    """The verdict."""
     reason: str
+    """The reason, in words."""

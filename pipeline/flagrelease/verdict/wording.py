@@ -1,4 +1,4 @@
-"""Reasons and remarks of a verdict in words. Free of numpy and scipy."""
+"""Put the reasons and remarks of a verdict into words. Does not import numpy or scipy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["other_margin", "points", "reason", "remarks", "speed_reason"]
 _BY_ANSWERS = (Ground.SAME_ANSWERS, Ground.ANSWERS_UNDECIDED, Ground.OTHER_ANSWERS)
 _NOTES = {
     Note.LARGE_GAIN: "a gain this large usually means a broken baseline",
-    Note.LOSS_INSIDE_MARGIN: "a significant loss, inside the margin",
+    Note.LOSS_INSIDE_MARGIN: "a significant loss, within the margin",
 }
 
 
 def points(fraction: float) -> str:
-    """A difference of scores: `5 percentage points`."""
+    """A difference of scores (a fraction) as `5 percentage points`."""
     number = f"{100 * fraction:.3g}"
     return f"{number} percentage point{'s' * (number != '1')}"
 
@@ -22,8 +22,8 @@ def points(fraction: float) -> str:
 def reason(
     ruling: Ruling, evidence: BenchmarkEvidence, *, after: int | None = None, more: int | None = None, how: str = ""
 ) -> str:
-    """Why the verdict is what it is. `after`: so many answers on each side decided a group-sequential evaluation;
-    `more`: so many would decide what is open, and `how` they can be had."""
+    """The reason of a verdict. `after` is the number of answers of each side in a group-sequential evaluation, `more`
+    the number of further ones that would decide it, and `how` a way to get them."""
     if evidence.agreement is not None and ruling.ground in _BY_ANSWERS:
         return _by_answers(ruling, evidence.agreement, evidence.margin)
     margin = points(evidence.margin)
@@ -60,30 +60,30 @@ def _by_answers(ruling: Ruling, agreement: Agreement, margin: float) -> str:
     if ruling.ground is Ground.SAME_ANSWERS:
         level = f"{100 * (1 - agreement.alpha):g} %"
         return f"{_compared(agreement)}, at most {most} ({level}), within ±{points(margin)}"
-    return f"{_compared(agreement)}, perhaps {most}: ask a benchmark that the model can do better than by guessing"
+    return f"{_compared(agreement)}, perhaps {most}: use a benchmark on which the model scores above the chance level"
 
 
 def remarks(
     ruling: Ruling, evidence: BenchmarkEvidence, *, baseline: SideCount, candidate: SideCount
 ) -> tuple[str, ...]:
-    """What a reader of the verdict should know in addition to its reason."""
-    found = []
+    """Observations on a verdict in addition to its reason."""
+    texts = []
     for side, count in (("baseline", baseline), ("candidate", candidate)):
         if count.errors:
-            found.append(f"{count.errors} of {count.answers} answers of the {side} failed and count as wrong")
+            texts.append(f"{count.errors} of {count.answers} answers of the {side} failed and count as wrong")
         if count.truncated:
-            found.append(f"{count.truncated} of {count.answers} answers of the {side} were truncated")
-    found += [_NOTES[note] for note in ruling.notes]
+            texts.append(f"{count.truncated} of {count.answers} answers of the {side} were truncated")
+    texts += [_NOTES[note] for note in ruling.notes]
     if baseline.repeats != candidate.repeats:
-        found.append(f"{baseline.repeats:g} repeats of the baseline, {candidate.repeats:g} of the candidate")
+        texts.append(f"{baseline.repeats:g} repeats of the baseline, {candidate.repeats:g} of the candidate")
     if evidence.agreement is not None and ruling.ground not in _BY_ANSWERS:
-        found.append(_compared(evidence.agreement))
-    return tuple(found)
+        texts.append(_compared(evidence.agreement))
+    return tuple(texts)
 
 
 def other_margin(planned: float) -> str:
-    """The remark where a design's answers are judged at another margin than it was made for."""
-    return f"asked by a design with a margin of {points(planned)}, judged by its interval, which holds at every look"
+    """The remark on answers that are judged at a margin other than that of their design."""
+    return f"designed for a margin of {points(planned)}; judged by its interval, which is valid at every look"
 
 
 def speed_reason(verdict: Verdict, interval: tuple[float, float], gate: float) -> str:
@@ -91,5 +91,7 @@ def speed_reason(verdict: Verdict, interval: tuple[float, float], gate: float) -
     if verdict is Verdict.PASS:
         return f"at least {low:.2f} of the baseline's speed"
     if verdict is Verdict.FAIL:
-        return f"at most {high:.2f} of the baseline's speed, {gate:.2f} is asked for"
-    return f"between {low:.2f} and {high:.2f} of the baseline's speed, {gate:.2f} is asked for; more runs decide it"
+        return f"at most {high:.2f} of the baseline's speed, {gate:.2f} is required"
+    return (
+        f"between {low:.2f} and {high:.2f} of the baseline's speed, {gate:.2f} is required; more runs would decide it"
+    )

@@ -74,7 +74,7 @@ def test_an_attribution(tmp_path: Path) -> None:
     found = files.read_attribution(path)
     assert found.together is not None
     assert found.together.finding == (
-        "log-probabilities 3.14 times as far from float32 as with the native kernels, -0.5000 nats a token on average"
+        "log-probabilities 3.14 times as far from float32 as with the native kernels, -0.5000 nats per token on average"
     )
     assert (found.rounds[0].culprit, found.rounds[0].partner, found.clean) == ("mm", "neg", True)
     assert [one.operators for one in found.rounds[0].measurements] == [("mm",), ("mm", "neg")]
@@ -110,7 +110,7 @@ def test_a_report_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps(newer))
     with pytest.raises(EnvironmentFault) as caught:
         files.read_report(tmp_path / "report.json")
-    assert caught.value.why == "it has format 2, and formats up to 1 are read"
+    assert caught.value.why == "it has format 2; formats up to 1 are supported"
 
 
 def test_a_file_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Profile, Share
+from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import Accuracy
 from flagrelease.errors import ComparisonRefused, SmokeFailed
 from flagrelease.serving.servers import Servers
 from flagrelease.store.evidence import EvidenceStore
@@ -151,7 +151,7 @@ def test_a_baseline_at_chance_level_is_asked_until_its_answers_decide(many: Worl
     assert f"1 of {MANY} differ" in score.reason
     assert score.course is not None
     assert score.course.answers == MANY
-    assert "after 100 answers; the answers themselves were compared" in score.course.why
+    assert "after 100 answers; the answers were compared as well" in score.course.why
 
 
 def first_hundred(world: World) -> set[int]:
@@ -253,7 +253,7 @@ def test_another_margin_is_judged_by_the_interval_that_holds_at_every_look(left:
     assert (wide[1], narrow[1]) == (0, 5)
     assert json.loads(wide[0])["benchmarks"]["mmlu-sample"]["margin"] == 0.3
     table, _ = compare.compare_main(a, b, {"*": 0.3}, as_json=False)
-    assert "judged by its interval, which holds at every look" in table
+    assert "judged by its interval, which is valid at every look" in table
 
 
 @pytest.mark.parametrize("side", ["a", "b"])
@@ -264,7 +264,7 @@ def test_a_cut_file_is_refused(left: tuple[Path, Path, Accuracy], side: str, tmp
     with pytest.raises(ComparisonRefused, match="is incomplete in mmlu-sample"):
         compare.compare_main(tmp_path / "a", tmp_path / "b", {}, as_json=True)
     path.write_text("".join(lines)[:-10])
-    with pytest.raises(ComparisonRefused, match="the last line is cut"):
+    with pytest.raises(ComparisonRefused, match="the last line is truncated"):
         compare.compare_main(tmp_path / "a", tmp_path / "b", {}, as_json=True)
     assert left
 
@@ -284,7 +284,7 @@ def test_a_damaged_design_and_foreign_questions_are_refused(left: tuple[Path, Pa
     with pytest.raises(ComparisonRefused, match="the recorded design of x is damaged"):
         group_sequential.read({**record, "repeats": "many"}, "x")
     foreign = replace(planned, questions=planned.questions[1:])
-    with pytest.raises(ComparisonRefused, match="a question of x that its design does not have"):
+    with pytest.raises(ComparisonRefused, match="a question of x that is not in its design"):
         group_sequential.judge(foreign, "x", before, after)
     changed = [replace(after[0], prompt_sha256="0" * 64), *after[1:]]
     with pytest.raises(ComparisonRefused, match="different prompts"):

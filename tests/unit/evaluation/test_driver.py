@@ -17,7 +17,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.request import Endpoint, Evaluation, Tally
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.retry import Backoff
-from flagrelease.verdict.group_sequential import PlannedLooks, settle
+from flagrelease.verdict.group_sequential import PlannedLooks, to_verdict
 from flagrelease.verdict.samples import read_samples
 from flagrelease.verdict.types import Decision, Verdict
 from support.endpoints import Said, chat, serving
@@ -91,7 +91,7 @@ def test_equal_models_pass_and_a_worse_one_fails(tmp_path: Path) -> None:
     assert (same.verdict, worse.verdict) == (Verdict.PASS, Verdict.FAIL)
     assert max(first.asked.values()) <= 8
     assert len(read_samples(tmp_path / "b.jsonl")) == same.pairs == sum(second.asked.values())
-    verdict = settle(DESIGN, "made-up", same, baseline.samples(), candidate.samples())
+    verdict = to_verdict(DESIGN, "made-up", same, baseline.samples(), candidate.samples())
     assert (verdict.n, verdict.candidate.answers, verdict.verdict) == (same.n, same.pairs, Verdict.PASS)
     assert verdict.candidate_score - verdict.baseline_score == pytest.approx(verdict.difference)
 

@@ -156,7 +156,7 @@ def failed(line: dict[str, Any]) -> dict[str, Any]:
     [
         (lambda lines: [{**lines[0], "prompt_sha256": "0" * 64}, *lines[1:]], "the prompt of mmlu-sample/mmlu/"),
         (lambda lines: lines[:-1], "is incomplete for mmlu-sample"),
-        (lambda lines: [*lines, lines[0]], "answered twice"),
+        (lambda lines: [*lines, lines[0]], "duplicate answer"),
         (lambda lines: [{**lines[0], "correct": float("nan")}, *lines[1:]], "not a valid answer"),
         (lambda lines: [failed(line) for line in lines], "has too many failures for a score of mmlu-sample"),
         (
@@ -179,7 +179,7 @@ def test_incomplete_or_invalid_answers_are_refused(
 def test_a_truncated_file_and_one_without_conditions_are_refused(world: World, elsewhere: Path) -> None:
     path = elsewhere / "samples.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ComparisonRefused, match="the last line is cut"):
+    with pytest.raises(ComparisonRefused, match="the last line is truncated"):
         take_over(world, compared(world), path)
     (elsewhere / "conditions.json").unlink()
     path.write_bytes(path.read_bytes().rpartition(b"\n")[0] + b"\n")
@@ -215,7 +215,7 @@ def test_a_record_of_another_chip_is_refused(world: World, elsewhere: Path, tmp_
     assert "native on metax" in refused.value.why
     shutil.rmtree(folder / "evidence")
     edit(folder / "release.json", lambda content: content.update(baseline={"chip": "nvidia-h100", "stack": "native"}))
-    with pytest.raises(ComparisonRefused, match="are not there"):
+    with pytest.raises(ComparisonRefused, match="are missing"):
         take_over(world, compared(world), folder)
 
 

@@ -68,7 +68,7 @@ def test_nobody_guilty_leaves_the_failure_and_says_so(tmp_path: Path) -> None:
     say(tmp_path, guilty="mul")
     run = go(tmp_path)
     assert course(run)[-2:] == ["attribute done", "card done"]
-    assert run.outcomes[-2].reason == "the operators are not guilty: excess 1.0"
+    assert run.outcomes[-2].reason == "the operators are not the cause: excess 1.0"
     again = go(tmp_path)
     assert {one.status for one in again.outcomes} == {"reused"}, "attribution does not run again"
     assert toys.ran(tmp_path).count("attribute") == 1

@@ -87,7 +87,7 @@ def test_a_side_is_a_file_a_folder_or_a_record(tmp_path: Path) -> None:
     assert load(release).conditions == conditions
     path = release / "evidence" / "accuracy" / "accuracy_samples.jsonl"
     path.write_bytes(path.read_bytes().replace(b"true", b"false"))
-    with pytest.raises(ComparisonRefused, match="are not there"):
+    with pytest.raises(ComparisonRefused, match="are missing"):
         load(release)
 
 
@@ -98,13 +98,13 @@ def test_a_record_cannot_point_outside_its_evidence(tmp_path: Path) -> None:
     sha256 = hashlib.sha256(elsewhere.read_bytes()).hexdigest()
     evidence = [{"name": "../../elsewhere/samples.jsonl", "sha256": sha256}]
     (release / "release.json").write_text(json.dumps({"evidence": evidence}))
-    with pytest.raises(ComparisonRefused, match="are not there"):
+    with pytest.raises(ComparisonRefused, match="are missing"):
         load(release)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [("{", "not a release record"), ('{"version": 1}', "names no samples"), (None, "no answers in")],
+    [("{", "not a release record"), ('{"version": 1}', "does not list samples"), (None, "no answers in")],
 )
 def test_a_folder_without_answers_is_told(tmp_path: Path, content: str | None, what: str) -> None:
     if content is not None:

@@ -78,7 +78,7 @@ def test_a_significant_loss_inside_the_margin_passes_and_is_remarked() -> None:
     one = judged(a, b, 0.01)
     assert one.p_regression < 0.01
     assert one.verdict is Verdict.PASS
-    assert "a significant loss, inside the margin" in one.remarks
+    assert "a significant loss, within the margin" in one.remarks
 
 
 def test_a_large_gain_passes_and_is_remarked() -> None:

@@ -130,7 +130,7 @@ def judged(margin: float | None = None) -> BenchmarkVerdict:
 
 def settled_again() -> BenchmarkVerdict:
     """A decision of before, judged again with the answers that are kept."""
-    return group_sequential.settle(design(), "mmlu", DECIDED, *sides())
+    return group_sequential.to_verdict(design(), "mmlu", DECIDED, *sides())
 
 
 DECIDED = asked()

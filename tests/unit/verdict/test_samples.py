@@ -106,14 +106,14 @@ def test_a_cut_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     whole = "".join(map(dump, answers([[True], [False], [True]])))
     path.write_text(whole[:-1], encoding="utf-8")
-    with pytest.raises(ComparisonRefused, match=r"samples\.jsonl:3: the last line is cut"):
+    with pytest.raises(ComparisonRefused, match=r"samples\.jsonl:3: the last line is truncated"):
         read_samples(path)
 
 
 def test_an_answer_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(dump(sample("q0")) + dump(sample("q1")) + dump(sample("q0", correct=False)), encoding="utf-8")
-    with pytest.raises(ComparisonRefused, match="3: answered twice"):
+    with pytest.raises(ComparisonRefused, match="3: duplicate answer"):
         read_samples(path)
 
 
@@ -144,7 +144,7 @@ def test_the_writer_takes_up_a_cut_file_and_answers_nothing_twice(tmp_path: Path
     with SampleWriter(path) as writer:
         assert writer.samples == [first]
         assert writer.done == {first.key}
-        with pytest.raises(ValueError, match="answered twice"):
+        with pytest.raises(ValueError, match="duplicate answer"):
             writer.write(first)
         writer.write(second)
     assert read_samples(path) == [first, second]

@@ -12,8 +12,9 @@ from flagrelease.cli.commands.status import status
 from flagrelease.cli.display import amount, spell
 from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select
+from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import StageResult
-from flagrelease.contract.results import Accuracy, Attribution, Kernels, Smoke
+from flagrelease.contract.results import Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.plan import since

@@ -16,9 +16,9 @@ from flagrelease.evaluation.harnesses import evalscope, own
 from flagrelease.evaluation.request import EvaluationRequest, Tally
 
 if TYPE_CHECKING:
+    from flagrelease.contract.accuracy_results import BenchmarkScore
     from flagrelease.contract.context import Context
     from flagrelease.contract.job import Job
-    from flagrelease.contract.results import BenchmarkScore
     from flagrelease.serving.servers import Serve
 
 __all__ = ["HARNESSES", "Harnesses", "asked_here", "check", "chosen", "lacking", "outside_scores"]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from flagrelease.contract.results import BenchmarkScore, LoadFigures, Speed, SpeedPoint
+    from flagrelease.contract.accuracy_results import BenchmarkScore
+    from flagrelease.contract.speed_results import LoadFigures, Speed, SpeedPoint
     from flagrelease.stages.card.record import Record
 
 SCORES = "scores.png"

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 
 from flagrelease.config.cell import Cell
+from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
-from flagrelease.config.matrix import Baseline, Benchmark, Chip, Model, Profile, Stack
-from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, Verdict
+from flagrelease.config.matrix import Baseline, Benchmark, Model, Profile, Stack
+from flagrelease.contract.accuracy_results import Accuracy
+from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import (
     ACCURACY,
@@ -30,14 +32,13 @@ from flagrelease.contract.results import (
     SMOKE,
     SPEED,
     WEIGHTS,
-    Accuracy,
     Attribution,
     Image,
     Kernels,
     Smoke,
-    Speed,
     Weights,
 )
+from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.recipe.container import model_path
 from flagrelease.store.parts import Keep
@@ -120,7 +121,7 @@ class Record:
     """Results of other code versions that were accepted for this release, and by whom."""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> VerdictName:
         """The worst verdict of the gates; a gate without a verdict counts as INCONCLUSIVE."""
         open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
         return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value

@@ -9,7 +9,9 @@ from typing import Any
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HARNESS_LABELS, HarnessName
 from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import Source
-from flagrelease.contract.results import BenchmarkScore, Speed, SpeedPoint, Weights
+from flagrelease.contract.accuracy_results import BenchmarkScore
+from flagrelease.contract.results import Weights
+from flagrelease.contract.speed_results import Speed, SpeedPoint
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, operators_section
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table

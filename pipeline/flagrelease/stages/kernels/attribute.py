@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from flagrelease.config.matrix import duration
+from flagrelease.config.chip import duration
 from flagrelease.contract import flagkernels_files, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.flagkernels_files import AttributionReport, Round

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flagrelease.config.chip import duration
 from flagrelease.config.engines import ENGINES
-from flagrelease.config.matrix import Serve, duration
+from flagrelease.config.matrix import Serve
 from flagrelease.contract import flagkernels_files, results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.flagkernels_files import OperatorFigures

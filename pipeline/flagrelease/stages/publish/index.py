@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flagrelease.contract.handles import Verdict
+from flagrelease.contract.handles import VerdictName
 from flagrelease.errors import ConfigError
 from flagrelease.store import locks
 from flagrelease.store.files import write_atomic
@@ -23,7 +23,7 @@ class Release:
     cell: str
     tag: str
     image: str
-    verdict: Verdict
+    verdict: VerdictName
     record_sha256: str
     """sha256 (hex) of release.json."""
     folder: str

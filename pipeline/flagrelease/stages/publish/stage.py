@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagrelease.contract import results
+from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -162,7 +162,7 @@ def _ask_more(release: Record) -> str:
     )
 
 
-def _numbers(row: results.BenchmarkScore) -> str:
+def _numbers(row: accuracy_results.BenchmarkScore) -> str:
     if row.baseline is None or row.difference is None or row.interval90 is None:
         return f"{row.benchmark}: {row.reason}"
     low, high = row.interval90

@@ -21,7 +21,7 @@ from statistics import fmean, geometric_mean, median
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from flagrelease.config.matrix import Slo
-from flagrelease.contract.results import LoadFigures, Spread
+from flagrelease.contract.speed_results import LoadFigures, Spread
 from flagrelease.errors import SmokeFailed
 
 if TYPE_CHECKING:

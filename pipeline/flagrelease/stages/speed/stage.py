@@ -18,7 +18,7 @@ import msgspec
 
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.matrix import Stack, Traffic
-from flagrelease.contract import results
+from flagrelease.contract import results, speed_results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -77,7 +77,7 @@ def skip(job: Job) -> str:
     return ""
 
 
-def run(job: Job, context: Context, *, tool: Tool | None = None) -> results.Speed:
+def run(job: Job, context: Context, *, tool: Tool | None = None) -> speed_results.Speed:
     """Raises ConfigError if no load fits the model's window, SmokeFailed or a subclass if a server fails under load."""
     load_tools.check(job.cell, os.environ)
     loads = load_points(job)
@@ -320,12 +320,12 @@ def _result(
     loads: Mapping[LoadPoint, Traffic],
     pairs: Mapping[LoadPoint, Sequence[Pair]],
     judged: Mapping[LoadPoint, SpeedVerdict],
-) -> results.Speed:
+) -> speed_results.Speed:
     verdict = worst_verdict(result.verdict for result in judged.values())
     decisive = [(point, result) for point, result in judged.items() if result.verdict is verdict]
     worst, slowest = min(decisive, key=lambda item: item[1].interval[0])
     others = f" (and {len(decisive) - 1} more load points)" if len(decisive) > 1 and verdict != "PASS" else ""
-    return results.Speed(
+    return speed_results.Speed(
         verdict=verdict.value,
         reason=f"{worst}: {slowest.reason}{others}",
         points=tuple(_point(point, loads[point], pairs[point], judged[point]) for point in loads),
@@ -337,8 +337,8 @@ def _result(
     )
 
 
-def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: SpeedVerdict) -> results.SpeedPoint:
-    return results.SpeedPoint(
+def _point(point: LoadPoint, traffic: Traffic, pairs: Sequence[Pair], judged: SpeedVerdict) -> speed_results.SpeedPoint:
+    return speed_results.SpeedPoint(
         input_tokens=point.input_tokens,
         output_tokens=point.output_tokens,
         concurrency=point.concurrency,

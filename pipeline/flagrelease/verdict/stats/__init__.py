@@ -1,1 +1,1 @@
-"""The statistics behind the verdicts. Pure; numpy and scipy.special only, so import it where it is used."""
+"""Statistics of the verdicts. Pure. Imports numpy and scipy.special, so import it lazily."""

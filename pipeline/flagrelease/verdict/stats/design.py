@@ -1,4 +1,4 @@
-"""A sequential evaluation as a pure object: told what was answered, it says what to ask next or the verdict."""
+"""The group-sequential design: from the answers so far to the next questions or the decision. Pure."""
 
 from __future__ import annotations
 
@@ -20,37 +20,44 @@ __all__ = ["Design", "Item", "SequentialEvaluation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What is decided before the first question is asked.
+    """The parameters that are fixed before the first question is asked.
 
-    PASS rejects "the loss is `margin`" at one-sided `alpha`, FAIL rejects "there is no loss" at one-sided
-    `fail_alpha` (divide it by the number of benchmarks); both levels hold over all looks together. `power` is the
-    chance of PASS at no loss. `repeats` caps the answers to a question on average, so that `budget` pairs are the
-    most. `variance` of the difference of one pair is only guessed, to size the first stage: 2·p(1−p) ≈ 0.25.
+    PASS rejects "the loss is `margin`", FAIL rejects "there is no loss"; both levels hold over all looks together.
     """
 
     questions: int
+    """Questions of the benchmark."""
     margin: float
+    """The non-inferiority margin, a fraction."""
     repeats: int
+    """The most answers of each side to a question, on average."""
     alpha: float = 0.05
+    """The one-sided level of PASS."""
     fail_alpha: float = 0.05
+    """The one-sided level of FAIL; to be divided by the number of benchmarks."""
     power: float = 0.90
+    """The probability of PASS at no loss."""
     looks: int = 10
+    """The number of interim analyses, the final one included."""
     exponent: float = 1.0
+    """ρ of the spending function α·t^ρ."""
     variance: float = 0.25
+    """Assumed variance of the difference of one pair, to size the first stage: 2·p(1−p) ≈ 0.25."""
 
     @cached_property
     def information(self) -> float:
-        """1/variance of the difference at which the design ends: the fixed design's, inflated."""
+        """1/variance of the difference at which the design ends: that of the fixed-sample design, inflated."""
         factor = inflation(looks=self.looks, alpha=self.alpha, power=self.power, exponent=self.exponent)
         return factor * float((ndtri(1 - self.alpha) + ndtri(self.power)) / self.margin) ** 2
 
     @property
     def budget(self) -> int:
+        """The most pairs of answers."""
         return self.questions * self.repeats
 
     @property
     def opening(self) -> tuple[int, int]:
-        """How the first round is cut: into so many parts, in which each question is asked so many times."""
+        """The first round: the number of its parts, and how often each question is asked in it."""
         stage = self.information * self.variance / self.looks
         if stage >= self.questions:
             return 1, min(max(round(stage / self.questions), 1), self.repeats)
@@ -58,14 +65,14 @@ class Design:
 
     @property
     def planned(self) -> int:
-        """The most looks that are planned: one a part where each question is asked once, else `looks`."""
+        """The most looks that are planned: the parts of the first round if questions are asked once, else `looks`."""
         return self.opening[0] if self.repeats == 1 else self.looks
 
     def stage_pairs(self, progress: Progress, number: int, reference_variance: Floats | float = 0.0) -> Floats:
-        """How many pairs stage `number` (from 1) asks: enough for the next planned look, within the budget.
+        """The number of pairs in stage `number` (from 1): enough for the next planned look, within the budget.
 
-        `reference_variance` is what a baseline that was answered before adds to the variance of the difference,
-        whatever is asked now; equal steps of information then take more and more answers.
+        `reference_variance` is the constant contribution of an earlier baseline to the variance of the difference;
+        equal steps of information then require more and more answers.
         """
         each = np.sqrt(progress.variance()).mean(axis=1) ** 2
         step = min(number, self.looks)
@@ -78,6 +85,7 @@ class Design:
         return np.asarray(np.minimum(np.maximum(np.ceil(wanted), 1), self.budget - progress.pairs))
 
     def monitor(self, evaluations: int = 1) -> Monitor:
+        """The boundaries at the start of the evaluation."""
         passing = Walk.start(evaluations)
         failing = passing if self.alpha == self.fail_alpha else Walk.start(evaluations)
         return Monitor(self.margin, self.information, self.alpha, self.fail_alpha, self.exponent, passing, failing)
@@ -85,31 +93,36 @@ class Design:
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """A question's name within its benchmark, and the story it belongs to."""
+    """A question of a benchmark."""
 
     subset: str
+    """May be empty."""
     question_id: str
+    """Unique in the subset."""
     story: str
+    """The story or template that it shares with other questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialEvaluation:
-    """A design over named questions.
+    """A design applied to the questions of a benchmark.
 
-    Everything follows from the answers and `seed`: a killed evaluation that asks again gets the same plan, less
-    what has been answered. Answers that the plan did not ask for (a baseline with more repeats) are left alone.
-
-    With `reference` the baseline was evaluated before, at least twice for each question, and is not asked: all its
-    answers are used, and they tell from the first stage on which questions still carry variance.
+    It depends only on the answers and `seed`, so that a killed evaluation resumes with the same plan. Answers that the
+    plan does not ask for (a baseline with more repeats) are ignored.
     """
 
     design: Design
+    """Its parameters."""
     items: Sequence[Item]
+    """The questions."""
     seed: int = 0
+    """Of the order in which questions are asked."""
     reference: bool = False
+    """Whether the baseline was completely answered before, at least twice for each question. It is then not asked; all
+    of its answers are used, and they show from the first stage on which questions have variance."""
 
     def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
-        """What is missing for the next look, or the verdict when there is nothing left to ask."""
+        """The missing answers for the next look, or the decision if nothing is left to ask."""
         replay = _Replay(self, baseline, candidate)
         for look, stage in enumerate(replay.stages(), start=1):
             if isinstance(stage, Ask):
@@ -120,6 +133,7 @@ class SequentialEvaluation:
 
     @cached_property
     def cluster(self) -> Ints:
+        """The number of each question's story, from 0."""
         return np.asarray(np.unique([item.story for item in self.items], return_inverse=True)[1])
 
     def chunks(self) -> list[Ints]:
@@ -130,7 +144,7 @@ class SequentialEvaluation:
 
 
 class _Replay:
-    """The evaluation so far, stage by stage, as its answers tell it."""
+    """Replay the stages of an evaluation from its answers."""
 
     def __init__(
         self, evaluation: SequentialEvaluation, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]
@@ -139,7 +153,7 @@ class _Replay:
         self._sides = (baseline, candidate)
         self._progress = Progress.start(1, len(evaluation.items))
         self._mean, self._reference_variance = np.zeros(len(evaluation.items)), 0.0
-        self._alike: list[float] = []  # scores of the baseline on questions that were asked alike
+        self._first_round: list[float] = []  # the baseline's scores from equal numbers of answers to each question
         if evaluation.reference:
             self._refer(baseline)
         self._monitor = evaluation.design.monitor()
@@ -147,7 +161,7 @@ class _Replay:
         self._estimate: Estimate | None = None
 
     def _refer(self, baseline: Mapping[Answer, float]) -> None:
-        """Take the baseline as it is. Raises ComparisonRefused where a question has fewer than two answers."""
+        """Use an earlier baseline. Raises ComparisonRefused if a question has fewer than two answers."""
         row = {(item.subset, item.question_id): number for number, item in enumerate(self._evaluation.items)}
         known = [(row[subset, question], score) for (subset, question, _), score in baseline.items()]
         rows, scores = np.array([r for r, _ in known], np.int64), np.array([s for _, s in known], np.float64)
@@ -160,12 +174,12 @@ class _Replay:
         total, squares = (np.bincount(rows, weights=x, minlength=len(row)) for x in (scores, scores**2))
         spread = (squares - total**2 / count) / (count - 1)
         self._mean = total / count
-        self._alike = self._mean.tolist()
+        self._first_round = self._mean.tolist()
         self._reference_variance = float((spread / count).sum()) / len(row) ** 2
         self._progress = Progress.against(total[None, :].astype(np.float64), count[None, :])
 
     def stages(self) -> Iterator[Ask | bool]:
-        """An Ask where answers are missing; otherwise whether the look after the stage ended the evaluation."""
+        """For each stage an Ask if answers are missing, otherwise whether its look ends the evaluation."""
         number = 0
         for rows in () if self._evaluation.reference else self._evaluation.chunks():
             number += 1
@@ -181,7 +195,7 @@ class _Replay:
         if ask := self._missing(count, number):
             return ask
         baseline, candidate = self._sums(count)
-        self._alike += (baseline[0, rows] / repeats).tolist()
+        self._first_round += (baseline[0, rows] / repeats).tolist()
         self._progress = self._progress.breadth(count > 0, repeats, baseline, candidate)
         return self._judge()
 
@@ -204,7 +218,7 @@ class _Replay:
 
     def _missing(self, count: Ints, look: int) -> Ask | None:
         wanted = self._wanted(count)
-        baseline, candidate = (tuple(one for one in wanted if one not in side) for side in self._sides)
+        baseline, candidate = (tuple(answer for answer in wanted if answer not in side) for side in self._sides)
         if self._evaluation.reference:
             baseline = ()
         return Ask(look=look, baseline=baseline, candidate=candidate) if baseline or candidate else None
@@ -214,7 +228,7 @@ class _Replay:
         wanted = self._wanted(count)
 
         def total(side: Mapping[Answer, float]) -> Floats:
-            scores = np.array([side[one] for one in wanted], np.float64)
+            scores = np.array([side[answer] for answer in wanted], np.float64)
             return np.bincount(rows, weights=scores, minlength=len(count))[None, :].astype(np.float64)
 
         baseline, candidate = self._sides
@@ -229,11 +243,11 @@ class _Replay:
         return bool(spent[0] or self._look.decision[0] or self._look.time[0] >= 1)
 
     def decision(self, looks: int) -> Decision:
-        assert self._look is not None  # noqa: S101 - stages() judged before it told that this is the end
+        assert self._look is not None  # noqa: S101 - stages() judges before it ends
         assert self._estimate is not None  # noqa: S101
         evidence, ruling = self._look.evidence[0], self._look.rulings[0]
         pairs = int(self._progress.pairs[0])
-        score, difference = float(np.mean(self._alike)), float(self._estimate.difference[0])
+        score, difference = float(np.mean(self._first_round)), float(self._estimate.difference[0])
         return Decision(
             evidence=evidence,
             ruling=ruling,
@@ -248,7 +262,7 @@ class _Replay:
         )
 
     def _more(self, pairs: int) -> int:
-        """Pairs still lacking: for PASS at no loss or, where even those did not do, for the side that is nearer."""
+        """Further pairs for PASS at no loss or, if that many were asked already, for the closer verdict."""
         assert self._estimate is not None  # noqa: S101
         design = self._evaluation.design
         d, error = float(self._estimate.difference[0]), float(self._estimate.error[0])

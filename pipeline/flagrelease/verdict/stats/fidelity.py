@@ -1,8 +1,8 @@
-"""How alike two servers compute: a diagnostic beside the verdict, never a gate.
+"""Measure how closely two servers agree: a diagnostic in addition to the verdict, never a gate.
 
-Measured with greedy sampling on the same prompts. Near the baseline these say how much two servers disagree, not
-which of them is better (Nikolić et al. 2026, arXiv 2606.19558), so they are read against the baseline's own range:
-the same server asked twice.
+Measured with greedy sampling on the same prompts. The measures show how much two servers disagree, not which is better
+(Nikolić et al. 2026, arXiv 2606.19558), so they are compared with the baseline's own range: the same server asked
+twice.
 """
 
 from __future__ import annotations
@@ -16,22 +16,28 @@ from flagrelease.errors import ComparisonRefused
 
 __all__ = ["Fidelity", "divergence", "fidelity", "kl_top", "outside"]
 
-TopLogprobs = Mapping[str, float]  # token → natural logarithm of its probability, the most likely ones
+TopLogprobs = Mapping[str, float]
+"""Natural logarithm of the probability, by token, of the most likely tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """Over prompts and positions. `first_divergence` is the median position (tokens; None: no answer diverged)."""
+    """The agreement of two servers, over prompts and positions."""
 
     prompts: int
+    """Number of prompts."""
     exact_match: float
+    """Share of prompts with equal answers, a fraction."""
     first_divergence: float | None
+    """Median position (tokens) at which answers diverge; None if none diverges."""
     top1_agreement: float
+    """Share of positions with the same most likely token, a fraction."""
     kl: float
+    """Mean KL divergence of a position from the reference, nats; a lower bound."""
 
 
 def divergence(one: Sequence[str], other: Sequence[str]) -> int | None:
-    """The first position at which two greedy answers differ; None where they are equal."""
+    """The first position at which two greedy answers differ; None if they are equal."""
     for position, (mine, theirs) in enumerate(zip(one, other, strict=False)):
         if mine != theirs:
             return position
@@ -39,15 +45,15 @@ def divergence(one: Sequence[str], other: Sequence[str]) -> int | None:
 
 
 def kl_top(reference: TopLogprobs, other: TopLogprobs) -> float:
-    """KL(reference ‖ other) in nats over the tokens that both name, all others taken as one.
+    """KL(reference ‖ other) in nats over the tokens that both contain, with all others merged into one outcome.
 
-    Merging outcomes never enlarges a divergence, so this is a lower bound of that of the whole vocabularies.
+    Merging outcomes never increases a divergence, so that this is a lower bound for the complete vocabulary.
     """
     shared = reference.keys() & other.keys()
     p, q = ([math.exp(side[token]) for token in shared] for side in (reference, other))
     p.append(max(1 - math.fsum(p), 0.0))
     q.append(max(1 - math.fsum(q), 0.0))
-    # What rounding leaves of the rest on one side only must not make an infinite divergence.
+    # A remainder that is zero on one side only by rounding must not cause an infinite divergence.
     total = math.fsum(x * math.log(x / max(y, 1e-9)) for x, y in zip(p, q, strict=True) if x > 1e-9)
     return max(total, 0.0)
 
@@ -56,13 +62,15 @@ def fidelity(
     answers: Sequence[tuple[Sequence[str], Sequence[str]]],
     forced: Sequence[tuple[Sequence[TopLogprobs], Sequence[TopLogprobs]]],
 ) -> Fidelity:
-    """`answers`: greedy tokens of reference and other for each prompt. `forced`: for each prompt the top logprobs of
-    both at every position, teacher-forced on the reference's tokens. Raises ComparisonRefused."""
+    """`answers` are the greedy tokens of both servers for each prompt, the reference first; `forced` their top logprobs
+    at every position, teacher-forced on the reference's tokens. Raises ComparisonRefused if either is empty."""
     positions = [pair for one, other in forced for pair in zip(one, other, strict=True)]
     if not answers or not positions:
-        raise ComparisonRefused("the fidelity probe has no answers", hint="does the server give prompt logprobs?")
-    found = [divergence(one, other) for one, other in answers]
-    diverged = [position for position in found if position is not None]
+        raise ComparisonRefused(
+            "the fidelity probe has no answers", hint="check that the server returns prompt logprobs"
+        )
+    divergences = [divergence(one, other) for one, other in answers]
+    diverged = [position for position in divergences if position is not None]
     return Fidelity(
         prompts=len(answers),
         exact_match=1 - len(diverged) / len(answers),
@@ -77,17 +85,17 @@ def _top(logprobs: TopLogprobs) -> str:
 
 
 def outside(probe: Fidelity, noise: Sequence[Fidelity]) -> tuple[str, ...]:
-    """Which measures lie outside the range of the baseline against itself. Nothing is outside an empty range."""
+    """The measures that lie outside the range of the baseline against itself; none if `noise` is empty."""
     if not noise:
         return ()
-    found = []
+    names = []
     if probe.exact_match < min(one.exact_match for one in noise):
-        found.append("exact match")
+        names.append("exact match")
     if probe.top1_agreement < min(one.top1_agreement for one in noise):
-        found.append("top-1 agreement")
+        names.append("top-1 agreement")
     if probe.kl > max(one.kl for one in noise):
-        found.append("KL")
+        names.append("KL")
     earliest = [one.first_divergence for one in noise if one.first_divergence is not None]
     if probe.first_divergence is not None and (not earliest or probe.first_divergence < min(earliest)):
-        found.append("first divergence")
-    return tuple(found)
+        names.append("first divergence")
+    return tuple(names)

@@ -1,4 +1,4 @@
-"""Two sides that answered the same questions: difference, interval, test for a regression.
+"""Statistics of paired answers: difference, confidence interval, test for a regression.
 
 All scores and differences are fractions; a difference is candidate − baseline. Sources: Miller 2024,
 arXiv 2411.00640 (paired and clustered standard error); Tango 1998, Statist. Med. 17:891 (score interval);
@@ -35,17 +35,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Side:
-    """One side's answers, summed for each question. Three arrays of shape (questions,).
-
-    `count` is the number of repeats, `total` the sum of their scores, `squares` the sum of squared scores.
-    """
+    """Sums of one side's answers. Arrays are (questions,)."""
 
     count: Ints
+    """Number of repeats."""
     total: Floats
+    """Sum of their scores."""
     squares: Floats
+    """Sum of their squared scores."""
 
     @property
     def mean(self) -> Floats:
+        """Mean score of each question."""
         return self.total / self.count
 
     @property
@@ -56,37 +57,45 @@ class Side:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Both sides of one benchmark, question by question. `cluster` numbers the story of each question from 0."""
+    """Both sides of one benchmark, paired by question."""
 
     baseline: Side
+    """The baseline's answers."""
     candidate: Side
+    """The candidate's answers."""
     cluster: Ints
+    """The number of each question's story, from 0; (questions,)."""
 
     @property
     def n(self) -> int:
+        """Number of questions."""
         return len(self.cluster)
 
     @property
     def clustered(self) -> bool:
+        """Whether questions share stories."""
         return int(self.cluster.max()) + 1 < self.n
 
     @property
     def differences(self) -> Floats:
-        """Shape (questions,)."""
+        """candidate − baseline for each question, (questions,)."""
         return self.candidate.mean - self.baseline.mean
 
     @property
     def binary(self) -> bool:
+        """Whether all scores are 0 or 1."""
         return all(np.array_equal(side.total, side.squares) for side in (self.baseline, self.candidate))
 
     @property
     def deterministic(self) -> bool:
-        """Whether no side ever changed its answer: then repeats say nothing new and count as one."""
+        """Whether the scores of repeats never differ: repeats then carry no information and count as one."""
         return not (self.baseline.within.max() > 1e-12 or self.candidate.within.max() > 1e-12)
 
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval."""
+
     low: float
     high: float
 
@@ -96,13 +105,14 @@ class Interval:
 
 
 def difference(pairs: Pairs) -> float:
+    """Mean of candidate − baseline over questions."""
     return float(pairs.differences.mean())
 
 
 def standard_error(pairs: Pairs) -> float:
     """Clustered standard error of the difference: SE² = g/(g−1) · Σ_c (Σ_{i∈c} (d_i − D))² / n², g clusters.
 
-    Without clusters it is s_d/√n. It holds the noise of sampling answers and of drawing questions.
+    Without clusters it is s_d/√n. It covers the noise of sampling answers and of drawing questions.
     """
     deviations = pairs.differences - difference(pairs)
     sums = np.bincount(pairs.cluster, weights=deviations)
@@ -115,9 +125,9 @@ def standard_error(pairs: Pairs) -> float:
 def interval(pairs: Pairs, *, alpha: float = 0.05) -> Interval:
     """The central 1 − 2α interval of the difference.
 
-    One repeat (or repeats that never vary): Tango's score interval. Otherwise a t interval over clusters in
-    which one more answer flips in each direction (Bonett and Price's added observations, carried over to
-    repeats), so that few flips never look like certainty. Clusters only ever widen Tango's interval.
+    For one repeat (or repeats that never vary) it is Tango's score interval. Otherwise it is a t interval over clusters
+    with one more flipped answer in each direction (Bonett and Price's added observations, extended to repeats), so that
+    few flips do not appear as certainty. Clusters can only widen Tango's interval.
     """
     if not (pairs.binary and pairs.deterministic):
         return _t_interval(pairs, alpha)
@@ -139,11 +149,11 @@ def _t_interval(pairs: Pairs, alpha: float) -> Interval:
 
 
 def tango(*, gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:
-    """Tango's score interval (level 1 − 2α) of (gained − lost)/n, by bisection. Honest when nothing flipped."""
+    """Tango's score interval (level 1 − 2α) of (gained − lost)/n, by bisection. Valid without any flips."""
     z2 = float(ndtri(1 - alpha)) ** 2
 
     def outside(delta: float) -> bool:
-        # The nuisance is p = P(lost), at its maximum under gained − lost = delta: a quadratic's larger root.
+        # The nuisance parameter p = P(lost) at its maximum likelihood under delta: a quadratic's larger root.
         b = -gained - lost + (2 * n - gained + lost) * delta
         c = -lost * delta * (1 - delta)
         p = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
@@ -174,11 +184,11 @@ def mid_p(*, gained: int, lost: int) -> float:
 
 
 def regression_p(pairs: Pairs) -> float:
-    """One-sided p-value of "the candidate is no worse, question by question".
+    """One-sided p-value of "the candidate is not worse on any question".
 
-    One repeat of right or wrong: McNemar's mid-p. Otherwise Cochran-Mantel-Haenszel stratified by question,
-    without continuity correction, in the form that holds for partial scores as well: with N = K_A + K_B answers
-    of total t and squared deviations S to a question, E = K_B·t/N and V = K_A·K_B·S/(N·(N−1)).
+    For one repeat with binary scores it is McNemar's mid-p. Otherwise it is Cochran-Mantel-Haenszel stratified by
+    question, without continuity correction, in a form that also holds for partial scores: for a question with
+    N = K_A + K_B answers, total t and squared deviations S, E = K_B·t/N and V = K_A·K_B·S/(N·(N−1)).
     """
     if pairs.binary and pairs.deterministic:
         d = pairs.differences
@@ -187,7 +197,7 @@ def regression_p(pairs: Pairs) -> float:
 
 
 def regression_z(pairs: Pairs) -> float:
-    """The signed square root of the CMH statistic; negative when the candidate is worse."""
+    """The signed square root of the CMH statistic; negative if the candidate is worse."""
     a, b = pairs.baseline, pairs.candidate
     count = a.count + b.count
     total = a.total + b.total
@@ -198,7 +208,7 @@ def regression_z(pairs: Pairs) -> float:
 
 
 def holm(p_values: dict[str, float], *, alpha: float = 0.05) -> dict[str, bool]:
-    """Which hypotheses Holm's step-down procedure rejects, at family-wise level α."""
+    """The hypotheses that Holm's step-down procedure rejects at family-wise level α."""
     rejected = dict.fromkeys(p_values, False)
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         if p_values[name] > alpha / (len(p_values) - rank):

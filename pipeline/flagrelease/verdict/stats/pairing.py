@@ -1,4 +1,4 @@
-"""From two lists of answers to pairs by question, or to the reason why they make none."""
+"""Pair the answers of two sides by question, or refuse to."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ __all__ = ["PairedBenchmark", "pair"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedBenchmark:
-    """One benchmark, paired. `questions` names the rows of `pairs` as SUBSET/ID."""
+    """The paired answers of one benchmark."""
 
     questions: tuple[str, ...]
+    """SUBSET/ID of each row of `pairs`."""
     pairs: Pairs
+    """The answers, paired by question."""
     baseline: SideCount
+    """The baseline's score and counts."""
     candidate: SideCount
+    """The candidate's score and counts."""
 
 
 @dataclass
 class _Answers:
-    """One side of one benchmark while it is read."""
+    """The answers of one side to one benchmark. `row` numbers the questions, `rows` has the row of each answer."""
 
     row: dict[tuple[str, str], int] = field(default_factory=dict)
     prompt: list[str] = field(default_factory=list)
@@ -72,7 +76,7 @@ def _gather(samples: Sequence[Sample], side: str) -> dict[str, _Answers]:
         elif answers.prompt[row] != sample.prompt_sha256:
             raise ComparisonRefused(
                 f"the {side} asked {_name(sample.benchmark, question)} with two different prompts",
-                hint="every repeat has to ask the same; evaluate this side again",
+                hint="all repeats must use the same prompt; evaluate this side again",
             )
         answers.rows.append(row)
         answers.repeats.append(sample.repeat)

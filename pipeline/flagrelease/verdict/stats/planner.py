@@ -1,7 +1,7 @@
-"""Before anything runs: how many questions and repeats a margin takes, and what they can decide.
+"""Plan an evaluation: the questions and repeats that a margin requires, and the power that they have.
 
-A pair is one answer of each side to one question. The variance of its difference is 2·p(1−p) on average over
-questions when both sides are equal: 0.25 is a safe guess, a baseline with repeats tells it (`pair_variance`).
+A pair is one answer of each side to one question. If both sides are equal, the variance of its difference is 2·p(1−p)
+on average over questions: 0.25 is a conservative guess; `pair_variance` estimates it from a baseline with repeats.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.paired import Floats, Side
 from flagrelease.verdict.stats.spending import Characteristics, characteristics, endings, inflation
 
-__all__ = ["GUESS", "Forecast", "Outlook", "Plan", "expected", "forecast", "outlook", "pair_variance", "plan"]
+__all__ = ["GUESS", "FixedPlan", "Forecast", "Outlook", "expected", "forecast", "outlook", "pair_variance", "plan"]
 
 GUESS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A fixed evaluation: `repeats` answers of each side to each of `questions`.
-
-    `enough` is false where no number of repeats reaches the power, because the benchmark has too few questions
-    for how much their differences vary; the plan then says what `questions` it would take at one repeat.
-    """
+class FixedPlan:
+    """A fixed-sample evaluation."""
 
     questions: int
+    """Questions that are asked; if not `enough`, the number that would be required at one repeat."""
     repeats: int
+    """Answers of each side to each question."""
     margin: float
+    """The non-inferiority margin, a fraction."""
     alpha: float
+    """The one-sided level."""
     variance: float
+    """Of the difference of one pair."""
     between: float
+    """Of the true differences between questions."""
     enough: bool = True
+    """False if no number of repeats reaches the power: too few questions for the variance between them."""
 
     @property
     def pairs(self) -> int:
+        """Answers of each side."""
         return self.questions * self.repeats
 
     @property
@@ -52,11 +56,11 @@ class Plan:
         return float(stdtrit(max(self.questions - 1, 1), 1 - self.alpha))
 
     def passes(self, drop: float) -> float:
-        """Chance of PASS when the candidate truly loses `drop`."""
+        """Probability of PASS at a true loss of `drop` (a fraction)."""
         return float(ndtr((self.margin - drop) / self.error - self._quantile))
 
     def finds(self, drop: float) -> float:
-        """Chance that a true loss of `drop` is significant."""
+        """Probability that a true loss of `drop` (a fraction) is significant."""
         return float(ndtr(drop / self.error - self._quantile))
 
 
@@ -68,11 +72,11 @@ def plan(
     between: float = 0.0,
     alpha: float = 0.05,
     power: float = 0.80,
-) -> Plan:
-    """The smallest evaluation with `power` to PASS at no loss. `between` is the variance of true differences
-    between questions, which repeats do not reduce; identical chips have none.
+) -> FixedPlan:
+    """The smallest evaluation that has `power` to PASS at no loss: a part of the questions once each, if that suffices.
 
-    Fewer questions than there are, once each, where that is enough.
+    `between` is the variance of true differences between questions, which repeats do not reduce; it is 0 for identical
+    chips.
     """
 
     def largest_error(n: int) -> float:
@@ -80,18 +84,20 @@ def plan(
 
     single = _smallest(lambda n: math.sqrt((between + variance) / n) <= largest_error(n))
     if single <= questions:
-        return Plan(questions=single, repeats=1, margin=margin, alpha=alpha, variance=variance, between=between)
+        return FixedPlan(questions=single, repeats=1, margin=margin, alpha=alpha, variance=variance, between=between)
     room = questions * largest_error(questions) ** 2 - between
     if room <= 0:
-        return Plan(
+        return FixedPlan(
             questions=single, repeats=1, margin=margin, alpha=alpha, variance=variance, between=between, enough=False
         )
     repeats = math.ceil(variance / room - 1e-9)
-    return Plan(questions=questions, repeats=repeats, margin=margin, alpha=alpha, variance=variance, between=between)
+    return FixedPlan(
+        questions=questions, repeats=repeats, margin=margin, alpha=alpha, variance=variance, between=between
+    )
 
 
 def _smallest(holds: Callable[[int], bool]) -> int:
-    """The smallest n ≥ 2 for which a condition that stays true holds, by doubling and halving."""
+    """The smallest n ≥ 2 that meets a monotonic condition, by doubling and bisection."""
     high = 2
     while not holds(high):
         high *= 2
@@ -103,7 +109,7 @@ def _smallest(holds: Callable[[int], bool]) -> int:
 
 
 def pair_variance(side: Side) -> float:
-    """2·E[p(1−p)], unbiased, from a baseline with at least two repeats of some questions."""
+    """Unbiased estimate of 2·E[p(1−p)] from questions with at least two repeats; GUESS if there are none."""
     often = side.count > 1
     if not often.any():
         return GUESS
@@ -111,9 +117,9 @@ def pair_variance(side: Side) -> float:
 
 
 def expected(
-    fixed: Plan, drop: float, *, looks: int = 10, power: float = 0.90, exponent: float = 1.0
+    fixed: FixedPlan, drop: float, *, looks: int = 10, power: float = 0.90, exponent: float = 1.0
 ) -> Characteristics:
-    """What a sequential design of `power` does at a true loss: expected information as a share of the fixed plan's."""
+    """The characteristics at a true loss `drop` of a sequential design with `power` in place of the `fixed` plan."""
     factor = inflation(looks=looks, alpha=fixed.alpha, power=power, exponent=exponent)
     return characteristics(
         drop=drop / fixed.margin, looks=looks, alpha=fixed.alpha, power=power, exponent=exponent, factor=factor
@@ -122,16 +128,20 @@ def expected(
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """How a sequential evaluation ends on average: `pairs` answers on each side, the chances of PASS and of FAIL."""
+    """The expected end of a sequential evaluation."""
 
     pairs: float
+    """Answers of each side, on average."""
     passes: float
+    """Probability of PASS."""
     fails: float
+    """Probability of FAIL."""
 
 
 def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: int = 0) -> Outlook:
-    """What `design` does at a true loss of `drop` (a fraction). `variance` is that of a pair; asking by variance, which
-    saves some more, is left out. With `reference` repeats of a baseline that is whole only the candidate is asked."""
+    """The expected end of `design` at a true loss of `drop` (a fraction). `variance` is that of a pair; savings from
+    allocation by variance are not included. With a baseline of `reference` earlier repeats only the candidate is asked.
+    """
     pairs = _schedule(design, variance, reference)
     noise = variance / 2 / (design.questions * reference) if reference else 0.0
     each = variance / 2 if reference else variance
@@ -150,7 +160,7 @@ def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: 
 
 
 def _schedule(design: Design, variance: float, reference: int) -> Floats:
-    """Answers on each side at each look, on average: as `Design.opening` and `Design.stage_pairs` take them."""
+    """Expected answers of each side at each look, as in `Design.opening` and `Design.stage_pairs`."""
     if reference:
         noise, each, found = variance / 2 / (design.questions * reference), variance / 2, []
     else:
@@ -170,19 +180,20 @@ def _schedule(design: Design, variance: float, reference: int) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What an evaluation of a benchmark will cost and can decide, before it runs.
-
-    `answers` is for each side and in whole. `passes` is the chance of PASS at no loss, `finds` that of a significant
-    result at each loss. `needed` is the fixed plan that has the power asked for. `sequential` says what comes of a
-    sequential evaluation at no loss (0) and at each of the losses.
-    """
+    """The expected cost and power of a benchmark's evaluation."""
 
     benchmark: str
+    """Its name in matrix.yaml."""
     answers: int
+    """Answers of each side if all questions are asked."""
     passes: float
+    """Probability of PASS at no loss if all questions are asked."""
     finds: Mapping[float, float]
-    needed: Plan
+    """By true loss (a fraction), the probability that it is significant if all questions are asked."""
+    needed: FixedPlan
+    """The smallest fixed-sample plan with the requested power."""
     sequential: Mapping[float, Outlook]
+    """By true loss, including 0, the expected end of the sequential evaluation."""
 
 
 def forecast(
@@ -194,9 +205,9 @@ def forecast(
     reference: int = 0,
     losses: Sequence[float] = (0.02, 0.05, 0.10),
 ) -> Forecast:
-    """`variance` is that of a pair: `pair_variance` of a baseline, or the safe guess. For `reference` see `outlook`."""
+    """Forecast an evaluation. `variance` is that of a pair, `reference` as in `outlook`."""
     n, margin, alpha = design.questions, design.margin, design.alpha
-    own = Plan(questions=n, repeats=design.repeats, margin=margin, alpha=alpha, variance=variance, between=0.0)
+    own = FixedPlan(questions=n, repeats=design.repeats, margin=margin, alpha=alpha, variance=variance, between=0.0)
     return Forecast(
         benchmark=benchmark,
         answers=own.pairs,

@@ -1,11 +1,11 @@
-"""The arithmetic of a sequential evaluation: what is asked at each stage, and what is known after it.
+"""The arithmetic of a sequential evaluation: allocation, estimate and boundaries of each stage.
 
-Why allocating by variance stays honest: a question that answered the same way a few times is asked less from then
-on, so the plain mean of its answers would be biased towards what they said first (and a real loss would look
-smaller than it is). Here every stage is an estimate of its own. Question i is expected μ_i times in it, where μ_i
-depends on earlier stages only, and each of its answers counts 1/μ_i (Horvitz and Thompson 1952, J. Am. Stat. Assoc.
-47:663). So each stage is unbiased for each question whatever went before, and so is their mean with weights that
-are fixed before each stage. Questions stay independent of each other, which is what the standard error rests on.
+Why allocation by variance is unbiased: a question with the same result a few times is asked less often afterwards, so
+that the plain mean of its answers would be biased towards the first ones (and underestimate a real loss). Instead,
+every stage is a separate estimate. Question i has the expected count μ_i, which depends on earlier stages only, and
+each of its answers has the weight 1/μ_i (Horvitz and Thompson 1952, J. Am. Stat. Assoc. 47:663). So each stage is
+unbiased for each question regardless of earlier stages, and so is their mean with weights that are fixed before each
+stage. Questions stay independent of each other, as the standard error requires.
 
 Arrays have a leading axis of independent evaluations (one in production, thousands in a simulation).
 """
@@ -28,25 +28,29 @@ __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monito
 CONTINUE, PASS, FAIL = 0, 1, -1
 
 ALIKE = 0.5
-_OPEN = 8.0  # a z-value that no look has to pass: spends 6e-16
+"""The share of pairs that is allocated uniformly."""
+_OPEN = 8.0  # the z-value of a boundary that is practically never crossed: spends 6e-16
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """One stage: `expected` and drawn `count` of pairs for each question (evaluations, questions); its `weight`."""
+    """The allocation of one stage."""
 
     expected: Floats
+    """Expected pairs of each question, (evaluations, questions)."""
     count: Ints
+    """Drawn pairs of each question, (evaluations, questions)."""
     weight: Floats
+    """Of the stage's estimate, (evaluations,)."""
 
 
 def allocate(variance: Floats, pairs: Floats, start: Floats) -> Allocation:
-    """Share `pairs` (evaluations,) among questions: half alike, half by the root of their variance (Neyman 1934).
+    """Allocate `pairs` (evaluations,) to questions: half uniformly, half by the root of their variance (Neyman 1934).
 
-    The half that is alike is a defence: a question that was always right so far is asked rarely by its variance,
-    and a loss there would count for much when it shows and be missed until then. Drawn systematically from `start`
-    in [0, 1), so that a question's count is its expectation rounded up or down. The weight is the stage's size
-    times what the allocation gains over asking all questions alike.
+    The uniform half is a safeguard: by variance, a question that was always right so far is asked rarely, and a loss
+    there would be missed for long and then have a large weight. Counts are drawn systematically from `start` in [0, 1),
+    so that each is its expectation rounded up or down. The weight is the stage's size times the efficiency of the
+    allocation relative to a uniform one.
     """
     questions = variance.shape[-1]
     root = np.sqrt(variance)
@@ -60,46 +64,52 @@ def allocate(variance: Floats, pairs: Floats, start: Floats) -> Allocation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The difference and its standard error, each (evaluations,), with the degrees of freedom of the latter."""
+    """The estimated difference."""
 
     difference: Floats
+    """candidate − baseline, a fraction, (evaluations,)."""
     error: Floats
+    """Its standard error, (evaluations,)."""
     freedom: int
+    """Degrees of freedom of the standard error."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the stages so far have said. Arrays are (evaluations, questions), `weight` is (evaluations,).
-
-    `asked` counts pairs, or the candidate's answers where the baseline is a `reference` that was answered before.
-    `known` and `right` count the answers of both sides and sum their scores; `signal` sums weighted estimates of
-    the difference. `opened` (questions,) tells which questions are part of the estimate.
-    """
+    """The results of the stages so far. Arrays are (evaluations, questions) unless noted."""
 
     asked: Ints
+    """Pairs or, with a `reference`, the candidate's answers."""
     known: Ints
+    """Answers of both sides."""
     right: Floats
+    """Sum of their scores."""
     signal: Floats
+    """Sum of weighted estimates of the difference."""
     weight: Floats
+    """Sum of the weights, (evaluations,)."""
     opened: NDArray[np.bool_]
+    """Whether a question is part of the estimate, (questions,)."""
     reference: bool = False
+    """Whether the baseline was answered before."""
 
     @staticmethod
     def start(evaluations: int, questions: int) -> Progress:
-        """Nothing is known; both sides will be asked."""
+        """No answers yet; both sides will be asked."""
         shape = (evaluations, questions)
         count, score = np.zeros(shape, np.int64), np.zeros(shape)
         return Progress(count, count, score, score, np.zeros(evaluations), np.zeros(questions, np.bool_))
 
     @staticmethod
     def against(right: Floats, count: Ints) -> Progress:
-        """The baseline is known from `count` answers to each question; only the candidate will be asked."""
+        """An earlier baseline with `count` answers to each question; only the candidate will be asked."""
         blank = np.zeros_like(right)
         opened = np.ones(right.shape[1], np.bool_)
         return Progress(np.zeros_like(count), count, right, blank, np.zeros(len(right)), opened, reference=True)
 
     @property
     def pairs(self) -> Floats:
+        """The number of pairs, (evaluations,)."""
         return np.asarray(self.asked.sum(axis=1), dtype=np.float64)
 
     def variance(self) -> Floats:
@@ -135,11 +145,11 @@ class Progress:
         )
 
     def estimate(self, cluster: Ints) -> Estimate:
-        """Over the opened questions. `cluster` numbers their stories from 0.
+        """Estimate the difference over the opened questions. `cluster` is the number of each question's story, from 0.
 
-        As in `paired.interval`, one more answer flips in each direction, so that few flips are no certainty. Hard and
-        easy questions differ in variance, which leaves (Σv)²/Σv² of n degrees of freedom (Satterthwaite 1946): two
-        thirds of them for p ~ Beta(0.6, 0.4). It matters below a hundred questions.
+        As in `paired.interval`, one more answer flips in each direction, so that few flips do not appear as certainty.
+        Questions differ in variance, which reduces n degrees of freedom to (Σv)²/Σv² (Satterthwaite 1946): two thirds
+        for p ~ Beta(0.6, 0.4). This matters below a hundred questions.
         """
         n = int(self.opened.sum())
         scores = self.signal[:, self.opened] * (n / self.weight)[:, None]
@@ -155,39 +165,45 @@ class Progress:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at each evaluation: what was known, what the rule said, and the information time."""
+    """The result of one look (interim analysis), for each evaluation."""
 
     evidence: tuple[BenchmarkEvidence, ...]
+    """The evidence."""
     rulings: tuple[Ruling, ...]
+    """The rule's decisions on it."""
     time: Floats
+    """The information time, (evaluations,)."""
 
     @property
     def decision(self) -> Ints:
-        """The verdicts as numbers: PASS, FAIL or CONTINUE."""
+        """The verdicts as numbers PASS, FAIL or CONTINUE, (evaluations,)."""
         numbers = {Verdict.PASS: PASS, Verdict.FAIL: FAIL, Verdict.INCONCLUSIVE: CONTINUE}
         return np.array([numbers[ruling.verdict] for ruling in self.rulings], np.int64)
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """Two boundaries, one for each verdict, and how much of their α is spent. `margin` is a fraction.
-
-    `information` is what the design plans for, 1/variance of the difference.
-    """
+    """The boundaries of PASS and FAIL, and the α spent so far."""
 
     margin: float
+    """The non-inferiority margin, a fraction."""
     information: float
+    """1/variance of the difference that the design plans for."""
     alpha: float
+    """The one-sided level of PASS."""
     fail_alpha: float
+    """The one-sided level of FAIL."""
     exponent: float
+    """ρ of the spending function α·t^ρ."""
     passing: Walk
+    """The walks below the boundary of PASS."""
     failing: Walk
+    """The walks below the boundary of FAIL."""
 
     def look(self, estimate: Estimate, last: NDArray[np.bool_]) -> tuple[Monitor, Look]:
-        """Judge by the repeated confidence interval: it holds at every look (Jennison and Turnbull 2000, ch. 9).
+        """Judge by the repeated confidence interval, valid at every look (Jennison and Turnbull 2000, ch. 9).
 
-        A look at less than 2 % more information spends nothing, and its interval is too wide to decide anything,
-        unless it is the last.
+        A look with less than 2 % more information spends nothing and decides nothing, unless it is the `last`.
         """
         reached = 1 / (estimate.error**2 * self.information)
         before = self.passing.time
@@ -198,7 +214,7 @@ class Monitor:
             np.minimum(before, 1.0) ** self.exponent,
         )
         pass_limit = self.passing.limit(time, self.alpha * (now - then))
-        alike = self.passing is self.failing  # equal levels have spent alike: the costly part is done once
+        alike = self.passing is self.failing  # equal levels have spent the same: compute the costly part once
         fail_limit = pass_limit if alike else self.failing.limit(time, self.fail_alpha * (now - then))
         z_fail = _normal(-estimate.difference / estimate.error, estimate.freedom)
         p = self.fail_alpha * then + self.failing.above(time, z_fail * np.sqrt(time))
@@ -224,7 +240,7 @@ class Monitor:
 
 
 def _keep(old: Walk, new: Walk, skipped: NDArray[np.bool_]) -> Walk:
-    """`new`, but `old` for those that skipped the look."""
+    """`new`, except `old` for the evaluations that skipped the look."""
     if not skipped.any():
         return new
     place, mass = np.zeros_like(new.place), np.zeros_like(new.mass)
@@ -235,7 +251,7 @@ def _keep(old: Walk, new: Walk, skipped: NDArray[np.bool_]) -> Walk:
 
 
 def _normal(t: Floats, freedom: int) -> Floats:
-    """The z-value with the tail of a t-value: the standard error is itself estimated."""
+    """The z-value with the tail probability of a t-value, since the standard error is estimated."""
     tail = stdtr(freedom, -np.abs(t))
     return np.asarray(np.sign(t) * np.minimum(-ndtri(np.maximum(tail, 1e-300)), 37.0))
 

@@ -1,4 +1,4 @@
-"""How fast a release serves beside its baseline: a ratio of interleaved runs with an interval."""
+"""Estimate the speed ratio of candidate and baseline from interleaved runs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from flagrelease.verdict.stats.paired import Interval
 __all__ = ["FEWEST_RUNS", "Ratio", "ratio"]
 
 FEWEST_RUNS = 3
+"""The fewest runs of each side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """candidate / baseline, above 1 where the candidate is faster; `bounds` is its 1 − 2α interval."""
+    """The speed ratio."""
 
     ratio: float
+    """candidate / baseline, above 1 if the candidate is faster."""
     bounds: Interval
+    """Its 1 − 2α confidence interval."""
     runs: int
+    """Runs of each side."""
 
 
 def ratio(
@@ -31,11 +35,11 @@ def ratio(
 ) -> Ratio:
     """The ratio of geometric means of interleaved runs: baseline[i] and candidate[i] were measured one after the other.
 
-    Logarithms of the ratio of each pair and a t interval over pairs, so that what drifts over the session (heat,
-    clocks, neighbours) falls out. For latencies (`higher_is_better=False`) it is baseline / candidate.
+    A t interval over the logarithms of the ratio of each pair, which cancels drift during the session (temperature,
+    clocks, other load). For latencies (`higher_is_better=False`) it is baseline / candidate.
 
-    Raises ComparisonRefused for fewer than 3 runs, for sides that differ in number, and for values that are not
-    positive and finite.
+    Raises ComparisonRefused for fewer than 3 runs, for different numbers of runs, and for values that are not positive
+    and finite.
     """
     if len(baseline) != len(candidate):
         raise ComparisonRefused(
@@ -44,12 +48,13 @@ def ratio(
         )
     if len(baseline) < FEWEST_RUNS:
         raise ComparisonRefused(
-            f"{len(baseline)} runs on each side say nothing of their spread", hint=f"measure at least {FEWEST_RUNS}"
+            f"{len(baseline)} runs of each side are too few to estimate their spread",
+            hint=f"measure at least {FEWEST_RUNS}",
         )
     a, b = np.asarray(baseline, dtype=float), np.asarray(candidate, dtype=float)
     for side, values in (("baseline", a), ("candidate", b)):
         if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ComparisonRefused(f"the {side} has runs without a positive measurement", hint="look at its log")
+            raise ComparisonRefused(f"the {side} has runs without a positive measurement", hint="see its log")
     logs = np.log(b / a) if higher_is_better else np.log(a / b)
     n = len(logs)
     mean = float(logs.mean())

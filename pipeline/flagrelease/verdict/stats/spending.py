@@ -1,7 +1,7 @@
-"""Group-sequential boundaries: α spent look by look, exact by numerical integration.
+"""Group-sequential boundaries by α spending, exact by numerical integration.
 
 Sources: Armitage, McPherson and Rowe 1969, J. R. Stat. Soc. A 132:235 (the recursion); Lan and DeMets 1983,
-Biometrika 70:659 (spending by information, so that looks need not come when they were planned); Jennison and
+Biometrika 70:659 (spending by information, so that looks need not follow the plan); Jennison and
 Turnbull 2000, Group Sequential Methods, ch. 3, 7 and 19 (canonical joint distribution, spending α·t^ρ).
 
 A test watches a Brownian motion B(t) = Z·√t at information times t; t = 1 is the information that the design
@@ -30,19 +30,22 @@ __all__ = [
     "limits",
 ]
 
-# Looks closer together than this in information time are one look: the integration grid resolves no less.
+# Looks closer together than this in information time count as one: the integration grid has no finer resolution.
 CLOSEST = 0.02
-_FAR = 5.5  # standard deviations; what is further out is less than 1e-7
+_FAR = 5.5  # standard deviations; the probability beyond is less than 1e-7
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Walks not stopped yet, at `time` (tests,): `mass` is the probability near `place`, both (tests, nodes)."""
+    """The distribution of the walks that have not stopped yet."""
 
     time: Floats
+    """Information time, (tests,)."""
     place: Floats
+    """Positions, (tests, nodes)."""
     mass: Floats
+    """The probability near each position, (tests, nodes)."""
 
     @staticmethod
     def start(tests: int = 1) -> Walk:
@@ -66,8 +69,8 @@ class Walk:
     def limit(self, time: Floats, spend: Floats) -> Floats:
         """The z-value above which exactly `spend` is stopped at `time`, shape (tests,); by Newton's method.
 
-        It starts where the whole walk would spend that much, which is never too low: what was stopped before
-        spends no more. From the right of a convex tail the first step may overshoot and the rest converge.
+        It starts at the value for a walk without earlier stops, which is never too low. From the right of a convex tail
+        the first step may overshoot, and the further ones converge.
         """
         root, step = np.sqrt(time), (time - self.time)[:, None]
         z = np.minimum(-ndtri(np.maximum(spend, 1e-12)), _FAR + 1)
@@ -88,34 +91,37 @@ class Walk:
 
 
 def limits(times: tuple[float, ...], alpha: float, exponent: float, *, last: bool = False) -> Floats:
-    """The z-values of an upper boundary that spends α·t^exponent by each of `times`; all of α by the `last`, if so."""
-    walk, spent, found = Walk.start(), 0.0, []
+    """The z-values of an upper boundary that spends α·t^exponent at `times`; if `last`, all of α at the last one."""
+    walk, spent, values = Walk.start(), 0.0, []
     for t in times:
         now = np.array([t])
         by_now = alpha if last and t == times[-1] else alpha * min(t, 1.0) ** exponent
         z = walk.limit(now, np.array([by_now - spent]))
         spent = by_now
         walk = walk.below(now, z)
-        found.append(float(z[0]))
-    return np.array(found)
+        values.append(float(z[0]))
+    return np.array(values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Characteristics:
-    """How a design ends at one true difference. `information` is the expected one, in units of the fixed design's."""
+    """The operating characteristics of a design at one true difference."""
 
     passes: float
+    """Probability of PASS."""
     fails: float
+    """Probability of FAIL."""
     information: float
+    """Expected information at the end, in units of the fixed-sample design's."""
 
 
 def characteristics(
     *, drop: float, looks: int, alpha: float, power: float, exponent: float, factor: float
 ) -> Characteristics:
-    """What becomes of a design with `looks` equal steps up to `factor` times the fixed design's information.
+    """The characteristics of a design with `looks` equal steps up to `factor` times the fixed-sample information.
 
-    `drop` is the true loss in units of the margin. PASS is rejecting "the loss is the margin", FAIL is rejecting
-    "there is no loss", each with its own one-sided boundary; whichever comes first ends it.
+    `drop` is the true loss in units of the margin. PASS rejects "the loss is the margin", FAIL rejects "there is no
+    loss", each with its own one-sided boundary; the first one that is crossed ends the evaluation.
     """
     times = tuple(np.arange(1, looks + 1) / looks)
     reach = float(ndtri(1 - alpha) + ndtri(power)) * math.sqrt(factor)  # margin in standard errors at t = 1
@@ -130,16 +136,18 @@ def characteristics(
 
 @dataclass(frozen=True, kw_only=True)
 class Endings:
-    """The chance that an evaluation ends at each of its looks with PASS, and with FAIL; both (looks,)."""
+    """The probabilities of the end of an evaluation at each of its looks."""
 
     passes: Floats
+    """With PASS, (looks,)."""
     fails: Floats
+    """With FAIL, (looks,)."""
 
 
 def endings(
     times: tuple[float, ...], *, drop: float, reach: float, alpha: float, fail_alpha: float, exponent: float
 ) -> Endings:
-    """How an evaluation with looks at `times` ends; the last look spends all that is left of its α.
+    """The endings of an evaluation with looks at `times`; the last look spends the remaining α.
 
     `drop` is the true loss in units of the margin, `reach` the margin in standard errors at t = 1.
     """
@@ -158,7 +166,7 @@ def endings(
 
 @cache
 def inflation(*, looks: int, alpha: float, power: float, exponent: float) -> float:
-    """How much more information than the fixed design a sequential one may need, for the same power at no loss."""
+    """Maximum information of a sequential design over the fixed-sample design's, for equal power at no loss."""
     low, high = 0.8, 3.0
     for _ in range(40):
         middle = (low + high) / 2

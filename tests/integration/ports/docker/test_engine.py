@@ -14,7 +14,7 @@ import docker
 import pytest
 
 import support.served_cell as given
-from flagrelease.config.matrix import Container
+from flagrelease.config.chip import Container
 from flagrelease.errors import (
     DockerUnavailable,
     EnvironmentFault,

@@ -16,7 +16,7 @@ import pytest
 import support.kernels_cell as given
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
-from flagrelease.contract.handles import ResultOf, Verdict
+from flagrelease.contract.handles import ResultOf, VerdictName
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Remedy, Stage
 from flagrelease.packaging import operator_bundle
@@ -39,7 +39,7 @@ LONG = 300  # words of a question; operators are qualified at up to 32 tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    verdict: Verdict
+    verdict: VerdictName
     summary: str
     evidence: tuple[Evidence, ...] = ()
 

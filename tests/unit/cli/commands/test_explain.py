@@ -53,7 +53,7 @@ def test_every_round_and_every_excluded_operator_is_shown(workspace: Path, capsy
     assert "round 1: accuracy failed, and the cell went on without these operators:" in out
     assert "✗ mul: 1 times as far" in out
     assert "✗ cat: 2 times as far" in out
-    assert "the operators are not guilty: far" in out
+    assert "the operators are not the cause: far" in out
 
 
 def test_json_has_the_rounds(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

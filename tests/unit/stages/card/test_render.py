@@ -10,7 +10,8 @@ import support.finished_cell as given
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Likeness, Unpacked
+from flagrelease.contract.accuracy_results import Likeness
+from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Unpacked
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.stages.card import record, render

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Slo
-from flagrelease.contract.results import Spread
+from flagrelease.contract.speed_results import Spread
 from flagrelease.errors import SmokeFailed
 from flagrelease.stages.speed import load_evalscope, load_vllm
 from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures, spread

@@ -17,10 +17,11 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease.config.matrix import Profile, Traffic
-from flagrelease.contract import results
+from flagrelease.contract import speed_results
 from flagrelease.contract.context import Context
+from flagrelease.contract.handles import VerdictName
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import Spread
+from flagrelease.contract.speed_results import Spread
 from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
 from flagrelease.ports.clock import SystemClock
@@ -95,7 +96,7 @@ class World:
             finished=given.finished(),
         )
 
-    def run(self, **job: Any) -> results.Speed:
+    def run(self, **job: Any) -> speed_results.Speed:
         rated = SlowlyStarted if self.starts_slowly else Rated
         asked = replace(self.job(**job), runner=self.runner)
         return speed.run(asked, self.context(), tool=lambda _job, _context, server: rated(server))  # type: ignore[arg-type]
@@ -432,7 +433,7 @@ def test_the_same_speeds_give_the_same_picture(world: World) -> None:
 
 @pytest.mark.parametrize(("verdict", "error"), [("FAIL", GateFailed), ("INCONCLUSIVE", Inconclusive)])
 def test_nothing_is_published_that_is_too_slow(
-    world: World, tmp_path: Path, verdict: results.Verdict, error: type[Exception]
+    world: World, tmp_path: Path, verdict: VerdictName, error: type[Exception]
 ) -> None:
     made = released(world)
     assert made.speed is not None
@@ -447,7 +448,7 @@ def test_nothing_is_published_that_is_too_slow(
 
 def test_results_survive_the_ledger(world: World) -> None:
     result = world.run()
-    assert msgspec.convert(msgspec.to_builtins(result), results.Speed) == result
+    assert msgspec.convert(msgspec.to_builtins(result), speed_results.Speed) == result
     low = min(point.interval95[0] for point in result.points)
     assert low < min(point.ratio for point in result.points)
     assert result.summary == f"PASS: {low:.2f} of the native speed at least, 2 load points"

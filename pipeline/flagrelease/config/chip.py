@@ -1,0 +1,153 @@
+"""The chips of matrix.yaml: device, base image, container options and operator settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from flagrelease.config import strict_yaml
+from flagrelease.config.engines import Execution
+from flagrelease.config.strict_yaml import check_name
+from flagrelease.config.vendors import VENDORS
+
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
+
+VendorName = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
+"""FlagGems' name for a vendor, a key of VENDORS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The accelerator."""
+
+    name: str
+    """The vendor's name for it."""
+    code: str
+    """Its code in FlagOS, such as nvidia004."""
+    query: str = ""
+    """The command that prints the driver's version; by default the vendor's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """Versions of the FlagOS components in the image; `none` if the chip does not have one."""
+
+    flagscale: str
+    """Starts the engine."""
+    flaggems: str
+    """Triton operators."""
+    flagtree: str = "none"
+    """Replaces Triton."""
+    flagcx: str = "none"
+    """Communication between devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The options of `docker run` on this chip, for both starting the container and printing the command line."""
+
+    network: Literal["bridge", "host"] = "bridge"
+    """--network"""
+    ipc: str = ""
+    """--ipc"""
+    uts: str = ""
+    """--uts"""
+    pid: str = ""
+    """--pid"""
+    privileged: bool = False
+    """--privileged"""
+    gpus: str = ""
+    """--gpus"""
+    runtime: str = ""
+    """--runtime"""
+    shm: str = ""
+    """--shm-size, such as 32gb."""
+    devices: tuple[str, ...] = ()
+    """--device"""
+    groups: tuple[str, ...] = ()
+    """--group-add"""
+    capabilities: tuple[str, ...] = ()
+    """--cap-add"""
+    security: tuple[str, ...] = ()
+    """--security-opt"""
+    ulimits: Mapping[str, int] = field(default_factory=dict)
+    """--ulimit"""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """--env"""
+    mounts: tuple[str, ...] = ()
+    """--volume"""
+    tmpfs: tuple[str, ...] = ()
+    """--tmpfs"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """How the Triton operators of a chip are qualified, tuned and selected. Durations are written 90s, 10m or 2h."""
+
+    policy: Literal["express", "coverage"] = "express"
+    """`express` selects operators that make the served model faster, `coverage` all correct ones."""
+    device: str = ""
+    """PyTorch's name for the chip; by default the vendor's."""
+    budget: str = "10m"
+    """Time limit of tuning."""
+    limit: str = "2h"
+    """Time limit of the stage."""
+    operator_limit: str = "3m"
+    """Time limit of one operator."""
+    max_len: int | None = None
+    """Longest context length that is considered; by default the model's."""
+    classes: int = 24
+    """The most shape classes of an operator that are measured."""
+    min_speed_ratio: float = field(default=0.98, metadata=strict_yaml.formerly("floor"))
+    """The lowest ratio to native speed that `express` accepts."""
+    execution: Execution | None = None
+    """How the engine runs the layers, which determines the operators they call; by default from its arguments."""
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    """Operators that are excluded by hand, with the reasons."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "limit", "operator_limit"):
+            duration(getattr(self, name))
+        if (self.max_len is not None and self.max_len < 2) or self.classes < 1:
+            raise ValueError("max_len must be at least 2 and classes at least 1")
+        if not 0 < self.min_speed_ratio <= 1:
+            raise ValueError(
+                f"min_speed_ratio is {self.min_speed_ratio:g}; a ratio to native speed is above 0 and at most 1"
+            )
+
+
+def duration(text: str) -> float:
+    """The seconds of 90s, 10m or 2h. Raises ValueError."""
+    match = _TIME.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is not a duration: write 90s, 10m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """An accelerator as a release target."""
+
+    vendor: VendorName
+    """FlagGems' name for the vendor."""
+    device: Device
+    """The accelerator."""
+    base: str
+    """The reference of the base image."""
+    components: Components
+    """Versions of the FlagOS components."""
+    python: str = "3.11"
+    """The Python version of the base image."""
+    container: Container = field(default_factory=Container)
+    """The options of `docker run`."""
+    hosts: tuple[str, ...] = ("local",)
+    """The first one names the machine that stages on the chip lock. flagrelease runs on that machine; nothing is sent
+    to it."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By component that is `none`, the reason, for the card."""
+    profile: str | None = None
+    """The profile of its cells, instead of the default one."""
+    kernels: KernelSettings | None = None
+    """The settings of its operators, instead of the default ones."""
