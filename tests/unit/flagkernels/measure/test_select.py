@@ -207,10 +207,12 @@ class Chip:
 def test_the_longer_of_host_and_chip_determines_the_time(
     chip_s: float, host_s: float, least: float, most: float
 ) -> None:
-    """The upper bound leaves room for a loaded machine, which slows the host's part."""
+    """A loaded machine slows the host's part, so it is measured until one measurement is undisturbed."""
     clock, chip = Clock(torch.device("cpu")), Chip(chip_s)
     clock.module = chip
-    found = min(clock.in_a_row(chip.run, 8, host_s=host_s) for _ in range(5))
+    found, deadline = float("inf"), time.monotonic() + 120
+    while found >= most and time.monotonic() < deadline:
+        found = min(found, clock.in_a_row(chip.run, 8, host_s=host_s))
     assert least <= found < most
     clock.module = None
     assert clock.in_a_row(lambda: time.sleep(0.001), 8, host_s=1.0) < 0.5
