@@ -129,8 +129,8 @@ class Between:
         if request.get("logprobs"):
             choice["logprobs"] = {"content": [{"token": said.top[0], "logprob": -0.5, "top_logprobs": scored(said)}]}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
-        return json.dumps({**whole, "usage": usage}).encode()
+        completion = {"id": "1", "object": "chat.completion", "created": 1, "model": "stub", "choices": [choice]}
+        return json.dumps({**completion, "usage": usage}).encode()
 
     def forwarded(self, prompt: str, request: dict[str, Any]) -> bytes:
         """The endpoint's answer, cached since servers need not be deterministic."""
@@ -266,7 +266,7 @@ def both(name: str, arguments: argparse.Namespace, work: Path) -> Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Our prompts and grades beside evalscope's.")
+    parser = argparse.ArgumentParser(description="Compare our prompts and grades with evalscope's.")
     parser.add_argument("--evalscope", type=Path, required=True, help="path of a Python with evalscope")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--endpoint", help="a real endpoint, ending in /v1, instead of generated answers")

@@ -61,8 +61,8 @@ def musr(data: DataSet) -> Iterator[tuple[str, Row]]:
         split = splits[Path(file.name).stem.rpartition("_")[2]]
         for row in file.rows():
             for each in row["questions"]:
-                told = {"narrative": row["context"], "question": each["question"], "choices": repr(each["choices"])}
-                yield split, {**told, "answer_index": int(each["answer"])}
+                story = {"narrative": row["context"], "question": each["question"], "choices": repr(each["choices"])}
+                yield split, {**story, "answer_index": int(each["answer"])}
 
 
 def gpqa(data: DataSet) -> Iterator[tuple[str, Row]]:

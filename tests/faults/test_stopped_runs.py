@@ -31,9 +31,8 @@ def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
 
 
 def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None:
-    finished = (
-        stage == "publish" and code == 0
-    )  # two requests to the registry, which may finish before the signal arrives
+    # Publishing is two requests to the registry, which may finish before the signal arrives.
+    finished = stage == "publish" and code == 0
     assert finished or (code == 130 and "run again" in said), said
     assert user.leftovers() == [], f"after Ctrl-C in {stage}"
 

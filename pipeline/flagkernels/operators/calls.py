@@ -13,7 +13,9 @@ from flagkernels.errors import UsageError
 
 __all__ = [
     "OUT",
+    "Args",
     "Call",
+    "Kwargs",
     "TensorSpec",
     "Token",
     "base_name",
@@ -77,6 +79,10 @@ class Token:
     """As torch names it; empty for a device."""
 
 
+Args = tuple[Any, ...]
+"""Positional arguments of an actual call: tensors, numbers, dtypes, devices, or sequences of them."""
+Kwargs = dict[str, Any]
+"""Its keyword arguments."""
 Value = Any  # TensorSpec | Token | int | float | bool | str | None | tuple[Value, ...]
 
 

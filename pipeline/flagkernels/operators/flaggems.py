@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flagkernels.errors import ChipFault, UsageError, did_you_mean
+from flagkernels.operators.backend import Target
 
 __all__ = ["FlagGems", "device_module", "load"]
 
@@ -33,10 +34,11 @@ class FlagGems:
             )
         return function
 
-    def target(self) -> Any:
+    def target(self) -> Target:
         from triton.runtime.driver import driver
 
-        return driver.active.get_current_target()
+        target: Target = driver.active.get_current_target()
+        return target
 
     def shared_memory(self) -> int:
         from triton.runtime.driver import driver

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from flagkernels.operators.calls import OUT, Call, TensorSpec, Token, base_name, torch_dtype
+from flagkernels.operators.calls import OUT, Args, Call, Kwargs, TensorSpec, Token, base_name, torch_dtype
 from flagkernels.qualify.cases import Case
 from flagkernels.qualify.guards import Arena
 
 __all__ = ["Arena", "make"]
 
 
-def make(case: Case, arena: Arena, seed: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def make(case: Case, arena: Arena, seed: int) -> tuple[Args, Kwargs]:
     """The args and kwargs of a case, determined by the seed. Memory for a result (`out`) is filled with NaN, so that
     elements left unwritten show."""
     generator = torch.Generator(device=arena.device).manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flagkernels.operators.calls import base_name, resolve
+from flagkernels.operators.calls import Args, Kwargs, base_name, resolve
 from flagkernels.operators.registry import Implementation, active
 from flagkernels.qualify import tolerance
 from flagkernels.qualify.cases import Case
@@ -90,8 +90,8 @@ def judge(
 class _Given:
     """The inputs of a case, and the expected results."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     native: list[Any]
     """The native operator's results."""
     exact: list[list[Any]] | None
@@ -136,9 +136,7 @@ class _Trial:
         again = Arena(self.arena.device)  # keeps the strides, since another layout may be summed in another order
         self._run(_clone(given.args, again), _clone(given.kwargs, again), contextlib.nullcontext())
 
-    def _run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], allocations: contextlib.AbstractContextManager[Any]
-    ) -> None:
+    def _run(self, args: Args, kwargs: Kwargs, allocations: contextlib.AbstractContextManager[Any]) -> None:
         device = self.arena.device
         with active(self.implementations, device, lambda: self.arena.busy) as calls, allocations:
             results = _results(self.target, args, kwargs, clone=False)
@@ -163,9 +161,7 @@ def _verdict(damage: list[str], comparisons: Sequence[Comparison], runs: Sequenc
     return "correct", ""
 
 
-def _results(
-    target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, clone: bool = True
-) -> list[Any]:
+def _results(target: torch._ops.OpOverload, args: Args, kwargs: Kwargs, *, clone: bool = True) -> list[Any]:
     """The results of the call or, for an in-place operator, the arguments that it wrote."""
     written = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if clone and written:
@@ -196,13 +192,15 @@ def _detach(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+def _changed_inputs(
+    target: torch._ops.OpOverload, before: tuple[Args, Kwargs], after: tuple[Args, Kwargs]
+) -> list[str]:
     """Descriptions of arguments that the operator changed although its schema does not allow it."""
     changed = []
     for position, argument in enumerate(target._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             continue
-        pair = [
+        pair: list[Any] = [
             kwargs.get(argument.name, args[position] if position < len(args) else None)
             for args, kwargs in (before, after)
         ]
@@ -211,7 +209,7 @@ def _changed_inputs(target: torch._ops.OpOverload, before: tuple[Any, Any], afte
     return changed
 
 
-def _shared_memory(target: torch._ops.OpOverload, results: Sequence[Any], args: Any, kwargs: Any) -> list[str]:
+def _shared_memory(target: torch._ops.OpOverload, results: Sequence[Any], args: Args, kwargs: Kwargs) -> list[str]:
     """Descriptions of results that are views of arguments although the schema promises new memory: a later in-place
     write to one would change the other."""
     schema = target._schema
@@ -225,7 +223,7 @@ def _shared_memory(target: torch._ops.OpOverload, results: Sequence[Any], args: 
     ]
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
@@ -236,7 +234,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _exact(
-    case: Case, target: torch._ops.OpOverload, args: Any, kwargs: Any, dtypes: Sequence[torch.dtype]
+    case: Case, target: torch._ops.OpOverload, args: Args, kwargs: Kwargs, dtypes: Sequence[torch.dtype]
 ) -> tuple[list[list[Any]], list[torch.Tensor]]:
     """Alternative float64 results, and their bounds. For subnormal inputs, the alternative has them flushed to zero,
     which kernels may do (IEEE 754 leaves it to the platform; CUDA: -ftz)."""
@@ -270,7 +268,7 @@ def _exact(
     return alternatives, limits
 
 
-def _flush(args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _flush(args: Args) -> Callable[[torch.Tensor], torch.Tensor]:
     dtypes = [a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
     smallest = max((torch.finfo(dtype).smallest_normal for dtype in dtypes), default=0.0)
     return lambda x: torch.where(x.abs() < smallest, torch.zeros_like(x), x)
@@ -302,8 +300,8 @@ def _move(value: Any, device: str) -> Any:
 def _random(
     case: Case,
     target: torch._ops.OpOverload,
-    args: Any,
-    kwargs: Any,
+    args: Args,
+    kwargs: Kwargs,
     implementations: Mapping[str, Implementation],
     native: list[Any],
     device: torch.device,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flagkernels.operators.backend import Candidate
+
 __all__ = [
     "HOPELESS",
     "Compilation",
@@ -99,7 +101,7 @@ class Launch:
     """The object below the tuner on which `run` is called: a Triton JITFunction, or Heuristics around one."""
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    configs: tuple[Any, ...]
+    configs: tuple[Candidate | None, ...]
     """The candidates after the tuner's pruning; (None,) without a tuner."""
     tuner: Any = None
     """FlagGems' LibTuner or Triton's Autotuner; None for a kernel without candidates."""
@@ -118,7 +120,7 @@ class Compilation:
     """One candidate of one launch, to be compiled."""
 
     launch: Launch
-    config: Any
+    config: Candidate | None
     """The candidate; None for a kernel without candidates."""
     signature: str
     """Equal for equal compilations (see `signature_of`)."""
@@ -133,7 +135,9 @@ def kernel_of(fn: Any) -> Any:
     return fn
 
 
-def compilations(launches: Sequence[Launch], configs: Callable[[Launch], Sequence[Any]]) -> list[Compilation]:
+def compilations(
+    launches: Sequence[Launch], configs: Callable[[Launch], Sequence[Candidate | None]]
+) -> list[Compilation]:
     """The distinct compilations, heaviest first, so that no long one starts last."""
     distinct: dict[str, Compilation] = {}
     for launch in launches:
@@ -144,14 +148,14 @@ def compilations(launches: Sequence[Launch], configs: Callable[[Launch], Sequenc
     return sorted(distinct.values(), key=lambda compilation: -compilation.weight)
 
 
-def _weight(config: Any) -> float:
+def _weight(config: Candidate | None) -> float:
     if config is None:
         return 0.0
     sizes = [value for value in config.kwargs.values() if isinstance(value, int) and value > 0]
     return float(math.prod(sizes) * int(config.num_stages))
 
 
-def signature_of(launch: Launch, config: Any) -> str:
+def signature_of(launch: Launch, config: Candidate | None) -> str:
     """Approximates Triton's cache key: types, alignments, constants, results of heuristics, and the candidate.
 
     It may distinguish compilations that Triton would not (a wasted compilation), but not the reverse for any kind of
@@ -174,7 +178,7 @@ def signature_of(launch: Launch, config: Any) -> str:
     return "|".join(parts)
 
 
-def _kwargs(config: Any) -> dict[str, Any]:
+def _kwargs(config: Candidate | None) -> dict[str, Any]:
     return {} if config is None else dict(config.all_kwargs())
 
 

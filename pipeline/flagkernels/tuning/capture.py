@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from flagkernels.operators.backend import Target
 from flagkernels.tuning.candidates import Key, Launch, stand_in
 
 __all__ = ["Failure", "Library", "discover", "key_of", "launches_of", "patched", "recording_kernels"]
@@ -32,7 +33,7 @@ class Library(Protocol):
         """FlagGems' function for an overload. Raises UsageError if FlagGems does not register it."""
         ...
 
-    def target(self) -> Any:
+    def target(self) -> Target:
         """Triton's compilation target."""
         ...
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flagkernels.operators.backend import Target
 from flagkernels.tuning.candidates import Compilation
 
 __all__ = ["Compiled", "compile_all", "without_chip"]
@@ -50,10 +51,10 @@ class Compiled:
 class _NoChip:
     """The part of a Triton driver that compiling uses."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
 
-    def get_current_target(self) -> Any:
+    def get_current_target(self) -> Target:
         return self.target
 
     def get_current_device(self) -> int:
@@ -64,7 +65,7 @@ class _NoChip:
 
 
 @contextlib.contextmanager
-def without_chip(target: Any) -> Iterator[None]:
+def without_chip(target: Target) -> Iterator[None]:
     """Within the block, replace Triton's driver by a stand-in for `target`, so that compiling opens no device
     context."""
     from triton.runtime.driver import driver
@@ -92,7 +93,7 @@ def compile_one(job: Compilation) -> tuple[str, int]:
 
 def compile_all(
     jobs: Sequence[Compilation],
-    target: Any,
+    target: Target,
     *,
     width: int | None = None,
     deadline: float = float("inf"),
@@ -132,7 +133,7 @@ def compile_all(
     return results
 
 
-def _prepare(target: Any) -> None:
+def _prepare(target: Target) -> None:
     """Compute what every child would otherwise compute: hashes of Triton's files, and the assembler's version."""
     from triton.compiler.compiler import make_backend
     from triton.runtime.cache import triton_key
@@ -144,7 +145,7 @@ def _prepare(target: Any) -> None:
 class _Child:
     """A compiling process and its current job."""
 
-    def __init__(self, jobs: Sequence[Compilation], target: Any) -> None:
+    def __init__(self, jobs: Sequence[Compilation], target: Target) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(jobs, target, theirs, os.getpid()), daemon=True)
@@ -189,7 +190,7 @@ class _Child:
         self.pipe.close()
 
 
-def _work(jobs: Sequence[Compilation], target: Any, pipe: Any, parent: int) -> None:
+def _work(jobs: Sequence[Compilation], target: Target, pipe: Any, parent: int) -> None:
     _die_with(parent)
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno() if hasattr(sys.stdout, "fileno") else 1)

@@ -69,7 +69,7 @@ class Contest:
             times |= self._screen(launch, some, args, kwargs)
             if time.monotonic() >= self.deadline:
                 break
-        by_text = {str(config): config for config in launch.configs}
+        by_text: dict[str, Any] = {str(config): config for config in launch.configs}
         finals = candidates.finalists(times)
         if not finals:
             self.journal.write("end", table, launch.key, state="failed", values=launch.key, times={}, close={})

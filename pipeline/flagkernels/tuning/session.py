@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flagkernels.errors import BudgetTooSmall, ChipFault, KernelsError, NoSpace
 from flagkernels.tuning import candidates, database
@@ -16,6 +16,9 @@ from flagkernels.tuning.compile import Compiled, compile_all
 from flagkernels.tuning.journal import Journal, Report, Tuned
 from flagkernels.tuning.key import Contest, name_of, names_of
 from flagkernels.tuning.timer import Timer
+
+if TYPE_CHECKING:  # imports torch
+    from flagkernels.operators.calls import Args, Kwargs
 
 __all__ = ["Operation", "Session"]
 
@@ -36,9 +39,9 @@ class Operation:
     """Of all tensors together."""
     function: Callable[..., Any]
     """FlagGems' implementation."""
-    blank: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    blank: Callable[[], tuple[Args, Kwargs]]
     """Makes args and kwargs with uninitialised tensors."""
-    real: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+    real: Callable[[], tuple[Args, Kwargs]]
     """Makes args and kwargs with values of the model's spread."""
 
     def shell(self) -> None:
@@ -173,7 +176,7 @@ class Session:
         operations: Sequence[Operation],
         chosen: Sequence[tuple[int, Launch]],
         waiting: dict[tuple[int, Key], Launch],
-        work: Callable[[Launch, tuple[Any, ...], dict[str, Any]], None],
+        work: Callable[[Launch, Args, Kwargs], None],
     ) -> None:
         """Run the chosen operations until the deadline; calls `work` with each launch in `waiting` as it occurs."""
         original = self.library.tuner_class.run
@@ -224,7 +227,7 @@ class Session:
         waiting = {(id(la.tuner), la.key): la for _, la in several.values()}
         contest = self._contest()
 
-        def choose(launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def choose(launch: Launch, args: Args, kwargs: Kwargs) -> None:
             launch.tuner.nargs = dict(zip(launch.tuner.arg_names, args, strict=False))
             at_largest = self.journal.close[name_of(launch)]
             ready = [c for c in _among(launch, at_largest) if (made := contest.made(launch, c)) and not made.error]
@@ -254,7 +257,7 @@ class Session:
             deadline=self.deadline,
         )
 
-    def _tune_key(self, launch: Launch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _tune_key(self, launch: Launch, args: Args, kwargs: Kwargs) -> None:
         began = time.monotonic()
         won = self._contest().run(launch, args, kwargs)
         if won is None:

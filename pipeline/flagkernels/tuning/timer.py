@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from flagkernels.operators.backend import TimingEvent
+
 __all__ = ["ChipTimer", "Timer"]
 
 FLUSH_BYTES = 256 << 20  # as in triton.testing; used if the chip does not report its cache size
@@ -51,7 +53,7 @@ class ChipTimer:
         self.graphs = hasattr(module, "CUDAGraph")
 
     def screen(self, launchers: Sequence[Launcher], *, fresh: Sequence[bool]) -> list[float]:
-        pairs: list[tuple[Any, Any] | None] = []
+        pairs: list[tuple[TimingEvent, TimingEvent] | None] = []
         for launcher, first in zip(launchers, fresh, strict=True):
             try:
                 if first:
@@ -66,7 +68,7 @@ class ChipTimer:
 
     def replay(self, launchers: Sequence[Launcher], rounds: int) -> list[list[float]]:
         captured = [self._captured(launcher) for launcher in launchers]
-        pairs: list[list[tuple[Any, Any]]] = [[] for _ in captured]
+        pairs: list[list[tuple[TimingEvent, TimingEvent]]] = [[] for _ in captured]
         for _ in range(rounds):
             for launcher, into in zip(captured, pairs, strict=True):
                 into.append(self._timed(launcher))
@@ -80,7 +82,7 @@ class ChipTimer:
             return False
         return True
 
-    def _timed(self, launcher: Launcher) -> tuple[Any, Any]:
+    def _timed(self, launcher: Launcher) -> tuple[TimingEvent, TimingEvent]:
         start, end = (self.module.Event(enable_timing=True) for _ in range(2))
         # The flush also keeps the chip busy while Python prepares the launch, so no idle gap is timed.
         self.buffer.zero_()

@@ -39,7 +39,7 @@ __all__ = ["Gathered", "Pair", "gather", "lines"]
 class Pair:
     """Both sides' answers to one benchmark."""
 
-    sheet: EvalSpec
+    spec: EvalSpec
     """The benchmark's specification."""
     baseline: Sequence[Sample] | None
     """The baseline's answers; None if there are none to compare with."""
@@ -144,7 +144,7 @@ class _Collector:
             answers = candidate.complete(spec.repeats)
             if before is None:
                 self._keep_unjudged(spec, answers)
-            return Pair(sheet=spec, baseline=before, candidate=answers)
+            return Pair(spec=spec, baseline=before, candidate=answers)
         planned = PlannedLooks(
             questions=tuple((question.subset, question.id) for question in spec.questions),
             margin=spec.margin,
@@ -159,7 +159,7 @@ class _Collector:
             _check_failures(spec, samples)
         if isinstance(baseline, ServedSide):
             self._keep(spec, before)
-        return Pair(sheet=spec, baseline=before, candidate=after, planned=planned, decision=decision)
+        return Pair(spec=spec, baseline=before, candidate=after, planned=planned, decision=decision)
 
     def _side(self, spec: EvalSpec, role: str, stack: Stack, earlier: Sequence[Sample]) -> ServedSide:
         path = self._unfinished(spec, role, stack)

@@ -31,7 +31,7 @@ RECORD = "release.json"
 class Fitting:
     """All answers to one benchmark, accepted as its baseline."""
 
-    sheet: EvalSpec
+    spec: EvalSpec
     """The benchmark's specification."""
     samples: tuple[Sample, ...]
     """One for each question and repeat."""

@@ -113,22 +113,22 @@ def _result(
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = _judge(compared)
     own = (
-        _score(pair, judged[pair.sheet.benchmark]) if pair.baseline is not None else _alone(pair, baselines.need(cell))
+        _score(pair, judged[pair.spec.benchmark]) if pair.baseline is not None else _alone(pair, baselines.need(cell))
         for pair in pairs
     )
     scores = (*own, *outside)
     verdict = worst_verdict(Verdict(score.verdict) for score in scores)
     decisive = [score for score in scores if score.verdict == verdict]
     weights = context.result(results.WEIGHTS)
-    keys = {pair.sheet.benchmark: baselines.key(cell, weights, pair.sheet) for pair in compared}
-    alone = [baselines.key(cell, weights, pair.sheet) for pair in pairs if pair.baseline is None]
+    keys = {pair.spec.benchmark: baselines.key(cell, weights, pair.spec) for pair in compared}
+    alone = [baselines.key(cell, weights, pair.spec) for pair in pairs if pair.baseline is None]
     return accuracy_results.Accuracy(
         verdict=verdict.value,
         reason="; ".join(f"{score.benchmark}: {score.reason}" for score in decisive),
         benchmarks=scores,
         baseline_name=baselines.name(cell),
         baseline_key=fingerprint(keys) if keys else "",
-        sampling=sampling([pair.sheet for pair in pairs]),
+        sampling=sampling([pair.spec for pair in pairs]),
         questions_asked=gathered.asked,
         inference_seconds=round(gathered.seconds, 3),
         likeness=gathered.likeness,
@@ -145,16 +145,16 @@ def _judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
         if pair.baseline is None:
             continue
         if pair.planned is not None and pair.decision is not None:
-            name = pair.sheet.benchmark
+            name = pair.spec.benchmark
             judged[name] = group_sequential.to_verdict(pair.planned, name, pair.decision, pair.baseline, pair.candidate)
         else:
-            fixed.append((pair.sheet, pair.baseline, pair.candidate))
+            fixed.append((pair.spec, pair.baseline, pair.candidate))
     if fixed:
         comparison = fixed_sample.compare(
             [sample for _, before, _ in fixed for sample in before],
             [sample for _, _, after in fixed for sample in after],
-            margins={sheet.benchmark: sheet.margin for sheet, _, _ in fixed},
-            chances={sheet.benchmark: sheet.chance for sheet, _, _ in fixed},
+            margins={spec.benchmark: spec.margin for spec, _, _ in fixed},
+            chances={spec.benchmark: spec.chance for spec, _, _ in fixed},
         )
         judged |= comparison.benchmarks
     return judged
@@ -166,7 +166,7 @@ def _score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkSc
     remarks = [*judged.remarks, f"{same} of {len(samples)} answers are the same"]
     return replace(
         _alone(pair, "; ".join((judged.reason, *remarks))),
-        metric=pair.sheet.metric(judged.repeats),
+        metric=pair.spec.metric(judged.repeats),
         n=judged.n,
         repeats=float(judged.repeats),
         baseline=judged.baseline_score,
@@ -175,7 +175,7 @@ def _score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkSc
         interval90=judged.interval90,
         p_regression=judged.p_regression,
         flips=_flips(pair, judged),
-        partial=pair.sheet.partial(judged.n),
+        partial=pair.spec.partial(judged.n),
         verdict=judged.verdict.value,
         course=judged.course,
         noise=own_noise(baseline),
@@ -190,23 +190,23 @@ def _flips(pair: Pair, judged: BenchmarkVerdict) -> tuple[int, int] | None:
 
 def _alone(pair: Pair, why: str) -> accuracy_results.BenchmarkScore:
     """A score without a baseline, which is always INCONCLUSIVE."""
-    sheet, samples = pair.sheet, pair.candidate
+    spec, samples = pair.spec, pair.candidate
     return accuracy_results.BenchmarkScore(
-        benchmark=sheet.benchmark,
-        metric=sheet.metric(sheet.repeats),
-        n=len(sheet.questions),
-        repeats=float(sheet.repeats),
+        benchmark=spec.benchmark,
+        metric=spec.metric(spec.repeats),
+        n=len(spec.questions),
+        repeats=float(spec.repeats),
         baseline=None,
         candidate=sum(float(sample.correct) for sample in samples) / len(samples),
         difference=None,
         interval90=None,
-        margin=sheet.margin,
+        margin=spec.margin,
         p_regression=None,
         flips=None,
         errors=sum(sample.error is not None for sample in samples),
         truncated=sum(sample.error is None and sample.finish_reason == "length" for sample in samples),
-        partial=sheet.partial(len(sheet.questions)),
-        data_sha256=sheet.data_sha256,
+        partial=spec.partial(len(spec.questions)),
+        data_sha256=spec.data_sha256,
         verdict="INCONCLUSIVE",
         reason=why,
     )
@@ -214,7 +214,7 @@ def _alone(pair: Pair, why: str) -> accuracy_results.BenchmarkScore:
 
 def sampling(specs: Sequence[EvalSpec]) -> dict[str, Any]:
     """The sampling parameters if all benchmarks share them, else the parameters of each benchmark as text."""
-    each = {sheet.benchmark: dict(sheet.evaluation.parameters) for sheet in specs}
+    each = {spec.benchmark: dict(spec.evaluation.parameters) for spec in specs}
     first = next(iter(each.values()), {})
     if all(parameters == first for parameters in each.values()):
         return first
@@ -223,7 +223,7 @@ def sampling(specs: Sequence[EvalSpec]) -> dict[str, Any]:
 
 def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evidence]:
     """Transcripts of the graded answers, except for password-protected data: answers quote questions."""
-    public = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.sheet.benchmark].data]
+    public = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.spec.benchmark].data]
     folder = context.workspace.scratch(job.cell.slug, "accuracy")
     for role, name in (("candidate", REPLIES), ("baseline", f"baseline.{REPLIES}")):
         sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in public]
@@ -238,13 +238,13 @@ def _evidence(
     """Write both answer sets with their conditions, the comparison, and the flipped questions."""
     conditions = Conditions(
         model=context.result(results.WEIGHTS).digest,
-        data={pair.sheet.benchmark: pair.sheet.data_sha256 for pair in pairs},
-        sampling={pair.sheet.benchmark: dict(pair.sheet.evaluation.parameters) for pair in pairs},
-        design={pair.sheet.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
+        data={pair.spec.benchmark: pair.spec.data_sha256 for pair in pairs},
+        sampling={pair.spec.benchmark: dict(pair.spec.evaluation.parameters) for pair in pairs},
+        design={pair.spec.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
         harness={
             evaluation.benchmark: evaluation.harness
             for pair in pairs
-            if (evaluation := pair.sheet.evaluation).harness != DEFAULT_HARNESS
+            if (evaluation := pair.spec.evaluation).harness != DEFAULT_HARNESS
         },
     )
     put = context.evidence.put
@@ -254,8 +254,8 @@ def _evidence(
     if judged:
         written.append(put(f"accuracy/baseline.{SAMPLES}", b"".join(lines(pair.baseline or ()) for pair in pairs)))
         differences = {
-            pair.sheet.benchmark: {
-                **asdict(judged[pair.sheet.benchmark]),
+            pair.spec.benchmark: {
+                **asdict(judged[pair.spec.benchmark]),
                 "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
             }
             for pair in pairs
@@ -272,7 +272,7 @@ def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> b
     for pair in pairs:
         if pair.baseline is None:
             continue
-        name = pair.sheet.benchmark
+        name = pair.spec.benchmark
         before, after = _by_question(pair.baseline), _by_question(pair.candidate)
         for direction, questions in (("gained", judged[name].gained), ("lost", judged[name].lost)):
             for question in questions:

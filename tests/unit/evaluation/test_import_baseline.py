@@ -76,7 +76,7 @@ def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fittin
     for one in fitting:
         lines = "".join(json.dumps(msgspec.to_builtins(s)) + "\n" for s in one.samples).encode()
         evidence = world.context().evidence.put("x", lines)
-        baselines.keep(world.context(), job.cell, weights, one.sheet, one.samples, evidence)
+        baselines.keep(world.context(), job.cell, weights, one.spec, one.samples, evidence)
     return fitting
 
 

@@ -59,9 +59,9 @@ def _import(project: Project, cell: Cell, path: Path) -> list[tuple[Entry, basel
         meter=Meter(ports.clock),
     )
     answers = answers_of(path, cell)
-    sheets = accuracy.build_specs(project.job(cell), context)
+    specs = accuracy.build_specs(project.job(cell), context)
     weights = _weights(project, cell)
-    fitting = fit(answers, weights.digest, sheets)
+    fitting = fit(answers, weights.digest, specs)
     return [_store(project, cell, weights, answer_set, run_id, str(path)) for answer_set in fitting]
 
 
@@ -90,15 +90,15 @@ def _store(
     project: Project, cell: Cell, weights: _Weights, answer_set: Fitting, run_id: str, source: str
 ) -> tuple[Entry, baselines.StoredBaseline]:
     lines = "".join(map(dump, answer_set.samples)).encode()
-    evidence = project.evidence.put(f"accuracy/{cell.baseline.stack}.{answer_set.sheet.benchmark}.jsonl", lines)
-    stored = baselines.stored(cell, weights, answer_set.sheet, answer_set.samples, evidence, run_id, source)
+    evidence = project.evidence.put(f"accuracy/{cell.baseline.stack}.{answer_set.spec.benchmark}.jsonl", lines)
+    stored = baselines.stored(cell, weights, answer_set.spec, answer_set.samples, evidence, run_id, source)
     entry = Entry(
         at=SystemClock().now().isoformat(timespec="seconds"),
         run=run_id,
         cell=cell.id,
         stage="baseline",
         state="done",
-        key=baselines.key(cell, weights, answer_set.sheet),
+        key=baselines.key(cell, weights, answer_set.spec),
         process=process_id(),
         result=msgspec.to_builtins(stored),
     )
