@@ -72,4 +72,4 @@ def test_a_harness(package: Copy) -> None:
     printed = package.run(USED)
     assert printed.startswith("harness parrot is not set up: PARROT is not set\n1.0 mmlu-sample\n")
     assert "measured by the parrot on" in printed
-    assert "asked and graded by parrot" in printed
+    assert "run and graded by parrot" in printed

@@ -246,11 +246,13 @@ def test_the_image_serves_with_its_operators_and_tunes_nothing(up: Up, prepared:
 def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared: Prepared) -> None:
     context = after(given.context(prepared.root), kernels=prepared.result)
     counting = Counting(lambda *_where, **_what: nullcontext(up.server))
-    with counting(given.job(prepared.root), context, image=up.at.image, weights=up.at.weights, stack="flagos"):
+    request = ServeRequest(image=up.at.image, weights=up.at.weights, stack="flagos")
+    with counting(given.job(prepared.root), context, request):
         up.on.ask("day")
     assert counting.called is not None
     assert set(counting.called) == {"mm", "neg"}
-    with counting(given.job(prepared.root), context, image=up.at.image, weights=up.at.weights, stack="flagos"):
+    request = ServeRequest(image=up.at.image, weights=up.at.weights, stack="flagos")
+    with counting(given.job(prepared.root), context, request):
         pass
     assert min(counting.called.values()) > 0
 

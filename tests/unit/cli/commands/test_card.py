@@ -92,7 +92,7 @@ def test_the_card_of_a_stopped_cell_shows_its_results_and_is_not_a_release(
     assert app.main([*argv, "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()
     assert "Verdict of the evaluation: **INCONCLUSIVE**. speed was stopped before it was decided" in text
-    assert "Speed was stopped before it was decided, so nothing is said of it here." in text
+    assert "Speed was stopped before it was decided, so this card does not report it." in text
     made = record.loads((tmp_path / "out/release.json").read_bytes())
     assert (made.accuracy.verdict, made.verdict) == ("PASS", "INCONCLUSIVE")
     assert "README.md, release.json, scores.png" in capsys.readouterr().out
