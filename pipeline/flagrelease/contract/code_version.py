@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from flagrelease.contract.definitions import Analysis
 from flagrelease.contract.reach import Cache, Code
+from flagrelease.store.digests import file_sha256, sha256_of
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -57,19 +57,17 @@ def of_stage(run: Callable[..., Any], programs: Sequence[str] = ()) -> StageCode
     paths = {name: PACKAGE / name for name in programs}
     files = [path for path in paths.values() if path.suffix == ".py"]
     outside = [file.read_bytes() for file in files if not file.resolve().is_relative_to(PACKAGE.parent)]
-    data = {name: of_template(path) for name, path in paths.items() if path.suffix != ".py"}
-    given = [_state(), module, *programs, *data.values(), *(hashlib.sha256(source).hexdigest() for source in outside)]
+    data = {name: file_sha256(path) for name, path in paths.items() if path.suffix != ".py"}
+    given = [_state(), module, *programs, *data.values(), *(sha256_of(source) for source in outside)]
 
     def compute() -> StageCode:
         starts = [*code().definition(module, "STAGE"), *(start for file in files for start in code().file(file))]
         reached = code().reached(starts)
         modules = {name.removeprefix(f"{_OWN}."): digest for name, digest in reached.modules.items()}
-        digest = (
-            hashlib.sha256("\n".join([reached.digest, *data.values()]).encode()).hexdigest() if data else reached.digest
-        )
+        digest = sha256_of("\n".join([reached.digest, *data.values()]).encode()) if data else reached.digest
         return StageCode(digest=digest, modules={**modules, **data})
 
-    stage_code = _stages().get(hashlib.sha256("\n".join(given).encode()).hexdigest(), compute)
+    stage_code = _stages().get(sha256_of("\n".join(given).encode()), compute)
     _stages().save()
     return stage_code
 
@@ -81,7 +79,7 @@ def of_module(name: str) -> str:
 
 def of_template(path: Path) -> str:
     """sha256 (hex) of a template."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 @cache

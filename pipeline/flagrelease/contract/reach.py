@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ import msgspec
 
 from flagrelease.contract import definitions
 from flagrelease.contract.definitions import SLOT, Analysis, Definition, Ref, analyse
+from flagrelease.store.digests import file_sha256, sha256_of
 
 ROUNDS = 3
 """Depth to which a definition's digest includes the definitions it refers to."""
@@ -97,7 +97,7 @@ class Code:
         self._packages = packages
         self._counts = counts
         self._cache = cache or Cache((), Analysis)
-        self._analyser = hashlib.sha256(Path(definitions.__file__).read_bytes()).hexdigest()
+        self._analyser = file_sha256(Path(definitions.__file__))
         self._files = dict(self._modules())
         self._names = {path: name for name, path in self._files.items()}
         self._sources: dict[str, bytes] = {}
@@ -119,7 +119,7 @@ class Code:
     @property
     def state(self) -> str:
         """sha256 (hex) of all files and their names."""
-        return _sum([f"{name} {hashlib.sha256(self._source(name)).hexdigest()}" for name in self._files])
+        return _sum([f"{name} {sha256_of(self._source(name))}" for name in self._files])
 
     def _source(self, module: str) -> bytes:
         if module not in self._sources:
@@ -144,7 +144,7 @@ class Code:
         if known is not None:
             return self.whole(known)
         source = path.read_bytes()
-        module = f"{path.stem}#{hashlib.sha256(source).hexdigest()}"
+        module = f"{path.stem}#{sha256_of(source)}"
         if module not in self._analyses:
             self._analyses[module] = self._analysed(source)
         return self.whole(module)
@@ -186,7 +186,7 @@ class Code:
         return self._analyses[module]
 
     def _analysed(self, source: bytes) -> Analysis:
-        key = _sum([self._analyser, *self._packages, hashlib.sha256(source).hexdigest()])
+        key = _sum([self._analyser, *self._packages, sha256_of(source)])
         return self._cache.get(key, lambda: analyse(source, self._packages))
 
     def _is_package(self, module: str) -> bool:
@@ -209,7 +209,7 @@ class Code:
             texts = self._reading(item)[0]
             parts = self._definition(item).text.split(SLOT)
             source = "".join([parts[0], *(text + part for text, part in zip(texts, parts[1:], strict=True))])
-            self._own[item] = hashlib.sha256(source.encode()).hexdigest()
+            self._own[item] = sha256_of(source.encode())
         return self._own[item]
 
     def _digest(self, item: Id, rounds: int) -> str:
@@ -303,4 +303,4 @@ class Code:
 def _sum(texts: Iterable[str]) -> str:
     """sha256 (hex) of the lines; those of a set are sorted."""
     lines = sorted(texts) if isinstance(texts, set) else texts
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return sha256_of("\n".join(lines).encode())

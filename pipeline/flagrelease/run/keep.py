@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flagrelease.contract.stage import AnyStage, Key
 from flagrelease.errors import ConfigError
 from flagrelease.redact import redact
-from flagrelease.run.plan import CellPlan, Known, Step
+from flagrelease.run.plan import CellPlan, Known, Step, stale
 from flagrelease.store.ledger import Entry
 from flagrelease.store.parts import Change, Keep, changes, in_line
 
@@ -85,14 +85,9 @@ def _by_code_alone(earlier: Sequence[Entry], key: Key, where: str, cell: str) ->
 def _check_usable(stage: AnyStage, entry: Entry, steps: dict[str, Step], known: Known, where: str, cell: str) -> None:
     """Refuse a result that would run again in spite of the decision: lost, or based on results that are not current."""
     for name in stage.read_names:
-        read = steps[name].entry
         if steps[name].action == "run":
             raise ConfigError(
                 f"{where} cannot be kept: {name} will run", why=steps[name].reason, hint=f"keep {name} first"
             )
-        if read is not None and entry.reads.get(name) != read.result_digest:
-            raise ConfigError(
-                f"{where} cannot be kept: {name} has a newer result", hint=f"run `flagrelease run {cell}`"
-            )
-    if lost := known.lost(stage, entry):
-        raise ConfigError(f"{where} cannot be kept: {lost}", hint=f"run `flagrelease run {cell}`")
+    if unusable := stale(stage, entry, steps) or known.lost(stage, entry):
+        raise ConfigError(f"{where} cannot be kept: {unusable}", hint=f"run `flagrelease run {cell}`")

@@ -128,7 +128,7 @@ def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], know
     if entry is None and last is not None:
         changed = since(last, key)
     if wanted.only and stage.name not in wanted.only:
-        if entry is not None and not _stale(stage, entry, before):
+        if entry is not None and not stale(stage, entry, before):
             return step("reuse", "not in --only; its earlier result is reused", entry)
         return step("skip", _NOT_ONLY)
     absent = [name for name in stage.read_names if before[name].reason == _NOT_ONLY]
@@ -144,8 +144,8 @@ def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], know
         return step("run", f"{_listed(running)} will run")
     if entry is None:
         return step("run", _why_no_entry(last, key, changed))
-    if stale := _stale(stage, entry, before):
-        return step("run", stale)
+    if outdated := stale(stage, entry, before):
+        return step("run", outdated)
     if lost := known.lost(stage, entry):
         return step("run", lost)
     return step("reuse", _why_reused(entry, key), entry)
@@ -156,7 +156,8 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([part for part in (", ".join(names[:-1]), names[-1]) if part])
 
 
-def _stale(stage: AnyStage, entry: Entry, before: Mapping[str, Step]) -> str:
+def stale(stage: AnyStage, entry: Entry, before: Mapping[str, Step]) -> str:
+    """Which of the results that the entry's stage read is no longer the current one; empty if none."""
     for name in stage.read_names:
         read = before[name].entry
         if read is not None and entry.reads.get(name) != read.result_digest:
