@@ -17,11 +17,14 @@ def secret(name: str) -> bool:
     return _SECRET_NAME.search(name.upper()) is not None
 
 
+def secret_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of the environment that hold secrets. Pass them to `redact` to read the environment once."""
+    return {name: value for name, value in (os.environ if env is None else env).items() if secret(name)}
+
+
 def redact(text: str, env: Mapping[str, str] | None = None) -> str:
     """`text` with the values of secret environment variables replaced by `$NAME`, longest first."""
-    variables = os.environ if env is None else env
-    secrets = [(value, name) for name, value in variables.items() if secret(name)]
-    for value, name in sorted(secrets, key=lambda pair: -len(pair[0])):
+    for name, value in sorted(secret_variables(env).items(), key=lambda pair: -len(pair[1])):
         if len(value) >= _SHORTEST:
             text = text.replace(value, f"${name}")
     text = _KNOWN_SHAPES.sub(lambda match: f"{match.group(1)}…", text)

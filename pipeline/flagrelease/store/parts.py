@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
-from flagrelease.redact import redact, secret
+from flagrelease.redact import redact, secret, secret_variables
+from flagrelease.store.digests import sha256_of
 
 Kind = Literal["input", "code", "template", "result"]
 
@@ -89,26 +89,30 @@ class Change:
                 return f"result of {self.name}"
 
 
-def flat(inputs: Any, path: str = "") -> Iterator[tuple[str, Value]]:
+def flat(inputs: Any) -> Iterator[tuple[str, Value]]:
     """The values of a nested mapping by dotted path. A list counts as one value."""
+    return _flat(inputs, "", secret_variables())
+
+
+def _flat(inputs: Any, path: str, env: Mapping[str, str]) -> Iterator[tuple[str, Value]]:
     if isinstance(inputs, Mapping) and inputs:
         for name, value in inputs.items():
-            yield from flat(value, f"{path}.{name}" if path else str(name))
+            yield from _flat(value, f"{path}.{name}" if path else str(name), env)
     else:
-        yield path, _recorded(inputs, path)
+        yield path, _recorded(inputs, path, env)
 
 
-def _recorded(value: Any, path: str) -> Value:
+def _recorded(value: Any, path: str, env: Mapping[str, str]) -> Value:
     scalar = value if isinstance(value, str | int | float | bool | None) else msgspec.json.encode(value).decode()
     text = str(scalar)
-    if len(text) > _SHORT or secret(path.rpartition(".")[2]) or redact(text) != text:
+    if len(text) > _SHORT or secret(path.rpartition(".")[2]) or redact(text, env) != text:
         return Hidden(sha256=_digest(scalar))
     return scalar
 
 
 def _digest(value: Value) -> str:
     """Equal for a value and its Hidden form: which values are secret may change with the environment."""
-    return value.sha256 if isinstance(value, Hidden) else hashlib.sha256(msgspec.json.encode(value)).hexdigest()
+    return value.sha256 if isinstance(value, Hidden) else sha256_of(msgspec.json.encode(value))
 
 
 def changes(before: Parts, after: Parts) -> tuple[Change, ...]:
