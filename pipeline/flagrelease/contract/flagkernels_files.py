@@ -14,7 +14,7 @@ from flagrelease.errors import EnvironmentFault
 __all__ = [
     "AttributionReport",
     "Effective",
-    "Excluded",
+    "ExcludedOperator",
     "Label",
     "Limits",
     "Measurement",
@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Excluded:
-    """An operator that the model calls but that is not in effect."""
+class ExcludedOperator:
+    """An operator that the model calls and that the vendor's kernel computes."""
 
     operator: str
     """Its name."""
@@ -96,7 +96,7 @@ class Report:
     """The sampling that operators were selected for: mixed or greedy."""
     operators: tuple[str, ...]
     """The operators in effect."""
-    excluded: tuple[Excluded, ...]
+    excluded: tuple[ExcludedOperator, ...]
     """The other operators that the model calls."""
     verdicts: Mapping[str, int]
     """Number of operators by verdict."""

@@ -22,7 +22,7 @@ def test_a_report() -> None:
     assert (report.policy, report.execution, report.requests) == ("express", "compiled", "mixed")
     assert report.operators == ("mm",)
     assert report.verdicts == {"correct": 2, "crash": 1}
-    assert report.excluded[0] == files.Excluded(operator="cat", verdict="excluded", reason="issue 17")
+    assert report.excluded[0] == files.ExcludedOperator(operator="cat", verdict="excluded", reason="issue 17")
     assert report.tuning == files.Tuning(kernels=1, keys=1, candidates=12, seconds=37.5)
     figures = report.limits.operators["mm"]
     assert (figures.classes, figures.faster) == (1, 1)

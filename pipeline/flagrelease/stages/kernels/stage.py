@@ -10,7 +10,6 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +149,9 @@ def _result(job: Job, context: Context, folders: flagkernels_cli.KernelFolders) 
         execution=report.execution,
         requests=report.requests,
         operators=tuple(_operator(name, measured.get(name, OperatorFigures())) for name in report.operators),
-        excluded=tuple(results.ExcludedOperator(**asdict(operator)) for operator in report.excluded),
+        excluded=report.excluded,
         verdicts=report.verdicts,
-        tuning=results.Tuning(**asdict(report.tuning)),
+        tuning=report.tuning,
         served=report.served,
         versions=report.versions,
         evidence=(
