@@ -25,7 +25,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHO
 from flagkernels.attribute.attribute import Measurement, read_record  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
 from flagkernels.operators.listing import Operators  # noqa: E402
-from flagkernels.qualify.qualify import read_rows  # noqa: E402
+from flagkernels.qualify.rows import read_rows  # noqa: E402
 
 CULPRITS = ("rsqrt", "silu")
 OTHERS = ("add", "arange", "cos", "embedding", "mean_dim", "neg", "pow_tensor_scalar", "sin", "to_copy")

@@ -26,6 +26,7 @@ from flagkernels.files import write_json, write_text  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels.operators.inductor import EXECUTIONS  # noqa: E402
 from flagkernels.qualify import qualify  # noqa: E402
+from flagkernels.qualify.rows import Limits, Row, correct_operators, read_rows  # noqa: E402
 
 CONFIG = HERE / "qwen3-8b.json"
 
@@ -53,8 +54,8 @@ def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -
     written = trace.read(out / "written.json")
     import planted
 
-    def one(fault: str) -> qualify.Row:
-        limits = qualify.Limits(seconds=20.0, memory=8 << 30, width=8)
+    def one(fault: str) -> Row:
+        limits = Limits(seconds=20.0, memory=8 << 30, width=8)
         file = out / f"planted-{fault.lower()}.jsonl"
         method = qualify.Method(source=f"planted:{fault}", real=3)
         return qualify.qualify(written, ["silu"], file, method=method, limits=limits)[0]
@@ -73,7 +74,7 @@ def qualify_part(out: Path, seconds: float, width: int | None, execution: str) -
 def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dict[str, float]) -> str:
     lines = ["| operator | verdict | cases passed | worst error / bound (native) | ‖error‖/‖exact‖ | s | reason |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for row in sorted(qualify.read_rows(out / "verdicts.jsonl").values(), key=lambda r: r.operator):
+    for row in sorted(read_rows(out / "verdicts.jsonl").values(), key=lambda r: r.operator):
         error = "–" if row.error is None else f"{row.error:.3g} ({row.native or 0:.3g})"
         relative = "–" if row.relative is None else f"{row.relative:.2e}"
         why = f"{row.reason} — {row.at}".replace("|", "/") if row.verdict != "correct" else ""
@@ -95,7 +96,7 @@ def _verdict_table(out: Path, found: trace.Trace, planted_rows: list, times: dic
 def speed_part(out: Path, given: Path, layers: int | None, per_operator: int, operators: str | None) -> None:
     """Run tune → bench → select → attribute by their command lines, on the correct operators."""
     names = operators or ",".join(
-        qualify.correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
+        correct_operators(given / "verdicts.jsonl", trace.read(given / "trace.json").operators)
     )
     traced, tuned = f"--trace {given}/trace.json", f"--tuned {out}/tuned"
     correct = f"{traced} --verdicts {given}/verdicts.jsonl"

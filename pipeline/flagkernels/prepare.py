@@ -31,7 +31,7 @@ from flagkernels.bundle.compat import Compat, SystemProbe
 from flagkernels.digests import file_sha256
 from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, NothingToDo, UsageError
 from flagkernels.files import make_folder, read_json, write_json
-from flagkernels.measure import bench
+from flagkernels.measure.figures import figures_of
 from flagkernels.measure.select import FLOOR
 from flagkernels.model import architecture, trace
 from flagkernels.model.sampling import REQUESTS
@@ -39,7 +39,7 @@ from flagkernels.operators import catalogue
 from flagkernels.operators.inductor import EXECUTIONS
 from flagkernels.operators.registry import device_here
 from flagkernels.progress import Progress, machine_readable
-from flagkernels.qualify import qualify
+from flagkernels.qualify.rows import read_rows
 from flagkernels.tuning.folder import Layout
 from flagkernels.tuning.tune import parse_budget
 from flagkernels.vendors import vendors
@@ -312,12 +312,12 @@ def _machine_key(work: Work, args: argparse.Namespace, machine: Compat) -> str:
 def _report(
     work: Work, wanted: Sequence[str], by_hand: Mapping[str, str], machine: Compat, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    rows = {row.operator: row for row in qualify.read_rows(work.verdicts).values()}
+    rows = {row.operator: row for row in read_rows(work.verdicts).values()}
     return report.build(
         trace.read(work.trace),
         [rows[name] for name in wanted],
         tuned=read_json(work.tuned.report),
-        figures=list(bench.figures_of(work.figures)),
+        figures=list(figures_of(work.figures)),
         ceilings=read_json(work.ceilings),
         choice=read_json(work.choice),
         by_hand=by_hand,

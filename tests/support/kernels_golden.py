@@ -20,7 +20,7 @@ from flagkernels.bundle import bundle, report
 from flagkernels.bundle.compat import Compat
 from flagkernels.engine import activate
 from flagkernels.files import append_line, write_json
-from flagkernels.measure.bench import Figure
+from flagkernels.measure.figures import Figure
 from flagkernels.measure.roofline import Ceilings
 from flagkernels.measure.select import Choice, Step
 from flagkernels.measure.timing import Ratio
@@ -28,7 +28,7 @@ from flagkernels.model.trace import Point, Trace, TracedCall
 from flagkernels.operators.calls import Call, TensorSpec
 from flagkernels.operators.listing import Operators
 from flagkernels.qualify.pool import Outcome
-from flagkernels.qualify.qualify import Limits, Row, row_of
+from flagkernels.qualify.rows import Limits, Row, row_of
 from flagkernels.qualify.worker import Job
 from flagkernels.tuning.journal import Report, Tuned
 

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from flagkernels.bundle.compat import Compat
-from flagkernels.measure.bench import Figure
+from flagkernels.measure.figures import Figure
 from flagkernels.model.trace import Trace
-from flagkernels.qualify.qualify import Row
+from flagkernels.qualify.rows import Row
 
 __all__ = ["EXCLUDED", "build"]
 

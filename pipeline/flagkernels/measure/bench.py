@@ -10,8 +10,8 @@ import contextlib
 import fcntl
 import os
 import statistics
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from flagkernels.arguments import add_option, at_least
-from flagkernels.errors import UsageError
-from flagkernels.files import append_line, read_lines, write_json
+from flagkernels.files import append_line, write_json
+from flagkernels.measure.figures import Figure, figures_of
 from flagkernels.measure.roofline import Ceilings, floor_seconds, measure, work
 from flagkernels.measure.timing import Clock, paired, ratio
 from flagkernels.model import trace
@@ -33,55 +33,15 @@ from flagkernels.qualify.cases import LARGEST, Case
 from flagkernels.qualify.guards import Arena
 from flagkernels.qualify.inputs import make
 from flagkernels.qualify.pool import Outcome
+from flagkernels.qualify.rows import correct_operators
 from flagkernels.qualify.worker import classify, sender
 from flagkernels.tuning.folder import Layout
 
-__all__ = ["BenchJob", "Figure", "Method", "add_arguments", "bench", "figures_of", "main"]
+__all__ = ["BenchJob", "Method", "add_arguments", "bench", "main"]
 
 COLD = 160 << 20  # bytes of rotating inputs: about three times the largest L2 cache (H100: 50 MB)
 PREPARING = 4  # parallel processes; one measures while the others start
 SHORTEST = 2e-4  # minimum seconds of one timed replay, well above the resolution of events
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """The speed of one operator at one shape class."""
-
-    operator: str
-    shape_class: str
-    call: dict[str, Any]
-    """Call.to_json of the representative call."""
-    counts: dict[str, int]
-    """Calls of the class at each point."""
-    native: float
-    """Seconds per call of the native kernel, median."""
-    candidate: float
-    """Seconds per call of the operator, median."""
-    ratio: float
-    """Native over operator, median of the pairs."""
-    low: float
-    """Lower end of its 95 % interval."""
-    high: float
-    bytes: int
-    """Minimum bytes read and written by the call."""
-    operations: int
-    """Floating-point operations of its matrix products."""
-    floor: float | None = None
-    """Seconds per call at the roofline."""
-    share: float | None = None
-    """`floor` over the operator's time."""
-    native_share: float | None = None
-    """`floor` over the native kernel's time."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        share = f"  {self.share:.0%} of the limit (native {self.native_share:.0%})" if self.share is not None else ""
-        return (
-            f"{self.operator:<18} {self.shape_class:<44} {self.candidate * 1e6:9.2f} µs"
-            f"  native {self.native * 1e6:9.2f} µs  {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{share}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,20 +303,6 @@ def _with_limits(figure: Figure, ceilings: Ceilings) -> Figure:
     return Figure(**{**values, "native_share": floor / figure.native})
 
 
-def figures_of(path: Path) -> Iterable[Figure]:
-    """The figures in a file written by `bench`, without failures; none if it does not exist.
-
-    Raises UsageError if a row is not a figure."""
-    for data in read_lines(path):
-        if "ratio" in data:
-            try:
-                yield Figure(**data)
-            except TypeError as error:
-                raise UsageError(
-                    f"{path} is not a bench file", why=str(error), hint="write it again with `bench`"
-                ) from error
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--trace")
     add_option(parser, "--verdicts")
@@ -379,7 +325,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     found = trace.read(args.trace)
-    operators = qualify.correct_operators(args.verdicts, qualify.choose(found, args.operators))
+    operators = correct_operators(args.verdicts, qualify.choose(found, args.operators))
     qualify.free_memory(args.device)
     ceilings = measured_ceilings(args.device)
     if args.ceilings:

@@ -15,8 +15,7 @@ from typing import Any
 from flagkernels.arguments import add_option
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import write_json, write_text
-from flagkernels.measure import bench
-from flagkernels.measure.bench import Figure
+from flagkernels.measure.figures import Figure, figures_of
 from flagkernels.measure.served import Measured, Served
 from flagkernels.measure.timing import Ratio
 from flagkernels.model import trace
@@ -24,6 +23,7 @@ from flagkernels.model.trace import Trace
 from flagkernels.operators.listing import Operators
 from flagkernels.progress import Progress
 from flagkernels.qualify import qualify
+from flagkernels.qualify.rows import correct_operators
 from flagkernels.tuning.folder import Layout
 
 __all__ = ["Choice", "Step", "add_arguments", "coverage", "express", "main", "winning"]
@@ -204,7 +204,7 @@ def main(args: argparse.Namespace) -> int:
     for name in excluded:
         qualify.choose(found, name)
     wanted = [name for name in found.operators if name not in excluded]
-    correct = qualify.correct_operators(args.verdicts, wanted)
+    correct = correct_operators(args.verdicts, wanted)
     choice = _choice(args, found, correct)
     write_text(args.out, choice.operators.to_yaml())
     if args.report:
@@ -254,7 +254,7 @@ def _choice(args: argparse.Namespace, found: Trace, correct: Sequence[str]) -> C
         )
     if not args.figures.exists():
         raise UsageError(f"cannot read {args.figures}", why="the file does not exist", hint="run `bench` first")
-    figures = [figure for figure in bench.figures_of(args.figures) if figure.operator in set(correct)]
+    figures = [figure for figure in figures_of(args.figures) if figure.operator in set(correct)]
     winners, _ = winning(found, figures)
     if not winners.include:  # fail before the model is built
         raise nobody_wins()

@@ -28,7 +28,7 @@ class CaseResult:
 
     case: str
     verdict: str
-    """One of qualify.VERDICTS."""
+    """One of VERDICTS in rows.py."""
     reason: str = ""
     error: float | None = None
     """Largest |result − exact| over its bound; correct if <= 1."""

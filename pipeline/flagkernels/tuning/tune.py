@@ -23,6 +23,7 @@ from flagkernels.arguments import add_option
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
+from flagkernels.qualify.rows import correct_operators
 from flagkernels.tuning.folder import Layout
 
 if TYPE_CHECKING:  # importing torch takes seconds, and the supervising process does not need it
@@ -188,7 +189,7 @@ def _operations(args: argparse.Namespace, library: FlagGems) -> list[Operation]:
     traced = trace.read(args.trace)
     wanted = set(qualify.choose(traced, args.operators))
     if args.verdicts:
-        wanted = set(qualify.correct_operators(args.verdicts, sorted(wanted)))
+        wanted = set(correct_operators(args.verdicts, sorted(wanted)))
     operations = [operation_of(t.call, t.operator, library) for t in traced.calls if t.operator in wanted]
     if not operations:
         why = f"{args.trace} has no call of {', '.join(sorted(wanted))}"

@@ -15,10 +15,10 @@ pytest.importorskip("transformers", reason="tracing builds the model with transf
 pytest.importorskip("sqlalchemy", reason="flagkernels reads FlagGems' database with it")
 
 from flagkernels.attribute import attribute  # noqa: E402
-from flagkernels.measure import bench  # noqa: E402
+from flagkernels.measure.figures import figures_of  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
 from flagkernels.operators import listing  # noqa: E402
-from flagkernels.qualify import qualify  # noqa: E402
+from flagkernels.qualify.rows import read_rows  # noqa: E402
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[3]
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_faulty_operator_is_not_shipped(folder: Path) -> None:
-    verdicts = {row.operator: row for row in qualify.read_rows(folder / "verdicts.jsonl").values()}
+    verdicts = {row.operator: row for row in read_rows(folder / "verdicts.jsonl").values()}
     assert set(verdicts) == set(trace.read(folder / "trace.json").operators)
     assert {name for name, row in verdicts.items() if row.verdict != "correct"} == {"silu"}
     report = json.loads((folder / "qualified.json").read_text())
@@ -92,7 +92,7 @@ def test_bench_and_express_decide_by_shape_class(folder: Path) -> None:
         " --pairs 21 --per-operator 8 --ceilings ceilings.json",
     )
     assert "TFLOP/s" in said
-    figures = list(bench.figures_of(folder / "figures.jsonl"))
+    figures = list(figures_of(folder / "figures.jsonl"))
     assert {figure.operator for figure in figures} == {"mm", "rsqrt"}
     said = flagkernels(
         folder,

@@ -15,11 +15,11 @@ from flagkernels import prepare
 from flagkernels.bundle import report
 from flagkernels.bundle.compat import Compat
 from flagkernels.errors import ChipFault, UsageError
-from flagkernels.measure.bench import Figure
+from flagkernels.measure.figures import Figure
 from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
 from flagkernels.progress import Progress, report_failure
-from flagkernels.qualify.qualify import Row
+from flagkernels.qualify.rows import Row
 
 
 class Runs:

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the chip side needs torch")
 from flagkernels.attribute import attribute as court  # noqa: E402
 from flagkernels.errors import NothingToDo  # noqa: E402
 from flagkernels.measure import bench, roofline, timing  # noqa: E402
-from flagkernels.measure.bench import Figure  # noqa: E402
+from flagkernels.measure.figures import Figure, figures_of  # noqa: E402
 from flagkernels.measure.select import coverage, described, express, winning  # noqa: E402
 from flagkernels.measure.served import Measured  # noqa: E402
 from flagkernels.measure.timing import Clock, Ratio, ratio  # noqa: E402
@@ -250,7 +250,7 @@ def test_operators_are_measured_against_the_native_kernel_in_their_own_process(t
     assert [f.shape_class for f in figures] == ["bf16[8,96]"]
     assert figures[0].native > 0
     assert figures[0].share == pytest.approx(figures[0].floor / figures[0].candidate)  # type: ignore[operator]
-    assert list(bench.figures_of(tmp_path / "figures.jsonl")) == figures
+    assert list(figures_of(tmp_path / "figures.jsonl")) == figures
 
 
 def test_a_crash_while_measuring_costs_that_operator_only(tmp_path: Path) -> None:

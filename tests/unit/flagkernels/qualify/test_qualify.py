@@ -21,7 +21,8 @@ from flagkernels.operators.calls import Call, TensorSpec, Token  # noqa: E402
 from flagkernels.qualify import qualify as step  # noqa: E402
 from flagkernels.qualify.cases import cases_for  # noqa: E402
 from flagkernels.qualify.pool import Outcome  # noqa: E402
-from flagkernels.qualify.qualify import Limits, Method, qualify, read_rows, width_for  # noqa: E402
+from flagkernels.qualify.qualify import Method, qualify, width_for  # noqa: E402
+from flagkernels.qualify.rows import Limits, read_rows  # noqa: E402
 from support.small_traces import spec, trace_of  # noqa: E402
 
 ADDS = trace_of(
