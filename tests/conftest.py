@@ -69,7 +69,7 @@ def own_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     unpacked = ROOT / ".cache/docker-registry/usr/bin/docker-registry"
     program = shutil.which("docker-registry") or (str(unpacked) if unpacked.exists() else None)
     if program is None:
-        pytest.skip("no docker-registry program; `make setup` fetches it")
+        pytest.skip("no docker-registry program; `make test` fetches it")
     folder = tmp_path_factory.mktemp("registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

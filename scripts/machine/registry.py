@@ -59,13 +59,20 @@ def ensure() -> Done:
     with locked("registry"):
         if answers():
             return Done("present", address)
-        program, fetched = _program()
+        path, fetched = _program()
         DATA.mkdir(parents=True, exist_ok=True)
         CONFIG.write_text(CONFIGURATION.format(data=DATA, port=PORT))
-        log = start_daemon(DAEMON, [program, "serve", str(CONFIG)])
+        log = start_daemon(DAEMON, [path, "serve", str(CONFIG)])
         if not wait_until(answers, 20):
             raise SetupError(f"docker-registry does not respond on port {PORT}", f"see {relative(log)}", log)
     return Done("installed" if fetched else "started", f"{address}, data in {relative(DATA)}")
+
+
+def program() -> Done:
+    """Have the program at hand, also where the registry that runs is not ours: tests start registries of their own."""
+    with locked("registry"):
+        path, fetched = _program()
+    return Done("installed" if fetched else "present", relative(Path(path)))
 
 
 def _program() -> tuple[str, bool]:

@@ -23,11 +23,12 @@ STEPS: dict[str, tuple[str, Callable[[], Done]]] = {
     "sandbox": ("sandbox", sandbox.ensure),  # only for tests that run programs written by models
     "engine": ("docker engine", engine.ensure),  # uses a running one
     "registry": ("registry", registry.ensure),  # on 127.0.0.1, without a password
+    "registry-program": ("registry program", registry.program),  # only for tests with registries of their own
     "base": ("base image", base.ensure),  # of the chip `cpu`
 }
 GROUPS = {
     "up": ("venv", "prefect", "engine", "registry", "base"),  # for `make release`
-    "test": ("venv", "prefect", "kernels", "sandbox", "engine", "registry", "base"),  # for `make test`
+    "test": ("venv", "prefect", "kernels", "sandbox", "engine", "registry", "registry-program", "base"),
 }
 
 

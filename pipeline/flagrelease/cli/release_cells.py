@@ -128,12 +128,12 @@ def _execute(
             executor.execute(runs)
         return True
 
-    finished = run_stoppable(work, workers, unblock)
+    run_stoppable(work, workers, unblock)
     if workers.stopping.is_set():
         for run in runs:
             run.abandon()
-        if not finished:
-            cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports)
+        with suppress(FlagreleaseError):  # without a Docker engine, no container is left
+            cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports, own=True)
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:

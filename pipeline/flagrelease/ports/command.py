@@ -60,8 +60,9 @@ def run(
     """Run `argv` (never a shell string) in a new process group, for at most `seconds`.
 
     `env` is merged into the current environment or, if `inherit` is false, replaces it. The process group is killed
-    on a timeout or an interrupt. Raises CommandFailed (with the last lines printed) on a timeout and, if `check`, on a
-    non-zero exit code; EnvironmentFault if the program is not installed.
+    on a timeout or an interrupt; if this process is killed, the kernel kills the program. Raises CommandFailed (with
+    the last lines printed) on a timeout and, if `check`, on a non-zero exit code; EnvironmentFault if the program is
+    not installed.
     """
     arguments = [str(argument) for argument in argv]
     try:
@@ -75,6 +76,7 @@ def run(
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
     except FileNotFoundError:
         raise EnvironmentFault(f"{arguments[0]} is not installed", hint=hint or f"install {arguments[0]}") from None

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
 from flagrelease.stages.image import process_root
-from flagrelease.store.files import TEMPORARY, abandoned
+from flagrelease.store.files import TEMPORARY, abandoned, unfinished
 from flagrelease.store.workspace import Workspace
 
+_REMOVE_SECONDS = 2.0
+_POLL_SECONDS = 0.1
 
-def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports) -> None:
-    """Remove containers of these cells, whose locks the caller holds, and temporary files of dead processes."""
-    for cell in cells:
-        ports.runner.reap(cell.id, workspace.root)
+
+def leftovers(cells: Sequence[Cell], workspace: Workspace, ports: Ports, *, own: bool = False) -> None:
+    """Remove containers of these cells, whose locks the caller holds, and temporary files of dead processes.
+
+    With `own`, also those of this process: it was interrupted and no longer writes any.
+    """
     process_root.sweep(workspace.images)
     for path in [*workspace.root.glob(f"{TEMPORARY}*"), *workspace.root.glob(f"*/**/{TEMPORARY}*")]:
-        if abandoned(path):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if abandoned(path) or (own and path.name.startswith(unfinished())):
+            _remove(path)
+    for cell in cells:
+        ports.runner.reap(cell.id, workspace.root)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; try again for a while, since a program of the dead run may still be writing to it."""
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while True:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if not path.exists() or time.monotonic() >= deadline:
+            return
+        time.sleep(_POLL_SECONDS)
