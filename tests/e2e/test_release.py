@@ -1,25 +1,55 @@
-"""A real model is released for the chip `cpu`, as the README's command does it, with fewer questions."""
+"""A real model is released for the chip `cpu` by an installed wheel in an empty folder, with few questions."""
 
 import hashlib
 import json
 import resource
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
-from support.project import CELL, UserProject, project
+from support.project import CELL, UserProject
+from support.wheels import distributions, install
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.prefect, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.prefect, pytest.mark.timeout(900)]
+
+
+CHEAPER = {
+    "{limit: 200}": "{limit: 12}\n    speed: [{input: 16, output: 8, concurrency: [1], requests: 2, gate: 0.1}]",
+    "margin: 0.05": "margin: 0.3",  # with so few questions only a wide one can be decided
+    "max_model_len: 8192": "max_model_len: 2048",  # an eighth of it is what the check of long prompts reads
+    "ready_seconds: 120": "ready_seconds: 120, args: {threads: 1}",  # other tests keep the other core busy
+}
+TEMPLATES = Path(__file__).parents[2] / "templates"
 
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory, base: str, own_registry: str) -> UserProject:
-    return project(tmp_path_factory.mktemp("release"), f"{own_registry}/e2e")
+    built = distributions(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
+    program = install(built.wheel, tmp_path_factory.mktemp("environment") / "venv")
+    return UserProject(tmp_path_factory.mktemp("release"), f"{own_registry}/e2e", program)
 
 
 def run(user: UserProject, *words: str) -> tuple[int, str, str]:
-    return user.call("run", "--chip", "cpu", "--model", "smollm2-135m", "--engine", "prefect", *words)
+    return user.call("run", "--chip", "cpu", "--model", "smollm2-135m", "--engine", "prefect", *words, seconds=800)
+
+
+def test_a_first_project_plans(user: UserProject, base: str) -> None:
+    code, out, err = user.call("init")
+    assert code == 0, err
+    assert f"docker build --tag {base} base" in out
+    assert (user.root / "base/Dockerfile").read_text() == (TEMPLATES / "base.Dockerfile").read_text()
+    assert "blocked" in user.call("plan")[1]
+    matrix = (user.root / "matrix.yaml").read_text()
+    for old, new in CHEAPER.items():
+        assert old in matrix
+        matrix = matrix.replace(old, new)
+    (user.root / "matrix.yaml").write_text(matrix)
+    code, out, err = user.call("lock")
+    assert code == 0, err
+    assert "models.smollm2-135m" in out
+    assert "never run" in user.call("plan")[1]
 
 
 def test_released(user: UserProject) -> None:

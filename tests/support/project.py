@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.store.files import TEMPORARY
+from support.wheels import outside_python
 
 SOURCE = Path(__file__).parents[2]
 CELL = "cpu/smollm2-135m"
@@ -22,13 +23,16 @@ class UserProject:
 
     root: Path
     registry: str = "localhost:1/none"
+    program: Path = PROGRAM
+    """The installed `flagrelease`."""
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """`flagrelease WORDS` in the project; stderr is where its progress goes."""
+        kept = os.environ if self.program == PROGRAM else outside_python()
         return subprocess.Popen(
-            [str(PROGRAM), *words],
+            [str(self.program), *words],
             cwd=self.root,
-            env={**os.environ, "FLAGRELEASE_ENGINE": "inline", "FLAGRELEASE_REGISTRY": self.registry, **env},
+            env={**kept, "FLAGRELEASE_ENGINE": "inline", "FLAGRELEASE_REGISTRY": self.registry, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
