@@ -17,7 +17,7 @@ from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_y
 _EXIT_CODES = """\
 exit codes:
   0    done
-  1    unexpected: a defect of flagrelease
+  1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
   4    a gate failed
@@ -29,7 +29,7 @@ exit codes:
 
 environment:
   FLAGRELEASE_REGISTRY, FLAGRELEASE_ENGINE   defaults of --registry and --engine
-  FLAGRELEASE_OFFLINE                        set on a host that reaches no hub: the card's download is not tried there
+  FLAGRELEASE_OFFLINE                        set on a host without access to a hub; the card's download is not tested
 """
 
 _MATRIX_HELP = "default: matrix.yaml"
@@ -48,7 +48,7 @@ VERBS = (
     ("card", "print a cell's model card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
     ("doctor", "check whether this machine can run a release, and say what to fix"),
-    ("init", "write an initial matrix.yaml"),
+    ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
 )
 
 
@@ -187,7 +187,7 @@ def _keep(verb: argparse.ArgumentParser) -> None:
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:
     compare.add_argument("baseline", metavar="A", type=Path, help="samples.jsonl, its folder, or release.json")
-    compare.add_argument("candidate", metavar="B", type=Path, help="the same, of the side that is compared with A")
+    compare.add_argument("candidate", metavar="B", type=Path, help="the same for the candidate; A is the baseline")
     compare.add_argument(
         "--margin",
         action="append",
@@ -199,7 +199,7 @@ def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser
     baseline.add_argument(
         "path", nargs="?", type=Path, metavar="PATH", help="answers with conditions.json, or a release"
     )
-    baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="a cell that is to be compared with it")
+    baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="the cell that uses this baseline")
     baseline.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
 
 

@@ -61,13 +61,14 @@ def finished(run: CellRun, seconds: float) -> CellResult:
 def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
     """The result of a cell in which every stage was up to date."""
     reused = [step for step in plan.steps if step.action == "reuse"]
+    count = f"{len(reused)} stage{'s' * (len(reused) != 1)}"
     image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage))
     since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
     return CellResult(
         cell=plan.cell.id,
         state="unchanged",
         stage=reused[-1].stage if reused else "",
-        reason=f"nothing to do: {len(reused)} stages unchanged since {since}" if reused else "nothing was selected",
+        reason=f"nothing to do: {count} unchanged since {since}" if reused else "nothing was selected",
         code=0,
         seconds=0.0,
         digest=image.digest if image is not None and reused else "",

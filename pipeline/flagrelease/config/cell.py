@@ -144,6 +144,15 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
     return chosen
 
 
+def select_one(cells: Sequence[Cell], pattern: str) -> Cell:
+    """The cell that `pattern` names. Raises the errors of `select`, and ConfigError if it matches several."""
+    chosen = select(cells, [pattern], [], [])
+    if len(chosen) > 1:
+        names = ", ".join(cell.id for cell in chosen)
+        raise ConfigError(f"{pattern!r} matches {len(chosen)} cells", why=names, hint="name one of them")
+    return chosen[0]
+
+
 def fingerprint(parts: Mapping[str, Any]) -> str:
     """The sha256 (hex) of `parts` in canonical form: equal fingerprints mean equal inputs."""
     canonical = msgspec.json.encode(parts, order="deterministic", enc_hook=_plain)

@@ -105,7 +105,7 @@ class Keeps(Protocol):
     """The results that a user kept (`flagrelease keep`)."""
 
     def kept(self, cell: str, stage: str, key: str) -> Keep | None:
-        """The Keep that holds under this key; none once the stage has a result with this key."""
+        """The Keep that holds under this key; none once the stage has finished or failed with this key."""
         ...
 
 

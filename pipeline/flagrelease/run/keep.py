@@ -27,6 +27,7 @@ def keep(
         raise ConfigError(f"{where} cannot be kept: {plan.blocked}", hint=plan.hint)
     steps = {step.stage: step for step in plan.steps}
     key = _open(steps[stage.name], where)
+    _refuse_failed(known.last(plan.cell.id, stage.name), key, where, plan.cell.id)
     if not earlier:
         raise ConfigError(f"{where} has no result to keep", hint=f"run `flagrelease run {plan.cell.id}`")
     entry, changed = _by_code_alone(earlier, key, where, plan.cell.id)
@@ -46,6 +47,16 @@ def _open(step: Step, where: str) -> Key:
     if step.entry is not None or step.action == "reuse":
         raise ConfigError(f"{where} has nothing to keep", why=step.reason, hint="its result is reused anyway")
     return step.key
+
+
+def _refuse_failed(last: Entry | None, key: Key, where: str, cell: str) -> None:
+    """Refuse if the changed code has already failed."""
+    if last is not None and last.state == "failed" and last.key == key.key:
+        raise ConfigError(
+            f"{where} cannot be kept: it failed with the changed code",
+            why=last.error.what if last.error else "",
+            hint=f"`flagrelease explain {cell}` shows the failure",
+        )
 
 
 def _by_code_alone(earlier: Sequence[Entry], key: Key, where: str, cell: str) -> tuple[Entry, tuple[Change, ...]]:

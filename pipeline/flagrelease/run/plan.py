@@ -182,7 +182,7 @@ def _why_no_entry(last: Entry | None, key: Key, changed: tuple[Change, ...]) -> 
     if last.key != key.key:
         if last.parts is None:
             return "its inputs have changed; which of them was not recorded at the time"
-        return f"its inputs have changed: {in_line(changed)}" if changed else "its inputs have changed"
+        return f"changed: {in_line(changed)}" if changed else "its inputs have changed"
     if last.state == "failed":
         return f"failed before: {last.error.what}" if last.error else "failed before"
     return "was interrupted"

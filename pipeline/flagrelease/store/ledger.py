@@ -160,9 +160,9 @@ class Ledger:
         return next((entry for entry in reversed(self.entries()) if entry.cell == cell and entry.stage == stage), None)
 
     def kept(self, cell: str, stage: str, key: str) -> Keep | None:
-        """The newest Keep of the stage's result under `key`; none once the stage has a result with that key."""
+        """The newest Keep of the stage's result under `key`; none once the stage finished or failed with that key."""
         for entry in reversed(self.entries()):
-            if entry.cell != cell or entry.key != key or entry.state != "done":
+            if entry.cell != cell or entry.key != key or entry.state not in ("done", "failed"):
                 continue
             if entry.stage == stage:
                 return None

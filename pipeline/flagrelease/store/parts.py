@@ -86,7 +86,7 @@ class Change:
             case "template":
                 return f"template {self.name}"
             case "result":
-                return f"result of {self.name}"
+                return f"key of {self.name}"
 
 
 def flat(inputs: Any) -> Iterator[tuple[str, Value]]:

@@ -80,7 +80,7 @@ def decide(root: Path, name: str, reason: str = "a log line only") -> Keep:
 
 def test_a_kept_result_is_reused_and_nothing_after_it_runs(tmp_path: Path) -> None:
     write(tmp_path, "first", 2)
-    assert steps(tmp_path)["first"] == "run: its inputs have changed: code of first"
+    assert steps(tmp_path)["first"] == "run: changed: code of first"
     decision = decide(tmp_path, "first")
     found = steps(tmp_path)
     assert found["first"] == "reuse: kept: a log line only (by ada)"
@@ -96,7 +96,7 @@ def test_it_holds_until_the_code_changes_again(tmp_path: Path) -> None:
     write(tmp_path, "first", 2)
     decide(tmp_path, "first")
     write(tmp_path, "first", 3)
-    assert steps(tmp_path)["first"] == "run: its inputs have changed: code of first"
+    assert steps(tmp_path)["first"] == "run: changed: code of first"
     decide(tmp_path, "first", "again")
     assert steps(tmp_path)["first"] == "reuse: kept: again (by ada)"
     write(tmp_path, "first", 1)
@@ -108,7 +108,7 @@ def test_it_holds_until_an_input_changes(tmp_path: Path, monkeypatch: pytest.Mon
     decide(tmp_path, "first")
     other = replace(toys.STAGES[0], inputs=lambda _job: {"model": "tiny", "chip": "gpu"})
     monkeypatch.setattr(toys, "STAGES", (other, *toys.STAGES[1:]))
-    assert steps(tmp_path)["first"] == "run: its inputs have changed: chip cpu → gpu; code of first"
+    assert steps(tmp_path)["first"] == "run: changed: chip cpu → gpu; code of first"
     with pytest.raises(ConfigError, match="more than code has changed") as caught:
         decide(tmp_path, "first")
     assert caught.value.why == "chip cpu → gpu"
@@ -132,7 +132,7 @@ def test_a_result_that_it_reads_is_kept_first(tmp_path: Path) -> None:
     write(tmp_path, "second", 2)
     with pytest.raises(ConfigError, match="more than code has changed") as caught:
         decide(tmp_path, "second")
-    assert caught.value.why == "result of first"
+    assert caught.value.why == "key of first"
     assert caught.value.hint == "keep first first, if only its code has changed"
     decide(tmp_path, "first")
     decide(tmp_path, "second")
@@ -248,3 +248,15 @@ def test_the_verb_refuses_with_exit_code_2(argv: list[str], capsys: pytest.Captu
     assert "did you mean 'first'?" in capsys.readouterr().err
     assert app.main(argv) == 2
     assert "--reason" in capsys.readouterr().err
+
+
+def test_code_that_has_failed_is_not_declared_harmless(tmp_path: Path) -> None:
+    write(tmp_path, "first", 2)
+    decision = decide(tmp_path, "first")
+    at, key = "2026-01-03T00:00:00+00:00", decision.to_key
+    failed = Entry(at=at, run="r2", cell=CELL, stage="first", state="failed", key=key, process="1@b")
+    toys.session(tmp_path).ledger.append(failed)
+    assert steps(tmp_path)["first"].startswith("run: "), "an earlier decision ends with the failure"
+    with pytest.raises(ConfigError) as caught:
+        decide(tmp_path, "first")
+    assert caught.value.what == f"{CELL} first cannot be kept: it failed with the changed code"

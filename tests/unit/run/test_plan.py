@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.config.cell import expand, fingerprint, select
+from flagrelease.config.cell import expand, fingerprint, select, select_one
 from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
@@ -142,6 +142,9 @@ def test_selection() -> None:
         select(cells, ["cpu/tiny"], ["gpu"], [])
     with pytest.raises(NothingSelected, match="cpu/big is excluded") as caught:
         select(cells, ["cpu/big"], [], [])
+    assert select_one(cells, "gpu/*b*").id == "gpu/big"
+    with pytest.raises(ConfigError, match="matches 2 cells"):
+        select_one(cells, "*/tiny")
     assert caught.value.why == "does not fit"
 
 
@@ -162,7 +165,7 @@ def test_a_changed_input_is_named_with_its_values(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: serve), *toys.STAGES[1:]))
     other = {"serve": {"max_model_len": 16384, "eager": True}, "HF_TOKEN": "other", "long": "y" * 200, "list": [1, 2]}
     assert named(tmp_path, monkeypatch, inputs=lambda _job: other) == (
-        "its inputs have changed: HF_TOKEN; list [1] → [1,2]; long; serve.max_model_len 8192 → 16384"
+        "changed: HF_TOKEN; list [1] → [1,2]; long; serve.max_model_len 8192 → 16384"
     )
     assert b"s3cret" not in (tmp_path / "ledger.jsonl").read_bytes()
 
@@ -175,7 +178,7 @@ def test_many_changes_are_shortened_in_text_and_complete_in_json(
 
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: numbered(0)), *toys.STAGES[1:]))
     text = named(tmp_path, monkeypatch, inputs=lambda _job: numbered(1))
-    assert text == "its inputs have changed: n0 0 → 1; n1 1 → 2; n2 2 → 3; … and 4 more"
+    assert text == "changed: n0 0 → 1; n1 1 → 2; n2 2 → 3; … and 4 more"
     shared = toys.session(tmp_path)
     past = History(shared.ledger, Look(workspace=shared.workspace, evidence=shared.evidence))
     made = as_json([plan_cell(toys.jobs(tmp_path)["cpu/tiny"], toys.STAGES, past, Choice())])
@@ -189,7 +192,7 @@ def test_a_base_image_is_named_by_its_digest(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: based("1")), *toys.STAGES[1:]))
     text = named(tmp_path, monkeypatch, inputs=lambda _job: based("2"))
-    assert text == "its inputs have changed: base image sha256:111111111111… → sha256:222222222222…"
+    assert text == "changed: base image sha256:111111111111… → sha256:222222222222…"
 
 
 def test_changed_code_and_templates_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +208,9 @@ def test_changed_code_and_templates_are_named(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "other.py").write_text("def g():\n    return 2\n")
     moved = replace(first, programs=(str(tmp_path / "renamed.py"), programs[1]))
     monkeypatch.setattr(toys, "STAGES", (moved, *toys.STAGES[1:]))
-    assert steps(tmp_path)["first"][1] == "its inputs have changed: code of other"
+    assert steps(tmp_path)["first"][1] == "changed: code of other"
     (tmp_path / "card.md.j2").write_text("b")
-    assert steps(tmp_path)["first"][1] == "its inputs have changed: template card.md.j2; code of other"
+    assert steps(tmp_path)["first"][1] == "changed: template card.md.j2; code of other"
 
 
 def test_a_changed_result_that_it_reads_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +218,7 @@ def test_a_changed_result_that_it_reads_is_named(tmp_path: Path, monkeypatch: py
     other = replace(toys.STAGES[0], inputs=lambda _job: {"model": "another"})
     monkeypatch.setattr(toys, "STAGES", (other, *toys.STAGES[1:]))
     release(tmp_path, Choice(only=frozenset({"first"})))
-    assert steps(tmp_path)["second"][1] == "its inputs have changed: result of first"
+    assert steps(tmp_path)["second"][1] == "changed: key of first"
 
 
 def test_an_entry_without_recorded_inputs_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

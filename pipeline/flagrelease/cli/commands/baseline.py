@@ -12,7 +12,7 @@ import msgspec
 
 from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
-from flagrelease.config.cell import Cell, select
+from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.errors import ConfigError
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
             "`baseline import` needs PATH and CHIP/MODEL",
             hint="the cell determines the model and the conditions that the answers must match",
         )
-    cell = select(project.cells, [arguments.cell], [], [])[0]
+    cell = select_one(project.cells, arguments.cell)
     imported = _import(project, cell, arguments.path)
     if arguments.json:
         print(_json(imported))

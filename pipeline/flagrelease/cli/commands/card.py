@@ -9,7 +9,7 @@ import json
 import sys
 
 from flagrelease.cli.shared import options
-from flagrelease.config.cell import Cell, select
+from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract import results
 from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
@@ -23,7 +23,7 @@ from flagrelease.store.ledger import Spent
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cell = select(project.cells, [arguments.cell], [], [])[0]
+    cell = select_one(project.cells, arguments.cell)
     entry = project.ledger.last_done(cell.id, stage.STAGE.name)
     if entry is None:
         data = so_far(project, cell)

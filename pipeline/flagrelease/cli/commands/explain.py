@@ -11,7 +11,7 @@ import msgspec
 from flagrelease.cli.commands.status import status
 from flagrelease.cli.display import amount, spell
 from flagrelease.cli.shared import options
-from flagrelease.config.cell import Cell, select
+from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import StageResult
 from flagrelease.contract.results import Attribution, Kernels, Smoke
@@ -25,7 +25,7 @@ from flagrelease.store.ledger import Entry, evidence_of
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cell = select(project.cells, [arguments.cell], [], [])[0]
+    cell = select_one(project.cells, arguments.cell)
     latest = project.latest(cell, (*STAGES, REMEDY.stage))
     rounds = project.job(cell).attributed
     now_keys = _keys(project, cell)

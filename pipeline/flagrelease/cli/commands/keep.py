@@ -9,7 +9,7 @@ import json
 import msgspec
 
 from flagrelease.cli.shared import options
-from flagrelease.config.cell import select
+from flagrelease.config.cell import select_one
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run import keep
 from flagrelease.run.cell_run import new_run_id
@@ -21,7 +21,7 @@ from flagrelease.store.ledger import KEEP, Entry, process_id
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cell = select(project.cells, [arguments.cell], [], [])[0]
+    cell = select_one(project.cells, arguments.cell)
     choice(STAGES, [arguments.stage], [])
     stage = next(known for known in STAGES if known.name == arguments.stage)
     plan = project.plan([cell], STAGES, Choice())[0]

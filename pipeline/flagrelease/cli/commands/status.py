@@ -42,7 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
         rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[:19], s.reason] for s in statuses]
         print(aligned(["cell", "state", "stage", "last attempt", "digest", "reason"], rows))
         if project.ledger.damaged:
-            print(f"\n{project.ledger.damaged} damaged lines of {project.ledger.path} were ignored")
+            lines = "1 damaged line" if project.ledger.damaged == 1 else f"{project.ledger.damaged} damaged lines"
+            print(f"\nignored: {lines} of {project.ledger.path}")
     return 0
 
 
