@@ -35,7 +35,7 @@ from flagrelease.ports.progress import Count
 from flagrelease.run.project import Options, Project, open_project, real_ports
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.serving.servers import Serve
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy import run as accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 

@@ -18,7 +18,7 @@ from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.serving.server import ServeRequest
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy import run as accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support import finished_cell

@@ -12,7 +12,7 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.datasets import is_own, load
 from flagrelease.packaging import wheelhouse
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy import run as accuracy
 from flagrelease.stages.weights import stage as weights
 
 

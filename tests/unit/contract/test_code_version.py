@@ -19,7 +19,7 @@ def modules(name: str) -> set[str]:
 
 def test_what_a_stage_names_counts_however_far() -> None:
     assert {
-        "stages.accuracy",
+        "stages.accuracy.run",
         "verdict.fixed_sample",
         "verdict.samples",
         "serving.server",

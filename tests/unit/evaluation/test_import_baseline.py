@@ -26,7 +26,7 @@ from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.run.project import Options, open_project
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy import run as accuracy
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from support.evaluated import QUESTIONS, World, answering, world_of

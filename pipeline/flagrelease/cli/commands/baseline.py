@@ -23,7 +23,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.run.cell_run import new_run_id
 from flagrelease.run.project import Project, open_project, real_ports
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy import run as accuracy
 from flagrelease.store.ledger import Entry, process_id
 from flagrelease.verdict.samples import dump
 

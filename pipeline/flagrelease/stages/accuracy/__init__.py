@@ -1,0 +1,1 @@
+"""accuracy: ask the served image and the baseline the same questions."""
