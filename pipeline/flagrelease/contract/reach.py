@@ -268,6 +268,8 @@ class Code:
             absolute = [self._absolute(module, origin) for origin in origins]
             paths = [[*base, *path[at + 1 :]] for base in absolute if ".".join(base) != step]
             if paths:
+                if step in self._files:  # `from {step} import x` means the submodule, `{step}.x` the imported name
+                    paths.append(path)
                 texts, targets = zip(*(self._follow(imported, seen | {step}) for imported in paths), strict=True)
                 return "|".join(texts), tuple(target for group in targets for target in group)
             if step not in self._files:

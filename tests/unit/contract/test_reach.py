@@ -199,6 +199,23 @@ def test_what_a_package_exports_again_is_what_it_was(tmp_path: Path, before: str
     assert reached(tmp_path, files).digest != before
 
 
+@pytest.mark.parametrize("imported", ["from app.kit.tool import work", "from app.kit import tool"])
+def test_a_module_counts_if_its_package_gives_another_its_name(tmp_path: Path, imported: str) -> None:
+    used = "work.make" if imported.endswith("work") else "tool.make"
+    files = {
+        "__init__": "",
+        "kit/__init__": "from app.kit.tool import stage as tool\n",
+        "kit/tool/__init__": "",
+        "kit/tool/stage": "def make():\n    return 1\n",
+        "kit/tool/work": "def make():\n    return 2\n",
+        "stage": f"def STAGE():\n    {imported}\n\n    return {used}()\n",
+    }
+    name = f"kit/tool/{'work' if used.startswith('work') else 'stage'}"
+    one = reached(tmp_path, files)
+    assert f"app.{name.replace('/', '.')}" in one.modules
+    assert reached(tmp_path, {**files, name: files[name].replace("return", "return -")}).digest != one.digest
+
+
 def test_a_package_that_imports_its_own_modules_ends(tmp_path: Path) -> None:
     files = {"__init__": "", "kit/__init__": "from app.kit import a\n", "kit/a": "def f():\n    return 1\n"}
     one = reached(tmp_path, {**files, "stage": "from app import kit\n\nSTAGE = kit.a.f\n"})
