@@ -35,7 +35,8 @@ from flagrelease.ports.progress import Count
 from flagrelease.run.project import Options, Project, open_project, real_ports
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.serving.servers import Serve
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy.run import evaluate
+from flagrelease.stages.accuracy.stage import STAGE
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 
@@ -239,7 +240,7 @@ def main() -> int:
     rows, wrong = [], 0
     for name, folder in copies(source, workspace, weights.folder):
         candidate = replace(weights, folder=folder)
-        result = accuracy.run(
+        result = evaluate(
             job, context_for(name, workspace, replace(weights, folder="honest"), image), serve=serving(candidate)
         )
         (score,) = result.benchmarks
@@ -274,7 +275,7 @@ def context_for(name: str, workspace: Workspace, weights: results.Weights, image
         ports=ports,
         progress=Plain(name),
         meter=Meter(ports.clock),
-        reads=accuracy.STAGE.reads,
+        reads=STAGE.reads,
         finished=Finished(made),
         shared=InFolder(workspace.root / "baselines"),
     )

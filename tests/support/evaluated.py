@@ -18,7 +18,7 @@ from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.serving.server import ServeRequest
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy.run import evaluate
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support import finished_cell
@@ -86,7 +86,7 @@ class World:
         return replace(job, cell=cell, matrix=replace(job.matrix, benchmarks={"mmlu-sample": benchmark}))
 
     def evaluate(self, job: Job, context: Context | None = None) -> Accuracy:
-        return accuracy.run(job, context or self.context(), serve=self.serve)
+        return evaluate(job, context or self.context(), serve=self.serve)
 
     def run(self, **changes: Any) -> Accuracy:
         return self.evaluate(self.job(**changes))

@@ -1,7 +1,7 @@
 """The stages of a release, in order."""
 
 from flagrelease.contract.stage import AnyStage, Remedy
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy import stage as accuracy
 from flagrelease.stages.card import stage as card
 from flagrelease.stages.image import stage as image
 from flagrelease.stages.kernels import attribute

@@ -12,7 +12,7 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.datasets import is_own, load
 from flagrelease.packaging import wheelhouse
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy.run import fetch_data
 from flagrelease.stages.weights import stage as weights
 
 
@@ -40,7 +40,7 @@ def run(job: Job, context: Context) -> results.Fetched:
             own.append(name)
             continue
         context.progress.doing(f"fetching the questions of {name}")
-        load(name, benchmark, job.lock, job.data_dir, accuracy.fetch_data(context))
+        load(name, benchmark, job.lock, job.data_dir, fetch_data(context))
         paths.append(space.data / job.lock.benchmarks[name].file.sha256)
     return results.Fetched(
         folders=tuple(str(path.relative_to(space.root)) for path in paths),

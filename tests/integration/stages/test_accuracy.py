@@ -18,7 +18,7 @@ from flagrelease.errors import DiedLater
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.ports.container_runner import WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy import stage as accuracy
 from flagrelease.verdict.samples import read_samples
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,9 @@ def modules(name: str) -> set[str]:
 
 def test_what_a_stage_names_counts_however_far() -> None:
     assert {
+        "stages.accuracy.stage",
         "stages.accuracy.run",
+        "stages.accuracy.judge",
         "verdict.fixed_sample",
         "verdict.samples",
         "serving.server",

@@ -15,7 +15,7 @@ from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.evaluation import flageval_scores
 from flagrelease.evaluation.harnesses.flageval import FlagEval, Pace
 from flagrelease.ports.retry import Backoff
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy import stage as accuracy
 from support.evaluated import World, world_of
 from support.flageval_stand_in import SCORES, Platform, platform
 

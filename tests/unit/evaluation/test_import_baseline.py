@@ -26,7 +26,8 @@ from flagrelease.evaluation.datasets import load, write_manifest
 from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.run.project import Options, open_project
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy import stage as accuracy
+from flagrelease.stages.accuracy.run import build_specs
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from support.evaluated import QUESTIONS, World, answering, world_of
@@ -66,7 +67,7 @@ def compared(world: World) -> Job:
 
 
 def specs(world: World, job: Job) -> list[EvalSpec]:
-    return accuracy.build_specs(job, world.context())
+    return build_specs(job, world.context())
 
 
 def take_over(world: World, job: Job, path: Path) -> list[import_baseline.Fitting]:

@@ -23,7 +23,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.run.cell_run import new_run_id
 from flagrelease.run.project import Project, open_project, real_ports
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy.run import build_specs
 from flagrelease.store.ledger import Entry, process_id
 from flagrelease.verdict.samples import dump
 
@@ -59,7 +59,7 @@ def _import(project: Project, cell: Cell, path: Path) -> list[tuple[Entry, basel
         meter=Meter(ports.clock),
     )
     answers = answers_of(path, cell)
-    specs = accuracy.build_specs(project.job(cell), context)
+    specs = build_specs(project.job(cell), context)
     weights = _weights(project, cell)
     fitting = fit(answers, weights.digest, specs)
     return [_store(project, cell, weights, answer_set, run_id, str(path)) for answer_set in fitting]

@@ -18,7 +18,7 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, SmokeFailed
 from flagrelease.evaluation.datasets import write_manifest
-from flagrelease.stages.accuracy import run as accuracy
+from flagrelease.stages.accuracy import stage as accuracy
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.verdict.compare import compare_main
 from support import finished_cell
