@@ -15,8 +15,10 @@ from flagrelease.contract.handles import Done, Finished, StageResult
 from flagrelease.errors import ConfigError
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
-from flagrelease.stages.card import stage
+from flagrelease.stages.card import run
+from flagrelease.stages.card.files import README, published
 from flagrelease.stages.card.record import NEEDED
+from flagrelease.stages.card.stage import STAGE
 from flagrelease.store.files import write_atomic
 from flagrelease.store.ledger import Spent
 
@@ -24,16 +26,16 @@ from flagrelease.store.ledger import Spent
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cell = select_one(project.cells, arguments.cell)
-    entry = project.ledger.last_done(cell.id, stage.STAGE.name)
+    entry = project.ledger.last_done(cell.id, STAGE.name)
     if entry is None:
         data = so_far(project, cell)
     else:
-        files = stage.files(results.CARD.decode(entry.result))
+        files = published(results.CARD.decode(entry.result))
         data = {name: project.evidence.read(file) for name, file in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
-    text = data[stage.README].decode()
+    text = data[README].decode()
     if arguments.json:
         digests = {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in data.items()}
         print(json.dumps({"cell": cell.id, "card": text, "files": digests}, indent=2, ensure_ascii=False))
@@ -52,7 +54,7 @@ def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
     job = project.job(cell)
     finished: list[Done[StageResult]] = []
     unfinished: dict[str, str] = {}
-    for earlier in STAGES[: STAGES.index(stage.STAGE)]:
+    for earlier in STAGES[: STAGES.index(STAGE)]:
         done = project.ledger.last_done(cell.id, earlier.name)
         last = project.ledger.last(cell.id, earlier.name)
         if done is not None:
@@ -65,4 +67,4 @@ def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
     if missing := [needed.stage for needed in NEEDED if needed not in known]:
         hint = f"run `flagrelease run {cell.id}`"
         raise ConfigError(f"{cell.id} has no card yet", why=f"not finished: {', '.join(missing)}", hint=hint)
-    return stage.write(job, known, unfinished)[1]
+    return run.write(job, known, STAGE.code_version(job.templates), unfinished)[1]

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from flagrelease.cli import power
 from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import select
@@ -21,6 +20,8 @@ def main(arguments: argparse.Namespace) -> int:
     wanted = choice(STAGES, arguments.only, arguments.force)
     plans = project.plan(cells, STAGES, wanted)
     if getattr(arguments, "power", False):
+        from flagrelease.cli import power  # needs the evaluation and scipy
+
         jobs = [project.job(cell) for cell in cells if not cell.excluded]
         if arguments.json:
             output = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
