@@ -35,3 +35,8 @@ class Job:
     """What starts programs on the chip's host."""
     attributed: tuple[Attribution, ...] = ()
     """Rounds of attribution; their culprits are excluded from the cell's operators."""
+
+    @property
+    def repository(self) -> str:
+        """The repository of the cell's image, HOST/PREFIX/MODEL-CHIP."""
+        return f"{self.registry}/{self.cell.model_name}-{self.cell.chip_name}"

@@ -1,0 +1,192 @@
+"""Build or lay out the image from locked packages."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+
+from flagrelease.config.engines import ENGINES
+from flagrelease.contract import results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.errors import EnvironmentFault, UpstreamRefused
+from flagrelease.packaging import operator_bundle, wheelhouse
+from flagrelease.packaging.base_image import base_image, check_python, counted, processes
+from flagrelease.ports import python_probe
+from flagrelease.ports.container_runner import LocalImage, labels
+from flagrelease.ports.docker.engine import Pushed
+from flagrelease.ports.retry import Backoff, retry
+from flagrelease.recipe import image_paths
+from flagrelease.stages.image import build_context, process_root
+from flagrelease.store.evidence import Evidence
+from flagrelease.store.files import translate_disk_errors
+
+_PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
+
+# Packages in the card's version table besides the FlagOS components; the image's manifest lists all packages.
+_SHOWN = (
+    "flag-scale",
+    "flag-gems",
+    "flagtree",
+    *(engine.distribution for engine in ENGINES.values()),
+    "torch",
+    "triton",
+)
+
+
+def build(job: Job, context: Context) -> results.Image:
+    """Raises RegistryDenied before the build if pushing is not allowed, and the errors of its steps; without Docker,
+    EnvironmentFault if this machine has a different Python version than the chip."""
+    job.lock.require("wheels", job.cell.wheels_entry)
+    job.lock.require("models", job.cell.model_name)
+    return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
+
+
+def _built(job: Job, context: Context) -> results.Image:
+    context.progress.doing("checking push access to the registry")
+    with context.meter.waiting():
+        context.ports.registry.check_push(job.repository)
+    base, found = base_image(job, context)
+    wheels = _packages(job, context)
+    plan = build_context.draw(job, wheels, base, found.id, operators=_operators(context))
+    image_id = _build(job, context, plan, base)
+    inside = _inspect(job, context, plan.wheels, image_id)
+    tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
+    built = context.ports.docker.image(image_id)
+    if built is None:
+        raise EnvironmentFault("the image disappeared right after the build", why=image_id, hint="run again")
+    digest, pushed = _push(job, context, built, tag)
+    return results.Image(
+        repository=job.repository,
+        digest=digest,
+        image_id=image_id,
+        base=base,
+        base_id=found.id,
+        size=built.size,
+        pushed_bytes=pushed,
+        labels=plan.labels,
+        versions=_shown(inside),
+        remarks=plan.remarks,
+        evidence=(
+            context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
+            *_evidence(context, plan, inside),
+        ),
+    )
+
+
+def _laid_out(job: Job, context: Context) -> results.Image:
+    base, found = base_image(job, context)
+    machine = processes(context).machine
+    check_python(machine, job.cell.chip.python)
+    wheels = _packages(job, context)
+    context.progress.doing("laying out the image")
+    digest = process_root.digest(build_context.draw(job, wheels, base, found.id, operators=_operators(context)))
+    root = context.workspace.image(digest)
+    plan = build_context.draw(job, wheels, base, found.id, image_paths.under(root), _operators(context))
+    with context.meter.waiting():
+        made = process_root.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
+    inside = _inspect(job, context, wheels, f"{job.repository}@{digest}")
+    return results.Image(
+        repository=job.repository,
+        digest=digest,
+        image_id=digest,
+        base=base,
+        base_id=found.id,
+        size=made.size,
+        pushed_bytes=0,
+        labels=plan.labels,
+        versions=_shown(inside),
+        remarks=plan.remarks,
+        runner="process",
+        evidence=_evidence(context, plan, inside),
+    )
+
+
+def _evidence(context: Context, plan: build_context.Plan, inside: python_probe.Seen) -> tuple[Evidence, ...]:
+    return (
+        context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
+        context.evidence.put("manifest.json", plan.manifest),
+        context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode()),
+    )
+
+
+def _operators(context: Context) -> operator_bundle.Shipped | None:
+    return operator_bundle.of(context.optional(results.KERNELS), context.workspace)
+
+
+def _packages(job: Job, context: Context) -> wheelhouse.Wheelhouse:
+    context.progress.doing("gathering Python packages")
+    return wheelhouse.of(job, context)
+
+
+def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> str:
+    context.progress.doing("packing the build context")
+    with translate_disk_errors("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
+        build_context.write(plan, packed)
+        packed.seek(0)
+        with context.meter.waiting():
+            return context.ports.docker.build(
+                packed,
+                tag=f"{job.repository}:building",
+                args={"BASE": base},
+                line=lambda text: context.progress.doing(text[:70]),
+            )
+
+
+def _scratch(job: Job, context: Context) -> str:
+    return str(context.workspace.scratch(job.cell.slug, "image"))
+
+
+def _inspect(job: Job, context: Context, wheels: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:
+    """Inspect the Python packages of the image. Raises UpstreamRefused if one of the manifest is missing."""
+    context.progress.doing("inspecting the image")
+    with context.meter.waiting():
+        ours = labels(context.run_id, job.cell.id, context.workspace.root)
+        printed = context.ports.runner.output(image, ["python3", "-c", python_probe.PROGRAM], ours)
+    inside = python_probe.read(printed)
+    missing = [wheel.name for wheel in wheels.installed if wheel.name not in inside.packages]
+    if missing:
+        raise UpstreamRefused("the image lacks packages of its manifest", why=", ".join(missing))
+    return inside
+
+
+def _shown(inside: python_probe.Seen) -> dict[str, str]:
+    # The base precedes the release on the path: its build of a package takes precedence and is the one to report.
+    shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
+    return {"Base system": inside.system, "Python": inside.python, **shown}
+
+
+def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
+    """Push under a tag derived from the image id, so that the tag can never name a different image."""
+    docker, clock = context.ports.docker, context.ports.clock
+    where = job.repository
+    docker.tag(image.id, where, tag)
+    before = context.meter.moved
+    context.progress.doing("pushing")
+
+    def push() -> tuple[Pushed, str | None]:
+        with context.meter.waiting():
+            pushed = docker.push(where, tag, counted(context, "pushing"))
+            return pushed, context.ports.registry.digest(where, pushed.digest)
+
+    # The registry keeps complete layers, so a retry only sends the missing ones.
+    pushed, confirmed = retry(push, _PUSH, clock, context.progress.note)
+    if confirmed != pushed.digest:
+        raise UpstreamRefused(
+            f"the registry does not have the image pushed to {where}",
+            why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
+            hint="a proxy between this machine and the registry changes manifests; do not publish through it",
+        )
+    context.meter.moved = before + _sent(job, context, image, pushed)
+    return pushed.digest, context.meter.moved - before
+
+
+def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
+    """Bytes sent to the registry. Docker counts uncompressed bytes, so use the compressed sizes of the manifest."""
+    manifest = json.loads(context.ports.registry.manifest(job.repository, pushed.digest).body)
+    sizes = [int(layer["size"]) for layer in manifest["layers"]]
+    return sum(
+        size
+        for layer, size in zip(image.layers, sizes, strict=True)
+        if layer.removeprefix("sha256:")[:12] in pushed.layers
+    )
