@@ -14,10 +14,10 @@ from flagrelease.contract.results import Weights
 from flagrelease.contract.speed_results import Speed, SpeedPoint
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, operators_section
+from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record
 
-TEMPLATE = "card.md.j2"
 SPEED_FIRST = "Tokens in / out"
 """Header of the first column of the speed table; the lint finds the table by it."""
 LICENCES: Mapping[str, tuple[str, str]] = {

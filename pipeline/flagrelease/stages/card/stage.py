@@ -7,16 +7,9 @@ from typing import Any
 
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
-from flagrelease.contract.handles import Finished
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.redact import redact
-from flagrelease.stages.card import charts, lint, record, render
-from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import write_atomic
-
-README = "README.md"
-RECORD = "release.json"
+from flagrelease.stages.card.files import TEMPLATE
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
@@ -32,43 +25,11 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Card:
-    """Write record, charts and card. Raises GateFailed with every defect; a defective card stays in scratch."""
-    context.progress.doing("writing the record, the charts and the card")
-    release, written = write(job, context.finished)
-    images = {name: data for name, data in written.items() if name not in (README, RECORD)}
-    draft = context.workspace.scratch(job.cell.slug, "card") / README
-    write_atomic(draft, written[README])
-    passed = lint.check(written[README].decode(), release, images, str(draft))
-    draft.unlink(missing_ok=True)
-    return results.Card(
-        readme=context.evidence.put(README, written[README]),
-        images=tuple(context.evidence.put(name, data) for name, data in images.items()),
-        lint=passed,
-        evidence=(context.evidence.put(RECORD, written[RECORD]),),
-    )
+    """Raises GateFailed with every defect of the card."""
+    # `plan` needs the declaration only, and importing the work takes longer than planning.
+    from flagrelease.stages.card import run as work
 
-
-def write(
-    job: Job, finished: Finished, unfinished: Mapping[str, str] | None = None
-) -> tuple[record.Record, dict[str, bytes]]:
-    """The release record, and the contents of card, record and charts by file name. `unfinished` has the state of each
-    stage without a result."""
-    release = record.build(job, finished, STAGE.code_version(job.templates), unfinished)
-    # The card repeats the record, so redact secrets before writing either.
-    release = record.loads(redact(record.dumps(release).decode()).encode())
-    written = {
-        README: render.render(release, job.templates).encode(),
-        RECORD: record.dumps(release),
-        charts.SCORES: charts.scores(release),
-    }
-    if release.speed is not None:
-        written[charts.SPEED] = charts.speed(release, release.speed)
-    return release, written
-
-
-def files(made: results.Card) -> dict[str, Evidence]:
-    """The card, its images and the record, by published file name."""
-    return {evidence.name: evidence for evidence in (made.readme, *made.images, *made.evidence)}
+    return work.make(job, context, STAGE.code_version(job.templates))
 
 
 STAGE = Stage(
@@ -77,5 +38,5 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=(results.WEIGHTS, results.KERNELS, results.IMAGE, results.SMOKE, results.ACCURACY, results.SPEED),
-    templates=(render.TEMPLATE,),
+    templates=(TEMPLATE,),
 )

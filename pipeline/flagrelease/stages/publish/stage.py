@@ -26,8 +26,8 @@ from flagrelease.errors import (
     UpstreamRefused,
 )
 from flagrelease.stages.card import record
+from flagrelease.stages.card.files import README, RECORD, published
 from flagrelease.stages.card.record import Record
-from flagrelease.stages.card.stage import README, RECORD, files
 from flagrelease.stages.publish import index
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.evidence import Evidence
@@ -47,7 +47,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 def run(job: Job, context: Context) -> results.Publish:
     """Raises GateFailed or Inconclusive unless the gates pass, UpstreamRefused for a tag that is taken or an image that
     the registry has lost, EnvironmentFault for a release folder that was edited."""
-    card_files = files(context.result(results.CARD))
+    card_files = published(context.result(results.CARD))
     record_file = card_files[RECORD]
     release = record.loads(context.evidence.read(record_file))
     drafted = {name: context.evidence.read(file) for name, file in card_files.items()}

@@ -16,7 +16,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages import STAGES
-from flagrelease.stages.kernels import flagkernels_cli
+from flagrelease.stages.kernels import flagkernels_cli, options
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Ledger
@@ -91,7 +91,7 @@ def test_operators_are_chosen_for_how_the_engine_runs_the_layers(
     made = job("config.json", args=args)
     made = replace(made, cell=replace(made.cell, kernels=replace(made.cell.kernels, execution=execution)))
     assert kernels.inputs(made)["execution"] == expected
-    argv = kernels._argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
+    argv = options.argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
     assert argv[argv.index("--execution") + 1] == expected
 
 
@@ -103,5 +103,5 @@ def test_operators_are_chosen_for_the_sampling_of_the_evaluation(
     model = replace(made.cell.model, sampling=replace(made.cell.model.sampling, temperature=temperature))
     made = replace(made, cell=replace(made.cell, model=model))
     assert kernels.inputs(made)["requests"] == expected
-    argv = kernels._argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
+    argv = options.argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
     assert argv[argv.index("--requests") + 1] == expected

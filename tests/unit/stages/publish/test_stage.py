@@ -13,6 +13,7 @@ from flagrelease.contract.context import Look
 from flagrelease.contract.results import CARD, Check
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
 from flagrelease.stages.card import stage as card
+from flagrelease.stages.card.files import published
 from flagrelease.stages.publish import index
 from flagrelease.stages.publish import stage as publish
 from support.contexts import after
@@ -195,7 +196,7 @@ def test_a_missing_release_folder_is_published_again(tmp_path: Path) -> None:
 def test_a_secret_in_a_stage_reaches_neither_record_nor_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "canary-5f1e2d")
     context = finished(tmp_path, image=given.image(remarks=("pushed with canary-5f1e2d",)))
-    for file in card.files(context.result(CARD)).values():
+    for file in published(context.result(CARD)).values():
         assert b"canary-5f1e2d" not in context.evidence.read(file)
     text = context.evidence.read(context.result(CARD).readme)
     assert b"pushed with $FLAGRELEASE" in text.replace(b"\\", b"")

@@ -29,7 +29,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.serving.server import ServeRequest
 from flagrelease.stages.card import charts, lint, record, render
-from flagrelease.stages.card import stage as card_stage
+from flagrelease.stages.card import run as card
 from flagrelease.stages.publish import stage as publish
 from flagrelease.stages.speed import load_tools
 from flagrelease.stages.speed import stage as speed
@@ -418,7 +418,7 @@ def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None
 
 
 def test_what_the_card_stage_writes_has_every_picture_that_the_card_shows(world: World) -> None:
-    made, written = card_stage.write(world.job(), given.finished(speed=world.run()))
+    made, written = card.write(world.job(), given.finished(speed=world.run()), "1" * 64)
     assert sorted(written) == ["README.md", "release.json", "scores.png", "speed.png"]
     assert record.loads(written["release.json"]) == made
     images = {name: data for name, data in written.items() if name.endswith(".png")}
