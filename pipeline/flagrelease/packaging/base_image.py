@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.errors import EnvironmentFault
 from flagrelease.ports.container_runner import LocalImage
-from flagrelease.ports.processes.runner import Machine, ProcessRunner
 from flagrelease.ports.progress import Count
 
 if TYPE_CHECKING:
     from flagrelease.contract.context import Context
     from flagrelease.contract.job import Job
     from flagrelease.ports.container_runner import Moved
+    from flagrelease.ports.processes.runner import Machine, ProcessRunner
 
 
 def locked_base(job: Job) -> LockedChip:
@@ -64,6 +64,8 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
 
 def processes(context: Context) -> ProcessRunner:
     """The runner of a job whose runner is `process`."""
+    from flagrelease.ports.processes.runner import ProcessRunner
+
     runner = context.ports.runner
     if not isinstance(runner, ProcessRunner):
         raise TypeError(f"the job's runner is process, but the port's is {runner.kind}")

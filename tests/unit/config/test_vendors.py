@@ -14,7 +14,7 @@ import support.served_cell as given
 from flagrelease.config.vendors import VENDORS
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.ports.container_runner import Host
-from flagrelease.stages.smoke import stage as smoke
+from flagrelease.stages.smoke import run as smoke
 from support.hub_cases import Seen
 
 

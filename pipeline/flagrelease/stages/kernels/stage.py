@@ -14,7 +14,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.packaging import base_image
+from flagrelease.packaging.base_image import pinned_base
 from flagrelease.packaging.operator_bundle import PROGRAMS
 from flagrelease.stages.kernels import options
 from flagrelease.store.digests import Hashed
@@ -43,7 +43,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "vendor": cell.chip.vendor,
         "device": cell.chip.device,
         "components": cell.chip.components,
-        **base_image.pinned_base(job),
+        **pinned_base(job),
         "container": cell.chip.container,
         "wheels": job.lock.wheels.get(cell.wheels_entry),
         "limits": options.limits(job),

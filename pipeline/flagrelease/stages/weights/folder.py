@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +92,8 @@ def set_aside(folder: Path, files: Sequence[LockedFile], progress: Progress) -> 
 
 def hashed(folder: Path, progress: Progress) -> list[LockedFile]:
     """Hash all files below the folder; sorted by path."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from flagrelease.ports.hub.disk import sha256_of
 
     paths = sorted(path for path, _ in _below(folder))

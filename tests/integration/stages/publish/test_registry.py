@@ -20,6 +20,7 @@ from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.command import Completed, run
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
+from flagrelease.stages.card import record
 from flagrelease.stages.card import stage as card
 from flagrelease.stages.publish import index
 from flagrelease.stages.publish import stage as publish
@@ -166,7 +167,7 @@ def test_an_image_that_the_registry_has_lost_is_not_published(
 
 def given_tag(context: Context) -> str:
     made = context.result(results.CARD)
-    return publish.record.loads(context.evidence.read(made.evidence[0])).tag
+    return record.loads(context.evidence.read(made.evidence[0])).tag
 
 
 def dying(after: bool, inner: Callable[..., Any], at: int) -> Callable[..., Any]:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 import support.finished_cell as given
+from flagrelease.contract import results
 from flagrelease.contract.context import Look
 from flagrelease.contract.results import CARD, Check
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive
+from flagrelease.stages.card import record
 from flagrelease.stages.card import stage as card
 from flagrelease.stages.card.files import published
-from flagrelease.stages.publish import index
+from flagrelease.stages.publish import index, release_folder
 from flagrelease.stages.publish import stage as publish
 from support.contexts import after
 
@@ -103,7 +105,7 @@ def test_an_invalid_image_name_is_a_configuration_error(tmp_path: Path, name: st
     pushed = given.image(repository=name)
     context = finished(tmp_path)
     release = given.record(image=pushed, smoke=given.smoke(pushed.reference))
-    kept = context.evidence.put("release.json", publish.record.dumps(release))
+    kept = context.evidence.put("release.json", record.dumps(release))
     made = replace(context.result(CARD), evidence=(kept,))
     with pytest.raises(ConfigError, match="is not a valid image name"):
         publish.run(given.job(), after(context, card=made))
@@ -121,7 +123,7 @@ class TestFolder:
 
     def test_it_is_complete_and_has_its_sums(self, tmp_path: Path) -> None:
         folder = tmp_path / "releases" / "tag"
-        publish._keep_folder(folder, self.files(tmp_path))
+        release_folder.write(folder, self.files(tmp_path))
         lines = (folder / "SHA256SUMS").read_text().splitlines()
         assert [line.split("  ")[1] for line in lines] == ["README.md", "evidence/smoke/log"]
         for line in lines:
@@ -131,15 +133,15 @@ class TestFolder:
 
     def test_writing_it_again_changes_nothing(self, tmp_path: Path) -> None:
         folder = tmp_path / "tag"
-        publish._keep_folder(folder, self.files(tmp_path))
+        release_folder.write(folder, self.files(tmp_path))
         before = folder.stat().st_mtime_ns
-        publish._keep_folder(folder, self.files(tmp_path))
+        release_folder.write(folder, self.files(tmp_path))
         assert folder.stat().st_mtime_ns == before
 
     @pytest.mark.parametrize("change", ["edit", "remove", "add"])
     def test_what_was_changed_by_hand_is_not_published_again(self, tmp_path: Path, change: str) -> None:
         folder = tmp_path / "tag"
-        publish._keep_folder(folder, self.files(tmp_path))
+        release_folder.write(folder, self.files(tmp_path))
         match change:
             case "edit":
                 (folder / "README.md").write_text("better numbers")
@@ -148,7 +150,7 @@ class TestFolder:
             case _:
                 (folder / "more").write_text("")
         with pytest.raises(EnvironmentFault, match="was changed after it was written"):
-            publish._keep_folder(folder, self.files(tmp_path))
+            release_folder.write(folder, self.files(tmp_path))
 
     def test_leftovers_of_dead_writers_are_removed(self, tmp_path: Path) -> None:
         child = os.fork()
@@ -156,7 +158,7 @@ class TestFolder:
             os._exit(0)
         os.waitpid(child, 0)
         (tmp_path / f".unfinished.{child}.abc").mkdir()
-        publish._keep_folder(tmp_path / "tag", self.files(tmp_path))
+        release_folder.write(tmp_path / "tag", self.files(tmp_path))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "tag"]
 
 
@@ -188,7 +190,7 @@ class TestIndex:
 
 
 def test_a_missing_release_folder_is_published_again(tmp_path: Path) -> None:
-    result = publish.results.Publish(digest="sha256:0", tags=("r:t",), folder="releases/cpu/m/t", record=given.ANSWERS)
+    result = results.Publish(digest="sha256:0", tags=("r:t",), folder="releases/cpu/m/t", record=given.ANSWERS)
     look = Look(workspace=given.workspace(tmp_path), evidence=given.context(tmp_path, registry=None).evidence)
     assert publish.intact(result, look) == "its release folder is missing"
 

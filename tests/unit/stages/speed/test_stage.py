@@ -30,7 +30,7 @@ from flagrelease.ports.progress import Silent
 from flagrelease.serving.server import ServeRequest
 from flagrelease.stages.card import charts, lint, record, render
 from flagrelease.stages.card import run as card
-from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.publish import run as publish
 from flagrelease.stages.speed import load_tools
 from flagrelease.stages.speed import stage as speed
 from flagrelease.stages.speed.load import Load, LoadPoint, Request
