@@ -64,7 +64,7 @@ def test_a_stage(package: Copy) -> None:
     table = "stages/__init__.py"
     package.write("stages/sign.py", STAGE)
     imported = f"from {package.module('stages/sign.py')} import STAGE as SIGN"
-    package.insert(table, "from flagrelease.stages import", imported)
+    package.insert(table, "from flagrelease.stages.weights import", imported)
     package.insert(table, "    publish.STAGE,", "    SIGN,")
     assert package.touched == recipe("a stage", "sign")
 
