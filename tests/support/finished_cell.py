@@ -13,10 +13,9 @@ from flagrelease.config.lockfile import Lock, LockedData, LockedFile, LockedMode
 from flagrelease.config.matrix import Baseline, Benchmark, Defaults, Matrix, Model, Profile, Sampling, Serve, Share
 from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, Likeness
 from flagrelease.contract.context import Context, Ports
-from flagrelease.contract.flagkernels_files import ExcludedOperator, Tuning
 from flagrelease.contract.handles import Done, Finished, VerdictName
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import Check, Image, Kernels, Operator, Smoke, Weights
+from flagrelease.contract.results import Check, ExcludedOperator, Image, Kernels, Operator, Smoke, Tuning, Weights
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.command import run
 from flagrelease.ports.meter import Meter

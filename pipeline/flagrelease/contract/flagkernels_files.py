@@ -9,19 +9,18 @@ from typing import TypeVar
 
 import msgspec
 
+from flagrelease.contract.results import ExcludedOperator, Tuning
 from flagrelease.errors import EnvironmentFault
 
 __all__ = [
     "AttributionReport",
     "Effective",
-    "ExcludedOperator",
     "Label",
     "Limits",
     "Measurement",
     "OperatorFigures",
     "Report",
     "Round",
-    "Tuning",
     "decode_effective",
     "read_attribution",
     "read_label",
@@ -32,32 +31,6 @@ FORMAT = 1
 """The newest supported format of report.json."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExcludedOperator:
-    """An operator that the model calls and that the vendor's kernel computes."""
-
-    operator: str
-    """Its name."""
-    verdict: str
-    """The verdict of its qualification; `excluded` if it was excluded by hand."""
-    reason: str
-    """Why it is excluded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """The extent of autotuning."""
-
-    kernels: int
-    """Kernels that have candidates."""
-    keys: int
-    """Keys (sizes and dtypes) that they were tuned for."""
-    candidates: int
-    """Candidates that were timed."""
-    seconds: float
-    """Time spent in all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.contract.accuracy_results import Accuracy
-from flagrelease.contract.flagkernels_files import ExcludedOperator, Tuning
 from flagrelease.contract.handles import ResultOf
 from flagrelease.contract.speed_results import Speed
 from flagrelease.recipe.container import RunnerKind
@@ -75,6 +74,32 @@ class Operator:
     """Median over the shape classes of its speed as a fraction of the chip's limit; none if there is no limit."""
     native_share: float | None = None
     """The same for the vendor's kernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcludedOperator:
+    """An operator that the model calls and that the vendor's kernel computes."""
+
+    operator: str
+    """Its name."""
+    verdict: str
+    """The verdict of its qualification; `excluded` if it was excluded by hand."""
+    reason: str
+    """Why it is excluded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The extent of autotuning."""
+
+    kernels: int
+    """Kernels that have candidates."""
+    keys: int
+    """Keys (sizes and dtypes) that they were tuned for."""
+    candidates: int
+    """Candidates that were timed."""
+    seconds: float
+    """Time spent in all."""
 
 
 @dataclass(frozen=True, kw_only=True)

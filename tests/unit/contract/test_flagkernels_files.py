@@ -12,6 +12,7 @@ import pytest
 from flagkernels.attribute.attribute import Attribution, Measurement, Round
 from flagkernels.files import write_json
 from flagrelease.contract import flagkernels_files as files
+from flagrelease.contract.results import ExcludedOperator, Tuning
 from flagrelease.errors import EnvironmentFault
 
 GOLDEN = Path(__file__).parents[2] / "support/golden"
@@ -22,8 +23,8 @@ def test_a_report() -> None:
     assert (report.policy, report.execution, report.requests) == ("express", "compiled", "mixed")
     assert report.operators == ("mm",)
     assert report.verdicts == {"correct": 2, "crash": 1}
-    assert report.excluded[0] == files.ExcludedOperator(operator="cat", verdict="excluded", reason="issue 17")
-    assert report.tuning == files.Tuning(kernels=1, keys=1, candidates=12, seconds=37.5)
+    assert report.excluded[0] == ExcludedOperator(operator="cat", verdict="excluded", reason="issue 17")
+    assert report.tuning == Tuning(kernels=1, keys=1, candidates=12, seconds=37.5)
     figures = report.limits.operators["mm"]
     assert (figures.classes, figures.faster) == (1, 1)
     assert (figures.share, figures.native_share) == ((0.4, 0.4, 0.4), (0.392, 0.392, 0.392))
