@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
 
 from flagrelease.errors import ComparisonRefused
 
@@ -64,6 +63,8 @@ def fidelity(
 ) -> Fidelity:
     """`answers` are the greedy tokens of both servers for each prompt, the reference first; `forced` their top logprobs
     at every position, teacher-forced on the reference's tokens. Raises ComparisonRefused if either is empty."""
+    from statistics import fmean, median  # reading results needs only the type Fidelity
+
     positions = [pair for one, other in forced for pair in zip(one, other, strict=True)]
     if not answers or not positions:
         raise ComparisonRefused(
