@@ -22,7 +22,7 @@ from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages.card import record
 from flagrelease.stages.card import stage as card
-from flagrelease.stages.publish import index
+from flagrelease.stages.publish import index, release_folder
 from flagrelease.stages.publish import stage as publish
 from support.contexts import after
 from support.registry_blobs import upload
@@ -190,13 +190,13 @@ def dying(after: bool, inner: Callable[..., Any], at: int) -> Callable[..., Any]
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("where", "at"),
-    [("write_atomic", 1), ("write_atomic", 3), ("tag", 1), ("tag", 2), ("_point_latest", 1), ("add", 1)],
+    [("write_atomic", 1), ("write_atomic", 3), ("tag", 1), ("tag", 2), ("point_latest", 1), ("add", 1)],
     ids=["first file", "third file", "own tag", "latest", "link", "index"],
 )
 def test_killed_anywhere_the_next_run_ends_with_the_same_release(
     ready: Context, registry: OciRegistry, where: str, at: int, after: bool
 ) -> None:
-    place: Any = {"tag": registry, "add": index}.get(where, publish)
+    place: Any = {"tag": registry, "add": index}.get(where, release_folder)
     child = os.fork()
     if child == 0:
         setattr(place, where, dying(after, getattr(place, where), at))
