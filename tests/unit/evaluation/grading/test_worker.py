@@ -63,8 +63,8 @@ def test_grades_come_from_another_process() -> None:
 
 
 def test_a_grader_that_hangs_or_dies_costs_one_answer() -> None:
-    hung, right, died, again = graded("hang", "right", "die", "right", seconds=2.0)
-    assert "did not decide within 2 s" in str(hung)
+    hung, right, died, again = graded("hang", "right", "die", "right", seconds=8.0)
+    assert "did not decide within 8 s" in str(hung)
     assert "process ended" in str(died)
     assert isinstance(right, Grade)
     assert isinstance(again, Grade)
