@@ -6,7 +6,6 @@ needed and every prompt has exactly the requested length. Suitable for tens of c
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import time
@@ -38,9 +37,13 @@ class StreamingLoad:
 
     def measure(self, points: Sequence[LoadPoint], seed: int) -> list[Load]:
         """See LoadGenerator.measure."""
+        import asyncio  # the declaration of the stage reaches this module, and `plan` does not need it
+
         return [asyncio.run(self._measure(point, seed)) for point in points]
 
     async def _measure(self, point: LoadPoint, seed: int) -> Load:
+        import asyncio
+
         import httpx
 
         bodies = iter(self._bodies(point, seed))
