@@ -6,10 +6,15 @@ options that FlagScale passes; its command line is not llama.cpp's.
 """
 
 import argparse
+import os
 import socket
 import sys
 import threading
 from pathlib import Path
+
+# By default a thread of OpenMP that waits for another one keeps its core busy. If other programs need the cores, each
+# of the hundreds of barriers of a token then costs a time slice. OpenMP reads this when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # only in the image
 
