@@ -309,6 +309,8 @@ class SpeedVerdict:
     """The ratio that is required."""
     runs: int
     """Runs of each side."""
+    starts: int
+    """Starts of each side's server."""
     verdict: Verdict
     """The verdict."""
     reason: str

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -8,10 +9,10 @@ from scipy.stats import ttest_1samp
 
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict.noise import halves, noise_floor
-from flagrelease.verdict.speed import speed
+from flagrelease.verdict.speed import speed, speed_so_far
 from flagrelease.verdict.stats.fidelity import divergence, fidelity, kl_top, outside
-from flagrelease.verdict.stats.speed import ratio
-from flagrelease.verdict.types import Verdict
+from flagrelease.verdict.stats.speed import centre, looks, ratio
+from flagrelease.verdict.types import SpeedVerdict, Verdict
 from support.answer_sets import answers, drawn
 
 
@@ -56,6 +57,62 @@ def test_a_short_run_or_a_failed_one_is_refused() -> None:
     ):
         with pytest.raises(ComparisonRefused, match=what):
             speed(a, b)
+
+
+def test_runs_are_clustered_by_the_start_of_their_servers() -> None:
+    """The interval is that of the centres of the starts, however many pairs there are in each."""
+    logs = [[0.01, 0.02, 0.03], [-0.04, -0.05, -0.06, -0.05], [0.00, 0.02]]
+    candidate = [math.exp(value) for start in logs for value in start]
+    starts = [number for number, start in enumerate(logs) for _ in start]
+    found = ratio([1.0] * len(starts), candidate, starts=starts, alpha=0.025)
+    oracle = ttest_1samp([0.02, -0.05, 0.01], 0).confidence_interval(0.95)
+    assert (math.log(found.bounds.low), math.log(found.bounds.high)) == pytest.approx((oracle.low, oracle.high))
+    assert (found.runs, found.starts) == (9, 3)
+    with pytest.raises(ComparisonRefused, match="9 runs in 2 starts"):
+        ratio([1.0] * 9, candidate, starts=[0] * 5 + [1] * 4)
+
+
+def test_a_start_s_centre_bears_outliers() -> None:
+    values = np.array([0.0, 0.01, -0.01, 0.02, 3.0])
+    assert abs(centre(values)) < 0.03
+    assert centre(-values) == -centre(values)
+    assert centre(np.array([1.0, 2.0])) == 1.5
+
+
+def test_looks_share_one_error_rate_without_end() -> None:
+    some = list(itertools.islice(looks(), 30))
+    assert [starts for starts, _alpha in some[:6]] == [3, 5, 8, 12, 18, 27]
+    assert sum(alpha for _starts, alpha in some) < 0.025
+    assert all(alpha > 0 for _starts, alpha in some)
+
+
+def measured_so_far(logs: list[float]) -> SpeedVerdict:
+    return speed_so_far([1.0] * len(logs), [math.exp(value) for value in logs], starts=list(range(len(logs))))
+
+
+def test_a_verdict_is_that_of_the_first_look_that_decides() -> None:
+    noisy, calm = [0.0, -0.5, 0.3], [0.001, -0.001, 0.002, 0.0, 0.001]
+    assert measured_so_far(calm[:3]).verdict is Verdict.PASS
+    assert measured_so_far([*calm[:3], -0.9, -0.9]) == measured_so_far(calm[:3]), "later starts do not change it"
+    undecided = measured_so_far(noisy)
+    assert undecided.verdict is Verdict.INCONCLUSIVE
+    assert measured_so_far([*noisy, 0.0]) == undecided, "there is no look after four starts"
+    later = measured_so_far([*noisy, *calm, *calm])
+    assert (later.verdict, later.starts) == (Verdict.PASS, 12)
+    narrow = speed([1.0] * 12, [math.exp(value) for value in [*noisy, *calm, *calm][:12]], alpha=0.0125)
+    assert later.interval[0] < narrow.interval[0], "a later look has less of the error rate"
+
+
+@pytest.mark.parametrize(("truth", "wrong"), [(0.80, Verdict.PASS), (0.80, Verdict.FAIL), (0.75, Verdict.PASS)])
+def test_the_error_rate_holds_where_starts_differ(truth: float, wrong: Verdict) -> None:
+    """A short version of benchmarks/speed.py: 5 % from start to start, and many pairs in each."""
+    random = np.random.default_rng(7)
+    count = 0
+    for _ in range(400):
+        starts = np.repeat(np.arange(8), 4)
+        logs = math.log(truth) + random.normal(0, 0.05, 8)[starts] + random.normal(0, 0.02, 32)
+        count += speed_so_far([1.0] * 32, list(np.exp(logs)), starts=starts.tolist()).verdict is wrong
+    assert count <= 0.025 * 400 + 2 * math.sqrt(0.025 * 0.975 * 400)
 
 
 def test_a_baseline_against_itself_is_the_noise_floor() -> None:
