@@ -87,6 +87,10 @@ class Running(Protocol):
         """The command lines of all its processes."""
         ...
 
+    def cpu_seconds(self) -> float | None:
+        """The processor time that all its processes have used since it started; None if it is unknown."""
+        ...
+
     def inspect(self) -> Mapping[str, Any]: ...
     def stop(self) -> None:
         """Terminate all its processes and remove it. Does nothing if it is already gone."""

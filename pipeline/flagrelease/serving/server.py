@@ -66,6 +66,8 @@ class ServeRequest:
     stack: Stack
     colocated: bool = False
     """Whether another stack of the cell is up. If not, leftovers of earlier starts are removed first."""
+    fresh: bool = False
+    """Whether a server that an earlier stage left running is stopped and started again, instead of reused."""
 
 
 @contextmanager
@@ -81,6 +83,10 @@ def served(job: Job, context: Context, request: ServeRequest) -> Iterator[Served
     key = (request.image.reference, request.weights.digest, request.stack)
     # The pool holds only what this function left in it.
     server = cast("Served | None", pool.take(key)) if pool is not None else None
+    if server is not None and request.fresh:
+        with context.meter.waiting():
+            server.running.stop()
+        server = None
     if server is not None:
         running, run, start = server.running, server.run, 0.0
     else:

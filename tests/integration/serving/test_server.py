@@ -132,6 +132,15 @@ def test_an_error_in_the_block_is_kept_while_the_server_lives(make: Make, engine
         raise SmokeFailed("mine")
 
 
+def test_a_container_s_processor_time_is_known(make: Make, engine: Engine, tmp_path: Path) -> None:
+    """Python has started in it, which takes milliseconds."""
+    request = ServeRequest(image=make("fine"), weights=given.weights(), stack="flagos")
+    with served(given.job(given.cell()), given.context(tmp_path, runner=engine), request) as server:
+        used = server.running.cpu_seconds()
+    assert used is not None
+    assert 0.005 < used < 60
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_leaves_nothing(make: Make, engine: Engine, tmp_path: Path, stop: type[BaseException]) -> None:
     with (

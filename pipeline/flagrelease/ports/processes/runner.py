@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.ports import command, python_probe
+from flagrelease.ports import command, processor_time, python_probe
 from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.ports.processes import listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
@@ -281,6 +281,9 @@ class Process:
                 raw = Path(f"/proc/{pid}/cmdline").read_bytes()
                 commands.append(raw.replace(b"\0", b" ").decode(errors="replace"))
         return tuple(redact(line.strip()) for line in commands)
+
+    def cpu_seconds(self) -> float | None:
+        return processor_time.of_processes(supervisor.descendants(self.popen.pid))
 
     def inspect(self) -> Mapping[str, Any]:
         with suppress(OSError, ValueError):

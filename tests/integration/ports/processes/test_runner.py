@@ -17,6 +17,7 @@ import support.served_cell as given
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
+from flagrelease.contract.server_pool import ServerPool
 from flagrelease.errors import DiedBeforeReady, DiedLater, EnvironmentFault, FlagreleaseError, NeverReady
 from flagrelease.ports.container_runner import labels
 from flagrelease.ports.openai_client import Client
@@ -116,6 +117,36 @@ def test_a_server_that_dies_later(runner: ProcessRunner, tmp_path: Path) -> None
         client.chat(server.model, "Hello")
     assert caught.value.why == "its process ended with 7"
     assert "the last words" in caught.value.detail
+
+
+def test_a_fresh_server_is_started_although_one_is_pooled(runner: ProcessRunner, tmp_path: Path) -> None:
+    context = replace(given.context(tmp_path, runner=runner), server_pool=ServerPool())
+    assert context.server_pool is not None
+    image, weights = image_of(tmp_path, "fine"), weights_of(context)
+    request, ids = ServeRequest(image=image, weights=weights, stack="native"), []
+    for each in (request, request, replace(request, fresh=True)):
+        with served(job_of(colocate=True), context, each) as server:
+            ids.append(server.running.id)
+            assert [path.name for path in Workspace(tmp_path).processes.glob("*")] == [server.running.id]
+    context.server_pool.close()
+    assert ids[0] == ids[1] != ids[2]
+
+
+BUSY = """
+import time
+while time.process_time() < 1: pass
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_processor_time_of_all_its_processes(runner: ProcessRunner, tmp_path: Path) -> None:
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
+    running = runner.start(bare(runner, tmp_path, program))
+    assert running.cpu_seconds() < 1
+    printed(running, "up")
+    assert running.cpu_seconds() >= 0.9
+    running.stop()
 
 
 def test_stopping_ends_the_whole_tree(runner: ProcessRunner, tmp_path: Path) -> None:
