@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from flagrelease.contract.handles import VerdictName
 from flagrelease.store.evidence import Evidence
 
+_MUCH = 0.25
+_MUCH_STOLEN = 0.10
+"""Shares of a machine's cores above which other work is worth a remark."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -42,6 +46,31 @@ class LoadFigures:
     """Input and output tokens of finished requests per second."""
     goodput_per_s: float
     """Finished requests per second that meet both service-level objectives."""
+    cpu_s: float | None = None
+    """Processor seconds that the server used for these requests; None if they were not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherWork:
+    """Processor time that the compared servers could not use, averaged over `seconds`."""
+
+    seconds: float
+    cores: int
+    """Cores of the machine."""
+    others: float
+    """Cores used by other programs."""
+    stolen: float
+    """Cores withheld by the hypervisor (steal time)."""
+
+    @property
+    def text(self) -> str:
+        """What takes a noticeable share of the machine, in words; empty if nothing does."""
+        found = []
+        if self.others > _MUCH * self.cores:
+            found.append(f"other work takes {self.others:.1f} of {self.cores} cores")
+        if self.stolen > _MUCH_STOLEN * self.cores:
+            found.append(f"the hypervisor withholds {self.stolen:.1f} of {self.cores} cores")
+        return " and ".join(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +84,7 @@ class SpeedPoint:
     concurrency: int
     """Requests at the same time."""
     rounds: int
-    """Runs of each stack."""
+    """Runs of each stack, in pairs."""
     baseline: LoadFigures
     """The native stack."""
     candidate: LoadFigures
@@ -74,6 +103,8 @@ class SpeedPoint:
     """The verdict on this load point."""
     reason: str
     """The reason for it."""
+    starts: int = 0
+    """Starts of both servers in which it was measured; 0 in results of versions that did not count them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +127,10 @@ class Speed:
     """Loads of the profile that were not measured, each with its reason."""
     evidence: tuple[Evidence, ...] = ()
     """Files that prove the result."""
+    seed: str = ""
+    """Decides which stack was first in each pair."""
+    other_work: OtherWork | None = None
+    """What else the machine did during the measurement; None if it is unknown."""
 
     @property
     def summary(self) -> str:

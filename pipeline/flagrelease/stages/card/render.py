@@ -11,7 +11,7 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import Source
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
-from flagrelease.contract.speed_results import Speed, SpeedPoint
+from flagrelease.contract.speed_results import LoadFigures, Speed, SpeedPoint
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, operators_section
 from flagrelease.stages.card.files import TEMPLATE
@@ -52,7 +52,7 @@ def view(record: Record) -> dict[str, Any]:
         "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
-        "slo": None if record.speed is None else _slo(record.speed),
+        **({} if record.speed is None else _speed_texts(record, record.speed)),
         "likeness": likeness_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
@@ -232,6 +232,41 @@ def likeness_table(record: Record) -> Markdown | None:
         for side, probe in zip(sides, (likeness.candidate, *likeness.noise), strict=False)
     ]
     return table(header, rows)
+
+
+def _speed_texts(record: Record, measured: Speed) -> dict[str, str]:
+    """How speed was measured, in words."""
+    runs, starts = (min(getattr(point, name) for point in measured.points) for name in ("rounds", "starts"))
+    by_start = "the ratio is the centre of the pairs' ratios (Hodges-Lehmann in each start, then the mean over starts)"
+    return {
+        "slo": _slo(measured),
+        "runs": f"at least {runs} pairs of runs in {starts} starts of both servers" if starts else f"{runs} rounds",
+        "ratio": by_start if starts else "the ratio is that of the two rates",
+        "processors": _processors(record, measured),
+    }
+
+
+def _processors(record: Record, measured: Speed) -> str:
+    """The processor time of both servers, and of other programs, where it is known."""
+    texts = []
+    for point in measured.points:
+        sides = [_cpu_per_thousand(side, point.output_tokens) for side in (point.baseline, point.candidate)]
+        if all(sides):
+            texts.append(f"{sides[0]} and {sides[1]} ({point.input_tokens:,} in, {point.concurrency} at once)")
+    text = ""
+    if texts:
+        text = f" Processor seconds per 1,000 output tokens, native and {record.stack}: {'; '.join(texts)}."
+    if (other := measured.other_work) is not None:
+        text += (
+            f" Meanwhile other programs used {other.others:.1f} of {other.cores} cores on average, and the hypervisor "
+            f"withheld {other.stolen:.1f}."
+        )
+    return text
+
+
+def _cpu_per_thousand(side: LoadFigures, output_tokens: int) -> str:
+    tokens = (side.requests - side.failed) * output_tokens
+    return "" if side.cpu_s is None or not tokens else f"{1000 * side.cpu_s / tokens:.3g}"
 
 
 def _slo(measured: Speed) -> str:

@@ -1,14 +1,15 @@
-"""Select the load generator of a cell: the profile's, else the engine's."""
+"""List the load generators, and check that the one of a cell can be used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.engines import ENGINES, LoadToolName
+from flagrelease.config.engines import LoadToolName
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.stages.speed import load_evalscope, load_own, load_vllm
 from flagrelease.stages.speed.load import LoadTool
+from flagrelease.stages.speed.tool_name import chosen
 
 __all__ = ["LOAD_TOOLS", "check", "chosen"]
 
@@ -17,10 +18,6 @@ LOAD_TOOLS: Mapping[LoadToolName, LoadTool] = {
     "vllm": load_vllm.LOAD_TOOL,
     "evalscope": load_evalscope.LOAD_TOOL,
 }
-
-
-def chosen(cell: Cell) -> LoadToolName:
-    return cell.profile.load_tool or ENGINES[cell.model.serve.engine].load_tool
 
 
 def check(cell: Cell, env: Mapping[str, str]) -> None:

@@ -24,14 +24,17 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.speed_results import Spread
 from flagrelease.contract.stage import keys
 from flagrelease.errors import ConfigError, EnvironmentFault, GateFailed, Inconclusive, SmokeFailed
+from flagrelease.ports import processor_time
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
-from flagrelease.ports.progress import Silent
+from flagrelease.ports.processor_time import Reading
+from flagrelease.ports.progress import Count, Silent
 from flagrelease.serving.server import ServeRequest
 from flagrelease.stages.card import charts, lint, record, render
 from flagrelease.stages.card import run as card
 from flagrelease.stages.publish import run as publish
-from flagrelease.stages.speed import load_tools
+from flagrelease.stages.speed import alternate, load_tools, report
+from flagrelease.stages.speed import run as work
 from flagrelease.stages.speed import stage as speed
 from flagrelease.stages.speed.load import Load, LoadPoint, Request
 from flagrelease.stages.speed.load_evalscope import EvalscopePerf
@@ -46,10 +49,17 @@ TRAFFIC = (Traffic(input=16, output=8, concurrency=(1, 2), requests=2),)
 
 @dataclass(frozen=True)
 class Stood:
-    """The result of `served` for a simulated server with a fixed rate."""
+    """The result of `served` for a simulated server with a fixed rate, whose requests use 0.5 s of a processor."""
 
     stack: str
     world: World
+
+    @property
+    def running(self) -> Stood:
+        return self
+
+    def cpu_seconds(self) -> float:
+        return 0.5 * sum(point.requests for stack, point, _seed in self.world.seen if stack == self.stack)
 
     def check(self) -> None:
         pass
@@ -60,7 +70,8 @@ class Stood:
 
 @dataclass
 class World:
-    """`rates` has the output tokens per second of each stack in each round."""
+    """`rates` has the output tokens per second of each stack in each start. A start takes no time unless `minutes` are
+    set, so that there are as few pairs as possible."""
 
     root: Path
     rates: dict[str, list[float]]
@@ -70,6 +81,13 @@ class World:
     starts_slowly: bool = False
     runner: Literal["docker", "process"] = "docker"
     started: list[str] = field(default_factory=list)
+    fresh: list[bool] = field(default_factory=list)
+    minutes: float = 240.0
+    start_seconds: float = 0.0
+    slow_at: int = 0
+    """If set, `rates` hold at this concurrency only; at others both stacks have 100 tokens per second."""
+    said: Said = field(default_factory=lambda: Said())
+    clock: ManualClock = field(default_factory=lambda: ManualClock())
 
     def job(self, *, vendor: str = "cpu", traffic: tuple[Traffic, ...] = TRAFFIC) -> Job:
         job = given.job()
@@ -79,7 +97,7 @@ class World:
             cell=replace(
                 cell,
                 chip=replace(cell.chip, vendor=vendor),
-                profile=Profile(benchmarks=cell.profile.benchmarks, speed=traffic),
+                profile=Profile(benchmarks=cell.profile.benchmarks, speed=traffic, speed_minutes=self.minutes),
             ),
         )
 
@@ -90,8 +108,8 @@ class World:
             workspace=workspace,
             evidence=EvidenceStore(workspace.evidence),
             ports=None,  # type: ignore[arg-type]  # the server stands in
-            progress=Silent(),
-            meter=Meter(SystemClock()),
+            progress=self.said,
+            meter=Meter(self.clock),
             reads=speed.STAGE.reads,
             finished=given.finished(),
         )
@@ -99,7 +117,31 @@ class World:
     def run(self, **job: Any) -> speed_results.Speed:
         rated = SlowlyStarted if self.starts_slowly else Rated
         asked = replace(self.job(**job), runner=self.runner)
-        return speed.run(asked, self.context(), tool=lambda _job, _context, server: rated(server))  # type: ignore[arg-type]
+        return work.measure(asked, self.context(), tool=lambda _job, _context, server: rated(server))  # type: ignore[arg-type]
+
+
+class Said(Silent):
+    """Records what is reported."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.notes: list[str] = []
+
+    def doing(self, text: str, _count: Count | None = None) -> None:
+        self.lines.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@dataclass
+class ManualClock(SystemClock):
+    """A clock that passes only while something is measured."""
+
+    seconds: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
 
 
 @dataclass(frozen=True)
@@ -117,8 +159,11 @@ class Rated:
         if len(world.seen) == world.breaks_at:
             raise SmokeFailed("it broke")
         world.seen.append((stack, point, seed))
-        number = (seed - 1) // 2
+        number = (seed - 1) // 2 // 1000
+        world.clock.seconds += 2.0
         rate = world.rates[stack][min(number, len(world.rates[stack]) - 1)]
+        if world.slow_at not in (0, point.concurrency):
+            rate = 100.0 + number % 2
         error = "HTTP 500" if stack == world.failing else ""
         request = Request(
             start_s=0.0,
@@ -144,9 +189,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     @contextmanager
     def served(_job: Job, _context: Context, request: ServeRequest) -> Iterator[Stood]:
         made.started.append(request.stack)
+        made.fresh.append(request.fresh)
+        made.clock.seconds += made.start_seconds
         yield Stood(request.stack, made)
 
-    monkeypatch.setattr(speed, "served", served)
+    monkeypatch.setattr(alternate, "served", served)
     return made
 
 
@@ -155,29 +202,57 @@ def measured(world: World) -> list[tuple[str, int]]:
     return [(stack, point.concurrency) for stack, point, seed in world.seen if seed % 2]
 
 
-def test_on_a_cpu_both_stay_up_and_take_turns_at_each_load_point(world: World) -> None:
+def test_on_a_cpu_both_are_up_and_each_request_goes_to_one_and_then_to_the_other(world: World) -> None:
     result = world.run()
-    assert world.started == ["native", "flagos"]
-    there, back = [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)], [("flagos", 1), ("native", 1)]
-    back += [("flagos", 2), ("native", 2)]
-    assert measured(world) == [*there, *back, *there], "each is the first in turn"
+    assert sorted(world.started[:2]) == sorted(world.started[2:4]) == sorted(world.started[4:]) == ["flagos", "native"]
+    assert world.fresh == [False, False, True, True, True, True], "each start is a real one"
+    bouts = [(stack, point, seed) for stack, point, seed in world.seen if seed % 2]
+    pairs = list(zip(bouts[::2], bouts[1::2], strict=True))
+    assert len(pairs) == 3 * 2 * 3, "starts, load points, pairs"
+    for (one, point, seed), (other, same_point, same_seed) in pairs:
+        assert {one, other} == {"native", "flagos"}
+        assert (point, seed) == (same_point, same_seed)
+        assert point.requests == point.concurrency, "one request of each client"
     assert result.verdict == "PASS"
-    assert [point.rounds for point in result.points] == [3, 3]
-    assert (result.tool, result.turns) == ("a stand-in", speed.COLOCATED)
+    assert [(point.rounds, point.starts) for point in result.points] == [(9, 3), (9, 3)]
+    assert (result.tool, result.turns) == ("a stand-in", report.COLOCATED)
+
+
+def test_which_stack_is_first_is_drawn_from_the_recorded_seed_and_as_often_as_the_other(world: World) -> None:
+    result = world.run()
+    rows = [json.loads(line) for line in world.context().evidence.read(result.evidence[0]).splitlines()]
+    first = {(row["start"], row["round"], row["load"]["concurrency"]): row["stack"] for row in rows if row["first"]}
+    firsts = [first[start, 3 * start + pair, 1] for start in range(3) for pair in range(3)]
+    assert all(firsts[start * 3] != firsts[start * 3 + 1] for start in range(3))
+    measured_first = [stack for stack, point, seed in world.seen if seed % 2 and point.concurrency == 1][::2]
+    assert firsts == measured_first
+    assert len(result.seed) == 16
+    lots = alternate.Alternation(world.job(), world.context(), None, result.seed)  # type: ignore[arg-type]
+    drawn = [lots._lot(("a", "b"), index, "any") for index in range(200)]
+    assert drawn.count(("a", "b")) == 100
+    assert 30 < drawn[::2].count(("a", "b")) < 70
+
+
+def test_a_start_has_as_many_pairs_as_fit_into_the_time_that_it_took(world: World) -> None:
+    world.start_seconds = 20.0
+    result = world.run()
+    # Two servers took 40 s, so each of two load points gets 20 s, and a pair takes 4 s.
+    assert [point.rounds for point in result.points] == [3 * 5, 3 * 5]
 
 
 def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
-    assert world.run(vendor="nvidia").turns == speed.SEPARATE
-    assert world.started == ["native", "flagos", "flagos", "native", "native", "flagos"]
+    assert world.run(vendor="nvidia").turns == report.SEPARATE
+    pairs = list(zip(world.started[::2], world.started[1::2], strict=True))
+    assert all(set(pair) == {"native", "flagos"} for pair in pairs)
+    assert pairs[0] != pairs[1], "each is the first in turn"
     assert measured(world) == [(stack, number) for stack in world.started for number in (1, 2)]
 
 
-def test_a_tool_that_starts_slowly_is_started_once_a_round_for_each_stack(world: World) -> None:
+def test_a_tool_that_starts_slowly_is_started_once_in_a_start_for_each_stack(world: World) -> None:
     world.starts_slowly = True
     world.run()
-    assert world.started == ["native", "flagos"]
-    first = ("native", "flagos", "flagos", "native", "native", "flagos")
-    assert measured(world) == [(stack, number) for stack in first for number in (1, 2)]
+    assert len(world.started) == 6
+    assert measured(world) == [(stack, number) for stack in world.started for number in (1, 2)]
     assert len(measured(world)) == len(world.seen), "it warms up by itself"
 
 
@@ -186,22 +261,21 @@ def test_a_tool_that_starts_slowly_takes_turns_where_it_reaches_both_servers(wor
     world.starts_slowly, world.runner = True, "process"
     world.rates["flagos"] = [50.0, 45.0, 55.0]
     result = world.run()
-    assert world.started == ["native", "flagos"]
-    there = [("native", 1), ("flagos", 1), ("native", 2), ("flagos", 2)]
-    back = [("flagos", 1), ("native", 1), ("flagos", 2), ("native", 2)]
-    assert measured(world) == [*there, *back, *there]
+    orders = zip(world.started[::2], world.started[1::2], strict=True)
+    assert measured(world) == [(stack, number) for order in orders for number in (1, 2) for stack in order]
     assert [round(point.ratio, 2) for point in result.points] == [0.5, 0.5], "each side is its own stack's"
 
 
-@pytest.mark.parametrize(("vendor", "warmups"), [("cpu", 4), ("nvidia", 12)])
-def test_each_server_is_warmed_at_each_load_point_once(world: World, vendor: str, warmups: int) -> None:
+@pytest.mark.parametrize(("vendor", "output"), [("cpu", 2), ("nvidia", 8)])
+def test_each_server_is_warmed_at_each_load_point_in_each_start(world: World, vendor: str, output: int) -> None:
     world.run(vendor=vendor)
-    warm = [(point.requests, point.concurrency) for _, point, seed in world.seen if seed % 2 == 0]
-    assert len(warm) == warmups
-    assert all(requests == concurrency for requests, concurrency in warm)
+    warm = [point for _, point, seed in world.seen if seed % 2 == 0]
+    assert len(warm) == 3 * 2 * 2
+    assert all(point.requests == point.concurrency for point in warm)
+    assert {point.output_tokens for point in warm} == {output}
 
 
-def test_prompts_are_new_in_each_round_and_the_same_for_both_stacks(world: World) -> None:
+def test_prompts_are_new_in_each_pair_and_the_same_for_both_stacks(world: World) -> None:
     world.run()
     seeds = {(stack, point): [] for stack, point, _ in world.seen}  # type: ignore[var-annotated]
     for stack, point, seed in world.seen:
@@ -221,39 +295,85 @@ def test_half_the_speed_fails(world: World) -> None:
     world.rates["flagos"] = [50.0, 45.0, 55.0]
     result = world.run()
     assert result.verdict == "FAIL"
-    assert len(measured(world)) == 3 * 4
+    assert len(measured(world)) == 3 * 2 * 3 * 2
+    assert "9 pairs in 3 starts" in result.reason
     assert "at most 0.50" in result.reason
 
 
-def test_what_is_open_after_the_first_look_goes_on_to_the_last(world: World) -> None:
-    world.rates["flagos"] = [100.0, 60.0, 110.0, 85.0, 120.0, 60.0, 100.0, 70.0]
+NOISY = [100.0, 60.0, 110.0, 85.0, 120.0, 60.0, 100.0, 70.0]
+
+
+def test_what_is_undecided_goes_on_until_the_time_is_used_up(world: World) -> None:
+    world.rates["flagos"] = NOISY
     world.rates["native"] = [100.0] * 8
+    world.minutes = 3.0
     result = world.run()
     assert result.verdict == "INCONCLUSIVE"
-    assert [point.rounds for point in result.points] == [8, 8]
+    starts = world.started.count("native")
+    assert [point.starts for point in result.points] == [starts, starts]
+    assert 180 <= world.clock.seconds < 180 * (starts + 1) / starts, "it ends after the start in which the time ended"
     assert "more runs would decide it" in result.reason
 
 
-def test_a_steady_start_after_noise_is_decided_at_the_last_look(world: World) -> None:
-    world.rates["flagos"] = [100.0, 78.0, 110.0, 99.0, 101.0, 100.0, 100.0, 100.0]
-    world.rates["native"] = [100.0] * 8
+def test_three_starts_are_measured_however_long_they_take(world: World) -> None:
+    world.minutes = 0.0
     result = world.run()
-    assert (result.verdict, result.points[0].rounds) == ("PASS", 8)
+    assert [(point.starts, point.rounds) for point in result.points] == [(3, 3), (3, 3)], "but no more than needed"
+    assert result.verdict == "PASS"
+
+
+def test_an_undecided_measurement_is_continued_by_the_next_run(world: World) -> None:
+    """With what was measured, at its next look; and it is no longer kept once it is decided."""
+    world.rates["flagos"] = [*NOISY[:3], *[101.0, 99.0] * 10]
+    world.rates["native"] = [100.0]
+    world.minutes = 0.0
+    before = world.run()
+    assert (before.verdict, speed.STAGE.intact(before, None)) == (  # type: ignore[arg-type]
+        "INCONCLUSIVE",
+        "undecided: measured further",
+    )
+    world.seen.clear()
+    world.minutes = 60.0
+    after = world.run()
+    assert after.verdict == "PASS"
+    assert speed.STAGE.intact(after, None) == ""  # type: ignore[arg-type]
+    assert min((seed - 1) // 2 // 1000 for *_, seed in world.seen) == 3, "new starts, with new prompts"
+    assert [point.starts for point in after.points] == [12, 12]
+    assert not list((world.root / "work").rglob("*.json"))
+
+
+def test_continuing_gives_what_an_uninterrupted_measurement_gives(tmp_path: Path, world: World) -> None:
+    world.rates = {"native": [100.0], "flagos": [*NOISY[:3], *[101.0, 99.0] * 10]}
+    whole = world.run()
+    world.root, world.minutes = tmp_path / "again", 0.0
+    while (parts := world.run()).verdict == "INCONCLUSIVE":
+        world.minutes += 0.5
+    assert [(point.verdict, point.starts) for point in parts.points] == [
+        (point.verdict, point.starts) for point in whole.points
+    ]
+
+
+def test_a_load_point_that_is_decided_is_not_measured_further(world: World) -> None:
+    world.slow_at = 2
+    world.rates = {"native": [100.0], "flagos": [*NOISY[:3], *[101.0, 99.0] * 10]}
+    result = world.run()
+    assert [(point.verdict, point.starts) for point in result.points] == [("PASS", 3), ("PASS", 12)]
 
 
 @pytest.mark.parametrize("vendor", ["cpu", "nvidia"])
-def test_a_killed_run_goes_on_after_its_last_whole_round(world: World, vendor: str) -> None:
-    world.breaks_at = 14
+def test_a_killed_run_keeps_what_it_measured(world: World, vendor: str) -> None:
+    world.breaks_at = 23
     with pytest.raises(SmokeFailed):
         world.run(vendor=vendor)
-    before = {number for number in range(3) if [seed for *_, seed in world.seen].count(2 * number + 1) == 4}
+    stored = list((world.root / "work").rglob("start-*.json"))
     world.breaks_at = -1
     world.seen.clear()
     result = world.run(vendor=vendor)
-    asked = {(seed - 1) // 2 for *_, seed in world.seen if seed % 2}
-    assert before
-    assert asked == {0, 1, 2} - before
+    asked = {(seed - 1) // 2 // 1000 for *_, seed in world.seen if seed % 2}
+    assert stored
+    assert min(asked) == len(stored), "prompts are new, also after a start that was not finished"
     assert result.verdict == "PASS"
+    assert {point.starts for point in result.points} == {3}
 
 
 def test_a_finished_measurement_that_is_wanted_again_is_made_again(world: World) -> None:
@@ -266,7 +386,7 @@ def test_a_server_that_fails_under_load_is_not_judged(world: World, stack: str) 
     world.failing = stack
     with pytest.raises(SmokeFailed) as caught:
         world.run()
-    assert f"{stack} failed under load: 2 of 2 requests" in caught.value.what
+    assert f"{stack} failed under load: 1 of 1 requests" in caught.value.what
     assert caught.value.why == "HTTP 500"
     assert caught.value.detail == "the log"
 
@@ -274,10 +394,45 @@ def test_a_server_that_fails_under_load_is_not_judged(world: World, stack: str) 
 def test_evidence_has_a_line_for_each_request(world: World) -> None:
     (one,) = world.run().evidence
     lines = [json.loads(line) for line in world.context().evidence.read(one).splitlines()]
-    assert len(lines) == 3 * 2 * (2 + 4)
+    assert len(lines) == 3 * 3 * 2 * (1 + 2)
     assert {line["stack"] for line in lines} == {"native", "flagos"}
-    assert {line["round"] for line in lines} == {0, 1, 2}
-    assert {"ttft_s", "e2e_s", "output_tokens", "run_s", "load"} <= set(lines[0])
+    assert {line["start"] for line in lines} == {0, 1, 2}
+    assert {line["round"] for line in lines} == set(range(9))
+    assert {"ttft_s", "e2e_s", "output_tokens", "run_s", "run_cpu_s", "other_work", "load"} <= set(lines[0])
+
+
+def test_the_processor_time_of_each_server_is_recorded(world: World) -> None:
+    """Without that of warming up: one request of each client in nine pairs, 0.5 s each."""
+    result = world.run()
+    assert [(point.baseline.cpu_s, point.candidate.cpu_s) for point in result.points] == [(4.5, 4.5), (9.0, 9.0)]
+    text = render.render(given.record(speed=result), given.TEMPLATES)
+    cpu = "62.5 and 62.5 (16 in, 1 at once); 62.5 and 62.5 (16 in, 2 at once)"
+    assert f"Processor seconds per 1,000 output tokens, native and flagos: {cpu}." in text
+    assert "at least 9 pairs of runs in 3 starts of both servers" in text
+
+
+def test_other_work_is_reported_at_once_and_in_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read() -> Reading:
+        """1.4 cores are used by others; each run takes 2 s, and its server uses 0.5 s for each request."""
+        servers = 0.5 * sum(point.requests for _stack, point, _seed in world.seen)
+        return Reading(at=world.clock.seconds, used=1.4 * world.clock.seconds + servers, stolen=0.0, own=0.0)
+
+    monkeypatch.setattr(processor_time, "read", read)
+    monkeypatch.setattr(processor_time, "cores", lambda: 2)
+    world.rates = {"native": [100.0], "flagos": NOISY}
+    world.minutes = 0.0
+    result = world.run()
+    assert result.other_work is not None
+    assert result.other_work.others == pytest.approx(1.4)
+    assert result.reason.endswith("other work takes 1.4 of 2 cores (and 1 more load points)")
+    assert world.said.notes == [
+        "speed: other work takes 1.4 of 2 cores, so more has to be measured; end other programs to save time"
+    ]
+    assert any("pair 1: " in line and line.endswith("; other work takes 1.4 of 2 cores") for line in world.said.lines)
+    made = given.record(speed=result)
+    assert "other programs used 1.4 of 2 cores on average, and the hypervisor withheld 0.0" in render.render(
+        made, given.TEMPLATES
+    )
 
 
 def test_a_load_that_the_window_cannot_hold_is_refused_before_anything_starts(world: World) -> None:
@@ -337,11 +492,11 @@ def test_the_tool_follows_the_engine(world: World, monkeypatch: pytest.MonkeyPat
     job, context = world.job(), replace(world.context(), ports=type("P", (), {"command": None}))  # type: ignore[arg-type]
     up: Any = Up(running=Running)
     monkeypatch.setenv("FLAGRELEASE_EVALSCOPE", "/opt/evalscope")
-    assert isinstance(speed.choose(job, context, up), StreamingLoad)
+    assert isinstance(work.choose(job, context, up), StreamingLoad)
     named = replace(job, cell=replace(job.cell, profile=replace(job.cell.profile, load_tool="evalscope")))
-    assert isinstance(speed.choose(named, context, up), EvalscopePerf)
+    assert isinstance(work.choose(named, context, up), EvalscopePerf)
     model = replace(job.cell.model, serve=replace(job.cell.model.serve, engine="vllm"))
-    assert isinstance(speed.choose(replace(job, cell=replace(job.cell, model=model)), context, up), VllmBench)
+    assert isinstance(work.choose(replace(job, cell=replace(job.cell, model=model)), context, up), VllmBench)
 
 
 def test_the_key_has_the_tool_and_not_the_environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,17 +526,18 @@ def test_a_tool_that_cannot_be_had_is_named_before_anything_is_served(
     load_tools.check(named["evalscope"], {"FLAGRELEASE_EVALSCOPE": str(program)})
     monkeypatch.delenv("FLAGRELEASE_EVALSCOPE", raising=False)
     with pytest.raises(EnvironmentFault):
-        speed.run(replace(world.job(), cell=named["evalscope"]), world.context())
+        work.measure(replace(world.job(), cell=named["evalscope"]), world.context())
     assert world.started == []
 
 
-def test_real_streams_are_judged(world: World) -> None:
+def test_real_streams_are_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alternate, "_LEAST_SECONDS", 0.1)
     paces = {"native": Pace(first=0.01, each=0.004), "flagos": Pace(first=0.03, each=0.012)}
     with streaming(paces["native"]) as native, streaming(paces["flagos"]) as flagos:
         addresses = {"native": native, "flagos": flagos}
-        result = speed.run(
+        result = work.measure(
             world.job(),
-            world.context(),
+            replace(world.context(), meter=Meter(SystemClock())),
             tool=lambda _job, _context, server: StreamingLoad(addresses[server.stack], "m"),  # type: ignore[attr-defined]
         )
     assert result.verdict == "FAIL"
