@@ -24,7 +24,7 @@ Tool = Callable[[Job, Context, Served], LoadGenerator]
 Save = Callable[[str, dict[LoadPoint, list[Pair]]], None]
 """Called with the load generator's name and all pairs of the start so far, whenever there is another one."""
 
-PAIRS = (3, 20)
+PAIRS = (4, 20)
 """The fewest and the most pairs of one start at a load point, where both servers are up."""
 
 _LEAST_SECONDS = 4.0
@@ -85,13 +85,13 @@ class Alternation:
     ) -> None:
         """Send the concurrent requests of a load point to one server, then to the other, and again.
 
-        It takes as long as the start took, so that neither starts nor pairs dominate; shared equally by the points.
+        Each point gets as much time as the start took, so that neither starts nor pairs dominate.
         """
         for point, pairs in self._pairs.items():
             bout = replace(point, requests=point.concurrency)
             self._warm_up(number, bout, up, tools)
             clock = self._context.meter.clock
-            until = clock.monotonic() + seconds / len(self._pairs)
+            until = clock.monotonic() + seconds
             while len(pairs) < (PAIRS[0] if seconds else 1) or (len(pairs) < PAIRS[1] and clock.monotonic() < until):
                 busy = f"; {self._busy}" if self._busy else ""
                 self._context.progress.doing(f"start {number + 1}, pair {len(pairs) + 1}: {point}{busy}")

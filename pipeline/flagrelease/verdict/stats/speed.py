@@ -19,8 +19,11 @@ __all__ = ["ALPHA", "FEWEST_STARTS", "Ratio", "centre", "looks", "ratio"]
 FEWEST_STARTS = 3
 """The fewest starts of each side."""
 
-ALPHA = 0.025
-"""The error rate of each bound over all looks, so that all intervals together hold with 95 %."""
+ALPHA = 0.05
+"""The error rate of each bound over all looks."""
+
+_FIRST = 0.4
+"""The share of ALPHA of the first look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +94,12 @@ def centre(values: NDArray[np.float64]) -> float:
 def looks() -> Iterator[tuple[int, float]]:
     """The numbers of starts after which the ratio is judged, and α of each bound then; without end.
 
-    Each look has half of the α that is left, so the sum of all stays below ALPHA however often a measurement is
-    continued (Bonferroni; it needs no assumption on how the looks depend on each other). Starts grow by a half.
+    From the second look on each has half of the α that is left, so the sum of all stays below ALPHA however often a
+    measurement is continued (Bonferroni; it needs no assumption on how the looks depend on each other). α is at most
+    0.02, so each interval has a level of at least 95 %. The number of starts grows by a half.
     """
     starts = FEWEST_STARTS
+    yield starts, _FIRST * ALPHA
     for number in itertools.count(1):
-        yield starts, ALPHA / 2**number
         starts += math.ceil(starts / 2)
+        yield starts, (1 - _FIRST) * ALPHA / 2**number

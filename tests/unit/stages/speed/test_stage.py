@@ -208,13 +208,13 @@ def test_on_a_cpu_both_are_up_and_each_request_goes_to_one_and_then_to_the_other
     assert world.fresh == [False, False, True, True, True, True], "each start is a real one"
     bouts = [(stack, point, seed) for stack, point, seed in world.seen if seed % 2]
     pairs = list(zip(bouts[::2], bouts[1::2], strict=True))
-    assert len(pairs) == 3 * 2 * 3, "starts, load points, pairs"
+    assert len(pairs) == 3 * 2 * 4, "starts, load points, pairs"
     for (one, point, seed), (other, same_point, same_seed) in pairs:
         assert {one, other} == {"native", "flagos"}
         assert (point, seed) == (same_point, same_seed)
         assert point.requests == point.concurrency, "one request of each client"
     assert result.verdict == "PASS"
-    assert [(point.rounds, point.starts) for point in result.points] == [(9, 3), (9, 3)]
+    assert [(point.rounds, point.starts) for point in result.points] == [(12, 3), (12, 3)]
     assert (result.tool, result.turns) == ("a stand-in", report.COLOCATED)
 
 
@@ -222,8 +222,8 @@ def test_which_stack_is_first_is_drawn_from_the_recorded_seed_and_as_often_as_th
     result = world.run()
     rows = [json.loads(line) for line in world.context().evidence.read(result.evidence[0]).splitlines()]
     first = {(row["start"], row["round"], row["load"]["concurrency"]): row["stack"] for row in rows if row["first"]}
-    firsts = [first[start, 3 * start + pair, 1] for start in range(3) for pair in range(3)]
-    assert all(firsts[start * 3] != firsts[start * 3 + 1] for start in range(3))
+    firsts = [first[start, 4 * start + pair, 1] for start in range(3) for pair in range(4)]
+    assert all(firsts[pair] != firsts[pair + 1] for pair in range(0, 12, 2))
     measured_first = [stack for stack, point, seed in world.seen if seed % 2 and point.concurrency == 1][::2]
     assert firsts == measured_first
     assert len(result.seed) == 16
@@ -236,8 +236,8 @@ def test_which_stack_is_first_is_drawn_from_the_recorded_seed_and_as_often_as_th
 def test_a_start_has_as_many_pairs_as_fit_into_the_time_that_it_took(world: World) -> None:
     world.start_seconds = 20.0
     result = world.run()
-    # Two servers took 40 s, so each of two load points gets 20 s, and a pair takes 4 s.
-    assert [point.rounds for point in result.points] == [3 * 5, 3 * 5]
+    # Two servers took 40 s, and a pair takes 4 s.
+    assert [point.rounds for point in result.points] == [3 * 10, 3 * 10]
 
 
 def test_on_an_accelerator_one_server_is_up_at_a_time(world: World) -> None:
@@ -295,8 +295,8 @@ def test_half_the_speed_fails(world: World) -> None:
     world.rates["flagos"] = [50.0, 45.0, 55.0]
     result = world.run()
     assert result.verdict == "FAIL"
-    assert len(measured(world)) == 3 * 2 * 3 * 2
-    assert "9 pairs in 3 starts" in result.reason
+    assert len(measured(world)) == 3 * 2 * 4 * 2
+    assert "12 pairs in 3 starts" in result.reason
     assert "at most 0.50" in result.reason
 
 
@@ -360,9 +360,9 @@ def test_a_load_point_that_is_decided_is_not_measured_further(world: World) -> N
     assert [(point.verdict, point.starts) for point in result.points] == [("PASS", 3), ("PASS", 12)]
 
 
-@pytest.mark.parametrize("vendor", ["cpu", "nvidia"])
-def test_a_killed_run_keeps_what_it_measured(world: World, vendor: str) -> None:
-    world.breaks_at = 23
+@pytest.mark.parametrize(("vendor", "breaks_at"), [("cpu", 23), ("cpu", 27), ("nvidia", 14)])
+def test_a_killed_run_keeps_what_it_measured(world: World, vendor: str, breaks_at: int) -> None:
+    world.breaks_at = breaks_at
     with pytest.raises(SmokeFailed):
         world.run(vendor=vendor)
     stored = list((world.root / "work").rglob("start-*.json"))
@@ -394,21 +394,21 @@ def test_a_server_that_fails_under_load_is_not_judged(world: World, stack: str) 
 def test_evidence_has_a_line_for_each_request(world: World) -> None:
     (one,) = world.run().evidence
     lines = [json.loads(line) for line in world.context().evidence.read(one).splitlines()]
-    assert len(lines) == 3 * 3 * 2 * (1 + 2)
+    assert len(lines) == 3 * 4 * 2 * (1 + 2)
     assert {line["stack"] for line in lines} == {"native", "flagos"}
     assert {line["start"] for line in lines} == {0, 1, 2}
-    assert {line["round"] for line in lines} == set(range(9))
+    assert {line["round"] for line in lines} == set(range(12))
     assert {"ttft_s", "e2e_s", "output_tokens", "run_s", "run_cpu_s", "other_work", "load"} <= set(lines[0])
 
 
 def test_the_processor_time_of_each_server_is_recorded(world: World) -> None:
-    """Without that of warming up: one request of each client in nine pairs, 0.5 s each."""
+    """Without that of warming up: one request of each client in twelve pairs, 0.5 s each."""
     result = world.run()
-    assert [(point.baseline.cpu_s, point.candidate.cpu_s) for point in result.points] == [(4.5, 4.5), (9.0, 9.0)]
+    assert [(point.baseline.cpu_s, point.candidate.cpu_s) for point in result.points] == [(6.0, 6.0), (12.0, 12.0)]
     text = render.render(given.record(speed=result), given.TEMPLATES)
     cpu = "62.5 and 62.5 (16 in, 1 at once); 62.5 and 62.5 (16 in, 2 at once)"
     assert f"Processor seconds per 1,000 output tokens, native and flagos: {cpu}." in text
-    assert "at least 9 pairs of runs in 3 starts of both servers" in text
+    assert "at least 12 pairs of runs in 3 starts of both servers" in text
 
 
 def test_other_work_is_reported_at_once_and_in_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
