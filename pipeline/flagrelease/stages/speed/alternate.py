@@ -140,8 +140,11 @@ class Alternation:
         """Measure with one start of a slow tool, which alternates between both servers itself."""
         points = list(self._pairs)
         self._context.progress.doing(f"start {number + 1}, both stacks alternating: {_named(points)}")
+        watch = Watch(*(server.running for server in up.values()))
         with self._context.meter.waiting():
             runs = own.in_turns(other, points, _seed(number))
+        _used, work = watch.used()
+        self._note(work)
         for point, (first, second) in zip(points, runs, strict=True):
             loads = dict(zip(order, (first, second), strict=True))
             for stack, load in loads.items():
@@ -151,6 +154,7 @@ class Alternation:
                     baseline=loads[BASELINE],
                     candidate=loads[self._job.cell.stack],
                     baseline_first=order[0] == BASELINE,
+                    other=work,
                 )
             )
 
@@ -160,6 +164,7 @@ class Alternation:
         """Measure one stack at all points, then the other."""
         points = list(self._pairs)
         sides: dict[Stack, list[Load]] = {}
+        works = []
         for stack in order:
             with server(stack) as up:
                 tool = self._tool(self._job, self._context, up)
@@ -171,9 +176,14 @@ class Alternation:
                             [replace(point, requests=point.concurrency) for point in points], _seed(number) + 1
                         )
                 self._context.progress.doing(f"start {number + 1}, {stack}: {_named(points)}")
+                watch = Watch(up.running)
                 sides[stack] = self._measure(stack, up, tool, points, _seed(number))
+                works.append(watch.used()[1])
+                self._note(works[-1])
         for point, baseline, candidate in zip(points, sides[BASELINE], sides[self._job.cell.stack], strict=True):
-            self._pairs[point].append(Pair(baseline=baseline, candidate=candidate, baseline_first=order[0] == BASELINE))
+            first = order[0] == BASELINE
+            pair = Pair(baseline=baseline, candidate=candidate, baseline_first=first, other=mean(works))
+            self._pairs[point].append(pair)
 
     def _measure(
         self, stack: Stack, server: Served, tool: LoadGenerator, points: Sequence[LoadPoint], seed: int

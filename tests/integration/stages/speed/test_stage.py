@@ -50,6 +50,9 @@ def test_the_served_stacks_are_compared(
     result = speed.run(job(), context)
     assert result.verdict == verdict, result.reason
     assert [point.concurrency for point in result.points] == [1, 4]
+    assert all(point.starts >= 3 for point in result.points)
+    assert all(side.cpu_s is not None for point in result.points for side in (point.baseline, point.candidate))
+    assert result.other_work is not None
     assert result.points[0].baseline.tpot_s.median == pytest.approx(0.02, rel=0.5)
     assert result.points[0].ratio == pytest.approx(1 / slower, rel=0.25)
     assert result.points[1].candidate.output_tokens_per_s > 2 * result.points[0].candidate.output_tokens_per_s

@@ -18,7 +18,7 @@ import pytest
 import support.finished_cell as given
 from flagrelease.config.matrix import Profile, Traffic
 from flagrelease.contract import speed_results
-from flagrelease.contract.context import Context
+from flagrelease.contract.context import Context, Look
 from flagrelease.contract.handles import VerdictName
 from flagrelease.contract.job import Job
 from flagrelease.contract.speed_results import Spread
@@ -29,6 +29,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.processor_time import Reading
 from flagrelease.ports.progress import Count, Silent
+from flagrelease.run.history import History
 from flagrelease.serving.server import ServeRequest
 from flagrelease.stages.card import charts, lint, record, render
 from flagrelease.stages.card import run as card
@@ -41,6 +42,7 @@ from flagrelease.stages.speed.load_evalscope import EvalscopePerf
 from flagrelease.stages.speed.load_own import StreamingLoad
 from flagrelease.stages.speed.load_vllm import VllmBench
 from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
 from support.streaming_endpoint import Pace, streaming
 
@@ -322,6 +324,17 @@ def test_three_starts_are_measured_however_long_they_take(world: World) -> None:
     assert result.verdict == "PASS"
 
 
+def test_an_undecided_result_is_planned_again_with_the_reason(world: World, tmp_path: Path) -> None:
+    world.rates, world.minutes = {"native": [100.0], "flagos": NOISY}, 0.0
+    look = Look(workspace=Workspace(tmp_path), evidence=world.context().evidence)
+    history = History(Ledger(tmp_path / "ledger.jsonl"), look)
+    entry = Entry(at="", run="run", cell="cpu/m", stage="speed", state="done", key="0")
+    undecided = replace(entry, result=msgspec.to_builtins(world.run()))
+    assert history.lost(speed.STAGE, undecided) == "undecided: measured further"
+    world.rates["flagos"], world.minutes = [101.0, 99.0] * 10, 60.0
+    assert history.lost(speed.STAGE, replace(entry, result=msgspec.to_builtins(world.run()))) == ""
+
+
 def test_an_undecided_measurement_is_continued_by_the_next_run(world: World) -> None:
     """With what was measured, at its next look; and it is no longer kept once it is decided."""
     world.rates["flagos"] = [*NOISY[:3], *[101.0, 99.0] * 10]
@@ -409,6 +422,23 @@ def test_the_processor_time_of_each_server_is_recorded(world: World) -> None:
     cpu = "62.5 and 62.5 (16 in, 1 at once); 62.5 and 62.5 (16 in, 2 at once)"
     assert f"Processor seconds per 1,000 output tokens, native and flagos: {cpu}." in text
     assert "at least 12 pairs of runs in 3 starts of both servers" in text
+
+
+@pytest.mark.parametrize(("vendor", "starts_slowly"), [("nvidia", False), ("nvidia", True), ("cpu", True)])
+def test_other_work_is_known_however_the_stacks_alternate(
+    world: World, monkeypatch: pytest.MonkeyPatch, vendor: str, starts_slowly: bool
+) -> None:
+    def read() -> Reading:
+        servers = 0.5 * sum(point.requests for _stack, point, _seed in world.seen)
+        return Reading(at=world.clock.seconds, used=10 * world.clock.seconds + servers, stolen=0.0, own=0.0)
+
+    monkeypatch.setattr(processor_time, "read", read)
+    monkeypatch.setattr(processor_time, "cores", lambda: 16)
+    world.starts_slowly, world.runner = starts_slowly, "process"
+    result = world.run(vendor=vendor)
+    assert result.other_work is not None
+    assert result.other_work.others == pytest.approx(10.0)
+    assert len(world.said.notes) == 1
 
 
 def test_other_work_is_reported_at_once_and_in_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
