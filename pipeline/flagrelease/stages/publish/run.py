@@ -9,6 +9,7 @@ from pathlib import Path
 from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
+from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError, GateFailed, Inconclusive, UpstreamRefused
 from flagrelease.stages.card import record
 from flagrelease.stages.card.files import README, RECORD, published
@@ -103,8 +104,7 @@ def _verdict_error(release: Record, private: str) -> FlagreleaseError:
         return Inconclusive(
             f"{release.cell} is not published: the evidence is inconclusive",
             why=why,
-            hint=("measure again without other load on the machine: `--force speed`" if slow else _ask_more(release))
-            + f"; {private}",
+            hint=(_measure_more(release.speed) if slow else _ask_more(release)) + f"; {private}",
         )
     if release.speed is not None and slow:
         return GateFailed(
@@ -117,6 +117,12 @@ def _verdict_error(release: Record, private: str) -> FlagreleaseError:
         why=why,
         hint=f"`flagrelease explain {release.cell}` shows where to find the answers that changed; {private}",
     )
+
+
+def _measure_more(measured: Speed | None) -> str:
+    busy = measured is not None and measured.other_work is not None and measured.other_work.text
+    sooner = "; it takes less time after other programs have ended" if busy else ""
+    return f"run again: speed is measured further, in addition to what was measured{sooner}"
 
 
 def _ask_more(release: Record) -> str:

@@ -328,7 +328,7 @@ def test_an_undecided_result_is_planned_again_with_the_reason(world: World, tmp_
     world.rates, world.minutes = {"native": [100.0], "flagos": NOISY}, 0.0
     look = Look(workspace=Workspace(tmp_path), evidence=world.context().evidence)
     history = History(Ledger(tmp_path / "ledger.jsonl"), look)
-    entry = Entry(at="", run="run", cell="cpu/m", stage="speed", state="done", key="0")
+    entry = Entry(at="", run="run", cell="cpu/m", stage="speed", state="done", key="0", process="1")
     undecided = replace(entry, result=msgspec.to_builtins(world.run()))
     assert history.lost(speed.STAGE, undecided) == "undecided: measured further"
     world.rates["flagos"], world.minutes = [101.0, 99.0] * 10, 60.0
@@ -630,6 +630,21 @@ def test_nothing_is_published_that_is_too_slow(
         )
     assert "half as fast" in caught.value.why  # type: ignore[attr-defined]
     assert "private draft" in caught.value.hint  # type: ignore[attr-defined]
+
+
+def test_the_hint_of_an_undecided_speed_is_to_run_again(world: World) -> None:
+    made = released(world)
+    assert made.speed is not None
+    for others, text in (
+        (0.1, "what was measured; the card"),
+        (1.4, "it takes less time after other programs have ended"),
+    ):
+        other = speed_results.OtherWork(seconds=1.0, cores=2, others=others, stolen=0.0)
+        undecided = replace(made, speed=replace(made.speed, verdict="INCONCLUSIVE", other_work=other))
+        with pytest.raises(Inconclusive) as caught:
+            publish._gate(undecided, world.job(), world.context(), {"README.md": b"x"})
+        assert caught.value.hint.startswith("run again: speed is measured further, in addition to what was measured")
+        assert text in caught.value.hint
 
 
 def test_results_survive_the_ledger(world: World) -> None:
