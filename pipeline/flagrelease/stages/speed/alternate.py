@@ -45,6 +45,7 @@ class Alternation:
         self._busy = ""
         self._noted = False
         self._begun = False
+        self._slowest = 0.0
         self._pairs: dict[LoadPoint, list[Pair]] = {}
         self.name = ""
         """The load generator's name; empty until it has measured."""
@@ -85,19 +86,23 @@ class Alternation:
     ) -> None:
         """Send the concurrent requests of a load point to one server, then to the other, and again.
 
-        Each point gets as much time as the start took, so that neither starts nor pairs dominate.
+        Each point gets as much time as the start took, so that neither starts nor pairs dominate, and as much as the
+        slowest point took in the last start, so that all are about as precise.
         """
+        clock = self._context.meter.clock
+        seconds, self._slowest = max(seconds, self._slowest if seconds else 0.0), 0.0
         for point, pairs in self._pairs.items():
             bout = replace(point, requests=point.concurrency)
             self._warm_up(number, bout, up, tools)
-            clock = self._context.meter.clock
-            until = clock.monotonic() + seconds
+            began = clock.monotonic()
+            until = began + seconds
             while len(pairs) < (PAIRS[0] if seconds else 1) or (len(pairs) < PAIRS[1] and clock.monotonic() < until):
                 busy = f"; {self._busy}" if self._busy else ""
                 self._context.progress.doing(f"start {number + 1}, pair {len(pairs) + 1}: {point}{busy}")
                 pairs.append(self._pair(number, len(pairs), bout, up, tools))
                 self._note(pairs[-1].other)
                 save(self.name, self._pairs)
+            self._slowest = max(self._slowest, PAIRS[0] * (clock.monotonic() - began) / len(pairs))
 
     def _pair(
         self, number: int, index: int, bout: LoadPoint, up: dict[Stack, Served], tools: dict[Stack, LoadGenerator]

@@ -86,6 +86,8 @@ class World:
     fresh: list[bool] = field(default_factory=list)
     minutes: float = 240.0
     start_seconds: float = 0.0
+    seconds_at: dict[int, float] = field(default_factory=dict)
+    """The duration of a run by concurrency, if not 2 s."""
     slow_at: int = 0
     """If set, `rates` hold at this concurrency only; at others both stacks have 100 tokens per second."""
     said: Said = field(default_factory=lambda: Said())
@@ -162,7 +164,7 @@ class Rated:
             raise SmokeFailed("it broke")
         world.seen.append((stack, point, seed))
         number = (seed - 1) // 2 // 1000
-        world.clock.seconds += 2.0
+        world.clock.seconds += world.seconds_at.get(point.concurrency, 2.0)
         rate = world.rates[stack][min(number, len(world.rates[stack]) - 1)]
         if world.slow_at not in (0, point.concurrency):
             rate = 100.0 + number % 2
@@ -218,6 +220,13 @@ def test_on_a_cpu_both_are_up_and_each_request_goes_to_one_and_then_to_the_other
     assert result.verdict == "PASS"
     assert [(point.rounds, point.starts) for point in result.points] == [(12, 3), (12, 3)]
     assert (result.tool, result.turns) == ("a stand-in", report.COLOCATED)
+
+
+def test_a_quick_point_is_measured_as_long_as_the_slowest_in_the_start_before(world: World) -> None:
+    """At 2 concurrent requests a run takes 10 s, so four pairs take 80 s; the others' pairs take 4 s."""
+    world.seconds_at = {2: 10.0}
+    result = world.run()
+    assert [point.rounds for point in result.points] == [4 + 20 + 20, 3 * 4]
 
 
 def test_which_stack_is_first_is_drawn_from_the_recorded_seed_and_as_often_as_the_other(world: World) -> None:
