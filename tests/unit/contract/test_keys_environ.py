@@ -107,7 +107,7 @@ def test_no_function_that_inputs_calls_names_the_environment(stage: Stage, calls
 
 
 def test_a_function_that_reads_the_environment_is_found(calls: Calls) -> None:
-    assert calls.reads_environment("flagrelease.stages.speed.stage", "choose")
+    assert calls.reads_environment("flagrelease.stages.speed.run", "choose")
     assert ("flagrelease.cli.shared", "options") in calls.reached("flagrelease.cli.commands.run", "main")
 
 
