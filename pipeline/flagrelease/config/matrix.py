@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from flagrelease.config.chip import Chip, KernelSettings
 from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.sources import Source, check_data
-from flagrelease.config.strict_yaml import check_name
+from flagrelease.config.strict_yaml import FieldError, at_least, between, check_name, matching
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -22,6 +24,41 @@ Stack = Literal["native", "flagos"]
 
 Engine = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
 """The engine that serves a model, a key of ENGINES."""
+
+Count = Annotated[int, at_least(1)]
+Seconds = Annotated[float, between(0, math.inf, without=(0,))]
+
+Margin = Annotated[
+    float,
+    between(
+        0,
+        0.5,
+        without=(0, 0.5),
+        why="a margin is a fraction: 0.05 is 5 percentage points; a model that is worse by half is not equivalent",
+    ),
+]
+"""A non-inferiority margin. The range excludes percentages, and margins that any model passes."""
+
+BenchmarkTitle = Annotated[
+    str,
+    matching(
+        r"[\w.+-]+",
+        "a title of a benchmark",
+        "the card names the metric TITLE_<n>fewshot_@avg<k>, so a title consists of letters, digits and . _ + -",
+    ),
+]
+Line = Annotated[str, matching(r"\S(.*\S)?", "a line of text", "the card shows it; write it on one line, not empty")]
+Text = Annotated[str, matching(r"(?s).*\S.*", "a text", "it is empty")]
+Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "the card links it; write ORG/NAME")]
+LicenseId = Annotated[
+    str,
+    matching(
+        r"[a-z0-9]+([.-][a-z0-9]+)*",
+        "a licence identifier",
+        "hubs know licences by lower-case identifiers, such as apache-2.0, mit or llama3.1",
+    ),
+]
+Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know languages by codes such as en and zh")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,37 +73,37 @@ class Serve:
     """The format to convert a GGUF source to, for engines that do not serve GGUF."""
     colocate: bool = field(default=False, metadata=strict_yaml.formerly("beside"))
     """Whether the chip has memory for two of these servers, so that both stacks run at once and alternate."""
-    port: int = 8000
+    port: Annotated[int, between(1, 65535)] = 8000
     """The port that the server listens on."""
     max_model_len: int = 4096
     """Longest context, tokens."""
     concurrency: int = 8
     """The most requests at once."""
-    ready_seconds: float = 1800.0
+    ready_seconds: Seconds = 1800.0
     """Deadline for the server to become ready."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the engine."""
 
     def __post_init__(self) -> None:
         sizes = ENGINES[self.engine].sizes if self.engine in ENGINES else ()
-        counts = {f"args.{name}": self.args[name] for name in sizes if name in self.args}
-        counts |= {"max_model_len": self.max_model_len, "concurrency": self.concurrency}
-        for name, value in counts.items():
+        counts: dict[tuple[str, ...], Any] = {("args", name): self.args[name] for name in sizes if name in self.args}
+        counts |= {("max_model_len",): self.max_model_len, ("concurrency",): self.concurrency}
+        for path, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of 1 or more")
+                raise FieldError(f"is {value!r}; it must be an integer of 1 or more", *path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """The sampling parameters of requests."""
 
-    temperature: float = 0.0
+    temperature: Annotated[float, between(0, 2, why="engines and the OpenAI API accept 0 to 2")] = 0.0
     """0 is greedy."""
-    top_p: float = 1.0
+    top_p: Annotated[float, between(0, 1, without=(0,))] = 1.0
     """Nucleus sampling."""
-    top_k: int | None = None
+    top_k: Annotated[int, at_least(1)] | None = None
     """The number of candidate tokens; by default not limited."""
-    max_tokens: int = 1024
+    max_tokens: Count = 1024
     """Longest answer, tokens."""
     thinking: bool = False
     """Whether the model reasons before it answers."""
@@ -104,13 +141,13 @@ class OnChip:
 class Model:
     """Open weights as a release source."""
 
-    title: str
+    title: Line
     """Its name on the card."""
     source: Annotated[str, strict_yaml.Checked(Source.parse)]
     """Where the weights are fetched from, in a form of SOURCES."""
-    upstream: str
+    upstream: Upstream
     """ORG/NAME of the original model."""
-    license: str
+    license: LicenseId
     """Identifier for the card's front matter."""
     serve: Serve
     """How it is served."""
@@ -120,8 +157,8 @@ class Model:
     """The evaluation that it is compared with, instead of the default one."""
     notes: tuple[str, ...] = ()
     """Facts about the weights that the card must state."""
-    languages: tuple[str, ...] = ()
-    """ISO 639-1 codes, for the card's front matter."""
+    languages: tuple[Language, ...] = ()
+    """ISO 639 codes, for the card's front matter."""
     per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict_yaml.formerly("on"))
     """Settings that differ on a chip, by its name."""
 
@@ -142,21 +179,21 @@ class Model:
 class Benchmark:
     """A question set and how it is asked."""
 
-    title: str
+    title: BenchmarkTitle
     """Its name on the card."""
     task: str
     """The kind of questions, a task of evaluation/tasks/."""
     data: Annotated[str, strict_yaml.Checked(check_data)]
     """Where the questions are read from: data:// or a form of SOURCES."""
-    license: str
+    license: Line
     """Of the questions, for the card."""
-    shots: int = 0
+    shots: Annotated[int, at_least(0)] = 0
     """Worked examples in each prompt."""
-    repeats: int = 1
+    repeats: Count = 1
     """Answers to each question."""
-    margin: float = 0.05
+    margin: Margin = 0.05
     """The non-inferiority margin, a fraction of 1."""
-    total: int | None = None
+    total: Count | None = None
     """Questions of the complete benchmark, if `data` is a part of it; its score is then shown as partial."""
     harness: HarnessName | None = None
     """The harness, instead of the profile's."""
@@ -166,9 +203,9 @@ class Benchmark:
 class Share:
     """The share of a benchmark that a profile asks."""
 
-    limit: int | None = None
+    limit: Count | None = None
     """The first questions of a fixed shuffle; by default all."""
-    repeats: int | None = None
+    repeats: Count | None = None
     """Answers to each question, instead of the benchmark's."""
 
 
@@ -176,9 +213,9 @@ class Share:
 class Slo:
     """The service-level objectives of a request."""
 
-    ttft: float = 2.0
+    ttft: Seconds = 2.0
     """Time to first token, seconds."""
-    tpot: float = 0.1
+    tpot: Seconds = 0.1
     """Mean time per further output token, seconds."""
 
 
@@ -259,7 +296,7 @@ class Exclusion:
     """A name or a glob."""
     model: str
     """A name or a glob."""
-    reason: str
+    reason: Text
     """Shown by `plan` and on selection."""
 
 
@@ -286,40 +323,73 @@ class Matrix:
 
     def __post_init__(self) -> None:
         if self.version != 1:
-            raise ValueError(f"version {self.version} is not known; this program supports version 1")
+            raise FieldError(f"is {self.version}, which is not known; this program supports version 1", "version")
         for kind in ("chips", "models", "benchmarks", "profiles"):
             names: Mapping[str, object] = getattr(self, kind)
             if not names:
-                raise ValueError(f"{kind} is empty")
+                raise FieldError("is empty", kind)
             for name in names:
                 if not _NAME.fullmatch(name) or len(name) > 63:
-                    raise ValueError(f"{kind}.{name}: a name consists of lower-case letters, digits and single . _ -")
+                    rule = "a name consists of lower-case letters, digits and single . _ -"
+                    raise FieldError(f"is not a name: {rule}", kind, name)
         self._check_references()
+        self._check_exclusions()
+        self._check_lengths()
 
     def _check_references(self) -> None:
-        _known(self.defaults.profile, self.profiles, "defaults.profile")
+        _check_value(self.defaults.profile, self.profiles, "defaults", "profile")
+        self._check_baseline(self.defaults.baseline, "defaults")
         for name, profile in self.profiles.items():
+            if not profile.benchmarks:
+                raise FieldError("is empty; a release needs at least one", "profiles", name, "benchmarks")
             for benchmark in profile.benchmarks:
-                _known(benchmark, self.benchmarks, f"a benchmark of profiles.{name}")
-        profiles = {f"chips.{name}": chip.profile for name, chip in self.chips.items()}
-        baselines: dict[str, Baseline | None] = {"defaults": self.defaults.baseline}
+                _check_key(benchmark, self.benchmarks, "a benchmark", "profiles", name, "benchmarks")
+        for name, chip in self.chips.items():
+            _check_value(chip.profile, self.profiles, "chips", name, "profile")
         for name, model in self.models.items():
-            baselines[f"models.{name}"] = model.baseline
+            self._check_baseline(model.baseline, "models", name)
             for chip_name, own in model.per_chip.items():
-                _known(chip_name, self.chips, f"a chip of models.{name}.per_chip")
-                profiles[f"models.{name}.per_chip.{chip_name}"] = own.profile
-                baselines[f"models.{name}.per_chip.{chip_name}"] = own.baseline
-        for where, used in profiles.items():
-            if used is not None:
-                _known(used, self.profiles, f"{where}.profile")
-        for where, baseline in baselines.items():
-            if baseline is not None and baseline.chip != "same":
-                _known(baseline.chip, self.chips, f"{where}.baseline.chip")
+                path = ("models", name, "per_chip")
+                _check_key(chip_name, self.chips, "a chip", *path)
+                _check_value(own.profile, self.profiles, *path, chip_name, "profile")
+                self._check_baseline(own.baseline, *path, chip_name)
+
+    def _check_baseline(self, baseline: Baseline | None, *path: str) -> None:
+        if baseline is not None and baseline.chip != "same":
+            _check_value(baseline.chip, self.chips, *path, "baseline", "chip")
+
+    def _check_exclusions(self) -> None:
+        """A rule that matches nothing would release a cell that somebody meant to exclude."""
+        for index, rule in enumerate(self.exclude):
+            for kind, pattern, names in (("chip", rule.chip, self.chips), ("model", rule.model, self.models)):
+                if not fnmatch.filter(names, pattern):
+                    matches = f"is {pattern!r}, which matches no {kind}"
+                    raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "exclude", index, kind)
+
+    def _check_lengths(self) -> None:
+        for name, model in self.models.items():
+            _check_room(model.serve, model.sampling, "models", name)
+            for chip_name, own in model.per_chip.items():
+                path = ("models", name, "per_chip", chip_name)
+                _check_room(own.serve or model.serve, own.sampling or model.sampling, *path)
 
 
-def _known(name: str, names: Mapping[str, object], where: str) -> None:
+def _check_room(serve: Serve, sampling: Sampling, *path: str) -> None:
+    if serve.max_model_len <= sampling.max_tokens:
+        room = f"sampling.max_tokens is {sampling.max_tokens}, which leaves no room for a prompt"
+        raise FieldError(f"is {serve.max_model_len}, but {room}", *path, "serve", "max_model_len")
+
+
+def _check_value(name: str | None, names: Mapping[str, object], *path: str) -> None:
+    """Raise FieldError unless the value at `path` is one of `names` or not set."""
+    if name is not None and name not in names:
+        raise FieldError(f"is {name!r}; {did_you_mean(name, names)}", *path)
+
+
+def _check_key(name: str, names: Mapping[str, object], kind: str, *path: str) -> None:
+    """Raise FieldError unless `name`, a key of the mapping at `path`, is one of `names`."""
     if name not in names:
-        raise ValueError(f"{where} is {name!r}; {did_you_mean(name, names)}")
+        raise FieldError(f"is not {kind}; {did_you_mean(name, names)}", *path, name)
 
 
 def load(path: Path) -> Matrix:

@@ -7,6 +7,7 @@ overrides silently), so a scalar that does not have the type of its field is an 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -32,8 +33,47 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Checked:
     """Annotation of a field that is validated by a function."""
 
-    check: Callable[[str], object]
-    """Raises ConfigError for an invalid text."""
+    check: Callable[[Any], object]
+    """Raises ConfigError for an invalid value."""
+
+
+def at_least(least: float) -> Checked:
+    """Annotation of a number that is `least` or more."""
+    return between(least, math.inf)
+
+
+def between(least: float, most: float, *, without: tuple[float, ...] = (), why: str = "") -> Checked:
+    """Annotation of a number from `least` to `most`, except the bounds in `without`; `why` is the hint."""
+
+    def check(value: float) -> None:
+        if least <= value <= most and value not in without:
+            return
+        lower = f"{'above' if least in without else 'at least'} {least:g}"
+        upper = "" if most == math.inf else f" and {'below' if most in without else 'at most'} {most:g}"
+        raise ConfigError(f"{value:g} is out of range, it must be {lower}{upper}", hint=why)
+
+    return Checked(check)
+
+
+def matching(pattern: str, rule: str, hint: str = "") -> Checked:
+    """Annotation of a text that matches `pattern` completely; `rule` says in words what it must be."""
+
+    def check(value: str) -> None:
+        if not re.fullmatch(pattern, value):
+            raise ConfigError(f"{value!r} is not {rule}", hint=hint)
+
+    return Checked(check)
+
+
+class FieldError(ValueError):
+    """An invalid value within a dataclass, found in its `__post_init__`."""
+
+    def __init__(self, text: str, *path: str | int) -> None:
+        super().__init__(f"{_joined('', path)} {text}")
+        self.text = text
+        """What is wrong, to follow the path."""
+        self.path = path
+        """The keys and list indexes that lead to the value."""
 
 
 def check_name(name: str, names: Iterable[str], kind: str) -> None:
@@ -143,8 +183,30 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
             raise _error(name, node.start_mark, f"{where or 'the file'} lacks {key!r}", "")
     try:
         return kind(**values)
+    except FieldError as error:
+        mark = _node_at(node, error.path).start_mark
+        raise _error(name, mark, f"{_joined(where, error.path)} {error.text}", "") from None
     except ValueError as error:
-        raise _error(name, node.start_mark, f"{where}: {error}", "") from None
+        raise _error(name, node.start_mark, f"{where}: {error}" if where else str(error), "") from None
+
+
+def _node_at(node: yaml.Node, path: tuple[str | int, ...]) -> yaml.Node:
+    """The key or list item that `path` leads to, or its closest parent in the file."""
+    for number, step in enumerate(path):
+        if isinstance(step, int):
+            return _node_at(node.value[step], path[number + 1 :])
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == step:
+                below = _node_at(value, path[number + 1 :])
+                return key if below is value else below
+        break
+    return node
+
+
+def _joined(where: str, path: tuple[str | int, ...]) -> str:
+    for step in path:
+        where = f"{where}[{step}]" if isinstance(step, int) else _at(where, step)
+    return where
 
 
 def _decode_checked(node: yaml.Node, kind: Any, name: str, where: str) -> Any:

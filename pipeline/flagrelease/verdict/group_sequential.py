@@ -73,6 +73,8 @@ class PlannedLooks:
     def design(self) -> Design:
         from flagrelease.verdict.stats.design import Design  # imports numpy and scipy
 
+        if not 0 < self.margin < 1:
+            raise ComparisonRefused(f"the margin is {self.margin!r}", hint="a margin is a fraction: 0.05 is 5 points")
         return Design(
             questions=len(self.questions),
             margin=self.margin,

@@ -63,9 +63,24 @@ def test_a_good_one() -> None:
             "engine: lama_cpp",
             "models.tiny.serve.engine: unknown serving engine|did you mean 'llama_cpp'?",
         ),
-        ("version: 1", "version: 2", "version 2 is not known"),
-        ("chip: cpu}", "chip: cpv}", "did you mean 'cpu'?"),
-        ("profile: quick", "profile: quik", "did you mean 'quick'?"),
+        ("version: 1", "version: 2", "matrix.yaml:1: version is 2, which is not known"),
+        (
+            "chip: cpu}",
+            "chip: cpv}",
+            "matrix.yaml:3: defaults.baseline.chip is 'cpv'; did you mean 'cpu'?",
+        ),
+        ("profile: quick", "profile: quik", "matrix.yaml:3: defaults.profile is 'quik'; did you mean 'quick'?"),
+        (
+            "    vendor: cpu\n",
+            "    profile: quik\n    vendor: cpu\n",
+            "matrix.yaml:6: chips.cpu.profile is 'quik'; did you mean 'quick'?",
+        ),
+        (
+            "{benchmarks: {sums: {limit: 3}}}",
+            "\n    benchmarks:\n      sumz: {}",
+            "matrix.yaml:22: profiles.quick.benchmarks.sumz is not a benchmark; did you mean 'sums'?",
+        ),
+        ("{sums: {limit: 3}}", "{}", "matrix.yaml:20: profiles.quick.benchmarks is empty"),
         (
             "source: file:///tmp/tiny",
             "source: ftp://x",
@@ -77,7 +92,7 @@ def test_a_good_one() -> None:
         ("data: data://sums.jsonl", "data: dat://x", "matrix.yaml:18: benchmarks.sums.data: |did you mean 'data'?"),
         ("data: data://sums.jsonl", "data: hf://one", "benchmarks.sums.data: 'hf://one' is not a hf source"),
         ("vendor: cpu", "vendor: nvidea", "matrix.yaml:6: chips.cpu.vendor: unknown vendor|did you mean 'nvidia'?"),
-        ("  cpu:\n", "  CPU:\n", "chips.CPU: a name consists of lower-case letters"),
+        ("  cpu:\n", "  CPU:\n", "matrix.yaml:5: chips.CPU is not a name: a name consists of lower-case letters"),
         ("registry: localhost:5000/x", "registry: &a localhost\nx: *a", "aliases are not allowed"),
         ("registry: localhost:5000/x", "registry: !!python/name:os.system x", "tag"),
         ("registry: localhost:5000/x", "registry: [", "matrix.yaml:"),
@@ -125,6 +140,96 @@ def test_mistakes(old: str, new: str, expected: str) -> None:
     said = f"{caught.value.line()}|{caught.value.hint}"
     for part in expected.split("|"):
         assert part in said
+
+
+SERVE = "models.tiny.serve"
+SUMS, TINY = "benchmarks.sums", "models.tiny"
+MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction: 0.05 is 5 percentage points"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("license: MIT", "license: MIT, margin: 5", f"matrix.yaml:18: {SUMS}.margin: 5 is {MARGIN}"),
+        ("license: MIT", "license: MIT, margin: 0", f"{SUMS}.margin: 0 is {MARGIN}"),
+        ("license: MIT", "license: MIT, margin: -0.05", f"{SUMS}.margin: -0.05 is {MARGIN}"),
+        ("license: MIT", "license: MIT, margin: 0.5", f"{SUMS}.margin: 0.5 is {MARGIN}"),
+        ("license: MIT", "license: MIT, repeats: 0", f"{SUMS}.repeats: 0 is out of range, it must be at least 1"),
+        ("license: MIT", "license: MIT, total: 0", f"{SUMS}.total: 0 is out of range, it must be at least 1"),
+        ("license: MIT", "license: MIT, shots: -1", f"{SUMS}.shots: -1 is out of range, it must be at least 0"),
+        ("license: MIT", "license: ' '", f"{SUMS}.license: ' ' is not a line of text"),
+        ("title: Sums", "title: My Sums", f"{SUMS}.title: 'My Sums' is not a title of a benchmark|TITLE_<n>fewshot"),
+        ("limit: 3", "limit: 0", "matrix.yaml:20: profiles.quick.benchmarks.sums.limit: 0 is out of range"),
+        ("limit: 3", "limit: -5", "benchmarks.sums.limit: -5 is out of range, it must be at least 1"),
+        ("limit: 3", "repeats: 0", "profiles.quick.benchmarks.sums.repeats: 0 is out of range"),
+        ("title: Tiny", 'title: ""', f"matrix.yaml:12: {TINY}.title: '' is not a line of text"),
+        ("upstream: me/tiny", "upstream: tiny", f"matrix.yaml:14: {TINY}.upstream: 'tiny' is not the name|ORG/NAME"),
+        ("license: mit", "license: Apache-2.0", f"{TINY}.license: 'Apache-2.0' is not a licence identifier|lower-case"),
+        ("license: mit", "license: mit\n    languages: [en, zh-CN]", f"{TINY}.languages[1]: 'zh-CN' is not an ISO 639"),
+        ("llama_cpp}", "llama_cpp, port: 80000}", f"{SERVE}.port: 80000 is out of range, it must be at least 1 and at"),
+        ("llama_cpp}", "llama_cpp, ready_seconds: 0}", f"{SERVE}.ready_seconds: 0 is out of range, it must be above 0"),
+        (
+            "llama_cpp}",
+            "llama_cpp, max_model_len: 8}",
+            f"matrix.yaml:16: {SERVE}.max_model_len is 8, but sampling.max_tokens is 1024, which leaves no room",
+        ),
+        (
+            "llama_cpp}",
+            "llama_cpp}\n    sampling: {temperature: -1}",
+            "matrix.yaml:17: models.tiny.sampling.temperature: -1 is out of range, it must be at least 0 and at most 2",
+        ),
+        (
+            "llama_cpp}",
+            "llama_cpp}\n    sampling: {top_p: 0}",
+            "top_p: 0 is out of range, it must be above 0 and at most",
+        ),
+        ("llama_cpp}", "llama_cpp}\n    sampling: {top_p: 95}", "top_p: 95 is out of range"),
+        ("llama_cpp}", "llama_cpp}\n    sampling: {top_k: 0}", "top_k: 0 is out of range, it must be at least 1"),
+        ("llama_cpp}", "llama_cpp}\n    sampling: {max_tokens: -1}", "max_tokens: -1 is out of range"),
+        (
+            "{sums: {limit: 3}}}",
+            "{sums: {}}, speed: [{input: 9, output: 9, concurrency: [1], slo: {ttft: 0}}]}",
+            "profiles.quick.speed[0].slo.ttft: 0 is out of range, it must be above 0",
+        ),
+    ],
+)
+def test_values_out_of_range(old: str, new: str, expected: str) -> None:
+    test_mistakes(old, new, expected)
+
+
+EXCLUDE = """\
+exclude:
+  - {chip: cpu, model: "t*", reason: too slow}
+  - chip: CHIP
+    model: MODEL
+    reason: WHY
+"""
+
+
+@pytest.mark.parametrize(
+    ("chip", "model", "why", "expected"),
+    [
+        ("cup", "tiny", "x", "matrix.yaml:23: exclude[1].chip is 'cup', which matches no chip; did you mean 'cpu'?"),
+        (
+            "cpu",
+            "tony",
+            "x",
+            "matrix.yaml:24: exclude[1].model is 'tony', which matches no model; did you mean 'tiny'?",
+        ),
+        ('"gpu-*"', "tiny", "x", "matrix.yaml:23: exclude[1].chip is 'gpu-*', which matches no chip"),
+        ("cpu", "tiny", '""', "matrix.yaml:25: exclude[1].reason: '' is not a text"),
+    ],
+)
+def test_an_exclusion_that_excludes_nothing(chip: str, model: str, why: str, expected: str) -> None:
+    rules = EXCLUDE.replace("CHIP", chip).replace("MODEL", model).replace("WHY", why)
+    with pytest.raises(ConfigError) as caught:
+        read(GOOD + rules)
+    assert expected in caught.value.line()
+
+
+def test_exclusions_by_name_and_by_glob() -> None:
+    rules = EXCLUDE.replace("CHIP", '"*"').replace("MODEL", "tiny").replace("WHY", "x")
+    assert [cell.excluded for cell in expand(read(GOOD + rules))] == ["too slow"]
 
 
 PER_CHIP = """\
@@ -190,7 +295,7 @@ def test_a_profile_of_a_model_on_a_chip_gives_way_to_the_one_asked_for() -> None
         (
             "      gpu:\n        serve",
             "      gpv:\n        serve",
-            "a chip of models.tiny.per_chip is 'gpv'; did you mean 'gpu'?",
+            "matrix.yaml:23: models.tiny.per_chip.gpv is not a chip; did you mean 'gpu'?",
         ),
         ("convert: safetensors", "convert: safetensor", "did you mean 'safetensors'?"),
         ("notes: [unpacked]", "note: [unpacked]", "unknown key 'models.tiny.per_chip.gpu.note'|did you mean 'notes'?"),
