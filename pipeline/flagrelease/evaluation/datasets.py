@@ -104,12 +104,11 @@ def load(
 ) -> DataSet:
     """Verify every byte of the benchmark's data and return it.
 
-    Raises ConfigError if the data is missing (with where to put it), or if matrix and manifest disagree about the
-    licence; Corrupt if a file differs from its manifest entry.
+    Raises ConfigError if the data is missing (with where to put it), if the lock is for another source, or if matrix
+    and manifest disagree about the licence; Corrupt if a file differs from its manifest entry.
     """
     if not is_own(benchmark):
-        lock.require("benchmarks", name)
-        locked = lock.benchmarks[name]
+        locked = _locked(name, benchmark, lock)
         file = fetch(locked)
         return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=file.name, path=file),))
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
@@ -142,12 +141,23 @@ def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None
 
 
 def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
-    """The data set's digest by lock and manifest, without opening the data. Raises ConfigError if there is no data."""
+    """The data set's digest by lock and manifest, without opening the data.
+
+    Raises ConfigError if there is no data, or the lock has another source.
+    """
     if not is_own(benchmark):
-        lock.require("benchmarks", name)
-        return lock.benchmarks[name].file.sha256
+        return _locked(name, benchmark, lock).file.sha256
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
     return _set_digest(_entries(name, _folder(name, benchmark, data_dir), relative), member)
+
+
+def _locked(name: str, benchmark: Benchmark, lock: Lock) -> LockedData:
+    lock.require("benchmarks", name)
+    locked = lock.benchmarks[name]
+    if locked.source != benchmark.data:
+        why = f"matrix.yaml says {benchmark.data}, matrix.lock {locked.source}"
+        raise ConfigError(f"benchmarks.{name} is locked for other data", why=why, hint="run `flagrelease lock`")
+    return locked
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flagrelease.config.lockfile import LockedChip
-from flagrelease.errors import EnvironmentFault
+from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.ports.container_runner import LocalImage
 from flagrelease.ports.progress import Count
 
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 
 def locked_base(job: Job) -> LockedChip:
-    """The base image in matrix.lock; the unpinned one of matrix.yaml if the lock has none."""
-    return job.lock.chips.get(job.cell.chip_name) or LockedChip(base=job.cell.chip.base)
+    """The base image in matrix.lock; the unpinned one of matrix.yaml if the lock has none. Raises ConfigError if the
+    lock has another one."""
+    name, base = job.cell.chip_name, job.cell.chip.base
+    locked = job.lock.chips.get(name) or LockedChip(base=base)
+    if locked.base != base:
+        why = f"matrix.yaml says {base}, matrix.lock {locked.base}"
+        raise ConfigError(f"chips.{name} is locked for another base image", why=why, hint="run `flagrelease lock`")
+    return locked
 
 
 def pinned_base(job: Job) -> dict[str, str]:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flagrelease.config.cell import Cell
-from flagrelease.config.engines import ENGINES
 from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
+from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.ports.command import Command
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import translate_disk_errors, unfinished, write_atomic
@@ -38,9 +37,6 @@ _NO_INDEX = (
     "or run `flagrelease fetch` on a machine with network"
 )
 
-# FlagScale 0.8.0 requires torch, ray, wandb and development tools in its metadata, but `serve` with use_fs_serve off
-# imports only these.
-_FLAGSCALE_NEEDS = ("aiohttp", "click", "hydra-core", "numpy", "packaging", "pandas", "psutil", "pyyaml", "tqdm")
 _NO_DEPS = ("flag-scale",)
 """Packages that are installed with --no-deps."""
 
@@ -72,17 +68,8 @@ class Wheelhouse:
         return tuple(wheel for wheel in self.wheels if wheel.name != "pip")
 
 
-def wanted(cell: Cell) -> tuple[str, ...]:
-    """The inputs of the resolution: first the Python of the base image, then the requirements."""
-    parts, engine = cell.chip.components, ENGINES[cell.model.serve.engine]
-    requirements = [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS, *engine.requirements, "pip"]
-    if parts.flaggems != "none":
-        requirements.append(f"flag-gems=={parts.flaggems}")
-    return (f"python=={cell.chip.python}", *sorted(requirements))
-
-
 def resolve(inputs: Sequence[str], command: Command) -> LockedWheels:
-    """Resolve `inputs` (from `wanted`) against the index, with the hash of every file.
+    """Resolve `inputs` (from requirements.wanted) against the index, with the hash of every file.
 
     Raises CommandFailed with the resolver's message if a version does not exist or there is no solution.
     """
@@ -120,11 +107,10 @@ def digest(locked: LockedWheels) -> str:
 
 
 def of(job: Job, context: Context) -> Wheelhouse:
-    """The wheelhouse of the job's image, in the workspace. Raises ConfigError if none is locked, and the errors of
-    `gather`."""
-    job.lock.require("wheels", job.cell.wheels_entry)
+    """The wheelhouse of the job's image, in the workspace. Raises the errors of `locked_wheels` and `gather`."""
+    locked = locked_wheels(job)
     with context.meter.waiting():
-        return gather(job.lock.wheels[job.cell.wheels_entry], context.workspace.wheels, context.ports.command)
+        return gather(locked, context.workspace.wheels, context.ports.command)
 
 
 def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:

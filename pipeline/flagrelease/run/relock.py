@@ -16,6 +16,7 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.datasets import is_own
 from flagrelease.packaging import wheelhouse
+from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.hub import Hubs
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress
@@ -39,7 +40,7 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         benchmark = matrix.benchmarks[name]
         if not is_own(benchmark):  # the user's own data is pinned by the manifest of its folder
             attempts(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
-    for name, inputs in {cell.wheels_entry: wheelhouse.wanted(cell) for cell in cells}.items():
+    for name, inputs in {cell.wheels_entry: wanted(cell) for cell in cells}.items():
         attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
         attempts(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))

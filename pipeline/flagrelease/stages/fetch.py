@@ -12,16 +12,15 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.evaluation.datasets import is_own, load
 from flagrelease.packaging import wheelhouse
+from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.stages.accuracy.run import fetch_data
 from flagrelease.stages.weights import stage as weights
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    name = job.cell.wheels_entry
-    job.lock.require("wheels", name)
     return {
         "weights": weights.locked(job).digest,
-        "packages": job.lock.wheels[name],
+        "packages": locked_wheels(job),
         "data": list(job.cell.profile.benchmarks),
     }
 

@@ -151,7 +151,8 @@ def test_a_registry_that_refuses_costs_no_build(started: Started) -> None:
 
 def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
     absent = {"cpu": LockedChip(base="flagrelease-absent:1", why="made here")}
-    job = replace(started.job, lock=replace(started.job.lock, chips=absent))
+    cell = replace(started.job.cell, chip=replace(started.job.cell.chip, base="flagrelease-absent:1"))
+    job = replace(started.job, cell=cell, lock=replace(started.job.lock, chips=absent))
     with pytest.raises(EnvironmentFault, match="flagrelease-absent:1 is not on this machine") as caught:
         image.run(job, started.context)
     assert "make base" in caught.value.hint

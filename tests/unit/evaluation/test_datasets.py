@@ -15,7 +15,15 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import ConfigError, Corrupt
 from flagrelease.evaluation.__main__ import main
 from flagrelease.evaluation.__main__ import main as program
-from flagrelease.evaluation.datasets import DataFile, DataSet, digest_of, load, read_manifest, write_manifest
+from flagrelease.evaluation.datasets import (
+    DataFile,
+    DataSet,
+    digest_of,
+    load,
+    promised_digest,
+    read_manifest,
+    write_manifest,
+)
 from flagrelease.evaluation.tasks import TASKS
 
 ROW = '{"question": "Which?", "choices": ["one", "two"], "answer": 1}\n'
@@ -150,6 +158,20 @@ def test_locked_data_is_fetched(tmp_path: Path) -> None:
     data = load("mmlu", benchmark("pypi://x==1/test.jsonl"), lock, None, lambda _locked: path)
     assert data.digest == "ab" * 32
     assert len(TASKS["multiple-choice"].read(data, 0)) == 1
+
+
+def test_data_that_is_locked_for_another_source_is_an_error() -> None:
+    file = LockedFile(path="test.jsonl", size=1, sha256="ab" * 32)
+    lock = Lock(benchmarks={"mmlu": LockedData(source="pypi://x==1/test.jsonl", rows=1, file=file)})
+    changed = benchmark("pypi://x==2/test.jsonl")
+    with pytest.raises(ConfigError) as promised:
+        promised_digest("mmlu", changed, lock, None)
+    with pytest.raises(ConfigError) as loading:
+        load("mmlu", changed, lock, None, never)
+    for error in (promised.value, loading.value):
+        assert error.what == "benchmarks.mmlu is locked for other data"
+        assert error.why == "matrix.yaml says pypi://x==2/test.jsonl, matrix.lock pypi://x==1/test.jsonl"
+        assert "flagrelease lock" in error.hint
 
 
 def test_data_that_is_not_locked_is_an_error() -> None:

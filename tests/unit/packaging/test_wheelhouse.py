@@ -13,7 +13,7 @@ import pytest
 import support.served_cell as given
 from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
-from flagrelease.packaging import wheelhouse
+from flagrelease.packaging import requirements, wheelhouse
 from flagrelease.ports.command import Completed
 from flagrelease.run.cleanup import leftovers
 from flagrelease.store.workspace import Workspace
@@ -40,7 +40,7 @@ class Pip:
 
 
 def test_the_python_of_the_base_comes_first() -> None:
-    wanted = wheelhouse.wanted(given.cell())
+    wanted = requirements.wanted(given.cell())
     assert wanted[0] == "python==3.11"
     assert {"flag-scale==0.8.0", "pip"} < set(wanted)
     assert any(requirement.startswith("xllamacpp==") for requirement in wanted)
@@ -48,7 +48,7 @@ def test_the_python_of_the_base_comes_first() -> None:
 
 
 def test_a_chip_with_flaggems_gets_it_and_no_engine_of_ours() -> None:
-    wanted = wheelhouse.wanted(given.cell("nvidia-h100/qwen3-8b"))
+    wanted = requirements.wanted(given.cell("nvidia-h100/qwen3-8b"))
     assert "flag-gems==5.0.2" in wanted
     assert not any(requirement.startswith(("vllm", "xllamacpp")) for requirement in wanted)
 
@@ -70,7 +70,7 @@ def test_a_wheelhouse_is_gathered_once(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from flagrelease.packaging import wheelhouse
+from flagrelease.packaging import requirements, wheelhouse
 from flagrelease.config.lockfile import LockedWheels
 
 def command(argv, **_):

@@ -14,7 +14,7 @@ from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.errors import ConfigError
-from flagrelease.packaging import wheelhouse
+from flagrelease.packaging import requirements
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages.image import build_context
@@ -91,7 +91,7 @@ def test_native_command_lines(engine: str, command: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_an_engine_brings_is_in_the_image(engine: str) -> None:
     entry, ours = ENGINES[engine], cell(engine)
-    assert set(entry.requirements) <= set(wheelhouse.wanted(ours))
+    assert set(entry.requirements) <= set(requirements.wanted(ours))
     assert (entry.argv(DOCKER.packages)[0] in build_context.programs(ours)) == bool(entry.launcher)
     assert not entry.launcher or f"packaging/payload/{entry.launcher}" in image.STAGE.programs, (
         "else an edit of it builds nothing"

@@ -11,6 +11,7 @@ from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
 from flagrelease.packaging.base_image import pinned_base
+from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, as_json, choice, plan_cell
@@ -52,6 +53,34 @@ def test_everything_that_is_not_locked_is_named_at_once(tmp_path: Path) -> None:
         "models.qwen3-8b is not locked: the hub is away; wheels.metax-vllm is not locked: there is no flag-gems==3.0"
     )
     assert plan.hint == "check the versions under `components` in matrix.yaml, then run `flagrelease lock`"
+
+
+def test_a_lock_for_other_requirements_blocks(tmp_path: Path) -> None:
+    """Its packages would be built into an image whose labels and card name the new version."""
+    project = NewcomerProject(tmp_path)
+    assert project.plan("cpu/smollm2-135m").blocked == ""
+    project.replace("components: {flagscale: 0.8.0, flaggems: none}", "components: {flagscale: 0.9.0, flaggems: none}")
+    plan = project.plan("cpu/smollm2-135m")
+    assert plan.blocked == (
+        "wheels.cpu-llama_cpp is locked for other requirements: "
+        "matrix.yaml needs flag-scale==0.9.0, matrix.lock has flag-scale==0.8.0"
+    )
+    assert plan.hint == "run `flagrelease lock`"
+    with pytest.raises(ConfigError, match="locked for other requirements"):
+        locked_wheels(project.job("cpu/smollm2-135m"))
+    project.relock("cpu/smollm2-135m")
+    assert project.plan("cpu/smollm2-135m").blocked == ""
+
+
+def test_a_lock_for_another_base_image_blocks(tmp_path: Path) -> None:
+    project = NewcomerProject(tmp_path)
+    project.replace("base: flagrelease-base:bookworm", "base: flagrelease-base:trixie")
+    plan = project.plan("cpu/smollm2-135m")
+    assert plan.blocked == (
+        "chips.cpu is locked for another base image: "
+        "matrix.yaml says flagrelease-base:trixie, matrix.lock flagrelease-base:bookworm"
+    )
+    assert plan.hint == "run `flagrelease lock`"
 
 
 def test_a_released_cell_is_reused(tmp_path: Path) -> None:
@@ -187,7 +216,7 @@ def test_many_changes_are_shortened_in_text_and_complete_in_json(
 
 def test_a_base_image_is_named_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def based(digit: str) -> dict[str, str]:
-        lock = Lock(chips={"cpu": LockedChip(base="b:1", digest=f"sha256:{digit * 64}")})
+        lock = Lock(chips={"cpu": LockedChip(base="base:1", digest=f"sha256:{digit * 64}")})
         return pinned_base(replace(toys.jobs(tmp_path)["cpu/tiny"], lock=lock))
 
     monkeypatch.setattr(toys, "STAGES", (replace(toys.STAGES[0], inputs=lambda _job: based("1")), *toys.STAGES[1:]))

@@ -37,7 +37,6 @@ _SHOWN = (
 def build(job: Job, context: Context) -> results.Image:
     """Raises RegistryDenied before the build if pushing is not allowed, and the errors of its steps; without Docker,
     EnvironmentFault if this machine has a different Python version than the chip."""
-    job.lock.require("wheels", job.cell.wheels_entry)
     job.lock.require("models", job.cell.model_name)
     return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
 

@@ -14,14 +14,14 @@ from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.packaging.base_image import pinned_base
+from flagrelease.packaging.requirements import locked_wheels
 
 _LAUNCHERS = tuple(f"packaging/payload/{engine.launcher}" for engine in ENGINES.values() if engine.launcher)
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    """Raises ConfigError if matrix.lock has no packages, before weights are fetched and kernels are prepared."""
+    """Raises ConfigError if matrix.lock lacks the packages, before weights are fetched and kernels are prepared."""
     cell = job.cell
-    job.lock.require("wheels", cell.wheels_entry)
     return {
         "repository": job.repository,
         "chip": cell.chip_name,
@@ -30,7 +30,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "components": cell.chip.components,
         "device": cell.chip.device,
         "vendor": cell.chip.vendor,
-        "wheels": job.lock.wheels.get(cell.wheels_entry),
+        "wheels": locked_wheels(job),
         "weights": job.lock.models.get(cell.model_name),
         "title": cell.model.title,
         "license": cell.model.license,
