@@ -16,6 +16,7 @@ from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.strict_yaml import FieldError, at_least, between, check_name, matching
+from flagrelease.config.task_names import TaskName
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -75,8 +76,8 @@ class Serve:
     """Whether the chip has memory for two of these servers, so that both stacks run at once and alternate."""
     port: Annotated[int, between(1, 65535)] = 8000
     """The port that the server listens on."""
-    max_model_len: int = 4096
-    """Longest context, tokens."""
+    max_model_len: Annotated[int, at_least(256)] = 4096
+    """Longest context, tokens; the checks of smoke need 256."""
     concurrency: int = 8
     """The most requests at once."""
     ready_seconds: Seconds = 1800.0
@@ -181,7 +182,7 @@ class Benchmark:
 
     title: BenchmarkTitle
     """Its name on the card."""
-    task: str
+    task: TaskName
     """The kind of questions, a task of evaluation/tasks/."""
     data: Annotated[str, strict_yaml.Checked(check_data)]
     """Where the questions are read from: data:// or a form of SOURCES."""
@@ -342,6 +343,12 @@ class Matrix:
         for name, profile in self.profiles.items():
             if not profile.benchmarks:
                 raise FieldError("is empty; a release needs at least one", "profiles", name, "benchmarks")
+            loads: set[tuple[int, int, int]] = set()
+            for index, traffic in enumerate(profile.speed):
+                points = {(traffic.input, traffic.output, clients) for clients in traffic.concurrency}
+                if loads & points or len(points) < len(traffic.concurrency):
+                    raise FieldError("has a load that the profile has already", "profiles", name, "speed", index)
+                loads |= points
             for benchmark in profile.benchmarks:
                 _check_key(benchmark, self.benchmarks, "a benchmark", "profiles", name, "benchmarks")
         for name, chip in self.chips.items():

@@ -158,6 +158,7 @@ MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction:
         ("license: MIT", "license: MIT, total: 0", f"{SUMS}.total: 0 is out of range, it must be at least 1"),
         ("license: MIT", "license: MIT, shots: -1", f"{SUMS}.shots: -1 is out of range, it must be at least 0"),
         ("license: MIT", "license: ' '", f"{SUMS}.license: ' ' is not a line of text"),
+        ("task: integer", "task: intger", f"matrix.yaml:18: {SUMS}.task is 'intger'|did you mean 'integer'?"),
         ("title: Sums", "title: My Sums", f"{SUMS}.title: 'My Sums' is not a title of a benchmark|TITLE_<n>fewshot"),
         ("limit: 3", "limit: 0", "matrix.yaml:20: profiles.quick.benchmarks.sums.limit: 0 is out of range"),
         ("limit: 3", "limit: -5", "benchmarks.sums.limit: -5 is out of range, it must be at least 1"),
@@ -168,10 +169,11 @@ MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction:
         ("license: mit", "license: mit\n    languages: [en, zh-CN]", f"{TINY}.languages[1]: 'zh-CN' is not an ISO 639"),
         ("llama_cpp}", "llama_cpp, port: 80000}", f"{SERVE}.port: 80000 is out of range, it must be at least 1 and at"),
         ("llama_cpp}", "llama_cpp, ready_seconds: 0}", f"{SERVE}.ready_seconds: 0 is out of range, it must be above 0"),
+        ("llama_cpp}", "llama_cpp, max_model_len: 8}", f"matrix.yaml:16: {SERVE}.max_model_len: 8 is out of range"),
         (
             "llama_cpp}",
-            "llama_cpp, max_model_len: 8}",
-            f"matrix.yaml:16: {SERVE}.max_model_len is 8, but sampling.max_tokens is 1024, which leaves no room",
+            "llama_cpp, max_model_len: 1024}",
+            f"matrix.yaml:16: {SERVE}.max_model_len is 1024, but sampling.max_tokens is 1024, which leaves no room",
         ),
         (
             "llama_cpp}",
@@ -190,6 +192,11 @@ MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction:
             "{sums: {limit: 3}}}",
             "{sums: {}}, speed: [{input: 9, output: 9, concurrency: [1], slo: {ttft: 0}}]}",
             "profiles.quick.speed[0].slo.ttft: 0 is out of range, it must be above 0",
+        ),
+        (
+            "{sums: {limit: 3}}}",
+            "{sums: {}}, speed: [{input: 9, output: 9, concurrency: [1, 2]}, {input: 9, output: 9, concurrency: [2]}]}",
+            "matrix.yaml:20: profiles.quick.speed[1] has a load that the profile has already",
         ),
     ],
 )

@@ -63,6 +63,7 @@ def test_a_kind_of_benchmark(package: Copy) -> None:
     imported = f"from {package.module('evaluation/tasks/yes_no.py')} import YES_NO"
     package.insert(table, "from importlib.util import find_spec", imported)
     package.insert(table, "    for task in (", "        YES_NO,")
+    package.name_in("config/task_names.py", "TaskName", "yes-no")
     assert package.touched == recipe("a kind of benchmark", "yes_no")
 
     assert package.run(USED) == "yes-no True Is it?\n"
