@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -75,11 +75,18 @@ class Known(Protocol):
 
 
 def choice(stages: Sequence[AnyStage], only: Collection[str], force: Collection[str]) -> Choice:
-    """Validate stage names from the command line. Raises ConfigError for an unknown one, with a suggestion."""
+    """Validate stage names from the command line. Raises ConfigError for an unknown one, with a suggestion, and for a
+    forced one that --only leaves out."""
     names = [stage.name for stage in stages]
     for name in (*only, *force):
         if name not in names:
             raise ConfigError(f"unknown stage {name!r}", hint=did_you_mean(name, names))
+    if outside := [name for name in force if only and name not in only]:
+        raise ConfigError(
+            f"--force {outside[0]} contradicts --only {' --only '.join(only)}",
+            why="--only leaves that stage out",
+            hint=f"add --only {outside[0]}, or remove --force {outside[0]}",
+        )
     return Choice(only=frozenset(only), force=frozenset(force))
 
 
@@ -92,14 +99,19 @@ def plan_cell(job: Job, stages: tuple[AnyStage, ...], known: Known, wanted: Choi
         stage_keys = keys(job, stages, known)
     except FlagreleaseError:
         problems = _problems(job, stages)
-        blocked, hints = "; ".join(problems), set(problems.values())
+        hints = set(problems.values())
         needed = [hint for hint in dict.fromkeys(problems.values()) if not any(hint in more for more in hints - {hint})]
-        skipped = tuple(Step(stage=s.name, action="skip", reason=f"blocked: {blocked}") for s in stages)
-        return CellPlan(cell=job.cell, steps=skipped, blocked=blocked, hint="; ".join(needed))
+        return blocked(job.cell, [stage.name for stage in stages], "; ".join(problems), "; ".join(needed))
     steps: dict[str, Step] = {}
     for stage in stages:
         steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)
     return CellPlan(cell=job.cell, steps=tuple(steps.values()))
+
+
+def blocked(cell: Cell, stages: Iterable[str], why: str, hint: str) -> CellPlan:
+    """The plan of a cell that cannot run."""
+    steps = tuple(Step(stage=stage, action="skip", reason=f"blocked: {why}") for stage in stages)
+    return CellPlan(cell=cell, steps=steps, blocked=why, hint=hint)
 
 
 def _problems(job: Job, stages: Sequence[AnyStage]) -> dict[str, str]:

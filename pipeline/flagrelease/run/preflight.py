@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from flagrelease.config.cell import Cell
+from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.contract.context import Ports
-from flagrelease.errors import NoSpace
+from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation.datasets import promised_digest
-from flagrelease.evaluation.harnesses import choose
-from flagrelease.run.plan import CellPlan
+from flagrelease.run.plan import CellPlan, blocked
 from flagrelease.run.project import Project, impatient_registry
 from flagrelease.stages import STAGES
-from flagrelease.stages.speed import load_tools
 from flagrelease.store.files import free_bytes
 
 _ON_CHIP = frozenset(stage.name for stage in STAGES if stage.on_chip)
@@ -30,15 +30,46 @@ def check_cell(plan: CellPlan, project: Project) -> None:
     Raises ConfigError for a benchmark without data, and for one that its harness or a load that its generator does not
     support; EnvironmentFault for a harness or load generator that is not set up.
     """
+    cell, benchmarks = plan.cell, project.matrix.benchmarks
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
-        load_tools.check(plan.cell, os.environ)
+        _check_speed(cell)
     if "accuracy" not in will_run:
         return
-    benchmarks = project.matrix.benchmarks
-    choose.check(plan.cell, benchmarks)
-    for name in choose.asked_here(plan.cell, benchmarks):
+    asked: Iterable[str] = cell.profile.benchmarks
+    if any((benchmarks[name].harness or cell.profile.harness) != DEFAULT_HARNESS for name in asked):
+        from flagrelease.evaluation.harnesses import choose
+
+        choose.check(cell, benchmarks)
+        asked = choose.asked_here(cell, benchmarks)
+    for name in asked:
         promised_digest(name, benchmarks[name], project.lock, project.data_dir)
+
+
+def _check_speed(cell: Cell) -> None:
+    limit = cell.model.serve.max_model_len
+    shortest = min((traffic.input + traffic.output for traffic in cell.profile.speed), default=0)
+    if shortest > limit:
+        raise ConfigError(
+            f"no load of profile {cell.profile_name} fits {cell.model_name}",
+            why=f"the shortest has {shortest:,} tokens, and max_model_len is {limit:,}",
+            hint="choose another --profile, or raise serve.max_model_len in matrix.yaml",
+        )
+    if cell.profile.load_tool is not None:
+        from flagrelease.stages.speed import load_tools  # `plan` comes here, and engines' default tools need no check
+
+        load_tools.check(cell, os.environ)
+
+
+def checked(plan: CellPlan, project: Project) -> CellPlan:
+    """The plan, blocked if `run` would refuse the cell."""
+    if plan.blocked:
+        return plan
+    try:
+        check_cell(plan, project)
+    except FlagreleaseError as error:
+        return blocked(plan.cell, [step.stage for step in plan.steps], error.line(), error.hint)
+    return plan
 
 
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:

@@ -107,6 +107,14 @@ def test_only(tmp_path: Path) -> None:
     assert actions(found) == "reuse run skip reuse"
 
 
+def test_a_forced_stage_outside_only_is_a_contradiction() -> None:
+    with pytest.raises(ConfigError, match="--force second contradicts --only first --only third") as caught:
+        choice(toys.STAGES, ["first", "third"], ["second"])
+    assert caught.value.hint == "add --only second, or remove --force second"
+    assert choice(toys.STAGES, ["first"], ["first"]) == Choice(only=frozenset({"first"}), force=frozenset({"first"}))
+    assert choice(toys.STAGES, [], ["second"]).force == {"second"}
+
+
 def test_lost_evidence_is_made_again(tmp_path: Path) -> None:
     release(tmp_path)
     for path in (tmp_path / "evidence").rglob("*"):

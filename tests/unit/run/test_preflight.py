@@ -1,5 +1,7 @@
 """Problems that would surface after hours are reported before anything is downloaded."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.run.plan import CellPlan, Choice
-from flagrelease.run.preflight import check_cell
+from flagrelease.run.preflight import check_cell, checked
 from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages import STAGES
 
@@ -18,7 +20,8 @@ CELL = "nvidia-h100/qwen3-8b"
 
 
 def planned(tmp_path: Path, cell: str, *only: str, data_dir: Path | None = None) -> tuple[CellPlan, Project]:
-    project = open_project(Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir))
+    options = Options(matrix=MATRIX, workspace=tmp_path / "workspace", data_dir=data_dir)
+    project = open_project(options)
     wanted = Choice(only=frozenset(only))
     return project.plan(select(project.cells, [cell], [], []), STAGES, wanted)[0], project
 
@@ -37,6 +40,36 @@ def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, expected
     with pytest.raises(ConfigError, match=expected) as caught:
         check_cell(plan, project)
     assert caught.value.hint
+
+
+def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "nvidia-h100/smollm2-135m"
+    nowhere = tmp_path / "nowhere"
+    flags = ["--matrix", str(MATRIX), "--workspace", str(tmp_path / "workspace"), "--data-dir", str(nowhere)]
+    assert main(["run", cell, "--engine", "inline", *flags]) == ConfigError.exit_code
+    refused = capsys.readouterr().err
+    assert main(["plan", cell, "cpu/smollm2-135m", *flags]) == 0
+    rows = capsys.readouterr().out
+    assert f"data folder {nowhere} does not exist" in refused
+    assert " blocked " in rows
+    assert f"data folder {nowhere} does not exist; benchmark ifeval is read from its ifeval" in rows
+    assert main(["plan", cell, "--json", *flags]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)["cells"]
+    assert {step["action"] for step in planned["stages"]} == {"skip"}
+    assert main(["plan", cell, "--only", "weights", *flags]) == 0
+    assert " blocked " not in capsys.readouterr().out
+
+
+def test_a_profile_whose_loads_are_too_long_is_refused(tmp_path: Path) -> None:
+    plan, project = planned(tmp_path, "cpu/smollm2-135m")
+    check_cell(plan, project)
+    short = replace(plan.cell.model.serve, max_model_len=95)  # the profile has a load of 64 and 32 tokens
+    plan = replace(plan, cell=replace(plan.cell, model=replace(plan.cell.model, serve=short)))
+    with pytest.raises(ConfigError, match="no load of profile embedded fits smollm2-135m") as caught:
+        check_cell(plan, project)
+    assert caught.value.why == "the shortest has 96 tokens, and max_model_len is 95"
+    assert caught.value.hint
+    assert checked(plan, project).blocked == caught.value.line()
 
 
 def test_existing_data_is_accepted(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import select
 from flagrelease.run.plan import CellPlan, as_json, choice
+from flagrelease.run.preflight import checked
 from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
@@ -18,7 +19,7 @@ def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    plans = project.plan(cells, STAGES, wanted)
+    plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
     if getattr(arguments, "power", False):
         from flagrelease.cli import power  # needs the evaluation and scipy
 
