@@ -175,7 +175,7 @@ def _scores(page: Page) -> Iterator[Finding]:
     for at, row in enumerate(page.record.accuracy.benchmarks, 2):
         if row.candidate == 0 or row.baseline == 0:
             yield Finding(table.line + at, f"a score of 0 for {row.metric} is a failed evaluation, not a result")
-        if not re.fullmatch(r"[^_\s]+_\d+fewshot_@avg\d+", row.metric):
+        if not re.fullmatch(r"[\w.+-]+_\d+fewshot_@avg\d+", row.metric):
             yield Finding(table.line + at, f"metric {row.metric!r} does not match NAME_<n>fewshot_@avg<k>")
 
 

@@ -131,6 +131,11 @@ def test_metrics_have_one_spelling(metric: str) -> None:
     assert any("does not match NAME_" in text for text in findings(render.render(made, given.TEMPLATES), made))
 
 
+def test_a_metric_may_contain_an_underscore() -> None:
+    made = given.record(accuracy=given.accuracy(given.score(metric="GPQA_Diamond_0fewshot_@avg8")))
+    assert not any("does not match NAME_" in text for text in findings(render.render(made, given.TEMPLATES), made))
+
+
 def test_the_served_folder_is_the_downloaded_one() -> None:
     smoke = given.smoke(given.image().reference)
     argv = tuple(word.replace("=/nfs/models/", "=/data/models/") for word in smoke.docker_run)
