@@ -81,7 +81,7 @@ class NewcomerProject:
         unused: Any = None
         stand_ins: dict[str, Any] = {"registry": _Registry(), "command": _resolver}
         ports = Ports(clock=SystemClock(), docker=unused, runner=unused, hubs=RealHubs(), **stand_ins)
-        self.lock = relock.relock(self.matrix, self.lock, ports, [self.cell(name)], Silent())
+        self.lock = relock.relock(self.matrix, self.lock, ports, [self.cell(name)], Silent()).lock
         return self.lock
 
     def job(self, name: str) -> Job:

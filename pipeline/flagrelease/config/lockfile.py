@@ -117,16 +117,26 @@ class Lock:
             raise ConfigError(f"{kind}.{name} is not locked", why=why, hint=hint)
 
 
+class DamagedLock(ConfigError):
+    """matrix.lock is not a lock, such as after a merge conflict."""
+
+
 def load(path: Path) -> Lock:
-    """Read matrix.lock; a missing file is an empty lock. Raises ConfigError if it is damaged or of a newer version."""
+    """Read matrix.lock; a missing file is an empty lock. Raises DamagedLock, and ConfigError if it cannot be read or is
+    of a newer version."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return Lock()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read", why=error.strerror or str(error), hint="it must be a readable file"
+        ) from None
     try:
         lock = msgspec.json.decode(raw, type=Lock)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is damaged", why=str(error), hint="restore it, or run `flagrelease lock`") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "restore it, or run `flagrelease lock`, which pins everything again"
+        raise DamagedLock(f"{path} is damaged", why=str(error), hint=hint) from None
     if lock.version != 1:
         raise ConfigError(f"{path} has version {lock.version}", why="written by a newer flagrelease", hint="upgrade")
     return lock
@@ -153,8 +163,33 @@ def changes(old: Lock, new: Lock) -> tuple[str, ...]:
             elif name not in before:
                 lines.append(f"+ {kind}.{name}  {_brief(after[name])}")
             elif before[name] != after[name]:
-                lines.append(f"~ {kind}.{name}  {_brief(before[name])} → {_brief(after[name])}")
+                lines.append(f"~ {kind}.{name}  {_difference(before[name], after[name])}")
     return tuple(lines)
+
+
+def _difference(before: object, after: object) -> str:
+    if isinstance(before, LockedWheels) and isinstance(after, LockedWheels):
+        return _package_changes(before, after)
+    if isinstance(before, LockedChip) and isinstance(after, LockedChip) and before.base != after.base:
+        return f"{before.base} {_brief(before)} → {after.base} {_brief(after)}"
+    return f"{_brief(before)} → {_brief(after)}"
+
+
+def _package_changes(before: LockedWheels, after: LockedWheels) -> str:
+    """The packages that changed, by name and version."""
+    old, new = ({line.split()[0]: line for line in wheels.requirements} for wheels in (before, after))
+    was, now = (dict(pinned.partition("==")[::2] for pinned in entries) for entries in (old, new))
+    changed = []
+    for name in sorted(was.keys() | now.keys()):
+        if name not in now:
+            changed.append(f"- {name} {was[name]}")
+        elif name not in was:
+            changed.append(f"+ {name} {now[name]}")
+        elif was[name] != now[name]:
+            changed.append(f"{name} {was[name]} → {now[name]}")
+        elif old[f"{name}=={was[name]}"] != new[f"{name}=={now[name]}"]:
+            changed.append(f"{name} {now[name]} with other files")
+    return ", ".join(changed) or "the same packages for other requirements"
 
 
 def _brief(value: object) -> str:

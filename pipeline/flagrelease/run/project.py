@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -104,13 +104,14 @@ class Project:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def open_project(options: Options) -> Project:
+def open_project(options: Options, read_lock: Callable[[Path], Lock] = locks.load) -> Project:
     """Load the project. Raises ConfigError if the matrix, lock, workspace or registry is invalid."""
     matrix = matrices.load(options.matrix)
     folder = options.matrix.resolve().parent
     workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
-    if workspace.root.exists() and not workspace.root.is_dir():
-        raise ConfigError(f"{workspace.root} is not a directory", hint="choose another --workspace DIR")
+    nearest = next(path for path in (workspace.root, *workspace.root.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest} is not a directory", hint="choose another --workspace DIR")
     lock_path = options.matrix.with_suffix(".lock")
     registry = (options.registry or matrix.registry).rstrip("/")
     if not _REGISTRY.fullmatch(registry):
@@ -120,7 +121,7 @@ def open_project(options: Options) -> Project:
         )
     return Project(
         matrix=matrix,
-        lock=locks.load(lock_path),
+        lock=read_lock(lock_path),
         lock_path=lock_path,
         cells=expand(matrix, profile=options.profile),
         workspace=workspace,

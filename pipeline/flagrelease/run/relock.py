@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,17 @@ T = TypeVar("T")
 _LOCAL_BASE = "made on the machine that builds; the record of each image names what it was built on"
 
 
-def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progress: Progress) -> Lock:
+@dataclass(frozen=True, kw_only=True)
+class Relocked:
+    """The outcome of `relock`."""
+
+    lock: Lock
+    """The new lock; its `unresolved` includes failures of earlier calls."""
+    failed: Mapping[str, FlagreleaseError]
+    """By KIND.NAME, why an entry could not be pinned this time."""
+
+
+def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progress: Progress) -> Relocked:
     """The current lock for `cells`, merged into `old`. Entries that the matrix no longer has are dropped.
 
     An entry that cannot be resolved keeps its old value, if any, and is listed in `unresolved` with the reason; the
@@ -51,7 +61,8 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         benchmarks=attempts.results(LockedData),
         unresolved=attempts.unresolved,
     )
-    return _pruned(replace(merged(old, new), unresolved=attempts.merged_reasons(old.unresolved)), matrix)
+    lock = replace(merged(old, new), unresolved=attempts.merged_reasons(old.unresolved))
+    return Relocked(lock=_pruned(lock, matrix), failed=attempts.failed)
 
 
 class _Attempts:
@@ -61,6 +72,7 @@ class _Attempts:
         self._progress = progress
         self._results: dict[str, object] = {}
         self.unresolved: dict[str, str] = {}
+        self.failed: dict[str, FlagreleaseError] = {}
 
     def __call__(self, name: str, work: Callable[[], object]) -> None:
         self._progress.doing(name)
@@ -70,6 +82,7 @@ class _Attempts:
             # A command line contains paths of this machine, which do not belong in a committed file.
             reason = error.why if isinstance(error, CommandFailed) else error.line()
             self.unresolved[name] = " ".join(reason.split())
+            self.failed[name] = error
 
     def results(self, kind: type[T]) -> dict[str, T]:
         """The results of type `kind`, by name without the prefix (`models.`, `chips.`, …)."""

@@ -63,6 +63,9 @@ class World:
         return [cell for cell in expand(self.matrix) if not cell.excluded and cell.id.startswith(prefix)]
 
     def relock(self, old: Lock | None = None, prefix: str = "") -> Lock:
+        return self.relocked(old, prefix).lock
+
+    def relocked(self, old: Lock | None = None, prefix: str = "") -> relock.Relocked:
         unused: Any = None
         registry: Any = self.registry
         ports = Ports(
@@ -128,6 +131,33 @@ def test_only_the_selected_cells_are_relocked(world: World) -> None:
     assert lock.models["qwen3-8b"] == old.models["qwen3-8b"]
     assert lock.unresolved["chips.metax"] == "was away"
     assert "models.smollm2-135m" not in lock.unresolved
+
+
+def test_failures_of_this_call_only_are_reported_as_failed(world: World) -> None:
+    old = Lock(unresolved={"chips.metax": "was away", "models.qwen3-8b": "was away"})
+    relocked = world.relocked(old, "cpu/")
+    assert set(relocked.failed) == {"wheels.cpu-llama_cpp"}
+    assert relocked.failed["wheels.cpu-llama_cpp"].exit_code == CommandFailed.exit_code
+    assert set(relocked.lock.unresolved) == {"chips.metax", "models.qwen3-8b", "wheels.cpu-llama_cpp"}
+
+
+def test_changed_packages_are_named() -> None:
+    def wheels(*pins: str, python: str = "3.11") -> Lock:
+        lines = tuple(f"{pin} --hash=sha256:{pin[-1] * 64}" for pin in pins)
+        return Lock(wheels={"cpu-x": LockedWheels(inputs=(f"python=={python}", "a", "b"), requirements=lines)})
+
+    before = wheels("a==1.0", "b==2.0", "c==1.0", "d==1")
+    after = wheels("a==1.1", "b==2.0", "d==1", "e==5")
+    again = replace(after.wheels["cpu-x"], requirements=(*after.wheels["cpu-x"].requirements[:2], "d==1 --hash=x"))
+    assert locks.changes(before, after) == ("~ wheels.cpu-x  a 1.0 → 1.1, - c 1.0, + e 5",)
+    assert locks.changes(after, Lock(wheels={"cpu-x": again})) == ("~ wheels.cpu-x  d 1 with other files, - e 5",)
+    other = ("~ wheels.cpu-x  the same packages for other requirements",)
+    assert locks.changes(before, wheels("a==1.0", "b==2.0", "c==1.0", "d==1", python="3.12")) == other
+
+
+def test_a_changed_base_image_is_named() -> None:
+    locals_ = [Lock(chips={"cpu": LockedChip(base=base, why="local")}) for base in ("b:1", "b:2")]
+    assert locks.changes(*locals_) == ("~ chips.cpu  b:1 local → b:2 local",)
 
 
 def test_entries_that_left_the_matrix_are_dropped(world: World) -> None:

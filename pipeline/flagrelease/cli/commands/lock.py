@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from flagrelease.cli.display import PlainBoard
 from flagrelease.cli.shared import options
 from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import select
+from flagrelease.config.lockfile import Lock
+from flagrelease.errors import ConfigError, worst
 from flagrelease.run import relock
 from flagrelease.run.project import impatient_registry, open_project, real_ports
 
 
 def main(arguments: argparse.Namespace) -> int:
-    project = open_project(options(arguments))
+    damaged: list[ConfigError] = []
+    project = open_project(options(arguments), partial(_read_lock, damaged))
+    for error in damaged:
+        print(f"{error.line()}; starting from an empty lock, for the selected cells only", file=sys.stderr)
     cells = [
         cell for cell in select(project.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
     ]
     ports = replace(real_ports(project.workspace), registry=impatient_registry())
     progress = PlainBoard().progress("lock", "")
-    new = relock.relock(project.matrix, project.lock, ports, cells, progress)
+    relocked = relock.relock(project.matrix, project.lock, ports, cells, progress)
+    new, failed = relocked.lock, relocked.failed
     changed = locks.changes(project.lock, new)
-    if changed:
+    if damaged:
+        aside = project.lock_path.with_name(f"{project.lock_path.name}.damaged")
+        project.lock_path.replace(aside)
+        print(f"the damaged file is {aside} now", file=sys.stderr)
+    if changed or damaged:
         locks.save(project.lock_path, new)
+    code = worst(error.exit_code for error in failed.values())
     if arguments.json:
-        print(json.dumps({"changes": list(changed), "unresolved": dict(new.unresolved)}, indent=2, ensure_ascii=False))
-        return 0
+        output = {"changes": list(changed), "unresolved": dict(new.unresolved), "failed": list(failed)}
+        print(json.dumps(output, indent=2, ensure_ascii=False))
+        return code
     print("\n".join(changed) if changed else f"{project.lock_path.name} is up to date")
-    for name, why in new.unresolved.items():
-        print(f"! {name} could not be pinned: {why}")
-    return 0
+    for name in failed:
+        print(f"! {name} could not be pinned: {new.unresolved[name]}")
+    if others := [name for name in new.unresolved if name not in failed]:
+        print(f"still not pinned, and not selected: {', '.join(others)}")
+    return code
+
+
+def _read_lock(damaged: list[ConfigError], path: Path) -> Lock:
+    """Read the lock. A damaged one is added to `damaged` and replaced by an empty one."""
+    try:
+        return locks.load(path)
+    except locks.DamagedLock as error:
+        damaged.append(error)
+        return Lock()

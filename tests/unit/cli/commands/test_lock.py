@@ -1,0 +1,86 @@
+"""`flagrelease lock` reports what it could not pin this time, and repairs a damaged lock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flagrelease.cli.app import main
+from flagrelease.config import lockfile as locks
+from flagrelease.config.lockfile import Lock, LockedModel
+from flagrelease.errors import CommandFailed, ConfigError
+
+MATRIX = """\
+version: 1
+registry: localhost:5000/x
+defaults: {baseline: {chip: same}, profile: quick}
+chips:
+  cpu:
+    vendor: cpu
+    device: {name: CPU, code: cpu}
+    base: "base:1"
+    components: {flagscale: 0.8.0, flaggems: none}
+models:
+  tiny: {title: Tiny, source: "file://FOLDER/tiny", upstream: me/t, license: mit, serve: {name: t, engine: llama_cpp}}
+  big: {title: Big, source: "file://FOLDER/big", upstream: me/b, license: mit, serve: {name: b, engine: vllm}}
+benchmarks:
+  sums: {title: Sums, task: integer, data: data://sums.jsonl, license: MIT}
+profiles:
+  quick: {benchmarks: {sums: {}}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models, of which one exists, and no package index."""
+    (tmp_path / "matrix.yaml").write_text(MATRIX.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_was_not_tried_has_not_failed_now(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    locks.save(project / "matrix.lock", Lock(unresolved={"models.big": "was away"}))
+    assert main(["lock", "cpu/tiny"]) == CommandFailed.exit_code
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in shown if line.startswith("! ")] == ["wheels.cpu-llama_cpp"]
+    assert shown[-1] == "still not pinned, and not selected: models.big"
+    assert any(line.startswith("+ models.tiny ") for line in shown)
+    assert main(["lock", "cpu/tiny", "--json"]) == CommandFailed.exit_code
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["failed"] == ["wheels.cpu-llama_cpp"]
+    assert set(printed["unresolved"]) == {"models.big", "wheels.cpu-llama_cpp"}
+
+
+@pytest.mark.parametrize("content", [b"", b"<<<<<<< ours\n", b'{"version": "x"}', b'{"models": {"\xff": 1}}'])
+def test_a_damaged_lock_is_repaired(content: bytes, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project / "matrix.lock"
+    path.write_bytes(content)
+    assert main(["plan"]) == ConfigError.exit_code
+    assert "matrix.lock is damaged" in (said := capsys.readouterr().err)
+    assert "run `flagrelease lock`, which pins everything again" in said
+    assert main(["lock", "cpu/tiny"]) == CommandFailed.exit_code
+    assert "starting from an empty lock" in capsys.readouterr().err
+    assert list(locks.load(path).models) == ["tiny"]
+    assert (project / "matrix.lock.damaged").read_bytes() == content
+
+
+def test_a_lock_of_a_newer_version_is_not_replaced(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project / "matrix.lock"
+    path.write_text('{"version": 2}')
+    assert main(["lock"]) == ConfigError.exit_code
+    assert "written by a newer flagrelease" in capsys.readouterr().err
+    assert path.read_text() == '{"version": 2}'
+
+
+def test_other_entries_stay(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    big = LockedModel(source="file:///b", revision="r", files=(), digest="sha256:0")
+    locks.save(project / "matrix.lock", Lock(models={"big": big}))
+    main(["lock", "cpu/tiny"])
+    assert "models.big" not in capsys.readouterr().out
+    assert locks.load(project / "matrix.lock").models["big"] == big
