@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flagrelease.config.lockfile import LockedFile
@@ -52,6 +52,13 @@ class Source:
             member=part.get("member") or "",
             dataset=bool(part.get("kind")),
         )
+
+    def with_files(self, files: Sequence[LockedFile]) -> Source:
+        """The source with `member` set if its path is that of a single file, which only its `files` show."""
+        folder, _, file = self.name.rpartition("/")
+        if self.name.startswith("/") and [each.path for each in files] == [file]:
+            return replace(self, name=folder or "/", member=file)
+        return self
 
     @property
     def kind(self) -> SourceKind:
@@ -155,7 +162,8 @@ def _from_wheel(source: Source, _revision: str, folder: str) -> str:
 
 def _copied(source: Source, _revision: str, folder: str) -> str:
     folder = shlex.quote(folder)
-    return f"mkdir -p {folder}\ncp -r {shlex.quote(source.name)}/. {folder}/"
+    copied = shlex.quote(f"{source.name.rstrip('/')}/{source.member or '.'}")
+    return f"mkdir -p {folder}\ncp -r {copied} {folder}/"
 
 
 _REPOSITORY = re.compile(

@@ -31,9 +31,9 @@ def source_dir(model: Model) -> str:
     return f"{model_dir(model)}-GGUF" if model.serve.convert else model_dir(model)
 
 
-def download(model: Model, revision: str) -> str:
-    """The commands that download the weights into `source_dir(model)`."""
-    source = Source.parse(model.source)
+def download(model: Model, revision: str, files: Sequence[LockedFile] = ()) -> str:
+    """The commands that download the weights, which are `files`, into `source_dir(model)`."""
+    source = Source.parse(model.source).with_files(files)
     return source.kind.download(source, revision, source_dir(model))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import SOURCES, Source, SourceKind
 from flagrelease.errors import ConfigError
 from flagrelease.ports import hub
@@ -70,6 +72,21 @@ def test_no_source_falls_through_to_another(tmp_path: Path) -> None:
         hub.RealHubs()._open(Source(scheme="other", name="a/b"), "", tmp_path)
     with pytest.raises(ConfigError, match="is not a source"):
         user_commands.download(finished_cell.model(source="other://a/b"), "v1")
+
+
+def test_a_single_file_of_this_machine_is_copied(tmp_path: Path) -> None:
+    """The command is run, since `cp -r FILE/. FOLDER/` looks right and fails."""
+    weights, to = tmp_path / "my model.gguf", tmp_path / "to"
+    weights.write_bytes(b"GGUF")
+    file = LockedFile(path=weights.name, size=4, sha256="0" * 64)
+    source = Source.parse(f"file://{weights}")
+    alone = source.with_files([file])
+    subprocess.run(["bash", "-ec", alone.kind.download(alone, "", str(to))], check=True)
+    assert [path.name for path in to.iterdir()] == ["my model.gguf"]
+    folder = Source.parse(f"file://{tmp_path}").with_files([file])
+    assert folder.kind.download(folder, "", "/to").splitlines()[1] == f"cp -r {tmp_path}/. /to/"
+    model = finished_cell.model(source=f"file://{weights}")
+    assert f"cp -r '{weights}' " in user_commands.download(model, "", [file])
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def view(record: Record) -> dict[str, Any]:
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
-        "download": fenced(commands.pop("download", user_commands.download(model, record.weights.revision)), "bash"),
+        "download": fenced(commands.pop("download", _download(record)), "bash"),
         "verify": fenced(commands.pop("verify", user_commands.verify(model, record.weights.fetched)), "bash"),
         "unpack": fenced(user_commands.unpack(model, record.image.reference), "bash")
         if record.weights.unpacked
@@ -159,6 +159,10 @@ def _front_matter(record: Record) -> dict[str, Any]:
         "tasks": ["text-generation"],
         "tags": list(dict.fromkeys(tags)),
     }
+
+
+def _download(record: Record) -> str:
+    return user_commands.download(record.model, record.weights.revision, record.weights.fetched)
 
 
 def scores_table(record: Record) -> Markdown:

@@ -95,7 +95,7 @@ def commands(container: Inside) -> dict[str, str]:
     }
     if not _unrepeatable(container):
         shown = {
-            "download": user_commands.download(model, container.weights.revision),
+            "download": user_commands.download(model, container.weights.revision, container.weights.fetched),
             "verify": user_commands.verify(model, container.weights.fetched),
             **shown,
         }
