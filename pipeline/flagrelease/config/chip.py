@@ -9,12 +9,19 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
+from flagrelease.errors import ConfigError, did_you_mean
 
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
-VendorName = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, VENDORS, "vendor"))]
+
+def _check_vendor(name: str) -> None:
+    if name not in VENDORS:
+        hint = f"{did_you_mean(name, VENDORS)} A new vendor is an entry of flagkernels/vendors.json (docs/kernels.md)"
+        raise ConfigError(f"unknown vendor {name!r}", hint=hint)
+
+
+VendorName = Annotated[str, strict_yaml.Checked(_check_vendor)]
 """FlagGems' name for a vendor, a key of VENDORS."""
 
 

@@ -108,7 +108,7 @@ def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8", why=str(error)) from None
     if root is None:
-        raise ConfigError(f"{name} is empty", hint="`flagrelease init --matrix FILE` creates one")
+        raise ConfigError(f"{name} is empty", hint=f"delete it, then run `flagrelease init --matrix {name}`")
     return typing.cast(T, _decode(root, cls, name, ""))
 
 

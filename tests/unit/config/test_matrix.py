@@ -91,7 +91,12 @@ def test_a_good_one() -> None:
         ("source: file:///tmp/tiny", "source: data://x", "'data://x' is not a source"),
         ("data: data://sums.jsonl", "data: dat://x", "matrix.yaml:18: benchmarks.sums.data: |did you mean 'data'?"),
         ("data: data://sums.jsonl", "data: hf://one", "benchmarks.sums.data: 'hf://one' is not a hf source"),
-        ("vendor: cpu", "vendor: nvidea", "matrix.yaml:6: chips.cpu.vendor: unknown vendor|did you mean 'nvidia'?"),
+        (
+            "vendor: cpu",
+            "vendor: nvidea",
+            "matrix.yaml:6: chips.cpu.vendor: unknown vendor|did you mean 'nvidia'?",
+        ),
+        ("vendor: cpu", "vendor: acme", "unknown vendor 'acme'|A new vendor is an entry of flagkernels/vendors.json"),
         ("  cpu:\n", "  CPU:\n", "matrix.yaml:5: chips.CPU is not a name: a name consists of lower-case letters"),
         ("registry: localhost:5000/x", "registry: &a localhost\nx: *a", "aliases are not allowed"),
         ("registry: localhost:5000/x", "registry: !!python/name:os.system x", "tag"),
@@ -318,6 +323,12 @@ def test_mistakes_in_what_a_chip_has_otherwise(old: str, new: str, expected: str
     said = f"{caught.value.line()}|{caught.value.hint}"
     for part in expected.split("|"):
         assert part in said
+
+
+def test_an_empty_file_says_how_to_replace_it() -> None:
+    with pytest.raises(ConfigError, match="is empty") as caught:
+        strict_yaml.loads(b"# nothing\n", matrix.Matrix, "m.yaml")
+    assert caught.value.hint == "delete it, then run `flagrelease init --matrix m.yaml`"
 
 
 def test_bombs_end_at_once() -> None:
