@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flagrelease import __version__
 from flagrelease.cli.shared import show_error
-from flagrelease.errors import ConfigError, FlagreleaseError, Interrupted, did_you_mean
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, Interrupted, did_you_mean
 
 _EXIT_CODES = """\
 exit codes:
@@ -212,12 +215,31 @@ def _engine(text: str) -> str:
     return text
 
 
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write all output before the end, whatever characters the terminal knows. Raises EnvironmentFault if standard
+    output cannot be written."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # An error of a file names it, or was translated where it was written.
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hint = "free some space, or write it elsewhere"
+        raise EnvironmentFault("standard output cannot be written", why=error.strerror, hint=hint) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     try:
-        arguments = parser().parse_args(argv)
-        verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
-        return int(verb.main(arguments))
+        with _output():
+            arguments = parser().parse_args(argv)
+            verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
+            return int(verb.main(arguments))
     except FlagreleaseError as error:
         show_error(error)
         return error.exit_code

@@ -12,6 +12,11 @@ from pathlib import Path
 
 from flagrelease.errors import EnvironmentFault, NoSpace
 
+_UNWRITABLE = frozenset(
+    {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOLCK}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
 TEMPORARY = ".unfinished."
 """Name prefix of an incomplete file or folder; the writer's PID follows."""
 
@@ -29,7 +34,8 @@ def abandoned(path: Path) -> bool:
 
 @contextmanager
 def translate_disk_errors(doing: str) -> Iterator[None]:
-    """Raise NoSpace or EnvironmentFault for an OSError that means a full or read-only disk; `doing` names the step."""
+    """Raise NoSpace or EnvironmentFault for an OSError that means a full or read-only disk, one without locks, or a
+    directory in place of a file and the reverse; `doing` names the step."""
     try:
         yield
     except OSError as error:
@@ -39,7 +45,7 @@ def translate_disk_errors(doing: str) -> Iterator[None]:
                 why=str(error.filename or error.strerror),
                 hint="free some space and run again; finished work is kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
+        if error.errno in _UNWRITABLE:
             raise EnvironmentFault(
                 f"cannot write while {doing}", why=f"{error.strerror}: {error.filename}", hint="choose --workspace DIR"
             ) from error
@@ -54,7 +60,17 @@ def free_bytes(folder: Path) -> int:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` with `data`; readers see either the old file or the new one. Raises NoSpace."""
+    """Replace `path` with `data`; readers see either the old file or the new one.
+
+    Raises NoSpace, and EnvironmentFault for a path that cannot be written.
+    """
+    try:
+        _write(path, data, mode)
+    except OSError as error:
+        raise EnvironmentFault(f"{path} cannot be written", why=error.strerror or str(error)) from error
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
     with translate_disk_errors(f"writing {path.name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=unfinished())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import translate_disk_errors
 from flagrelease.store.parts import Keep, Parts
@@ -103,7 +103,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All entries, oldest first. Unreadable lines are skipped and counted in `damaged`.
 
-        Raises ConfigError for a line written by a newer version.
+        Raises ConfigError for a line written by a newer version, EnvironmentFault if the file cannot be read.
         """
         try:
             with self.path.open("rb") as stream:
@@ -111,6 +111,12 @@ class Ledger:
                 fresh = stream.read()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{self.path} cannot be read",
+                why=error.strerror or str(error),
+                hint="make it a readable file, or choose another --workspace DIR",
+            ) from None
         complete = fresh[: fresh.rfind(b"\n") + 1]
         self._offset += len(complete)
         for line in complete.splitlines():

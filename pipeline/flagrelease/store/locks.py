@@ -12,16 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flagrelease.errors import Busy
+from flagrelease.store.files import translate_disk_errors
 
 
 @contextmanager
 def hold(path: Path, what: str, run_id: str) -> Iterator[None]:
     """Hold the lock `path` for the block. Raises Busy, naming the holder, if another process holds it."""
     with _opened(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or stop it") from None
+        if not _locked(handle, path):
+            raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or stop it")
         _sign(handle, run_id)
         yield
 
@@ -30,25 +29,32 @@ def hold(path: Path, what: str, run_id: str) -> Iterator[None]:
 def wait_for(path: Path, run_id: str, waiting: Callable[[str], None], sleep: Callable[[float], None]) -> Iterator[None]:
     """Hold the lock `path` for the block, waiting without a limit; `waiting` is called with the holder."""
     with _opened(path) as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waiting(_holder(path))
-                sleep(0.5)
+        while not _locked(handle, path):
+            waiting(_holder(path))
+            sleep(0.5)
         _sign(handle, run_id)
         yield
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with translate_disk_errors(f"opening the lock {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         yield handle
     finally:
         os.close(handle)
+
+
+def _locked(handle: int, path: Path) -> bool:
+    """Lock the file, unless another process has locked it."""
+    with translate_disk_errors(f"locking {path.name}"):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _sign(handle: int, run_id: str) -> None:

@@ -1,7 +1,11 @@
 """The command line: one clear error line and the right exit code."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -120,6 +124,50 @@ def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "cpu/smollm2-135m" in capsys.readouterr().out
     assert app.main(["init"]) == 2
     assert "matrix.yaml exists" in capsys.readouterr().err
+
+
+def test_odd_paths_are_the_environments(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "file").write_text("")
+    assert app.main(["plan", "--workspace", "file/x/y"]) == 2
+    assert "file is not a directory" in capsys.readouterr().err
+    (here / "ws" / "ledger.jsonl").mkdir(parents=True)
+    assert app.main(["status", "--workspace", "ws"]) == 6
+    assert "ledger.jsonl cannot be read: Is a directory" in capsys.readouterr().err
+    (here / "matrix.lock").unlink()
+    (here / "matrix.lock").mkdir()
+    assert app.main(["plan"]) == 2
+    assert "matrix.lock cannot be read: Is a directory" in capsys.readouterr().err
+    assert app.main(["init", "--matrix", "/proc/x.yaml"]) == 6
+    err = capsys.readouterr().err
+    assert "/proc/x.yaml cannot be written: No such file or directory" in err
+    assert "choose another --matrix FILE" in err
+    assert app.main(["init", "--matrix", "file/x.yaml"]) == 6
+    assert "file/x.yaml cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "code"), [("explain cpu/smollm2-135m", 0), ("--help", 0), ("plan", 0)])
+def test_an_ascii_terminal_gets_escapes(verb: str, code: int, here: Path) -> None:
+    done = started(verb, here, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (code, b"")
+    assert done.stdout.isascii()
+
+
+def test_a_full_output_is_the_environments(here: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = started("plan", here, stdout=full)
+    assert done.returncode == 6
+    assert done.stderr.decode().splitlines()[0] == (
+        "flagrelease: standard output cannot be written: No space left on device"
+    )
+    assert b"bug" not in done.stderr
+
+
+def started(
+    verb: str, here: Path, stdout: IO[bytes] | int = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    program = "import sys; from flagrelease.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", program, *verb.split()]
+    return subprocess.run(argv, cwd=here, env={**os.environ, **env}, stdout=stdout, stderr=subprocess.PIPE, check=False)
 
 
 def test_an_unexpected_exception_is_reported_as_a_bug(

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from flagrelease.errors import ConfigError, Corrupt
+from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault
+from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.files import write_atomic
 from flagrelease.store.ledger import Entry, Ledger, process_id, process_lives
 
 
@@ -89,3 +91,28 @@ def test_evidence_is_checked_when_it_is_read(tmp_path: Path) -> None:
     assert store.missing([kept]) == (kept,)
     with pytest.raises(Corrupt, match="missing"):
         store.read(kept)
+
+
+def test_a_directory_in_place_of_the_ledger_is_the_environments(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").mkdir()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(EnvironmentFault, match=r"ledger.jsonl cannot be read"):
+        ledger.entries()
+    with pytest.raises(EnvironmentFault, match="cannot write while writing the ledger"):
+        ledger.append(entry(1))
+
+
+def test_a_lock_in_a_file_is_the_environments(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(EnvironmentFault, match=r"cannot write while opening the lock cell.lock"),
+        locks.hold(tmp_path / "file" / "cell.lock", "the cell", "r"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "file"])
+def test_a_path_that_cannot_be_written_is_the_environments(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault):
+        write_atomic(tmp_path / folder / "x", b"1")

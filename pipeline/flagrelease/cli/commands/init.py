@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flagrelease.config import matrix
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.run.project import shipped_templates
 from flagrelease.store.files import write_atomic
 
@@ -16,7 +16,11 @@ def main(arguments: argparse.Namespace) -> int:
     if target.exists():
         raise ConfigError(f"{target} exists", hint="edit it, or choose another path with --matrix FILE")
     starters = shipped_templates()
-    write_atomic(target, (starters / "matrix.yaml").read_bytes())
+    try:
+        write_atomic(target, (starters / "matrix.yaml").read_bytes())
+    except EnvironmentFault as error:
+        why = error.why or error.what
+        raise EnvironmentFault(f"{target} cannot be written", why=why, hint="choose another --matrix FILE") from None
     (chip,) = matrix.load(target).chips.values()
     dockerfile = target.parent / "base" / "Dockerfile"
     if not dockerfile.exists():
