@@ -10,6 +10,7 @@ import pytest
 import support.served_cell as given
 from flagrelease.config.cell import Cell
 from flagrelease.contract.job import Job
+from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.openai_client import Client
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.serving.server import ServeRequest, served
@@ -58,6 +59,7 @@ def test_both_stacks_start_the_engine_of_the_machine(runner: ProcessRunner, tmp_
     packages = job.lock.wheels["cpu-llama_cpp"]  # FlagScale is among them, FlagGems is not
     if packages.inputs[0] != f"python=={cell.chip.python}":
         pytest.skip(f"the locked packages are for {packages.inputs[0]}, this is {runner.machine.version}")
+    packages = replace(packages, inputs=wanted(cell))
     job = replace(job, lock=replace(job.lock, wheels={cell.wheels_entry: packages}))
     context = given.context(tmp_path, runner=runner)
     kept = given.ROOT / ".flagrelease/wheels"
