@@ -41,6 +41,15 @@ def how_to_make(base: str) -> str:
     )
 
 
+def absent_base(job: Job) -> EnvironmentFault:
+    """The error for a base image without digest that is not on this machine."""
+    locked = locked_base(job)
+    why, hint = locked.why, how_to_make(locked.base)
+    if unresolved := job.lock.unresolved.get(f"chips.{job.cell.chip_name}"):
+        why, hint = f"matrix.lock has no digest to pull it by: {unresolved}", f"run `flagrelease lock {job.cell.id}`"
+    return EnvironmentFault(f"the base image {locked.base} is not on this machine", why=why, hint=hint)
+
+
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     """The base image's reference and the image, pulled if it is locked by digest; without containers, this machine.
 
@@ -54,9 +63,7 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     if not locked.digest:
         image = docker.image(locked.base)
         if image is None:
-            raise EnvironmentFault(
-                f"the base image {locked.base} is not on this machine", why=locked.why, hint=how_to_make(locked.base)
-            )
+            raise absent_base(job)
         return locked.base, image
     name, _, tag = locked.base.rpartition(":")
     name = name if name and "/" not in tag else locked.base

@@ -10,7 +10,7 @@ from flagrelease.config.cell import expand, fingerprint, select, select_one
 from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
-from flagrelease.packaging.base_image import pinned_base
+from flagrelease.packaging.base_image import absent_base, pinned_base
 from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.history import History
@@ -81,6 +81,15 @@ def test_a_lock_for_another_base_image_blocks(tmp_path: Path) -> None:
         "matrix.yaml says flagrelease-base:trixie, matrix.lock flagrelease-base:bookworm"
     )
     assert plan.hint == "run `flagrelease lock`"
+
+
+def test_an_absent_base_image_is_built_or_pinned(tmp_path: Path) -> None:
+    """A base image that a registry has cannot be built, and one that is only local cannot be pinned."""
+    project = NewcomerProject(tmp_path)
+    local, remote = (absent_base(project.job(cell)) for cell in ("cpu/smollm2-135m", "nvidia-h100/smollm2-135m"))
+    assert "docker build --tag flagrelease-base:bookworm base" in local.hint
+    assert remote.why.startswith("matrix.lock has no digest to pull it by: no registry answers at ")
+    assert remote.hint == "run `flagrelease lock nvidia-h100/smollm2-135m`"
 
 
 def test_a_released_cell_is_reused(tmp_path: Path) -> None:
