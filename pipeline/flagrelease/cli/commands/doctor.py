@@ -18,7 +18,10 @@ from flagrelease.evaluation.harnesses import choose
 from flagrelease.packaging.base_image import how_to_make
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
+from flagrelease.run.plan import Choice
+from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
+from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
 
 _DISK_BYTES = 10_000_000_000
@@ -57,6 +60,7 @@ def _checks(project: Project, ports: Ports) -> list[tuple[str, Callable[[], Find
         ("memory", _memory),
         ("ports", lambda: _ports(project)),
         ("matrix.lock", lambda: _lock(project)),
+        ("cells", lambda: _cells(project)),
         ("harnesses", lambda: _harnesses(project, ports)),
     ]
     if project.runner == "process":
@@ -175,6 +179,20 @@ def _lock(project: Project) -> Finding:
     unlocked = [name for name in project.matrix.models if name not in project.lock.models]
     if len(unlocked) == len(project.matrix.models):
         return Finding("matrix.lock", False, "no model is pinned", "run `flagrelease lock`")
-    suffix = f"; not pinned: {', '.join(unlocked)}" if unlocked else ""
+    missing = [f"models.{name}" for name in unlocked]
+    missing += [name for name in project.lock.unresolved if name not in missing]
+    suffix = f"; not pinned: {', '.join(missing)}" if missing else ""
     pinned = ", ".join(sorted(project.lock.models))
     return Finding("matrix.lock", True, f"pinned: {pinned}{suffix}")
+
+
+def _cells(project: Project) -> Finding:
+    """The cells that `plan` shows as blocked. One that can run is enough: a machine rarely serves every chip."""
+    plans = [checked(plan, project) for plan in project.plan(project.cells, STAGES, Choice())]
+    selected = [plan for plan in plans if not plan.cell.excluded]
+    blocked = [plan for plan in selected if plan.blocked]
+    found = f"{len(selected) - len(blocked)} of {len(selected)} can run"
+    if blocked:
+        found += f"; blocked: {', '.join(plan.cell.id for plan in blocked)} (`flagrelease plan` says why)"
+    hint = f"{blocked[0].cell.id}: {blocked[0].hint or blocked[0].blocked}" if blocked else ""
+    return Finding("cells", len(blocked) < len(selected), found, hint)

@@ -1,0 +1,40 @@
+"""`flagrelease doctor` names the cells that cannot run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flagrelease.cli.app import main
+from flagrelease.errors import EnvironmentFault
+
+ROOT = Path(__file__).parents[4]
+
+
+def cells(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, object]:
+    (folder / "matrix.yaml").write_bytes((ROOT / "matrix.yaml").read_bytes())
+    if not (folder / "matrix.lock").exists():
+        (folder / "matrix.lock").write_bytes((ROOT / "matrix.lock").read_bytes())
+    main(["doctor", "--json", "--runner", "process", "--matrix", str(folder / "matrix.yaml"), *flags])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = [finding for finding in findings if finding["name"] == "cells"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_blocked_cells_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = cells(tmp_path, capsys)
+    assert found["ok"]
+    blocked = "nvidia-h100/smollm2-135m, nvidia-h100/qwen3-8b, metax/qwen3-8b"
+    assert found["found"] == f"1 of 4 can run; blocked: {blocked} (`flagrelease plan` says why)"
+
+
+def test_no_cell_can_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "matrix.lock").write_text("{}")
+    found = cells(tmp_path, capsys)
+    assert not found["ok"]
+    assert found["hint"] == "cpu/smollm2-135m: run `flagrelease lock`"
+    flags = ["--runner", "process", "--matrix", str(tmp_path / "matrix.yaml")]
+    assert main(["doctor", *flags]) == EnvironmentFault.exit_code
