@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
+from flagrelease.config.strict_yaml import Checked, FieldError, matching, not_empty
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean
 
@@ -21,8 +22,23 @@ def _check_vendor(name: str) -> None:
         raise ConfigError(f"unknown vendor {name!r}", hint=hint)
 
 
-VendorName = Annotated[str, strict_yaml.Checked(_check_vendor)]
+VendorName = Annotated[str, Checked(_check_vendor)]
 """FlagGems' name for a vendor, a key of VENDORS."""
+
+
+Version = Annotated[
+    str,
+    matching(r"[\w.+-]+", "a version", "it becomes part of the release's tag; write a version such as 0.8.0, or none"),
+]
+Python = Annotated[str, matching(r"3\.[0-9]+", "a Python version", 'write MAJOR.MINOR, such as "3.12"')]
+Reference = Annotated[
+    str,
+    matching(
+        r"[\w.-]+(:[0-9]+)?(/[\w.-]+)*(:[\w.-]+)?",
+        "an image reference",
+        "write [HOST[:PORT]/]NAME[:TAG]; matrix.lock has the digest",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +57,13 @@ class Device:
 class Components:
     """Versions of the FlagOS components in the image; `none` if the chip does not have one."""
 
-    flagscale: str
+    flagscale: Version
     """Starts the engine."""
-    flaggems: str
+    flaggems: Version
     """Triton operators."""
-    flagtree: str = "none"
+    flagtree: Version = "none"
     """Replaces Triton."""
-    flagcx: str = "none"
+    flagcx: Version = "none"
     """Communication between devices."""
 
 
@@ -141,15 +157,15 @@ class Chip:
     """FlagGems' name for the vendor."""
     device: Device
     """The accelerator."""
-    base: str
+    base: Reference
     """The reference of the base image."""
     components: Components
     """Versions of the FlagOS components."""
-    python: str = "3.11"
+    python: Python = "3.11"
     """The Python version of the base image."""
     container: Container = field(default_factory=Container)
     """The options of `docker run`."""
-    hosts: tuple[str, ...] = ("local",)
+    hosts: Annotated[tuple[str, ...], Checked(not_empty)] = ("local",)
     """The first one names the machine that stages on the chip lock. flagrelease runs on that machine; nothing is sent
     to it."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -158,3 +174,7 @@ class Chip:
     """The profile of its cells, instead of the default one."""
     kernels: KernelSettings | None = None
     """The settings of its operators, instead of the default ones."""
+
+    def __post_init__(self) -> None:
+        if self.components.flagscale == "none":
+            raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")

@@ -49,6 +49,14 @@ BenchmarkTitle = Annotated[
     ),
 ]
 Line = Annotated[str, matching(r"\S(.*\S)?", "a line of text", "the card shows it; write it on one line, not empty")]
+FileName = Annotated[
+    str,
+    matching(
+        r"(?!\.)[^\s/](?:[^\n/]*[^\s/])?",
+        "a title of a model",
+        "it also names the folder of the weights; write no / or leading dot",
+    ),
+]
 Text = Annotated[str, matching(r"(?s).*\S.*", "a text", "it is empty")]
 Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "the card links it; write ORG/NAME")]
 LicenseId = Annotated[
@@ -66,7 +74,7 @@ Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know 
 class Serve:
     """How FlagScale serves a model."""
 
-    name: str
+    name: Annotated[str, matching(r"\w[\w.-]*", "a name", "write letters, digits and . _ -")]
     """The argument of `flagscale serve NAME`."""
     engine: Engine
     """A key of ENGINES."""
@@ -142,7 +150,7 @@ class OnChip:
 class Model:
     """Open weights as a release source."""
 
-    title: Line
+    title: FileName
     """Its name on the card."""
     source: Annotated[str, strict_yaml.Checked(Source.parse)]
     """Where the weights are fetched from, in a form of SOURCES."""

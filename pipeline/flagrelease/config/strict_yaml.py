@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _FORMERLY = "formerly"
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 20
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -59,10 +59,16 @@ def matching(pattern: str, rule: str, hint: str = "") -> Checked:
     """Annotation of a text that matches `pattern` completely; `rule` says in words what it must be."""
 
     def check(value: str) -> None:
-        if not re.fullmatch(pattern, value):
+        if not re.fullmatch(pattern, value, re.ASCII):
             raise ConfigError(f"{value!r} is not {rule}", hint=hint)
 
     return Checked(check)
+
+
+def not_empty(value: Sized) -> None:
+    """Raise ConfigError for an empty list or mapping."""
+    if not value:
+        raise ConfigError("it is empty, and needs at least one entry")
 
 
 class FieldError(ValueError):
@@ -298,7 +304,7 @@ def _decode_scalar(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
             return text == "true"
         if kind is int and _INTEGER.fullmatch(text):
             return int(text)
-        if kind is float and _NUMBER.fullmatch(text):
+        if kind is float and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
             return float(text)
     raise _error(name, node.start_mark, f"{where} is {text!r} and must be {_spoken(kind)}", "")
 
