@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import Checked, FieldError, matching, not_empty
+from flagrelease.config.strict_yaml import Checked, FieldError, not_empty
+from flagrelease.config.value_types import Python, Reference, Version
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean
 
@@ -24,21 +25,6 @@ def _check_vendor(name: str) -> None:
 
 VendorName = Annotated[str, Checked(_check_vendor)]
 """FlagGems' name for a vendor, a key of VENDORS."""
-
-
-Version = Annotated[
-    str,
-    matching(r"[\w.+-]+", "a version", "it becomes part of the release's tag; write a version such as 0.8.0, or none"),
-]
-Python = Annotated[str, matching(r"3\.[0-9]+", "a Python version", 'write MAJOR.MINOR, such as "3.12"')]
-Reference = Annotated[
-    str,
-    matching(
-        r"[\w.-]+(:[0-9]+)?(/[\w.-]+)*(:[\w.-]+)?",
-        "an image reference",
-        "write [HOST[:PORT]/]NAME[:TAG]; matrix.lock has the digest",
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)

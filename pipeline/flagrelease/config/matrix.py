@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,21 @@ from flagrelease.config.chip import Chip, KernelSettings
 from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.sources import Source, check_data
-from flagrelease.config.strict_yaml import FieldError, at_least, between, check_name, matching
+from flagrelease.config.strict_yaml import FieldError, at_least, between, check_name
 from flagrelease.config.task_names import TaskName
+from flagrelease.config.value_types import (
+    BenchmarkTitle,
+    Count,
+    Language,
+    LicenseId,
+    Line,
+    Margin,
+    ModelTitle,
+    Seconds,
+    ServeName,
+    Text,
+    Upstream,
+)
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -26,55 +38,12 @@ Stack = Literal["native", "flagos"]
 Engine = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
 """The engine that serves a model, a key of ENGINES."""
 
-Count = Annotated[int, at_least(1)]
-Seconds = Annotated[float, between(0, math.inf, without=(0,))]
-
-Margin = Annotated[
-    float,
-    between(
-        0,
-        0.5,
-        without=(0, 0.5),
-        why="a margin is a fraction: 0.05 is 5 percentage points; a model that is worse by half is not equivalent",
-    ),
-]
-"""A non-inferiority margin. The range excludes percentages, and margins that any model passes."""
-
-BenchmarkTitle = Annotated[
-    str,
-    matching(
-        r"[\w.+-]+",
-        "a title of a benchmark",
-        "the card names the metric TITLE_<n>fewshot_@avg<k>, so a title consists of letters, digits and . _ + -",
-    ),
-]
-Line = Annotated[str, matching(r"\S(.*\S)?", "a line of text", "the card shows it; write it on one line, not empty")]
-FileName = Annotated[
-    str,
-    matching(
-        r"(?!\.)[^\s/](?:[^\n/]*[^\s/])?",
-        "a title of a model",
-        "it also names the folder of the weights; write no / or leading dot",
-    ),
-]
-Text = Annotated[str, matching(r"(?s).*\S.*", "a text", "it is empty")]
-Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "the card links it; write ORG/NAME")]
-LicenseId = Annotated[
-    str,
-    matching(
-        r"[a-z0-9]+([.-][a-z0-9]+)*",
-        "a licence identifier",
-        "hubs know licences by lower-case identifiers, such as apache-2.0, mit or llama3.1",
-    ),
-]
-Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know languages by codes such as en and zh")]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
     """How FlagScale serves a model."""
 
-    name: Annotated[str, matching(r"\w[\w.-]*", "a name", "write letters, digits and . _ -")]
+    name: ServeName
     """The argument of `flagscale serve NAME`."""
     engine: Engine
     """A key of ENGINES."""
@@ -150,7 +119,7 @@ class OnChip:
 class Model:
     """Open weights as a release source."""
 
-    title: FileName
+    title: ModelTitle
     """Its name on the card."""
     source: Annotated[str, strict_yaml.Checked(Source.parse)]
     """Where the weights are fetched from, in a form of SOURCES."""

@@ -1,0 +1,65 @@
+"""Types of values in matrix.yaml, with their ranges and forms. What the card or a tag needs is checked here."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from flagrelease.config.strict_yaml import at_least, between, matching
+
+Count = Annotated[int, at_least(1)]
+Seconds = Annotated[float, between(0, math.inf, without=(0,))]
+
+Margin = Annotated[
+    float,
+    between(
+        0,
+        0.5,
+        without=(0, 0.5),
+        why="a margin is a fraction: 0.05 is 5 percentage points; a model that is worse by half is not equivalent",
+    ),
+]
+"""A non-inferiority margin. The range excludes percentages, and margins that any model passes."""
+
+BenchmarkTitle = Annotated[
+    str,
+    matching(
+        r"[\w.+-]+",
+        "a title of a benchmark",
+        "the card names the metric TITLE_<n>fewshot_@avg<k>, so a title consists of letters, digits and . _ + -",
+    ),
+]
+Line = Annotated[str, matching(r"\S(.*\S)?", "a line of text", "the card shows it; write it on one line, not empty")]
+ModelTitle = Annotated[
+    str,
+    matching(
+        r"(?!\.)[^\s/](?:[^\n/]*[^\s/])?",
+        "a title of a model",
+        "it also names the folder of the weights; write no / or leading dot",
+    ),
+]
+Text = Annotated[str, matching(r"(?s).*\S.*", "a text", "it is empty")]
+Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "the card links it; write ORG/NAME")]
+LicenseId = Annotated[
+    str,
+    matching(
+        r"[a-z0-9]+([.-][a-z0-9]+)*",
+        "a licence identifier",
+        "hubs know licences by lower-case identifiers, such as apache-2.0, mit or llama3.1",
+    ),
+]
+Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know languages by codes such as en and zh")]
+ServeName = Annotated[str, matching(r"\w[\w.-]*", "a name", "write letters, digits and . _ -")]
+Version = Annotated[
+    str,
+    matching(r"[\w.+-]+", "a version", "it becomes part of the release's tag; write a version such as 0.8.0, or none"),
+]
+Python = Annotated[str, matching(r"3\.[0-9]+", "a Python version", 'write MAJOR.MINOR, such as "3.12"')]
+Reference = Annotated[
+    str,
+    matching(
+        r"[\w.-]+(:[0-9]+)?(/[\w.-]+)*(:[\w.-]+)?",
+        "an image reference",
+        "write [HOST[:PORT]/]NAME[:TAG]; matrix.lock has the digest",
+    ),
+]
