@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
 from flagrelease.config.strict_yaml import Checked, FieldError, not_empty
-from flagrelease.config.value_types import Python, Reference, Version
+from flagrelease.config.value_types import Python, Reference, Size, Version
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, did_you_mean
 
@@ -71,7 +71,7 @@ class Container:
     """--gpus"""
     runtime: str = ""
     """--runtime"""
-    shm: str = ""
+    shm: Size = ""
     """--shm-size, such as 32gb."""
     devices: tuple[str, ...] = ()
     """--device"""
@@ -164,3 +164,7 @@ class Chip:
     def __post_init__(self) -> None:
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
+        known = [each.name for each in fields(Components)]
+        for name in self.reasons:
+            if name not in known:
+                raise FieldError(f"is not a component; {did_you_mean(name, known)}", "reasons", name)

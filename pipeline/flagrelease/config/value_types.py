@@ -54,6 +54,7 @@ Version = Annotated[
     str,
     matching(r"[\w.+-]+", "a version", "it becomes part of the release's tag; write a version such as 0.8.0, or none"),
 ]
+Size = Annotated[str, matching(r"([0-9]+[bkmgt]?b?)?", "a size", "write a number and a unit, such as 32gb")]
 Python = Annotated[str, matching(r"3\.[0-9]+", "a Python version", 'write MAJOR.MINOR, such as "3.12"')]
 Reference = Annotated[
     str,

@@ -177,6 +177,12 @@ MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction:
         ('base: "base:1"', 'base: ""', "matrix.yaml:8: chips.cpu.base: '' is not an image reference"),
         ('base: "base:1"', 'base: "base:1@sha256:0"', "chips.cpu.base: 'base:1@sha256:0' is not|has the digest"),
         ("vendor: cpu", 'vendor: cpu\n    python: "3"', "chips.cpu.python: '3' is not a Python version|MAJOR.MINOR"),
+        (
+            "vendor: cpu",
+            "vendor: cpu\n    reasons:\n      flagem: x",
+            "matrix.yaml:8: chips.cpu.reasons.flagem is not a component; did you mean 'flaggems'?",
+        ),
+        ("vendor: cpu", "vendor: cpu\n    container: {shm: 32 gigs}", "container.shm: '32 gigs' is not a size"),
         ("vendor: cpu", "vendor: cpu\n    hosts: []", "matrix.yaml:7: chips.cpu.hosts: it is empty"),
         ('flagscale: "0.8"', "flagscale: ０.8", "components.flagscale: '０.8' is not a version"),
         ("limit: 3", f"limit: {'9' * 5000}", "and must be a whole number"),
