@@ -230,7 +230,9 @@ def _output() -> Iterator[None]:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         hint = "free some space, or write it elsewhere"
-        raise EnvironmentFault("standard output cannot be written", why=error.strerror, hint=hint) from None
+        raise EnvironmentFault(
+            "standard output cannot be written", why=error.strerror or str(error), hint=hint
+        ) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
