@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.chip import Chip, KernelSettings
@@ -37,6 +37,9 @@ Stack = Literal["native", "flagos"]
 
 Engine = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, ENGINES, "serving engine"))]
 """The engine that serves a model, a key of ENGINES."""
+
+Task = Annotated[str, strict_yaml.Checked(lambda name: check_name(name, get_args(TaskName), "task"))]
+"""The kind of a benchmark, a TaskName. Text in a record, which may be of a version with other tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ class Benchmark:
 
     title: BenchmarkTitle
     """Its name on the card."""
-    task: TaskName
+    task: Task
     """The kind of questions, a task of evaluation/tasks/."""
     data: Annotated[str, strict_yaml.Checked(check_data)]
     """Where the questions are read from: data:// or a form of SOURCES."""

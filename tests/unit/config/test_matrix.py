@@ -163,7 +163,11 @@ MARGIN = "out of range, it must be above 0 and below 0.5|a margin is a fraction:
         ("license: MIT", "license: MIT, total: 0", f"{SUMS}.total: 0 is out of range, it must be at least 1"),
         ("license: MIT", "license: MIT, shots: -1", f"{SUMS}.shots: -1 is out of range, it must be at least 0"),
         ("license: MIT", "license: ' '", f"{SUMS}.license: ' ' is not a line of text"),
-        ("task: integer", "task: intger", f"matrix.yaml:18: {SUMS}.task is 'intger'|did you mean 'integer'?"),
+        (
+            "task: integer",
+            "task: intger",
+            f"matrix.yaml:18: {SUMS}.task: unknown task 'intger'|did you mean 'integer'?",
+        ),
         ("title: Sums", "title: My Sums", f"{SUMS}.title: 'My Sums' is not a title of a benchmark|TITLE_<n>fewshot"),
         ("limit: 3", "limit: 0", "matrix.yaml:20: profiles.quick.benchmarks.sums.limit: 0 is out of range"),
         ("limit: 3", "limit: -5", "benchmarks.sums.limit: -5 is out of range, it must be at least 1"),
