@@ -165,7 +165,7 @@ class Benchmark:
     task: Task
     """The kind of questions, a task of evaluation/tasks/."""
     data: Annotated[str, strict_yaml.Checked(check_data)]
-    """Where the questions are read from: data:// or a form of SOURCES."""
+    """Where the questions are read from: data://, generated:// or a form of SOURCES."""
     license: Line
     """Of the questions, for the card."""
     shots: Annotated[int, at_least(0)] = 0

@@ -18,6 +18,37 @@ OWN_DATA = "data"
 
 _OWN_DATA_FORM = f"{OWN_DATA}://FILE-OR-FOLDER"
 
+GENERATED = "generated"
+"""The scheme of questions that a program draws by a seed. Only benchmarks may use it; evaluation/generated/ has the
+programs."""
+
+_GENERATED_FORM = f"{GENERATED}://NAME?seed=SEED&questions=NUMBER"
+_GENERATED = re.compile(
+    rf"{GENERATED}://(?P<name>[\w-]+)\?seed=(?P<seed>\d{{1,9}})&questions=(?P<questions>[1-9]\d{{0,5}})", re.ASCII
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """A parsed source of generated questions."""
+
+    name: str
+    """A key of GENERATORS in evaluation/generated/."""
+    seed: int
+    """The seed of the draw."""
+    questions: int
+    """The number of questions to draw."""
+
+    @classmethod
+    def parse(cls, text: str) -> Generated | None:
+        """Parse a source; None if it is of another scheme. Raises ConfigError if it is malformed."""
+        if not text.startswith(f"{GENERATED}://"):
+            return None
+        match = _GENERATED.fullmatch(text)
+        if match is None:
+            raise ConfigError(f"{text!r} is not a {GENERATED} source", hint=f"write {_GENERATED_FORM}")
+        return cls(name=match["name"], seed=int(match["seed"]), questions=int(match["questions"]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -105,10 +136,11 @@ class SourceKind:
 def check_data(text: str) -> None:
     """Raise ConfigError unless `text` can be the data of a benchmark."""
     scheme, separator, rest = text.partition("://")
-    if separator and scheme == OWN_DATA and rest:
+    if (separator and scheme == OWN_DATA and rest) or Generated.parse(text):
         return
     if scheme not in SOURCES:
-        raise _unknown(text, [*(kind.form for kind in SOURCES.values()), _OWN_DATA_FORM], [*SOURCES, OWN_DATA])
+        forms = [*(kind.form for kind in SOURCES.values()), _OWN_DATA_FORM, _GENERATED_FORM]
+        raise _unknown(text, forms, [*SOURCES, OWN_DATA, GENERATED])
     Source.parse(text)
 
 

@@ -29,13 +29,19 @@ def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[s
         chosen: dict[str, Any] = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP}
         thinking = False
     else:
-        chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
+        chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": _tokens(task, sampling)}
         if sampling.top_k is not None:
             chosen["top_k"] = sampling.top_k
         thinking = sampling.thinking
     if engine.thinking_switch:
         chosen["chat_template_kwargs"] = {"enable_thinking": thinking}
     return chosen
+
+
+def _tokens(task: Task, sampling: Sampling) -> int:
+    if task.longest is None or sampling.thinking:  # thinking has no known length
+        return sampling.max_tokens
+    return min(task.longest, sampling.max_tokens)
 
 
 def concurrency(parameters: Mapping[str, Any], engine: ServingEngine, at_once: int) -> int:

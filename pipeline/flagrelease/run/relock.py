@@ -14,7 +14,7 @@ from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedMode
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
-from flagrelease.evaluation.datasets import is_own
+from flagrelease.evaluation.datasets import is_fetched
 from flagrelease.packaging import wheelhouse
 from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.hub import Hubs
@@ -48,7 +48,7 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         attempts(f"models.{name}", partial(_model, matrix.models[name].source, ports.hubs, progress))
     for name in dict.fromkeys(name for cell in cells for name in cell.profile.benchmarks):
         benchmark = matrix.benchmarks[name]
-        if not is_own(benchmark):  # the user's own data is pinned by the manifest of its folder
+        if is_fetched(benchmark):  # the user's own data is pinned by the manifest of its folder
             attempts(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
     for name, inputs in {cell.wheels_entry: wanted(cell) for cell in cells}.items():
         attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))

@@ -10,7 +10,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.evaluation.datasets import is_own, load
+from flagrelease.evaluation.datasets import is_fetched, is_own, load
 from flagrelease.packaging import wheelhouse
 from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.stages.accuracy.run import fetch_data
@@ -37,6 +37,7 @@ def run(job: Job, context: Context) -> results.Fetched:
         benchmark = job.matrix.benchmarks[name]
         if is_own(benchmark):
             own.append(name)
+        if not is_fetched(benchmark):
             continue
         context.progress.doing(f"fetching the questions of {name}")
         load(name, benchmark, job.lock, job.data_dir, fetch_data(context))

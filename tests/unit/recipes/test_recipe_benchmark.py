@@ -18,7 +18,7 @@ def test_a_benchmark_is_a_stanza_that_a_profile_names(project: NewcomerProject) 
     data = project.root / "sums.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     project.add("benchmarks", f'  sums: {{title: Sums, task: integer, data: "file://{data}", license: MIT}}\n')
-    project.replace("mmlu-sample: {limit: 200}", "sums: {}")
+    project.replace("short-tasks: {}", "sums: {}")
     cell = "cpu/smollm2-135m"
     lock = project.relock(cell)
     assert lock.benchmarks["sums"].rows == 3

@@ -54,7 +54,7 @@ class World:
         models["smollm2-135m"] = replace(models["smollm2-135m"], source=f"file://{folder}/model")
         models["qwen3-8b"] = replace(models["qwen3-8b"], source=f"file://{folder}/absent")
         benchmarks = dict(matrix.benchmarks)
-        benchmarks["mmlu-sample"] = replace(benchmarks["mmlu-sample"], data=f"file://{folder}/test.jsonl")
+        benchmarks["short-tasks"] = replace(benchmarks["short-tasks"], data=f"file://{folder}/test.jsonl")
         self.matrix: Matrix = replace(matrix, models=models, benchmarks=benchmarks)
         self.registry = Registry({})
         self.progress = Seen()
@@ -83,7 +83,7 @@ def test_available_sources_are_pinned_and_others_are_listed_with_the_reason(worl
     lock = world.relock()
 
     assert [file.path for file in lock.models["smollm2-135m"].files] == ["model.gguf"]
-    assert lock.benchmarks["mmlu-sample"].rows == 2
+    assert lock.benchmarks["short-tasks"].rows == 2
     assert lock.chips["cpu"].why
     assert lock.chips["cpu"].digest == ""
     assert set(lock.unresolved) == {
@@ -96,6 +96,12 @@ def test_available_sources_are_pinned_and_others_are_listed_with_the_reason(worl
     }
     assert "does not exist" in lock.unresolved["models.qwen3-8b"]
     assert all("\n" not in why for why in lock.unresolved.values())
+
+
+def test_generated_questions_have_no_lock_entry(world: World) -> None:
+    world.matrix = replace(world.matrix, benchmarks=matrices.load(MATRIX).benchmarks)
+    assert world.matrix.benchmarks["short-tasks"].data.startswith("generated://")
+    assert world.relock(prefix="cpu/").benchmarks == {}
 
 
 def test_reasons_name_no_path_of_the_program_that_failed(world: World) -> None:

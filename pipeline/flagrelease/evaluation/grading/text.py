@@ -6,7 +6,7 @@ import heapq
 import re
 from collections.abc import Iterator
 
-__all__ = ["bold", "boxed", "integer", "letter", "listed", "marked", "tagged"]
+__all__ = ["bold", "boxed", "integer", "letter", "listed", "marked", "plain", "tagged"]
 
 _MARK = re.compile(
     r"(?:\*\*)?\b(?:answer|(?:correct|right|best) (?:option|choice))\b(?:\*\*)?\s*(?:is|[:=])\s*:?", re.IGNORECASE
@@ -93,6 +93,11 @@ def tagged(text: str, tag: str) -> str | None:
     """The content of the last `<tag>…</tag>`."""
     contents: list[str] = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
     return contents[-1].strip() if contents else None
+
+
+def plain(text: str) -> str:
+    """Lower case, single spaces, and no quotation marks, asterisks or sentence marks at either end."""
+    return " ".join(text.lower().split()).strip(" \"'`*.,;:!?")
 
 
 def listed(text: str) -> list[str]:

@@ -112,6 +112,14 @@ class _Run:
         self.transport_failed = threading.Event()
         self.failure: BaseException | None = None
 
+    def _finish_reason(self, reply: Reply) -> str | None:
+        """As reported, but no `length` where a longer reply would have the same grade: a letter is one token, and an
+        answer that exceeds the task's longest one is wrong."""
+        if not self._text:
+            return None
+        cut_at_longest = self._evaluation.parameters["max_tokens"] == self._evaluation.task.longest
+        return None if cut_at_longest and reply.finish_reason == "length" else reply.finish_reason
+
     @property
     def _text(self) -> bool:
         return self._evaluation.task.scoring == "text"
@@ -216,8 +224,7 @@ class _Run:
             blank,
             correct=grade.correct,
             answer=grade.answer,
-            # A letter is one token, so finish reason "length" is not a truncation there.
-            finish_reason=reply.finish_reason if self._text else None,
+            finish_reason=self._finish_reason(reply),
             completion_tokens=reply.completion_tokens,
             latency_s=latency,
         )

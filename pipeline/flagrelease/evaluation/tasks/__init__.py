@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from flagrelease.errors import ConfigError, EnvironmentFault, did_you_mean
 from flagrelease.evaluation.question import Task
-from flagrelease.evaluation.tasks import choices, ifeval, livebench, numbers
+from flagrelease.evaluation.tasks import choices, exact, ifeval, livebench, numbers
 
 __all__ = ["TASKS", "task_named"]
 
@@ -15,6 +15,7 @@ TASKS: dict[str, Task] = {
     for task in (
         choices.LETTER,  # multiple-choice: MMLU, scored by the first letter's log-probability
         choices.REASONED,  # multiple-choice-cot: GPQA, MuSR, MMLU-Pro, ARC, answered after reasoning
+        exact.EXACT,  # exact: a short text, compared as plain text
         numbers.INTEGER,  # integer: AIME, GSM8K
         numbers.MATH,  # math: MATH-500
         ifeval.IFEVAL,  # ifeval: instructions that a program can check
