@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.matrix import Model
@@ -63,8 +64,13 @@ def wait(port: int) -> str:
 
 
 def chat(model: Model) -> str:
-    """The curl command that asks one question."""
-    body = {"model": model.title, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 64}
+    """The curl command that asks one question, with the model's own sampling parameters."""
+    sampling = model.sampling
+    body: dict[str, Any] = {"model": model.title, "messages": [{"role": "user", "content": QUESTION}]}
+    body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.top_k is not None:
+        body["top_k"] = sampling.top_k
+    body["max_tokens"] = sampling.max_tokens
     return (
         f"curl --silent --fail {address(model)}/chat/completions \\\n"
         f"  --header 'Content-Type: application/json' \\\n  --data {shlex.quote(json.dumps(body, ensure_ascii=False))}"

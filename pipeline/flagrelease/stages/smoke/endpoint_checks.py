@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from flagrelease.config.engines import ENGINES
 from flagrelease.config.matrix import Model
 from flagrelease.ports.openai_client import Answer, Client
 from flagrelease.recipe.user_commands import QUESTION
@@ -17,6 +19,19 @@ _TOKENS = 48
 _REPEATS = 5
 _SPARE = 64
 """Tokens that a near-full prompt leaves free for the chat template and the answer."""
+
+
+FACTS = (
+    (QUESTION, "7|seven"),
+    ("What is the opposite of hot?", "cold"),
+    ("What is 2 + 2?", "4|four"),
+    ("Which animal says meow?", "cat"),
+    ("What color is the sky on a clear day?", "blue"),
+)
+"""Questions that a model with 135 million parameters answers right at temperature 0, and the words of which its answer
+must contain one."""
+_RIGHT = 4
+"""How many of FACTS must be right: a model may not know one, or its rounding may turn one."""
 
 
 class Skipped(Exception):
@@ -68,6 +83,26 @@ def chat(bench: Bench) -> str:
     if answer.finish_reason not in ("stop", "length"):
         raise CheckFailed(f"finish_reason is {answer.finish_reason!r}")
     return f"{answer.text.strip()[:80]!r} ({answer.finish_reason})"
+
+
+def answers(bench: Bench) -> str:
+    """Judge what is said: a broken operator, precision or chat template still gives fluent answers of every form."""
+    switch = ENGINES[bench.model.serve.engine].thinking_switch
+    parameters = {"chat_template_kwargs": {"enable_thinking": False}} if switch else {}
+    said = {question: bench.ask(question, **parameters).text for question, _ in FACTS}
+    wrong = [question for question, words in FACTS if not mentions(said[question], words)]
+    right = len(FACTS) - len(wrong)
+    if right < _RIGHT:
+        shown = "; ".join(f"{question} {said[question].strip()[:60]!r}" for question in wrong)
+        raise CheckFailed(
+            f"{right} of {len(FACTS)} easy questions are answered right, at least {_RIGHT} must be: {shown}"
+        )
+    return f"{right} of {len(FACTS)} easy questions are answered right"
+
+
+def mentions(text: str, words: str) -> bool:
+    """Whether one of `words`, separated by |, is in the text as a word."""
+    return re.search(rf"\b(?:{words})\b", text, re.IGNORECASE) is not None
 
 
 def streaming(bench: Bench) -> str:
@@ -159,6 +194,7 @@ def _prompt(bench: Bench, tokens: int) -> str:
 CHECKS: tuple[tuple[str, Callable[[Bench], str]], ...] = (
     ("served name", served_name),
     ("chat", chat),
+    ("answers", answers),
     ("streaming", streaming),
     ("token accounting", token_accounting),
     ("determinism", determinism),
