@@ -124,6 +124,10 @@ class EvalscopeHarness:
             )
 
 
+_GENERATION = ("temperature", "top_p", "top_k", "max_tokens")
+"""The request parameters that evalscope has an option for; it puts the others, of one engine, into `extra_body`."""
+
+
 def argv(endpoint: Endpoint, evaluation: Evaluation, folder: Path) -> list[str]:
     """evalscope's arguments, without the program's name."""
     benchmark = BENCHMARKS[evaluation.task.name]
@@ -132,8 +136,8 @@ def argv(endpoint: Endpoint, evaluation: Evaluation, folder: Path) -> list[str]:
         options |= {"few_shot_num": 0}
     if benchmark.config != "default":
         options |= {"subset_list": [benchmark.config]}
-    sampling = dict(evaluation.parameters)
-    if extra := {name: sampling.pop(name) for name in ("chat_template_kwargs",) if name in sampling}:
+    sampling = {name: value for name, value in evaluation.parameters.items() if name in _GENERATION}
+    if extra := {name: value for name, value in evaluation.parameters.items() if name not in _GENERATION}:
         sampling["extra_body"] = extra
     values: dict[str, object] = {
         "model": endpoint.model,

@@ -149,6 +149,10 @@ def test_the_arguments_have_the_sampling_but_not_the_key(tmp_path: Path) -> None
     sampling = json.loads(arguments[arguments.index("--generation-config") + 1])
     extra = {"chat_template_kwargs": {"enable_thinking": True}}
     assert sampling == {"temperature": 0.6, "max_tokens": 64, "extra_body": extra}
+    llama = evaluation(parameters={"temperature": 0, "top_k": 3, "cache_prompt": False})
+    arguments = argv(Endpoint(base_url="http://h/v1", model="m"), llama, tmp_path)
+    sampling = json.loads(arguments[arguments.index("--generation-config") + 1])
+    assert sampling == {"temperature": 0, "top_k": 3, "extra_body": {"cache_prompt": False}}
 
 
 @pytest.mark.parametrize(("task", "why"), [("multiple-choice", "log-probabilities"), ("livebench", "no LiveBench")])

@@ -250,7 +250,8 @@ def test_a_part_of_a_benchmark_is_labelled_as_one(tmp_path: Path) -> None:
     # four greedy repeats on llama.cpp would be one answer four times
     assert spec.metric(spec.repeats) == "MMLU_0fewshot_@avg1"
     assert spec.evaluation.concurrency == 1
-    assert spec.evaluation.parameters == {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    letter = {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    assert spec.evaluation.parameters == letter | {"cache_prompt": False}
 
 
 def test_a_sampled_benchmark_keeps_repeats_concurrency_and_sampling(tmp_path: Path) -> None:
