@@ -1,11 +1,12 @@
 """Check that the accuracy stage of a release fails deliberately damaged copies of the chip `cpu`'s model.
 
     make release                                         # builds and pushes the image to serve
-    python benchmarks/damaged_model.py DATA [--benchmark ifeval] [--margin 0.05] [--threads 2] [--work DIR]
+    python benchmarks/damaged_model.py [DATA --benchmark ifeval] [--margin 0.05] [--threads 2] [--work DIR]
 
-The native stack serves the unchanged model. The flagos stack serves the same file, then copies with one layer scaled or
-all blocks quantised further, patched in place in the GGUF. DATA is a data folder with its manifest. Prints a table;
-exits with 1 if a damaged copy does not FAIL or the unchanged one does. Answers are kept in --work.
+The native stack serves the unchanged model. The flagos stack serves the same file, then copies with one layer scaled,
+all blocks quantised further or another model's chat template, patched in place in the GGUF. The questions are those of
+the cell, or of a benchmark whose data is in DATA, a data folder with its manifest. Prints a table; exits with 1 if a
+damaged copy does not FAIL or the unchanged one does. Answers are kept in --work.
 """
 
 from __future__ import annotations
@@ -147,8 +148,41 @@ class Damage:
         return changed
 
 
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '### Instruction:\\n' }}"
+    "{% else %}{{ '### Response:\\n' }}{% endif %}{{ message['content'] + '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}"
+)
+"""Alpaca's chat template, which has none of the model's own tokens for roles and ends of turns."""
+
+
+@dataclass(frozen=True)
+class OtherTemplate:
+    """Another chat template in the file's metadata."""
+
+    name: str
+    template: str = TEMPLATE
+
+    def to(self, source: Path, target: Path) -> int:
+        """Write a damaged copy. Returns the number of changed weights, 0."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = bytearray(source.read_bytes())
+        key = b"tokenizer.chat_template"
+        at = content.index(key) + len(key)
+        kind, size = struct.unpack_from("<IQ", content, at)
+        # A comment of the template language fills the rest, so that no offset in the file changes.
+        filler = size - len(self.template) - len("{##}")
+        if kind != _TEXT or filler < 0:
+            raise SystemExit(f"{source} has no chat template of at least {len(self.template) + 4} bytes")
+        start = at + struct.calcsize("<IQ")
+        content[start : start + size] = f"{self.template}{{#{' ' * filler}#}}".encode()
+        target.write_bytes(content)
+        return 0
+
+
 DAMAGES = (
     Damage("one layer of 30 scaled by 1.5", "blk.10.", scaled(1.5)),
+    OtherTemplate("the chat template of another model"),
     Damage("all layers quantised to 3 bits", "blk.", coarser(3)),
 )
 
@@ -221,15 +255,15 @@ def serving(candidate: results.Weights) -> Serve:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--benchmark", default="ifeval")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--benchmark", default="short-tasks")
     parser.add_argument("--margin", type=float, default=0.05)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".flagrelease/damaged"))
     wanted = parser.parse_args()
-    project = open_project(Options(matrix=ROOT / "matrix.yaml", data_dir=wanted.data.resolve()))
+    project = open_project(Options(matrix=ROOT / "matrix.yaml", data_dir=wanted.data and wanted.data.resolve()))
     job = job_for(project, wanted)
     weights: results.Weights = released(project, "weights", results.Weights)
     image: results.Image = released(project, "image", results.Image)
@@ -262,7 +296,8 @@ def copies(source: Path, workspace: Workspace, model: str) -> Iterator[tuple[str
     for number, damage in enumerate(DAMAGES):
         folder = f"damaged-{number}"
         changed = damage.to(source, workspace.weights / folder / source.name)
-        yield f"{damage.name} ({changed / 1e6:.1f} M weights of {model.partition('/')[0]})", folder
+        of = f" ({changed / 1e6:.1f} M weights of {model.partition('/')[0]})" if changed else ""
+        yield f"{damage.name}{of}", folder
 
 
 def context_for(name: str, workspace: Workspace, weights: results.Weights, image: results.Image) -> Context:

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from types import ModuleType
 
+import jinja2
 import numpy as np
 import pytest
 
@@ -68,3 +69,23 @@ def test_fewer_bits_leave_fewer_values_around_the_same_mean(damaged: ModuleType,
     assert len(np.unique(after)) == 4
     assert np.abs(after - before).max() == pytest.approx(0.75)  # one and a half steps of 0.5
     assert target.read_bytes()[-32:] == source.read_bytes()[-32:]
+
+
+def test_another_chat_template_takes_the_place_of_the_files_own(damaged: ModuleType, tmp_path: Path) -> None:
+    source, target = tmp_path / "whole.gguf", tmp_path / "other" / "damaged.gguf"
+    own = "x" * (len(damaged.TEMPLATE) + 40)
+    before, after = b"GGUF...", b"...weights"
+    source.write_bytes(before + text("tokenizer.chat_template") + struct.pack("<I", 8) + text(own) + after)
+    assert damaged.OtherTemplate("other").to(source, target) == 0
+    content = target.read_bytes()
+    assert len(content) == source.stat().st_size
+    assert content.startswith(before)
+    assert content.endswith(f"{{#{' ' * 36}#}}".encode() + after)
+    rendered = jinja2.Template(content[-len(own) - len(after) : -len(after)].decode()).render(
+        messages=[{"role": "user", "content": "Hot?"}, {"role": "assistant", "content": "cold"}],
+        add_generation_prompt=True,
+    )
+    assert rendered == "### Instruction:\nHot?\n\n### Response:\ncold\n\n### Response:\n"
+    source.write_bytes(before + text("tokenizer.chat_template") + struct.pack("<I", 8) + text("short") + after)
+    with pytest.raises(SystemExit, match="no chat template"):
+        damaged.OtherTemplate("other").to(source, target)
