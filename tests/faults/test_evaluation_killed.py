@@ -82,6 +82,36 @@ print(run_design(planned, side("a"), side("b")))
 """
 
 
+# Questions as the accuracy stage asks llama.cpp's server.
+GREEDY = f"""
+import sys
+from pathlib import Path
+from flagrelease.config.engines import ENGINES
+from flagrelease.config.matrix import Sampling
+from flagrelease.evaluation.chat import concurrency, sampling_of
+from flagrelease.evaluation.harnesses.own import OwnHarness
+from flagrelease.evaluation.question import Question
+from flagrelease.evaluation.request import Endpoint, Evaluation, EvaluationRequest
+from flagrelease.evaluation.spec import asks
+from flagrelease.evaluation.tasks import TASKS
+
+task, engine = TASKS["exact"], ENGINES["llama_cpp"]
+questions = [
+    Question(
+        subset="all", id=f"q{{n}}", messages=({{"role": "user", "content": f"question {{n}}"}},), reference="even"
+    )
+    for n in range({QUESTIONS})
+]
+parameters = sampling_of(task, Sampling(), engine)
+evaluation = Evaluation(
+    benchmark="made-up", task=task, asks=asks(questions, range(1)), parameters=parameters,
+    concurrency=concurrency(parameters, engine, 4),
+)
+endpoint = Endpoint(base_url=sys.argv[1], model="m")
+OwnHarness().evaluate(EvaluationRequest(endpoint=endpoint, evaluation=evaluation, into=Path(sys.argv[2])))
+"""
+
+
 def begin(base_url: str, into: Path, program: str = PROGRAM) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
@@ -154,6 +184,34 @@ def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_
         # A request in flight when its process was killed was asked and not answered; four at a time can be.
         assert answers <= server.asked.total() <= answers + 5 * 4
     assert (again, all_of_them) == (decided, answers)
+
+
+def test_killed_and_resumed_it_has_the_answers_of_an_uninterrupted_evaluation(tmp_path: Path) -> None:
+    """A server with a prompt cache: an answer depends on the question before, unless the request turns the cache off."""
+    before = [0]
+
+    def remembering(request: dict[str, Any], _n: int) -> Said:
+        number = int(request["messages"][0]["content"].rpartition(" ")[2])
+        number, before[0] = number + before[0] * request.get("cache_prompt", True), number
+        return Said(chat("even" if number % 2 == 0 else "odd").body, seconds=0.005)
+
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    with serving(remembering) as server:
+        assert begin(server.base_url, whole, GREEDY).wait(60) == 0
+    with serving(remembering) as server:
+        before[0] = 1
+        for answers in (1, 40, 90):
+            running = begin(server.base_url, killed, GREEDY)
+            deadline = time.monotonic() + 60
+            while not killed.exists() or killed.read_bytes().count(b"\n") < answers:
+                assert time.monotonic() < deadline, "the evaluation did not get so far"
+                time.sleep(0.002)
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+        assert begin(server.base_url, killed, GREEDY).wait(60) == 0
+    first, resumed = ({sample.key: sample.answer for sample in read_samples(path)} for path in (whole, killed))
+    assert len(first) == QUESTIONS
+    assert resumed == first
 
 
 def test_a_truncated_line_is_repaired(tmp_path: Path) -> None:
