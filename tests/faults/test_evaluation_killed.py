@@ -187,7 +187,7 @@ def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_
 
 
 def test_killed_and_resumed_it_has_the_answers_of_an_uninterrupted_evaluation(tmp_path: Path) -> None:
-    """A server with a prompt cache: an answer depends on the question before, unless the request turns the cache off."""
+    """By a server with a prompt cache: an answer depends on the question before, unless the request turns that off."""
     before = [0]
 
     def remembering(request: dict[str, Any], _n: int) -> Said:
