@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from flagrelease.contract.accuracy_results import BenchmarkScore
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy.run import evaluate
 from support.benchmark_programs import opened
 from support.real_model import RealModel, real_model
 
@@ -46,7 +46,7 @@ def test_a_damaged_copy_fails_and_the_same_file_passes(
 
     def score(folder: str) -> BenchmarkScore:
         candidate = replace(model.weights, folder=folder)
-        (benchmark,) = accuracy.run(job, context, serve=damaged.serving(candidate)).benchmarks
+        (benchmark,) = evaluate(job, context, serve=damaged.serving(candidate)).benchmarks
         print(f"seed {seed}, {damaged.row(folder, benchmark)}")
         return benchmark
 

@@ -19,7 +19,7 @@ from flagrelease.evaluation.question import Question
 from flagrelease.evaluation.request import EvaluationRequest, Tally
 from flagrelease.ports.openai_client import Client
 from flagrelease.serving.server import Served
-from flagrelease.stages import accuracy
+from flagrelease.stages.accuracy.run import build_specs, evaluate
 from flagrelease.verdict.samples import Sample, read_samples
 from support.real_model import BENCHMARK, RealModel, real_model
 
@@ -56,7 +56,7 @@ def say(server: Served, questions: Sequence[Question], parameters: Mapping[str, 
 
 
 def test_another_order_gives_the_same_bytes(model: RealModel, job: Job) -> None:
-    (spec,) = accuracy.build_specs(job, model.fresh())
+    (spec,) = build_specs(job, model.fresh())
     parameters = {**spec.evaluation.parameters, "logprobs": True, "top_logprobs": 5}
     shuffled = list(spec.questions)
     random.Random(1).shuffle(shuffled)
@@ -107,12 +107,12 @@ def _key(sample: Sample) -> tuple[str, str, int]:
 
 def test_a_run_that_was_killed_twice_has_the_answers_of_one_that_was_not(model: RealModel, job: Job) -> None:
     whole, resumed = model.fresh(), model.fresh()
-    expected = accuracy.run(job, whole)
+    expected = evaluate(job, whole)
     harness = Interrupted(at=(7, 20))
     for _ in range(2):
         with pytest.raises(Killed):
-            accuracy.run(job, resumed, harness=harness)
-    result = accuracy.run(job, resumed, harness=harness)
+            evaluate(job, resumed, harness=harness)
+    result = evaluate(job, resumed, harness=harness)
     assert answers(resumed, result) == answers(whole, expected)
     assert (result.verdict, result.benchmarks) == (expected.verdict, expected.benchmarks)
     assert result.questions_asked < expected.questions_asked
