@@ -1,6 +1,6 @@
 """Print the score and the length of the answers of each part of a benchmark.
 
-    python benchmarks/by_kind.py .flagrelease/releases/cpu/smollm2-135m/latest/evidence/accuracy/baseline.samples.jsonl
+python benchmarks/by_kind.py .flagrelease/releases/cpu/smollm2-135m/latest/evidence/accuracy/baseline.samples.jsonl
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from support.real_model import BENCHMARK, RealModel, real_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-QUESTIONS = 24
+QUESTIONS = 25
 
 
 @pytest.fixture(scope="module")

@@ -67,15 +67,14 @@ def test_the_digest_is_that_of_the_rows_and_needs_no_lock() -> None:
 
 def test_the_draw_never_changes() -> None:
     """Another draw would be another benchmark, and invalidate all baselines."""
-    source = Generated(name="short-tasks", seed=20261128, questions=6)
+    source = Generated(name="short-tasks", seed=20261128, questions=5)
     asked = [json.loads(line)["question"] for line in generate("short", source).decode().splitlines()]
     assert asked == [
         "Count from 58 to 63.",
-        "Count by twos from 8 to 20.",
-        "Write a comma between the words: horse pocket dinner basket",
-        "What is the last word of this list? kitchen, summer, doctor, ticket, engine",
-        "What is 40 + 2?",
-        "Write Paula instead of David: David carried the doctor in the station.",
+        "Write a comma between the words: queen letter pencil candle",
+        "What is the last word of this list? engine, flower, needle, ticket, window",
+        "What is 43 + 3?",
+        "Write Grace instead of Laura: Laura lost the window in the garden.",
     ]
 
 
@@ -91,10 +90,8 @@ def answer(kind: str, question: str) -> str:
     words = question.partition(": ")[2].split()
     numbers = [int(number) for number in re.findall(r"\d+", question)]
     match kind:
-        case "count" | "count_by_twos":
-            step = 2 if kind == "count_by_twos" else 1
-            low, high = numbers
-            return ", ".join(str(low + step * index) for index in range((high - low) // step + 1))
+        case "count":
+            return ", ".join(str(number) for number in range(numbers[0], numbers[1] + 1))
         case "commas":
             return ", ".join(words)
         case "last_word":
@@ -128,10 +125,10 @@ def test_the_cpu_cell_asks_it_with_its_examples_as_turns(path: Path) -> None:
     task = task_named(stanza.task, name)
     spec = build_spec(name, stanza, task, read.profiles["embedded"].benchmarks[name], data, given.job().cell.model)
     assert (spec.chance, spec.partial(len(spec.questions))) == (0.0, "")
-    assert spec.metric(1) == "ShortTasks_2fewshot_@avg1"
-    assert spec.evaluation.parameters["max_tokens"] == TASKS["exact"].longest == 64
+    assert spec.metric(1) == "ShortTasks_1fewshot_@avg1"
+    assert spec.evaluation.parameters["max_tokens"] == TASKS["exact"].longest == 48
     for question in spec.questions:
-        assert [message["role"] for message in question.messages] == ["user", "assistant"] * 2 + ["user"]
+        assert [message["role"] for message in question.messages] == ["user", "assistant", "user"]
         assert len(question.reference.split()) <= 12
         assert all(question.reference not in message["content"] for message in question.messages[-1:])
 
@@ -193,4 +190,4 @@ def test_a_model_that_thinks_is_not_cut_off_at_the_longest_answer() -> None:
         loaded("generated://short-tasks?seed=1&questions=5"),
         replace(model, sampling=replace(model.sampling, thinking=True)),
     )
-    assert thinking.evaluation.parameters["max_tokens"] == model.sampling.max_tokens > 64
+    assert thinking.evaluation.parameters["max_tokens"] == model.sampling.max_tokens > 48

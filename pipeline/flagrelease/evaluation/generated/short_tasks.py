@@ -60,14 +60,8 @@ class Draw:
 
 def _count(draw: Draw) -> Pair:
     start = draw.between(2, 89)
-    end = start + draw.between(4, 8)
+    end = start + draw.between(4, 6)
     return f"Count from {start} to {end}.", _listed(range(start, end + 1))
-
-
-def _count_by_twos(draw: Draw) -> Pair:
-    start = 2 * draw.between(2, 29)
-    end = start + 2 * draw.between(4, 6)
-    return f"Count by twos from {start} to {end}.", _listed(range(start, end + 1, 2))
 
 
 def _commas(draw: Draw) -> Pair:
@@ -93,7 +87,6 @@ def _rename(draw: Draw) -> Pair:
 
 KINDS: Mapping[str, Callable[[Draw], Pair]] = {
     "count": _count,
-    "count_by_twos": _count_by_twos,
     "commas": _commas,
     "last_word": _last_word,
     "sum": _sum,

@@ -11,7 +11,7 @@ from flagrelease.evaluation.question import Grade, Message, Question, Reply, Tas
 
 __all__ = ["EXACT"]
 
-_TOKENS = 64
+_TOKENS = 48
 
 
 def read_exact(data: DataSet, shots: int) -> list[Question]:
