@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RealModel:
 def job(model: RealModel) -> Job:
     made = model.asking(seed=1, questions=QUESTIONS)
     benchmark = replace(made.matrix.benchmarks[BENCHMARK], margin=0.15)
-    return replace(made, matrix=replace(made.matrix, benchmarks={BENCHMARK: benchmark}))
+    return replace(made, matrix=replace(made.matrix, benchmarks={**made.matrix.benchmarks, BENCHMARK: benchmark}))
 
 
 Said = dict[str, Any]

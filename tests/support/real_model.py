@@ -47,7 +47,9 @@ class RealModel:
         source, _, drawn = benchmark.data.partition("?")
         number = questions or int(drawn.rpartition("=")[2])
         changed = replace(benchmark, data=f"{source}?seed={seed}&questions={number}")
-        return replace(self.job, matrix=replace(self.job.matrix, benchmarks={BENCHMARK: changed}))
+        return replace(
+            self.job, matrix=replace(self.job.matrix, benchmarks={**self.job.matrix.benchmarks, BENCHMARK: changed})
+        )
 
     @contextmanager
     def served(self) -> Iterator[Served]:
