@@ -35,7 +35,7 @@ def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[s
         thinking = sampling.thinking
     if engine.thinking_switch:
         chosen["chat_template_kwargs"] = {"enable_thinking": thinking}
-    return chosen | engine.uncached
+    return {**chosen, **engine.uncached}
 
 
 def _tokens(task: Task, sampling: Sampling) -> int:

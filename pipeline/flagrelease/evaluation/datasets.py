@@ -129,8 +129,8 @@ def load(
         return DataSet(benchmark=name, digest=sha256_of(content), files=(file,))
     if not is_own(benchmark):
         locked = _locked(name, benchmark, lock)
-        path = fetch(locked)
-        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=path.name, path=path),))
+        fetched = fetch(locked)
+        return DataSet(benchmark=name, digest=locked.file.sha256, files=(DataFile(name=fetched.name, path=fetched),))
     relative, _, member = benchmark.data.removeprefix(_SCHEME).partition("#")
     folder = _folder(name, benchmark, data_dir)
     entries = _entries(name, folder, relative)
