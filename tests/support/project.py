@@ -51,7 +51,7 @@ class UserProject:
         return listed.stdout.split() + [str(path) for path in self.root.rglob(f"{TEMPORARY}*")]
 
 
-def project(root: Path, registry: str = "localhost:1/none", *, questions: int = 25) -> UserProject:
+def project(root: Path, registry: str = "localhost:1/none", *, questions: int = 20) -> UserProject:
     """The shipped project with `questions` for each stack, and a speed that is measured for a moment."""
     matrix = (SOURCE / "matrix.yaml").read_text()
     asked = "questions=125\n    license: Apache-2.0\n    shots: 1\n    margin: 0.05\n"
