@@ -121,7 +121,9 @@ def _judged(
     known = zip((mean - half).tolist(), (mean + half).tolist(), p_values.tolist(), strict=True)
     decided = [
         rule.decide(
-            BenchmarkEvidence(interval=(low, high), margin=case.margin, p_regression=p, significant=p < alpha)
+            BenchmarkEvidence(
+                interval=(low, high), margin=case.margin, p_regression=p, significant=p < alpha, above_chance=None
+            )
         ).verdict
         for low, high, p in known
     ]

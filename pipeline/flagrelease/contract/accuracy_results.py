@@ -54,6 +54,9 @@ class BenchmarkScore:
     """How far a group-sequential evaluation went; none if all questions were asked at once."""
     noise: NoiseFloor | None = None
     """The baseline against itself, if it was asked twice."""
+    sensitive: bool = True
+    """False if the baseline is so close to the chance level that a candidate without the skill could pass: then the
+    verdict is never PASS, and the cell's verdict is formed without this benchmark unless it is FAIL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Accuracy:
     """The comparison of the candidate's answers with the baseline's."""
 
     verdict: VerdictName
-    """The worst verdict of all benchmarks."""
+    """The worst verdict of the sensitive benchmarks (`rule.decide_cell`)."""
     reason: str
     """The reasons of the benchmarks that have this verdict."""
     benchmarks: tuple[BenchmarkScore, ...]

@@ -152,6 +152,7 @@ class _Collector:
             fail_alpha=self._fail_alpha,
             reference=isinstance(baseline, StoredSide) and spec.repeats > 1,
             chance=spec.chance,
+            population=spec.total,
         )
         decision = run_design(planned, baseline, candidate)
         before, after = baseline.samples(), candidate.samples()

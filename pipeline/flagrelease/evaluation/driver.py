@@ -95,13 +95,12 @@ def run_design(planned: PlannedLooks, baseline: Side, candidate: Side) -> Decisi
         known = scores(before), scores(after)
         step = planned.evaluation.next(*known)
         if isinstance(step, Decision):
-            look = step.looks + 1
             undecided = unsettled(planned, step, before, after)
-            wanted = tuple(tuple(answer for answer in undecided if answer not in answered) for answered in known)
-            if not any(wanted):
+            missing = tuple(answer for answer in undecided if answer not in known[0])
+            if not missing:
                 return step
-        else:
-            look, wanted = step.look, (step.baseline, step.candidate)
-        for side, answers in zip((baseline, candidate), wanted, strict=True):
+            baseline.ask(step.looks + 1, missing)
+            continue
+        for side, answers in ((baseline, step.baseline), (candidate, step.candidate)):
             if answers:
-                side.ask(look, answers)
+                side.ask(step.look, answers)

@@ -11,14 +11,16 @@ from typing import Any
 
 from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.store.digests import file_sha256
+from flagrelease.verdict import rule, wording
 from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
-from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict, worst_verdict
+from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict
 
 __all__ = [
     "ANY",
     "Answers",
     "compare_main",
+    "default_chance",
     "default_margin",
     "in_record",
     "load",
@@ -34,6 +36,8 @@ EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 4, Verdict.INCONCLUSIVE: 5}
 # By prefix of the benchmark's name: margins that a benchmark of this size can decide at its usual repeats.
 _MARGINS = {"mmlu": 0.01, "livebench": 0.03, "musr": 0.03, "gpqa": 0.05, "aime": 0.05}
 _OTHER_MARGIN = 0.03
+# By prefix of the benchmark's name: chance levels, where they are above 0.
+_CHANCES = {"mmlu-pro": 0.1, "mmlu_pro": 0.1, "mmlu": 0.25, "gpqa": 0.25, "arc": 0.25, "musr": 0.34}
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,17 @@ def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins:
     judged: Mapping[str, BenchmarkVerdict] = {}
     if any(fixed) or not sequential:
         chosen = {name: default_margin(name) if margin is None else margin for name, margin in given.items()}
-        judged = compare(*fixed, margins=chosen).benchmarks
+        judged = compare(*fixed, margins=chosen, chances=_chances(names, baseline, candidate)).benchmarks
     verdicts = {name: (sequential | dict(judged))[name] for name in given}
-    return Comparison(verdict=worst_verdict(each.verdict for each in verdicts.values()), benchmarks=verdicts)
+    return Comparison(verdict=rule.decide_cell(verdicts.values()), benchmarks=verdicts)
+
+
+def _chances(names: Iterable[str], *sides: Answers) -> dict[str, float]:
+    """The recorded chance levels; the usual one of the benchmark where none is recorded."""
+    chances = {name: default_chance(name) for name in names}
+    for side in sides:
+        chances |= {} if side.conditions is None else side.conditions.chance
+    return chances
 
 
 def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:
@@ -103,6 +115,11 @@ def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:
 def default_margin(benchmark: str) -> float:
     """The non-inferiority margin (a fraction) of a benchmark for which none was given."""
     return next((margin for start, margin in _MARGINS.items() if benchmark.lower().startswith(start)), _OTHER_MARGIN)
+
+
+def default_chance(benchmark: str) -> float:
+    """The chance level of a benchmark for which none was recorded."""
+    return next((level for start, level in _CHANCES.items() if benchmark.lower().startswith(start)), 0.0)
 
 
 def parse_margins(values: Iterable[str]) -> dict[str, float]:
@@ -219,6 +236,7 @@ def render_json(result: Comparison) -> str:
             "margin": judged.margin,
             "p_regression": judged.p_regression,
             "verdict": str(judged.verdict),
+            "sensitive": judged.sensitive,
             "reason": judged.reason,
         }
         for name, judged in result.benchmarks.items()
@@ -262,5 +280,5 @@ def _row(judged: BenchmarkVerdict) -> tuple[str, ...]:
         f"{low:+.3f} {high:+.3f}",
         f"{judged.margin:.3f}",
         f"{judged.p_regression:.3f}",
-        str(judged.verdict),
+        wording.verdict_label(judged),
     )

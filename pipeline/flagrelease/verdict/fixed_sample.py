@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flagrelease.errors import ComparisonRefused, did_you_mean
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.flips import flips
-from flagrelease.verdict.guessing import agreement, differing, guessing
+from flagrelease.verdict.sensitivity import above_chance, independent, silent_sides
 from flagrelease.verdict.types import (
     ALPHA,
     POWER,
-    Agreement,
     BenchmarkEvidence,
     BenchmarkVerdict,
     Comparison,
     Ground,
-    worst_verdict,
 )
 
 if TYPE_CHECKING:
@@ -35,19 +33,21 @@ def compare(
     margins: Mapping[str, float],
     chances: Mapping[str, float] | None = None,
     clusters: Mapping[str, Mapping[str, str]] | None = None,
+    complete: Container[str] = (),
     alpha: float = ALPHA,
 ) -> Comparison:
     """Judge the candidate's answers against the baseline's for each benchmark, paired by question (`rule.decide`).
 
     `margins` are the non-inferiority margins (fractions) by benchmark, `chances` the chance levels where they are
-    above 0. `clusters` maps, by benchmark, question ids to the story they share; by default `Sample.cluster`. The
-    confidence level of the interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
+    above 0. `clusters` maps, by benchmark, question ids to the story they share; by default `Sample.cluster`.
+    `complete` names the benchmarks of which all questions were asked. The confidence level of the interval is 1 − 2α; a
+    regression is significant at α after Holm over the benchmarks.
 
     Raises ComparisonRefused for no answers, different benchmarks, questions or prompts, missing or duplicate answers, a
     side with nothing but errors, and a margin that is missing or not in (0, 1].
     """
     # Imported here because numpy and scipy would slow down `--help`.
-    from flagrelease.verdict.stats.paired import holm, regression_p
+    from flagrelease.verdict.stats.paired import holm, interval, regression_p
     from flagrelease.verdict.stats.pairing import pair
 
     paired = pair(baseline, candidate, clusters=clusters or {})
@@ -57,14 +57,19 @@ def compare(
     significant = holm(p_values, alpha=alpha)
     judged = {}
     for name, benchmark in paired.items():
-        agreed = None
-        if guessing(benchmark.baseline.score, benchmark.pairs.n, (chances or {}).get(name, 0.0)):
-            before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
-            agreed = agreement(differing=differing(before, after), answers=len(after), alpha=alpha)
-        judged[name] = _judge(
-            name, benchmark, margins[name], p_values[name], significant=significant[name], agreed=agreed, alpha=alpha
+        before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
+        n = independent(before, complete=name in complete)
+        bounds = interval(benchmark.pairs, alpha=alpha)
+        evidence = BenchmarkEvidence(
+            interval=(bounds.low, bounds.high),
+            margin=margins[name],
+            p_regression=p_values[name],
+            significant=significant[name],
+            above_chance=above_chance(benchmark.baseline.score, n, (chances or {}).get(name, 0.0)),
+            silent=silent_sides(before, after),
         )
-    return Comparison(verdict=worst_verdict(each.verdict for each in judged.values()), benchmarks=judged)
+        judged[name] = _judge(name, benchmark, evidence, alpha=alpha)
+    return Comparison(verdict=rule.decide_cell(judged.values()), benchmarks=judged)
 
 
 def _check_margin(name: str, margins: Mapping[str, float]) -> None:
@@ -77,30 +82,14 @@ def _check_margin(name: str, margins: Mapping[str, float]) -> None:
         )
 
 
-def _judge(
-    name: str,
-    benchmark: PairedBenchmark,
-    margin: float,
-    p_value: float,
-    *,
-    significant: bool,
-    agreed: Agreement | None,
-    alpha: float,
-) -> BenchmarkVerdict:
-    from flagrelease.verdict.stats.paired import difference, interval
+def _judge(name: str, benchmark: PairedBenchmark, evidence: BenchmarkEvidence, *, alpha: float) -> BenchmarkVerdict:
+    from flagrelease.verdict.stats.paired import difference
 
-    bounds = interval(benchmark.pairs, alpha=alpha)
-    evidence = BenchmarkEvidence(
-        interval=(bounds.low, bounds.high),
-        margin=margin,
-        p_regression=p_value,
-        significant=significant,
-        agreement=agreed,
-    )
     ruling = rule.decide(evidence)
     more = None
     if ruling.ground is Ground.UNDECIDED:
-        more = _more_answers(benchmark.candidate.answers, bounds.half_width, margin, alpha)
+        half_width = (evidence.interval[1] - evidence.interval[0]) / 2
+        more = _more_answers(benchmark.candidate.answers, half_width, evidence.margin, alpha)
     before, after = benchmark.pairs.baseline.mean.tolist(), benchmark.pairs.candidate.mean.tolist()
     gained, lost = flips(benchmark.questions, before, after)
     return BenchmarkVerdict(
@@ -110,14 +99,15 @@ def _judge(
         candidate=benchmark.candidate,
         difference=difference(benchmark.pairs),
         interval90=evidence.interval,
-        margin=margin,
-        p_regression=p_value,
+        margin=evidence.margin,
+        p_regression=evidence.p_regression,
         verdict=ruling.verdict,
         reason=wording.reason(ruling, evidence, more=more, how=_how(benchmark, more)),
         remarks=wording.remarks(ruling, evidence, baseline=benchmark.baseline, candidate=benchmark.candidate),
         gained=gained,
         lost=lost,
         more_answers=more,
+        sensitive=ruling.sensitive,
     )
 
 

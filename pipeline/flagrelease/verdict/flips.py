@@ -1,10 +1,22 @@
-"""Find questions whose majority answer changed."""
+"""Find answers that differ, and questions whose majority answer changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["flips"]
+if TYPE_CHECKING:
+    from flagrelease.verdict.samples import Sample
+
+__all__ = ["differing", "flips"]
+
+
+def differing(before: Sequence[Sample], after: Sequence[Sample]) -> int:
+    """The number of answers that differ, right or wrong; a missing, failed or empty one agrees with none."""
+    given = {sample.key: sample.answer for sample in before if sample.error is None}
+    return sum(
+        sample.error is not None or not sample.answer or given.get(sample.key) != sample.answer for sample in after
+    )
 
 
 def flips(

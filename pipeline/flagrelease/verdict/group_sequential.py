@@ -6,6 +6,7 @@ by the same design, because their number depends on their scores.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,8 +17,8 @@ import msgspec
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.flips import flips
-from flagrelease.verdict.guessing import agreement, differing, guessing
 from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.sensitivity import above_chance, independent, silent_sides
 from flagrelease.verdict.types import (
     ALPHA,
     Answer,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from flagrelease.verdict.stats.design import Design, SequentialEvaluation
 
 __all__ = ["PlannedLooks", "judge", "read", "scores", "to_verdict", "unsettled"]
-
-# The answers of a guessing baseline are compared at most twice: when the scores pass, and when all are asked.
-FIRST_ALPHA, LAST_ALPHA = 0.2 * ALPHA, 0.8 * ALPHA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,8 @@ class PlannedLooks:
     """Assumed variance of the difference of one pair of answers."""
     seed: int = 0
     """Of the order in which questions are asked."""
+    population: int = 0
+    """Questions of the complete benchmark; 0 if `questions` are all of them."""
 
     @cached_property
     def design(self) -> Design:
@@ -180,8 +180,7 @@ def to_verdict(
     *,
     margin: float | None = None,
 ) -> BenchmarkVerdict:
-    """The verdict on a benchmark for a decision of its design; if the baseline only guesses, the answers are compared
-    as well. `n` counts the questions that the candidate was asked."""
+    """The verdict on a benchmark for a decision of its design. `n` counts the candidate's questions."""
     used = _used(planned, decision)
     after = [sample for sample in candidate if _answer(sample) in used]
     before = list(baseline) if planned.reference else [sample for sample in baseline if _answer(sample) in used]
@@ -208,7 +207,8 @@ def to_verdict(
         gained=gained,
         lost=lost,
         more_answers=more,
-        course=_course(planned, decision, len(candidate), by_answers=evidence.agreement is not None),
+        course=_course(planned, decision, len(candidate)),
+        sensitive=ruling.sensitive,
     )
 
 
@@ -219,40 +219,41 @@ def _evidence(
     candidate: Sequence[Sample],
     margin: float,
 ) -> BenchmarkEvidence:
-    """The design's evidence, with the agreement of the answers if the baseline only guesses."""
-    agreed = None
-    if guessing(decision.baseline_score, decision.n, planned.chance):
-        alpha = _agreement_alpha(planned, candidate)
-        agreed = agreement(differing=differing(baseline, candidate), answers=len(candidate), alpha=alpha)
-    return replace(decision.evidence, margin=margin, agreement=agreed)
+    """The design's evidence on the scores, with the baseline's score above the chance level and silent sides."""
+    alike = _asked_alike(baseline)
+    score = sum(float(sample.correct) for sample in alike) / len(alike)
+    questions = planned.population or len(planned.questions)
+    n = independent(alike, complete=_questions(alike) >= questions)
+    return replace(
+        decision.evidence,
+        margin=margin,
+        above_chance=above_chance(score, n, planned.chance),
+        silent=silent_sides(baseline, candidate),
+    )
+
+
+def _asked_alike(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The answers of those repeats that all of the questions have, whose mean is an unbiased score."""
+    repeats = Counter((sample.subset, sample.question_id) for sample in samples)
+    each = min(repeats.values())
+    return [sample for sample in samples if sample.repeat < each]
 
 
 def unsettled(
     planned: PlannedLooks, decision: Decision, baseline: Sequence[Sample], candidate: Sequence[Sample]
 ) -> tuple[Answer, ...]:
-    """The answers to ask of both sides after the scores pass, if the baseline only guesses and the comparison of
-    answers is undecided: all questions once each. Otherwise empty.
-
-    Empty for a sampled endpoint (more than one repeat), whose answers differ between draws on any stack.
-    """
+    """The answers to ask of the baseline after the scores pass, if it is undecided whether its score is far enough
+    above the chance level: all questions once each. Otherwise empty, as for a complete baseline."""
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin)
-    if planned.repeats > 1 or rule.decide(evidence).ground is not Ground.ANSWERS_UNDECIDED:
+    if planned.reference or rule.decide(evidence).ground is not Ground.SENSITIVITY_UNDECIDED:
         return ()
     return tuple((subset, name, 0) for subset, name in planned.questions)
 
 
-def _agreement_alpha(planned: PlannedLooks, candidate: Sequence[Sample]) -> float:
-    if planned.repeats > 1:  # compared only once
-        return ALPHA
-    return FIRST_ALPHA if len(candidate) < planned.design.budget else LAST_ALPHA
-
-
-def _course(planned: PlannedLooks, decision: Decision, answers: int, *, by_answers: bool) -> Course:
+def _course(planned: PlannedLooks, decision: Decision, answers: int) -> Course:
     why = "all planned questions are answered and do not suffice for a verdict"
     if decision.verdict is not Verdict.INCONCLUSIVE:
         why = "the scores decided"
-    if by_answers:
-        why += f" after {decision.pairs:,} answers; the answers were compared as well, since the baseline guesses"
     return Course(
         answers=answers,
         planned=planned.design.budget,

@@ -6,18 +6,24 @@ All designs, fixed-sample and group-sequential, the release and `flagrelease com
 
 from __future__ import annotations
 
-from flagrelease.verdict.types import BenchmarkEvidence, Ground, Note, Ruling, Verdict
+from collections.abc import Iterable
 
-__all__ = ["decide", "decide_speed"]
+from flagrelease.verdict.types import BenchmarkEvidence, Ground, Judged, Note, Ruling, Verdict, worst_verdict
+
+__all__ = ["SENSITIVE", "decide", "decide_cell", "decide_speed"]
+
+SENSITIVE = 2.0
+"""How far above the chance level a baseline has to be for PASS, in margins: a candidate without the skill is then
+another margin beyond the largest loss that may pass."""
 
 
 def decide(evidence: BenchmarkEvidence) -> Ruling:
     """PASS if the lower bound of the difference is above −margin. FAIL if the upper bound is below −margin, or if the
     regression is significant and the upper bound is below zero. Otherwise INCONCLUSIVE.
 
-    The score of a baseline at the chance level cannot get worse, so that PASS also requires similar answers: two sides
-    that differ in a share q of their answers cannot differ by more than q in score, so the upper bound of q has to be
-    below the margin. FAIL is not affected.
+    PASS also requires assay sensitivity (ICH E10, §1.5): the lower bound of the baseline's score is more than twice the
+    margin above the chance level, so that a candidate without the skill could not have passed; and that both sides
+    gave answers. FAIL does not: a loss that is shown is a loss.
     """
     low, high = evidence.interval
     margin = evidence.margin
@@ -34,18 +40,31 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
         notes.append(Note.LARGE_GAIN)
     if evidence.significant and low > -margin:
         notes.append(Note.LOSS_INSIDE_MARGIN)
-    return Ruling(verdict=verdict, ground=ground, notes=tuple(notes))
+    return Ruling(verdict=verdict, ground=ground, notes=tuple(notes), sensitive=_sensitive(evidence))
+
+
+def _sensitive(evidence: BenchmarkEvidence) -> bool:
+    return evidence.above_chance is None or evidence.above_chance[0] > SENSITIVE * evidence.margin
 
 
 def _passing(evidence: BenchmarkEvidence) -> tuple[Verdict, Ground]:
-    """The verdict if the scores pass: that of the answers, if they are compared."""
-    if evidence.agreement is None:
-        equivalent = evidence.interval[1] < evidence.margin
-        return Verdict.PASS, Ground.EQUIVALENT if equivalent else Ground.NON_INFERIOR
-    least, most = evidence.agreement.bounds
-    if most < evidence.margin:
-        return Verdict.PASS, Ground.SAME_ANSWERS
-    return Verdict.INCONCLUSIVE, Ground.OTHER_ANSWERS if least >= evidence.margin else Ground.ANSWERS_UNDECIDED
+    """The verdict if the scores pass."""
+    if evidence.silent:
+        return Verdict.INCONCLUSIVE, Ground.SILENT
+    if evidence.above_chance is not None and not _sensitive(evidence):
+        hopeless = evidence.above_chance[1] <= SENSITIVE * evidence.margin
+        return Verdict.INCONCLUSIVE, Ground.NOT_SENSITIVE if hopeless else Ground.SENSITIVITY_UNDECIDED
+    equivalent = evidence.interval[1] < evidence.margin
+    return Verdict.PASS, Ground.EQUIVALENT if equivalent else Ground.NON_INFERIOR
+
+
+def decide_cell(benchmarks: Iterable[Judged]) -> Verdict:
+    """FAIL if a benchmark fails, otherwise the worst verdict of the sensitive ones; INCONCLUSIVE if there are none.
+
+    A benchmark that is not sensitive can show a loss, but neither proves nor disproves that there is none.
+    """
+    verdicts = [(Verdict(each.verdict), each.sensitive) for each in benchmarks]
+    return worst_verdict(verdict for verdict, sensitive in verdicts if sensitive or verdict is Verdict.FAIL)
 
 
 def decide_speed(interval: tuple[float, float], gate: float) -> Verdict:

@@ -95,6 +95,8 @@ class Conditions:
     """By sequential benchmark, the recorded design (group_sequential.py); not compared."""
     harness: Mapping[str, str] = field(default_factory=dict)
     """By benchmark, the harness that asked and graded it, unless it is our own."""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    """By benchmark, the chance level of its score; not compared."""
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from typing import Protocol
 
 __all__ = [
     "ALPHA",
     "POWER",
-    "Agreement",
     "Answer",
     "Ask",
     "BenchmarkEvidence",
@@ -18,12 +18,14 @@ __all__ = [
     "Course",
     "Decision",
     "Ground",
+    "Judged",
     "NoiseFloor",
     "Note",
     "Ruling",
     "SideCount",
     "SpeedVerdict",
     "Verdict",
+    "reasons",
     "worst_verdict",
 ]
 
@@ -52,23 +54,6 @@ def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """The agreement of two sides' answers, right or wrong."""
-
-    differing: int
-    """Answers of the candidate that differ from the baseline's."""
-
-    answers: int
-    """Answers of the candidate."""
-
-    alpha: float
-    """The one-sided level of each of the two `bounds`."""
-
-    bounds: tuple[float, float]
-    """Lower and upper confidence bound of the share of answers that differ."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BenchmarkEvidence:
     """The evidence on one benchmark that the rule reads. A difference is candidate − baseline, as a fraction."""
 
@@ -84,8 +69,12 @@ class BenchmarkEvidence:
     significant: bool
     """Whether that hypothesis is rejected, corrected for multiple benchmarks or looks."""
 
-    agreement: Agreement | None = None
-    """Given only if the baseline's score is not significantly above the chance level."""
+    above_chance: tuple[float, float] | None
+    """Lower and upper confidence bound of the baseline's score − the chance level; None at an interim analysis, which
+    decides on the scores alone."""
+
+    silent: tuple[str, ...] = ()
+    """The sides of which more than half of the answers are empty."""
 
 
 class Ground(Enum):
@@ -101,12 +90,12 @@ class Ground(Enum):
     """The loss is significant and may exceed the margin."""
     UNDECIDED = auto()
     """The interval contains −margin and the loss is not significant."""
-    SAME_ANSWERS = auto()
-    """The scores pass, the baseline guesses, and few enough answers differ."""
-    ANSWERS_UNDECIDED = auto()
-    """The scores pass, the baseline guesses, and more answers would show whether too many differ."""
-    OTHER_ANSWERS = auto()
-    """The scores pass, the baseline guesses, and too many answers differ."""
+    NOT_SENSITIVE = auto()
+    """The scores pass, but the baseline is so near the chance level that a candidate without skill could pass."""
+    SENSITIVITY_UNDECIDED = auto()
+    """The scores pass, and more answers of the baseline would show whether it is far enough above the chance level."""
+    SILENT = auto()
+    """The scores pass, but most answers of a side are empty."""
 
 
 class Note(Enum):
@@ -130,6 +119,9 @@ class Ruling:
 
     notes: tuple[Note, ...] = ()
     """Observations; `wording.remarks` puts them into words."""
+
+    sensitive: bool = True
+    """Whether the benchmark could have shown a loss (`rule.decide`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +245,8 @@ class BenchmarkVerdict:
     """Further answers of each side that decide an INCONCLUSIVE result, with the design's power if there is no loss."""
     course: Course | None = None
     """How far a group-sequential evaluation went; None if all questions were asked and judged once."""
+    sensitive: bool = True
+    """False if the baseline is so close to the chance level that a candidate without the skill could pass."""
 
     @property
     def repeats(self) -> float:
@@ -267,20 +261,40 @@ class BenchmarkVerdict:
         return self.candidate.score
 
 
+class Judged(Protocol):
+    """A benchmark with its verdict."""
+
+    @property
+    def benchmark(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def sensitive(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def reasons(verdict: str, judged: Iterable[Judged]) -> str:
+    """The reasons of the benchmarks that decide the verdict of a cell. Benchmarks that are not sensitive decide it only
+    if there are no others."""
+    named = [each for each in judged if each.verdict == verdict]
+    decisive = [each for each in named if each.sensitive] or named
+    return "; ".join(f"{each.benchmark}: {each.reason}" for each in decisive)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The verdict on all benchmarks of a cell."""
 
     verdict: Verdict
-    """The worst verdict of the benchmarks."""
+    """The worst verdict of the sensitive benchmarks (`rule.decide_cell`)."""
     benchmarks: Mapping[str, BenchmarkVerdict]
     """By name."""
 
     @property
     def reason(self) -> str:
-        """The reasons of the benchmarks that have the worst verdict."""
-        decisive = [benchmark for benchmark in self.benchmarks.values() if benchmark.verdict is self.verdict]
-        return "; ".join(f"{benchmark.benchmark}: {benchmark.reason}" for benchmark in decisive)
+        """The reasons of the benchmarks that decide the verdict."""
+        return reasons(self.verdict, self.benchmarks.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from flagrelease.verdict.types import Agreement, BenchmarkEvidence, Ground, Note, Ruling, SideCount, Verdict
+from flagrelease.verdict.types import BenchmarkEvidence, Ground, Judged, Note, Ruling, SideCount, Verdict
 
-__all__ = ["other_margin", "points", "reason", "remarks", "speed_reason"]
+__all__ = ["not_sensitive", "other_margin", "points", "reason", "remarks", "speed_reason", "verdict_label"]
 
-_BY_ANSWERS = (Ground.SAME_ANSWERS, Ground.ANSWERS_UNDECIDED, Ground.OTHER_ANSWERS)
 _NOTES = {
     Note.LARGE_GAIN: "a gain this large usually means a broken baseline",
     Note.LOSS_INSIDE_MARGIN: "a significant loss, within the margin",
@@ -24,8 +23,8 @@ def reason(
 ) -> str:
     """The reason of a verdict. `after` is the number of answers of each side in a group-sequential evaluation, `more`
     the number of further ones that would decide it, and `how` a way to get them."""
-    if evidence.agreement is not None and ruling.ground in _BY_ANSWERS:
-        return _by_answers(ruling, evidence.agreement, evidence.margin)
+    if ruling.ground in (Ground.NOT_SENSITIVE, Ground.SENSITIVITY_UNDECIDED):
+        return _insensitive(evidence)
     margin = points(evidence.margin)
     match ruling.ground:
         case Ground.EQUIVALENT:
@@ -38,6 +37,9 @@ def reason(
             text = (
                 f"a significant loss (p = {evidence.p_regression:.2g}) that may be larger than the margin of {margin}"
             )
+        case Ground.SILENT:
+            sides = " and the ".join(evidence.silent)
+            return f"more than half of the answers of the {sides} are empty: see replies.jsonl"
         case _:
             text = f"the loss may be as large as {points(-evidence.interval[0])}, beyond the margin of {margin}"
     if after is not None:
@@ -48,19 +50,21 @@ def reason(
     return text
 
 
-def _compared(agreement: Agreement) -> str:
+def _insensitive(evidence: BenchmarkEvidence) -> str:
+    lowest = max(evidence.above_chance[0], 0.0) if evidence.above_chance else 0.0
     return (
-        "the baseline only guesses here, so its answers are compared: "
-        f"{agreement.differing} of {agreement.answers} differ"
+        f"{not_sensitive(evidence)}, so a candidate without the skill could pass: use a benchmark on which the model "
+        f"scores higher{f', or a margin below {points(lowest / 2)}' if lowest >= 0.002 else ''}"
     )
 
 
-def _by_answers(ruling: Ruling, agreement: Agreement, margin: float) -> str:
-    most = points(agreement.bounds[1])
-    if ruling.ground is Ground.SAME_ANSWERS:
-        level = f"{100 * (1 - agreement.alpha):g} %"
-        return f"{_compared(agreement)}, at most {most} ({level}), within ±{points(margin)}"
-    return f"{_compared(agreement)}, perhaps {most}: use a benchmark on which the model scores above the chance level"
+def not_sensitive(evidence: BenchmarkEvidence) -> str:
+    """Why a benchmark could not have shown a loss."""
+    lowest = max(evidence.above_chance[0], 0.0) if evidence.above_chance else 0.0
+    return (
+        f"not sensitive: the baseline's score may be only {points(lowest)} above the chance level, less than twice the "
+        f"margin of {points(evidence.margin)}"
+    )
 
 
 def remarks(
@@ -76,9 +80,14 @@ def remarks(
     texts += [_NOTES[note] for note in ruling.notes]
     if baseline.repeats != candidate.repeats:
         texts.append(f"{baseline.repeats:g} repeats of the baseline, {candidate.repeats:g} of the candidate")
-    if evidence.agreement is not None and ruling.ground not in _BY_ANSWERS:
-        texts.append(_compared(evidence.agreement))
+    if not ruling.sensitive and ruling.ground not in (Ground.NOT_SENSITIVE, Ground.SENSITIVITY_UNDECIDED):
+        texts.append(not_sensitive(evidence))
     return tuple(texts)
+
+
+def verdict_label(judged: Judged) -> str:
+    """A benchmark's verdict in a table: `not sensitive` where that is why there is none."""
+    return "not sensitive" if not judged.sensitive and judged.verdict == Verdict.INCONCLUSIVE else str(judged.verdict)
 
 
 def other_margin(planned: float) -> str:

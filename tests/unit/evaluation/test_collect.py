@@ -141,37 +141,23 @@ def test_a_worse_stack_fails_against_a_complete_baseline(sampled: World) -> None
     assert score.course.answers < QUESTIONS * 8
 
 
-def test_a_baseline_at_chance_level_is_asked_until_its_answers_decide(many: World) -> None:
-    """The scores are equal at the first look; one differing answer of 100 is not decisive, one of 400 is."""
-    many.stacks["native"] = answering(lambda n: n % 4 == 0)
-    other = min(first_hundred(many))
-    many.stacks["flagos"] = answering(lambda n: n % 4 == 0 and n != other)
+def test_a_baseline_near_chance_level_is_asked_until_it_is_sensitive_or_not(many: World) -> None:
+    """The scores pass at the first look; whether 0.375 is more than 0.35 takes all questions of the baseline."""
+    many.stacks["native"] = many.stacks["flagos"] = answering(lambda n: n % 8 < 3)
     (score,) = many.evaluate(profiled(many)).benchmarks
-    assert score.verdict == "PASS"
-    assert f"1 of {MANY} differ" in score.reason
-    assert score.course is not None
-    assert score.course.answers == MANY
-    assert "after 100 answers; the answers were compared as well" in score.course.why
+    assert (score.verdict, score.sensitive) == ("INCONCLUSIVE", False)
+    assert many.endpoints["native"].asked.total() == MANY
+    assert many.endpoints["flagos"].asked.total() == score.n < MANY
+    again = many.evaluate(profiled(many)).benchmarks[0]
+    assert again == score
 
 
-def first_hundred(world: World) -> set[int]:
-    """The questions of the first look that the baseline at chance level has right."""
-    found: set[int] = set()
-
-    def noting(request: dict[str, Any], n: int) -> Said:
-        found.add(int(request["messages"][0]["content"].partition("number ")[2].partition("?")[0]))
-        return answering(lambda _n: True)(request, n)
-
-    replace(world, stacks={"native": noting, "flagos": noting}, shared=Remembered()).evaluate(profiled(world))
-    return {number for number in found if number % 4 == 0}
-
-
-def test_a_baseline_at_chance_level_with_other_answers_ends_at_once(many: World) -> None:
+def test_a_baseline_at_chance_level_ends_at_once(many: World) -> None:
     many.stacks["native"] = answering(lambda n: n % 4 == 0)
-    many.stacks["flagos"] = answering(lambda n: n % 4 == 1)
+    many.stacks["flagos"] = answering(lambda n: n % 8 in (0, 1))
     (score,) = many.evaluate(profiled(many)).benchmarks
-    assert score.verdict == "INCONCLUSIVE"
-    assert "differ" in score.reason
+    assert (score.verdict, score.sensitive) == ("INCONCLUSIVE", False)
+    assert "not sensitive" in score.reason
 
 
 def test_a_question_that_always_fails_does_not_keep_it_from_ending(many: World) -> None:
@@ -249,9 +235,9 @@ def test_another_margin_is_judged_by_the_interval_that_holds_at_every_look(left:
     a, b, result = left
     low = (result.benchmarks[0].interval90 or (0.0, 0.0))[0]
     assert low < 0
-    wide, narrow = (compare.compare_main(a, b, {"*": margin}, as_json=True) for margin in (0.3, -low / 2))
+    wide, narrow = (compare.compare_main(a, b, {"*": margin}, as_json=True) for margin in (0.15, -low / 2))
     assert (wide[1], narrow[1]) == (0, 5)
-    assert json.loads(wide[0])["benchmarks"]["mmlu-sample"]["margin"] == 0.3
+    assert json.loads(wide[0])["benchmarks"]["mmlu-sample"]["margin"] == 0.15
     table, _ = compare.compare_main(a, b, {"*": 0.3}, as_json=False)
     assert "judged by its interval, which is valid at every look" in table
 

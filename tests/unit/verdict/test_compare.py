@@ -36,7 +36,7 @@ def test_json_has_exactly_the_agreed_keys(sides: tuple[Path, Path]) -> None:
     assert result["verdict"] == "INCONCLUSIVE"
     assert list(result["benchmarks"]) == ["aime", "mmlu"]
     for one in result["benchmarks"].values():
-        keys = ["n", "repeats", "difference", "interval90", "margin", "p_regression", "verdict", "reason"]
+        keys = ["n", "repeats", "difference", "interval90", "margin", "p_regression", "verdict", "sensitive", "reason"]
         assert list(one) == keys
         assert one["interval90"][0] < one["difference"] < one["interval90"][1]
     assert result["benchmarks"]["mmlu"]["verdict"] == "PASS"
@@ -54,8 +54,8 @@ def test_the_table_is_aligned_and_explains_itself(sides: tuple[Path, Path]) -> N
 
 
 def test_margins_for_one_and_for_all_decide(sides: tuple[Path, Path]) -> None:
-    assert compare_main(*sides, parse_margins(["0.5"]), True)[1] == 0
-    assert compare_main(*sides, parse_margins(["0.001", "aime=0.5"]), True)[1] == 5
+    assert compare_main(*sides, parse_margins(["0.2"]), True)[1] == 0
+    assert compare_main(*sides, parse_margins(["0.001", "aime=0.2"]), True)[1] == 5
     assert json.loads(compare_main(*sides, {"mmlu": 0.02}, True)[0])["benchmarks"]["aime"]["margin"] == 0.05
     with pytest.raises(ComparisonRefused, match="a margin is given for gpqa"):
         compare_main(*sides, {"gpqa": 0.1}, True)
@@ -144,6 +144,26 @@ def test_default_margins_go_by_the_name() -> None:
     ]
 
 
+@pytest.mark.parametrize(("chance", "code"), [({}, 5), ({"mmlu": 0.0}, 0)])
+def test_a_benchmark_near_its_chance_level_never_passes(tmp_path: Path, chance: dict[str, float], code: int) -> None:
+    """By the recorded level, or by the usual one of a benchmark of this name."""
+    same = answers([[n % 4 == 0] for n in range(2000)])
+    recorded = Conditions(model="m", data={}, sampling={}, chance=chance)
+    a, b = (stored(tmp_path / name, same, recorded) for name in "ab")
+    text, ended = compare_main(a, b, {}, False)
+    assert ended == code
+    assert ("not sensitive" in text.splitlines()[1]) is (code == 5)
+    assert json.loads(compare_main(a, b, {}, True)[0])["benchmarks"]["mmlu"]["sensitive"] is (code == 0)
+
+
+def test_a_dead_candidate_of_a_weak_model_does_not_pass(tmp_path: Path) -> None:
+    """4 of 880 right on one side and none on the other: no loss beyond a margin of 2 points is possible."""
+    a, b = flipped(880, 4, 0, 4, "gsm8k")
+    text, code = compare_main(stored(tmp_path / "a", a), stored(tmp_path / "b", b), {"gsm8k": 0.02}, False)
+    assert code == 5
+    assert "not sensitive" in text
+
+
 LARGE = """
 import json, sys, time
 from pathlib import Path
@@ -176,7 +196,7 @@ def test_large_files_are_compared_in_seconds(tmp_path: Path) -> None:
 
 def test_the_module_stays_light() -> None:
     """`flagrelease --help` and `plan` may import these; numpy comes when something is judged."""
-    names = "compare, fixed_sample, flips, group_sequential, guessing, noise, rule, samples, speed, types, wording"
+    names = "compare, fixed_sample, flips, group_sequential, noise, rule, samples, sensitivity, speed, types, wording"
     code = f"import sys; from flagrelease.verdict import {names}"
     code += "; assert not {'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.verdict import rule, wording
 from flagrelease.verdict.fixed_sample import compare
-from flagrelease.verdict.guessing import agreement, guessing
+from flagrelease.verdict.flips import differing
 from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import Sample
-from flagrelease.verdict.types import BenchmarkEvidence, BenchmarkVerdict, Ground, Ruling, Verdict, worst_verdict
+from flagrelease.verdict.sensitivity import above_chance, silent_sides
+from flagrelease.verdict.types import BenchmarkVerdict, Verdict, worst_verdict
 from support.answer_sets import answers, drawn, flipped
 
 MMLU = {"mmlu": 0.05}
@@ -217,6 +216,9 @@ def test_a_wider_margin_never_worsens_a_verdict(
 ) -> None:
     sides = [answers([[draw.random() < p for _ in range(k)] for _ in range(n)]) for p in (0.8, draw.random())]
     narrow, wide = judged(*sides, margin), judged(*sides, margin * more)
+    if not wide.sensitive:  # a wider margin asks more of the baseline
+        assert wide.verdict is not Verdict.PASS
+        return
     assert WORSE_FIRST.index(narrow.verdict) <= WORSE_FIRST.index(wide.verdict)
 
 
@@ -230,83 +232,69 @@ def test_nothing_fails_against_itself(draw: random.Random, n: int, k: int, margi
     assert one.p_regression >= 0.5 - 1e-12
 
 
-def guessed(one: BenchmarkVerdict, differing: int, answers: int) -> tuple[Ruling, str]:
-    """The ruling and its reason where the scores are these and the baseline guesses."""
-    evidence = BenchmarkEvidence(
-        interval=one.interval90,
-        margin=one.margin,
-        p_regression=one.p_regression,
-        significant=one.p_regression < 0.05,
-        agreement=agreement(differing=differing, answers=answers),
-    )
-    ruling = rule.decide(evidence)
-    return ruling, wording.reason(ruling, evidence)
+def test_a_benchmark_near_its_chance_level_is_not_sensitive() -> None:
+    right = answers([[n % 4 == 0] for n in range(400)])
+    found = compare(right, right, margins=MMLU, chances={"mmlu": 0.25})
+    same = found.benchmarks["mmlu"]
+    assert (same.verdict, same.sensitive, found.verdict) == (Verdict.INCONCLUSIVE, False, Verdict.INCONCLUSIVE)
+    assert same.reason.startswith("not sensitive: the baseline's score may be only 0 percentage points above")
+    assert same.reason in found.reason
+    assert same.more_answers is None
+    worse = compare(right, answers([[False]] * 400), margins=MMLU, chances={"mmlu": 0.25}).benchmarks["mmlu"]
+    assert (worse.verdict, worse.sensitive) == (Verdict.FAIL, False)
+    assert any(remark.startswith("not sensitive") for remark in worse.remarks)
+    assert compare(right, right, margins=MMLU).benchmarks["mmlu"].verdict is Verdict.PASS
 
 
-def test_where_the_baseline_guesses_the_answers_decide() -> None:
-    right = answers([[n % 4 == 0] for n in range(200)])
-    judged = compare(right, right, margins={"mmlu": 0.05}).benchmarks["mmlu"]
-    same, reason = guessed(judged, differing=0, answers=200)
-    assert same.verdict is Verdict.PASS
-    assert "0 of 200 differ, at most 1.49 percentage points" in reason  # 1 − 0.05^(1/200)
-    other, _ = guessed(judged, differing=20, answers=200)
-    assert other.verdict is Verdict.INCONCLUSIVE
-    assert guessed(judged, differing=200, answers=200)[0].verdict is Verdict.INCONCLUSIVE
-    worse = compare(answers([[True]] * 200), answers([[False]] * 200), margins={"mmlu": 0.05}).benchmarks["mmlu"]
-    assert guessed(worse, differing=200, answers=200)[0].verdict is Verdict.FAIL
+def test_a_sensitive_benchmark_decides_without_one_that_is_not() -> None:
+    strong = answers([[n % 4 > 0] for n in range(400)], "arc")
+    weak = answers([[n % 4 == 0] for n in range(400)])
+    found = compare([*strong, *weak], [*strong, *weak], margins={"mmlu": 0.05, "arc": 0.05}, chances={"mmlu": 0.25})
+    assert found.verdict is Verdict.PASS
+    assert "mmlu" not in found.reason
+    other = [dataclasses.replace(each, correct=not each.correct) for each in strong]
+    open_ = compare([*strong, *weak], [*other, *weak], margins={"mmlu": 0.05, "arc": 0.9}, chances={"mmlu": 0.25})
+    assert open_.verdict is Verdict.INCONCLUSIVE
 
 
-def test_a_guessing_baseline_is_compared_by_its_answers() -> None:
-    right = answers([[n % 4 == 0] for n in range(200)])
-    other = [dataclasses.replace(one, answer="another") if i < 20 else one for i, one in enumerate(right)]
-    same, changed = (
-        compare(right, side, margins=MMLU, chances={"mmlu": 0.25}).benchmarks["mmlu"] for side in (right, other)
-    )
-    assert (same.verdict, changed.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
-    assert "0 of 200 differ" in same.reason
-    assert "20 of 200 differ" in changed.reason
-    assert changed.more_answers is None
-    worse = compare(right, answers([[False]] * 200), margins=MMLU, chances={"mmlu": 0.25}).benchmarks["mmlu"]
-    assert worse.verdict is Verdict.FAIL
-    assert any("the baseline only guesses here" in remark for remark in worse.remarks)
+def test_all_repeats_of_a_complete_benchmark_show_its_skill() -> None:
+    """Its questions are fixed, so that 30 questions with 16 repeats are 480 answers; of a sample they are 30."""
+    right = answers([[n % 6 == 0] * 16 for n in range(30)], "aime")
+    margins = {"aime": 0.05}
+    assert not compare(right, right, margins=margins).benchmarks["aime"].sensitive
+    assert compare(right, right, margins=margins, complete={"aime"}).benchmarks["aime"].sensitive
 
 
-@pytest.mark.parametrize(
-    ("differing", "answers", "margin", "alpha", "ground"),
-    [
-        (0, 59, 0.05, 0.05, Ground.SAME_ANSWERS),
-        (0, 58, 0.05, 0.05, Ground.ANSWERS_UNDECIDED),
-        (0, 59, 0.05, 0.01, Ground.ANSWERS_UNDECIDED),
-        (20, 100, 0.05, 0.05, Ground.OTHER_ANSWERS),
-        (10, 10, 0.05, 0.05, Ground.OTHER_ANSWERS),
-    ],
-)
-def test_agreement_is_certain_impossible_or_open(
-    differing: int, answers: int, margin: float, alpha: float, ground: Ground
-) -> None:
-    found = agreement(differing=differing, answers=answers, alpha=alpha)
-    evidence = BenchmarkEvidence(
-        interval=(0.0, 0.0), margin=margin, p_regression=0.5, significant=False, agreement=found
-    )
-    assert rule.decide(evidence).ground is ground
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+def test_a_side_without_answers_is_no_evaluation(side: str) -> None:
+    """Empty answers are no agreement, and no equality of scores."""
+    right = answers([[n % 4 > 0] for n in range(400)])
+    quiet = [
+        dataclasses.replace(each, answer=None, correct=False) if n % 2 or n < 10 else each
+        for n, each in enumerate(right)
+    ]
+    sides = (quiet, right) if side == "baseline" else (right, quiet)
+    found = judged(*sides)
+    assert found.verdict is not Verdict.PASS
+    nothing = [dataclasses.replace(each, answer=None, correct=False) for each in right]
+    both = compare(nothing, nothing, margins=MMLU).benchmarks["mmlu"]
+    assert both.verdict is Verdict.INCONCLUSIVE
+    assert "more than half of the answers of the baseline and the candidate are empty" in both.reason
+    assert silent_sides(*sides) == (side,)
+    assert silent_sides(right, right) == ()
+    assert differing(nothing, nothing) == 400
+    assert differing(right, right) == 0
 
 
-@given(st.integers(1, 20_000), st.data(), st.sampled_from([0.01, 0.04, 0.05]))
-def test_the_bounds_of_agreement_are_scipy_s(answers: int, data: st.DataObject, alpha: float) -> None:
-    """Clopper and Pearson's, by the quantiles of the beta distribution."""
-    differing = data.draw(st.integers(0, answers))
-    low, high = agreement(differing=differing, answers=answers, alpha=alpha).bounds
-    exact = (
-        beta.ppf(alpha, differing, answers - differing + 1) if differing else 0.0,
-        beta.ppf(1 - alpha, differing + 1, answers - differing) if differing < answers else 1.0,
-    )
-    assert (low, high) == pytest.approx(exact, rel=1e-9, abs=1e-15)
-
-
-def test_a_score_is_told_from_guessing_the_sooner_the_more_was_asked() -> None:
-    assert guessing(0.29, 100, 0.25)
-    assert not guessing(0.29, 1000, 0.25)
-    assert not guessing(0.0, 1000, 0.0)
+@given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.0, 0.25]))
+def test_the_bounds_of_the_baseline_are_wilson_s(right: int, n: int, chance: float) -> None:
+    """A score p lies at a bound where |right/n − p| is z standard errors at p."""
+    right = min(right, n)
+    for bound in above_chance(right / n, n, chance):
+        p = bound + chance
+        assert 0 <= p <= 1
+        if 0 < p < 1:
+            assert abs(right / n - p) == pytest.approx(1.6448536269514722 * (p * (1 - p) / n) ** 0.5, abs=1e-6)
 
 
 def test_a_baseline_is_its_own_noise_where_it_was_asked_twice() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from flagrelease.config.matrix import Profile, Share
 from flagrelease.verdict import fixed_sample, group_sequential, rule, speed
 from flagrelease.verdict.compare import compare_main
 from flagrelease.verdict.group_sequential import PlannedLooks
-from flagrelease.verdict.guessing import agreement
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate
@@ -28,14 +27,25 @@ PACKAGE = Path(__file__).parents[3] / "pipeline" / "flagrelease"
 ROOM = PACKAGE / "verdict"
 
 
-def evidence(low: float, high: float, *, significant: bool = False, differing: int | None = None) -> BenchmarkEvidence:
+def evidence(
+    low: float,
+    high: float,
+    *,
+    significant: bool = False,
+    above: tuple[float, float] | None = (0.3, 0.4),
+    silent: tuple[str, ...] = (),
+) -> BenchmarkEvidence:
     return BenchmarkEvidence(
         interval=(low, high),
         margin=0.05,
         p_regression=0.01 if significant else 0.4,
         significant=significant,
-        agreement=None if differing is None else agreement(differing=differing, answers=200),
+        above_chance=above,
+        silent=silent,
     )
+
+
+BARELY, NEARLY, NOT = (0.101, 0.2), (0.1, 0.2), (0.02, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +60,47 @@ def evidence(low: float, high: float, *, significant: bool = False, differing: i
         (evidence(-0.09, 0.01, significant=True), Verdict.INCONCLUSIVE, Ground.UNDECIDED, ()),
         (evidence(-0.09, -0.01, significant=True), Verdict.FAIL, Ground.SIGNIFICANT_LOSS, ()),
         (evidence(-0.09, -0.06), Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN, ()),
-        (evidence(-0.04, 0.04, differing=1), Verdict.PASS, Ground.SAME_ANSWERS, ()),
-        (evidence(-0.04, 0.04, differing=8), Verdict.INCONCLUSIVE, Ground.ANSWERS_UNDECIDED, ()),
-        (evidence(-0.04, 0.04, differing=40), Verdict.INCONCLUSIVE, Ground.OTHER_ANSWERS, ()),
-        (evidence(-0.09, 0.04, differing=0), Verdict.INCONCLUSIVE, Ground.UNDECIDED, ()),
-        (evidence(-0.09, -0.06, differing=0), Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN, ()),
+        (evidence(-0.04, 0.04, above=None), Verdict.PASS, Ground.EQUIVALENT, ()),
+        (evidence(-0.04, 0.04, above=BARELY), Verdict.PASS, Ground.EQUIVALENT, ()),
+        (evidence(-0.04, 0.04, above=NEARLY), Verdict.INCONCLUSIVE, Ground.SENSITIVITY_UNDECIDED, ()),
+        (evidence(-0.04, 0.04, above=NOT), Verdict.INCONCLUSIVE, Ground.NOT_SENSITIVE, ()),
+        (evidence(-0.09, 0.04, above=NOT), Verdict.INCONCLUSIVE, Ground.UNDECIDED, ()),
+        (evidence(-0.09, -0.06, above=NOT), Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN, ()),
+        (evidence(-0.09, -0.01, significant=True, above=NOT), Verdict.FAIL, Ground.SIGNIFICANT_LOSS, ()),
+        (evidence(-0.04, 0.04, silent=("candidate",)), Verdict.INCONCLUSIVE, Ground.SILENT, ()),
+        (evidence(-0.09, -0.06, silent=("candidate",)), Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN, ()),
     ],
 )
 def test_the_rule(known: BenchmarkEvidence, verdict: Verdict, ground: Ground, notes: tuple[Note, ...]) -> None:
-    assert rule.decide(known) == Ruling(verdict=verdict, ground=ground, notes=notes)
+    sensitive = known.above_chance not in (NEARLY, NOT)
+    assert rule.decide(known) == Ruling(verdict=verdict, ground=ground, notes=notes, sensitive=sensitive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    verdict: Verdict
+    sensitive: bool
+    benchmark: str = "b"
+    reason: str = ""
+
+
+@pytest.mark.parametrize(
+    ("sensitive", "insensitive", "cell"),
+    [
+        ("PASS", "INCONCLUSIVE", Verdict.PASS),
+        ("PASS", "FAIL", Verdict.FAIL),
+        ("INCONCLUSIVE", "INCONCLUSIVE", Verdict.INCONCLUSIVE),
+        ("FAIL", "INCONCLUSIVE", Verdict.FAIL),
+        ("", "INCONCLUSIVE", Verdict.INCONCLUSIVE),
+        ("", "FAIL", Verdict.FAIL),
+        ("", "", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_cell_is_judged_by_its_sensitive_benchmarks(sensitive: str, insensitive: str, cell: Verdict) -> None:
+    judged = [
+        Given(verdict=Verdict(each), sensitive=kind) for each, kind in ((sensitive, True), (insensitive, False)) if each
+    ]
+    assert rule.decide_cell(judged) is cell
 
 
 @pytest.mark.parametrize(
@@ -111,11 +153,6 @@ def fixed(chance: float = 0.0) -> BenchmarkVerdict:
     return found.benchmarks["mmlu"]
 
 
-def guessing() -> BenchmarkVerdict:
-    same = answers([[n % 4 == 0] for n in range(200)])
-    return fixed_sample.compare(same, same, margins={"mmlu": 0.05}, chances={"mmlu": 0.25}).benchmarks["mmlu"]
-
-
 def asked() -> Decision:
     """By the group-sequential design, look by look."""
     baseline, candidate = map(group_sequential.scores, sides())
@@ -138,8 +175,8 @@ DECIDED = asked()
 
 @pytest.mark.parametrize(
     "path",
-    [fixed, guessing, asked, judged, lambda: judged(0.3), settled_again],
-    ids=["fixed sample", "guessing baseline", "group-sequential", "recorded design", "another margin", "reuse"],
+    [fixed, asked, judged, lambda: judged(0.2), settled_again],
+    ids=["fixed sample", "group-sequential", "recorded design", "another margin", "reuse"],
 )
 def test_every_path_asks_the_rule(
     path: Callable[[], BenchmarkVerdict | Decision], monkeypatch: pytest.MonkeyPatch
@@ -162,14 +199,40 @@ def test_a_stricter_rule_stops_an_evaluation_at_its_first_look(monkeypatch: pyte
     assert (ended.verdict, ended.looks) == (Verdict.FAIL, 1)
 
 
-def test_the_rule_says_whether_a_guessing_baseline_is_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    same = answers([[n % 4 == 0] for n in range(20)])
-    questions = tuple((one.subset, one.question_id) for one in same)
-    planned = PlannedLooks(questions=questions, margin=0.05, repeats=1, fail_alpha=0.05, reference=False, chance=0.25)
-    decision = replace(DECIDED, evidence=evidence(-0.04, 0.04), baseline_score=0.25, n=20)
-    assert group_sequential.unsettled(planned, decision, same, same) == tuple((*one, 0) for one in questions)
+def at_chance(right: int, asked: int, chance: float = 0.25) -> tuple[PlannedLooks, list[Sample]]:
+    """A design with 400 questions, and the answers to the first of them."""
+    every = answers([[n < right] for n in range(400)])
+    questions = tuple((each.subset, each.question_id) for each in every)
+    planned = PlannedLooks(questions=questions, margin=0.05, repeats=1, fail_alpha=0.05, reference=False, chance=chance)
+    return planned, every[:asked]
+
+
+def test_the_rule_says_whether_a_baseline_near_chance_is_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, same = at_chance(40, 100)
+    decision = replace(DECIDED, evidence=evidence(-0.04, 0.04, above=None))
+    assert group_sequential.unsettled(planned, decision, same, same) == tuple((*each, 0) for each in planned.questions)
+    complete = replace(planned, reference=True)
+    assert group_sequential.unsettled(complete, decision, same, same) == (), "a complete baseline is never asked"
+    for right in (20, 80):  # certainly not sensitive, certainly sensitive
+        planned, same = at_chance(right, 100)
+        assert group_sequential.unsettled(planned, decision, same, same) == ()
     monkeypatch.setattr(rule, "decide", strict)
+    planned, same = at_chance(40, 100)
     assert group_sequential.unsettled(planned, decision, same, same) == ()
+
+
+@pytest.mark.parametrize(("right", "sensitive"), [(170, True), (100, False)])
+def test_both_designs_know_the_chance_level(right: int, sensitive: bool) -> None:
+    """The same answers on both sides pass only where the baseline is well above it."""
+    planned, same = at_chance(right, 400)
+    sequential = group_sequential.judge(planned, "mmlu", same, same)
+    margins, chances = {"mmlu": 0.05}, {"mmlu": 0.25}
+    fixed = fixed_sample.compare(same, same, margins=margins, chances=chances).benchmarks["mmlu"]
+    for found in (sequential, fixed):
+        assert found.sensitive is sensitive
+        assert found.verdict is (Verdict.PASS if sensitive else Verdict.INCONCLUSIVE)
+        assert ("not sensitive" in found.reason) is not sensitive
+    assert group_sequential.judge(replace(planned, chance=0.0), "mmlu", same, same).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("sequential", [False, True])

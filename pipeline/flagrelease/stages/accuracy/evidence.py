@@ -32,6 +32,7 @@ def write(
         data={pair.spec.benchmark: pair.spec.data_sha256 for pair in pairs},
         sampling={pair.spec.benchmark: dict(pair.spec.evaluation.parameters) for pair in pairs},
         design={pair.spec.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
+        chance={pair.spec.benchmark: pair.spec.chance for pair in pairs},
         harness={
             evaluation.benchmark: evaluation.harness
             for pair in pairs

@@ -9,7 +9,7 @@ from flagrelease.contract import accuracy_results
 from flagrelease.evaluation.collect import Pair
 from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.verdict import fixed_sample, group_sequential
-from flagrelease.verdict.guessing import differing
+from flagrelease.verdict.flips import differing
 from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.types import BenchmarkVerdict
@@ -33,6 +33,7 @@ def judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             [sample for _, _, after in fixed for sample in after],
             margins={spec.benchmark: spec.margin for spec, _, _ in fixed},
             chances={spec.benchmark: spec.chance for spec, _, _ in fixed},
+            complete={spec.benchmark for spec, _, _ in fixed if not spec.partial(len(spec.questions))},
         )
         judged |= comparison.benchmarks
     return judged
@@ -56,6 +57,7 @@ def score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkSco
         flips=_flips(pair, judged),
         partial=pair.spec.partial(judged.n),
         verdict=judged.verdict.value,
+        sensitive=judged.sensitive,
         course=judged.course,
         noise=own_noise(baseline),
     )

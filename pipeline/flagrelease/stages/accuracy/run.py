@@ -26,7 +26,8 @@ from flagrelease.serving.server import served
 from flagrelease.serving.servers import Serve
 from flagrelease.stages.accuracy import evidence
 from flagrelease.stages.accuracy.judge import judge, score, score_alone
-from flagrelease.verdict.types import Verdict, worst_verdict
+from flagrelease.verdict import rule
+from flagrelease.verdict.types import reasons
 
 
 def evaluate(
@@ -86,14 +87,13 @@ def _result(
         for pair in pairs
     )
     scores = (*own, *outside)
-    verdict = worst_verdict(Verdict(row.verdict) for row in scores)
-    decisive = [row for row in scores if row.verdict == verdict]
+    verdict = rule.decide_cell(scores)
     weights = context.result(results.WEIGHTS)
     keys = {pair.spec.benchmark: baselines.key(cell, weights, pair.spec) for pair in compared}
     alone = [baselines.key(cell, weights, pair.spec) for pair in pairs if pair.baseline is None]
     return accuracy_results.Accuracy(
         verdict=verdict.value,
-        reason="; ".join(f"{row.benchmark}: {row.reason}" for row in decisive),
+        reason=reasons(verdict, scores),
         benchmarks=scores,
         baseline_name=baselines.name(cell),
         baseline_key=fingerprint(keys) if keys else "",

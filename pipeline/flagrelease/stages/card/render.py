@@ -17,6 +17,7 @@ from flagrelease.stages.card import charts, operators_section
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record
+from flagrelease.verdict import wording
 
 SPEED_FIRST = "Tokens in / out"
 """Header of the first column of the speed table; the lint finds the table by it."""
@@ -115,7 +116,7 @@ def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
         "–" if row.difference is None else signed(row.difference),
         interval,
         f"{row.margin:.3f}",
-        row.verdict,
+        wording.verdict_label(row),
     )
 
 

@@ -226,7 +226,11 @@ class Monitor:
         high = np.minimum(estimate.difference + _student(fail_limit, estimate.freedom) * estimate.error, 1.0)
         evidence = tuple(
             BenchmarkEvidence(
-                interval=(lower, upper), margin=self.margin, p_regression=p_regression, significant=significant
+                interval=(lower, upper),
+                margin=self.margin,
+                p_regression=p_regression,
+                significant=significant,
+                above_chance=None,
             )
             for lower, upper, p_regression, significant in zip(
                 low.tolist(),
