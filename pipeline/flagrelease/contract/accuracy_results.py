@@ -9,7 +9,7 @@ from typing import Any
 from flagrelease.contract.handles import VerdictName
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.stats.fidelity import Fidelity
-from flagrelease.verdict.types import Course, NoiseFloor
+from flagrelease.verdict.types import Course, LengthRatio, NoiseFloor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class BenchmarkScore:
     """How far a group-sequential evaluation went; none if all questions were asked at once."""
     noise: NoiseFloor | None = None
     """The baseline against itself, if it was asked twice."""
+    length: LengthRatio | None = None
+    """Tokens per answer, candidate / baseline; none if they are not known."""
     sensitive: bool = True
     """False if the baseline is so close to the chance level that a candidate without the skill could pass: then the
     verdict is never PASS, and the cell's verdict is formed without this benchmark unless it is FAIL."""

@@ -30,7 +30,7 @@ from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
-from flagrelease.verdict.types import ALPHA, Decision
+from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE, Decision
 
 __all__ = ["Gathered", "Pair", "gather", "lines"]
 
@@ -75,7 +75,7 @@ def gather(job: Job, context: Context, specs: Sequence[EvalSpec], harness: Harne
         )
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
-        collector = _Collector(job, context, counted, servers, fail_alpha=ALPHA / len(specs))
+        collector = _Collector(job, context, counted, servers, fail_alpha=min(ALPHA / len(specs), FAIL_ALPHA))
         known = [collector.baseline(spec) for spec in specs]
         reference = _reference(job, context, servers)
         pairs = tuple(collector.pair(spec, side) for spec, side in zip(specs, known, strict=True))
@@ -121,7 +121,10 @@ class _Collector:
         """A complete baseline, one that will grow, or None if there is none and this chip cannot make it."""
         cell, context = self._job.cell, self._context
         stored = baselines.find(context, cell, context.result(results.WEIGHTS), spec)
-        if stored is not None and baselines.complete(stored, spec):
+        complete = stored is not None and baselines.complete(stored, spec)
+        # Failed answers are asked again where that is possible: each of them widens the interval of every cell.
+        again = complete and cell.own_baseline and any(sample.error is not None for sample in stored or ())
+        if stored is not None and complete and not again:
             return StoredSide(stored)
         if not cell.own_baseline:
             if stored is not None:
@@ -153,6 +156,7 @@ class _Collector:
             reference=isinstance(baseline, StoredSide) and spec.repeats > 1,
             chance=spec.chance,
             population=spec.total,
+            reserve=RESERVE,
         )
         decision = run_design(planned, baseline, candidate)
         before, after = baseline.samples(), candidate.samples()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flagrelease.errors import ComparisonRefused, did_you_mean
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.flips import flips
+from flagrelease.verdict.lengths import length_ratio, truncation_excess
 from flagrelease.verdict.sensitivity import above_chance, independent, silent_sides
 from flagrelease.verdict.types import (
     ALPHA,
@@ -40,8 +41,9 @@ def compare(
 
     `margins` are the non-inferiority margins (fractions) by benchmark, `chances` the chance levels where they are
     above 0. `clusters` maps, by benchmark, question ids to the story they share; by default `Sample.cluster`.
-    `complete` names the benchmarks of which all questions were asked. The confidence level of the interval is 1 − 2α; a
-    regression is significant at α after Holm over the benchmarks.
+    `complete` names the benchmarks of which all questions were asked. A failed answer counts as wrong in the score, and
+    as the value that is less favourable to the verdict in each bound of the interval. The confidence level of the
+    interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
 
     Raises ComparisonRefused for no answers, different benchmarks, questions or prompts, missing or duplicate answers, a
     side with nothing but errors, and a margin that is missing or not in (0, 1].
@@ -53,20 +55,25 @@ def compare(
     paired = pair(baseline, candidate, clusters=clusters or {})
     for name in paired:
         _check_margin(name, margins)
-    p_values = {name: regression_p(benchmark.pairs) for name, benchmark in paired.items()}
+    p_values = {name: regression_p(benchmark.pairs.best) for name, benchmark in paired.items()}
     significant = holm(p_values, alpha=alpha)
     judged = {}
     for name, benchmark in paired.items():
         before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
         n = independent(before, complete=name in complete)
-        bounds = interval(benchmark.pairs, alpha=alpha)
+        excess = truncation_excess(before, after)
         evidence = BenchmarkEvidence(
-            interval=(bounds.low, bounds.high),
+            interval=(
+                max(interval(benchmark.pairs.worst, alpha=alpha).low - excess, -1.0),
+                interval(benchmark.pairs.best, alpha=alpha).high,
+            ),
             margin=margins[name],
             p_regression=p_values[name],
             significant=significant[name],
             above_chance=above_chance(benchmark.baseline.score, n, (chances or {}).get(name, 0.0)),
             silent=silent_sides(before, after),
+            length=length_ratio(before, after),
+            truncation_excess=excess,
         )
         judged[name] = _judge(name, benchmark, evidence, alpha=alpha)
     return Comparison(verdict=rule.decide_cell(judged.values()), benchmarks=judged)
@@ -108,6 +115,7 @@ def _judge(name: str, benchmark: PairedBenchmark, evidence: BenchmarkEvidence, *
         lost=lost,
         more_answers=more,
         sensitive=ruling.sensitive,
+        length=evidence.length,
     )
 
 

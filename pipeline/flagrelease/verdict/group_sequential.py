@@ -6,6 +6,7 @@ by the same design, because their number depends on their scores.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import msgspec
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.flips import flips
+from flagrelease.verdict.lengths import length_ratio, truncation_excess
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.sensitivity import above_chance, independent, silent_sides
 from flagrelease.verdict.types import (
@@ -57,11 +59,13 @@ class PlannedLooks:
     alpha: float = ALPHA
     """The one-sided level of PASS."""
     power: float = 0.90
-    """The probability of PASS at no loss."""
+    """The probability of PASS at no loss by the planned information."""
     looks: int = 10
-    """The number of interim analyses, the final one included."""
+    """The number of interim analyses by the planned information."""
     exponent: float = 1.0
     """ρ of the spending function α·t^ρ."""
+    reserve: float = 0.0
+    """The share of α that is kept for going on beyond the planned information."""
     variance: float = 0.25
     """Assumed variance of the difference of one pair of answers."""
     seed: int = 0
@@ -84,6 +88,7 @@ class PlannedLooks:
             power=self.power,
             looks=self.looks,
             exponent=self.exponent,
+            reserve=self.reserve,
             variance=self.variance,
         )
 
@@ -109,8 +114,8 @@ def read(record: Mapping[str, Any], benchmark: str) -> PlannedLooks:
 
 
 def scores(samples: Iterable[Sample]) -> dict[Answer, float]:
-    """The scores of the samples by answer, as a design reads them."""
-    return {_answer(sample): float(sample.correct) for sample in samples}
+    """The scores of the samples by answer, as a design reads them; NaN for a failed one."""
+    return {_answer(sample): math.nan if sample.error is not None else float(sample.correct) for sample in samples}
 
 
 def judge(
@@ -209,6 +214,7 @@ def to_verdict(
         more_answers=more,
         course=_course(planned, decision, len(candidate)),
         sensitive=ruling.sensitive,
+        length=evidence.length,
     )
 
 
@@ -224,11 +230,16 @@ def _evidence(
     score = sum(float(sample.correct) for sample in alike) / len(alike)
     questions = planned.population or len(planned.questions)
     n = independent(alike, complete=_questions(alike) >= questions)
+    excess = truncation_excess(baseline, candidate)
+    low, high = decision.evidence.interval
     return replace(
         decision.evidence,
+        interval=(max(low - excess, -1.0), high),
         margin=margin,
         above_chance=above_chance(score, n, planned.chance),
         silent=silent_sides(baseline, candidate),
+        length=length_ratio(baseline, candidate),
+        truncation_excess=excess,
     )
 
 

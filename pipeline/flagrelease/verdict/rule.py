@@ -17,9 +17,13 @@ SENSITIVE = 2.0
 another margin beyond the largest loss that may pass."""
 
 
+LENGTHS = (0.9, 1.1)
+"""The ratios of tokens per answer, candidate / baseline, that are not worth a note."""
+
+
 def decide(evidence: BenchmarkEvidence) -> Ruling:
-    """PASS if the lower bound of the difference is above −margin. FAIL if the upper bound is below −margin, or if the
-    regression is significant and the upper bound is below zero. Otherwise INCONCLUSIVE.
+    """PASS if the lower bound of the difference is above −margin. FAIL if the upper bound at the level of FAIL is below
+    −margin, or if the regression is significant and that bound is below zero. Otherwise INCONCLUSIVE.
 
     PASS also requires assay sensitivity (ICH E10, §1.5): the lower bound of the baseline's score is more than twice the
     margin above the chance level, so that a candidate without the skill could not have passed; and that both sides
@@ -27,11 +31,12 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
     """
     low, high = evidence.interval
     margin = evidence.margin
+    ceiling = high if evidence.ceiling is None else evidence.ceiling
     if low > -margin:
         verdict, ground = _passing(evidence)
-    elif high < -margin:
+    elif ceiling < -margin:
         verdict, ground = Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN
-    elif evidence.significant and high < 0:
+    elif evidence.significant and ceiling < 0:
         verdict, ground = Verdict.FAIL, Ground.SIGNIFICANT_LOSS
     else:
         verdict, ground = Verdict.INCONCLUSIVE, Ground.UNDECIDED
@@ -40,7 +45,15 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
         notes.append(Note.LARGE_GAIN)
     if evidence.significant and low > -margin:
         notes.append(Note.LOSS_INSIDE_MARGIN)
+    if evidence.length is not None and not _as_long(evidence.length.interval):
+        notes.append(Note.OTHER_LENGTH)
     return Ruling(verdict=verdict, ground=ground, notes=tuple(notes), sensitive=_sensitive(evidence))
+
+
+def _as_long(ratio: tuple[float, float]) -> bool:
+    """Whether the interval of the ratio of lengths reaches into 0.9 to 1.1."""
+    low, high = ratio
+    return low <= LENGTHS[1] and high >= LENGTHS[0]
 
 
 def _sensitive(evidence: BenchmarkEvidence) -> bool:

@@ -9,7 +9,9 @@ from typing import Protocol
 
 __all__ = [
     "ALPHA",
+    "FAIL_ALPHA",
     "POWER",
+    "RESERVE",
     "Answer",
     "Ask",
     "BenchmarkEvidence",
@@ -19,6 +21,7 @@ __all__ = [
     "Decision",
     "Ground",
     "Judged",
+    "LengthRatio",
     "NoiseFloor",
     "Note",
     "Ruling",
@@ -33,6 +36,11 @@ ALPHA = 0.05
 """The one-sided level of each test."""
 POWER = 0.80
 """The power for which a fixed-sample evaluation estimates further answers."""
+
+RESERVE = 0.2
+"""The share of α that a group-sequential evaluation keeps for going on beyond its planned information."""
+FAIL_ALPHA = 0.01
+"""The largest one-sided level of FAIL of a group-sequential evaluation; a larger one leaves no room for the power."""
 
 Answer = tuple[str, str, int]  # subset, question id, repeat
 
@@ -54,11 +62,23 @@ def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LengthRatio:
+    """Tokens per answer, candidate / baseline."""
+
+    ratio: float
+    """Over the questions that both sides answered."""
+
+    interval: tuple[float, float]
+    """Its 90 % confidence interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkEvidence:
     """The evidence on one benchmark that the rule reads. A difference is candidate − baseline, as a fraction."""
 
     interval: tuple[float, float]
-    """Confidence interval of the difference."""
+    """The 90 % confidence interval of the difference. Failed answers widen it: each bound counts them as the value that
+    is less favourable to the verdict."""
 
     margin: float
     """The non-inferiority margin, a fraction."""
@@ -73,8 +93,18 @@ class BenchmarkEvidence:
     """Lower and upper confidence bound of the baseline's score − the chance level; None at an interim analysis, which
     decides on the scores alone."""
 
+    ceiling: float | None = None
+    """Upper confidence bound of the difference at the level of FAIL; that of the interval if None."""
+
     silent: tuple[str, ...] = ()
     """The sides of which more than half of the answers are empty."""
+
+    length: LengthRatio | None = None
+    """How much longer the candidate's answers are; None if unknown."""
+
+    truncation_excess: float = 0.0
+    """The share of answers by which the baseline was truncated more often, if significant; the lower bound of the
+    interval counts them in the candidate's disfavour."""
 
 
 class Ground(Enum):
@@ -105,6 +135,8 @@ class Note(Enum):
     """A significant gain that may exceed the margin."""
     LOSS_INSIDE_MARGIN = auto()
     """A significant loss within the margin."""
+    OTHER_LENGTH = auto()
+    """Answers of another length than the baseline's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +279,8 @@ class BenchmarkVerdict:
     """How far a group-sequential evaluation went; None if all questions were asked and judged once."""
     sensitive: bool = True
     """False if the baseline is so close to the chance level that a candidate without the skill could pass."""
+    length: LengthRatio | None = None
+    """Tokens per answer, candidate / baseline; None if unknown."""
 
     @property
     def repeats(self) -> float:

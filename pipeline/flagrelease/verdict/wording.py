@@ -77,7 +77,16 @@ def remarks(
             texts.append(f"{count.errors} of {count.answers} answers of the {side} failed and count as wrong")
         if count.truncated:
             texts.append(f"{count.truncated} of {count.answers} answers of the {side} were truncated")
-    texts += [_NOTES[note] for note in ruling.notes]
+    if evidence.truncation_excess:
+        share = points(evidence.truncation_excess)
+        texts.append(f"the baseline was truncated more often, by {share} of the answers, which the interval includes")
+    texts += [_NOTES[note] for note in ruling.notes if note in _NOTES]
+    if evidence.length is not None and Note.OTHER_LENGTH in ruling.notes:
+        low, high = evidence.length.interval
+        texts.append(
+            f"the candidate's answers are {evidence.length.ratio:.2f} times as long as the baseline's "
+            f"({low:.2f} to {high:.2f}, tokens by question)"
+        )
     if baseline.repeats != candidate.repeats:
         texts.append(f"{baseline.repeats:g} repeats of the baseline, {candidate.repeats:g} of the candidate")
     if not ruling.sensitive and ruling.ground not in (Ground.NOT_SENSITIVE, Ground.SENSITIVITY_UNDECIDED):

@@ -174,6 +174,33 @@ def test_a_question_that_always_fails_does_not_keep_it_from_ending(many: World) 
     assert set(many.endpoints["flagos"].asked.values()) == {1}
 
 
+def test_failed_answers_of_a_kept_baseline_are_asked_again(sampled: World) -> None:
+    """Until they are there; in the meantime each of them widens the interval."""
+
+    broken: list[int] = []
+
+    def some_fail(request: dict[str, Any], n: int) -> Said:
+        if "number 3?" in request["messages"][0]["content"] and len(broken) < 5:
+            broken.append(n)
+            return Said(b"<html>")
+        return sampling("a")(request, n)
+
+    job = sampled.sampled(vendor="nvidia")
+    sampled.stacks["native"] = some_fail
+    sampled.evaluate(job)
+    failed = [each for each in sampled.ledger.values() if "errors" in each]
+    assert [each["errors"] for each in failed] == [5]
+    sampled.stacks["native"] = sampling("a")
+    sampled.started.clear()
+    sampled.evaluate(job)
+    assert sampled.started == ["native", "flagos"]
+    assert sampled.endpoints["native"].asked.total() == 5
+    sampled.started.clear()
+    sampled.evaluate(job)
+    assert sampled.started == ["flagos"]
+    assert [each["errors"] for each in sampled.ledger.values() if "errors" in each] == [0]
+
+
 def test_a_killed_stage_asks_only_what_is_missing(sampled: World) -> None:
     job = sampled.sampled()
     seen: list[int] = []

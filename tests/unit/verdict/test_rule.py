@@ -76,6 +76,14 @@ def test_the_rule(known: BenchmarkEvidence, verdict: Verdict, ground: Ground, no
     assert rule.decide(known) == Ruling(verdict=verdict, ground=ground, notes=notes, sensitive=sensitive)
 
 
+def test_fail_has_a_level_of_its_own() -> None:
+    """The interval is the 90 % one; of several benchmarks, each fails at a smaller level."""
+    shown = evidence(-0.09, -0.01, significant=True)
+    assert rule.decide(replace(shown, ceiling=0.01)).verdict is Verdict.INCONCLUSIVE
+    assert rule.decide(replace(evidence(-0.09, -0.06), ceiling=-0.04)).verdict is Verdict.INCONCLUSIVE
+    assert rule.decide(replace(evidence(-0.09, 0.01, significant=True), ceiling=-0.01)).verdict is Verdict.FAIL
+
+
 @dataclass(frozen=True, kw_only=True)
 class Given:
     verdict: Verdict
@@ -163,6 +171,39 @@ def asked() -> Decision:
 
 def judged(margin: float | None = None) -> BenchmarkVerdict:
     return group_sequential.judge(design(), "mmlu", *sides(), margin=margin)
+
+
+def failing(samples: list[Sample], every: int) -> list[Sample]:
+    """The same answers, but some of the requests failed."""
+    return [
+        replace(each, correct=False, answer=None, error="HTTP 500") if number % every == 0 else each
+        for number, each in enumerate(samples)
+    ]
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_failed_answers_help_neither_verdict(sequential: bool) -> None:
+    """A failed answer of the baseline may have been right, one of the candidate may have been right or wrong."""
+
+    def verdict(baseline: list[Sample], candidate: list[Sample]) -> BenchmarkVerdict:
+        if sequential:
+            return group_sequential.judge(design(), "mmlu", baseline, candidate)
+        return fixed_sample.compare(baseline, candidate, margins={"mmlu": 0.05}).benchmarks["mmlu"]
+
+    before, after = sides()
+    p = np.random.default_rng(1).beta(0.8, 0.5, 198)
+    worse = answers(drawn(3, np.clip(p - 0.12, 0, 1), 20))
+    assert verdict(before, after).verdict is Verdict.PASS
+    assert verdict(before, worse).verdict is Verdict.FAIL
+    damaged = verdict(failing(before, 5), worse)
+    assert damaged.difference > -0.05
+    assert damaged.verdict is Verdict.INCONCLUSIVE
+    assert verdict(before, failing(after, 5)).verdict is Verdict.INCONCLUSIVE
+    few = verdict(failing(before, 400), failing(after, 400))
+    assert few.verdict is Verdict.PASS
+    if not sequential:
+        low, high = verdict(before, after).interval90
+        assert few.interval90[0] < low < high < few.interval90[1]
 
 
 def settled_again() -> BenchmarkVerdict:

@@ -58,6 +58,7 @@ def score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkSco
         partial=pair.spec.partial(judged.n),
         verdict=judged.verdict.value,
         sensitive=judged.sensitive,
+        length=judged.length,
         course=judged.course,
         noise=own_noise(baseline),
     )

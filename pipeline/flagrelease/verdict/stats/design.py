@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,13 @@ from flagrelease.verdict.stats.paired import Floats, Ints
 from flagrelease.verdict.stats.sequential import Estimate, Look, Monitor, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk, inflation
 from flagrelease.verdict.types import Answer, Ask, Decision, Ground
+
+GROWTH = 1.15
+"""Each stage beyond the planned ones is larger than the one before by this factor, so that the looks stay few."""
+
+# A failed answer has the score NaN. An evaluation is estimated three times: failed answers count as wrong on both sides
+# (the score that is shown, and what is asked next), then in the candidate's disfavour, then in its favour.
+_FAILED = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # the score of the baseline's and of the candidate's
 
 __all__ = ["Design", "Item", "SequentialEvaluation"]
 
@@ -41,13 +48,21 @@ class Design:
     """The number of interim analyses, the final one included."""
     exponent: float = 1.0
     """ρ of the spending function α·t^ρ."""
+    reserve: float = 0.0
+    """The share of α that is kept for going on beyond `information`; 0 ends the evaluation there."""
     variance: float = 0.25
     """Assumed variance of the difference of one pair, to size the first stage: 2·p(1−p) ≈ 0.25."""
 
     @cached_property
     def information(self) -> float:
-        """1/variance of the difference at which the design ends: that of the fixed-sample design, inflated."""
-        factor = inflation(looks=self.looks, alpha=self.alpha, power=self.power, exponent=self.exponent)
+        """1/variance of the difference that is planned: that of the fixed-sample design, inflated."""
+        factor = inflation(
+            looks=self.looks,
+            alpha=self.alpha,
+            power=self.power,
+            exponent=self.exponent,
+            fail_alpha=self.fail_alpha,
+        )
         return factor * float((ndtri(1 - self.alpha) + ndtri(self.power)) / self.margin) ** 2
 
     @property
@@ -82,13 +97,17 @@ class Design:
             edges.append(np.where(room > 0, each / np.maximum(room, 1e-12), np.inf))
         out_of_reach = ~np.isfinite(edges[1])
         wanted = np.where(out_of_reach, self.budget / self.looks, edges[1] - np.where(out_of_reach, 0.0, edges[0]))
+        if self.reserve:
+            wanted = wanted * GROWTH ** max(number - self.looks, 0)
         return np.asarray(np.minimum(np.maximum(np.ceil(wanted), 1), self.budget - progress.pairs))
 
     def monitor(self, evaluations: int = 1) -> Monitor:
         """The boundaries at the start of the evaluation."""
         passing = Walk.start(evaluations)
         failing = passing if self.alpha == self.fail_alpha else Walk.start(evaluations)
-        return Monitor(self.margin, self.information, self.alpha, self.fail_alpha, self.exponent, passing, failing)
+        return Monitor(
+            self.margin, self.information, self.alpha, self.fail_alpha, self.exponent, passing, failing, self.reserve
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -122,7 +141,10 @@ class SequentialEvaluation:
     of its answers are used, and they show from the first stage on which questions have variance."""
 
     def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
-        """The missing answers for the next look, or the decision if nothing is left to ask."""
+        """The missing answers for the next look, or the decision if nothing is left to ask.
+
+        The score of a failed answer is NaN: each bound of the interval takes it as the less favourable one.
+        """
         replay = _Replay(self, baseline, candidate)
         for look, stage in enumerate(replay.stages(), start=1):
             if isinstance(stage, Ask):
@@ -151,8 +173,8 @@ class _Replay:
     ) -> None:
         self._evaluation = evaluation
         self._sides = (baseline, candidate)
-        self._progress = Progress.start(1, len(evaluation.items))
-        self._mean, self._reference_variance = np.zeros(len(evaluation.items)), 0.0
+        self._progress = Progress.start(len(_FAILED), len(evaluation.items))
+        self._mean, self._reference_variance = np.zeros((len(_FAILED), len(evaluation.items))), 0.0
         self._first_round: list[float] = []  # the baseline's scores from equal numbers of answers to each question
         if evaluation.reference:
             self._refer(baseline)
@@ -171,12 +193,12 @@ class _Replay:
                 f"{few} of {len(row)} questions have fewer than two answers of the baseline",
                 hint="evaluate the baseline with repeats, or ask both sides",
             )
-        total, squares = (np.bincount(rows, weights=x, minlength=len(row)) for x in (scores, scores**2))
-        spread = (squares - total**2 / count) / (count - 1)
+        total, squares = (_sums(rows, scores**power, _FAILED[:, 0], len(row)) for power in (1, 2))
+        spread = (squares[0] - total[0] ** 2 / count) / (count - 1)
         self._mean = total / count
-        self._first_round = self._mean.tolist()
+        self._first_round = self._mean[0].tolist()
         self._reference_variance = float((spread / count).sum()) / len(row) ** 2
-        self._progress = Progress.against(total[None, :].astype(np.float64), count[None, :])
+        self._progress = Progress.against(total, np.repeat(count[None, :], len(total), axis=0))
 
     def stages(self) -> Iterator[Ask | bool]:
         """For each stage an Ask if answers are missing, otherwise whether its look ends the evaluation."""
@@ -201,8 +223,8 @@ class _Replay:
 
     def _depth(self, number: int) -> Ask | bool:
         start = np.random.default_rng([self._evaluation.seed, number]).random(1)
-        pairs = self._evaluation.design.stage_pairs(self._progress, number, self._reference_variance)
-        stage = allocate(self._progress.variance(), pairs, start)
+        pairs = self._evaluation.design.stage_pairs(self._progress, number, self._reference_variance)[:1]
+        stage = allocate(self._progress.variance()[:1], pairs, start)
         if ask := self._missing(stage.count[0], number):
             return ask
         self._progress = self._progress.depth(stage, *self._sums(stage.count[0]))
@@ -227,27 +249,30 @@ class _Replay:
         rows = np.repeat(np.arange(len(count)), count)
         wanted = self._wanted(count)
 
-        def total(side: Mapping[Answer, float]) -> Floats:
-            scores = np.array([side[answer] for answer in wanted], np.float64)
-            return np.bincount(rows, weights=scores, minlength=len(count))[None, :].astype(np.float64)
+        def total(side: int) -> Floats:
+            scores = np.array([self._sides[side][answer] for answer in wanted], np.float64)
+            return _sums(rows, scores, _FAILED[:, side], len(count))
 
-        baseline, candidate = self._sides
-        known = (self._mean * count)[None, :] if self._evaluation.reference else total(baseline)
-        return known, total(candidate)
+        return self._mean * count if self._evaluation.reference else total(0), total(1)
 
     def _judge(self) -> bool:
         design = self._evaluation.design
-        self._estimate = self._progress.estimate(self._evaluation.cluster)
-        spent = self._progress.pairs >= design.budget
-        self._monitor, self._look = self._monitor.look(self._estimate, spent)
-        return bool(spent[0] or self._look.decision[0] or self._look.time[0] >= 1)
+        estimate = self._progress.estimate(self._evaluation.cluster)
+        self._estimate, worst, best = (estimate.lane(number) for number in range(len(_FAILED)))
+        spent = self._progress.pairs[:1] >= design.budget
+        self._monitor, self._look = self._monitor.look(self._estimate, spent, worst=worst, best=best)
+        ended = self._look.time[0] >= 1 and not design.reserve
+        return bool(spent[0] or self._look.decision[0] or ended)
 
     def decision(self, looks: int) -> Decision:
         assert self._look is not None  # noqa: S101 - stages() judges before it ends
         assert self._estimate is not None  # noqa: S101
         evidence, ruling = self._look.evidence[0], self._look.rulings[0]
         pairs = int(self._progress.pairs[0])
-        score, difference = float(np.mean(self._first_round)), float(self._estimate.difference[0])
+        score = float(np.mean(self._first_round))
+        difference = min(max(float(self._estimate.difference[0]), -score), 1.0 - score)  # weights may exceed that
+        low, high = evidence.interval
+        evidence = replace(evidence, interval=(min(low, difference), max(high, difference)))
         return Decision(
             evidence=evidence,
             ruling=ruling,
@@ -261,13 +286,23 @@ class _Replay:
             more_answers=self._more(pairs) if ruling.ground is Ground.UNDECIDED else None,
         )
 
-    def _more(self, pairs: int) -> int:
-        """Further pairs for PASS at no loss or, if that many were asked already, for the closer verdict."""
+    def _more(self, pairs: int) -> int | None:
+        """Further pairs for PASS at no loss or, if that many were asked already, for the closer verdict; None if no
+        number of answers would decide (a single question or story)."""
         assert self._estimate is not None  # noqa: S101
         design = self._evaluation.design
         d, error = float(self._estimate.difference[0]), float(self._estimate.error[0])
+        if not np.isfinite(error):
+            return None
         z, with_power = float(ndtri(1 - design.alpha)), float(ndtri(design.power))
         needed = pairs * ((z + with_power) * error / design.margin) ** 2
         if needed <= pairs:
             needed = pairs * ((z + with_power) * error / max(d + design.margin, -d)) ** 2
         return max(int(np.ceil(needed)) - pairs, 1)
+
+
+def _sums(rows: Ints, scores: Floats, failed: Floats, questions: int) -> Floats:
+    """The sum of the scores of each question, (lanes, questions), where a failed answer scores `failed` (lanes,)."""
+    known = np.bincount(rows, weights=np.nan_to_num(scores), minlength=questions)
+    missing = np.bincount(rows, weights=np.isnan(scores), minlength=questions)
+    return np.asarray(known + failed[:, None] * missing, np.float64)

@@ -9,7 +9,7 @@ Analysis §6.3 and §10.1 (Cochran-Mantel-Haenszel, McNemar).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,19 @@ class Side:
     """Sum of their scores."""
     squares: Floats
     """Sum of their squared scores."""
+    failed: Ints | None = None
+    """Number of failed repeats, which score 0; None if there are none."""
 
     @property
     def mean(self) -> Floats:
         """Mean score of each question."""
         return self.total / self.count
+
+    def with_failures_right(self) -> Side:
+        """This side if all of its failed answers were right."""
+        if self.failed is None:
+            return self
+        return Side(self.count, self.total + self.failed, self.squares + self.failed)
 
     @property
     def within(self) -> Floats:
@@ -65,6 +73,16 @@ class Pairs:
     """The candidate's answers."""
     cluster: Ints
     """The number of each question's story, from 0; (questions,)."""
+
+    @property
+    def worst(self) -> Pairs:
+        """The answers if all failed ones were in the candidate's disfavour."""
+        return replace(self, baseline=self.baseline.with_failures_right())
+
+    @property
+    def best(self) -> Pairs:
+        """The answers if all failed ones were in the candidate's favour."""
+        return replace(self, candidate=self.candidate.with_failures_right())
 
     @property
     def n(self) -> int:

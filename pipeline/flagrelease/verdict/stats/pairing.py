@@ -39,6 +39,7 @@ class _Answers:
     rows: list[int] = field(default_factory=list)
     repeats: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    failed: list[bool] = field(default_factory=list)
     errors: int = 0
     truncated: int = 0
 
@@ -81,6 +82,7 @@ def _gather(samples: Sequence[Sample], side: str) -> dict[str, _Answers]:
         answers.rows.append(row)
         answers.repeats.append(sample.repeat)
         answers.scores.append(sample.correct)
+        answers.failed.append(sample.error is not None)
         if sample.error is not None:
             answers.errors += 1
         elif sample.finish_reason == "length":
@@ -154,6 +156,7 @@ def _side(answers: _Answers, order: np.ndarray[tuple[int], np.dtype[np.int64]]) 
         np.bincount(rows, minlength=size)[order],
         np.bincount(rows, weights=scores, minlength=size)[order].astype(np.float64),
         np.bincount(rows, weights=scores**2, minlength=size)[order].astype(np.float64),
+        np.bincount(rows, weights=answers.failed, minlength=size)[order].astype(np.int64) if answers.errors else None,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
-from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.design import GROWTH, Design
 from flagrelease.verdict.stats.paired import Floats, Side
 from flagrelease.verdict.stats.spending import Characteristics, characteristics, endings, inflation
 
@@ -153,6 +153,7 @@ def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: 
         alpha=design.alpha,
         fail_alpha=design.fail_alpha,
         exponent=design.exponent,
+        reserve=design.reserve,
     )
     decided = ends.passes + ends.fails
     asked = float((decided * pairs).sum() + (1 - decided.sum()) * pairs[-1])
@@ -167,12 +168,22 @@ def _schedule(design: Design, variance: float, reference: int) -> Floats:
         noise, each = 0.0, variance
         parts, repeats = design.opening
         found = [design.questions * repeats * (part + 1) / parts for part in range(parts)]
+
+    def needed(look: int) -> float:
+        """Answers that bring the information of a planned look; infinite if the baseline's noise forbids it."""
+        room = design.looks / (max(look, 1e-9) * design.information) - noise
+        return each / room if room > 0 else math.inf
+
     number = len(found)
-    while number < design.looks and (not found or found[-1] < design.budget):
+    while (design.reserve or number < design.looks) and (not found or found[-1] < design.budget):
         number += 1
-        room = design.looks / (number * design.information) - noise
         before = found[-1] if found else 0.0
-        step = each / room - before if room > 0 else design.budget / design.looks
+        if number > design.looks:
+            step = (needed(design.looks) - needed(design.looks - 1)) * GROWTH ** (number - design.looks)
+        else:
+            step = needed(number) - before
+        if not math.isfinite(step):
+            step = design.budget / design.looks
         if step > 0:
             found.append(min(before + max(step, 1.0), float(design.budget)))
     return np.array(found)

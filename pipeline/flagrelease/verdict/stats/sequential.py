@@ -20,7 +20,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from flagrelease.verdict import rule
 from flagrelease.verdict.stats.paired import Floats, Ints
-from flagrelease.verdict.stats.spending import CLOSEST, Walk
+from flagrelease.verdict.stats.spending import CLOSEST, Walk, share_spent
 from flagrelease.verdict.types import BenchmarkEvidence, Ruling, Verdict
 
 __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monitor", "Progress", "allocate"]
@@ -72,6 +72,11 @@ class Estimate:
     """Its standard error, (evaluations,)."""
     freedom: int
     """Degrees of freedom of the standard error."""
+
+    def lane(self, number: int) -> Estimate:
+        """One of the evaluations."""
+        one = slice(number, number + 1)
+        return Estimate(self.difference[one], self.error[one], self.freedom)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,9 @@ class Progress:
         if len(np.unique(inside)) < n:
             deviation = deviation @ (inside[:, None] == np.unique(inside)).astype(np.float64)
         groups = deviation.shape[1]
-        spread = (deviation**2).sum(axis=1) * groups / max(groups - 1, 1)
+        if groups < 2:  # one question or one story does not show how others vary
+            return Estimate(difference, np.full_like(difference, np.inf), 1)
+        spread = (deviation**2).sum(axis=1) * groups / (groups - 1)
         return Estimate(difference, np.sqrt(spread + 2 * (n / self.pairs) ** 2) / n, max(2 * (groups - 1) // 3, 1))
 
 
@@ -199,42 +206,58 @@ class Monitor:
     """The walks below the boundary of PASS."""
     failing: Walk
     """The walks below the boundary of FAIL."""
+    reserve: float = 0.0
+    """The share of α that is spent beyond the planned information."""
 
-    def look(self, estimate: Estimate, last: NDArray[np.bool_]) -> tuple[Monitor, Look]:
+    def look(
+        self,
+        estimate: Estimate,
+        last: NDArray[np.bool_],
+        *,
+        worst: Estimate | None = None,
+        best: Estimate | None = None,
+    ) -> tuple[Monitor, Look]:
         """Judge by the repeated confidence interval, valid at every look (Jennison and Turnbull 2000, ch. 9).
 
-        A look with less than 2 % more information spends nothing and decides nothing, unless it is the `last`.
+        The lower bound is that of the `worst` estimate, in which failed answers count in the candidate's disfavour; the
+        upper bound and the p-value are those of the `best`. Both are `estimate` by default. The interval has the level
+        1 − 2α; the bound for FAIL has its own level. A look with less than 2 % more information spends nothing and
+        decides nothing, unless it is the `last`.
         """
         reached = 1 / (estimate.error**2 * self.information)
         before = self.passing.time
         skipped = (reached < before + CLOSEST) & ~last
         time = np.maximum(reached, before + CLOSEST)
-        now, then = (
-            np.where(last, 1.0, np.minimum(time, 1.0)) ** self.exponent,
-            np.minimum(before, 1.0) ** self.exponent,
-        )
+        then = share_spent(before, self.exponent, self.reserve)
+        now = np.where(last, 1.0, share_spent(time, self.exponent, self.reserve))
         pass_limit = self.passing.limit(time, self.alpha * (now - then))
         alike = self.passing is self.failing  # equal levels have spent the same: compute the costly part once
         fail_limit = pass_limit if alike else self.failing.limit(time, self.fail_alpha * (now - then))
-        z_fail = _normal(-estimate.difference / estimate.error, estimate.freedom)
+        worst, best = worst or estimate, best or estimate
+        z_fail = _normal(-best.difference / best.error, best.freedom)
         p = self.fail_alpha * then + self.failing.above(time, z_fail * np.sqrt(time))
         passing = _keep(self.passing, self.passing.below(time, pass_limit), skipped)
         failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
         after = replace(self, passing=passing, failing=failing)
         pass_limit, fail_limit = (np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit))
-        low = np.maximum(estimate.difference - _student(pass_limit, estimate.freedom) * estimate.error, -1.0)
-        high = np.minimum(estimate.difference + _student(fail_limit, estimate.freedom) * estimate.error, 1.0)
+        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * worst.error, -1.0)
+        high, ceiling = (
+            np.minimum(best.difference + _student(limit, best.freedom) * best.error, 1.0)
+            for limit in (pass_limit, fail_limit)
+        )
         evidence = tuple(
             BenchmarkEvidence(
                 interval=(lower, upper),
+                ceiling=most,
                 margin=self.margin,
                 p_regression=p_regression,
                 significant=significant,
                 above_chance=None,
             )
-            for lower, upper, p_regression, significant in zip(
+            for lower, upper, most, p_regression, significant in zip(
                 low.tolist(),
                 high.tolist(),
+                ceiling.tolist(),
                 np.minimum(p, 1.0).tolist(),
                 (z_fail > fail_limit).tolist(),
                 strict=True,

@@ -28,6 +28,7 @@ __all__ = [
     "endings",
     "inflation",
     "limits",
+    "share_spent",
 ]
 
 # Looks closer together than this in information time count as one: the integration grid has no finer resolution.
@@ -90,12 +91,22 @@ class Walk:
         return self.within(time, np.full_like(time, -_FAR) * root, z * root)
 
 
-def limits(times: tuple[float, ...], alpha: float, exponent: float, *, last: bool = False) -> Floats:
-    """The z-values of an upper boundary that spends α·t^exponent at `times`; if `last`, all of α at the last one."""
+def share_spent(time: Floats, exponent: float, reserve: float) -> Floats:
+    """The share of α that is spent by `time`: t^exponent up to the planned information, without the `reserve`, and the
+    reserve beyond it, so slowly that some of it remains however long the evaluation goes on."""
+    return np.asarray(
+        (1 - reserve) * np.minimum(time, 1.0) ** exponent + reserve * (1 - 1 / np.maximum(time, 1.0)), np.float64
+    )
+
+
+def limits(
+    times: tuple[float, ...], alpha: float, exponent: float, *, last: bool = False, reserve: float = 0.0
+) -> Floats:
+    """The z-values of an upper boundary that spends α by `share_spent` at `times`; if `last`, all of it at the last."""
     walk, spent, values = Walk.start(), 0.0, []
     for t in times:
         now = np.array([t])
-        by_now = alpha if last and t == times[-1] else alpha * min(t, 1.0) ** exponent
+        by_now = alpha if last and t == times[-1] else alpha * float(share_spent(now, exponent, reserve)[0])
         z = walk.limit(now, np.array([by_now - spent]))
         spent = by_now
         walk = walk.below(now, z)
@@ -116,16 +127,25 @@ class Characteristics:
 
 
 def characteristics(
-    *, drop: float, looks: int, alpha: float, power: float, exponent: float, factor: float
+    *,
+    drop: float,
+    looks: int,
+    alpha: float,
+    power: float,
+    exponent: float,
+    factor: float,
+    fail_alpha: float | None = None,
 ) -> Characteristics:
     """The characteristics of a design with `looks` equal steps up to `factor` times the fixed-sample information.
 
-    `drop` is the true loss in units of the margin. PASS rejects "the loss is the margin", FAIL rejects "there is no
-    loss", each with its own one-sided boundary; the first one that is crossed ends the evaluation.
+    `drop` is the true loss in units of the margin. PASS rejects "the loss is the margin" at `alpha`, FAIL rejects
+    "there is no loss" at `fail_alpha` (by default the same), each with its own one-sided boundary; the first one that
+    is crossed ends the evaluation.
     """
     times = tuple(np.arange(1, looks + 1) / looks)
     reach = float(ndtri(1 - alpha) + ndtri(power)) * math.sqrt(factor)  # margin in standard errors at t = 1
-    ends = endings(times, drop=drop, reach=reach, alpha=alpha, fail_alpha=alpha, exponent=exponent)
+    failing = alpha if fail_alpha is None else fail_alpha
+    ends = endings(times, drop=drop, reach=reach, alpha=alpha, fail_alpha=failing, exponent=exponent)
     alive = 1.0 - np.concatenate(([0.0], np.cumsum(ends.passes + ends.fails)[:-1]))
     return Characteristics(
         passes=float(ends.passes.sum()),
@@ -145,13 +165,20 @@ class Endings:
 
 
 def endings(
-    times: tuple[float, ...], *, drop: float, reach: float, alpha: float, fail_alpha: float, exponent: float
+    times: tuple[float, ...],
+    *,
+    drop: float,
+    reach: float,
+    alpha: float,
+    fail_alpha: float,
+    exponent: float,
+    reserve: float = 0.0,
 ) -> Endings:
     """The endings of an evaluation with looks at `times`; the last look spends the remaining α.
 
     `drop` is the true loss in units of the margin, `reach` the margin in standard errors at t = 1.
     """
-    passing, failing = (limits(times, level, exponent, last=True) for level in (alpha, fail_alpha))
+    passing, failing = (limits(times, level, exponent, last=True, reserve=reserve) for level in (alpha, fail_alpha))
     walk = Walk.start()
     passes, fails = np.zeros(len(times)), np.zeros(len(times))
     for look, t in enumerate(times):
@@ -165,13 +192,22 @@ def endings(
 
 
 @cache
-def inflation(*, looks: int, alpha: float, power: float, exponent: float) -> float:
-    """Maximum information of a sequential design over the fixed-sample design's, for equal power at no loss."""
+def inflation(*, looks: int, alpha: float, power: float, exponent: float, fail_alpha: float | None = None) -> float:
+    """Maximum information of a sequential design over the fixed-sample design's, for equal power at no loss.
+
+    At most 3: FAIL at `fail_alpha` may leave no room for the power.
+    """
     low, high = 0.8, 3.0
     for _ in range(40):
         middle = (low + high) / 2
         reached = characteristics(
-            drop=0.0, looks=looks, alpha=alpha, power=power, exponent=exponent, factor=middle
+            drop=0.0,
+            looks=looks,
+            alpha=alpha,
+            power=power,
+            exponent=exponent,
+            factor=middle,
+            fail_alpha=fail_alpha,
         ).passes
         low, high = (low, middle) if reached >= power else (middle, high)
     return high

@@ -14,7 +14,7 @@ from flagrelease.verdict.stats.design import Design, Item, SequentialEvaluation
 from flagrelease.verdict.stats.paired import Side
 from flagrelease.verdict.stats.planner import GUESS, expected, forecast, outlook, pair_variance, plan
 from flagrelease.verdict.stats.sequential import Progress, allocate
-from flagrelease.verdict.stats.spending import characteristics, inflation, limits
+from flagrelease.verdict.stats.spending import characteristics, inflation, limits, share_spent
 from flagrelease.verdict.types import Answer, Ask, Decision, Verdict
 from support.benchmark_programs import opened
 
@@ -225,6 +225,54 @@ def test_a_reference_too_noisy_for_the_margin_ends_inconclusive() -> None:
     decision, looks = drive(evaluation, a, b)
     assert (decision.verdict, decision.pairs) == (Verdict.INCONCLUSIVE, 600)
     assert looks <= 12
+
+
+@pytest.mark.parametrize("story", [1, 100])
+def test_one_question_or_one_story_is_never_certainty(story: int) -> None:
+    """Neither 300 answers to one question, nor 100 questions about one story, show how others would be answered."""
+    n = story
+    design = Design(questions=n, margin=0.3, repeats=300 // n, reserve=0.2)
+    for loss in (0.0, 0.9):
+        evaluation = SequentialEvaluation(design=design, items=items(n, story=story))
+        decision, _ = drive(evaluation, Server(1, np.full(n, 0.95)), Server(2, np.full(n, 0.95 - loss)))
+        assert decision.verdict is Verdict.INCONCLUSIVE
+        assert decision.interval90 == (-1.0, 1.0)
+
+
+def test_an_open_verdict_goes_on_while_there_is_budget() -> None:
+    """Half of the margin is lost, so that the planned information often does not decide."""
+    p = np.random.default_rng(1).beta(0.8, 0.5, 198)
+    undecided = []
+    for reserve in (0.0, 0.2):
+        design = Design(questions=198, margin=0.05, repeats=40, reserve=reserve)
+        evaluation = SequentialEvaluation(design=design, items=items(198))
+        ended = [drive(evaluation, Server(2 * i, p), Server(2 * i + 1, p * 0.96))[0] for i in range(12)]
+        undecided.append([each for each in ended if each.verdict is Verdict.INCONCLUSIVE])
+        assert all(each.pairs == design.budget for each in undecided[-1]) is bool(reserve)
+    assert len(undecided[1]) < len(undecided[0])
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.0])
+def test_the_reserve_is_spent_beyond_the_plan_and_never_used_up(exponent: float) -> None:
+    times = np.array([0.0, 0.25, 1.0, 2.0, 100.0])
+    share = share_spent(times, exponent, 0.2)
+    assert share == pytest.approx([0, 0.8 * 0.25**exponent, 0.8, 0.9, 0.998])
+    assert share_spent(times, exponent, 0.0) == pytest.approx([0, 0.25**exponent, 1, 1, 1])
+    found = limits((0.5, 1.0, 2.0), 0.05, exponent, last=True, reserve=0.2)
+    covariance = [[math.sqrt(min(s, t) / max(s, t)) for t in (0.5, 1, 2)] for s in (0.5, 1, 2)]
+    assert 1 - multivariate_normal.cdf(found, np.zeros(3), covariance, abseps=1e-8) == pytest.approx(0.05, abs=2e-6)
+
+
+def test_weights_do_not_show_a_difference_beyond_the_scores() -> None:
+    """Answers to rarely asked questions weigh more than one; a candidate without any right answer has the score 0."""
+    p = np.random.default_rng(1).beta(5, 0.5, 30)
+    evaluation = SequentialEvaluation(design=Design(questions=30, margin=0.05, repeats=16), items=items(30))
+    for seed in range(5):
+        decision, _ = drive(evaluation, Server(seed, p), Server(9, np.zeros(30)))
+        low, high = decision.interval90
+        assert -1 <= low <= decision.difference <= high <= 1
+        assert decision.difference >= -decision.baseline_score
+        assert decision.candidate_score >= 0
 
 
 @pytest.mark.no_cover  # other tests cover these lines; counting them takes as long again

@@ -1,0 +1,59 @@
+"""How long answers are: tokens compared with the baseline's, and truncation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from flagrelease.verdict.types import LengthRatio
+
+if TYPE_CHECKING:
+    from flagrelease.verdict.samples import Sample
+
+__all__ = ["length_ratio", "truncation_excess"]
+
+_Z = 1.6448536269514722  # one-sided 5 %
+
+
+def length_ratio(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> LengthRatio | None:
+    """Tokens per answer, candidate / baseline, over the questions that both sides answered; None if fewer than two of
+    them have counts.
+
+    The ratio of the sums of each question's mean, with the standard error of a ratio estimate (Cochran 1977, §2.11).
+    """
+    before, after = _tokens(baseline), _tokens(candidate)
+    pairs = [(before[question], after[question]) for question in before if question in after]
+    total = sum(first for first, _ in pairs)
+    if len(pairs) < 2 or total == 0:
+        return None
+    ratio = sum(then for _, then in pairs) / total
+    residuals = sum((then - ratio * first) ** 2 for first, then in pairs)
+    error = math.sqrt(residuals * len(pairs) / (len(pairs) - 1)) / total
+    return LengthRatio(ratio=ratio, interval=(max(ratio - _Z * error, 0.0), ratio + _Z * error))
+
+
+def _tokens(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
+    counts: dict[tuple[str, str], list[int]] = {}
+    for sample in samples:
+        if sample.error is None and sample.completion_tokens is not None:
+            counts.setdefault((sample.subset, sample.question_id), []).append(sample.completion_tokens)
+    return {question: fmean(given) for question, given in counts.items()}
+
+
+def truncation_excess(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> float:
+    """The share of answers by which the baseline is truncated more often than the candidate, if that is significant
+    (one-sided 5 %), otherwise 0: its score may be too low by that much.
+
+    Truncation as such is an outcome: both sides have the same limit, and a candidate that needs more tokens is worse.
+    """
+    cut, shares = 0, []
+    for samples in (baseline, candidate):
+        truncated = sum(sample.error is None and sample.finish_reason == "length" for sample in samples)
+        cut += truncated
+        shares.append(truncated / len(samples))
+    pooled = cut / (len(baseline) + len(candidate))
+    error = math.sqrt(pooled * (1 - pooled) * (1 / len(baseline) + 1 / len(candidate)))
+    excess = shares[0] - shares[1]
+    return excess if excess > _Z * error else 0.0
