@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flagrelease.cli.text_table import aligned
 from flagrelease.contract.job import Job
-from flagrelease.verdict.types import ALPHA
+from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE
 
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.planner import Forecast
@@ -17,16 +17,18 @@ POWER = 0.80
 """The power that the required sample size is calculated for."""
 LOSSES = (0.02, 0.05, 0.10)
 """True losses (fractions of the score) that the forecast covers."""
+GREEDY = 0.10
+"""The variance of a pair of greedy answers: of ten requests, at most one is graded differently by the two stacks."""
 
 
 def forecasts(job: Job) -> list[Forecast]:
-    """One forecast per benchmark of the cell's profile, with the largest possible variance of a pair.
+    """One forecast per benchmark of the cell's profile, with the largest variance that a pair of answers can have.
 
     The number of questions comes from the locked data, or else from the benchmark's `total`; a benchmark for which
     neither is known is left out. Where the chip cannot hold both stacks, the baseline is complete from the start.
     """
     from flagrelease.verdict.stats.design import Design
-    from flagrelease.verdict.stats.planner import forecast
+    from flagrelease.verdict.stats.planner import GUESS, forecast
 
     result, cell = [], job.cell
     grows = cell.own_baseline and cell.holds_both
@@ -41,11 +43,24 @@ def forecasts(job: Job) -> list[Forecast]:
             questions=min(share.limit or available, available),
             margin=benchmark.margin,
             repeats=repeats,
-            fail_alpha=ALPHA / len(cell.profile.benchmarks),
+            fail_alpha=min(ALPHA / len(cell.profile.benchmarks), FAIL_ALPHA),
+            reserve=RESERVE,
         )
         reference = repeats if repeats > 1 and not grows else 0
-        result.append(forecast(name, design, power=POWER, reference=reference, losses=LOSSES))
+        greedy = benchmark.task == "multiple-choice" or cell.model.sampling.temperature == 0
+        variance = GREEDY if greedy else GUESS
+        result.append(forecast(name, design, variance=variance, power=POWER, reference=reference, losses=LOSSES))
     return result
+
+
+def passes_if_equal(job: Job, result: Forecast) -> float:
+    """The probability that an identical stack passes the benchmark."""
+    return result.sequential[0.0].passes if job.cell.profile.sequential else result.passes
+
+
+def cell_power(job: Job, results: Sequence[Forecast]) -> float:
+    """The probability that an identical stack passes all benchmarks, whose answers are independent."""
+    return math.prod(passes_if_equal(job, result) for result in results)
 
 
 def table(jobs: Sequence[Job]) -> str:
@@ -54,32 +69,46 @@ def table(jobs: Sequence[Job]) -> str:
     needed."""
     rows = []
     for job in jobs:
-        for number, result in enumerate(forecasts(job)):
+        results = forecasts(job)
+        for number, result in enumerate(results):
             expected = [f"{result.sequential[loss].pairs:,.0f}" for loss in (0.0, LOSSES[-1])]
             if not job.cell.profile.sequential:
                 expected = ["–", "–"]
             margin = f"{100 * result.needed.margin:g} pt"
             label = job.cell.id if number == 0 else ""
             finds = [f"{result.finds[loss]:.0%}" for loss in LOSSES]
-            row = [label, result.benchmark, margin, f"{result.answers:,}", *expected, f"{result.passes:.0%}", *finds]
+            passes = f"{passes_if_equal(job, result):.1%}"
+            row = [label, result.benchmark, margin, f"{result.answers:,}", *expected, passes, *finds]
             rows.append([*row, f"{result.needed.pairs:,}"])
+        if len(results) > 1:
+            answers = [f"{sum(result.answers for result in results):,}"]
+            answers += [
+                f"{sum(result.sequential[loss].pairs for result in results):,.0f}"
+                if job.cell.profile.sequential
+                else "–"
+                for loss in (0.0, LOSSES[-1])
+            ]
+            rows.append(["", "all of them", "", *answers, f"{cell_power(job, results):.1%}", "", "", "", ""])
     heading = ["cell", "benchmark", "margin", "maximum", "expected if equal", f"at {100 * LOSSES[-1]:g} pt"]
     heading += ["PASS if equal", *(f"detects {100 * loss:g} pt" for loss in LOSSES), f"needed for {POWER:.0%}"]
     note = (
-        "maximum, expected: answers of the candidate, if all are collected or until a sequential evaluation stops. The "
-        "variance of a\npair is assumed to be 0.25, the largest possible; stacks that mostly agree need fewer answers."
+        "maximum, expected: answers of the candidate, if all are collected or until a sequential evaluation stops.\n"
+        "The variance of a pair is assumed to be 0.25, the largest possible, and 0.10 for greedy answers; stacks that\n"
+        "mostly agree need fewer. PASS also requires the baseline's score to be more than twice the margin above the\n"
+        "chance level."
     )
     return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}"
 
 
-def as_json(job: Job) -> list[dict[str, Any]]:
-    """The output of `plan --power --json` for one cell: an object per benchmark."""
-    return [
+def as_json(job: Job) -> dict[str, Any]:
+    """The output of `plan --power --json` for one cell: an object per benchmark, and the power of the cell."""
+    results = forecasts(job)
+    benchmarks = [
         {
             "benchmark": result.benchmark,
             "answers": result.answers,
             "margin": result.needed.margin,
-            "passes_if_equal": _plain(result.passes),
+            "passes_if_equal": _plain(passes_if_equal(job, result)),
             "finds": {f"{loss:g}": _plain(chance) for loss, chance in result.finds.items()},
             "needed": result.needed.pairs,
             "sequential": {
@@ -93,8 +122,16 @@ def as_json(job: Job) -> list[dict[str, Any]]:
             if job.cell.profile.sequential
             else None,
         }
-        for result in forecasts(job)
+        for result in results
     ]
+    return {
+        "benchmarks": benchmarks,
+        "passes_if_equal": _plain(cell_power(job, results)),
+        "answers": sum(result.answers for result in results),
+        "expected": round(sum(result.sequential[0.0].pairs for result in results))
+        if job.cell.profile.sequential
+        else None,
+    }
 
 
 def _plain(chance: float) -> float:

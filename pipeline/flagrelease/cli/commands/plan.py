@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> int:
 
         jobs = [project.job(cell) for cell in cells if not cell.excluded]
         if arguments.json:
-            output = {"cells": [{"cell": job.cell.id, "benchmarks": power.as_json(job)} for job in jobs]}
+            output = {"cells": [{"cell": job.cell.id, **power.as_json(job)} for job in jobs]}
             print(json.dumps(output, indent=2, ensure_ascii=False))
         else:
             print(power.table(jobs))
