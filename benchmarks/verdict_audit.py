@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.paired import loss_error
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk
 from flagrelease.verdict.types import FAIL_ALPHA, RESERVE, Verdict
@@ -101,16 +102,16 @@ class Setting:
     """Questions that share a story: their difficulties and what is broken are the same."""
     rho: float = 0.0
     """Share of the repeats in which both stacks draw the same random number."""
+    population: int = 0
+    """Questions of the complete benchmark, of which `n` are asked; 0 for all."""
     served: bool = False
     """Whether both sides are asked, as on a CPU, instead of the candidate against a complete baseline."""
 
-    def p(self, random: Random, runs: int) -> Floats:
-        stories = -(-self.n // self.story)
-        return np.repeat(difficulty(self.kind, random, (runs, stories)), self.story, axis=1)[:, : self.n]
-
-    def q(self, p: Floats, loss: float, how: str, random: Random) -> Floats:
-        first = p[:, :: self.story]
-        return np.repeat(lose(how, first, loss, random), self.story, axis=1)[:, : self.n] if loss else p
+    def sides(self, loss: float, how: str, random: Random, runs: int) -> tuple[Floats, Floats]:
+        """Both sides' probabilities for the questions that are asked; the loss is that of the complete benchmark."""
+        p = difficulty(self.kind, random, (runs, -(-(self.population or self.n) // self.story)))
+        q = lose(how, p, loss, random) if loss else p
+        return tuple(np.repeat(each, self.story, axis=1)[:, : self.n] for each in (p, q))  # type: ignore[return-value]
 
 
 # Decisions: many group-sequential evaluations at once.
@@ -195,7 +196,16 @@ class Many:
     def _look(self) -> None:
         self.number += 1
         spent = self.progress.pairs >= self.design.budget
-        self.monitor, look = self.monitor.look(self.progress.estimate(self.cluster), spent)
+        opened = int(self.progress.opened.sum())
+        population = self.setting.population or self.setting.n
+        stories = len(np.unique(self.cluster[self.progress.opened]))
+        floor = loss_error(
+            self.setting.margin,
+            questions=opened if opened >= population else stories,
+            answers=self.progress.pairs,
+            population=population,
+        )
+        self.monitor, look = self.monitor.look(self.progress.estimate(self.cluster), spent, floor=floor)
         ended = (look.decision != 0) | spent
         if not self.design.reserve:
             ended |= look.time >= 1
@@ -230,8 +240,7 @@ def _rows(walk: Walk, lane: NDArray[np.bool_]) -> Walk:
 
 def simulate(setting: Setting, loss: float, how: str, *, runs: int, seed: int, fail_alpha: float = FAIL_ALPHA) -> Many:
     random = np.random.default_rng([seed, sum(map(ord, setting.name + setting.kind + how))])
-    p = setting.p(random, runs)
-    return Many(setting, p, setting.q(p, loss, how, random), random, fail_alpha).run()
+    return Many(setting, *setting.sides(loss, how, random, runs), random, fail_alpha).run()
 
 
 # Tables.
@@ -261,6 +270,8 @@ AUDITED = (
     MUSR,
     replace(MMLU, kind="binary"),
     MMLU,
+    *kinds(replace(GPQA_D, name="GPQA-diamond, 50 of 198", n=50, repeats=4, population=198), "ushape", "strong"),
+    *kinds(replace(MMLU, name="400 of 2,000, greedy", n=400, margin=0.05, population=2000), "binary", "strong"),
 )
 HOW = ("logit", "break", "half", "mixed")
 

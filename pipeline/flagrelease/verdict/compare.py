@@ -95,7 +95,12 @@ def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins:
     judged: Mapping[str, BenchmarkVerdict] = {}
     if any(fixed) or not sequential:
         chosen = {name: default_margin(name) if margin is None else margin for name, margin in given.items()}
-        judged = compare(*fixed, margins=chosen, chances=_chances(names, baseline, candidate)).benchmarks
+        judged = compare(
+            *fixed,
+            margins=chosen,
+            chances=_chances(names, baseline, candidate),
+            populations=_populations(baseline) | _populations(candidate),
+        ).benchmarks
     verdicts = {name: (sequential | dict(judged))[name] for name in given}
     return Comparison(verdict=rule.decide_cell(verdicts.values()), benchmarks=verdicts)
 
@@ -106,6 +111,10 @@ def _chances(names: Iterable[str], *sides: Answers) -> dict[str, float]:
     for side in sides:
         chances |= {} if side.conditions is None else side.conditions.chance
     return chances
+
+
+def _populations(side: Answers) -> dict[str, int]:
+    return {} if side.conditions is None else dict(side.conditions.population)
 
 
 def _designs(side: Answers) -> Mapping[str, Mapping[str, Any]]:

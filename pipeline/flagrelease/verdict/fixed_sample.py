@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flagrelease.errors import ComparisonRefused, did_you_mean
@@ -34,22 +34,22 @@ def compare(
     margins: Mapping[str, float],
     chances: Mapping[str, float] | None = None,
     clusters: Mapping[str, Mapping[str, str]] | None = None,
-    complete: Container[str] = (),
+    populations: Mapping[str, int] | None = None,
     alpha: float = ALPHA,
 ) -> Comparison:
     """Judge the candidate's answers against the baseline's for each benchmark, paired by question (`rule.decide`).
 
     `margins` are the non-inferiority margins (fractions) by benchmark, `chances` the chance levels where they are
     above 0. `clusters` maps, by benchmark, question ids to the story they share; by default `Sample.cluster`.
-    `complete` names the benchmarks of which all questions were asked. A failed answer counts as wrong in the score, and
-    as the value that is less favourable to the verdict in each bound of the interval. The confidence level of the
-    interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
+    `populations` has the number of questions of the complete benchmark, if not all of them were asked. A failed answer
+    counts as wrong in the score, and as the value that is less favourable to the verdict in each bound of the interval.
+    The confidence level of the interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
 
     Raises ComparisonRefused for no answers, different benchmarks, questions or prompts, missing or duplicate answers, a
     side with nothing but errors, and a margin that is missing or not in (0, 1].
     """
     # Imported here because numpy and scipy would slow down `--help`.
-    from flagrelease.verdict.stats.paired import holm, interval, regression_p
+    from flagrelease.verdict.stats.paired import holm, interval, lower_bound, regression_p
     from flagrelease.verdict.stats.pairing import pair
 
     paired = pair(baseline, candidate, clusters=clusters or {})
@@ -60,11 +60,12 @@ def compare(
     judged = {}
     for name, benchmark in paired.items():
         before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
-        n = independent(before, complete=name in complete)
+        population = max((populations or {}).get(name, 0), benchmark.pairs.n)
+        n = independent(before, complete=benchmark.pairs.n == population)
         excess = truncation_excess(before, after)
         evidence = BenchmarkEvidence(
             interval=(
-                max(interval(benchmark.pairs.worst, alpha=alpha).low - excess, -1.0),
+                max(lower_bound(benchmark.pairs.worst, margins[name], population, alpha=alpha) - excess, -1.0),
                 interval(benchmark.pairs.best, alpha=alpha).high,
             ),
             margin=margins[name],

@@ -71,7 +71,7 @@ class PlannedLooks:
     seed: int = 0
     """Of the order in which questions are asked."""
     population: int = 0
-    """Questions of the complete benchmark; 0 if `questions` are all of them."""
+    """Questions of the complete benchmark; 0 if that was not recorded."""
 
     @cached_property
     def design(self) -> Design:
@@ -97,7 +97,9 @@ class PlannedLooks:
         from flagrelease.verdict.stats.design import Item, SequentialEvaluation
 
         items = tuple(Item(subset, name, f"{subset}/{name.partition('#')[0]}") for subset, name in self.questions)
-        return SequentialEvaluation(design=self.design, items=items, seed=self.seed, reference=self.reference)
+        return SequentialEvaluation(
+            design=self.design, items=items, seed=self.seed, reference=self.reference, population=self.population
+        )
 
     def record(self) -> dict[str, Any]:
         """The JSON form in conditions.json, for `read`."""

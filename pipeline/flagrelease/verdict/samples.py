@@ -97,6 +97,8 @@ class Conditions:
     """By benchmark, the harness that asked and graded it, unless it is our own."""
     chance: Mapping[str, float] = field(default_factory=dict)
     """By benchmark, the chance level of its score; not compared."""
+    population: Mapping[str, int] = field(default_factory=dict)
+    """By benchmark, the questions of the complete benchmark; not compared."""
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

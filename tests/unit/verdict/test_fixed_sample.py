@@ -261,8 +261,19 @@ def test_all_repeats_of_a_complete_benchmark_show_its_skill() -> None:
     """Its questions are fixed, so that 30 questions with 16 repeats are 480 answers; of a sample they are 30."""
     right = answers([[n % 6 == 0] * 16 for n in range(30)], "aime")
     margins = {"aime": 0.05}
-    assert not compare(right, right, margins=margins).benchmarks["aime"].sensitive
-    assert compare(right, right, margins=margins, complete={"aime"}).benchmarks["aime"].sensitive
+    assert compare(right, right, margins=margins).benchmarks["aime"].sensitive
+    assert not compare(right, right, margins=margins, populations={"aime": 900}).benchmarks["aime"].sensitive
+
+
+def test_a_loss_in_few_questions_is_not_excluded_by_a_sample_without_any() -> None:
+    """30 of 900 questions that are all right on both sides, 16 times each: 5 % of the 900 may be lost altogether."""
+    right = answers([[n % 6 > 0 or repeat == 0 for repeat in range(16)] for n in range(30)], "aime")
+    margins = {"aime": 0.05}
+    complete = compare(right, right, margins=margins).benchmarks["aime"]
+    sample = compare(right, right, margins=margins, populations={"aime": 900}).benchmarks["aime"]
+    assert (complete.verdict, sample.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert sample.interval90[0] < complete.interval90[0]
+    assert sample.interval90[0] == pytest.approx(-1.699 * (29 / 30 * 0.0475 / 30) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("side", ["baseline", "candidate"])

@@ -33,6 +33,7 @@ def write(
         sampling={pair.spec.benchmark: dict(pair.spec.evaluation.parameters) for pair in pairs},
         design={pair.spec.benchmark: pair.planned.record() for pair in pairs if pair.planned is not None},
         chance={pair.spec.benchmark: pair.spec.chance for pair in pairs},
+        population={pair.spec.benchmark: pair.spec.total for pair in pairs},
         harness={
             evaluation.benchmark: evaluation.harness
             for pair in pairs

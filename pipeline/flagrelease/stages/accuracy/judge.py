@@ -33,7 +33,7 @@ def judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             [sample for _, _, after in fixed for sample in after],
             margins={spec.benchmark: spec.margin for spec, _, _ in fixed},
             chances={spec.benchmark: spec.chance for spec, _, _ in fixed},
-            complete={spec.benchmark for spec, _, _ in fixed if not spec.partial(len(spec.questions))},
+            populations={spec.benchmark: spec.total for spec, _, _ in fixed},
         )
         judged |= comparison.benchmarks
     return judged

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.verdict.stats.paired import Floats, Ints
+from flagrelease.verdict.stats.paired import Floats, Ints, loss_error
 from flagrelease.verdict.stats.sequential import Estimate, Look, Monitor, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk, inflation
 from flagrelease.verdict.types import Answer, Ask, Decision, Ground
@@ -139,6 +139,8 @@ class SequentialEvaluation:
     reference: bool = False
     """Whether the baseline was completely answered before, at least twice for each question. It is then not asked; all
     of its answers are used, and they show from the first stage on which questions have variance."""
+    population: int = 0
+    """Questions of the complete benchmark; 0 in evaluations that were recorded without it, which have no `floor`."""
 
     def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
         """The missing answers for the next look, or the decision if nothing is left to ask.
@@ -157,6 +159,16 @@ class SequentialEvaluation:
     def cluster(self) -> Ints:
         """The number of each question's story, from 0."""
         return np.asarray(np.unique([item.story for item in self.items], return_inverse=True)[1])
+
+    def floor(self, progress: Progress) -> Floats:
+        """The smallest standard error of the lower bound."""
+        if not self.population:
+            return np.zeros(1)
+        opened = int(progress.opened.sum())
+        independent = opened if opened >= self.population else len(np.unique(self.cluster[progress.opened]))
+        return loss_error(
+            self.design.margin, questions=independent, answers=progress.pairs[:1], population=self.population
+        )
 
     def chunks(self) -> list[Ints]:
         """The parts of the first round, in random order, so that each is a sample of the benchmark."""
@@ -260,7 +272,9 @@ class _Replay:
         estimate = self._progress.estimate(self._evaluation.cluster)
         self._estimate, worst, best = (estimate.lane(number) for number in range(len(_FAILED)))
         spent = self._progress.pairs[:1] >= design.budget
-        self._monitor, self._look = self._monitor.look(self._estimate, spent, worst=worst, best=best)
+        self._monitor, self._look = self._monitor.look(
+            self._estimate, spent, worst=worst, best=best, floor=self._evaluation.floor(self._progress)
+        )
         ended = self._look.time[0] >= 1 and not design.reserve
         return bool(spent[0] or self._look.decision[0] or ended)
 

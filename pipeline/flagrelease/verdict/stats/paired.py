@@ -22,6 +22,8 @@ __all__ = [
     "difference",
     "holm",
     "interval",
+    "loss_error",
+    "lower_bound",
     "mid_p",
     "regression_p",
     "regression_z",
@@ -157,6 +159,20 @@ def interval(pairs: Pairs, *, alpha: float = 0.05) -> Interval:
     return Interval(min(score.low, clustered.low), max(score.high, clustered.high))
 
 
+def lower_bound(pairs: Pairs, margin: float, population: int, *, alpha: float = 0.05) -> float:
+    """The lower bound of `interval`, but for repeats with at least the standard error that a loss of the `margin` would
+    have (`loss_error`)."""
+    low = interval(pairs, alpha=alpha).low
+    if pairs.binary and pairs.deterministic:
+        return low  # Tango's is a score interval: it has the variance of the loss that is tested
+    groups = int(pairs.cluster.max()) + 1
+    independent = pairs.n if pairs.n >= population else groups
+    answers = float(min(pairs.baseline.count.sum(), pairs.candidate.count.sum()))
+    error = float(loss_error(margin, questions=independent, answers=answers, population=population))
+    half = float(stdtrit(max(groups - 1, 1), 1 - alpha)) * error
+    return max(min(low, difference(pairs) - half), -1.0)
+
+
 def _t_interval(pairs: Pairs, alpha: float) -> Interval:
     mean, error = difference(pairs), standard_error(pairs)
     groups = int(pairs.cluster.max()) + 1
@@ -164,6 +180,17 @@ def _t_interval(pairs: Pairs, alpha: float) -> Interval:
     error = math.hypot(error, math.sqrt(2) * flip / pairs.n)
     half = float(stdtrit(max(groups - 1, 1), 1 - alpha)) * error
     return Interval(max(mean - half, -1.0), min(mean + half, 1.0))
+
+
+def loss_error(margin: float, *, questions: float, answers: Floats | float, population: float) -> Floats:
+    """The standard error of the difference under a loss of the margin, all of it in a few questions or answers.
+
+    Wald's standard error is that of the losses that were seen. If few or none were, it is too small for the hypothesis
+    that is tested: a share of questions equal to the margin is lost, of which these `questions` are a sample of the
+    `population`, or a share of the `answers`. The larger of both applies; with the complete benchmark, the second.
+    """
+    left_out = max(1 - questions / population, 0.0)
+    return np.sqrt(margin * (1 - margin) * np.maximum(left_out / questions, 1 / np.asarray(answers, np.float64)))
 
 
 def tango(*, gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:

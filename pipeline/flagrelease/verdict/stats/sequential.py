@@ -216,11 +216,13 @@ class Monitor:
         *,
         worst: Estimate | None = None,
         best: Estimate | None = None,
+        floor: Floats | float = 0.0,
     ) -> tuple[Monitor, Look]:
         """Judge by the repeated confidence interval, valid at every look (Jennison and Turnbull 2000, ch. 9).
 
         The lower bound is that of the `worst` estimate, in which failed answers count in the candidate's disfavour; the
-        upper bound and the p-value are those of the `best`. Both are `estimate` by default. The interval has the level
+        upper bound and the p-value are those of the `best`. Both are `estimate` by default. `floor` is the smallest
+        standard error of the lower bound (`paired.loss_error`). The interval has the level
         1 − 2α; the bound for FAIL has its own level. A look with less than 2 % more information spends nothing and
         decides nothing, unless it is the `last`.
         """
@@ -240,7 +242,8 @@ class Monitor:
         failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
         after = replace(self, passing=passing, failing=failing)
         pass_limit, fail_limit = (np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit))
-        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * worst.error, -1.0)
+        least = np.maximum(worst.error, floor)
+        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * least, -1.0)
         high, ceiling = (
             np.minimum(best.difference + _student(limit, best.freedom) * best.error, 1.0)
             for limit in (pass_limit, fail_limit)

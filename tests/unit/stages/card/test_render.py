@@ -153,6 +153,21 @@ def test_a_line_says_why_no_more_was_asked_and_what_is_only_noise() -> None:
     assert "interim analyses" not in unplanned
 
 
+def test_a_benchmark_that_is_not_sensitive_is_shown_as_that() -> None:
+    weak = given.score(
+        metric="GSM8K_0fewshot_@avg1", verdict="INCONCLUSIVE", sensitive=False, reason="not sensitive: the baseline"
+    )
+    made = given.record(accuracy=given.accuracy(given.score(), weak))
+    page = rendered(made)
+    assert lint(page, made, PNG) == []
+    assert "| 0.050 | not sensitive |" in page
+    assert "is not part of a PASS" in page
+    assert "its own questions, repeated without end" in page
+    assert "is not part of a PASS" not in rendered(given.record())
+    failed = given.record(accuracy=given.accuracy(replace(weak, verdict="FAIL"), verdict="FAIL"))
+    assert "| 0.050 | FAIL |" in rendered(failed)
+
+
 def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
     row = given.score(baseline=None, difference=None, interval90=None, verdict="INCONCLUSIVE", flips=None)
     made = given.record(accuracy=given.accuracy(row, verdict="INCONCLUSIVE"))

@@ -239,6 +239,20 @@ def test_one_question_or_one_story_is_never_certainty(story: int) -> None:
         assert decision.interval90 == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize(("population", "passed"), [(50, True), (2000, False)])
+def test_a_sample_of_questions_does_not_exclude_a_loss_in_others(population: int, passed: bool) -> None:
+    """50 questions that are always right on both sides: all there are, or of 2000, of which 5 % may be lost."""
+    evaluation = SequentialEvaluation(
+        design=Design(questions=50, margin=0.05, repeats=16), items=items(50), population=population
+    )
+    decision, _ = drive(evaluation, Server(1, np.ones(50)), Server(2, np.ones(50)))
+    assert (decision.verdict is Verdict.PASS) is passed
+    answers = decision.pairs
+    floor = float(evaluation.floor(Progress.start(1, 50).breadth(np.ones(50, bool), 2, np.ones(50), np.ones(50)))[0])
+    assert floor == pytest.approx(math.sqrt(0.0475 * max((1 - 50 / population) / 50, 1 / 100)))
+    assert answers >= 80  # 0.95^60 = 5 %
+
+
 def test_an_open_verdict_goes_on_while_there_is_budget() -> None:
     """Half of the margin is lost, so that the planned information often does not decide."""
     p = np.random.default_rng(1).beta(0.8, 0.5, 198)
