@@ -61,6 +61,7 @@ def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) 
     gc.disable()
     try:
         baseline, candidate = load(a), load(b)
+        _require_order(a, b)
         _require_same_conditions(baseline, candidate)
         names = dict.fromkeys(sample.benchmark for sample in baseline.samples)
         _require_known(margins, names)
@@ -221,6 +222,16 @@ def _require_same_conditions(baseline: Answers, candidate: Answers) -> None:
                 why=f"{mine} in {baseline.path.parent}, {other} in {candidate.path.parent}",
                 hint="evaluate both sides under the same conditions",
             )
+
+
+def _require_order(a: Path, b: Path) -> None:
+    """Refuse sides that are swapped, by the names under which a release stores them."""
+    if f"baseline.{SAMPLES}" in b.name and f"baseline.{SAMPLES}" not in a.name:
+        raise ComparisonRefused(
+            f"the second side is a baseline: {b}",
+            why="A is the baseline, B the candidate; swapped, a loss would be a gain",
+            hint=f"flagrelease compare {b} {a}",
+        )
 
 
 def _unrecorded(*sides: Answers) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from flagrelease.verdict.types import (
     BenchmarkVerdict,
     Comparison,
     Ground,
+    SubsetLoss,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def compare(
     # Imported here because numpy and scipy would slow down `--help`.
     from flagrelease.verdict.stats.paired import holm, interval, lower_bound, regression_p
     from flagrelease.verdict.stats.pairing import pair
+    from flagrelease.verdict.stats.subsets import worse_subsets
 
     paired = pair(baseline, candidate, clusters=clusters or {})
     for name in paired:
@@ -76,7 +78,7 @@ def compare(
             length=length_ratio(before, after),
             truncation_excess=excess,
         )
-        judged[name] = _judge(name, benchmark, evidence, alpha=alpha)
+        judged[name] = _judge(name, benchmark, evidence, worse_subsets(before, after), alpha=alpha)
     return Comparison(verdict=rule.decide_cell(judged.values()), benchmarks=judged)
 
 
@@ -90,7 +92,9 @@ def _check_margin(name: str, margins: Mapping[str, float]) -> None:
         )
 
 
-def _judge(name: str, benchmark: PairedBenchmark, evidence: BenchmarkEvidence, *, alpha: float) -> BenchmarkVerdict:
+def _judge(
+    name: str, benchmark: PairedBenchmark, evidence: BenchmarkEvidence, losses: Sequence[SubsetLoss], *, alpha: float
+) -> BenchmarkVerdict:
     from flagrelease.verdict.stats.paired import difference
 
     ruling = rule.decide(evidence)
@@ -111,7 +115,10 @@ def _judge(name: str, benchmark: PairedBenchmark, evidence: BenchmarkEvidence, *
         p_regression=evidence.p_regression,
         verdict=ruling.verdict,
         reason=wording.reason(ruling, evidence, more=more, how=_how(benchmark, more)),
-        remarks=wording.remarks(ruling, evidence, baseline=benchmark.baseline, candidate=benchmark.candidate),
+        remarks=(
+            *wording.remarks(ruling, evidence, baseline=benchmark.baseline, candidate=benchmark.candidate),
+            *wording.worse_subsets(losses),
+        ),
         gained=gained,
         lost=lost,
         more_answers=more,

@@ -195,7 +195,10 @@ def to_verdict(
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin if margin is None else margin)
     ruling = rule.decide(evidence)
     first, then = _count(decision.baseline_score, before), _count(decision.candidate_score, after)
+    from flagrelease.verdict.stats.subsets import worse_subsets  # imports numpy and scipy
+
     remarks = wording.remarks(ruling, evidence, baseline=first, candidate=then)
+    remarks += wording.worse_subsets(worse_subsets(before, after))
     if evidence.margin != planned.margin:
         remarks = (*remarks, wording.other_margin(planned.margin))
     more = decision.more_answers if evidence.margin == planned.margin else None

@@ -27,6 +27,7 @@ __all__ = [
     "Ruling",
     "SideCount",
     "SpeedVerdict",
+    "SubsetLoss",
     "Verdict",
     "reasons",
     "worst_verdict",
@@ -70,6 +71,26 @@ class LengthRatio:
 
     interval: tuple[float, float]
     """Its 90 % confidence interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetLoss:
+    """A subset of a benchmark with a significant regression."""
+
+    subset: str
+    """Its name."""
+
+    n: int
+    """Questions that both sides answered."""
+
+    baseline: float
+    """The baseline's score, a fraction."""
+
+    candidate: float
+    """The candidate's score, a fraction."""
+
+    p: float
+    """One-sided p-value of "the candidate is not worse", not corrected."""
 
 
 @dataclass(frozen=True, kw_only=True)

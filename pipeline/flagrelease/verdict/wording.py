@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from flagrelease.verdict.types import BenchmarkEvidence, Ground, Judged, Note, Ruling, SideCount, Verdict
+from collections.abc import Sequence
 
-__all__ = ["not_sensitive", "other_margin", "points", "reason", "remarks", "speed_reason", "verdict_label"]
+from flagrelease.verdict.types import BenchmarkEvidence, Ground, Judged, Note, Ruling, SideCount, SubsetLoss, Verdict
+
+__all__ = [
+    "not_sensitive",
+    "other_margin",
+    "points",
+    "reason",
+    "remarks",
+    "speed_reason",
+    "verdict_label",
+    "worse_subsets",
+]
 
 _NOTES = {
     Note.LARGE_GAIN: "a gain this large usually means a broken baseline",
@@ -92,6 +103,16 @@ def remarks(
     if not ruling.sensitive and ruling.ground not in (Ground.NOT_SENSITIVE, Ground.SENSITIVITY_UNDECIDED):
         texts.append(not_sensitive(evidence))
     return tuple(texts)
+
+
+def worse_subsets(losses: Sequence[SubsetLoss], most: int = 3) -> tuple[str, ...]:
+    """A remark for each of the subsets that lost most, and the number of the others."""
+    texts = [
+        f"worse in {loss.subset}: {loss.candidate:.3f} instead of {loss.baseline:.3f} over {loss.n} questions, "
+        f"p = {loss.p:.1g}"
+        for loss in losses[:most]
+    ]
+    return (*texts, f"worse in {len(losses) - most} more subsets") if len(losses) > most else tuple(texts)
 
 
 def verdict_label(judged: Judged) -> str:

@@ -144,6 +144,18 @@ def test_default_margins_go_by_the_name() -> None:
     ]
 
 
+def test_swapped_sides_are_refused_where_their_names_show_it(tmp_path: Path) -> None:
+    a, b = flipped(500, 400, 300, 120, "mmlu")
+    first, then = tmp_path / "accuracy_baseline.samples.jsonl", tmp_path / "accuracy_samples.jsonl"
+    write_samples(first, a)
+    write_samples(then, b)
+    assert compare_main(first, then, {}, True)[1] == 4
+    with pytest.raises(ComparisonRefused, match="the second side is a baseline") as refused:
+        compare_main(then, first, {}, True)
+    assert refused.value.hint == f"flagrelease compare {first} {then}"
+    assert compare_main(first, first, {}, True)[1] == 0
+
+
 @pytest.mark.parametrize(("chance", "code"), [({}, 5), ({"mmlu": 0.0}, 0)])
 def test_a_benchmark_near_its_chance_level_never_passes(tmp_path: Path, chance: dict[str, float], code: int) -> None:
     """By the recorded level, or by the usual one of a benchmark of this name."""

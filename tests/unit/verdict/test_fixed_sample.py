@@ -12,6 +12,7 @@ from flagrelease.verdict.flips import differing
 from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.sensitivity import above_chance, silent_sides
+from flagrelease.verdict.stats.subsets import worse_subsets
 from flagrelease.verdict.types import BenchmarkVerdict, Verdict, worst_verdict
 from support.answer_sets import answers, drawn, flipped
 
@@ -295,6 +296,34 @@ def test_a_side_without_answers_is_no_evaluation(side: str) -> None:
     assert silent_sides(right, right) == ()
     assert differing(nothing, nothing) == 400
     assert differing(right, right) == 0
+
+
+def test_a_subject_that_collapses_inside_a_score_that_holds_is_named() -> None:
+    """One of 20 subjects loses half of its 150 questions, which are 1.25 points of the benchmark."""
+    rows = [[n % 10 > 0] for n in range(3000)]
+    a = [dataclasses.replace(each, subset=f"subject {n // 150}") for n, each in enumerate(answers(rows))]
+    fallen = [dataclasses.replace(each, correct=False) if n < 42 else each for n, each in enumerate(a)]
+    one = judged(a, fallen)
+    assert one.verdict is Verdict.PASS
+    assert [remark for remark in one.remarks if remark.startswith("worse in")] == [
+        "worse in subject 0: 0.653 instead of 0.900 over 150 questions, p = 4e-12"
+    ]
+    assert not any(remark.startswith("worse in") for remark in judged(a, a).remarks)
+    every = [dataclasses.replace(each, correct=n % 10 > 4) for n, each in enumerate(a)]
+    assert "worse in 17 more subsets" in judged(a, every).remarks
+    alone = answers(rows)
+    assert not any(remark.startswith("worse in") for remark in judged(alone, answers([[False]] * 3000)).remarks)
+
+
+def test_subsets_are_named_by_chance_in_few_benchmarks() -> None:
+    random, named = np.random.default_rng(4), 0
+    subsets = [f"s{n % 10}" for n in range(400)]
+    for _ in range(100):
+        p = random.beta(0.8, 0.5, 400)
+        sides = [answers((random.random((400, 2)) < p[:, None]).tolist()) for _ in range(2)]
+        a, b = ([dataclasses.replace(each, subset=subsets[n // 2]) for n, each in enumerate(side)] for side in sides)
+        named += bool(worse_subsets(a, b))
+    assert named <= 11  # 5 %, within three standard errors
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.0, 0.25]))

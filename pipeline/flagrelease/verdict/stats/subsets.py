@@ -1,0 +1,63 @@
+"""Find subsets (subjects, categories) of a benchmark that lost much more than its score shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.stats.paired import Pairs, Side, holm, regression_p
+from flagrelease.verdict.types import SubsetLoss
+
+__all__ = ["worse_subsets"]
+
+
+def worse_subsets(
+    baseline: Sequence[Sample], candidate: Sequence[Sample], *, alpha: float = 0.05
+) -> tuple[SubsetLoss, ...]:
+    """The subsets with a significant regression (`paired.regression_p`, Holm over the subsets), the largest loss first.
+
+    Empty for a benchmark with a single subset. Only questions that both sides answered count.
+    """
+    if len({sample.subset for sample in candidate}) < 2:
+        return ()
+    scores = [_by_question(samples) for samples in (baseline, candidate)]
+    questions: dict[str, list[tuple[str, str]]] = {}
+    for question in scores[0]:
+        if question in scores[1]:
+            questions.setdefault(question[0], []).append(question)
+    if len(questions) < 2:
+        return ()
+    pairs = {
+        subset: Pairs(*(_side([side[each] for each in asked]) for side in scores), np.arange(len(asked)))
+        for subset, asked in questions.items()
+    }
+    p_values = {subset: regression_p(pair) for subset, pair in pairs.items()}
+    found = [
+        SubsetLoss(
+            subset=subset,
+            n=pairs[subset].n,
+            baseline=float(pairs[subset].baseline.mean.mean()),
+            candidate=float(pairs[subset].candidate.mean.mean()),
+            p=p_values[subset],
+        )
+        for subset, rejected in holm(p_values, alpha=alpha).items()
+        if rejected
+    ]
+    return tuple(sorted(found, key=lambda loss: loss.candidate - loss.baseline))
+
+
+def _by_question(samples: Sequence[Sample]) -> dict[tuple[str, str], list[float]]:
+    given: dict[tuple[str, str], list[float]] = {}
+    for sample in samples:
+        given.setdefault((sample.subset, sample.question_id), []).append(float(sample.correct))
+    return given
+
+
+def _side(scores: Sequence[Sequence[float]]) -> Side:
+    return Side(
+        np.array([len(each) for each in scores], np.int64),
+        np.array([sum(each) for each in scores], np.float64),
+        np.array([sum(score**2 for score in each) for each in scores], np.float64),
+    )
