@@ -1,6 +1,6 @@
 """Simulate the fixed and the group-sequential evaluation, and print their verdicts and costs.
 
-    python benchmarks/sequential.py [--quick] [--released] [--runs N] [--power 0.9]
+    python benchmarks/sequential.py [--quick] [--runs N] [--power 0.9]
 
 Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by the
 true loss. A design has no knowledge of these: it starts from an assumed variance of 0.25 per pair, and learns. In the
@@ -255,60 +255,14 @@ def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int, ref
     return rows
 
 
-# The profile `full`: a baseline and at most as many answers of the candidate, each with the repeats of the matrix.
-RELEASED = (
-    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, runs=2000, reference=16),
-    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, runs=2000, reference=8),
-    Case(name="LiveBench", n=1000, beta=(0.6, 0.5), margin=0.03, runs=1000, reference=2),
-    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, runs=1000, reference=2),
-)
-
-
-def released(*, scale: float, seed: int) -> list[str]:
-    """The evaluation of a release on an accelerator: against a complete baseline, with the caps of the matrix."""
-    head: tuple[str, ...] = (
-        "benchmark",
-        "n",
-        "repeats",
-        "margin",
-        "true loss",
-        "runs",
-        "in whole PASS / FAIL",
-        "sequential PASS / FAIL",
-    )
-    head += ("answers in whole", "sequential", "ratio")
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for case in RELEASED:
-        runs, k = max(int(case.runs * scale), 20), case.reference
-        for loss in sorted({*LOSSES, case.margin}):
-            random = np.random.default_rng([seed, 3])
-            one = _judged(case, loss, (k, k), random, runs, 0.05, case.n * k)
-            design = Design(questions=case.n, margin=case.margin, repeats=k)
-            p, q = case.draw(random, runs, loss)
-            two = Simulation(design, p, q, random, by_variance=True, reference=k).run()
-            rows.append(
-                f"| {case.name} | {case.n} | {k} | {case.margin:.2f} | {loss:.2f} | {runs} "
-                f"| {one.passed:.3f} / {one.failed:.3f} | {two.passed:.3f} / {two.failed:.3f} "
-                f"| {one.answers:.0f} | {two.answers:.0f} | {two.answers / one.answers:.2f} |"
-            )
-            print(rows[-1], file=sys.stderr, flush=True)
-    return rows
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="a tenth of the runs, without the largest benchmark")
-    arguments.add_argument(
-        "--released", action="store_true", help="only the evaluation of a release with the profile `full`"
-    )
     arguments.add_argument("--runs", type=float, default=1.0, help="multiple of the default number of runs")
     arguments.add_argument("--power", type=float, default=0.90)
     arguments.add_argument("--seed", type=int, default=1)
     chosen = arguments.parse_args()
     cases, scale = (CASES[:3], 0.1) if chosen.quick else (CASES, chosen.runs)
-    if chosen.released:
-        print("\n".join(released(scale=scale, seed=chosen.seed)))
-        return
     for title, reference in (("both sides asked", False), ("baseline evaluated before", True)):
         print(f"\n{title}, power {chosen.power}\n")
         print("\n".join(table(cases, power=chosen.power, scale=scale, seed=chosen.seed, reference=reference)))

@@ -2,8 +2,9 @@
 
     python benchmarks/verdict_audit.py [TABLE …] [--runs N] [--seed N] [--only NAME]
 
-TABLE is `margin` (false PASS at a loss of exactly the margin), `equal` (identical stacks: PASS, false FAIL, answers;
-and the power of the cell) or `skill` (candidates without the skill, as samples). By default all of them.
+TABLE is `designs` (ways to go on with an open verdict: PASS, FAIL and information), `margin` (false PASS at a loss of
+exactly the margin), `equal` (identical stacks: PASS, false FAIL, answers; and the power of the cell) or `skill`
+(candidates without the skill, as samples). By default all of them.
 
 The estimand is the benchmark as it is: its own questions, repeats without end. A loss is therefore exactly the margin
 on the questions of each run. Decisions are made by the product's functions: `Progress`, `allocate`, `Design` and
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.paired import loss_error
+from flagrelease.verdict.stats.planner import GUESS, outlook
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk
 from flagrelease.verdict.types import FAIL_ALPHA, RESERVE, Verdict
@@ -323,6 +326,27 @@ def equal(runs: int, seed: int, only: str) -> list[str]:
     return [*rows, f"| the cell | | {power:.3f} | {wrong:.3f} | | |"]
 
 
+def designs(_runs: int, _seed: int, _only: str) -> list[str]:
+    """By exact integration: ways to go on, with a budget of 2.4 times the fixed design of power 0.90, FAIL at 1 %."""
+    plain: dict[str, Any] = {"questions": 100, "margin": 0.05, "repeats": 20, "fail_alpha": FAIL_ALPHA}
+    ways = {
+        "planned for power 0.90, ends there": Design(**plain),
+        "planned for power 0.985": Design(**plain, power=0.985, looks=20),
+        "planned for power 0.985, spent as t^0.5": Design(**plain, power=0.985, looks=20, exponent=0.5),
+        "planned for power 0.90, a tenth of α in reserve": Design(**plain, reserve=0.1),
+        "planned for power 0.90, a fifth of α in reserve": Design(**plain, reserve=0.2),
+        "planned for power 0.90, two fifths of α in reserve": Design(**plain, reserve=0.4),
+    }
+    fixed = GUESS * ((1.6448536 + 1.2815516) / 0.05) ** 2
+    head = ("design", "no loss", "half of the margin", "the margin", "twice the margin")
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, design in ways.items():
+        ends = [outlook(design, loss) for loss in (0.0, 0.025, 0.05, 0.1)]
+        cells = [f"{end.passes:.3f} / {end.fails:.3f} / {end.pairs / fixed:.2f}" for end in ends]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return rows
+
+
 def side(scores: NDArray[np.bool_], letters: NDArray[np.str_]) -> list[Sample]:
     """One answer to each question; an empty letter is no answer."""
     return [
@@ -372,7 +396,7 @@ def skill(runs: int, seed: int, only: str) -> list[str]:
     return rows
 
 
-TABLES = {"margin": at_margin, "equal": equal, "skill": skill}
+TABLES = {"designs": designs, "margin": at_margin, "equal": equal, "skill": skill}
 
 
 def main() -> None:
