@@ -54,6 +54,12 @@ def test_an_undecided_gate_says_what_would_decide_it(tmp_path: Path) -> None:
     assert error.hint.startswith("ask more questions: raise `limit` or `repeats` of profile embedded")
 
 
+def test_a_cell_without_a_sensitive_benchmark_says_what_it_needs(tmp_path: Path) -> None:
+    error = refused(tmp_path, "INCONCLUSIVE", sensitive=False)
+    assert error.exit_code == 5
+    assert error.hint.startswith("give profile embedded a benchmark on which the baseline scores more than twice")
+
+
 def test_no_baseline_is_not_a_pass(tmp_path: Path) -> None:
     error = refused(tmp_path, "INCONCLUSIVE", baseline=None, difference=None, interval90=None)
     assert (error.exit_code, error.why) == (5, "mmlu-sample: it may be worse")
