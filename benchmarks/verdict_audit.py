@@ -297,9 +297,6 @@ def at_margin(runs: int, seed: int, only: str) -> list[str]:
         count = max(runs // 10, 50) if setting.n > 5000 else runs
         cells = []
         for how in HOW:
-            if setting.kind == "binary" and how == "logit":
-                cells.append("–")
-                continue
             share = simulate(setting, setting.margin, how, runs=count, seed=seed).passed
             cells.append(f"{100 * share:.1f} ± {100 * np.sqrt(max(share, 1 / count) * (1 - share) / count):.1f}")
         more = "".join([", rho 0.5" * bool(setting.rho), ", both asked" * setting.served])

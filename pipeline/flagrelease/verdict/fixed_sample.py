@@ -59,9 +59,10 @@ def compare(
         _check_margin(name, margins)
     p_values = {name: regression_p(benchmark.pairs.best) for name, benchmark in paired.items()}
     significant = holm(p_values, alpha=alpha)
+    sides = [_by_benchmark(side) for side in (baseline, candidate)]
     judged = {}
     for name, benchmark in paired.items():
-        before, after = ([sample for sample in side if sample.benchmark == name] for side in (baseline, candidate))
+        before, after = (side[name] for side in sides)
         population = max((populations or {}).get(name, 0), benchmark.pairs.n)
         n = independent(before, complete=benchmark.pairs.n == population)
         excess = truncation_excess(before, after)
@@ -80,6 +81,13 @@ def compare(
         )
         judged[name] = _judge(name, benchmark, evidence, worse_subsets(before, after), alpha=alpha)
     return Comparison(verdict=rule.decide_cell(judged.values()), benchmarks=judged)
+
+
+def _by_benchmark(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    named: dict[str, list[Sample]] = {}
+    for sample in samples:
+        named.setdefault(sample.benchmark, []).append(sample)
+    return named
 
 
 def _check_margin(name: str, margins: Mapping[str, float]) -> None:

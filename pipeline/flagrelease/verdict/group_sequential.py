@@ -188,6 +188,8 @@ def to_verdict(
     margin: float | None = None,
 ) -> BenchmarkVerdict:
     """The verdict on a benchmark for a decision of its design. `n` counts the candidate's questions."""
+    from flagrelease.verdict.stats.subsets import worse_subsets  # imports numpy and scipy
+
     used = _used(planned, decision)
     after = [sample for sample in candidate if _answer(sample) in used]
     before = list(baseline) if planned.reference else [sample for sample in baseline if _answer(sample) in used]
@@ -195,8 +197,6 @@ def to_verdict(
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin if margin is None else margin)
     ruling = rule.decide(evidence)
     first, then = _count(decision.baseline_score, before), _count(decision.candidate_score, after)
-    from flagrelease.verdict.stats.subsets import worse_subsets  # imports numpy and scipy
-
     remarks = wording.remarks(ruling, evidence, baseline=first, candidate=then)
     remarks += wording.worse_subsets(worse_subsets(before, after))
     if evidence.margin != planned.margin:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from flagrelease.verdict.types import LengthRatio
@@ -34,26 +34,34 @@ def length_ratio(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> Len
     return LengthRatio(ratio=ratio, interval=(max(ratio - _Z * error, 0.0), ratio + _Z * error))
 
 
-def _tokens(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
-    counts: dict[tuple[str, str], list[int]] = {}
-    for sample in samples:
-        if sample.error is None and sample.completion_tokens is not None:
-            counts.setdefault((sample.subset, sample.question_id), []).append(sample.completion_tokens)
-    return {question: fmean(given) for question, given in counts.items()}
-
-
 def truncation_excess(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> float:
-    """The share of answers by which the baseline is truncated more often than the candidate, if that is significant
-    (one-sided 5 %), otherwise 0: its score may be too low by that much.
+    """The share of answers by which the baseline is truncated more often than the candidate, paired by question, if it
+    is significant (one-sided 5 %), otherwise 0: the baseline's score may be too low by that much.
 
     Truncation as such is an outcome: both sides have the same limit, and a candidate that needs more tokens is worse.
     """
-    cut, shares = 0, []
-    for samples in (baseline, candidate):
-        truncated = sum(sample.error is None and sample.finish_reason == "length" for sample in samples)
-        cut += truncated
-        shares.append(truncated / len(samples))
-    pooled = cut / (len(baseline) + len(candidate))
-    error = math.sqrt(pooled * (1 - pooled) * (1 / len(baseline) + 1 / len(candidate)))
-    excess = shares[0] - shares[1]
-    return excess if excess > _Z * error else 0.0
+    before, after = (
+        _means((sample, float(sample.finish_reason == "length")) for sample in samples if sample.error is None)
+        for samples in (baseline, candidate)
+    )
+    excess = [share - after[question] for question, share in before.items() if question in after]
+    if len(excess) < 2:
+        return 0.0
+    mean = fmean(excess)
+    return mean if mean > _Z * stdev(excess) / math.sqrt(len(excess)) else 0.0
+
+
+def _tokens(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
+    return _means(
+        (sample, sample.completion_tokens)
+        for sample in samples
+        if sample.error is None and sample.completion_tokens is not None
+    )
+
+
+def _means(values: Iterable[tuple[Sample, float]]) -> dict[tuple[str, str], float]:
+    """The mean over the answers to each question: questions that were asked more often do not weigh more."""
+    given: dict[tuple[str, str], list[float]] = {}
+    for sample, value in values:
+        given.setdefault((sample.subset, sample.question_id), []).append(value)
+    return {question: sum(each) / len(each) for question, each in given.items()}

@@ -83,7 +83,15 @@ def test_a_baseline_that_was_truncated_more_often_helps_nobody(sequential: bool)
 
 def test_truncation_counts_only_where_it_is_significant() -> None:
     assert truncation_excess(cut(RIGHT, 0.1), cut(RIGHT, 0.1)) == 0
-    assert truncation_excess(cut(RIGHT, 0.1), cut(RIGHT, 0.09)) == 0
+    assert truncation_excess(cut(RIGHT, 0.1), cut(RIGHT, 0.095)) == 0
     assert truncation_excess(cut(RIGHT, 0.1), cut(RIGHT, 0.05)) == pytest.approx(0.05)
     assert truncation_excess(cut(RIGHT, 0.05), cut(RIGHT, 0.1)) == 0, "a candidate that is cut off is worse"
     assert truncation_excess(RIGHT, RIGHT) == 0
+
+
+def test_questions_that_were_asked_more_often_do_not_weigh_more() -> None:
+    """The candidate is asked more where it is uncertain, and truncated more often there, as the baseline is."""
+    before = cut(RIGHT, 0.1)
+    after = [replace(each, repeat=repeat) for each in before for repeat in range(8 if each.answer is None else 1)]
+    assert truncation_excess(before, after) == truncation_excess(after, before) == 0
+    assert length_ratio(before, after) == length_ratio(before, before)
