@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.cli.text_table import aligned
@@ -11,6 +11,7 @@ from flagrelease.contract.job import Job
 from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE
 
 if TYPE_CHECKING:
+    from flagrelease.store.ledger import Ledger
     from flagrelease.verdict.stats.planner import Forecast
 
 POWER = 0.80
@@ -63,10 +64,18 @@ def cell_power(job: Job, results: Sequence[Forecast]) -> float:
     return math.prod(passes_if_equal(job, result) for result in results)
 
 
-def table(jobs: Sequence[Job]) -> str:
+def seconds_per_answer(ledger: Ledger, cell: str) -> float | None:
+    """The time of an answer in the cell's last evaluation, all requests in flight together; None if there was none."""
+    entry = ledger.last_done(cell, "accuracy")
+    result = entry.result if entry is not None and isinstance(entry.result, dict) else {}
+    asked, seconds = result.get("questions_asked", 0), result.get("inference_seconds", 0.0)
+    return seconds / asked if asked else None
+
+
+def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
     """One row per benchmark: the maximum number of answers of each side; with a sequential profile, the expected
     number of the candidate's answers; the probabilities of PASS and of detecting a loss; the fixed sample size
-    needed."""
+    needed. A row for the cell, and its time by `pace`, the seconds per answer by cell."""
     rows = []
     for job in jobs:
         results = forecasts(job)
@@ -97,11 +106,26 @@ def table(jobs: Sequence[Job]) -> str:
         "mostly agree need fewer. PASS also requires the baseline's score to be more than twice the margin above the\n"
         "chance level."
     )
-    return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}"
+    times = [
+        f"\n{job.cell.id}: {seconds:.2g} s per answer in its last evaluation: {hours(job, seconds)[0]:.1f} h for the "
+        f"candidate's answers if equal, at most {hours(job, seconds)[1]:.1f} h"
+        for job in jobs
+        if (seconds := pace.get(job.cell.id)) is not None
+    ]
+    return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}" + "".join(times)
 
 
-def as_json(job: Job) -> dict[str, Any]:
-    """The output of `plan --power --json` for one cell: an object per benchmark, and the power of the cell."""
+def hours(job: Job, seconds: float) -> tuple[float, float]:
+    """The expected time of the candidate's answers if it is equal, and the longest, at `seconds` per answer."""
+    results = forecasts(job)
+    most = sum(result.answers for result in results)
+    expected = sum(result.sequential[0.0].pairs for result in results) if job.cell.profile.sequential else most
+    return expected * seconds / 3600, most * seconds / 3600
+
+
+def as_json(job: Job, seconds: float | None) -> dict[str, Any]:
+    """The output of `plan --power --json` for one cell: an object per benchmark, the power of the cell, and its hours
+    at `seconds` per answer."""
     results = forecasts(job)
     benchmarks = [
         {
@@ -131,6 +155,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "expected": round(sum(result.sequential[0.0].pairs for result in results))
         if job.cell.profile.sequential
         else None,
+        "hours": None if seconds is None else [round(each, 3) for each in hours(job, seconds)],
     }
 
 

@@ -1,6 +1,7 @@
 """The command line: one clear error line and the right exit code."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from typing import IO
 import pytest
 
 from flagrelease.cli import app
+from flagrelease.store.ledger import Entry, Ledger
+from flagrelease.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,10 +107,35 @@ def test_power_forecast(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert forecast["needed"] > 200 > 0
     assert 0 < forecast["passes_if_equal"] < forecast["finds"]["0.1"] < 1
     assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 200
+    assert cell["passes_if_equal"] == pytest.approx(forecast["passes_if_equal"])
+    assert cell["hours"] is None
     assert app.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
     shown = capsys.readouterr().out
     assert "aime" in shown
     assert "expected if equal" in shown
+    assert "all of them" in shown
+
+
+def test_an_identical_stack_passes_the_full_profile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All five benchmarks in 90 % of the cases, which their repeats have to provide."""
+    assert app.main(["plan", "nvidia-h100/qwen3-8b", "--power", "--json", "--profile", "full"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cell["benchmarks"]) == 5
+    product = math.prod(each["passes_if_equal"] for each in cell["benchmarks"])
+    assert 0.9 <= cell["passes_if_equal"] == pytest.approx(product, abs=1e-3)
+    assert cell["expected"] < 0.4 * cell["answers"]
+
+
+def test_the_hours_of_an_evaluation_follow_from_the_last_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"questions_asked": 100, "inference_seconds": 360.0}
+    cell, stage = "cpu/smollm2-135m", "accuracy"
+    entry = Entry(at="2026", run="r", cell=cell, stage=stage, state="done", key="k", process="1@b", result=result)
+    Ledger(Workspace(here / ".flagrelease").ledger).append(entry)
+    assert app.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["cells"]
+    assert told["hours"] == pytest.approx([3.6 * told["expected"] / 3600, 3.6 * told["answers"] / 3600], abs=0.01)
+    assert app.main(["plan", "cpu/smollm2-135m", "--power"]) == 0
+    assert "3.6 s per answer in its last evaluation" in capsys.readouterr().out
 
 
 def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,11 +24,12 @@ def main(arguments: argparse.Namespace) -> int:
         from flagrelease.cli import power  # needs the evaluation and scipy
 
         jobs = [project.job(cell) for cell in cells if not cell.excluded]
+        pace = {job.cell.id: power.seconds_per_answer(project.ledger, job.cell.id) for job in jobs}
         if arguments.json:
-            output = {"cells": [{"cell": job.cell.id, **power.as_json(job)} for job in jobs]}
+            output = {"cells": [{"cell": job.cell.id, **power.as_json(job, pace[job.cell.id])} for job in jobs]}
             print(json.dumps(output, indent=2, ensure_ascii=False))
         else:
-            print(power.table(jobs))
+            print(power.table(jobs, pace))
         return 0
     print(json.dumps(as_json(plans), indent=2, ensure_ascii=False) if arguments.json else table(plans))
     return 0
