@@ -22,15 +22,17 @@ def worse_subsets(
     """
     if len({sample.subset for sample in candidate}) < 2:
         return ()
-    scores = [_by_question(samples) for samples in (baseline, candidate)]
+    before, after = _by_question(baseline), _by_question(candidate)
     questions: dict[str, list[tuple[str, str]]] = {}
-    for question in scores[0]:
-        if question in scores[1]:
+    for question in before:
+        if question in after:
             questions.setdefault(question[0], []).append(question)
     if len(questions) < 2:
         return ()
     pairs = {
-        subset: Pairs(*(_side([side[each] for each in asked]) for side in scores), np.arange(len(asked)))
+        subset: Pairs(
+            _side([before[each] for each in asked]), _side([after[each] for each in asked]), np.arange(len(asked))
+        )
         for subset, asked in questions.items()
     }
     p_values = {subset: regression_p(pair) for subset, pair in pairs.items()}
