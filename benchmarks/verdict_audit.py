@@ -202,13 +202,13 @@ class Many:
         opened = int(self.progress.opened.sum())
         population = self.setting.population or self.setting.n
         stories = len(np.unique(self.cluster[self.progress.opened]))
-        floor = loss_error(
-            self.setting.margin,
-            questions=opened if opened >= population else stories,
-            answers=self.progress.pairs,
-            population=population,
+        estimate, margin = self.progress.estimate(self.cluster), self.setting.margin
+        questions, answers = opened if opened >= population else stories, self.progress.pairs
+        self.monitor, look = self.monitor.look(
+            estimate,
+            spent,
+            lower=lambda error: loss_error(error, margin, questions=questions, answers=answers, population=population),
         )
-        self.monitor, look = self.monitor.look(self.progress.estimate(self.cluster), spent, floor=floor)
         ended = (look.decision != 0) | spent
         if not self.design.reserve:
             ended |= look.time >= 1

@@ -39,7 +39,7 @@ def test_a_loss_of_the_margin_passes_at_the_nominal_rate(kind: str, how: str, se
 
 
 def test_a_loss_in_few_questions_is_not_missed_by_a_sample_of_them() -> None:
-    """50 of 198 questions. Wald's standard error passes it in 15 % of the runs."""
+    """50 of 198 questions. By Wald's standard error, 10 % of the runs pass."""
     audit = opened("verdict_audit")
     setting = replace(audit.GPQA_D, n=50, repeats=4, population=198, kind="strong")
     assert audit.simulate(setting, 0.05, "break", runs=RUNS, seed=5).passed <= allowed(0.05)

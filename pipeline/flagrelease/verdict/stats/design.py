@@ -140,7 +140,7 @@ class SequentialEvaluation:
     """Whether the baseline was completely answered before, at least twice for each question. It is then not asked; all
     of its answers are used, and they show from the first stage on which questions have variance."""
     population: int = 0
-    """Questions of the complete benchmark; 0 in evaluations that were recorded without it, which have no `floor`."""
+    """Questions of the complete benchmark; 0 in evaluations that were recorded without it, with Wald's lower bound."""
 
     def next(self, baseline: Mapping[Answer, float], candidate: Mapping[Answer, float]) -> Ask | Decision:
         """The missing answers for the next look, or the decision if nothing is left to ask.
@@ -160,14 +160,14 @@ class SequentialEvaluation:
         """The number of each question's story, from 0."""
         return np.asarray(np.unique([item.story for item in self.items], return_inverse=True)[1])
 
-    def floor(self, progress: Progress) -> Floats:
-        """The smallest standard error of the lower bound."""
+    def lower_error(self, error: Floats, progress: Progress) -> Floats:
+        """The standard error of the lower bound."""
         if not self.population:
-            return np.zeros(1)
+            return error
         opened = int(progress.opened.sum())
         independent = opened if opened >= self.population else len(np.unique(self.cluster[progress.opened]))
         return loss_error(
-            self.design.margin, questions=independent, answers=progress.pairs[:1], population=self.population
+            error, self.design.margin, questions=independent, answers=progress.pairs[:1], population=self.population
         )
 
     def chunks(self) -> list[Ints]:
@@ -273,7 +273,11 @@ class _Replay:
         self._estimate, worst, best = (estimate.lane(number) for number in range(len(_FAILED)))
         spent = self._progress.pairs[:1] >= design.budget
         self._monitor, self._look = self._monitor.look(
-            self._estimate, spent, worst=worst, best=best, floor=self._evaluation.floor(self._progress)
+            self._estimate,
+            spent,
+            worst=worst,
+            best=best,
+            lower=lambda error: self._evaluation.lower_error(error, self._progress),
         )
         ended = self._look.time[0] >= 1 and not design.reserve
         return bool(spent[0] or self._look.decision[0] or ended)

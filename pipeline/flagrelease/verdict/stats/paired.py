@@ -160,37 +160,45 @@ def interval(pairs: Pairs, *, alpha: float = 0.05) -> Interval:
 
 
 def lower_bound(pairs: Pairs, margin: float, population: int, *, alpha: float = 0.05) -> float:
-    """The lower bound of `interval`, but for repeats with at least the standard error that a loss of the `margin` would
-    have (`loss_error`)."""
+    """The lower bound of `interval`, for repeats with the standard error of `loss_error`."""
     low = interval(pairs, alpha=alpha).low
     if pairs.binary and pairs.deterministic:
         return low  # Tango's is a score interval: it has the variance of the loss that is tested
     groups = int(pairs.cluster.max()) + 1
     independent = pairs.n if pairs.n >= population else groups
     answers = float(min(pairs.baseline.count.sum(), pairs.candidate.count.sum()))
-    error = float(loss_error(margin, questions=independent, answers=answers, population=population))
+    wald = _wald_error(pairs)
+    error = float(loss_error(wald, margin, questions=independent, answers=answers, population=population))
     half = float(stdtrit(max(groups - 1, 1), 1 - alpha)) * error
     return max(min(low, difference(pairs) - half), -1.0)
 
 
-def _t_interval(pairs: Pairs, alpha: float) -> Interval:
-    mean, error = difference(pairs), standard_error(pairs)
-    groups = int(pairs.cluster.max()) + 1
+def _wald_error(pairs: Pairs) -> float:
+    """The standard error with one more flipped answer in each direction."""
     flip = float(1 / min(pairs.baseline.count.max(), pairs.candidate.count.max())) if not pairs.deterministic else 1.0
-    error = math.hypot(error, math.sqrt(2) * flip / pairs.n)
+    return math.hypot(standard_error(pairs), math.sqrt(2) * flip / pairs.n)
+
+
+def _t_interval(pairs: Pairs, alpha: float) -> Interval:
+    mean, error = difference(pairs), _wald_error(pairs)
+    groups = int(pairs.cluster.max()) + 1
     half = float(stdtrit(max(groups - 1, 1), 1 - alpha)) * error
     return Interval(max(mean - half, -1.0), min(mean + half, 1.0))
 
 
-def loss_error(margin: float, *, questions: float, answers: Floats | float, population: float) -> Floats:
-    """The standard error of the difference under a loss of the margin, all of it in a few questions or answers.
+def loss_error(
+    error: Floats | float, margin: float, *, questions: float, answers: Floats | float, population: float
+) -> Floats:
+    """The standard error of the lower bound: Wald's `error`, extended to a loss of the margin that was not seen.
 
-    Wald's standard error is that of the losses that were seen. If few or none were, it is too small for the hypothesis
-    that is tested: a share of questions equal to the margin is lost, of which these `questions` are a sample of the
-    `population`, or a share of the `answers`. The larger of both applies; with the complete benchmark, the second.
+    Wald's is that of the losses that were seen. Under the hypothesis that is tested, a share of the questions equal to
+    the margin may be lost altogether; these `questions` are a sample of the `population`, and whether they contain the
+    lost ones is a further error. It is also at least that of a share of the `answers` which is lost.
     """
+    loss = margin * (1 - margin)
     left_out = max(1 - questions / population, 0.0)
-    return np.sqrt(margin * (1 - margin) * np.maximum(left_out / questions, 1 / np.asarray(answers, np.float64)))
+    extended = np.asarray(error, np.float64) ** 2 + loss * left_out / questions
+    return np.sqrt(np.maximum(extended, loss / np.asarray(answers, np.float64)))
 
 
 def tango(*, gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:

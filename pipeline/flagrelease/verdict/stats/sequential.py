@@ -12,6 +12,7 @@ Arrays have a leading axis of independent evaluations (one in production, thousa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -216,12 +217,12 @@ class Monitor:
         *,
         worst: Estimate | None = None,
         best: Estimate | None = None,
-        floor: Floats | float = 0.0,
+        lower: Callable[[Floats], Floats] = lambda error: error,
     ) -> tuple[Monitor, Look]:
         """Judge by the repeated confidence interval, valid at every look (Jennison and Turnbull 2000, ch. 9).
 
         The lower bound is that of the `worst` estimate, in which failed answers count in the candidate's disfavour; the
-        upper bound and the p-value are those of the `best`. Both are `estimate` by default. `floor` is the smallest
+        upper bound and the p-value are those of the `best`. Both are `estimate` by default. `lower` makes the
         standard error of the lower bound (`paired.loss_error`). The interval has the level
         1 − 2α; the bound for FAIL has its own level. A look with less than 2 % more information spends nothing and
         decides nothing, unless it is the `last`.
@@ -242,8 +243,7 @@ class Monitor:
         failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
         after = replace(self, passing=passing, failing=failing)
         pass_limit, fail_limit = (np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit))
-        least = np.maximum(worst.error, floor)
-        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * least, -1.0)
+        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * lower(worst.error), -1.0)
         high, ceiling = (
             np.minimum(best.difference + _student(limit, best.freedom) * best.error, 1.0)
             for limit in (pass_limit, fail_limit)

@@ -248,8 +248,10 @@ def test_a_sample_of_questions_does_not_exclude_a_loss_in_others(population: int
     decision, _ = drive(evaluation, Server(1, np.ones(50)), Server(2, np.ones(50)))
     assert (decision.verdict is Verdict.PASS) is passed
     answers = decision.pairs
-    floor = float(evaluation.floor(Progress.start(1, 50).breadth(np.ones(50, bool), 2, np.ones(50), np.ones(50)))[0])
-    assert floor == pytest.approx(math.sqrt(0.0475 * max((1 - 50 / population) / 50, 1 / 100)))
+    twice = Progress.start(1, 50).breadth(np.ones(50, bool), 2, np.ones(50), np.ones(50))
+    for wald in (0.001, 0.03):
+        expected = max(wald**2 + 0.0475 * (1 - 50 / population) / 50, 0.0475 / 100)
+        assert float(evaluation.lower_error(np.array([wald]), twice)[0]) == pytest.approx(math.sqrt(expected))
     assert answers >= 80  # 0.95^60 = 5 %
 
 
