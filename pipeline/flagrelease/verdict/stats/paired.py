@@ -193,12 +193,14 @@ def loss_error(
 
     Wald's is that of the losses that were seen. Under the hypothesis that is tested, a share of the questions equal to
     the margin may be lost altogether; these `questions` are a sample of the `population`, and whether they contain the
-    lost ones is a further error. It is also at least that of a share of the `answers` which is lost.
+    lost ones is a further error, which takes the place of the flips that `error` has in addition to those seen. It is
+    also at least that of a share of the `answers` which is lost.
     """
-    loss = margin * (1 - margin)
+    loss, k = margin * (1 - margin), np.asarray(answers, np.float64)
+    wald = np.asarray(error, np.float64) ** 2
     left_out = max(1 - questions / population, 0.0)
-    extended = np.asarray(error, np.float64) ** 2 + loss * left_out / questions
-    return np.sqrt(np.maximum(extended, loss / np.asarray(answers, np.float64)))
+    extended = np.maximum(wald - 2 / k**2, 0.0) + loss * left_out / questions
+    return np.asarray(np.sqrt(np.maximum(np.maximum(wald, extended), loss / k)))
 
 
 def tango(*, gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:
