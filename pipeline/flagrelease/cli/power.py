@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.cli.text_table import aligned
+from flagrelease.config.sources import Generated
 from flagrelease.contract.job import Job
 from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE
 
@@ -25,8 +26,9 @@ GREEDY = 0.10
 def forecasts(job: Job) -> list[Forecast]:
     """One forecast per benchmark of the cell's profile, with the largest variance that a pair of answers can have.
 
-    The number of questions comes from the locked data, or else from the benchmark's `total`; a benchmark for which
-    neither is known is left out. Where the chip cannot hold both stacks, the baseline is complete from the start.
+    The number of questions comes from the seed's rows or the locked data, or else from the benchmark's `total`; a
+    benchmark for which none is known is left out. Where the chip cannot hold both stacks, the baseline is complete
+    from the start.
     """
     from flagrelease.verdict.stats.design import Design
     from flagrelease.verdict.stats.planner import GUESS, forecast
@@ -35,8 +37,7 @@ def forecasts(job: Job) -> list[Forecast]:
     grows = cell.own_baseline and cell.holds_both
     for name, share in cell.profile.benchmarks.items():
         benchmark = job.matrix.benchmarks[name]
-        locked = job.lock.benchmarks.get(name)
-        available = locked.rows if locked is not None else benchmark.total
+        available = _questions(job, name)
         if available is None:
             continue
         repeats = share.repeats or benchmark.repeats
@@ -52,6 +53,13 @@ def forecasts(job: Job) -> list[Forecast]:
         variance = GREEDY if greedy else GUESS
         result.append(forecast(name, design, variance=variance, power=POWER, reference=reference, losses=LOSSES))
     return result
+
+
+def _questions(job: Job, name: str) -> int | None:
+    benchmark, locked = job.matrix.benchmarks[name], job.lock.benchmarks.get(name)
+    if generated := Generated.parse(benchmark.data):
+        return generated.questions
+    return locked.rows if locked is not None else benchmark.total
 
 
 def passes_if_equal(job: Job, result: Forecast) -> float:

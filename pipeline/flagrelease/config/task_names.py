@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-TaskName = Literal["multiple-choice", "multiple-choice-cot", "integer", "math", "ifeval", "livebench"]
+TaskName = Literal["multiple-choice", "multiple-choice-cot", "integer", "math", "ifeval", "livebench", "exact"]

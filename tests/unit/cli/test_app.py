@@ -103,10 +103,10 @@ def test_power_forecast(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     (forecast,) = cell["benchmarks"]
-    assert forecast["answers"] == 200
-    assert forecast["needed"] > 200 > 0
+    assert forecast["answers"] == 125
+    assert forecast["needed"] > 125
     assert 0 < forecast["passes_if_equal"] < forecast["finds"]["0.1"] < 1
-    assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 200
+    assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 125
     assert cell["passes_if_equal"] == pytest.approx(forecast["passes_if_equal"])
     assert cell["hours"] is None
     assert app.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0

@@ -17,7 +17,7 @@ from flagrelease.recipe import engine_config
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages.image import build_context
 from flagrelease.stages.kernels import stage as kernels
-from flagrelease.stages.speed import stage as speed
+from flagrelease.stages.speed import run as speed
 from flagrelease.stages.speed.load_own import StreamingLoad
 from support import finished_cell
 from support.contexts import Shown, SleeplessClock, without_ports

@@ -15,10 +15,10 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.speed_results import OtherWork
 from flagrelease.errors import SmokeFailed
 from flagrelease.serving.server import Served, ServeRequest, served
+from flagrelease.stages.speed.inputs import BASELINE
 from flagrelease.stages.speed.load import Load, LoadGenerator, LoadPoint, SlowStarter
 from flagrelease.stages.speed.other_work import Watch, mean
 from flagrelease.stages.speed.pairs import Pair
-from flagrelease.stages.speed.stage import BASELINE
 
 Tool = Callable[[Job, Context, Served], LoadGenerator]
 Save = Callable[[str, dict[LoadPoint, list[Pair]]], None]

@@ -8,8 +8,8 @@ from flagrelease.config.cell import Cell
 from flagrelease.config.engines import LoadToolName
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.stages.speed import load_evalscope, load_own, load_vllm
+from flagrelease.stages.speed.inputs import chosen
 from flagrelease.stages.speed.load import LoadTool
-from flagrelease.stages.speed.tool_name import chosen
 
 __all__ = ["LOAD_TOOLS", "check", "chosen"]
 

@@ -11,11 +11,11 @@ from flagrelease.config.matrix import Stack, Traffic
 from flagrelease.contract import speed_results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
+from flagrelease.stages.speed.inputs import BASELINE
 from flagrelease.stages.speed.load import Load, LoadPoint, figures
 from flagrelease.stages.speed.other_work import mean
 from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points, too_long
-from flagrelease.stages.speed.stage import BASELINE
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.types import SpeedVerdict, worst_verdict
 

@@ -15,12 +15,11 @@ from flagrelease.contract.job import Job
 from flagrelease.serving.server import Served
 from flagrelease.stages.speed import load_tools
 from flagrelease.stages.speed.alternate import Alternation, Tool
+from flagrelease.stages.speed.inputs import chosen, inputs
 from flagrelease.stages.speed.load import LoadGenerator, LoadPoint, Target
 from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points
 from flagrelease.stages.speed.report import Measured, report
-from flagrelease.stages.speed.stage import inputs
-from flagrelease.stages.speed.tool_name import chosen
 from flagrelease.verdict.speed import speed_so_far
 from flagrelease.verdict.types import SpeedVerdict, Verdict
 

@@ -7,31 +7,12 @@ both cases they are restarted at least three times, since a server's speed diffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
-
-from flagrelease.config.matrix import Stack
 from flagrelease.contract import results, speed_results
 from flagrelease.contract.context import Context, Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.stages.speed.tool_name import chosen
+from flagrelease.stages.speed.inputs import BASELINE, inputs
 from flagrelease.verdict.types import Verdict
-
-BASELINE: Stack = "native"
-
-
-def inputs(job: Job) -> Mapping[str, Any]:
-    # Without the profile's `speed_minutes`: it limits one run's measurement, not what is measured.
-    cell = job.cell
-    return {
-        "container": cell.chip.container,
-        "serve": cell.model.serve,
-        "stack": cell.stack,
-        "speed": [asdict(traffic) for traffic in cell.profile.speed],
-        "load_tool": chosen(cell),
-    }
 
 
 def skip(job: Job) -> str:
