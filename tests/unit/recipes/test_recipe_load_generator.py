@@ -36,8 +36,7 @@ from types import SimpleNamespace
 from support import finished_cell as given
 from flagrelease.config.matrix import Profile
 from flagrelease.stages.speed import load_tools
-from flagrelease.stages.speed import run as speed
-from flagrelease.stages.speed.inputs import inputs
+from flagrelease.stages.speed import stage as speed
 from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nload_tool: burst\\n", Profile)
@@ -52,14 +51,14 @@ server = SimpleNamespace(
     base_url="http://h/v1", model="m", port_inside=1, folder_inside="/m", running=SimpleNamespace(execute=None)
 )
 tool = speed.choose(job, context, server)
-print(tool.name, tool.base_url, inputs(job)["load_tool"])
+print(tool.name, tool.base_url, speed.inputs(job)["load_tool"])
 """
 
 
 def test_a_load_generator(package: Copy) -> None:
     tools = "stages/speed/load_tools.py"
     package.write("stages/speed/load_burst.py", GENERATOR)
-    imported = f"import {package.module('stages/speed/load_burst.py')} as load_burst"
+    imported = "from flagrelease.stages.speed import load_burst"
     package.insert(tools, "from collections.abc import Mapping", imported)
     package.insert(tools, "LOAD_TOOLS: Mapping", '    "burst": load_burst.LOAD_TOOL,')
     package.name_in("config/engines.py", "LoadToolName", "burst")

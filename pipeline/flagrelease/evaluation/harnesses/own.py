@@ -117,7 +117,8 @@ class _Run:
         answer that exceeds the task's longest one is wrong."""
         if not self._text:
             return None
-        cut_at_longest = self._evaluation.parameters["max_tokens"] == self._evaluation.task.longest
+        longest = self._evaluation.task.longest
+        cut_at_longest = longest is not None and self._evaluation.parameters["max_tokens"] == longest
         return None if cut_at_longest and reply.finish_reason == "length" else reply.finish_reason
 
     @property
