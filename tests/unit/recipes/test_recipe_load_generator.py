@@ -36,7 +36,8 @@ from types import SimpleNamespace
 from support import finished_cell as given
 from flagrelease.config.matrix import Profile
 from flagrelease.stages.speed import load_tools
-from flagrelease.stages.speed import stage as speed
+from flagrelease.stages.speed import run as speed
+from flagrelease.stages.speed.inputs import inputs
 from flagrelease.config.strict_yaml import loads
 
 profile = loads(b"benchmarks: {mmlu-sample: {}}\\nload_tool: burst\\n", Profile)
@@ -51,7 +52,7 @@ server = SimpleNamespace(
     base_url="http://h/v1", model="m", port_inside=1, folder_inside="/m", running=SimpleNamespace(execute=None)
 )
 tool = speed.choose(job, context, server)
-print(tool.name, tool.base_url, speed.inputs(job)["load_tool"])
+print(tool.name, tool.base_url, inputs(job)["load_tool"])
 """
 
 
