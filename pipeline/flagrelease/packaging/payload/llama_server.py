@@ -12,9 +12,11 @@ import sys
 import threading
 from pathlib import Path
 
-# By default a thread of OpenMP that waits for another one keeps its core busy. If other programs need the cores, each
-# of the hundreds of barriers of a token then costs a time slice. OpenMP reads this when it is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# By default a thread of OpenMP that waits for another one keeps its core busy for a long time. If other programs need
+# the cores, each of the hundreds of barriers of a token then costs a time slice. On a quiet machine the other thread
+# arrives within a few thousand turns. libgomp reads this when it is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import xllamacpp  # type: ignore[import-not-found, unused-ignore]  # only in the image
 

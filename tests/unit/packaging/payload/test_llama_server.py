@@ -45,14 +45,19 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert f"no GGUF file at {tmp_path}" in done.stderr
 
 
-@pytest.mark.parametrize(("given", "effective"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+@pytest.mark.parametrize(
+    ("given", "effective"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "none")],
+)
 def test_waiting_threads_leave_their_core_unless_the_user_wants_otherwise(
     tmp_path: Path, given: dict[str, str], effective: str
 ) -> None:
     """OpenMP reads its settings from the process's environment when the engine's module loads it."""
     library = "import ctypes, os\nlibc = ctypes.CDLL(None)\nlibc.getenv.restype = ctypes.c_char_p\n"
-    (tmp_path / "xllamacpp.py").write_text(library + 'raise SystemExit(libc.getenv(b"OMP_WAIT_POLICY").decode())')
-    env = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    (tmp_path / "xllamacpp.py").write_text(
+        library + 'raise SystemExit((libc.getenv(b"GOMP_SPINCOUNT") or b"none").decode())'
+    )
+    env = {name: text for name, text in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, str(PROGRAM), "--model", str(tmp_path), "--alias", "m"],
         env={**env, **given, "PYTHONPATH": str(tmp_path)},
