@@ -26,7 +26,7 @@ def stop_in(user: UserProject, stage: str, number: int) -> tuple[int, str]:
             pytest.fail(f"{stage} never began: {process.communicate()}")
         time.sleep(0.3 if stage not in ("card", "publish") else 0.0)
         process.send_signal(number)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=180)
     return process.returncode, rest
 
 
@@ -37,7 +37,7 @@ def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None
     assert user.leftovers() == [], f"after Ctrl-C in {stage}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("killed", "interrupted"),
     [

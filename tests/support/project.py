@@ -38,7 +38,7 @@ class UserProject:
             text=True,
         )
 
-    def call(self, *words: str, seconds: float = 280, **env: str) -> tuple[int, str, str]:
+    def call(self, *words: str, seconds: float = 900, **env: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a whole command."""
         with self.start(*words, **env) as process:
             out, err = process.communicate(timeout=seconds)
