@@ -12,7 +12,7 @@ import pytest
 from support.project import CELL, UserProject
 from support.wheels import distributions, install
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.prefect, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.prefect, pytest.mark.timeout(1500)]
 
 
 CHEAPER = {
@@ -33,7 +33,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, base: str, own_registry: str)
 
 
 def run(user: UserProject, *words: str) -> tuple[int, str, str]:
-    return user.call("run", "--chip", "cpu", "--model", "smollm2-135m", "--engine", "prefect", *words, seconds=800)
+    return user.call("run", "--chip", "cpu", "--model", "smollm2-135m", "--engine", "prefect", *words, seconds=1400)
 
 
 def test_a_first_project_plans(user: UserProject, base: str) -> None:

@@ -18,7 +18,7 @@ from flagrelease.ports.registry import OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages.image import stage as image
 
-pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(900)]
 
 REGISTRY = f"localhost:{os.environ.get('FLAGRELEASE_REGISTRY_PORT', '5000')}"
 

@@ -18,7 +18,7 @@ from flagrelease.stages.image import stage as image
 from flagrelease.store.workspace import Workspace
 from support.packages import distribution, written
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 # The engine's command line is that of `vllm serve`; it is told its port there.
 ENGINE = """
