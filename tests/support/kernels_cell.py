@@ -89,6 +89,7 @@ def write_project(root: Path, base: str) -> None:
                 "upstream": "tests/tiny",
                 "license": "apache-2.0",
                 "serve": {"name": "tiny", "engine": "vllm", "max_model_len": 32, "concurrency": 2},
+                "sampling": {"max_tokens": 16},
             }
         },
         "benchmarks": {"b": {"title": "B", "task": "integer", "data": "data://b", "license": "MIT"}},

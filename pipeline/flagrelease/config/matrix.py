@@ -56,7 +56,7 @@ class Serve:
     """Whether the chip has memory for two of these servers, so that both stacks run at once and alternate."""
     port: Annotated[int, between(1, 65535)] = 8000
     """The port that the server listens on."""
-    max_model_len: Annotated[int, at_least(256)] = 4096
+    max_model_len: Annotated[int, at_least(16)] = 4096
     """Longest context, tokens; the checks of smoke need 256."""
     concurrency: int = 8
     """The most requests at once."""
