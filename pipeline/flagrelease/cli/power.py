@@ -84,7 +84,7 @@ def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
     """One row per benchmark: the maximum number of answers of each side; with a sequential profile, the expected
     number of the candidate's answers; the probabilities of PASS and of detecting a loss; the fixed sample size
     needed. A row for the cell, and its time by `pace`, the seconds per answer by cell."""
-    rows = []
+    rows, times = [], []
     for job in jobs:
         results = forecasts(job)
         for number, result in enumerate(results):
@@ -100,12 +100,16 @@ def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
         if len(results) > 1:
             answers = [f"{sum(result.answers for result in results):,}"]
             answers += [
-                f"{sum(result.sequential[loss].pairs for result in results):,.0f}"
-                if job.cell.profile.sequential
-                else "–"
+                f"{expected_answers(results, loss):,.0f}" if job.cell.profile.sequential else "–"
                 for loss in (0.0, LOSSES[-1])
             ]
             rows.append(["", "all of them", "", *answers, f"{cell_power(job, results):.1%}", "", "", "", ""])
+        if (seconds := pace.get(job.cell.id)) is not None:
+            usual, longest = hours(job, results, seconds)
+            times.append(
+                f"\n{job.cell.id}: {seconds:.2g} s per answer in its last evaluation: {usual:.1f} h for the "
+                f"candidate's answers if equal, at most {longest:.1f} h"
+            )
     heading = ["cell", "benchmark", "margin", "maximum", "expected if equal", f"at {100 * LOSSES[-1]:g} pt"]
     heading += ["PASS if equal", *(f"detects {100 * loss:g} pt" for loss in LOSSES), f"needed for {POWER:.0%}"]
     note = (
@@ -114,20 +118,18 @@ def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
         "mostly agree need fewer. PASS also requires the baseline's score to be more than twice the margin above the\n"
         "chance level."
     )
-    times = [
-        f"\n{job.cell.id}: {seconds:.2g} s per answer in its last evaluation: {hours(job, seconds)[0]:.1f} h for the "
-        f"candidate's answers if equal, at most {hours(job, seconds)[1]:.1f} h"
-        for job in jobs
-        if (seconds := pace.get(job.cell.id)) is not None
-    ]
     return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}" + "".join(times)
 
 
-def hours(job: Job, seconds: float) -> tuple[float, float]:
+def expected_answers(results: Sequence[Forecast], loss: float) -> float:
+    """The candidate's expected answers to all benchmarks in a sequential evaluation, if it has lost `loss`."""
+    return sum(result.sequential[loss].pairs for result in results)
+
+
+def hours(job: Job, results: Sequence[Forecast], seconds: float) -> tuple[float, float]:
     """The expected time of the candidate's answers if it is equal, and the longest, at `seconds` per answer."""
-    results = forecasts(job)
     most = sum(result.answers for result in results)
-    expected = sum(result.sequential[0.0].pairs for result in results) if job.cell.profile.sequential else most
+    expected = expected_answers(results, 0.0) if job.cell.profile.sequential else most
     return expected * seconds / 3600, most * seconds / 3600
 
 
@@ -160,10 +162,8 @@ def as_json(job: Job, seconds: float | None) -> dict[str, Any]:
         "benchmarks": benchmarks,
         "passes_if_equal": _plain(cell_power(job, results)),
         "answers": sum(result.answers for result in results),
-        "expected": round(sum(result.sequential[0.0].pairs for result in results))
-        if job.cell.profile.sequential
-        else None,
-        "hours": None if seconds is None else [round(each, 3) for each in hours(job, seconds)],
+        "expected": round(expected_answers(results, 0.0)) if job.cell.profile.sequential else None,
+        "hours": None if seconds is None else [round(each, 3) for each in hours(job, results, seconds)],
     }
 
 
