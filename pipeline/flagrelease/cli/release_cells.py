@@ -121,12 +121,11 @@ def _execute(
     workers: Workers,
     unblock: Callable[[], None],
 ) -> None:
-    def work() -> bool:
+    def work() -> None:
         if executor_name == "prefect":
             shown.say("starting Prefect (`--engine inline` runs without it)")
         with opened(executor_name, project.workspace.prefect, run_id) as executor:
             executor.execute(runs)
-        return True
 
     run_stoppable(work, workers, unblock)
     if workers.stopping.is_set():

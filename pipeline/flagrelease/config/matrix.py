@@ -240,13 +240,9 @@ class Profile:
     """The loads under which speed is measured; without one it is not measured."""
     load_tool: LoadToolName | None = None
     """The load generator, instead of the engine's."""
-    speed_minutes: float = 240.0
+    speed_minutes: Annotated[float, at_least(0)] = 240.0
     """The time after which a run stops to measure speed, undecided; the next run continues. Three starts of the servers
     are always measured."""
-
-    def __post_init__(self) -> None:
-        if self.speed_minutes < 0:
-            raise ValueError("speed_minutes must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)

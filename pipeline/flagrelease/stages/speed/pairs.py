@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +84,6 @@ class Starts:
     def count(self, point: LoadPoint) -> int:
         """In how many starts the load point was measured."""
         return len({number for number, _pair in self.at(point)})
-
-    def forget(self) -> None:
-        """Remove the stored starts: the measurement is decided."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _stored(folder: Path) -> Iterator[tuple[int, Start]]:

@@ -21,10 +21,8 @@ from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points
 from flagrelease.stages.speed.report import Measured, report
 from flagrelease.verdict.speed import speed_so_far
+from flagrelease.verdict.stats.speed import FEWEST_STARTS
 from flagrelease.verdict.types import SpeedVerdict, Verdict
-
-FEWEST_STARTS = 3
-"""Starts that are measured however long they take: fewer have no interval."""
 
 
 def measure(job: Job, context: Context, *, tool: Tool | None = None) -> speed_results.Speed:
@@ -44,6 +42,7 @@ def measure(job: Job, context: Context, *, tool: Tool | None = None) -> speed_re
     clock = context.meter.clock
     end = clock.monotonic() + 60 * job.cell.profile.speed_minutes
     while undecided := [point for point, judged in _judged(starts, loads).items() if _open(judged)]:
+        # Fewer starts have no interval, so they are measured however long they take.
         late = clock.monotonic() >= end
         if late and all(starts.count(point) >= FEWEST_STARTS for point in undecided):
             break
