@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
-from flagrelease.verdict.types import LengthRatio
-
-if TYPE_CHECKING:
-    from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.samples import Sample, by_question
+from flagrelease.verdict.types import LengthRatio, Z
 
 __all__ = ["length_ratio", "truncation_excess"]
-
-_Z = 1.6448536269514722  # one-sided 5 %
 
 
 def length_ratio(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> LengthRatio | None:
@@ -31,7 +26,7 @@ def length_ratio(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> Len
     ratio = sum(then for _, then in pairs) / total
     residuals = sum((then - ratio * first) ** 2 for first, then in pairs)
     error = math.sqrt(residuals * len(pairs) / (len(pairs) - 1)) / total
-    return LengthRatio(ratio=ratio, interval=(max(ratio - _Z * error, 0.0), ratio + _Z * error))
+    return LengthRatio(ratio=ratio, interval=(max(ratio - Z * error, 0.0), ratio + Z * error))
 
 
 def truncation_excess(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> float:
@@ -48,7 +43,7 @@ def truncation_excess(baseline: Sequence[Sample], candidate: Sequence[Sample]) -
     if len(excess) < 2:
         return 0.0
     mean = fmean(excess)
-    return mean if mean > _Z * stdev(excess) / math.sqrt(len(excess)) else 0.0
+    return mean if mean > Z * stdev(excess) / math.sqrt(len(excess)) else 0.0
 
 
 def _tokens(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
@@ -61,7 +56,4 @@ def _tokens(samples: Sequence[Sample]) -> dict[tuple[str, str], float]:
 
 def _means(values: Iterable[tuple[Sample, float]]) -> dict[tuple[str, str], float]:
     """The mean over the answers to each question: questions that were asked more often do not weigh more."""
-    given: dict[tuple[str, str], list[float]] = {}
-    for sample, value in values:
-        given.setdefault((sample.subset, sample.question_id), []).append(value)
-    return {question: sum(each) / len(each) for question, each in given.items()}
+    return {question: sum(each) / len(each) for question, each in by_question(values).items()}

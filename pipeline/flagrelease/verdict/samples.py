@@ -29,6 +29,7 @@ __all__ = [
     "Key",
     "Sample",
     "SampleWriter",
+    "by_question",
     "dump",
     "read_conditions",
     "read_samples",
@@ -200,6 +201,14 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def by_question(values: Iterable[tuple[Sample, float]]) -> dict[tuple[str, str], list[float]]:
+    """The values of the answers to each question, by subset and id. All must be of one benchmark."""
+    given: dict[tuple[str, str], list[float]] = {}
+    for sample, value in values:
+        given.setdefault((sample.subset, sample.question_id), []).append(value)
+    return given
 
 
 def dump(sample: Sample) -> str:

@@ -6,24 +6,32 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flagrelease.verdict.types import Z
+
 if TYPE_CHECKING:
     from flagrelease.verdict.samples import Sample
 
-__all__ = ["above_chance", "independent", "silent_sides"]
+__all__ = ["above_chance", "independent", "silent_sides", "wilson"]
 
-_Z = 1.6448536269514722  # one-sided 5 %
+
+def wilson(score: float, n: float) -> tuple[float, float]:
+    """The 90 % interval of a fraction `score` of `n` independent answers, so each bound is one-sided at 5 % (Wilson
+    1927, J. Am. Stat. Assoc. 22:209).
+
+    It is conservative for scores between 0 and 1 and for questions that differ in difficulty, since both have a smaller
+    variance than a proportion.
+    """
+    square = Z * Z
+    middle = (score + square / (2 * n)) / (1 + square / n)
+    half = Z / (1 + square / n) * math.sqrt(score * (1 - score) / n + square / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def above_chance(score: float, n: float, chance: float) -> tuple[float, float]:
-    """Lower and upper confidence bound (one-sided 5 % each) of the baseline's true score − the chance level.
-
-    Wilson's score interval of a proportion of `n` independent answers. It is conservative for scores between 0 and 1
-    and for questions that differ in difficulty, since both have a smaller variance than a proportion.
-    """
-    z2 = _Z**2
-    centre = (score + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(score * (1 - score) / n + z2 / (4 * n**2))
-    return max(centre - half, 0.0) - chance, min(centre + half, 1.0) - chance
+    """Lower and upper confidence bound (one-sided 5 % each) of the baseline's true score − the chance level, from the
+    score of `n` independent answers."""
+    low, high = wilson(score, n)
+    return low - chance, high - chance
 
 
 def independent(samples: Sequence[Sample], *, complete: bool) -> int:

@@ -35,6 +35,8 @@ __all__ = [
 
 ALPHA = 0.05
 """The one-sided level of each test."""
+Z = 1.6448536269514722
+"""The normal quantile of a one-sided level of ALPHA, and of a two-sided 90 % interval."""
 POWER = 0.80
 """The power for which a fixed-sample evaluation estimates further answers."""
 

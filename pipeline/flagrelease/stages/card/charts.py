@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from flagrelease.verdict.sensitivity import wilson
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 SCORES = "scores.png"
 SPEED = "speed.png"
 
-_Z90 = 1.6448536269514722  # normal quantile of a two-sided 90 % interval
 _PAPER, _INK, _FAINT, _RULE = "#fbfbfa", "#22262e", "#6b7280", "#dfe2e6"
 _BASELINE, _CANDIDATE, _BAND = "#8b95a5", "#2563c9", "#e3edfb"
 _VERDICTS = {"PASS": "#1a7f4b", "FAIL": "#c2352b", "INCONCLUSIVE": "#a86508"}
@@ -45,17 +46,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.left": False,
     "axes.axisbelow": True,
 }
-
-
-def wilson(score: float, n: int) -> tuple[float, float]:
-    """The 90 % interval of a fraction `score` over `n` questions (Wilson 1927, J. Am. Stat. Assoc. 22:209).
-
-    Repeats of a question are not independent, so they do not add to `n`: the interval errs on the wide side.
-    """
-    square = _Z90 * _Z90
-    middle = (score + square / (2 * n)) / (1 + square / n)
-    half = _Z90 / (1 + square / n) * math.sqrt(score * (1 - score) / n + square / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def points(difference: float) -> str:
@@ -161,7 +151,7 @@ def _draw_scores(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
     for index, row in enumerate(rows):
         for score, offset, colour in ((row.candidate, -0.17, _CANDIDATE), (row.baseline, 0.17, _BASELINE)):
             if score is not None:
-                low, high = wilson(score, row.n)
+                low, high = wilson(score, row.n)  # without repeats, which are not independent: it errs on the wide side
                 _whisker(axes, index + offset, low, high, colour)
                 axes.plot([score], [index + offset], "o", color=colour, markersize=6.5, zorder=3)
                 _annotate(axes, f"{score:.3f}", (high, index + offset), (5, 0), size=8.5, path_effects=_halo())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.samples import Sample, by_question
 from flagrelease.verdict.stats.paired import Pairs, Side, holm, regression_p
 from flagrelease.verdict.types import SubsetLoss
 
@@ -22,7 +22,9 @@ def worse_subsets(
     """
     if len({sample.subset for sample in candidate}) < 2:
         return ()
-    before, after = _by_question(baseline), _by_question(candidate)
+    before, after = (
+        by_question((sample, float(sample.correct)) for sample in samples) for samples in (baseline, candidate)
+    )
     questions: dict[str, list[tuple[str, str]]] = {}
     for question in before:
         if question in after:
@@ -48,13 +50,6 @@ def worse_subsets(
         if rejected
     ]
     return tuple(sorted(found, key=lambda loss: loss.candidate - loss.baseline))
-
-
-def _by_question(samples: Sequence[Sample]) -> dict[tuple[str, str], list[float]]:
-    given: dict[tuple[str, str], list[float]] = {}
-    for sample in samples:
-        given.setdefault((sample.subset, sample.question_id), []).append(float(sample.correct))
-    return given
 
 
 def _side(scores: Sequence[Sequence[float]]) -> Side:

@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 import support.finished_cell as given
 from flagrelease.stages.card import charts
+from flagrelease.verdict.sensitivity import wilson
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -56,7 +57,7 @@ def test_any_title_can_be_drawn(title: str) -> None:
 @pytest.mark.parametrize(("right", "n"), [(0, 30), (1, 30), (21, 30), (58, 200), (200, 200), (9815, 14042)])
 def test_wilson_agrees_with_scipy(right: int, n: int) -> None:
     known = binomtest(right, n).proportion_ci(0.90, method="wilson")
-    assert charts.wilson(right / n, n) == pytest.approx((known.low, known.high), abs=1e-12)
+    assert wilson(right / n, n) == pytest.approx((known.low, known.high), abs=1e-12)
 
 
 @pytest.mark.parametrize(("difference", "text"), [(0.005, "+0.5"), (-0.033, "−3.3"), (0.0, "0.0"), (-0.0004, "0.0")])
