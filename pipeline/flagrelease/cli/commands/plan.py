@@ -19,7 +19,6 @@ def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
     wanted = choice(STAGES, arguments.only, arguments.force)
-    plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
     if getattr(arguments, "power", False):
         from flagrelease.cli import power  # needs the evaluation and scipy
 
@@ -31,6 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
         else:
             print(power.table(jobs, pace))
         return 0
+    plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
     print(json.dumps(as_json(plans), indent=2, ensure_ascii=False) if arguments.json else table(plans))
     return 0
 
