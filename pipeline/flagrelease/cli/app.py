@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flagrelease import __version__
-from flagrelease.cli.shared import show_error
+from flagrelease.cli.shared import PLAN_STATES, STATES, show_error
 from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, Interrupted, did_you_mean
 
 _EXIT_CODES = """\
@@ -95,6 +95,15 @@ def parser() -> argparse.ArgumentParser:
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
+    for name, states in (("status", STATES), ("plan", PLAN_STATES)):
+        made[name].add_argument(
+            "--state",
+            action="append",
+            choices=states,
+            default=[],
+            metavar="STATE",
+            help=f"only cells in this state: {', '.join(states)}; repeatable",
+        )
     for name in ("run", "plan", "tune", "doctor"):
         made[name].add_argument(
             "--runner",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 from flagrelease.ports.progress import Count, Progress
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from flagrelease.run.outcome import Outcome
 
 _PLAIN_EVERY_SECONDS = 10.0
+_BEAT_SECONDS = 60.0
+_FRAME_LINES = 3  # heading, the line of folded cells, and the cursor
+_ECHO_COLUMNS = 3  # `^C`, which the terminal echoes behind the table: it must not wrap
 MARKS = {
     "done": "✓",
     "reused": "=",
@@ -30,7 +35,21 @@ MARKS = {
     "running": "▸",
     "waiting": " ",
 }
+_VERDICTS = {"FAIL": "✗", "INCONCLUSIVE": "?"}
+"""Marks of verdicts that are not a pass: a stage with one has ended, but it is not green."""
 _COLOURS = {"done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
+_COLOURS |= {"FAIL": "bold red", "INCONCLUSIVE": "yellow"}
+_URGENCY = ("running", "failed", "interrupted", "remedied", "blocked", "done", "reused", "skipped", "waiting")
+
+
+def shown_state(outcome: Outcome) -> str:
+    """The outcome's mark and state; those of its verdict if that is not a PASS."""
+    return marked(outcome.verdict if outcome.verdict in _VERDICTS else outcome.status)
+
+
+def marked(state: str) -> str:
+    """`✓ done`, `✗ FAIL`."""
+    return f"{_VERDICTS.get(state) or MARKS[state]} {state}"
 
 
 @dataclass
@@ -42,9 +61,20 @@ class _Row:
     count: Count | None = None
     rate_since: float = 0.0
     rate_from: int = 0
+    verdict: str = ""
+
+    @property
+    def label(self) -> str:
+        """The row's state; the verdict if that is not a PASS."""
+        return self.verdict if self.verdict in _VERDICTS else self.state
+
+    def settle(self, outcome: Outcome) -> None:
+        self.state, self.verdict = outcome.status, outcome.verdict
+        self.seconds, self.text = outcome.spent.seconds, outcome.reason
 
     def begin(self, doing: str) -> None:
         self.state, self.started, self.text, self.count = "running", time.monotonic(), doing, None
+        self.verdict = ""
 
     def update(self, text: str, count: Count | None) -> None:
         if count is not None and (self.count is None or self.count.unit != count.unit or count.done < self.count.done):
@@ -119,18 +149,23 @@ class _Line:
 
 @dataclass
 class PlainBoard:
-    """For logs and pipes: a line when a stage starts and when it ends, and at most one every ten seconds in between."""
+    """For logs and pipes: a line when a stage starts and when it ends, and in between at most one every ten seconds,
+    and at least one every minute. On a terminal the lines have no time."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
+    beat_seconds: float = _BEAT_SECONDS
+    """After so long without a line of a running stage, another line says that it is running."""
     _rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
     _last: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> PlainBoard:
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self._ended.set()
 
     def say(self, text: str) -> None:
         with self._lock:
@@ -155,14 +190,25 @@ class PlainBoard:
 
     def settle(self, outcome: Outcome) -> None:
         with self._lock:
-            mark = MARKS[outcome.status]
+            self._rows.setdefault((outcome.cell, outcome.stage), _Row()).settle(outcome)
             took = f"  {spell(outcome.spent.seconds)}" if outcome.status == "done" else ""
-            self._print(f"{outcome.cell}  {outcome.stage:<9} {mark} {outcome.status}{took}  {outcome.reason}")
+            self._print(f"{outcome.cell}  {outcome.stage:<9} {shown_state(outcome)}{took}  {outcome.reason}")
+
+    def _beat(self) -> None:
+        """Until the run ends, print a line of each running stage that has printed none for a while."""
+        while not self._ended.wait(self.beat_seconds / 4):
+            with self._lock:
+                now = time.monotonic()
+                for (cell, stage), row in self._rows.items():
+                    if row.state == "running" and now - self._last.get((cell, stage), 0.0) >= self.beat_seconds:
+                        self._last[cell, stage] = now
+                        self._print(f"{cell}  {stage:<9} running for {spell(row.elapsed())}: {row.shown()}")
 
     def _print(self, text: str) -> None:
+        stamp = "" if self.stream.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  "
         # A closed pipe must not end a release.
         with suppress(BrokenPipeError):
-            print(text, file=self.stream, flush=True)
+            print(f"{stamp}{text}", file=self.stream, flush=True)
 
 
 class LiveBoard:
@@ -203,30 +249,33 @@ class LiveBoard:
         self._rows[cell, stage].update(text, count)
 
     def settle(self, outcome: Outcome) -> None:
-        row = self._rows.setdefault((outcome.cell, outcome.stage), _Row())
-        row.state, row.seconds, row.text = outcome.status, outcome.spent.seconds, outcome.reason
+        self._rows.setdefault((outcome.cell, outcome.stage), _Row()).settle(outcome)
 
     def _table(self) -> Table:
         from rich.table import Table
         from rich.text import Text
 
         single = len(self._cells) == 1
-        table = Table(box=None, pad_edge=False, expand=True, title=self._cells[0] if single else None)
+        width = max(self._console.width - _ECHO_COLUMNS, 1)
+        table = Table(box=None, pad_edge=False, width=width, title=self._cells[0] if single else None)
         table.title_justify = "left"
         for heading in ("stage" if single else "cell", "state"):
             table.add_column(heading, no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
         table.add_column("now", ratio=1, no_wrap=True, overflow="ellipsis")
-        for label, row in self._shown_rows(single):
+        rows, folded = self._shown_rows(single)
+        for label, row in rows:
             time_text = spell(row.elapsed()) if row.state in ("running", "done", "failed") else ""
-            state = Text(f"{MARKS[row.state]} {row.state if row.state != 'waiting' else ''}")
-            state.stylize(_COLOURS.get(row.state, "dim"))
+            state = Text(marked(row.label), style=_COLOURS.get(row.label, "dim"))
             table.add_row(label, state, time_text, Text(row.shown(), style="" if row.state == "running" else "dim"))
+        if folded:
+            table.add_row(Text(f"and {folded}", style="dim"), "", "", "")
         return table
 
-    def _shown_rows(self, single: bool) -> list[tuple[str, _Row]]:
+    def _shown_rows(self, single: bool) -> tuple[list[tuple[str, _Row]], str]:
+        """The rows to show, and the cells in each state for which the terminal has no room, the least urgent ones."""
         if single:
-            return [(stage, self._rows[self._cells[0], stage]) for stage in self._stages]
+            return [(stage, self._rows[self._cells[0], stage]) for stage in self._stages], ""
         shown = []
         for cell in self._cells:
             rows = [(stage, self._rows[cell, stage]) for stage in self._stages]
@@ -235,7 +284,12 @@ class LiveBoard:
                 next(((s, r) for s, r in reversed(rows) if r.state != "waiting"), rows[0]),
             )
             shown.append((f"{cell}  {stage}", row))
-        return shown
+        room = max(self._console.height - _FRAME_LINES, 1)
+        if len(shown) <= room:
+            return shown, ""
+        shown.sort(key=lambda labelled: _URGENCY.index(labelled[1].state))
+        states = Counter(row.state for _, row in shown[room:])
+        return shown[:room], ", ".join(f"{count} more {state}" for state, count in states.items())
 
 
 def board(cells: Sequence[str], stages: Sequence[str]) -> PlainBoard | LiveBoard:

@@ -42,7 +42,7 @@ def run_cells(
     results = [_blocked(plan) for plan in plans if plan.blocked]
     ready = [plan for plan in plans if not plan.blocked]
     if all(plan.idle for plan in ready):
-        results += [summary.unchanged(plan, project.ledger) for plan in ready]
+        results += [summary.unchanged(plan, project.ledger, project.workspace) for plan in ready]
     else:
         results += _release(project, ready, stages, wanted, ports, arguments)
     return results

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from flagrelease.run.project import Options
 
 
+STATES = ("running", "red", "inconclusive", "interrupted", "blocked", "partial", "new", "released", "excluded")
+"""The states of a cell, in the order in which `status` shows them: first those that need somebody."""
+PLAN_STATES = ("run", "blocked", "unchanged", "excluded")
+"""What a plan does with a cell, in the order in which `plan` shows it."""
+
+
 def options(arguments: argparse.Namespace) -> Options:
     """The options that are common to all verbs, from the parsed command line."""
     from flagrelease.run.project import Options  # `--help` starts without the matrix and the stages

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from flagrelease.cli.display import MARKS, amount, spell
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.display import amount, shown_state, spell
+from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell
-from flagrelease.contract.results import IMAGE, PUBLISH
-from flagrelease.errors import FlagreleaseError
+from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED
+from flagrelease.errors import FlagreleaseError, Inconclusive
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import CellPlan
 from flagrelease.store.ledger import Failure, Ledger, Spent
+from flagrelease.store.workspace import Workspace
 
 _TOTAL = "total"
 _REASON_WIDTH = 90
@@ -27,7 +28,7 @@ class CellResult:
     cell: str
     """CHIP/MODEL."""
     state: str
-    """released, partial, red, unchanged, busy or blocked."""
+    """released, partial, red, inconclusive, unchanged, busy or blocked."""
     stage: str
     """The stage at which the cell stopped, or its last one."""
     reason: str
@@ -38,6 +39,14 @@ class CellResult:
     """The digest of the cell's image; empty if it has none."""
     outcomes: tuple[Outcome, ...] = ()
     failure: Failure | None = None
+    image: str = ""
+    """REPOSITORY@DIGEST; empty if the cell has no image."""
+    tags: tuple[str, ...] = ()
+    """REPOSITORY:TAG of the published image."""
+    verdict: str = ""
+    """The worst verdict of the gates that ran; empty if none did."""
+    folder: str = ""
+    """The folder of the release or of the draft of its card; empty if there is none."""
 
 
 def finished(run: CellRun, seconds: float) -> CellResult:
@@ -45,44 +54,77 @@ def finished(run: CellRun, seconds: float) -> CellResult:
     red = next((outcome for outcome in run.outcomes if outcome.red), None)
     last = red or run.outcomes[-1]
     done = [outcome for outcome in run.outcomes if outcome.status in ("done", "reused")]
+    image, publish, root = run.result(IMAGE), run.result(PUBLISH), run.session.workspace.root
+    draft = run.session.workspace.drafts / run.cell.id
+    drafted = red is not None and red.stage == PUBLISH.stage and draft.is_dir()
     return CellResult(
         cell=run.cell.id,
-        state="released" if red is None and done and done[-1].stage == PUBLISH.stage else "red" if red else "partial",
+        state=_state(red, done),
         stage=last.stage,
-        reason=last.reason,
+        reason=_without(run.cell.id, last.reason),
         code=red.error.code if red and red.error else 1 if red else 0,
         seconds=seconds,
-        digest=run.image_digest(),
+        digest=image.digest if image is not None else "",
         outcomes=tuple(run.outcomes),
         failure=red.error if red else None,
+        image=image.reference if image is not None else "",
+        tags=publish.tags if publish is not None else (),
+        verdict=_worst({outcome.stage: outcome.verdict for outcome in run.outcomes}.values()),
+        folder=str(root / publish.folder) if publish is not None else str(draft) if drafted else "",
     )
 
 
-def unchanged(plan: CellPlan, ledger: Ledger) -> CellResult:
+def _state(red: Outcome | None, done: Sequence[Outcome]) -> str:
+    if red is not None:
+        return "inconclusive" if red.error is not None and red.error.code == Inconclusive.exit_code else "red"
+    return "released" if done and done[-1].stage == PUBLISH.stage else "partial"
+
+
+def _worst(verdicts: Iterable[str]) -> str:
+    return next((worst for worst in ("FAIL", "INCONCLUSIVE", "PASS") if worst in set(verdicts)), "")
+
+
+def _without(cell: str, text: str) -> str:
+    """`text` without the cell's name at its beginning, which is printed in front of it."""
+    return text.removeprefix(f"{cell} ")
+
+
+def unchanged(plan: CellPlan, ledger: Ledger, workspace: Workspace) -> CellResult:
     """The result of a cell in which every stage was up to date."""
     reused = [step for step in plan.steps if step.action == "reuse"]
+    entries = {step.stage: step.entry for step in reused}
     count = f"{len(reused)} stage{'s' * (len(reused) != 1)}"
-    image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage))
+    image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage)) if reused else None
+    publish = PUBLISH.of(entries.get(PUBLISH.stage))
+    gates = [ACCURACY.of(entries.get(ACCURACY.stage)), SPEED.of(entries.get(SPEED.stage))]
     since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
     return CellResult(
         cell=plan.cell.id,
         state="unchanged",
         stage=reused[-1].stage if reused else "",
-        reason=f"nothing to do: {count} unchanged since {since}" if reused else "nothing was selected",
+        reason=f"nothing to do: {count} unchanged since {since}" if reused else _nothing_selected(plan),
         code=0,
         seconds=0.0,
-        digest=image.digest if image is not None and reused else "",
+        digest=image.digest if image is not None else "",
+        image=image.reference if image is not None else "",
+        tags=publish.tags if publish is not None else (),
+        verdict=_worst(gate.verdict for gate in gates if gate is not None),
+        folder=str(workspace.root / publish.folder) if publish is not None else "",
     )
+
+
+def _nothing_selected(plan: CellPlan) -> str:
+    return "nothing was selected: " + "; ".join(f"{step.stage}: {step.reason}" for step in plan.steps)
 
 
 def refused(cell: Cell, error: FlagreleaseError) -> CellResult:
     """The result of a cell that could not be started."""
     failure = Failure(kind=type(error).__name__, code=error.exit_code, what=error.what, why=error.why, hint=error.hint)
     state = "busy" if error.exit_code == 75 else "blocked"
+    reason = error.why or _without(cell.id, error.what)
     return CellResult(
-        cell=cell.id, state=state, stage="", reason=error.why or error.what, code=error.exit_code, seconds=0.0,
-        failure=failure,
-    )  # fmt: skip
+        cell=cell.id, state=state, stage="", reason=reason, code=error.exit_code, seconds=0.0, failure=failure
+    )
 
 
 def as_error(result: CellResult) -> FlagreleaseError:
@@ -91,19 +133,21 @@ def as_error(result: CellResult) -> FlagreleaseError:
     if failure is None:
         return FlagreleaseError(f"{result.cell}: {result.reason}")
     where = f"{result.cell} {result.stage}".strip()
+    what = failure.what if failure.what.startswith(result.cell) else f"{where}: {failure.what}"
     hint = failure.hint or f"`flagrelease explain {result.cell}` shows all details"
-    return FlagreleaseError(f"{where}: {failure.what}", why=failure.why, hint=hint, detail=failure.detail)
+    return FlagreleaseError(what, why=failure.why, hint=hint, detail=failure.detail)
 
 
 def text(results: Sequence[CellResult], excluded: Sequence[Cell]) -> str:
     """The tables that `run` prints at its end."""
     parts = [_stages(result) for result in results if result.outcomes]
     rows = [
-        [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[:19], _short(r.reason)]
+        [r.cell, r.state, r.stage, spell(r.seconds) if r.seconds else "", r.digest[7:19], _short(r.reason)]
         for r in results
     ]
     rows += [[cell.id, "excluded", "", "", "", cell.excluded] for cell in excluded]
-    parts.append(aligned(["cell", "state", "stage", "time", "digest", "reason"], rows, right=[3]))
+    heading = ["cell", "state", "stage", "time", "digest", "reason"]
+    parts.append(aligned(heading, rows, right=[3], width=terminal_width()))
     return "\n\n".join(parts)
 
 
@@ -114,7 +158,7 @@ def _stages(result: CellResult) -> str:
         rows.append(
             [
                 outcome.stage,
-                f"{MARKS[outcome.status]} {outcome.status}",
+                shown_state(outcome),
                 spell(outcome.spent.seconds) if ran else "",
                 amount(outcome.spent.moved, "B") if outcome.spent.moved else "",
                 _short(outcome.reason),
@@ -122,7 +166,7 @@ def _stages(result: CellResult) -> str:
         )
     total = _sum([outcome.spent for outcome in result.outcomes])
     rows.append([_TOTAL, "", spell(result.seconds), amount(total.moved, "B") if total.moved else "", ""])
-    return aligned([result.cell, "state", "time", "moved", "result"], rows, right=[2, 3])
+    return aligned([result.cell, "state", "time", "moved", "result"], rows, right=[2, 3], width=terminal_width())
 
 
 def _short(reason: str) -> str:
@@ -151,11 +195,17 @@ def as_json(results: Sequence[CellResult], excluded: Sequence[Cell], code: int) 
                 "exit_code": result.code,
                 "seconds": round(result.seconds, 3),
                 "digest": result.digest,
+                "image": result.image,
+                "tags": list(result.tags),
+                "verdict": result.verdict,
+                "folder": result.folder,
+                "error": None if result.failure is None else asdict(result.failure),
                 "stages": [
                     {
                         "stage": o.stage,
                         "state": o.status,
                         "reason": o.reason,
+                        "verdict": o.verdict,
                         "seconds": round(o.spent.seconds, 3),
                         "outside_seconds": round(o.spent.outside, 3),
                         "bytes_moved": o.spent.moved,

@@ -13,9 +13,9 @@ import msgspec
 
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Context, Look, Ports, T
-from flagrelease.contract.handles import Done, Finished, StageResult, Withholding
+from flagrelease.contract.handles import Done, Finished, Judged, R, ResultOf, StageResult, Withholding
 from flagrelease.contract.job import Job
-from flagrelease.contract.results import IMAGE, Attribution
+from flagrelease.contract.results import Attribution
 from flagrelease.contract.server_pool import ServerPool
 from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import FlagreleaseError, Interrupted
@@ -175,10 +175,9 @@ class CellRun:
         """The stage, or the remedy, with this name."""
         return next(stage for stage in self.session.known if stage.name == name)
 
-    def image_digest(self) -> str:
-        """The digest of the cell's image; empty until it is built."""
-        image = self._finished.get(IMAGE)
-        return image.digest if image is not None else ""
+    def result(self, handle: ResultOf[R]) -> R | None:
+        """The result of a stage of this run; None until it has finished."""
+        return self._finished.get(handle)
 
     @property
     def _finished(self) -> Finished:
@@ -205,7 +204,9 @@ class CellRun:
             return Outcome(cell=self.cell.id, stage=stage.name, status="skipped", reason=step.reason)
         if step.action == "reuse" and step.entry is not None:
             self._keep(stage, step.entry, self._keys[stage.name].kept)
-            return Outcome(cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason)
+            return Outcome(
+                cell=self.cell.id, stage=stage.name, status="reused", reason=step.reason, verdict=self._verdict(stage)
+            )
         return self._run(stage, step)
 
     def _run(self, stage: AnyStage, step: Step) -> Outcome:
@@ -246,7 +247,13 @@ class CellRun:
             status="skipped" if isinstance(result, Withholding) and result.withheld else "done",
             reason=result.summary,
             spent=entry.spent or spent(),
+            verdict=self._verdict(stage),
         )
+
+    def _verdict(self, stage: AnyStage) -> str:
+        """The verdict of a finished gate; empty for other stages."""
+        result = self._done[stage.name].result
+        return result.verdict if isinstance(result, Judged) else ""
 
     def _hold_host(self, stack: ExitStack, stage: AnyStage) -> None:
         """Hold the host's lock for the stage, or, with colocated servers, for as long as these may run."""

@@ -22,6 +22,8 @@ class Outcome:
     reason: str
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
     error: Failure | None = None
+    verdict: str = ""
+    """PASS, FAIL or INCONCLUSIVE; empty for a stage that judges nothing."""
 
     @property
     def red(self) -> bool:

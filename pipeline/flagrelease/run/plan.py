@@ -97,15 +97,22 @@ def plan_cell(job: Job, stages: tuple[AnyStage, ...], known: Known, wanted: Choi
         return CellPlan(cell=job.cell, steps=tuple(Step(stage=s.name, action="skip", reason=reason) for s in stages))
     try:
         stage_keys = keys(job, stages, known)
-    except FlagreleaseError:
-        problems = _problems(job, stages)
-        hints = set(problems.values())
-        needed = [hint for hint in dict.fromkeys(problems.values()) if not any(hint in more for more in hints - {hint})]
-        return blocked(job.cell, [stage.name for stage in stages], "; ".join(problems), "; ".join(needed))
+    except FlagreleaseError as error:
+        return unplannable(job, stages) or blocked(job.cell, [s.name for s in stages], error.line(), error.hint)
     steps: dict[str, Step] = {}
     for stage in stages:
         steps[stage.name] = decide(job, stage, stage_keys[stage.name], steps, known, wanted)
     return CellPlan(cell=job.cell, steps=tuple(steps.values()))
+
+
+def unplannable(job: Job, stages: Sequence[AnyStage]) -> CellPlan | None:
+    """The plan of a cell that lacks inputs, such as entries of matrix.lock; None if it has them. Computes no key."""
+    problems = _problems(job, stages)
+    if not problems:
+        return None
+    hints = set(problems.values())
+    needed = [hint for hint in dict.fromkeys(problems.values()) if not any(hint in more for more in hints - {hint})]
+    return blocked(job.cell, [stage.name for stage in stages], "; ".join(problems), "; ".join(needed))
 
 
 def blocked(cell: Cell, stages: Iterable[str], why: str, hint: str) -> CellPlan:

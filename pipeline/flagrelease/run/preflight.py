@@ -10,7 +10,7 @@ from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.contract.context import Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation.datasets import promised_digest
-from flagrelease.run.plan import CellPlan, blocked
+from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
 from flagrelease.run.project import Project, impatient_registry
 from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
@@ -70,6 +70,16 @@ def checked(plan: CellPlan, project: Project) -> CellPlan:
     except FlagreleaseError as error:
         return blocked(plan.cell, [step.stage for step in plan.steps], error.line(), error.hint)
     return plan
+
+
+def refusal(cell: Cell, project: Project) -> CellPlan | None:
+    """The plan of a cell that has never run, if `run` would refuse it; None if it would run."""
+    job = project.job(cell)
+    if (lacking := unplannable(job, STAGES)) is not None:
+        return lacking
+    steps = tuple(Step(stage=s.name, action="run", reason="never run") for s in STAGES if not s.skip(job))
+    plan = checked(CellPlan(cell=cell, steps=steps), project)
+    return plan if plan.blocked else None
 
 
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:

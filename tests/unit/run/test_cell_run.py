@@ -8,18 +8,25 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from flagrelease.cli import summary
 from flagrelease.cli.display import LiveBoard, PlainBoard, amount, spell
+from flagrelease.cli.summary import CellResult
+from flagrelease.contract import results
+from flagrelease.contract.handles import Done
 from flagrelease.errors import Busy
 from flagrelease.ports.progress import Count
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.interrupt import Workers, run_stoppable
+from flagrelease.run.outcome import Outcome
 from flagrelease.store import locks
+from flagrelease.store.evidence import Evidence
 from support import toys
 
 
@@ -43,10 +50,53 @@ def test_a_red_stage_blocks_only_its_own_cell(tmp_path: Path, monkeypatch: pytes
     assert result.reason == "the toy broke: it was told to"
     error = summary.as_error(result)
     assert (error.what, error.hint) == ("cpu/tiny second: the toy broke", "tell it otherwise")
+    (cell,) = summary.as_json([result], [], 4)["cells"]
+    assert cell["error"] == {
+        "kind": "SmokeFailed",
+        "code": 4,
+        "what": "the toy broke",
+        "why": "it was told to",
+        "hint": "tell it otherwise",
+        "detail": "line 1\nline 2",
+    }
+    assert (cell["image"], cell["tags"], cell["verdict"], cell["folder"]) == ("", [], "", "")
     monkeypatch.delenv("TOY_TINY")
     again = toys.run_cells(tmp_path, "cpu/tiny")
     InlineExecutor().execute(again)
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
+
+
+def test_the_json_of_a_release_names_what_was_made(tmp_path: Path) -> None:
+    run = CellRun(toys.session(tmp_path), toys.jobs(tmp_path)["cpu/tiny"])
+    image = results.Image(
+        repository="localhost:5000/x/tiny", digest="sha256:ab", image_id="", base="", base_id="", size=1,
+        pushed_bytes=0, labels={}, versions={}, remarks=(),
+    )  # fmt: skip
+    record = Evidence("release.json", "0" * 64, 1)
+    tags = ("localhost:5000/x/tiny:1",)
+    publish = results.Publish(digest="sha256:ab", tags=tags, folder="releases/cpu/tiny/1", record=record)
+    run._done = {
+        name: Done(stage=name, key="k", result=made) for name, made in (("image", image), ("publish", publish))
+    }
+    run.outcomes = [
+        Outcome(cell="cpu/tiny", stage="accuracy", status="done", reason="", verdict="PASS"),
+        Outcome(cell="cpu/tiny", stage="speed", status="reused", reason="", verdict="INCONCLUSIVE"),
+        Outcome(cell="cpu/tiny", stage="publish", status="done", reason=""),
+    ]
+    (cell,) = summary.as_json([summary.finished(run, 1.0)], [], 0)["cells"]
+    assert cell["image"] == "localhost:5000/x/tiny@sha256:ab"
+    assert cell["tags"] == list(tags)
+    assert cell["verdict"] == "INCONCLUSIVE", "the worst one"
+    assert cell["folder"] == str(tmp_path / "releases/cpu/tiny/1")
+    assert cell["error"] is None
+    assert [stage["verdict"] for stage in cell["stages"]] == ["PASS", "INCONCLUSIVE", ""]
+
+
+def test_a_cell_is_named_once_in_an_error(tmp_path: Path) -> None:
+    cell = toys.jobs(tmp_path)["cpu/tiny"].cell
+    result = summary.refused(cell, Busy("cpu/tiny is busy"))
+    assert summary.as_error(result).what == "cpu/tiny is busy"
+    assert result.reason == "is busy"
 
 
 def test_an_unexpected_exception_is_reported_as_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +171,61 @@ def test_plain_lines_show_the_progress(tmp_path: Path) -> None:
     stream = io.StringIO()
     shared = toys.session(tmp_path, board=PlainBoard(stream))
     InlineExecutor().execute([CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])])
-    lines = stream.getvalue().splitlines()
+    stamped = [line.partition("Z  ") for line in stream.getvalue().splitlines()]
+    assert all(datetime.fromisoformat(stamp) for stamp, _, _ in stamped), "a log has times"
+    lines = [line for _, _, line in stamped]
     assert lines[0] == "cpu/tiny  first     making one"
     assert lines[-1].startswith("cpu/tiny  third     ✓ done")
+
+
+def test_a_silent_stage_gets_a_line_a_minute(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    with PlainBoard(stream, beat_seconds=0.02) as board:
+        board.begin("cpu/tiny", "first", "asking")
+        board.begin("cpu/tiny", "second", "waiting")
+        board.settle(Outcome(cell="cpu/tiny", stage="second", status="done", reason="two"))
+        time.sleep(0.2)
+    lines = stream.getvalue().splitlines()
+    beats = [line.partition("Z  ")[2] for line in lines if "running for" in line]
+    assert len(beats) > 1
+    assert {beat.split()[1] for beat in beats} == {"first"}, "a stage that has ended is silent"
+    assert beats[0].startswith("cpu/tiny  first     running for 0.0 s: asking")
+    shown = len(stream.getvalue())
+    time.sleep(0.1)
+    assert len(stream.getvalue()) == shown, "nothing after the end"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "shown"), [("FAIL", "✗ FAIL"), ("INCONCLUSIVE", "? INCONCLUSIVE"), ("PASS", "✓ done")]
+)
+def test_a_stage_is_green_only_with_a_pass(verdict: str, shown: str) -> None:
+    outcome = Outcome(cell="cpu/tiny", stage="speed", status="done", reason="x", verdict=verdict)
+    stream = io.StringIO()
+    PlainBoard(stream).settle(outcome)
+    assert f"speed     {shown}" in stream.getvalue()
+    result = CellResult(cell="cpu/tiny", state="red", stage="", reason="", code=4, seconds=0, outcomes=(outcome,))
+    assert shown in summary.text([result], [])
+    board = LiveBoard(["cpu/tiny"], ["speed"])
+    board.settle(outcome)
+    (cell,) = board._table().columns[1].cells
+    assert isinstance(cell, Text)
+    assert (cell.plain, str(cell.style)) == (
+        shown,
+        {"FAIL": "bold red", "INCONCLUSIVE": "yellow"}.get(verdict, "green"),
+    )
+
+
+def test_a_small_terminal_shows_what_runs_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "6")
+    board = LiveBoard([f"cpu/m{n}" for n in range(40)], ["first"])
+    board.begin("cpu/m34", "first", "asking")
+    board.settle(Outcome(cell="cpu/m37", stage="first", status="failed", reason="broke"))
+    rows, folded = board._shown_rows(single=False)
+    assert [label for label, _ in rows] == ["cpu/m34  first", "cpu/m37  first", "cpu/m0  first"]
+    assert folded == "37 more waiting"
+    assert board._table().row_count == 4
+    assert board._table().width == 57, "the echo of Ctrl-C must not wrap"
 
 
 def test_the_table_shows_counts_rates_and_the_time_left() -> None:

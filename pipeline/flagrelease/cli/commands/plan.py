@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from flagrelease.cli.shared import options
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.shared import PLAN_STATES, options
+from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import select
 from flagrelease.run.plan import CellPlan, as_json, choice
 from flagrelease.run.preflight import checked
@@ -31,20 +31,49 @@ def main(arguments: argparse.Namespace) -> int:
             print(power.table(jobs, pace))
         return 0
     plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
-    print(json.dumps(as_json(plans), indent=2, ensure_ascii=False) if arguments.json else table(plans))
+    if states := getattr(arguments, "state", ()):
+        plans = [plan for plan in plans if _state(plan) in states]
+    plans.sort(key=lambda plan: PLAN_STATES.index(_state(plan)))
+    if arguments.json:
+        print(json.dumps(as_json(plans), indent=2, ensure_ascii=False))
+    else:
+        print(table(plans, terminal_width()))
     return 0
 
 
-def table(plans: Sequence[CellPlan]) -> str:
-    """One row per stage; a single row for a cell that is excluded or blocked."""
+def table(plans: Sequence[CellPlan], width: int | None = None) -> str:
+    """One row per stage of a cell that would run, one row for each other cell, and the number of cells by state."""
+    if not plans:
+        return "no cell in this state"
     rows = []
     for plan in plans:
-        if plan.cell.excluded:
-            rows.append([plan.cell.id, "", "skip", f"excluded: {plan.cell.excluded}"])
-            continue
-        if plan.blocked:
-            rows.append([plan.cell.id, "", "blocked", "; ".join(filter(None, (plan.blocked, plan.hint)))])
+        if _state(plan) != "run":
+            rows.append([plan.cell.id, "", _ACTIONS[_state(plan)], _why(plan)])
             continue
         for number, step in enumerate(plan.steps):
             rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
-    return aligned(["cell", "stage", "action", "reason"], rows)
+    count = f"{len(plans)} cell{'s' * (len(plans) != 1)}: {counts(map(_state, plans), PLAN_STATES)}"
+    return f"{aligned(['cell', 'stage', 'action', 'reason'], rows, width=width)}\n\n{count}"
+
+
+_ACTIONS = {"blocked": "blocked", "unchanged": "reuse", "excluded": "skip"}
+
+
+def _state(plan: CellPlan) -> str:
+    """One of PLAN_STATES."""
+    if plan.cell.excluded:
+        return "excluded"
+    return "blocked" if plan.blocked else "unchanged" if plan.idle else "run"
+
+
+def _why(plan: CellPlan) -> str:
+    """Why no stage of the cell would run."""
+    if plan.cell.excluded:
+        return f"excluded: {plan.cell.excluded}"
+    if plan.blocked:
+        return "; ".join(filter(None, (plan.blocked, plan.hint)))
+    reused = [step for step in plan.steps if step.action == "reuse"]
+    reasons = {step.reason for step in reused}
+    same = reasons.pop() if len(reasons) == 1 else "nothing would run; `flagrelease explain` shows each stage"
+    count = f"all {len(reused)} stages" if len(reused) > 1 else "its stage"
+    return f"{count}: {same}" if reused else "none of its stages was selected"

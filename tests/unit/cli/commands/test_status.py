@@ -1,0 +1,65 @@
+"""`status` and `plan`: what needs somebody first, with the numbers of all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flagrelease.cli import app
+from flagrelease.cli.shared import STATES
+from flagrelease.store.ledger import Entry, Failure, Ledger
+from flagrelease.store.workspace import Workspace
+
+ROOT = Path(__file__).parents[4]
+CELL = "cpu/smollm2-135m"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("matrix.yaml", "matrix.lock"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def failed(here: Path, code: int) -> None:
+    error = Failure(kind="X", code=code, what=f"{CELL} is not published")
+    entry = Entry(at="2026", run="r", cell=CELL, stage="publish", state="failed", key="k", process="1@b", error=error)
+    Ledger(Workspace(here / ".flagrelease").ledger).append(entry)
+
+
+def test_the_cells_that_need_somebody_come_first(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed(here, 4)
+    assert app.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split(maxsplit=5)[:4] == [CELL, "red", "publish", "2026"]
+    assert lines[1].endswith("is not published"), "the cell is named once"
+    assert lines[-1] == "6 cells: 1 red, 3 blocked, 2 excluded"
+    states = [line.split()[1] for line in lines[1:-2]]
+    assert states == sorted(states, key=STATES.index)
+    assert app.main(["plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(CELL)
+    assert lines[-1] == "6 cells: 1 run, 3 blocked, 2 excluded"
+    assert lines[-3].startswith("metax/smollm2-135m"), "excluded cells come last"
+
+
+def test_a_state_selects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed(here, 5)
+    assert app.main(["status", "--state", "inconclusive", "--json"]) == 0
+    assert [cell["cell"] for cell in json.loads(capsys.readouterr().out)["cells"]] == [CELL]
+    assert app.main(["status", "--state", "red"]) == 0
+    assert capsys.readouterr().out == "no cell in this state\n"
+    assert app.main(["plan", "--state", "blocked", "--state", "run", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 4
+    assert app.main(["plan", "--state", "unchanged"]) == 0
+    assert capsys.readouterr().out == "no cell in this state\n"
+    assert app.main(["status", "--state", "read"]) == 2
+
+
+def test_a_cell_that_would_be_refused_is_blocked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "matrix.lock").unlink()
+    assert app.main(["status", CELL, "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["state"] == "blocked"
+    assert "is not locked" in cell["reason"]
