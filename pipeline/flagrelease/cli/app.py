@@ -204,7 +204,8 @@ def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser
         action="append",
         default=[],
         metavar="[BENCHMARK=]FRACTION",
-        help="non-inferiority margin, such as mmlu=0.01 for 1 percentage point; repeatable",
+        help="non-inferiority margin, such as mmlu=0.01 for 1 percentage point; repeatable; default: the one recorded "
+        "with the answers, else the usual one of the benchmark",
     )
     baseline.add_argument("action", choices=("list", "import"))
     baseline.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from flagrelease.errors import ComparisonRefused, ConfigError
 from flagrelease.store.digests import file_sha256
 from flagrelease.verdict import rule, wording
 from flagrelease.verdict.fixed_sample import compare
+from flagrelease.verdict.recorded import margins_of, recorded_with
 from flagrelease.verdict.samples import CONDITIONS, SAMPLES, Conditions, Sample, read_conditions, read_samples
 from flagrelease.verdict.types import BenchmarkVerdict, Comparison, Verdict
 
@@ -50,12 +51,15 @@ class Answers:
     """The answers."""
     conditions: Conditions | None
     """The conditions under which they were given; None if not recorded."""
+    margins: Mapping[str, float] = field(default_factory=dict)
+    """The non-inferiority margins recorded with them, by benchmark."""
 
 
 def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) -> tuple[str, int]:
     """The text to print and the exit code: 0 PASS, 4 FAIL, 5 INCONCLUSIVE. Raises ComparisonRefused.
 
-    A is the baseline. `margins` are by benchmark, with the default under "*".
+    A is the baseline. `margins` are by benchmark, with the default under "*"; a benchmark without one is judged by the
+    margin recorded with the answers.
     """
     # Hundreds of thousands of objects without reference cycles; the process exits right after.
     gc.disable()
@@ -68,8 +72,17 @@ def compare_main(a: Path, b: Path, margins: Mapping[str, float], as_json: bool) 
         result = _judge(baseline, candidate, names, margins)
     finally:
         gc.enable()
-    text = render_json(result) if as_json else render_table(result, unknown_conditions=_unrecorded(baseline, candidate))
+    if as_json:
+        return render_json(result), EXIT_CODES[result.verdict]
+    assumed = [name for name in names if _assumed(name, margins, baseline, candidate)]
+    text = render_table(result, unknown_conditions=_unrecorded(baseline, candidate), assumed_margins=assumed)
     return text, EXIT_CODES[result.verdict]
+
+
+def _assumed(benchmark: str, margins: Mapping[str, float], *sides: Answers) -> bool:
+    """Whether the benchmark's margin is neither given nor recorded."""
+    recorded = any(benchmark in side.margins or benchmark in _designs(side) for side in sides)
+    return not recorded and not margins.keys() & {benchmark, ANY}
 
 
 def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins: Mapping[str, float]) -> Comparison:
@@ -95,7 +108,8 @@ def _judge(baseline: Answers, candidate: Answers, names: Iterable[str], margins:
                 fixed[1] += after
     judged: Mapping[str, BenchmarkVerdict] = {}
     if any(fixed) or not sequential:
-        chosen = {name: default_margin(name) if margin is None else margin for name, margin in given.items()}
+        known = {**baseline.margins, **candidate.margins}
+        chosen = {name: known.get(name, default_margin(name)) if m is None else m for name, m in given.items()}
         judged = compare(
             *fixed,
             margins=chosen,
@@ -164,7 +178,8 @@ def load(path: Path) -> Answers:
 
 
 def _in_file(samples: Path) -> Answers:
-    return Answers(samples, read_samples(samples), read_conditions(samples.parent / CONDITIONS))
+    recorded = recorded_with(samples)
+    return Answers(samples, read_samples(samples), recorded.conditions, recorded.margins)
 
 
 def in_record(record: Path, name: str = SAMPLES) -> Answers:
@@ -173,7 +188,8 @@ def in_record(record: Path, name: str = SAMPLES) -> Answers:
     Raises ComparisonRefused.
     """
     try:
-        named = list(_evidence(json.loads(record.read_text(encoding="utf-8"))))
+        content = json.loads(record.read_text(encoding="utf-8"))
+        named = list(_evidence(content))
     except (OSError, ValueError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
     digests = {Path(str(file["name"])).name: str(file["sha256"]) for file in named}
@@ -188,7 +204,8 @@ def in_record(record: Path, name: str = SAMPLES) -> Answers:
             hint="copy the complete release folder, not only the record",
         )
     conditions = _by_digest(folder, CONDITIONS, digests.get(CONDITIONS, ""))
-    return Answers(samples, read_samples(samples), read_conditions(conditions) if conditions else None)
+    recorded = read_conditions(conditions) if conditions else None
+    return Answers(samples, read_samples(samples), recorded, margins_of(content))
 
 
 def _evidence(content: Any) -> Iterable[dict[str, Any]]:
@@ -264,7 +281,9 @@ def render_json(result: Comparison) -> str:
     return json.dumps({"verdict": str(result.verdict), "benchmarks": benchmarks}, indent=2, allow_nan=False)
 
 
-def render_table(result: Comparison, *, unknown_conditions: Sequence[Path] = ()) -> str:
+def render_table(
+    result: Comparison, *, unknown_conditions: Sequence[Path] = (), assumed_margins: Sequence[str] = ()
+) -> str:
     """The comparison as an aligned table, followed by reasons, remarks and the verdict."""
     head = (
         "benchmark",
@@ -285,6 +304,7 @@ def render_table(result: Comparison, *, unknown_conditions: Sequence[Path] = ())
     for judged in result.benchmarks.values():
         lines += [f"{judged.benchmark}: {text}" for text in (judged.reason, *judged.remarks)]
     lines += [f"{path}: data and sampling are not verified, {CONDITIONS} is missing" for path in unknown_conditions]
+    lines += [f"{name}: the margin is the usual one; --margin {name}=FRACTION sets another" for name in assumed_margins]
     return "\n".join((*lines, "", str(result.verdict)))
 
 
