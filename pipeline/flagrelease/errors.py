@@ -34,6 +34,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "REPORT",
     "Busy",
     "CommandFailed",
     "ComparisonRefused",
@@ -57,6 +58,7 @@ __all__ = [
     "RegistryUnavailable",
     "SmokeFailed",
     "UpstreamRefused",
+    "crash_report",
     "did_you_mean",
     "worst",
 ]
@@ -184,6 +186,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"known: {', '.join(names)}" if names else "nothing is defined there"
+
+
+REPORT = "this is a bug in flagrelease: report it with all lines above, in which known secrets are replaced"
+"""The hint of an unexpected error."""
+
+
+def crash_report(error: BaseException) -> str:
+    """What a report of a defect needs: versions, the command and the traceback. It is redacted where it is shown."""
+    import platform  # slow to import, and needed for defects only
+    import shlex
+    import sys
+    import traceback
+
+    from flagrelease import __version__
+
+    versions = f"flagrelease {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    command = shlex.join(["flagrelease", *sys.argv[1:]])
+    return f"{versions}\n{command}\n{''.join(traceback.format_exception(error))}"
 
 
 # Least severe first. 4 and 5 are verdicts on the product: any error that prevented a verdict outranks them.

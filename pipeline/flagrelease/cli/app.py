@@ -14,7 +14,15 @@ from pathlib import Path
 
 from flagrelease import __version__
 from flagrelease.cli.shared import PLAN_STATES, STATES, show_error
-from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, Interrupted, did_you_mean
+from flagrelease.errors import (
+    REPORT,
+    ConfigError,
+    EnvironmentFault,
+    FlagreleaseError,
+    Interrupted,
+    crash_report,
+    did_you_mean,
+)
 
 _EXIT_CODES = """\
 exit codes:
@@ -44,6 +52,7 @@ VERBS = (
     ("fetch", "download everything that cells need, for a host without network access"),
     ("status", "show the state of every cell"),
     ("explain", "explain the state of a cell, stage by stage"),
+    ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
     ("compare", "compare two answer sets without running anything"),
     ("baseline", "list the stored baseline evaluations, or import one"),
@@ -51,7 +60,10 @@ VERBS = (
     ("lock", "pin everything that can change upstream, and show the difference"),
     ("doctor", "check whether this machine can run a release, and say what to fix"),
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
+    ("completion", "print a completion script for a shell"),
 )
+_WITHOUT_PROJECT = ("init", "compare", "completion")
+_WITHOUT_JSON = ("init", "completion")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,9 +99,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     made = {name: verbs.add_parser(name, help=text, description=text, allow_abbrev=False) for name, text in VERBS}
     for name, verb in made.items():
-        if name not in ("init", "compare"):
+        if name not in _WITHOUT_PROJECT:
             _common(verb)
-        if name != "init":
+        if name not in _WITHOUT_JSON:
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
     for name in ("run", "plan", "tune", "fetch", "status", "lock"):
         _selection(made[name])
@@ -131,13 +143,20 @@ def parser() -> argparse.ArgumentParser:
     )
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
-    for name in ("explain", "card"):
+    for name in ("explain", "card", "history"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
+    _history(made["history"])
     _keep(made["keep"])
     made["card"].add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
     )
-    made["init"].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
+    for name in ("init", "completion"):
+        made[name].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
+    made["completion"].add_argument(
+        "shell",
+        choices=("bash", "zsh", "fish", "cells"),
+        help="the shell; `cells` prints the cells of the matrix, which the scripts complete",
+    )
     return top
 
 
@@ -187,6 +206,17 @@ def _tuning(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--again", action="store_true", help="tune again even if nothing has changed")
 
 
+def _history(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--stage", action="append", default=[], metavar="STAGE", help="only this stage; repeatable")
+    verb.add_argument("--last", type=_number, metavar="N", help="only the newest N attempts")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
 def _keep(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("cell", metavar="CHIP/MODEL")
     verb.add_argument("stage", metavar="STAGE", help="a stage that has a result and would run again")
@@ -225,6 +255,18 @@ def _engine(text: str) -> str:
     return text
 
 
+def _open_closed_streams() -> None:
+    """Open closed standard streams (`>&-`): the next file would get their descriptors, and programs write into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False, encoding="utf-8", errors="replace"))  # noqa: SIM115
+
+
 @contextmanager
 def _output() -> Iterator[None]:
     """Write all output before the end, whatever characters the terminal knows. Raises EnvironmentFault if standard
@@ -247,6 +289,7 @@ def _output() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    _open_closed_streams()
     try:
         with _output():
             arguments = parser().parse_args(argv)
@@ -263,14 +306,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        import traceback  # slow to import, and needed for defects only
+        from flagrelease.store.files import machine_fault
 
-        show_error(
-            FlagreleaseError(
-                "unexpected error in flagrelease",
-                why=f"{type(error).__name__}: {error}",
-                hint="this is a bug; please report it with the text above",
-                detail=traceback.format_exc(),
-            )
+        fault = machine_fault(error) or FlagreleaseError(
+            "unexpected error in flagrelease",
+            why=f"{type(error).__name__}: {error}",
+            hint=f"{REPORT}, and with the output of `flagrelease doctor --json`",
+            detail=crash_report(error),
         )
-        return FlagreleaseError.exit_code
+        show_error(fault)
+        return fault.exit_code

@@ -205,9 +205,9 @@ class PlainBoard:
                         self._print(f"{cell}  {stage:<9} running for {spell(row.elapsed())}: {row.shown()}")
 
     def _print(self, text: str) -> None:
-        stamp = "" if self.stream.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  "
-        # A closed pipe must not end a release.
-        with suppress(BrokenPipeError):
+        # A closed pipe or a full disk of the log must not end a release.
+        with suppress(OSError, ValueError):
+            stamp = "" if self.stream.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  "
             print(f"{stamp}{text}", file=self.stream, flush=True)
 
 

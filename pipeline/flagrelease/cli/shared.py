@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from flagrelease.errors import FlagreleaseError
@@ -33,11 +34,16 @@ def options(arguments: argparse.Namespace) -> Options:
     )
 
 
+def without_cell(cell: str, text: str) -> str:
+    """`text` without the cell's name at its beginning, which is printed in front of it."""
+    return text.removeprefix(f"{cell} is ").removeprefix(f"{cell} ")
+
+
 def show_error(error: FlagreleaseError) -> None:
-    """Print what failed and why on one line, the detail indented below, and the hint on the last line."""
-    print(f"flagrelease: {redact(error.line())}", file=sys.stderr)
-    if error.detail:
-        for line in redact(error.detail).splitlines():
-            print(f"    {line}", file=sys.stderr)
-    if error.hint:
-        print(f"  → {redact(error.hint)}", file=sys.stderr)
+    """Print what failed and why on one line, the detail indented below, and the hint on the last line. Without a stderr
+    that can be written, the exit code has to do."""
+    lines = [f"flagrelease: {redact(error.line())}"]
+    lines += [f"    {line}" for line in redact(error.detail).splitlines()]
+    lines += [f"  → {redact(error.hint)}"] if error.hint else []
+    with suppress(OSError, ValueError):
+        print("\n".join(lines), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flagrelease.cli.display import amount, shown_state, spell
+from flagrelease.cli.shared import without_cell
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell
 from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED
@@ -61,7 +62,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
         cell=run.cell.id,
         state=_state(red, done),
         stage=last.stage,
-        reason=_without(run.cell.id, last.reason),
+        reason=without_cell(run.cell.id, last.reason),
         code=red.error.code if red and red.error else 1 if red else 0,
         seconds=seconds,
         digest=image.digest if image is not None else "",
@@ -82,11 +83,6 @@ def _state(red: Outcome | None, done: Sequence[Outcome]) -> str:
 
 def _worst(verdicts: Iterable[str]) -> str:
     return next((worst for worst in ("FAIL", "INCONCLUSIVE", "PASS") if worst in set(verdicts)), "")
-
-
-def _without(cell: str, text: str) -> str:
-    """`text` without the cell's name at its beginning, which is printed in front of it."""
-    return text.removeprefix(f"{cell} ")
 
 
 def unchanged(plan: CellPlan, ledger: Ledger, workspace: Workspace) -> CellResult:
@@ -121,7 +117,7 @@ def refused(cell: Cell, error: FlagreleaseError) -> CellResult:
     """The result of a cell that could not be started."""
     failure = Failure(kind=type(error).__name__, code=error.exit_code, what=error.what, why=error.why, hint=error.hint)
     state = "busy" if error.exit_code == 75 else "blocked"
-    reason = error.why or _without(cell.id, error.what)
+    reason = error.why or without_cell(cell.id, error.what)
     return CellResult(
         cell=cell.id, state=state, stage="", reason=reason, code=error.exit_code, seconds=0.0, failure=failure
     )

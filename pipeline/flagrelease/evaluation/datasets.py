@@ -198,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
             why="every file of benchmark data is verified by its sha256",
             hint=f"`python -m flagrelease.evaluation {folder} [PATH=LICENCE …]` writes one for its files",
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error)) from None
     if manifest.version != 1:
         raise ConfigError(f"{path} has version {manifest.version}", hint="this program reads version 1")
@@ -319,7 +319,7 @@ def _rows(suffix: str, raw: bytes, where: str) -> Iterator[Row]:
 def _object(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON", why=str(error)) from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: not a JSON object")
@@ -329,7 +329,7 @@ def _object(line: str, where: str) -> Row:
 def _list(text: str, where: str) -> list[Row]:
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON", why=str(error)) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{where}: not a list of JSON objects")

@@ -46,7 +46,7 @@ def answers_of(path: Path, cell: Cell) -> Answers:
         content = json.loads(record.read_text(encoding="utf-8"))
         own = {"chip": content["chip_name"], "stack": content["stack"]}
         other = {"chip": content["baseline"]["chip"], "stack": content["baseline"]["stack"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=repr(error)) from None
     wanted = {"chip": cell.baseline.chip, "stack": cell.baseline.stack}
     for stack, name in ((own, SAMPLES), (other, f"baseline.{SAMPLES}")):

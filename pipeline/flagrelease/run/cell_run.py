@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -18,7 +17,7 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.results import Attribution
 from flagrelease.contract.server_pool import ServerPool
 from flagrelease.contract.stage import AnyStage, Remedy, keys
-from flagrelease.errors import FlagreleaseError, Interrupted
+from flagrelease.errors import REPORT, FlagreleaseError, Interrupted, crash_report
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
 from flagrelease.run import remedy as remedies
@@ -29,6 +28,7 @@ from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import Choice, Step, decide
 from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.files import machine_fault
 from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id
 from flagrelease.store.parts import Keep, Parts
 from flagrelease.store.workspace import Workspace
@@ -231,11 +231,13 @@ class CellRun:
         except FlagreleaseError as error:
             return self._failed(stage, error, spent())
         except Exception as error:
+            if (fault := machine_fault(error)) is not None:
+                return self._failed(stage, fault, spent())
             wrapped = FlagreleaseError(
                 f"{stage.name} failed unexpectedly",
                 why=f"{type(error).__name__}: {error}",
-                hint="this is a bug in flagrelease; please report it with the traceback",
-                detail=traceback.format_exc(),
+                hint=f"{REPORT}; `flagrelease explain {self.cell.id}` shows the lines again",
+                detail=crash_report(error),
             )
             return self._failed(stage, wrapped, spent())
         entry = self._append(stage, "done", result=result, spent=spent())

@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flagrelease.errors import EnvironmentFault, NoSpace
+from flagrelease.errors import EnvironmentFault, FlagreleaseError, NoSpace
 
 _UNWRITABLE = frozenset(
     {errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOLCK}
     | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 )
+
+_OF_THE_MACHINE = _UNWRITABLE | {
+    errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO,  # a device or a mount that is gone
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN,  # a limit on files, memory or processes
+}  # fmt: skip
 
 TEMPORARY = ".unfinished."
 """Name prefix of an incomplete file or folder; the writer's PID follows."""
@@ -50,6 +55,23 @@ def translate_disk_errors(doing: str) -> Iterator[None]:
                 f"cannot write while {doing}", why=f"{error.strerror}: {error.filename}", hint="choose --workspace DIR"
             ) from error
         raise
+
+
+def machine_fault(error: BaseException) -> FlagreleaseError | None:
+    """The fault of this machine that an unexpected exception stands for; None for a defect of flagrelease."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space and run again; finished work is kept"
+        return NoSpace("no space left", why=str(error.filename or error.strerror), hint=hint)
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        place = f"{error.filename} cannot be used" if error.filename else "the operating system refused"
+        hint = "check the permissions, the mount and the limits (`ulimit -a`), or choose --workspace DIR"
+        return EnvironmentFault(place, why=error.strerror or str(error), hint=hint)
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        why = "memory is used up" if isinstance(error, MemoryError) else str(error)
+        return EnvironmentFault(
+            "this machine has too few resources", why=why, hint="stop other programs, or raise the limits (`ulimit -a`)"
+        )
+    return None
 
 
 def free_bytes(folder: Path) -> int:

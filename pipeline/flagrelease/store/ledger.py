@@ -125,7 +125,7 @@ class Ledger:
                 if isinstance(version, int) and version > VERSION:
                     raise ConfigError(f"{self.path} was written by a newer flagrelease", hint="upgrade flagrelease")
                 self._entries.append(msgspec.json.decode(line, type=Entry))
-            except (msgspec.DecodeError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 self.damaged += 1
         return list(self._entries)
 

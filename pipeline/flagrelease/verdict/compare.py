@@ -190,7 +190,7 @@ def in_record(record: Path, name: str = SAMPLES) -> Answers:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         named = list(_evidence(content))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ComparisonRefused(f"{record} is not a release record", why=str(error)) from None
     digests = {Path(str(file["name"])).name: str(file["sha256"]) for file in named}
     if name not in digests:

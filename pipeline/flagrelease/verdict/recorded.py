@@ -87,6 +87,6 @@ def _compared(store: EvidenceStore, digest: str | None) -> dict[str, float]:
         return {}
     try:
         rows = json.loads((store.root / digest[:2] / digest).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return margins_of({"benchmarks": rows})

@@ -233,7 +233,7 @@ def read_conditions(path: Path) -> Conditions | None:
         return Conditions(**content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ComparisonRefused(f"{path} is damaged", why=str(error)) from None
 
 

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from flagrelease import __version__
 from flagrelease.cli import app
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
@@ -190,6 +193,94 @@ def test_a_full_output_is_the_environments(here: Path) -> None:
     assert b"bug" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_defect(closed: str, here: Path) -> None:
+    code = "import sys; from flagrelease.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    line = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} card cpu/smollm2-135m {closed}"
+    done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_log_does_not_hide_the_exit_code(here: Path) -> None:
+    code = (
+        "import sys; from flagrelease.cli.app import main; from flagrelease.cli.display import PlainBoard\n"
+        "PlainBoard().say('a line'); sys.exit(main(['plan', '--josn']))"
+    )
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=here, stderr=full, check=False)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"at": "\xff"}', b'{"result": ' + b"[" * 100_000])
+def test_damaged_lines_of_the_ledger_are_ignored(here: Path, capsys: pytest.CaptureFixture[str], line: bytes) -> None:
+    (here / ".flagrelease").mkdir()
+    (here / ".flagrelease" / "ledger.jsonl").write_bytes(line + b"\n")
+    assert app.main(["status"]) == 0
+    assert "ignored: 1 damaged line of" in capsys.readouterr().out
+    assert app.main(["explain", "cpu/smollm2-135m"]) == 0
+
+
+def test_results_of_another_version_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(Workspace(here / ".flagrelease").ledger)
+    for stage in ("image", "card"):
+        entry = Entry(at="2026", run="r", cell="cpu/smollm2-135m", stage=stage, state="done", key="k", process="1@b")
+        ledger.append(replace(entry, result=[1]))
+    assert app.main(["explain", "cpu/smollm2-135m"]) == 0
+    assert capsys.readouterr().out.count("written by another version; the next run makes it again") == 2
+    assert app.main(["card", "cpu/smollm2-135m"]) == 2
+    assert "has no card yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["compare", "deep", "deep"], "conditions.json is damaged"),
+        (["compare", "deep/release.json", "deep"], "is not a release record"),
+        (["baseline", "import", "deep/release.json", "cpu/smollm2-135m"], "is not a release record"),
+        (["tune", "nvidia-h100/qwen3-8b", "--config", "deep/release.json"], "is not JSON"),
+    ],
+)
+def test_deeply_nested_files_are_damaged(
+    here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], name: str
+) -> None:
+    (here / "deep").mkdir()
+    for file in ("samples.jsonl", "conditions.json", "release.json"):
+        (here / "deep" / file).write_text("" if file == "samples.jsonl" else "[" * 100_000)
+    assert app.main(argv) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), 6, "/x/y cannot be used: Permission denied"),
+        (OSError(30, "Read-only file system", "/x"), 6, "/x cannot be used: Read-only file system"),
+        (OSError(28, "No space left on device", "/x"), 6, "no space left: /x"),
+        (OSError(24, "Too many open files"), 6, "the operating system refused: Too many open files"),
+        (MemoryError(), 6, "too few resources: memory is used up"),
+        (RuntimeError("can't start new thread"), 6, "too few resources: can't start new thread"),
+    ],
+)
+def test_faults_of_the_machine_are_no_defects(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: int,
+    shown: str,
+) -> None:
+    def broken(_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flagrelease.cli.commands.status.open_project", broken)
+    assert app.main(["status"]) == code
+    err = capsys.readouterr().err
+    assert shown in err
+    assert "bug" not in err
+    assert "Traceback" not in err
+
+
 def started(
     verb: str, here: Path, stdout: IO[bytes] | int = subprocess.PIPE, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
@@ -201,8 +292,25 @@ def started(
 def test_an_unexpected_exception_is_reported_as_a_bug(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flagrelease.cli.commands.status.open_project", lambda _options: 1 / 0)
+    def broken(_options: object) -> None:
+        raise ZeroDivisionError("with letters-and-digits-123 inside")
+
+    monkeypatch.setenv("SOME_TOKEN", "letters-and-digits-123")
+    monkeypatch.setattr("sys.argv", ["flagrelease", "status", "--registry", "letters-and-digits-123"])
+    monkeypatch.setattr("flagrelease.cli.commands.status.open_project", broken)
     assert app.main(["status"]) == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
     assert "this is a bug" in err
+    assert f"flagrelease {__version__}, Python 3." in err, "what a report needs"
+    assert "flagrelease status --registry" in err
+    assert "flagrelease doctor --json" in err
+    assert "letters-and-digits-123" not in err, "a report is sent to others"
+
+
+def test_tune_says_why_a_chip_has_nothing_to_tune(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["tune", "--chip", "cpu", "--model", "smollm2-135m"]) == 3
+    err = capsys.readouterr().err
+    assert "cpu/smollm2-135m has no operators to prepare: no Triton backend" in err
+    assert "`flagrelease run cpu/smollm2-135m` releases it without FlagGems operators; `tune` is for nvidia-h100" in err
+    assert not (here / ".flagrelease").exists(), "no weights are fetched for it"

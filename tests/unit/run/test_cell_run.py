@@ -96,7 +96,7 @@ def test_a_cell_is_named_once_in_an_error(tmp_path: Path) -> None:
     cell = toys.jobs(tmp_path)["cpu/tiny"].cell
     result = summary.refused(cell, Busy("cpu/tiny is busy"))
     assert summary.as_error(result).what == "cpu/tiny is busy"
-    assert result.reason == "is busy"
+    assert result.reason == "busy"
 
 
 def test_an_unexpected_exception_is_reported_as_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

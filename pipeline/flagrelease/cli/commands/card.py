@@ -26,11 +26,11 @@ from flagrelease.store.ledger import Spent
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cell = select_one(project.cells, arguments.cell)
-    entry = project.ledger.last_done(cell.id, STAGE.name)
-    if entry is None:
+    made = results.CARD.of(project.ledger.last_done(cell.id, STAGE.name))
+    if made is None:
         data = so_far(project, cell)
     else:
-        files = published(results.CARD.decode(entry.result))
+        files = published(made)
         data = {name: project.evidence.read(file) for name, file in files.items()}
     if arguments.output is not None:
         for name, content in data.items():
@@ -57,8 +57,8 @@ def so_far(project: Project, cell: Cell) -> dict[str, bytes]:
     for earlier in STAGES[: STAGES.index(STAGE)]:
         done = project.ledger.last_done(cell.id, earlier.name)
         last = project.ledger.last(cell.id, earlier.name)
-        if done is not None:
-            result = earlier.result.decode(done.result)
+        result = earlier.result.of(done)
+        if done is not None and result is not None:
             spent = done.spent or Spent(seconds=0.0)
             finished.append(Done(stage=earlier.name, key=done.key, result=result, spent=spent))
         elif last is not None and not earlier.skip(job):

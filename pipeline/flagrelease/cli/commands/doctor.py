@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from flagrelease.run.plan import Choice
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
 from flagrelease.stages import STAGES
-from flagrelease.store.files import free_bytes
+from flagrelease.store.files import free_bytes, translate_disk_errors
 
 _DISK_BYTES = 10_000_000_000
 _MEMORY_BYTES = 4_000_000_000
@@ -111,9 +113,19 @@ def _bases(project: Project, ports: Ports) -> Finding:
 
 
 def _disk(project: Project) -> Finding:
+    _check_writable(project.workspace.root)
     free = free_bytes(project.workspace.root)
     hint = "free some space, or choose --workspace DIR on another disk"
     return Finding("disk", free >= _DISK_BYTES, f"{free / 1e9:.0f} GB free for the workspace", hint)
+
+
+def _check_writable(workspace: Path) -> None:
+    """Write and lock a file in the workspace or, before there is one, where it will be. Raises EnvironmentFault."""
+    folder = next(path for path in (workspace, *workspace.parents) if path.exists())
+    with translate_disk_errors(f"checking {folder}"), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"flagrelease")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _memory() -> Finding:

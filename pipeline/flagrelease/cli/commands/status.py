@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from flagrelease.cli.shared import STATES, options
+from flagrelease.cli.shared import STATES, options, without_cell
 from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.results import IMAGE, PUBLISH
@@ -77,9 +77,7 @@ def status(cell: Cell, latest: Mapping[str, Entry]) -> Status:
         if entry is None or entry.state == "done":
             continue
         state = {"failed": "red", "interrupted": "interrupted", "running": "interrupted"}[entry.state]
-        reason = (
-            entry.error.what.removeprefix(f"{cell.id} ") if entry.error else "stopped before it finished; run it again"
-        )
+        reason = without_cell(cell.id, entry.error.what) if entry.error else "stopped before it finished; run it again"
         if entry.error is not None and entry.error.code == Inconclusive.exit_code:
             state = "inconclusive"
         if entry.state == "running" and process_lives(entry.process):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
-from flagrelease.errors import ConfigError, FlagreleaseError, worst
+from flagrelease.errors import ConfigError, FlagreleaseError, NothingSelected, worst
 from flagrelease.run.plan import Choice
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages.kernels import stage as kernels
@@ -34,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.config is not None:
         cells = _of_config(cells)
         stages = (weights.of_config(arguments.config), kernels.STAGE)
+    cells = _with_operators(project, cells)
     arguments.rounds = 0
     force = frozenset({kernels.STAGE.name} if arguments.again else ())
     wanted = {cell.id: _key(project, cell, stages) for cell in cells if not cell.excluded}
@@ -49,6 +51,24 @@ def main(arguments: argparse.Namespace) -> int:
         if result.code:
             show_error(as_error(result))
     return code
+
+
+def _with_operators(project: Project, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells whose operators can be prepared. Raises NothingSelected if there are none, with the reasons."""
+    reasons = {cell.id: kernels.STAGE.skip(project.job(cell)) for cell in cells if not cell.excluded}
+    if any(not reason for reason in reasons.values()):
+        for name, reason in reasons.items():
+            if reason:
+                print(f"{name} is left out: {reason}", file=sys.stderr)
+        return [cell for cell in cells if not reasons.get(cell.id)]
+    others = [c.id for c in project.cells if not c.excluded and not kernels.STAGE.skip(project.job(c))]
+    names = ", ".join(reasons)
+    raise NothingSelected(
+        f"{names} has no operators to prepare" if len(reasons) == 1 else "no selected cell has operators to prepare",
+        why="; ".join(dict.fromkeys(reasons.values())),
+        hint=f"`flagrelease run {next(iter(reasons))}` releases it without FlagGems operators"
+        + (f"; `tune` is for {', '.join(others)}" if others else ""),
+    )
 
 
 def _chosen(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Cell]:

@@ -93,8 +93,9 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def _unavailable(doing: str, error: Exception) -> DockerUnavailable:
+    during = "" if doing.endswith("Docker Engine") else f" while {doing}"
     return DockerUnavailable(
-        f"Docker Engine does not answer while {doing}",
+        f"Docker Engine does not answer{during}",
         why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
         hint="start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept",
     )

@@ -228,7 +228,7 @@ def loads(raw: bytes, name: str = "release.json") -> Record:
                 f"{name} has version {version}", why=f"this program reads versions up to {VERSION}", hint="upgrade"
             )
         return msgspec.json.decode(raw, type=Record)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is damaged", why=str(error), hint="copy it from the release again") from None
 
 

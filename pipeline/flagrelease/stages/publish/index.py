@@ -46,7 +46,7 @@ def load(workspace: Workspace) -> Index:
         index = msgspec.json.decode(path.read_bytes(), type=Index)
     except FileNotFoundError:
         return Index()
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is damaged", why=str(error), hint="restore it, or delete it and publish again"
         ) from None

@@ -170,7 +170,8 @@ def bad_request(bench: Bench) -> str:
     bench.server.check()
     if bench.ask().text != bench.reference.text:
         raise CheckFailed("its answer changed after a rejected request")
-    return f"rejected with HTTP {' and '.join(statuses)}; it still answers"
+    rejected = " and ".join(dict.fromkeys(statuses))
+    return f"{len(statuses)} malformed requests are rejected with HTTP {rejected}, and the next answer is the same"
 
 
 def at_once(bench: Bench) -> str:

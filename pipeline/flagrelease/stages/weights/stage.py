@@ -108,7 +108,7 @@ def of_config(path: Path) -> Stage[results.Weights]:
         valid = isinstance(json.loads(content), dict)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", why=str(error.strerror), hint=_GIVE_CONFIG) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON", why=str(error), hint=_GIVE_CONFIG) from None
     if not valid:
         raise ConfigError(f"{path} is not a config.json", why="it is not a JSON object", hint=_GIVE_CONFIG)

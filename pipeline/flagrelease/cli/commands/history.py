@@ -1,0 +1,116 @@
+"""`flagrelease history CELL`: every attempt at a cell's stages, oldest first."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from flagrelease.cli.display import marked, spell
+from flagrelease.cli.shared import options, without_cell
+from flagrelease.cli.text_table import aligned, terminal_width
+from flagrelease.config.cell import select_one
+from flagrelease.contract.handles import Judged, StageResult
+from flagrelease.contract.stage import AnyStage
+from flagrelease.run.plan import choice
+from flagrelease.run.project import open_project
+from flagrelease.stages import REMEDY, STAGES
+from flagrelease.store.ledger import KEEP, Entry, process_lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at one stage."""
+
+    at: str
+    """When it ended, or began if it has not ended (UTC, ISO 8601)."""
+    run: str
+    """The id of the run."""
+    stage: str
+    state: str
+    """done, failed, interrupted or running; the verdict of a gate that did not pass; `keep` for a kept result."""
+    seconds: float | None
+    """Its duration; none if it has not ended."""
+    exit_code: int | None
+    """That of its error; none without one."""
+    summary: str
+    """Its result or its error in one line."""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    project = open_project(options(arguments))
+    cell = select_one(project.cells, arguments.cell)
+    stages = (*STAGES, REMEDY.stage)
+    choice(stages, arguments.stage, ())
+    entries = [entry for entry in project.ledger.entries() if entry.cell == cell.id]
+    if arguments.stage:
+        entries = [entry for entry in entries if entry.stage in arguments.stage]
+    shown = attempts(entries, stages)
+    if arguments.last is not None:
+        shown = shown[max(len(shown) - arguments.last, 0) :]
+    if arguments.json:
+        output = {"cell": cell.id, "attempts": [asdict(attempt) for attempt in shown]}
+        print(json.dumps(output, indent=2, ensure_ascii=False))
+    else:
+        print(_table(shown) if shown else f"{cell.id}: no attempt is recorded")
+    return 0
+
+
+def attempts(entries: Sequence[Entry], stages: Iterable[AnyStage]) -> list[Attempt]:
+    """The attempts in these entries of one cell: an entry that says how an attempt ended replaces the one of its
+    beginning."""
+    known = {stage.name: stage for stage in stages}
+    latest: dict[tuple[str, str, int], Entry] = {}
+    begun: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        number = begun.get((entry.run, entry.stage), 0) + (entry.state == "running")
+        begun[entry.run, entry.stage] = number
+        latest.pop((entry.run, entry.stage, number), None)
+        latest[entry.run, entry.stage, number] = entry
+    return [_attempt(entry, known.get(entry.stage)) for entry in latest.values()]
+
+
+def _attempt(entry: Entry, stage: AnyStage | None) -> Attempt:
+    result = stage.result.of(entry) if stage is not None else None
+    dead = entry.state == "running" and not process_lives(entry.process)
+    return Attempt(
+        at=entry.at,
+        run=entry.run,
+        stage=entry.stage,
+        state="interrupted" if dead else _state(entry, result),
+        seconds=None if entry.spent is None else round(entry.spent.seconds, 3),
+        exit_code=None if entry.error is None else entry.error.code,
+        summary=_summary(entry, result).removeprefix(f"{_state(entry, result)}: "),
+    )
+
+
+def _state(entry: Entry, result: StageResult | None) -> str:
+    if isinstance(result, Judged) and result.verdict != "PASS":
+        return result.verdict
+    return KEEP if entry.stage == KEEP else entry.state
+
+
+def _summary(entry: Entry, result: StageResult | None) -> str:
+    if entry.error is not None:
+        what = without_cell(entry.cell, entry.error.what)
+        return f"{what}: {entry.error.why}" if entry.error.why else what
+    if result is not None:
+        return result.summary
+    if isinstance(entry.result, dict) and entry.stage == KEEP:
+        return f"{entry.result.get('stage')}: {entry.result.get('reason')} (by {entry.result.get('by')})"
+    if isinstance(entry.result, dict) and "score" in entry.result:
+        return f"{entry.result.get('benchmark')}: {entry.result['score']:.3f} on {entry.result.get('chip')}"
+    return "written by another version" if entry.state == "done" else ""
+
+
+def _table(shown: Sequence[Attempt]) -> str:
+    rows, run = [], ""
+    for each in shown:
+        state = each.state if each.state == KEEP else marked(each.state)
+        took = "" if each.seconds is None else spell(each.seconds)
+        at = each.at[:16].replace("T", " ")
+        rows.append([each.run if each.run != run else "", at, each.stage, state, took, each.summary])
+        run = each.run
+    heading = ["run", "ended, UTC", "stage", "state", "time", "result"]
+    return aligned(heading, rows, right=[4], width=terminal_width(), cut=True)
