@@ -40,6 +40,7 @@ exit codes:
 environment:
   FLAGRELEASE_REGISTRY, FLAGRELEASE_ENGINE   defaults of --registry and --engine
   FLAGRELEASE_OFFLINE                        set on a host without access to a hub; the card's download is not tested
+  credentials of registries and hubs, and all others: docs/operating.md
 """
 
 _MATRIX_HELP = "default: matrix.yaml"
