@@ -158,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("bash", "zsh", "fish", "cells"),
         help="the shell; `cells` prints the cells of the matrix, which the scripts complete",
     )
+    made["completion"].set_defaults(parser=top)
     return top
 
 

@@ -44,9 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.shell == CELLS:
         print("\n".join(cells(arguments.matrix)))
         return 0
-    from flagrelease.cli.app import parser
-
-    print({"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments.shell](verbs(parser())))
+    print({"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments.shell](verbs(arguments.parser)))
     return 0
 
 

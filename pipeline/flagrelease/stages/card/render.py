@@ -13,7 +13,8 @@ from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
 from flagrelease.contract.speed_results import LoadFigures, Speed, SpeedPoint
 from flagrelease.recipe import user_commands
-from flagrelease.stages.card import charts, operators_section
+from flagrelease.stages.card import charts, facts, operators_section
+from flagrelease.stages.card.facts import size_text
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record
@@ -48,7 +49,14 @@ def view(record: Record) -> dict[str, Any]:
         "chart": Markdown(charts.SCORES),
         "chart_text": "Scores and differences in the table below, with 90 % intervals",
         "scores": scores_table(record),
-        "notes": {row.benchmark: score_note(row) for row in record.accuracy.benchmarks},
+        "notes": {row.benchmark: score_note(row, shown_reasons(record)) for row in record.accuracy.benchmarks},
+        "speed_said": record.speed is not None and record.speed.reason in shown_reasons(record),
+        "facts": facts.model_table(record),
+        "hardware": facts.hardware(record),
+        "limits": facts.limits(record),
+        "container": facts.container_name(record),
+        "local_registry": facts.local_registry(record),
+        "differences": [facts.prose(text) for text in record.differences],
         "measured_by": _measured_by(record),
         "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
@@ -120,8 +128,15 @@ def score_cells(row: BenchmarkScore) -> tuple[str, ...]:
     )
 
 
-def score_note(row: BenchmarkScore) -> str:
-    """Notes on a row of the evaluation table: how many answers and why it stopped, failures, flips and noise floor."""
+def shown_reasons(record: Record) -> str:
+    """The reasons that the card gives before its tables."""
+    head = record.accuracy.reason if record.accuracy.verdict == "PASS" else ""
+    return "; ".join(filter(None, (head, record.reason if record.verdict != "PASS" else "")))
+
+
+def score_note(row: BenchmarkScore, shown: str = "") -> str:
+    """Notes on a row of the evaluation table: how many answers and why it stopped, failures, flips and noise floor;
+    the reason of its verdict unless it is among those `shown` already."""
     parts = [f"partial ({row.partial})"] if row.partial else []
     if course := row.course:
         stopped = "stopped early, " if course.early else ""
@@ -136,7 +151,7 @@ def score_note(row: BenchmarkScore) -> str:
             f"the baseline compared with itself, {noise.repeats:g} repeats each: difference {signed(noise.difference)} "
             f"[{low}, {high}], {100 * noise.flip_rate:.1f} % of the questions flip"
         )
-    return "; ".join((*parts, row.reason))
+    return "; ".join(parts if row.reason and row.reason in shown else (*parts, row.reason))
 
 
 def signed(value: float) -> str:
@@ -309,7 +324,7 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Cell", code(record.cell)),
         ("Image", code(record.image.reference)),
         ("Release tag", code(record.tag)),
-        ("Image size", _bytes(record.image.size)),
+        ("Image size", size_text(record.image.size)),
         ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
         ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
         *_weights(record.weights),
@@ -340,7 +355,7 @@ def _weights(weights: Weights) -> list[tuple[object, object]]:
 
 def stages_table(record: Record) -> Markdown:
     """Time and network traffic of each stage."""
-    rows = [(cost.stage, f"{cost.seconds:.1f} s", _bytes(cost.moved)) for cost in record.stages]
+    rows = [(cost.stage, f"{cost.seconds:.1f} s", size_text(cost.moved)) for cost in record.stages]
     return table(("Stage", "Time", "Bytes moved"), rows)
 
 
@@ -365,12 +380,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _bytes(size: int) -> str:
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"

@@ -409,3 +409,48 @@ def test_the_data_s_licence_and_the_harness_are_named() -> None:
     assert "; run and graded by evalscope." in rendered(theirs)
     assert "measured by evalscope on" in rendered(theirs)
     assert lint(rendered(theirs), theirs, PNG) == []
+
+
+def sentences(made: Record) -> list[str]:
+    prose = " ".join(text for _, text in Page(rendered(made), made, PNG).prose)
+    return [part.strip() for part in re.split(r"[.;:|]\s", prose) if len(part.strip()) > 40]
+
+
+@pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE"])
+def test_no_sentence_stands_twice(verdict: Any) -> None:
+    reason = "the difference is within five percentage points, decided after 125 answers on each side"
+    slow = "at 64 tokens in and 32 out, it has at least 0.86 of the speed of the baseline"
+    judged = given.accuracy(
+        given.score(verdict=verdict, reason=reason), verdict=verdict, reason=f"mmlu-sample: {reason}"
+    )
+    example = record.loads((given.TEMPLATES.parent / "docs/example/release.json").read_bytes()).speed
+    assert example is not None
+    measured = replace(example, verdict=verdict, reason=slow)
+    said = sentences(given.record(accuracy=judged, speed=measured))
+    assert {text for text in said if said.count(text) > 1} == set()
+    assert sum(reason in text for text in said) == 1
+    assert sum(slow in text for text in said) == 1
+
+
+def test_a_user_learns_what_it_needs_how_to_stop_it_and_its_limits() -> None:
+    text = rendered(given.record())
+    assert "| Context window | 8,192 tokens, prompt and answer together |" in text
+    assert "| Weights | gguf, 98.4 MB |" in text
+    assert "Hardware: One x86-64 CPU. Disk: 98.4 MB for the weights, 426.0 MB for the image. Memory" in text
+    assert "To stop the service and remove its container: `docker rm --force flagos`." in text
+    limits = text.partition("## Limits of Use\n")[2].partition("\n## ")[0]
+    assert "no key" in limits
+    assert "were not evaluated" in limits
+
+
+def test_a_registry_of_one_machine_is_not_presented_as_public() -> None:
+    assert "**The image is on the machine that released it.**" in rendered(given.record())
+    public = given.image(repository="registry.example.org/flagrelease/tiny")
+    assert "on the machine that released it" not in rendered(
+        given.record(image=public, smoke=given.smoke(public.reference))
+    )
+
+
+def test_a_program_in_a_remark_is_code_and_nothing_else_is() -> None:
+    text = rendered(given.record(image=given.image(remarks=("The program `llama-server` is *ours* ``x`` `a b`",))))
+    assert "- The program `llama-server` is \\*ours\\* \\`\\`x\\`\\` \\`a b\\`." in text

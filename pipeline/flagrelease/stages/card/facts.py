@@ -1,0 +1,97 @@
+"""Facts that a user needs before the first command: the model, the hardware, and the limits of use. Pure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from flagrelease.config.lockfile import LockedFile
+from flagrelease.stages.card.markdown import Markdown, code, escape, table
+from flagrelease.stages.card.record import Record
+
+_CODE = re.compile(r"(?<!`)`([\w./-]+)`(?!`)")
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?/")
+
+
+def model_table(record: Record) -> Markdown:
+    """The model as it is served."""
+    serve, sampling = record.model.serve, record.model.sampling
+    formats = sorted({PurePosixPath(file.path).suffix.lstrip(".") or "none" for file in _weight_files(record)})
+    rows: list[tuple[object, object]] = [
+        ("Context window", f"{serve.max_model_len:,} tokens, prompt and answer together"),
+        ("Requests at once", f"{serve.concurrency}"),
+        ("Weights", f"{', '.join(formats)}, {size_text(sum(file.size for file in _weight_files(record)))}"),
+        ("Engine", serve.engine),
+        ("Default length of an answer on this page", f"at most {sampling.max_tokens:,} tokens"),
+    ]
+    if record.model.languages:
+        rows.append(("Languages", ", ".join(record.model.languages)))
+    return table(("Property", "Value"), rows)
+
+
+def hardware(record: Record) -> str:
+    """Disk and memory that the service needs, as far as the record knows them."""
+    weights, fetched = (sum(file.size for file in files) for files in (record.weights.files, record.weights.fetched))
+    disk = f"{size_text(fetched)} for the weights"
+    if record.weights.unpacked is not None:
+        disk += f", {size_text(weights)} for the unpacked ones"
+    if record.image.size and record.image.runner == "docker":
+        disk += f", {size_text(record.image.size)} for the image"
+    return (
+        f"One {record.chip.device.name}. Disk: {disk}. Memory of the device: the {size_text(weights)} of the weights, "
+        f"and the cache of {record.model.serve.concurrency} requests of up to {record.model.serve.max_model_len:,} "
+        "tokens each"
+    )
+
+
+def limits(record: Record) -> list[Markdown]:
+    """Limits of use, in complete sentences."""
+    benchmarks = ", ".join(sorted({code(row.metric) for row in record.accuracy.benchmarks}))
+    port = record.model.serve.port
+    evaluated = f"The evaluation covers {benchmarks} with the sampling given there"
+    listens = f"The service asks for no key and listens on all addresses of the host at port {port}"
+    return [
+        Markdown(f"{evaluated}; other tasks, languages and samplings were not measured."),
+        escape("Truthfulness, safety and bias were not evaluated; the model's page says what the model is meant for."),
+        escape(f"{listens}: open it to trusted networks only, or put a proxy with authentication in front of it."),
+    ]
+
+
+def container_name(record: Record) -> str:
+    """The name that the card's `docker run` gives the container."""
+    given = [word.partition("=")[2] for word in record.smoke.docker_run if word.startswith("--name=")]
+    return given[0] if given else "CONTAINER"
+
+
+def local_registry(record: Record) -> bool:
+    """Whether the image is in a registry that only the releasing machine reaches."""
+    return _LOOPBACK.match(record.image.repository) is not None
+
+
+def prose(text: str) -> Markdown:
+    """A sentence in which `words` in backticks are code; everything else is plain text."""
+    parts = _CODE.split(text)
+    return Markdown("".join(code(part) if at % 2 else _escaped(part) for at, part in enumerate(parts)))
+
+
+def _escaped(part: str) -> str:
+    """`escape` with the blanks at the ends, which separate the part from its neighbours."""
+    inner = escape(part)
+    left, right = " " * part.startswith(" "), " " * (part.endswith(" ") and bool(inner))
+    return f"{left}{inner}{right}"
+
+
+def size_text(size: int) -> str:
+    """A number of bytes with an SI prefix."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def _weight_files(record: Record) -> list[LockedFile]:
+    """The files with weights, without configuration and tokenizer."""
+    large = [file for file in record.weights.files if file.path.endswith((".gguf", ".safetensors", ".bin"))]
+    return large or list(record.weights.files)
