@@ -152,9 +152,10 @@ def decide(job: Job, stage: AnyStage, key: Key, before: Mapping[str, Step], know
         return step("skip", _NOT_ONLY)
     absent = [name for name in stage.read_names if before[name].reason == _NOT_ONLY]
     if absent:
+        has = "have" if absent[1:] else "has"
         raise ConfigError(
-            f"{job.cell.id}: {stage.name} reads {absent[0]}, which has no result yet",
-            hint=f"run without --only, or add --only {absent[0]}",
+            f"{job.cell.id}: {stage.name} reads {_listed(absent)}, which {has} no result yet",
+            hint=f"run without --only, or add --only {' --only '.join(absent)}",
         )
     if stage.name in wanted.force:
         return step("run", "forced")

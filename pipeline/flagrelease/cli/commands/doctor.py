@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from flagrelease.run.plan import Choice
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
 from flagrelease.stages import STAGES
-from flagrelease.store.files import free_bytes, translate_disk_errors
+from flagrelease.store.files import free_bytes
 
 _DISK_BYTES = 10_000_000_000
 _MEMORY_BYTES = 4_000_000_000
@@ -109,7 +109,17 @@ def _bases(project: Project, ports: Ports) -> Finding:
     absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in local]
     if absent:
         return Finding("base images", False, f"{absent[0]} is not on this machine", how_to_make(absent[0]))
-    return Finding("base images", True, f"local: {', '.join(local) or 'none'}; others are pulled when needed")
+    return Finding("base images", True, bases_found(chips, local, project.lock.chips))
+
+
+def bases_found(chips: Collection[str], local: Collection[str], pinned: Collection[str]) -> str:
+    """Which chips' base images are here, pulled when needed, or neither: those that matrix.lock does not pin."""
+    pulled = [name for name in chips if name not in local and name in pinned]
+    neither = [name for name in chips if name not in local and name not in pinned]
+    parts = [f"local: {', '.join(local) or 'none'}"]
+    parts += [f"pulled when needed: {', '.join(pulled)}"] if pulled else []
+    parts += [f"not pinned, so never pulled: {', '.join(neither)} (`flagrelease lock` pins)"] if neither else []
+    return "; ".join(parts)
 
 
 def _disk(project: Project) -> Finding:
@@ -122,10 +132,15 @@ def _disk(project: Project) -> Finding:
 def _check_writable(workspace: Path) -> None:
     """Write and lock a file in the workspace or, before there is one, where it will be. Raises EnvironmentFault."""
     folder = next(path for path in (workspace, *workspace.parents) if path.exists())
-    with translate_disk_errors(f"checking {folder}"), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"flagrelease")
-        file.flush()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"flagrelease")
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        why = error.strerror or str(error)
+        hint = "make it writable for this user and lockable, or choose --workspace DIR"
+        raise EnvironmentFault(f"{folder} cannot be written", why=why, hint=hint) from None
 
 
 def _memory() -> Finding:

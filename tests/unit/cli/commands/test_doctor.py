@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.cli.app import main
+from flagrelease.cli.commands.doctor import bases_found
 from flagrelease.errors import EnvironmentFault
 
 ROOT = Path(__file__).parents[4]
@@ -38,3 +39,21 @@ def test_no_cell_can_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["hint"] == "cpu/smollm2-135m: run `flagrelease lock`"
     flags = ["--runner", "process", "--matrix", str(tmp_path / "matrix.yaml")]
     assert main(["doctor", *flags]) == EnvironmentFault.exit_code
+
+
+def test_base_images_that_nothing_pulls_are_named() -> None:
+    assert bases_found(["cpu", "metax", "gpu"], ["cpu"], ["cpu", "gpu"]) == (
+        "local: cpu; pulled when needed: gpu; not pinned, so never pulled: metax (`flagrelease lock` pins)"
+    )
+    assert bases_found(["cpu"], [], ["cpu"]) == "local: none; pulled when needed: cpu"
+
+
+def test_a_workspace_that_cannot_be_written_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "matrix.yaml").write_bytes((ROOT / "matrix.yaml").read_bytes())
+    workspace = "/proc/sys/kernel"  # not even root writes there
+    flags = ["--runner", "process", "--matrix", str(tmp_path / "matrix.yaml"), "--workspace", workspace]
+    assert main(["doctor", "--json", *flags]) == EnvironmentFault.exit_code
+    findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert not findings["disk"]["ok"]
+    assert findings["disk"]["found"].startswith(f"{workspace} cannot be written: ")
+    assert findings["disk"]["hint"].endswith("choose --workspace DIR")
