@@ -34,3 +34,12 @@ def test_modules_that_are_named_exist(page: Path) -> None:
     bases = (ROOT, *(ROOT / name for name in ("pipeline/flagrelease", "pipeline/flagkernels", "docs", "benchmarks")))
     named = {name for name in re.findall(r"`([\w/]+/\w+\.py)`", page.read_text()) if "NAME" not in name}
     assert not {name for name in named if not any((base / name).exists() for base in bases)}
+
+
+def test_the_tests_that_faults_name_exist() -> None:
+    page = (ROOT / "docs/faults.md").read_text()
+    named = re.findall(r"\b((?:unit|integration|faults|e2e)/[\w/]+\.py)(?:::(\w+))?", page)
+    assert named
+    for path, test in named:
+        assert (ROOT / "tests" / path).is_file(), path
+        assert not test or f"def {test}(" in (ROOT / "tests" / path).read_text(), f"{path}::{test}"

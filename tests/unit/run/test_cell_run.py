@@ -225,6 +225,8 @@ def test_a_small_terminal_shows_what_runs_first(monkeypatch: pytest.MonkeyPatch)
     assert [label for label, _ in rows] == ["cpu/m34  first", "cpu/m37  first", "cpu/m0  first"]
     assert folded == "37 more waiting"
     assert board._table().row_count == 4
+    states = [cell.plain.split()[-1] for cell in board._table().columns[1].cells if isinstance(cell, Text)]
+    assert states == ["running", "failed", "waiting"]
     assert board._table().width == 57, "the echo of Ctrl-C must not wrap"
 
 

@@ -66,7 +66,9 @@ def verbs(parser: argparse.ArgumentParser) -> tuple[Verb, ...]:
 
 
 def _verb(name: str, text: str, parser: argparse.ArgumentParser) -> Verb:
-    flags, words, takes_cells = [], [], False
+    flags: list[Flag] = []
+    words: list[str] = []
+    takes_cells = False
     for action in parser._actions:
         choices = tuple(map(str, action.choices or ())) or _listed(action)
         if action.option_strings:

@@ -90,9 +90,10 @@ def _stage(project: Project, cell: Cell, stage: AnyStage, entry: Entry | None, k
         lines += [f"  why       {entry.error.why}"] if entry.error.why else []
         lines += [f"  next      {entry.error.hint}"] if entry.error.hint else []
         lines += [f"  | {line}" for line in entry.error.detail.splitlines()]
-    if entry.state == "done" and (result := stage.result.of(entry)) is None:
+    result = stage.result.of(entry)
+    if entry.state == "done" and result is None:
         lines.append("  result    written by another version; the next run makes it again")
-    elif entry.state == "done":
+    elif result is not None:
         lines.append(f"  result    {result.summary}")
         lines += _parts(result)
         for file in evidence_of(result):

@@ -12,7 +12,6 @@ from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.results import IMAGE, PUBLISH
 from flagrelease.errors import Inconclusive
-from flagrelease.run.preflight import refusal
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
@@ -59,7 +58,11 @@ def main(arguments: argparse.Namespace) -> int:
 def _status(project: Project, cell: Cell) -> Status:
     """The state of a cell; that of a cell that has never run and would be refused is `blocked`."""
     shown = status(cell, project.latest(cell, STAGES))
-    refused = refusal(cell, project) if shown.state == "new" else None
+    if shown.state != "new":
+        return shown
+    from flagrelease.run.preflight import refusal  # imports what checks data, which other cells do not need
+
+    refused = refusal(cell, project)
     return shown if refused is None else replace(shown, state="blocked", reason=refused.blocked)
 
 
