@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
+from flagrelease.verdict.attempts import level
 from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.stats.design import Design
-from flagrelease.verdict.stats.paired import loss_error
+from flagrelease.verdict.stats.paired import kept_error, loss_error
 from flagrelease.verdict.stats.planner import GUESS, outlook
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk
-from flagrelease.verdict.types import FAIL_ALPHA, RESERVE, Verdict
+from flagrelease.verdict.types import BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Verdict
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
@@ -109,6 +110,10 @@ class Setting:
     """Questions of the complete benchmark, of which `n` are asked; 0 for all."""
     served: bool = False
     """Whether both sides are asked, as on a CPU, instead of the candidate against a complete baseline."""
+    level: float = level(1)
+    """The level of PASS: that of a first attempt."""
+    weight: float = BASELINE_WEIGHT
+    """Of a kept baseline's standard error in the bound of PASS."""
 
     def sides(self, loss: float, how: str, random: Random, runs: int) -> tuple[Floats, Floats]:
         """Both sides' probabilities for the questions that are asked; the loss is that of the complete benchmark."""
@@ -123,11 +128,26 @@ class Setting:
 class Many:
     """Evaluations of a setting, one in each row of `p` and `q`."""
 
-    def __init__(self, setting: Setting, p: Floats, q: Floats, random: Random, fail_alpha: float) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        p: Floats,
+        q: Floats,
+        random: Random,
+        fail_alpha: float = FAIL_ALPHA,
+        right: Floats | None = None,
+    ) -> None:
+        """`right` has the baseline's right answers to each question; by default they are drawn."""
         self.setting, self.random = setting, random
         self.q, self.p = q, p
         self.design = Design(
-            questions=setting.n, margin=setting.margin, repeats=setting.repeats, fail_alpha=fail_alpha, reserve=RESERVE
+            questions=setting.n,
+            margin=setting.margin,
+            repeats=setting.repeats,
+            alpha=setting.level,
+            fail_alpha=fail_alpha,
+            reserve=RESERVE,
+            baseline_weight=setting.weight,
         )
         self.alive = np.arange(len(p))
         self.verdict, self.answers = np.zeros(len(p), np.int64), np.zeros(len(p))
@@ -137,20 +157,26 @@ class Many:
         self.reference = not setting.served and setting.repeats > 1
         self.noise, self.mean = np.zeros(len(p)), np.zeros_like(p)
         self.progress = Progress.start(len(p), setting.n)
+        self.shared: Floats | None = None
         if self.reference:
-            self._refer()
+            self._refer(self._baseline() if right is None else right)
 
-    def _refer(self) -> None:
+    def _baseline(self) -> Floats:
         """Draw the baseline, and the candidate's answers that share its randomness."""
-        k, shape = self.setting.repeats, self.p.shape
+        shape = self.p.shape
         right, shared = np.zeros(shape), []
-        for _ in range(k):
+        for _ in range(self.setting.repeats):
             u = self.random.random(shape)
             right += u < self.p
             if self.setting.rho:
                 same = self.random.random(shape) < self.setting.rho
                 shared.append(np.where(same, u, self.random.random(shape)) < self.q)
-        self.shared = np.concatenate([np.zeros((1, *shape)), np.cumsum(shared, axis=0)]) if shared else None
+        if shared:
+            self.shared = np.concatenate([np.zeros((1, *shape)), np.cumsum(shared, axis=0)])
+        return right
+
+    def _refer(self, right: Floats) -> None:
+        k, shape = self.setting.repeats, self.p.shape
         self.mean = right / k
         self.noise = (self.mean * (1 - self.mean) / (k - 1)).sum(axis=1) / shape[1] ** 2
         self.progress = Progress.against(right, np.full(shape, k))
@@ -208,6 +234,7 @@ class Many:
             estimate,
             spent,
             lower=lambda error: loss_error(error, margin, questions=questions, answers=answers, population=population),
+            floor=lambda error: kept_error(error, np.sqrt(self.noise), self.design.baseline_weight),
         )
         ended = (look.decision != 0) | spent
         if not self.design.reserve:
@@ -226,7 +253,8 @@ class Many:
         alike = self.monitor.passing is self.monitor.failing
         passing = _rows(self.monitor.passing, lane)
         failing = passing if alike else _rows(self.monitor.failing, lane)
-        self.monitor = replace(self.monitor, passing=passing, failing=failing)
+        shown = self.monitor.shown and _rows(self.monitor.shown, lane)
+        self.monitor = replace(self.monitor, passing=passing, failing=failing, shown=shown)
 
     @property
     def passed(self) -> float:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flagrelease.cli.text_table import aligned
 from flagrelease.config.sources import Generated
 from flagrelease.contract.job import Job
-from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE
+from flagrelease.verdict.attempts import level
+from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERVE
 
 if TYPE_CHECKING:
     from flagrelease.store.ledger import Ledger
@@ -47,6 +48,8 @@ def forecasts(job: Job) -> list[Forecast]:
             repeats=repeats,
             fail_alpha=min(ALPHA / len(cell.profile.benchmarks), FAIL_ALPHA),
             reserve=RESERVE,
+            alpha=level(1),
+            baseline_weight=0.0 if grows else BASELINE_WEIGHT,
         )
         reference = repeats if repeats > 1 and not grows else 0
         greedy = benchmark.task == "multiple-choice" or cell.model.sampling.temperature == 0

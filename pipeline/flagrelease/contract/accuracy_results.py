@@ -8,6 +8,7 @@ from typing import Any
 
 from flagrelease.contract.handles import VerdictName
 from flagrelease.store.evidence import Evidence
+from flagrelease.verdict.attempts import Attempt
 from flagrelease.verdict.stats.fidelity import Fidelity
 from flagrelease.verdict.types import Course, LengthRatio, NoiseFloor
 
@@ -59,6 +60,8 @@ class BenchmarkScore:
     sensitive: bool = True
     """False if the baseline is so close to the chance level that a candidate without the skill could pass: then the
     verdict is never PASS, and the cell's verdict is formed without this benchmark unless it is FAIL."""
+    attempts: tuple[Attempt, ...] = ()
+    """All judgements of the lineage, oldest first (`evaluation/attempts.py`); empty if there was nothing to judge."""
 
 
 @dataclass(frozen=True, kw_only=True)

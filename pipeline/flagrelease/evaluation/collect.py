@@ -9,7 +9,7 @@ and then the candidate is asked look by look against it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flagrelease.config.cell import fingerprint
@@ -18,7 +18,8 @@ from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
-from flagrelease.evaluation import baselines, fidelity_probe
+from flagrelease.evaluation import attempts, baselines, fidelity_probe
+from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.driver import ServedSide, StoredSide, run_design
 from flagrelease.evaluation.harness import Harness, Patience, forget_failures
 from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
@@ -28,9 +29,11 @@ from flagrelease.ports.progress import Count
 from flagrelease.serving.servers import Serve, Servers
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
+from flagrelease.verdict import group_sequential
+from flagrelease.verdict.attempts import judged_answers
 from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
-from flagrelease.verdict.types import ALPHA, FAIL_ALPHA, RESERVE, Decision
+from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Decision
 
 __all__ = ["Gathered", "Pair", "gather", "lines"]
 
@@ -49,6 +52,8 @@ class Pair:
     """The group-sequential design that requested the answers; None if all were asked."""
     decision: Decision | None = None
     """The design's decision."""
+    turn: Turn | None = None
+    """Its place among the attempts of its lineage; None if there is nothing to judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,24 +152,47 @@ class _Collector:
             answers = candidate.complete(spec.repeats)
             if before is None:
                 self._keep_unjudged(spec, answers)
-            return Pair(spec=spec, baseline=before, candidate=answers)
-        planned = PlannedLooks(
+                return Pair(spec=spec, baseline=None, candidate=answers)
+            turn = attempts.turn(self._job, self._context, spec).of(judged_answers(spec.margin, before, answers))
+            return Pair(spec=spec, baseline=before, candidate=answers, turn=turn)
+        turn, planned, decision = self._decide(spec, baseline, candidate)
+        before, after = baseline.samples(), candidate.samples()
+        if isinstance(baseline, ServedSide):
+            self._keep(spec, before)
+        return Pair(spec=spec, baseline=before, candidate=after, planned=planned, decision=decision, turn=turn)
+
+    def _decide(
+        self, spec: EvalSpec, baseline: StoredSide | ServedSide, candidate: ServedSide
+    ) -> tuple[Turn, PlannedLooks, Decision]:
+        """Run the design at the level of each earlier attempt, and then at its own, until the answers are those of an
+        attempt: a server that repeats its answers repeats its attempt. Levels fall, so no answer is asked in vain."""
+        turn = attempts.turn(self._job, self._context, spec)
+        while True:
+            planned = self._planned(spec, baseline, turn.level)
+            decision = run_design(planned, baseline, candidate)
+            before, after = baseline.samples(), candidate.samples()
+            for samples in (before, after):
+                _check_failures(spec, samples)
+            judged = group_sequential.judged(planned, decision, before, after)
+            turn = replace(turn, judged=judged_answers(planned.record(), *judged))
+            if turn.new or turn.repeated:
+                return turn, planned, decision
+            turn = turn.next()
+
+    def _planned(self, spec: EvalSpec, baseline: StoredSide | ServedSide, level: float) -> PlannedLooks:
+        reference = isinstance(baseline, StoredSide) and spec.repeats > 1
+        return PlannedLooks(
             questions=tuple((question.subset, question.id) for question in spec.questions),
             margin=spec.margin,
             repeats=spec.repeats,
             fail_alpha=self._fail_alpha,
-            reference=isinstance(baseline, StoredSide) and spec.repeats > 1,
+            reference=reference,
             chance=spec.chance,
             population=spec.total,
             reserve=RESERVE,
+            alpha=level,
+            baseline_weight=BASELINE_WEIGHT if reference else 0.0,
         )
-        decision = run_design(planned, baseline, candidate)
-        before, after = baseline.samples(), candidate.samples()
-        for samples in (before, after):
-            _check_failures(spec, samples)
-        if isinstance(baseline, ServedSide):
-            self._keep(spec, before)
-        return Pair(spec=spec, baseline=before, candidate=after, planned=planned, decision=decision)
 
     def _side(self, spec: EvalSpec, role: str, stack: Stack, earlier: Sequence[Sample]) -> ServedSide:
         path = self._unfinished(spec, role, stack)

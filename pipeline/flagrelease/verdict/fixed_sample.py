@@ -37,6 +37,8 @@ def compare(
     clusters: Mapping[str, Mapping[str, str]] | None = None,
     populations: Mapping[str, int] | None = None,
     alpha: float = ALPHA,
+    levels: Mapping[str, float] | None = None,
+    baseline_weight: float = 0.0,
 ) -> Comparison:
     """Judge the candidate's answers against the baseline's for each benchmark, paired by question (`rule.decide`).
 
@@ -45,6 +47,8 @@ def compare(
     `populations` has the number of questions of the complete benchmark, if not all of them were asked. A failed answer
     counts as wrong in the score, and as the value that is less favourable to the verdict in each bound of the interval.
     The confidence level of the interval is 1 − 2α; a regression is significant at α after Holm over the benchmarks.
+    `levels` has the level of PASS where it is not α, `baseline_weight` the weight of a kept baseline's standard error
+    in its bound (`paired.kept_error`).
 
     Raises ComparisonRefused for no answers, different benchmarks, questions or prompts, missing or duplicate answers, a
     side with nothing but errors, and a margin that is missing or not in (0, 1].
@@ -66,11 +70,17 @@ def compare(
         population = max((populations or {}).get(name, 0), benchmark.pairs.n)
         n = independent(before, complete=benchmark.pairs.n == population)
         excess = truncation_excess(before, after)
+        shown, lowest = (
+            max(
+                lower_bound(benchmark.pairs.worst, margins[name], population, alpha=of, baseline_weight=weight)
+                - excess,
+                -1.0,
+            )
+            for of, weight in ((alpha, 0.0), ((levels or {}).get(name, alpha), baseline_weight))
+        )
         evidence = BenchmarkEvidence(
-            interval=(
-                max(lower_bound(benchmark.pairs.worst, margins[name], population, alpha=alpha) - excess, -1.0),
-                interval(benchmark.pairs.best, alpha=alpha).high,
-            ),
+            interval=(shown, interval(benchmark.pairs.best, alpha=alpha).high),
+            floor=lowest,
             margin=margins[name],
             p_regression=p_values[name],
             significant=significant[name],

@@ -37,7 +37,7 @@ from flagrelease.verdict.types import (
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.design import Design, SequentialEvaluation
 
-__all__ = ["PlannedLooks", "judge", "read", "scores", "to_verdict", "unsettled"]
+__all__ = ["PlannedLooks", "judge", "judged", "read", "scores", "to_verdict", "unsettled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,8 @@ class PlannedLooks:
     """Of the order in which questions are asked."""
     population: int = 0
     """Questions of the complete benchmark; 0 if that was not recorded."""
+    baseline_weight: float = 0.0
+    """The weight of a kept baseline's standard error in the bound of PASS; 0 if that was not recorded."""
 
     @cached_property
     def design(self) -> Design:
@@ -90,6 +92,7 @@ class PlannedLooks:
             exponent=self.exponent,
             reserve=self.reserve,
             variance=self.variance,
+            baseline_weight=self.baseline_weight,
         )
 
     @cached_property
@@ -190,9 +193,7 @@ def to_verdict(
     """The verdict on a benchmark for a decision of its design. `n` counts the candidate's questions."""
     from flagrelease.verdict.stats.subsets import worse_subsets  # imports numpy and scipy
 
-    used = _used(planned, decision)
-    after = [sample for sample in candidate if _answer(sample) in used]
-    before = list(baseline) if planned.reference else [sample for sample in baseline if _answer(sample) in used]
+    before, after = judged(planned, decision, baseline, candidate)
     gained, lost = ((), ()) if planned.reference else _flips(before, after)
     evidence = _evidence(planned, decision, baseline, candidate, planned.margin if margin is None else margin)
     ruling = rule.decide(evidence)
@@ -240,6 +241,7 @@ def _evidence(
     return replace(
         decision.evidence,
         interval=(max(low - excess, -1.0), high),
+        floor=max(decision.evidence.lowest - excess, -1.0),
         margin=margin,
         above_chance=above_chance(score, n, planned.chance),
         silent=silent_sides(baseline, candidate),
@@ -264,6 +266,16 @@ def unsettled(
     if planned.reference or rule.decide(evidence).ground is not Ground.SENSITIVITY_UNDECIDED:
         return ()
     return tuple((subset, name, 0) for subset, name in planned.questions)
+
+
+def judged(
+    planned: PlannedLooks, decision: Decision, baseline: Sequence[Sample], candidate: Sequence[Sample]
+) -> tuple[list[Sample], list[Sample]]:
+    """The answers of both sides from which the decision follows."""
+    used = _used(planned, decision)
+    after = [sample for sample in candidate if _answer(sample) in used]
+    before = list(baseline) if planned.reference else [sample for sample in baseline if _answer(sample) in used]
+    return before, after
 
 
 def _course(planned: PlannedLooks, decision: Decision, answers: int) -> Course:

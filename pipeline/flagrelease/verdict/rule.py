@@ -22,8 +22,9 @@ LENGTHS = (0.9, 1.1)
 
 
 def decide(evidence: BenchmarkEvidence) -> Ruling:
-    """PASS if the lower bound of the difference is above −margin. FAIL if the upper bound at the level of FAIL is below
-    −margin, or if the regression is significant and that bound is below zero. Otherwise INCONCLUSIVE.
+    """PASS if the lower bound of the difference at the level of PASS is above −margin. FAIL if the upper bound at the
+    level of FAIL is below −margin, or if the regression is significant and that bound is below zero. Otherwise
+    INCONCLUSIVE.
 
     PASS also requires assay sensitivity (ICH E10, §1.5): the lower bound of the baseline's score is more than twice the
     margin above the chance level, so that a candidate without the skill could not have passed; and that both sides
@@ -31,8 +32,9 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
     """
     low, high = evidence.interval
     margin = evidence.margin
+    passing = evidence.lowest > -margin
     ceiling = high if evidence.ceiling is None else evidence.ceiling
-    if low > -margin:
+    if passing:
         verdict, ground = _passing(evidence)
     elif ceiling < -margin:
         verdict, ground = Verdict.FAIL, Ground.LOSS_BEYOND_MARGIN
@@ -43,7 +45,7 @@ def decide(evidence: BenchmarkEvidence) -> Ruling:
     notes = []
     if low > 0 and high > margin:
         notes.append(Note.LARGE_GAIN)
-    if evidence.significant and low > -margin:
+    if evidence.significant and passing:
         notes.append(Note.LOSS_INSIDE_MARGIN)
     if evidence.length is not None and not _as_long(evidence.length.interval):
         notes.append(Note.OTHER_LENGTH)

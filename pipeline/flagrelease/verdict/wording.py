@@ -52,7 +52,7 @@ def reason(
             sides = " and the ".join(evidence.silent)
             return f"more than half of the answers of the {sides} are empty: see replies.jsonl"
         case _:
-            text = f"the loss may be as large as {points(-evidence.interval[0])}, beyond the margin of {margin}"
+            text = f"the loss may be as large as {points(-evidence.lowest)}, beyond the margin of {margin}"
     if after is not None:
         decided = "" if ruling.verdict is Verdict.INCONCLUSIVE else "decided "
         text += f", {decided}after {after} answers on each side"

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flagrelease.contract import accuracy_results
+from flagrelease.contract import accuracy_results, results
+from flagrelease.contract.context import Context
+from flagrelease.contract.job import Job
+from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.collect import Pair
 from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.verdict import fixed_sample, group_sequential
+from flagrelease.verdict.attempts import Attempt
 from flagrelease.verdict.flips import differing
 from flagrelease.verdict.noise import own_noise
 from flagrelease.verdict.samples import Sample
-from flagrelease.verdict.types import BenchmarkVerdict
+from flagrelease.verdict.types import BASELINE_WEIGHT, BenchmarkVerdict
 
 
 def judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
@@ -34,6 +38,8 @@ def judge(pairs: Sequence[Pair]) -> dict[str, BenchmarkVerdict]:
             margins={spec.benchmark: spec.margin for spec, _, _ in fixed},
             chances={spec.benchmark: spec.chance for spec, _, _ in fixed},
             populations={spec.benchmark: spec.total for spec, _, _ in fixed},
+            levels={pair.spec.benchmark: pair.turn.level for pair in pairs if pair.turn is not None},
+            baseline_weight=BASELINE_WEIGHT,
         )
         judged |= comparison.benchmarks
     return judged
@@ -61,6 +67,22 @@ def score(pair: Pair, judged: BenchmarkVerdict) -> accuracy_results.BenchmarkSco
         length=judged.length,
         course=judged.course,
         noise=own_noise(baseline),
+    )
+
+
+def attempt(job: Job, context: Context, turn: Turn, judged: BenchmarkVerdict) -> Attempt:
+    """The judgement as it is remembered."""
+    return Attempt(
+        number=turn.number,
+        level=turn.level,
+        image=context.result(results.IMAGE).digest,
+        run=context.run_id,
+        profile=job.cell.profile_name,
+        answers=judged.candidate.answers,
+        difference=judged.difference,
+        interval90=judged.interval90,
+        verdict=judged.verdict.value,
+        judged=turn.judged,
     )
 
 

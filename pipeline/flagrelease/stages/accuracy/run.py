@@ -14,8 +14,8 @@ from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import ConfigError
-from flagrelease.evaluation import baselines
-from flagrelease.evaluation.collect import Gathered, gather
+from flagrelease.evaluation import attempts, baselines
+from flagrelease.evaluation.collect import Gathered, Pair, gather
 from flagrelease.evaluation.datasets import load
 from flagrelease.evaluation.harness import Harness
 from flagrelease.evaluation.harnesses import choose
@@ -25,9 +25,10 @@ from flagrelease.serving.operator_status import Counting
 from flagrelease.serving.server import served
 from flagrelease.serving.servers import Serve
 from flagrelease.stages.accuracy import evidence
-from flagrelease.stages.accuracy.judge import judge, score, score_alone
+from flagrelease.stages.accuracy.judge import attempt, judge, score, score_alone
 from flagrelease.verdict import rule
-from flagrelease.verdict.types import reasons
+from flagrelease.verdict.attempts import Attempt
+from flagrelease.verdict.types import BenchmarkVerdict, reasons
 
 
 def evaluate(
@@ -83,7 +84,12 @@ def _result(
     compared = [pair for pair in pairs if pair.baseline is not None]
     judged = judge(compared)
     own = (
-        score_alone(pair, baselines.need(cell)) if pair.baseline is None else score(pair, judged[pair.spec.benchmark])
+        score_alone(pair, baselines.need(cell))
+        if pair.baseline is None
+        else replace(
+            score(pair, judged[pair.spec.benchmark]),
+            attempts=_attempts(job, context, pair, judged[pair.spec.benchmark]),
+        )
         for pair in pairs
     )
     scores = (*own, *outside)
@@ -104,6 +110,13 @@ def _result(
         evidence=(*evidence.write(job, context, pairs, judged), *gathered.evidence),
         awaited=tuple(key for key in alone if baselines.absent(context, key)),  # a partial baseline is not awaited
     )
+
+
+def _attempts(job: Job, context: Context, pair: Pair, judged: BenchmarkVerdict) -> tuple[Attempt, ...]:
+    """All attempts of the benchmark's lineage; this one is stored if it is new."""
+    if pair.turn is None:
+        return ()
+    return attempts.record(context, job.cell.id, judged.benchmark, pair.turn, attempt(job, context, pair.turn, judged))
 
 
 def sampling(specs: Sequence[EvalSpec]) -> dict[str, Any]:

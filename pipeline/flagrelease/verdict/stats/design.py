@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,10 +11,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from flagrelease.errors import ComparisonRefused
-from flagrelease.verdict.stats.paired import Floats, Ints, loss_error
+from flagrelease.verdict.stats.paired import Floats, Ints, kept_error, loss_error
 from flagrelease.verdict.stats.sequential import Estimate, Look, Monitor, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk, inflation
-from flagrelease.verdict.types import Answer, Ask, Decision, Ground
+from flagrelease.verdict.types import ALPHA, Answer, Ask, Decision, Ground
 
 GROWTH = 1.15
 """Each stage beyond the planned ones is larger than the one before by this factor, so that the looks stay few."""
@@ -52,6 +53,8 @@ class Design:
     """The share of α that is kept for going on beyond `information`; 0 ends the evaluation there."""
     variance: float = 0.25
     """Assumed variance of the difference of one pair, to size the first stage: 2·p(1−p) ≈ 0.25."""
+    baseline_weight: float = 0.0
+    """The weight of a kept baseline's standard error in the bound of PASS (`paired.kept_error`)."""
 
     @cached_property
     def information(self) -> float:
@@ -105,8 +108,17 @@ class Design:
         """The boundaries at the start of the evaluation."""
         passing = Walk.start(evaluations)
         failing = passing if self.alpha == self.fail_alpha else Walk.start(evaluations)
+        shown = None if self.alpha == ALPHA else Walk.start(evaluations)
         return Monitor(
-            self.margin, self.information, self.alpha, self.fail_alpha, self.exponent, passing, failing, self.reserve
+            self.margin,
+            self.information,
+            self.alpha,
+            self.fail_alpha,
+            self.exponent,
+            passing,
+            failing,
+            self.reserve,
+            shown,
         )
 
 
@@ -278,6 +290,7 @@ class _Replay:
             worst=worst,
             best=best,
             lower=lambda error: self._evaluation.lower_error(error, self._progress),
+            floor=lambda error: kept_error(error, math.sqrt(self._reference_variance), design.baseline_weight),
         )
         ended = self._look.time[0] >= 1 and not design.reserve
         return bool(spent[0] or self._look.decision[0] or ended)
@@ -290,7 +303,9 @@ class _Replay:
         score = float(np.mean(self._first_round))
         difference = min(max(float(self._estimate.difference[0]), -score), 1.0 - score)  # weights may exceed that
         low, high = evidence.interval
-        evidence = replace(evidence, interval=(min(low, difference), max(high, difference)))
+        evidence = replace(
+            evidence, interval=(min(low, difference), max(high, difference)), floor=min(evidence.lowest, difference)
+        )
         return Decision(
             evidence=evidence,
             ruling=ruling,

@@ -22,6 +22,7 @@ __all__ = [
     "difference",
     "holm",
     "interval",
+    "kept_error",
     "loss_error",
     "lower_bound",
     "mid_p",
@@ -159,8 +160,11 @@ def interval(pairs: Pairs, *, alpha: float = 0.05) -> Interval:
     return Interval(min(score.low, clustered.low), max(score.high, clustered.high))
 
 
-def lower_bound(pairs: Pairs, margin: float, population: int, *, alpha: float = 0.05) -> float:
-    """The lower bound of `interval`, for repeats with the standard error of `loss_error`."""
+def lower_bound(
+    pairs: Pairs, margin: float, population: int, *, alpha: float = 0.05, baseline_weight: float = 0.0
+) -> float:
+    """The lower bound of `interval`, for repeats with the standard error of `loss_error` and, for a kept baseline, that
+    of `kept_error`."""
     low = interval(pairs, alpha=alpha).low
     if pairs.binary and pairs.deterministic:
         return low  # Tango's is a score interval: it has the variance of the loss that is tested
@@ -169,8 +173,17 @@ def lower_bound(pairs: Pairs, margin: float, population: int, *, alpha: float = 
     answers = float(min(pairs.baseline.count.sum(), pairs.candidate.count.sum()))
     wald = _wald_error(pairs)
     error = float(loss_error(wald, margin, questions=independent, answers=answers, population=population))
+    if baseline_weight:
+        error = float(kept_error(error, _sampling_error(pairs.baseline), baseline_weight))
     half = float(stdtrit(max(groups - 1, 1), 1 - alpha)) * error
     return max(min(low, difference(pairs) - half), -1.0)
+
+
+def _sampling_error(side: Side) -> float:
+    """The standard error of a side's score for its own questions; 0 if no question has two answers."""
+    often = side.count > 1
+    spread = side.within[often] / ((side.count[often] - 1) * side.count[often])
+    return math.sqrt(float(spread.sum())) / len(side.count)
 
 
 def _wald_error(pairs: Pairs) -> float:
@@ -201,6 +214,20 @@ def loss_error(
     left_out = max(1 - questions / population, 0.0)
     extended = np.maximum(wald - 2 / k**2, 0.0) + loss * left_out / questions
     return np.asarray(np.sqrt(np.maximum(np.maximum(wald, extended), loss / k)))
+
+
+def kept_error(error: Floats | float, baseline: Floats | float, weight: float) -> Floats:
+    """The standard error of the bound of PASS against a kept baseline, whose own is `baseline`, a part of `error`.
+
+    A baseline that is kept is drawn once for all cells and releases of its model. With the sum of squares, PASS has its
+    level over all baselines that could have been drawn, but not with each of them. Here the standard errors themselves
+    are added, the baseline's with a `weight`: the level then holds for every baseline whose score is not too low by
+    more than weight·z of its standard errors.
+    """
+    total = np.asarray(error, np.float64)
+    own = np.asarray(baseline, np.float64)
+    candidate = np.sqrt(np.maximum(total**2 - own**2, 0.0))
+    return np.asarray(np.maximum(total, candidate + weight * own))
 
 
 def tango(*, gained: int, lost: int, n: int, alpha: float = 0.05) -> Interval:

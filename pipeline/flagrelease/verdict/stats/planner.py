@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from flagrelease.verdict.stats.design import GROWTH, Design
-from flagrelease.verdict.stats.paired import Floats, Side
+from flagrelease.verdict.stats.paired import Floats, Side, kept_error
 from flagrelease.verdict.stats.spending import Characteristics, characteristics, endings, inflation
 
 __all__ = ["GUESS", "FixedPlan", "Forecast", "Outlook", "expected", "forecast", "outlook", "pair_variance", "plan"]
@@ -145,7 +145,8 @@ def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: 
     pairs = _schedule(design, variance, reference)
     noise = variance / 2 / (design.questions * reference) if reference else 0.0
     each = variance / 2 if reference else variance
-    times = tuple(1 / ((each / count + noise) * design.information) for count in pairs)
+    errors = np.sqrt(each / pairs + noise)
+    times = tuple((1 / (errors**2 * design.information)).tolist())
     ends = endings(
         times,
         drop=drop / design.margin,
@@ -154,6 +155,7 @@ def outlook(design: Design, drop: float, *, variance: float = GUESS, reference: 
         fail_alpha=design.fail_alpha,
         exponent=design.exponent,
         reserve=design.reserve,
+        stretch=kept_error(errors, math.sqrt(noise), design.baseline_weight) / errors,
     )
     decided = ends.passes + ends.fails
     asked = float((decided * pairs).sum() + (1 - decided.sum()) * pairs[-1])

@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from flagrelease.verdict import rule
 from flagrelease.verdict.stats.paired import Floats, Ints
 from flagrelease.verdict.stats.spending import CLOSEST, Walk, share_spent
-from flagrelease.verdict.types import BenchmarkEvidence, Ruling, Verdict
+from flagrelease.verdict.types import ALPHA, BenchmarkEvidence, Ruling, Verdict
 
 __all__ = ["CONTINUE", "FAIL", "PASS", "Allocation", "Estimate", "Look", "Monitor", "Progress", "allocate"]
 
@@ -209,6 +209,8 @@ class Monitor:
     """The walks below the boundary of FAIL."""
     reserve: float = 0.0
     """The share of α that is spent beyond the planned information."""
+    shown: Walk | None = None
+    """The walks below the boundary of the interval that is shown, if PASS has a level other than ALPHA."""
 
     def look(
         self,
@@ -218,13 +220,15 @@ class Monitor:
         worst: Estimate | None = None,
         best: Estimate | None = None,
         lower: Callable[[Floats], Floats] = lambda error: error,
+        floor: Callable[[Floats], Floats] = lambda error: error,
     ) -> tuple[Monitor, Look]:
         """Judge by the repeated confidence interval, valid at every look (Jennison and Turnbull 2000, ch. 9).
 
         The lower bound is that of the `worst` estimate, in which failed answers count in the candidate's disfavour; the
         upper bound and the p-value are those of the `best`. Both are `estimate` by default. `lower` makes the
-        standard error of the lower bound (`paired.loss_error`). The interval has the level
-        1 − 2α; the bound for FAIL has its own level. A look with less than 2 % more information spends nothing and
+        standard error of the lower bound (`paired.loss_error`), and `floor` makes of that the one of the bound for PASS
+        (`paired.kept_error`). The interval has the level 1 − 2·ALPHA; the bounds for PASS and FAIL have their own
+        levels. A look with less than 2 % more information spends nothing and
         decides nothing, unless it is the `last`.
         """
         reached = 1 / (estimate.error**2 * self.information)
@@ -234,6 +238,7 @@ class Monitor:
         then = share_spent(before, self.exponent, self.reserve)
         now = np.where(last, 1.0, share_spent(time, self.exponent, self.reserve))
         pass_limit = self.passing.limit(time, self.alpha * (now - then))
+        shown_limit = pass_limit if self.shown is None else self.shown.limit(time, ALPHA * (now - then))
         alike = self.passing is self.failing  # equal levels have spent the same: compute the costly part once
         fail_limit = pass_limit if alike else self.failing.limit(time, self.fail_alpha * (now - then))
         worst, best = worst or estimate, best or estimate
@@ -241,25 +246,34 @@ class Monitor:
         p = self.fail_alpha * then + self.failing.above(time, z_fail * np.sqrt(time))
         passing = _keep(self.passing, self.passing.below(time, pass_limit), skipped)
         failing = passing if alike else _keep(self.failing, self.failing.below(time, fail_limit), skipped)
-        after = replace(self, passing=passing, failing=failing)
-        pass_limit, fail_limit = (np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit))
-        low = np.maximum(worst.difference - _student(pass_limit, worst.freedom) * lower(worst.error), -1.0)
+        shown = self.shown and _keep(self.shown, self.shown.below(time, shown_limit), skipped)
+        after = replace(self, passing=passing, failing=failing, shown=shown)
+        pass_limit, fail_limit, shown_limit = (
+            np.where(skipped, _OPEN, limit) for limit in (pass_limit, fail_limit, shown_limit)
+        )
+        error = lower(worst.error)
+        low, least = (
+            np.maximum(worst.difference - _student(limit, worst.freedom) * of, -1.0)
+            for limit, of in ((shown_limit, error), (pass_limit, floor(error)))
+        )
         high, ceiling = (
             np.minimum(best.difference + _student(limit, best.freedom) * best.error, 1.0)
-            for limit in (pass_limit, fail_limit)
+            for limit in (shown_limit, fail_limit)
         )
         evidence = tuple(
             BenchmarkEvidence(
-                interval=(lower, upper),
+                interval=(at_least, at_most),
+                floor=lowest,
                 ceiling=most,
                 margin=self.margin,
                 p_regression=p_regression,
                 significant=significant,
                 above_chance=None,
             )
-            for lower, upper, most, p_regression, significant in zip(
+            for at_least, at_most, lowest, most, p_regression, significant in zip(
                 low.tolist(),
                 high.tolist(),
+                least.tolist(),
                 ceiling.tolist(),
                 np.minimum(p, 1.0).tolist(),
                 (z_fail > fail_limit).tolist(),

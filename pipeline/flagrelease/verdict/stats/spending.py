@@ -173,12 +173,15 @@ def endings(
     fail_alpha: float,
     exponent: float,
     reserve: float = 0.0,
+    stretch: Floats | float = 1.0,
 ) -> Endings:
     """The endings of an evaluation with looks at `times`; the last look spends the remaining α.
 
-    `drop` is the true loss in units of the margin, `reach` the margin in standard errors at t = 1.
+    `drop` is the true loss in units of the margin, `reach` the margin in standard errors at t = 1, `stretch` (looks,)
+    the standard error of the bound of PASS over that of the difference.
     """
     passing, failing = (limits(times, level, exponent, last=True, reserve=reserve) for level in (alpha, fail_alpha))
+    passing = passing * stretch
     walk = Walk.start()
     passes, fails = np.zeros(len(times)), np.zeros(len(times))
     for look, t in enumerate(times):

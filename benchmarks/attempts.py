@@ -1,0 +1,209 @@
+"""Simulate false PASS over several attempts, and given one baseline that is kept for all.
+
+    python benchmarks/attempts.py [TABLE …] [--runs N] [--seed N] [--only NAME]
+
+TABLE is `reruns` (an image is evaluated until it passes, at most five times), `rounds` (attribution: up to three
+further images, each after a FAIL), `shared` (eight chips against one baseline) or `levels` (ways to divide α among the
+attempts, and the weight of the baseline's error, by exact integration). By default all of them.
+
+Every image loses exactly the margin, on all questions alike on the logit scale, the loss for which PASS is most likely.
+"Before" is the rule without these budgets: 5 % for each attempt, and the baseline's error only in the sum of squares.
+"After" is the product's. The generators of data are those of `verdict_audit.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from verdict_audit import AIME, FULL, GPQA_D, MUSR, Floats, Many, Random, Setting
+
+from flagrelease.verdict.attempts import level
+from flagrelease.verdict.stats.design import Design
+from flagrelease.verdict.stats.planner import outlook
+from flagrelease.verdict.stats.sequential import FAIL, PASS
+from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERVE
+
+AIME_64, GPQA, LIVEBENCH_6, MUSR_8, _ = FULL
+SETTINGS = (AIME, AIME_64, GPQA_D, MUSR, GPQA, MUSR_8, LIVEBENCH_6)
+CHIPS = 8
+WORST = 0.1
+"""The share of the baselines that is looked at alone: those with the lowest scores for their questions."""
+
+Rule = Callable[[Setting, int], Setting]
+
+
+def before(setting: Setting, _attempt: int) -> Setting:
+    return replace(setting, level=ALPHA, weight=0.0)
+
+
+def after(setting: Setting, attempt: int) -> Setting:
+    return replace(setting, level=level(attempt))
+
+
+RULES: tuple[Rule, Rule] = (before, after)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Baselines that are kept, one in each row, and images that lose the margin."""
+
+    setting: Setting
+    p: Floats
+    """The baseline's probabilities, (runs, questions)."""
+    q: Floats
+    """An image's."""
+    right: Floats
+    """The baseline's right answers."""
+
+    @staticmethod
+    def draw(setting: Setting, random: Random, runs: int) -> Kept:
+        p, q = setting.sides(setting.margin, "logit", random, runs)
+        return Kept(setting, p, q, np.asarray(random.binomial(setting.repeats, p), np.float64))
+
+    def judge(self, rule: Rule, attempt: int, rows: Floats, random: Random) -> Many:
+        chosen = rule(self.setting, attempt)
+        return Many(chosen, self.p[rows], self.q[rows], random, right=self.right[rows]).run()
+
+    def worst(self) -> Floats:
+        """Whether a baseline is among those with the lowest scores, in their own standard errors."""
+        error = (self.right / self.setting.repeats - self.p).sum(axis=1) / np.sqrt((self.p * (1 - self.p)).sum(axis=1))
+        return np.asarray(error <= np.quantile(error, WORST))
+
+
+def until(kept: Kept, rule: Rule, random: Random, most: int, *, goes_on: Callable[[Floats], Floats]) -> float:
+    """How often one of `most` attempts passes; `goes_on` tells after which verdicts another one follows."""
+    passed, rows = np.zeros(len(kept.p), bool), np.arange(len(kept.p))
+    for attempt in range(1, most + 1):
+        found = kept.judge(rule, attempt, rows, random).verdict
+        passed[rows[found == PASS]] = True
+        rows = rows[goes_on(found)]
+        if not len(rows):
+            break
+    return float(passed.mean())
+
+
+def _attempts(runs: int, seed: int, only: str, most: int, goes_on: Callable[[Floats], Floats]) -> list[str]:
+    rows = ["| benchmark | before | after | runs |", "|---" * 4 + "|"]
+    for setting in SETTINGS:
+        if only in setting.name:
+            count = runs if setting.n < 500 else max(runs // 4, 50)
+            cells = []
+            for rule in RULES:
+                random = np.random.default_rng([seed, setting.n, setting.repeats])
+                kept = Kept.draw(setting, random, count)
+                cells.append(percent(until(kept, rule, random, most, goes_on=goes_on), count))
+            rows.append(f"| {setting.name} {setting.n}×{setting.repeats} | {' | '.join(cells)} | {count} |")
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def reruns(runs: int, seed: int, only: str) -> list[str]:
+    """Evaluated again until it passes, at most five times."""
+    return _attempts(runs, seed, only, 5, lambda found: found != PASS)
+
+
+def rounds(runs: int, seed: int, only: str) -> list[str]:
+    """Up to three rounds of attribution, each after a FAIL; every image loses the margin."""
+    return _attempts(runs, seed, only, 4, lambda found: found == FAIL)
+
+
+def shared(runs: int, seed: int, only: str) -> list[str]:
+    """Eight chips are judged against each baseline."""
+    head = (
+        "benchmark",
+        "rule",
+        "a cell",
+        "at least one of 8",
+        "a cell, worst tenth of the baselines",
+        "answers",
+        "baselines",
+    )
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for setting in SETTINGS:
+        if only not in setting.name:
+            continue
+        count = runs if setting.n < 500 else max(runs // 4, 50)
+        for name, rule in zip(("before", "after"), RULES, strict=True):
+            random = np.random.default_rng([seed, setting.n, setting.repeats])
+            kept = Kept.draw(setting, random, count)
+            every = [kept.judge(rule, 1, np.arange(count), random) for _ in range(CHIPS)]
+            found = np.array([many.verdict == PASS for many in every])
+            worst = found.mean(axis=0)[kept.worst()]
+            answers = np.mean([many.answers.mean() for many in every])
+            cells = [
+                percent(found.mean(), count * CHIPS),
+                percent(found.any(axis=0).mean(), count),
+                f"{100 * worst.mean():.1f} ± {100 * worst.std() / np.sqrt(len(worst)):.1f}",
+            ]
+            label = f"{setting.name} {setting.n}×{setting.repeats}"
+            rows.append(f"| {label} | {name} | {' | '.join(cells)} | {answers:,.0f} | {count} |")
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def percent(share: float, runs: int) -> str:
+    return f"{100 * share:.1f} ± {100 * np.sqrt(max(share, 1 / runs) * (1 - share) / runs):.1f}"
+
+
+def levels(_runs: int, _seed: int, _only: str) -> list[str]:
+    """PASS of an identical stack / the candidate's answers relative to a level of 5 % without a weight."""
+    ways = {
+        "5 % each": (1.0, 1.0, 1.0),
+        "α·6/(π²k²)": (0.608, 0.152, 0.0675),
+        "α/2^k": (0.5, 0.25, 0.125),
+        "0.8 α, then half of the rest": (0.8, 0.1, 0.05),
+        "0.9 α, then half of the rest": (0.9, 0.05, 0.025),
+    }
+    rows = ["| levels | first attempt | second | third |", "|---" * 4 + "|"]
+    rows += [f"| {name} | {' | '.join(_cost(share, 0.0, 64) for share in shares)} |" for name, shares in ways.items()]
+    weights = (0.0, 0.4, BASELINE_WEIGHT)
+    rows += ["", "| repeats of the baseline | " + " | ".join(f"weight {weight}" for weight in weights) + " |"]
+    rows.append("|---" * (1 + len(weights)) + "|")
+    for repeats in (32, 64, 128, 256):
+        rows.append(f"| {repeats} | {' | '.join(_cost(0.9, weight, repeats) for weight in weights)} |")
+    return rows
+
+
+def _cost(share: float, weight: float, repeats: int) -> str:
+    def ends(alpha: float, weight: float, repeats: int) -> tuple[float, float]:
+        design = Design(
+            questions=30,
+            margin=0.05,
+            repeats=repeats,
+            alpha=alpha,
+            fail_alpha=FAIL_ALPHA,
+            reserve=RESERVE,
+            baseline_weight=weight,
+        )
+        found = outlook(design, 0.0, reference=repeats)
+        return found.passes, found.pairs
+
+    passes, answers = ends(share * ALPHA, weight, repeats)
+    return f"{passes:.3f} / {answers / ends(ALPHA, 0.0, 64)[1]:.2f}"
+
+
+TABLES = {"reruns": reruns, "rounds": rounds, "shared": shared, "levels": levels}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; default: all")
+    arguments.add_argument("--runs", type=int, default=800, help="simulations; a quarter for 500 questions and more")
+    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--only", default="", help="only settings whose name contains this")
+    chosen = arguments.parse_args()
+    for name in chosen.tables or TABLES:
+        print(f"\n{name}\n")
+        print("\n".join(TABLES[name](chosen.runs, chosen.seed, chosen.only)))
+
+
+if __name__ == "__main__":
+    main()
