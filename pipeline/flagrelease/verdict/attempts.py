@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.types import ALPHA
+
+if TYPE_CHECKING:
+    from flagrelease.verdict.samples import Sample
 
 __all__ = ["Attempt", "judged_answers", "level"]
 

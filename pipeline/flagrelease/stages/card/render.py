@@ -62,6 +62,7 @@ def view(record: Record) -> dict[str, Any]:
         "speed_chart": Markdown(charts.SPEED),
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
         **({} if record.speed is None else _speed_texts(record, record.speed)),
+        "attempts": attempts_table(record),
         "likeness": likeness_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
@@ -231,6 +232,29 @@ def speed_table(measured: Speed, candidate_name: str) -> Markdown:
         "Verdict",
     )
     return table(header, [tuple(map(Markdown, speed_cells(point))) for point in measured.points])
+
+
+def attempts_table(record: Record) -> Markdown | None:
+    """All judgements of each benchmark's lineage; None if each was judged once."""
+    if all(len(row.attempts) < 2 for row in record.accuracy.benchmarks):
+        return None
+    rows = [
+        (
+            code(row.metric),
+            str(attempt.number),
+            code(attempt.image.removeprefix("sha256:")[:12]),
+            attempt.profile,
+            f"{attempt.answers:,}",
+            signed(attempt.difference),
+            Markdown("[{}, {}]".format(*map(signed, attempt.interval90))),
+            f"{100 * attempt.level:.2g} %",
+            attempt.verdict,
+        )
+        for row in record.accuracy.benchmarks
+        for attempt in row.attempts
+    ]
+    header = ("Judged", "Attempt", "Image", "Profile", "Answers", "Difference", "90 % interval", "Level", "Verdict")
+    return table(header, rows)
 
 
 def likeness_table(record: Record) -> Markdown | None:

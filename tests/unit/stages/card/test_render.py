@@ -19,6 +19,7 @@ from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
 from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.record import Record
+from flagrelease.verdict.attempts import Attempt, level
 from flagrelease.verdict.types import Course, NoiseFloor
 
 PNG = {"scores.png": b"\x89PNG\r\n\x1a\n"}
@@ -166,6 +167,31 @@ def test_a_benchmark_that_is_not_sensitive_is_shown_as_that() -> None:
     assert "is not part of a PASS" not in rendered(given.record())
     failed = given.record(accuracy=given.accuracy(replace(weak, verdict="FAIL"), verdict="FAIL"))
     assert "| 0.050 | FAIL |" in rendered(failed)
+
+
+def test_every_attempt_at_the_same_questions_is_listed() -> None:
+    first = Attempt(
+        number=1,
+        level=level(1),
+        image="sha256:" + "1" * 64,
+        run="run",
+        profile="embedded",
+        answers=100,
+        difference=-0.2,
+        interval90=(-0.3, -0.1),
+        verdict="FAIL",
+        judged="0" * 64,
+    )
+    second = replace(first, number=2, level=level(2), verdict="PASS", difference=0.0, image="sha256:" + "2" * 64)
+    once, twice = (
+        given.record(accuracy=given.accuracy(given.score(attempts=attempts)))
+        for attempts in ((first,), (first, second))
+    )
+    assert "Attempt" not in rendered(once)
+    assert lint(rendered(twice), twice, PNG) == []
+    line = "| 1 | `111111111111` | embedded | 100 | −0.200 | [−0.300, −0.100] | 4.5 % | FAIL |"
+    assert line in rendered(twice)
+    assert "| 2 | `222222222222` |" in rendered(twice)
 
 
 def test_a_missing_baseline_is_a_dash_in_a_draft() -> None:
