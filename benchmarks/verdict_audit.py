@@ -33,7 +33,7 @@ from flagrelease.verdict.stats.paired import kept_error, loss_error
 from flagrelease.verdict.stats.planner import GUESS, outlook
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Progress, allocate
 from flagrelease.verdict.stats.spending import Walk
-from flagrelease.verdict.types import BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Verdict
+from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Verdict
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
@@ -110,9 +110,9 @@ class Setting:
     """Questions of the complete benchmark, of which `n` are asked; 0 for all."""
     served: bool = False
     """Whether both sides are asked, as on a CPU, instead of the candidate against a complete baseline."""
-    level: float = level(1)
-    """The level of PASS: that of a first attempt."""
-    weight: float = BASELINE_WEIGHT
+    level: float = ALPHA
+    """The level of PASS; a release's attempts have lower ones."""
+    weight: float = 0.0
     """Of a kept baseline's standard error in the bound of PASS."""
 
     def sides(self, loss: float, how: str, random: Random, runs: int) -> tuple[Floats, Floats]:
@@ -306,13 +306,16 @@ AUDITED = (
 )
 HOW = ("logit", "break", "half", "mixed")
 
-# The profile `full` of matrix.yaml.
-FULL = (
-    replace(AIME, repeats=64),
-    GPQA,
-    replace(LIVEBENCH, repeats=6),
-    replace(MUSR, repeats=8),
-    replace(MMLU, rho=0.9),
+# The profile `full` of matrix.yaml, in a first attempt.
+FULL = tuple(
+    replace(setting, level=level(1), weight=BASELINE_WEIGHT)
+    for setting in (
+        replace(AIME, repeats=128),
+        replace(GPQA, repeats=4),
+        replace(LIVEBENCH, repeats=12),
+        replace(MUSR, repeats=16),
+        replace(MMLU, rho=0.9),
+    )
 )
 
 

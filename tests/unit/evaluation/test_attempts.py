@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from flagrelease.contract.results import IMAGE, WEIGHTS
 from flagrelease.verdict.attempts import level
-from flagrelease.verdict.types import ALPHA
+from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT
 from support import finished_cell
 from support.contexts import after
 from support.evaluated import World, answering, world_of
@@ -67,3 +68,16 @@ def test_other_software_is_another_lineage(world: World) -> None:
     job = replace(job, cell=replace(job.cell, chip=replace(job.cell.chip, components=components)))
     (score,) = world.evaluate(job).benchmarks
     assert [(attempt.number, attempt.verdict) for attempt in score.attempts] == [(1, "PASS")]
+
+
+def test_a_kept_baseline_lowers_the_bound_of_pass_and_not_the_interval(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.stacks = {"native": answering(lambda n: n % 3 > 0), "flagos": answering(lambda n: n % 3 > 0)}
+    world.evaluate(world.sampled(vendor="nvidia"))
+    (path,) = [
+        file
+        for file in (tmp_path / "evidence").rglob("*")
+        if file.is_file() and b'"baseline_weight"' in file.read_bytes()
+    ]
+    (design,) = json.loads(path.read_text())["design"].values()
+    assert (design["reference"], design["alpha"], design["baseline_weight"]) == (True, level(1), BASELINE_WEIGHT)

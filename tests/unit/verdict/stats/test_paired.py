@@ -17,6 +17,7 @@ from flagrelease.verdict.stats.paired import (
     difference,
     holm,
     interval,
+    kept_error,
     mid_p,
     regression_p,
     regression_z,
@@ -195,3 +196,9 @@ def test_the_interval_covers_what_is_true(n: int, k: int) -> None:
 def test_holm_is_statsmodels(p_values: dict[str, float]) -> None:
     oracle = multipletests(list(p_values.values()), alpha=0.05, method="holm")[0]
     assert holm(p_values, alpha=0.05) == dict(zip(p_values, oracle.tolist(), strict=True))
+
+
+def test_the_error_of_a_kept_baseline_is_added_and_never_reduces_the_bound() -> None:
+    assert float(kept_error(5.0, 3.0, 0.779)) == pytest.approx(4 + 0.779 * 3)
+    assert float(kept_error(5.0, 3.0, 0.0)) == 5.0
+    assert float(kept_error(5.0, 0.0, 0.779)) == 5.0
