@@ -208,7 +208,8 @@ def job_for(project: Project, wanted: argparse.Namespace) -> Job:
     job = project.job(next(one for one in project.cells if one.id == CELL))
     benchmark = replace(job.matrix.benchmarks[wanted.benchmark], margin=wanted.margin)
     matrix = replace(job.matrix, benchmarks={**job.matrix.benchmarks, wanted.benchmark: benchmark})
-    profile = Profile(benchmarks={wanted.benchmark: Share(limit=wanted.limit)})
+    # Without the token gate, which would fail the copies before a question is asked (benchmarks/token_gate.py).
+    profile = Profile(benchmarks={wanted.benchmark: Share(limit=wanted.limit)}, gate_tokens=0)
     sampling = replace(job.cell.model.sampling, max_tokens=wanted.max_tokens)
     model = replace(job.cell.model, sampling=sampling)
     return replace(job, matrix=matrix, cell=replace(job.cell, profile=profile, model=model))

@@ -1,5 +1,5 @@
-"""The CPU cell's benchmark on the real model: a damaged copy FAILs, the same file PASSes, with the questions of ten
-seeds."""
+"""The CPU cell on the real model: a damaged copy FAILs in the benchmark and in the token gate, the same file does
+not, with the questions of ten seeds."""
 
 from __future__ import annotations
 
@@ -59,3 +59,18 @@ def test_a_damaged_copy_fails_and_the_same_file_passes(
         failed = score(folder)
         assert failed.verdict == "FAIL", f"{name}: {failed.reason}"
         assert failed.baseline == honest.baseline
+
+
+def test_the_token_gate_fails_a_damaged_copy_before_a_question_is_asked(
+    model: RealModel, damaged: ModuleType, copies: dict[str, str]
+) -> None:
+    job, context = model.asking(1, 20, gate_tokens=512), model.fresh()
+    honest = evaluate(job, context, serve=damaged.serving(model.weights))
+    assert honest.token_gate is not None
+    assert honest.token_gate.candidate is not None, honest.token_gate.reason
+    assert (honest.token_gate.verdict, honest.token_gate.candidate.mean) == ("INCONCLUSIVE", 0)
+    assert honest.questions_asked > 0
+    for name, folder in copies.items():
+        result = evaluate(job, context, serve=damaged.serving(replace(model.weights, folder=folder)))
+        print(name, result.reason)
+        assert (result.verdict, result.questions_asked, result.benchmarks) == ("FAIL", 0, ()), name

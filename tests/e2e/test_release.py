@@ -86,10 +86,11 @@ def test_released(user: UserProject) -> None:
     (score,) = record["accuracy"]["benchmarks"]
     assert score["course"]["planned"] == 20 >= score["course"]["answers"] >= score["n"] > 0
     assert record["accuracy"]["verdict"] == "PASS"
-    likeness = record["accuracy"]["likeness"]
-    assert likeness["candidate"], likeness["reason"]
-    assert len(likeness["noise"]) == 2
-    assert "### Fidelity" in card
+    gate = record["accuracy"]["token_gate"]
+    assert gate["candidate"], gate["reason"]
+    assert (gate["verdict"], gate["candidate"]["tokens"], gate["candidate"]["mean"]) == ("INCONCLUSIVE", 512, 0)
+    assert gate["floor"]["prompts"] == 8
+    assert "### Token Gate" in card
     assert {cost["stage"] for cost in record["stages"]} >= {"weights", "image", "smoke", "accuracy"}
     assert user.leftovers() == []
 

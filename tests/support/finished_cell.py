@@ -11,7 +11,7 @@ from flagrelease.config.cell import expand
 from flagrelease.config.chip import Chip, Components, Container, Device
 from flagrelease.config.lockfile import Lock, LockedData, LockedFile, LockedModel
 from flagrelease.config.matrix import Baseline, Benchmark, Defaults, Matrix, Model, Profile, Sampling, Serve, Share
-from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, Likeness
+from flagrelease.contract.accuracy_results import Accuracy, BenchmarkScore, TokenGate
 from flagrelease.contract.context import Context, Ports
 from flagrelease.contract.handles import Done, Finished, VerdictName
 from flagrelease.contract.job import Job
@@ -25,7 +25,7 @@ from flagrelease.stages.card.record import Record, build
 from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Spent
 from flagrelease.store.workspace import Workspace
-from flagrelease.verdict.stats.fidelity import Fidelity
+from flagrelease.verdict.stats.token_distance import TokenDistance
 from support.contexts import READABLE
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
@@ -134,12 +134,16 @@ def accuracy(*rows: BenchmarkScore, verdict: VerdictName = "PASS", reason: str =
         sampling={"temperature": 0.0, "top_p": 1.0, "max_tokens": 1},
         questions_asked=400,
         inference_seconds=81.5,
-        likeness=Likeness(
-            method="one position a request",
-            tokens=241,
-            candidate=Fidelity(prompts=8, exact_match=0.75, first_divergence=14.5, top1_agreement=0.9917, kl=0.00083),
-            noise=(Fidelity(prompts=8, exact_match=0.875, first_divergence=1.0, top1_agreement=0.9958, kl=0.00059),),
-            outside=("exact match", "KL"),
+        token_gate=TokenGate(
+            reason="0.0008 [0.0004, 0.0012] nats per token from native on cpu",
+            verdict="PASS",
+            planned=10_016,
+            candidate=TokenDistance(
+                prompts=313, tokens=10_016, mean=0.00083, interval=(0.0004, 0.0012), same_top=0.9917
+            ),
+            floor=TokenDistance(prompts=39, tokens=1_248, mean=0.00059, interval=(0.0002, 0.0010), same_top=0.9958),
+            tolerance=0.01,
+            look=4,
         ),
         evidence=(ANSWERS,),
     )

@@ -41,14 +41,17 @@ class RealModel:
         """A context that knows no baseline yet."""
         return replace(after(self.context, weights=self.weights, image=self.image), shared=Remembered())
 
-    def asking(self, seed: int, questions: int | None = None) -> Job:
-        """The job with questions of another seed, and their number if given."""
+    def asking(self, seed: int, questions: int | None = None, *, gate_tokens: int = 0) -> Job:
+        """The job with questions of another seed, and their number if given; by default without the token gate."""
         benchmark = self.job.matrix.benchmarks[BENCHMARK]
         source, _, drawn = benchmark.data.partition("?")
         number = questions or int(drawn.rpartition("=")[2])
         changed = replace(benchmark, data=f"{source}?seed={seed}&questions={number}")
+        profile = replace(self.job.cell.profile, gate_tokens=gate_tokens)
         return replace(
-            self.job, matrix=replace(self.job.matrix, benchmarks={**self.job.matrix.benchmarks, BENCHMARK: changed})
+            self.job,
+            cell=replace(self.job.cell, profile=profile),
+            matrix=replace(self.job.matrix, benchmarks={**self.job.matrix.benchmarks, BENCHMARK: changed}),
         )
 
     @contextmanager

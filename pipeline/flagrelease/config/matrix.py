@@ -236,6 +236,8 @@ class Profile:
     """Whether an evaluation ends as soon as its verdict is decided; otherwise all questions are asked."""
     harness: HarnessName = DEFAULT_HARNESS
     """The program that asks and grades: our own harness, evalscope or the FlagEval platform."""
+    gate_tokens: Annotated[int, at_least(0)] = 10_000
+    """Tokens that the token gate compares; with fewer than 10,000 it can FAIL but not PASS, 0 turns it off."""
     speed: tuple[Traffic, ...] = ()
     """The loads under which speed is measured; without one it is not measured."""
     load_tool: LoadToolName | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from flagrelease.contract.handles import VerdictName
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.attempts import Attempt
-from flagrelease.verdict.stats.fidelity import Fidelity
+from flagrelease.verdict.stats.token_distance import TokenDistance
 from flagrelease.verdict.types import Course, LengthRatio, NoiseFloor
 
 
@@ -65,21 +65,25 @@ class BenchmarkScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """How closely the candidate's tokens and log-probabilities follow the baseline's: a diagnostic, never a gate."""
+class TokenGate:
+    """How closely the candidate's log-probabilities follow those of the baseline's stack (`rule.decide_tokens`)."""
 
-    reason: str = ""
-    """Why it was not measured; empty if it was."""
-    method: str = ""
-    """How tokens were scored."""
-    tokens: int = 0
-    """The baseline's tokens that were scored."""
-    candidate: Fidelity | None = None
-    """The candidate against the baseline."""
-    noise: tuple[Fidelity, ...] = ()
-    """The baseline against itself, asked one at a time and all at once."""
-    outside: tuple[str, ...] = ()
-    """The measures of `candidate` that lie beyond `noise`."""
+    reason: str
+    """The reason for the verdict, or why there is none."""
+    verdict: VerdictName | None = None
+    """None if it was not measured."""
+    planned: int = 0
+    """Tokens that would be compared if it does not fail."""
+    candidate: TokenDistance | None = None
+    """The candidate against the baseline's stack."""
+    floor: TokenDistance | None = None
+    """The baseline's stack against itself, in another order and with another number of requests at once."""
+    tolerance: float = 0.0
+    """The tolerance, nats."""
+    look: int = 0
+    """The number of the look that decided."""
+    other_prompts: int = 0
+    """Prompts that the candidate's chat template or tokenizer renders to other tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +91,9 @@ class Accuracy:
     """The comparison of the candidate's answers with the baseline's."""
 
     verdict: VerdictName
-    """The worst verdict of the sensitive benchmarks (`rule.decide_cell`)."""
+    """The verdict of the token gate and of the sensitive benchmarks (`rule.decide_cell`)."""
     reason: str
-    """The reasons of the benchmarks that have this verdict."""
+    """The reasons of the benchmarks that have this verdict, or that of the token gate."""
     benchmarks: tuple[BenchmarkScore, ...]
     """One score for each benchmark of the profile."""
     baseline_name: str
@@ -102,8 +106,8 @@ class Accuracy:
     """Requests of this run, to both sides."""
     inference_seconds: float
     """Time that they took."""
-    likeness: Likeness | None = None
-    """How closely the candidate computes like the baseline."""
+    token_gate: TokenGate | None = None
+    """How closely the candidate computes like the baseline. If it failed, there are no benchmarks."""
     called: Mapping[str, int] | None = None
     """Calls by operator during this run (operator_status.py); none if the engine did not report them."""
     evidence: tuple[Evidence, ...] = ()

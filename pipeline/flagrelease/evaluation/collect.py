@@ -18,7 +18,7 @@ from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
-from flagrelease.evaluation import attempts, baselines, fidelity_probe
+from flagrelease.evaluation import attempts, baselines, token_gate
 from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.driver import ServedSide, StoredSide, run_design
 from flagrelease.evaluation.harness import Harness, Patience, forget_failures
@@ -66,37 +66,30 @@ class Gathered:
     """Answers obtained by this run."""
     seconds: float
     """Seconds that took."""
-    likeness: accuracy_results.Likeness
-    """The result of the fidelity probe."""
+    gate: accuracy_results.TokenGate
+    """The result of the token gate."""
     evidence: tuple[Evidence, ...] = ()
-    """The fidelity probe's evidence."""
+    """The token gate's evidence."""
 
 
 def gather(job: Job, context: Context, specs: Sequence[EvalSpec], harness: Harness, serve: Serve) -> Gathered:
-    """Ask for the missing answers. Raises SmokeFailed for a server that cannot be evaluated; answers are kept."""
+    """Ask the token gate and, unless it fails, for the missing answers.
+
+    Raises SmokeFailed for a server that cannot be evaluated; answers are kept.
+    """
     if not specs:
         return Gathered(
-            pairs=(), asked=0, seconds=0.0, likeness=accuracy_results.Likeness(reason="nothing was asked here")
+            pairs=(), asked=0, seconds=0.0, gate=accuracy_results.TokenGate(reason="nothing was asked here")
         )
     counted = _Counted(harness, context.meter)
     with Servers(job, context, serve) as servers:
+        gate, evidence = token_gate.gate(job, context, specs, servers)
+        if gate.verdict == "FAIL":
+            return Gathered(pairs=(), asked=0, seconds=0.0, gate=gate, evidence=evidence)
         collector = _Collector(job, context, counted, servers, fail_alpha=min(ALPHA / len(specs), FAIL_ALPHA))
         known = [collector.baseline(spec) for spec in specs]
-        reference = _reference(job, context, servers)
         pairs = tuple(collector.pair(spec, side) for spec, side in zip(specs, known, strict=True))
-        if job.cell.holds_both:  # both servers are up by now, unless no answer was missing
-            reference = _reference(job, context, servers)
-        likeness, evidence = fidelity_probe.result(context, job.cell, reference, servers.get(job.cell.stack))
-    return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds, likeness=likeness, evidence=evidence)
-
-
-def _reference(job: Job, context: Context, servers: Servers) -> fidelity_probe.Reference | str | None:
-    """The stored reference, or a new one if the baseline's server is up; a diagnostic does not start a server."""
-    cell, weights = job.cell, context.result(results.WEIGHTS)
-    stored = fidelity_probe.find(context, cell, weights)
-    if stored is None and servers.up(cell.baseline.stack):
-        return fidelity_probe.keep(context, cell, weights, servers.get(cell.baseline.stack))
-    return stored
+    return Gathered(pairs=pairs, asked=counted.asked, seconds=counted.seconds, gate=gate, evidence=evidence)
 
 
 class _Counted:

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flagrelease.verdict.types import BenchmarkEvidence, Ground, Judged, Note, Ruling, Verdict, worst_verdict
+from flagrelease.verdict.stats.token_distance import TokenDistance
+from flagrelease.verdict.types import (
+    FAIL_ALPHA,
+    BenchmarkEvidence,
+    Ground,
+    Judged,
+    Note,
+    Ruling,
+    Verdict,
+    worst_verdict,
+)
 
-__all__ = ["SENSITIVE", "decide", "decide_cell", "decide_speed"]
+__all__ = ["PASS_TOKENS", "SENSITIVE", "TOKEN_LOOKS", "decide", "decide_cell", "decide_speed", "decide_tokens"]
 
 SENSITIVE = 2.0
 """How far above the chance level a baseline has to be for PASS, in margins: a candidate without the skill is then
@@ -19,6 +29,23 @@ another margin beyond the largest loss that may pass."""
 
 LENGTHS = (0.9, 1.1)
 """The ratios of tokens per answer, candidate / baseline, that are not worth a note."""
+
+
+TOKEN_TOLERANCE = 0.01
+"""The mean KL divergence of a token, in nats, that another implementation of the same arithmetic may have. How it was
+measured: docs/evaluation.md, "The token gate"."""
+
+FLOORS = 3.0
+"""How many times the reference's distance from itself a distance has to be to count as a fault."""
+
+TOKEN_LOOKS = (300, 1_000, 3_000, 10_000)
+"""The numbers of tokens after which the token gate may FAIL."""
+
+PASS_TOKENS = 10_000
+"""The fewest tokens with which it may PASS."""
+
+TOKEN_ALPHA = FAIL_ALPHA / len(TOKEN_LOOKS)
+"""The error of each bound of a distance, so that a false FAIL over all looks has at most FAIL_ALPHA."""
 
 
 def decide(evidence: BenchmarkEvidence) -> Ruling:
@@ -73,13 +100,29 @@ def _passing(evidence: BenchmarkEvidence) -> tuple[Verdict, Ground]:
     return Verdict.PASS, Ground.EQUIVALENT if equivalent else Ground.NON_INFERIOR
 
 
-def decide_cell(benchmarks: Iterable[Judged]) -> Verdict:
-    """FAIL if a benchmark fails, otherwise the worst verdict of the sensitive ones; INCONCLUSIVE if there are none.
+def decide_tokens(candidate: TokenDistance, floor: TokenDistance, *, other_prompts: int = 0) -> Verdict:
+    """FAIL if the distance is certainly larger than the tolerance and than several times that of the reference from
+    itself. PASS if it is certainly smaller than the tolerance, over at least PASS_TOKENS, and the candidate renders all
+    prompts to the same tokens (`other_prompts` are not). Otherwise INCONCLUSIVE."""
+    low, high = candidate.interval
+    if low > max(TOKEN_TOLERANCE, FLOORS * floor.interval[1]):
+        return Verdict.FAIL
+    passes = high < TOKEN_TOLERANCE and candidate.tokens >= PASS_TOKENS and not other_prompts
+    return Verdict.PASS if passes else Verdict.INCONCLUSIVE
 
-    A benchmark that is not sensitive can show a loss, but neither proves nor disproves that there is none.
+
+def decide_cell(benchmarks: Iterable[Judged], tokens: Verdict | None = None) -> Verdict:
+    """FAIL if a benchmark or the token gate fails, otherwise the worst verdict of the sensitive benchmarks. Without
+    any, PASS if the token gate passes, otherwise INCONCLUSIVE.
+
+    A benchmark that is not sensitive can show a loss, but neither proves nor disproves that there is none. `tokens` is
+    the verdict of the token gate, None if it was not asked.
     """
     verdicts = [(Verdict(each.verdict), each.sensitive) for each in benchmarks]
-    return worst_verdict(verdict for verdict, sensitive in verdicts if sensitive or verdict is Verdict.FAIL)
+    decisive = [verdict for verdict, sensitive in verdicts if sensitive or verdict is Verdict.FAIL]
+    if tokens is Verdict.FAIL or (tokens is Verdict.PASS and not decisive):
+        return tokens
+    return worst_verdict(decisive)
 
 
 def decide_speed(interval: tuple[float, float], gate: float) -> Verdict:

@@ -2,7 +2,10 @@
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ import pytest
 
 import support.served_cell as given
 from flagrelease.config.lockfile import LockedChip
+from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
-from flagrelease.evaluation import fidelity_probe
+from flagrelease.evaluation import token_gate
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.logprobs import ServedProbabilities
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
@@ -158,8 +163,8 @@ def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
     assert "make base" in caught.value.hint
 
 
-def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(started: Started) -> None:
-    cell, context = started.job.cell, started.after()
+def test_the_token_gate_tells_a_damaged_model_from_the_server_s_own_noise(started: Started) -> None:
+    context = started.after()
     weights_folder = started.context.workspace.weights
     damaged = replace(started.weights, folder="damaged")
     (weights_folder / "damaged").mkdir()
@@ -168,17 +173,27 @@ def test_the_fidelity_probe_tells_a_damaged_model_from_the_server_s_own_noise(st
         middle = slice(len(data) // 2, len(data) // 2 + (256 << 10))
         data[middle] = bytes(byte ^ 1 for byte in data[middle])  # the last bit of weights: they stay finite
         (weights_folder / "damaged" / path.name).write_bytes(data)
-    with served(
-        started.job, context, ServeRequest(image=started.image, weights=started.weights, stack="native")
-    ) as server:
-        reference = fidelity_probe.keep(context, cell, started.weights, server)
-    assert isinstance(reference, fidelity_probe.Reference)
-    with served(started.job, context, ServeRequest(image=started.image, weights=damaged, stack="flagos")) as server:
-        likeness, kept_as = fidelity_probe.result(context, cell, reference, server)
-    assert likeness.candidate is not None, likeness.reason
-    assert likeness.candidate.kl > 5 * max(one.kl for one in likeness.noise)
-    assert "KL" in likeness.outside
-    assert likeness.candidate.exact_match < 1
-    kept = json.loads(context.evidence.read(kept_as[0]))
-    assert [row["prompt"] for row in kept["prompts"]] == list(fidelity_probe.PROMPTS)
-    assert kept["candidate"]["kl"] == likeness.candidate.kl
+    prompts = tuple(
+        token_gate.Prompt(name=f"b/all/{n}", messages=({"role": "user", "content": f"What is {n} and {n + 2}?"},))
+        for n in range(8)
+    )
+    plan = token_gate.Plan(tokens=8 * token_gate.LENGTH, longest=200, at_once=1, floor_at_once=4)
+    probe = partial(given_served, started, context)
+    with probe(started.weights, "native") as source:
+        reference = token_gate.refer(source, prompts, plan, lambda _: None)
+        same = token_gate.compare(source, prompts, reference, plan, lambda _: None)
+    with probe(damaged, "flagos") as source:
+        other = token_gate.compare(source, prompts, reference, plan, lambda _: None)
+    assert (same.distance.mean, same.distance.same_top) == (0, 1)
+    assert same.distance.tokens == plan.tokens
+    assert other.distance.mean > 5 * reference.floor.mean
+    assert other.distance.same_top < 1
+
+
+@contextmanager
+def given_served(
+    started: Started, context: Context, weights: results.Weights, stack: Stack
+) -> Iterator[ServedProbabilities]:
+    request = ServeRequest(image=started.image, weights=weights, stack=stack)
+    with served(started.job, context, request) as server, ServedProbabilities(server.base_url, server.model) as source:
+        yield source

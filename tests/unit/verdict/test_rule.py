@@ -19,6 +19,7 @@ from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import Conditions, Sample, write_samples
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate
+from flagrelease.verdict.stats.token_distance import TokenDistance
 from flagrelease.verdict.types import Ask, BenchmarkEvidence, BenchmarkVerdict, Decision, Ground, Note, Ruling, Verdict
 from support.answer_sets import answers, drawn
 from support.evaluated import answering, world_of
@@ -109,6 +110,53 @@ def test_a_cell_is_judged_by_its_sensitive_benchmarks(sensitive: str, insensitiv
         Given(verdict=Verdict(each), sensitive=kind) for each, kind in ((sensitive, True), (insensitive, False)) if each
     ]
     assert rule.decide_cell(judged) is cell
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "tokens", "cell"),
+    [
+        (("INCONCLUSIVE",), Verdict.PASS, Verdict.PASS),
+        (("FAIL",), Verdict.PASS, Verdict.FAIL),
+        ((), Verdict.FAIL, Verdict.FAIL),
+        (("INCONCLUSIVE",), Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE),
+        ((), None, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_the_token_gate_counts_where_no_benchmark_is_sensitive(
+    benchmarks: tuple[str, ...], tokens: Verdict | None, cell: Verdict
+) -> None:
+    assert rule.decide_cell([Given(verdict=Verdict(each), sensitive=False) for each in benchmarks], tokens) is cell
+
+
+@pytest.mark.parametrize("sensitive", list(Verdict))
+def test_the_token_gate_overrides_a_sensitive_benchmark_only_by_failing(sensitive: Verdict) -> None:
+    judged = [Given(verdict=sensitive, sensitive=True)]
+    assert rule.decide_cell(judged, Verdict.PASS) is sensitive
+    assert rule.decide_cell(judged, Verdict.INCONCLUSIVE) is sensitive
+    assert rule.decide_cell(judged, Verdict.FAIL) is Verdict.FAIL
+
+
+def distance(low: float, high: float, tokens: int = 10_000) -> TokenDistance:
+    return TokenDistance(prompts=300, tokens=tokens, mean=(low + high) / 2, interval=(low, high), same_top=1.0)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "floor", "others", "verdict"),
+    [
+        (distance(0.011, 0.5), distance(0, 0.0036), 0, Verdict.FAIL),
+        (distance(0.011, 0.5, 300), distance(0, 0.0036), 0, Verdict.FAIL),
+        (distance(0.0099, 0.5), distance(0, 0.0036), 0, Verdict.INCONCLUSIVE),
+        (distance(0.011, 0.5), distance(0, 0.0037), 0, Verdict.INCONCLUSIVE),
+        (distance(0, 0.0099), distance(0, 0.0036), 0, Verdict.PASS),
+        (distance(0, 0.0099, 9_999), distance(0, 0.0036), 0, Verdict.INCONCLUSIVE),
+        (distance(0, 0.0101), distance(0, 0.1), 0, Verdict.INCONCLUSIVE),
+        (distance(0, 0.0099), distance(0, 0.0036), 1, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_the_token_gate_needs_tolerance_floor_and_tokens(
+    candidate: TokenDistance, floor: TokenDistance, others: int, verdict: Verdict
+) -> None:
+    assert rule.decide_tokens(candidate, floor, other_prompts=others) is verdict
 
 
 @pytest.mark.parametrize(

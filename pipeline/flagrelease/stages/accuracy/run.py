@@ -28,7 +28,7 @@ from flagrelease.stages.accuracy import evidence
 from flagrelease.stages.accuracy.judge import attempt, judge, score, score_alone
 from flagrelease.verdict import rule
 from flagrelease.verdict.attempts import Attempt
-from flagrelease.verdict.types import BenchmarkVerdict, reasons
+from flagrelease.verdict.types import BenchmarkVerdict, Verdict, reasons
 
 
 def evaluate(
@@ -41,8 +41,9 @@ def evaluate(
     choose.check(job.cell, job.matrix.benchmarks)
     specs = build_specs(job, context)
     counting = Counting(serve)
-    outside = choose.outside_scores(job, context, counting)
     gathered = gather(job, context, specs, harness or choose.Harnesses(), counting)
+    # After the token gate: a grossly faulty stack is not asked anything.
+    outside = () if gathered.gate.verdict == "FAIL" else choose.outside_scores(job, context, counting)
     result = replace(_result(job, context, gathered, outside), called=counting.called)
     # Delete the scratch answers, which are evidence now: a forced re-run must not reuse them.
     shutil.rmtree(context.workspace.scratch(job.cell.slug, "accuracy"), ignore_errors=True)
@@ -93,21 +94,22 @@ def _result(
         for pair in pairs
     )
     scores = (*own, *outside)
-    verdict = rule.decide_cell(scores)
+    gate = gathered.gate
+    verdict = rule.decide_cell(scores, None if gate.verdict is None else Verdict(gate.verdict))
     weights = context.result(results.WEIGHTS)
     keys = {pair.spec.benchmark: baselines.key(cell, weights, pair.spec) for pair in compared}
     alone = [baselines.key(cell, weights, pair.spec) for pair in pairs if pair.baseline is None]
     return accuracy_results.Accuracy(
         verdict=verdict.value,
-        reason=reasons(verdict, scores),
+        reason=reasons(verdict, scores) or f"token gate: {gate.reason}",
         benchmarks=scores,
         baseline_name=baselines.name(cell),
         baseline_key=fingerprint(keys) if keys else "",
         sampling=sampling([pair.spec for pair in pairs]),
         questions_asked=gathered.asked,
         inference_seconds=round(gathered.seconds, 3),
-        likeness=gathered.likeness,
-        evidence=(*evidence.write(job, context, pairs, judged), *gathered.evidence),
+        token_gate=gate,
+        evidence=(*(evidence.write(job, context, pairs, judged) if pairs else ()), *gathered.evidence),
         awaited=tuple(key for key in alone if baselines.absent(context, key)),  # a partial baseline is not awaited
     )
 

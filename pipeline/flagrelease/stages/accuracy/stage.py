@@ -34,6 +34,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "benchmarks": benchmarks,
         "sequential": cell.profile.sequential,
         "harness": cell.profile.harness,
+        "gate_tokens": cell.profile.gate_tokens,
     }
 
 

@@ -63,7 +63,7 @@ def view(record: Record) -> dict[str, Any]:
         "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
         **({} if record.speed is None else _speed_texts(record, record.speed)),
         "attempts": attempts_table(record),
-        "likeness": likeness_table(record),
+        "tokens": tokens_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
@@ -257,23 +257,23 @@ def attempts_table(record: Record) -> Markdown | None:
     return table(header, rows)
 
 
-def likeness_table(record: Record) -> Markdown | None:
-    """The results of the fidelity probe: a row for the candidate, then rows for the baseline compared with itself."""
-    likeness = record.accuracy.likeness
-    if likeness is None or likeness.candidate is None:
+def tokens_table(record: Record) -> Markdown | None:
+    """The results of the token gate: the candidate, then the baseline's stack compared with itself."""
+    gate = record.accuracy.token_gate
+    if gate is None or gate.candidate is None or gate.floor is None:
         return None
     name = record.accuracy.baseline_name
-    sides = (record.candidate_name, f"{name}, asked again", f"{name}, all prompts in parallel")
-    header = (f"Against {name}", "Same answers", "First difference", "Same likeliest token", "KL, nats")
+    header = (f"Against {name}", "Tokens", "Prompts", "Same likeliest token", "KL per token, nats", "99.5 % interval")
     rows = [
         (
             side,
-            f"{round(probe.exact_match * probe.prompts)} of {probe.prompts}",
-            "none" if probe.first_divergence is None else f"token {probe.first_divergence + 1:g}",
-            f"{probe.top1_agreement:.1%}",
-            f"{probe.kl:.4f}",
+            f"{distance.tokens:,}",
+            str(distance.prompts),
+            f"{distance.same_top:.1%}",
+            f"{distance.mean:.4f}",
+            "[{:.4f}, {:.4f}]".format(*distance.interval),
         )
-        for side, probe in zip(sides, (likeness.candidate, *likeness.noise), strict=False)
+        for side, distance in ((record.candidate_name, gate.candidate), (f"{name}, asked again", gate.floor))
     ]
     return table(header, rows)
 

@@ -10,7 +10,7 @@ import support.finished_cell as given
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.contract.accuracy_results import Likeness
+from flagrelease.contract.accuracy_results import TokenGate
 from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Unpacked
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
@@ -366,13 +366,14 @@ def test_every_cell_of_the_matrix_gets_a_card_without_defect(cell: Cell) -> None
     assert lint(rendered(made), made, PNG) == []
 
 
-def test_the_fidelity_probe_is_shown_with_the_baseline_s_own_range() -> None:
+def test_the_token_gate_is_shown_with_the_baseline_s_own_distance() -> None:
     text = rendered(given.record())
-    assert "| flagos on cpu | 6 of 8 | token 15.5 | 99.2% | 0.0008 |" in text
-    assert "| native on cpu, asked again | 7 of 8 | token 2 | 99.6% | 0.0006 |" in text
-    assert "outside their range: exact match, KL." in text
-    unmeasured = replace(given.accuracy(), likeness=Likeness(reason="native: the server gives no log-probabilities"))
-    assert "Fidelity was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
+    assert "| flagos on cpu | 10,016 | 313 | 99.2% | 0.0008 | \\[0.0004, 0.0012\\] |" in text
+    assert "| native on cpu, asked again | 1,248 | 39 | 99.6% | 0.0006 | \\[0.0002, 0.0010\\] |" in text
+    assert "**PASS**: 0.0008 \\[0.0004, 0.0012\\] nats per token from native on cpu." in text
+    assert "by more than 0.01 nats per token on average; it cannot see" in text
+    unmeasured = replace(given.accuracy(), token_gate=TokenGate(reason="native: the server gives no log-probabilities"))
+    assert "The token gate was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
 
 
 def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:

@@ -10,8 +10,8 @@ from scipy.stats import ttest_1samp
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict.noise import halves, noise_floor
 from flagrelease.verdict.speed import speed, speed_so_far
-from flagrelease.verdict.stats.fidelity import divergence, fidelity, kl_top, outside
 from flagrelease.verdict.stats.speed import centre, looks, ratio
+from flagrelease.verdict.stats.token_distance import LARGEST, kl_top, token_distance
 from flagrelease.verdict.types import SpeedVerdict, Verdict
 from support.answer_sets import answers, drawn
 
@@ -125,13 +125,6 @@ def test_a_baseline_against_itself_is_the_noise_floor() -> None:
     assert noise_floor(even, even)["mmlu"].flip_rate == 0
 
 
-def test_divergence_is_the_first_difference() -> None:
-    assert divergence("abc", "abc") is None
-    assert divergence("abc", "abd") == 2
-    assert divergence("abc", "ab") == divergence("ab", "abc") == 2
-    assert divergence("xbc", "abc") == 0
-
-
 def logs(**p: float) -> dict[str, float]:
     return {token: math.log(value) for token, value in p.items()}
 
@@ -141,24 +134,37 @@ def test_kl_is_zero_for_equals_exact_for_whole_distributions_and_never_too_large
     whole = 0.5 * math.log(0.5 / 0.4) + 0.3 * math.log(0.3 / 0.4)
     assert kl_top(p, p) == 0
     assert kl_top(p, q) == pytest.approx(whole)
-    assert kl_top(logs(a=0.5, b=0.3), logs(a=0.4, c=0.2)) < whole + 0.1
     assert 0 < kl_top(logs(a=0.5), logs(a=0.4)) <= whole
 
 
+def test_kl_counts_tokens_that_only_one_side_lists() -> None:
+    """Two servers that agree on nothing are far apart: a token that is not listed is at most as likely as the last."""
+    assert kl_top(logs(a=0.9, b=0.05), logs(c=0.9, d=0.05)) > 2
+    found = kl_top(logs(a=0.5, b=0.3), logs(a=0.4, c=0.2))
+    assert found == pytest.approx(0.5 * math.log(0.5 / 0.4) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.6))
+
+
 @given(st.lists(st.floats(0.01, 1), min_size=4, max_size=4), st.lists(st.floats(0.01, 1), min_size=4, max_size=4))
-def test_kl_over_a_part_is_a_lower_bound(x: list[float], y: list[float]) -> None:
+def test_kl_over_the_most_likely_is_a_lower_bound(x: list[float], y: list[float]) -> None:
     p, q = ({t: math.log(v / sum(side)) for t, v in zip("abcd", side, strict=True)} for side in (x, y))
-    whole = kl_top(p, q)
-    part = kl_top({t: p[t] for t in "ab"}, {t: q[t] for t in "bc"})
-    assert 0 <= part <= whole + 1e-9
+    likeliest = [dict(sorted(side.items(), key=lambda entry: -entry[1])[:2]) for side in (p, q)]
+    assert 0 <= kl_top(*likeliest) <= kl_top(p, q) + 1e-9
 
 
-def test_a_probe_is_read_against_the_baseline_s_own_range() -> None:
-    same = fidelity([("abc", "abc")] * 3 + [("abc", "abd")], [([logs(a=0.9)], [logs(a=0.9)])])
-    other = fidelity([("abc", "xbc")] * 4, [([logs(a=0.6, b=0.3)], [logs(a=0.3, b=0.6)])])
-    assert (same.exact_match, same.first_divergence, same.top1_agreement, same.kl) == (0.75, 2.0, 1.0, 0.0)
-    assert outside(same, [same]) == ()
-    assert outside(other, [same]) == ("exact match", "top-1 agreement", "KL", "first divergence")
-    assert outside(other, []) == ()
-    with pytest.raises(ComparisonRefused, match="no answers"):
-        fidelity([], [])
+def test_a_distance_s_interval_is_that_of_the_prompts() -> None:
+    p, q = logs(a=0.6, b=0.4), logs(a=0.4, b=0.6)
+    one = kl_top(p, q)
+    prompts = [[(p, p)] * 3, [(p, q)] * 100, [(p, q), (p, p)]]
+    found = token_distance(prompts, alpha=0.05)
+    oracle = ttest_1samp([0, one, one / 2], 0).confidence_interval(0.90)
+    assert (found.prompts, found.tokens, found.mean) == (3, 105, pytest.approx(one / 2))
+    assert found.interval == pytest.approx((max(oracle.low, 0), oracle.high))
+    assert found.same_top == pytest.approx(4 / 105)
+    with pytest.raises(ComparisonRefused, match="answers to 1 prompts"):
+        token_distance([[(p, q)] * 100], alpha=0.05)
+
+
+def test_no_single_token_decides() -> None:
+    sure = logs(a=0.999999)
+    found = token_distance([[(sure, {"b": -1e-9, "a": -30.0})], [(sure, sure)]], alpha=0.05)
+    assert found.mean == LARGEST / 2
