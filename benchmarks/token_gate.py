@@ -52,6 +52,7 @@ from flagrelease.verdict.stats.token_distance import TokenDistance
 from flagrelease.verdict.types import Verdict
 
 F16 = 1
+FAIL, PASS = Verdict.FAIL, Verdict.PASS
 Weights = NDArray[np.float32]
 
 
@@ -101,29 +102,32 @@ class Unpacked:
 
 
 @dataclass(frozen=True)
-class Without:
-    """The model's own chat template without one occurrence of `text`."""
+class Edited:
+    """The model's own chat template with `old` replaced by the equally long `new`, where it occurs last."""
 
     name: str
-    text: str
+    old: str
+    new: str
 
     def to(self, source: Path, target: Path) -> int:
         """Write the copy. Returns the number of changed weights, 0."""
+        target.parent.mkdir(parents=True, exist_ok=True)
         raw = source.read_bytes()
         key = b"tokenizer.chat_template"
         at = raw.index(key) + len(key) + 12
         size = int.from_bytes(raw[at - 8 : at], "little")
-        before, found, after = raw[at : at + size].decode().rpartition(self.text)
-        if not found:
-            raise SystemExit(f"the chat template does not contain {self.text!r}")
-        return OtherTemplate(self.name, before + after).to(source, target)
+        before, found, after = raw[at : at + size].rpartition(self.old.encode())
+        if not found or len(self.old) != len(self.new):
+            raise SystemExit(f"the chat template does not contain {self.old!r}")
+        target.write_bytes(raw[:at] + before + self.new.encode() + after + raw[at + size :])
+        return 0
 
 
 @dataclass(frozen=True)
 class Case:
     """A candidate and the verdicts that it may get."""
 
-    copy: Damage | OtherTemplate | Unpacked | Without | None
+    copy: Damage | OtherTemplate | Unpacked | Edited | None
     fails: bool | None
     """Whether it has to FAIL, must not, or (None) may."""
 
@@ -140,8 +144,8 @@ CASES = (
     Case(Damage("one layer of 30 scaled by 1.5", "blk.10.", scaled(1.5)), fails=True),
     Case(Damage("Q4_1 quantised to Q4_0", "blk.", symmetric), fails=True),
     Case(Damage("Q4_1 quantised to 3 bits", "blk.", coarser(3)), fails=True),
-    Case(Without("template without the line end after `assistant`", "\\n' }}{% endif %}"), fails=True),
-    Case(Without("template without `<|im_end|>`", "<|im_end|>' + '"), fails=None),
+    Case(Edited("the template without the line end after `assistant`", "\n' }}", "'  }}"), fails=True),
+    Case(Edited("the template without `<|im_end|>`", "<|im_end|>' + '\n'", "\n'" + " " * 15), fails=True),
     Case(OtherTemplate("the chat template of another model"), fails=True),
 )
 
@@ -208,9 +212,7 @@ def row(name: str, distance: TokenDistance, verdict: str, seconds: float, others
 
 def simulate(wanted: argparse.Namespace) -> int:
     random = np.random.default_rng(wanted.seed)
-    print(
-        "| true distance, floor | spread | tokens | FAIL, % | PASS, % | tokens until FAIL |\n|---|---|---|---|---|---|"
-    )
+    print("| distance | floor | spread | tokens | FAIL, % | PASS, % | tokens until FAIL |\n" + "|---" * 7 + "|")
     for mean, floor in (
         (0.001, 0.001),
         (0.009, 0.001),
@@ -224,14 +226,9 @@ def simulate(wanted: argparse.Namespace) -> int:
             for tokens in (512, 10_000):
                 verdicts = [one(random, mean, floor, spread, tokens) for _ in range(wanted.runs)]
                 failed = [at for verdict, at in verdicts if verdict is Verdict.FAIL]
-                passed = sum(verdict is Verdict.PASS for verdict, _ in verdicts)
-                print(
-                    f"| {mean:g}, {floor:g} | {spread} | {tokens:,} | {100 * len(failed) / wanted.runs:.1f} | "
-                    f"{100 * passed / wanted.runs:.1f} | {np.mean(failed):,.0f} |"
-                    if failed
-                    else f"| {mean:g}, {floor:g} | {spread} | {tokens:,} | 0.0 | {100 * passed / wanted.runs:.1f} | – |",
-                    flush=True,
-                )
+                shares = [100 * sum(verdict is kind for verdict, _ in verdicts) / wanted.runs for kind in (FAIL, PASS)]
+                until = f"{np.mean(failed):,.0f}" if failed else "–"
+                print(f"| {mean:g} | {floor:g} | {spread} | {tokens:,} | {shares[0]:.1f} | {shares[1]:.1f} | {until} |")
     return 0
 
 

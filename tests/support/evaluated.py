@@ -41,8 +41,10 @@ class World:
     progress: Shown = field(default_factory=Shown)
     up: list[str] = field(default_factory=list)
 
-    def job(self, **changes: Any) -> Job:
-        return replace(finished_cell.job(**changes), data_dir=self.root / "data")
+    def job(self, *, gate_tokens: int = 0, **changes: Any) -> Job:
+        """A job, by default without the token gate: these endpoints only chat."""
+        job = replace(finished_cell.job(**changes), data_dir=self.root / "data")
+        return replace(job, cell=replace(job.cell, profile=replace(job.cell.profile, gate_tokens=gate_tokens)))
 
     def context(self) -> Context:
         made = finished_cell.finished()

@@ -51,7 +51,7 @@ def sampled(tmp_path: Path) -> World:
 
 def profiled(world: World, **changes: Any) -> Job:
     job = world.job()
-    profile = Profile(benchmarks={"mmlu-sample": Share()}, **changes)
+    profile = Profile(gate_tokens=0, benchmarks={"mmlu-sample": Share()}, **changes)
     return replace(job, cell=replace(job.cell, profile=profile))
 
 

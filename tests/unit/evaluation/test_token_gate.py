@@ -135,10 +135,6 @@ class TokenWorld(World):
             url, self.asked[request.stack] = stack.enter_context(serving(self.models[request.stack], "llama.cpp"))
             yield Stood(url)
 
-    def with_gate(self, tokens: int) -> Job:
-        job = self.job()
-        return replace(job, cell=replace(job.cell, profile=replace(job.cell.profile, gate_tokens=tokens)))
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> TokenWorld:
@@ -152,7 +148,7 @@ def questions(world: TokenWorld) -> int:
 
 def test_a_gross_fault_fails_before_a_question_is_asked(world: TokenWorld) -> None:
     world.models["flagos"] = Model(skew=1.0)
-    result = world.evaluate(world.with_gate(400))
+    result = world.evaluate(world.job(gate_tokens=400))
     assert (result.verdict, result.benchmarks, result.questions_asked) == ("FAIL", (), 0)
     assert questions(world) == 0
     gate = result.token_gate
@@ -172,26 +168,26 @@ def test_a_gross_fault_fails_before_a_question_is_asked(world: TokenWorld) -> No
 
 
 def test_an_honest_stack_is_asked_and_the_reference_is_made_once(world: TokenWorld) -> None:
-    result = world.evaluate(world.with_gate(400))
+    result = world.evaluate(world.job(gate_tokens=400))
     assert result.token_gate is not None
     assert result.token_gate.verdict == "INCONCLUSIVE"
     assert "a PASS needs 10,000" in result.token_gate.reason
     assert result.verdict == "PASS", "an open gate does not stop the cell"
     assert questions(world) == result.questions_asked > 0
     world.started.clear()
-    assert world.evaluate(world.with_gate(400)).token_gate == result.token_gate
+    assert world.evaluate(world.job(gate_tokens=400)).token_gate == result.token_gate
     assert world.started == ["flagos"]
 
 
 def test_no_tokens_turn_the_gate_off(world: TokenWorld) -> None:
-    result = world.evaluate(world.with_gate(0))
+    result = world.evaluate(world.job(gate_tokens=0))
     assert result.token_gate is not None
     assert (result.token_gate.verdict, result.verdict) == (None, "PASS")
     assert not any("n_predict" in request for requests in world.asked.values() for request in requests)
 
 
 def test_protected_questions_are_not_used(world: TokenWorld) -> None:
-    job = world.with_gate(400)
+    job = world.job(gate_tokens=400)
     (name,) = job.cell.profile.benchmarks
     hidden = replace(job.matrix.benchmarks[name], data=f"{job.matrix.benchmarks[name].data}#x")
     from flagrelease.evaluation.token_gate import prompts_of
@@ -205,9 +201,9 @@ def test_protected_questions_are_not_used(world: TokenWorld) -> None:
 def test_an_evaluation_reports_why_nothing_was_measured(tmp_path: Path) -> None:
     """These endpoints only chat; the second evaluation does not start a server just to learn that again."""
     world = world_of(tmp_path, questions=12)
-    first = world.run().token_gate
+    first = world.run(gate_tokens=400).token_gate
     assert first is not None
     assert (first.verdict, first.reason) == (None, "native: the server answers tokenize with HTTP 404")
     world.started.clear()
-    assert world.run().token_gate == first
+    assert world.run(gate_tokens=400).token_gate == first
     assert world.started == ["flagos"]

@@ -42,8 +42,9 @@ def write(
     written = {
         README: render.render(release, job.templates).encode(),
         RECORD: record.dumps(release),
-        charts.SCORES: charts.scores(release),
     }
+    if release.accuracy.benchmarks:
+        written[charts.SCORES] = charts.scores(release)
     if release.speed is not None:
         written[charts.SPEED] = charts.speed(release, release.speed)
     return release, written

@@ -112,6 +112,12 @@ def _verdict_error(release: Record, private: str) -> FlagreleaseError:
             why=why,
             hint=f"evidence file speed/requests.jsonl lists every request; {private}",
         )
+    if not release.accuracy.benchmarks:
+        return GateFailed(
+            f"{release.cell} is not published: it does not compute like {release.accuracy.baseline_name}",
+            why=why,
+            hint=f"evidence file accuracy/tokens.json has the distances of each prompt; {private}",
+        )
     return GateFailed(
         f"{release.cell} is not published: its answers are worse than those of {release.accuracy.baseline_name}",
         why=why,

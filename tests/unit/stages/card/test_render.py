@@ -376,6 +376,20 @@ def test_the_token_gate_is_shown_with_the_baseline_s_own_distance() -> None:
     assert "The token gate was not measured: native: the server gives" in rendered(given.record(accuracy=unmeasured))
 
 
+def test_a_card_without_questions_names_the_token_gate() -> None:
+    failed = replace(
+        given.accuracy(verdict="FAIL", reason="token gate: 0.5 nats"),
+        benchmarks=(),
+        token_gate=replace(given.accuracy().token_gate or TokenGate(reason=""), verdict="FAIL"),
+    )
+    made = given.record(accuracy=failed)
+    text = rendered(made)
+    assert "No question was asked, because the token gate failed." in text
+    assert "token gate: 0.5 nats" in text
+    assert "scores.png" not in text
+    assert lint(text, made, {}) == []
+
+
 def test_weights_that_are_unpacked_have_a_command_and_both_digests() -> None:
     cell = next(one for one in expand(MATRIX) if one.id == "nvidia-h100/smollm2-135m")
     pushed = given.image()
