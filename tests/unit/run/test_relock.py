@@ -20,6 +20,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.run import relock
 from support.hub_cases import Seen
+from support.model_files import gguf
 
 MATRIX = Path(__file__).parents[3] / "matrix.yaml"
 DIGEST = f"sha256:{'d' * 64}"
@@ -46,7 +47,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         (folder / "model").mkdir()
-        (folder / "model" / "model.gguf").write_bytes(b"GGUF")
+        (folder / "model" / "model.gguf").write_bytes(gguf(b"tiny"))
         (folder / "test.jsonl").write_text('{"question": "1"}\n{"question": "2"}\n')
         self.folder = folder
         matrix = matrices.load(MATRIX)

@@ -16,6 +16,7 @@ from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
+from flagrelease.ports.hub import structure
 from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.hub.huggingface import HuggingFace
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _WORKERS = 8
 _LOOK_SECONDS = 0.2
+_SMALL_BYTES = 32 << 20  # of a file that is opened while locking, such as an index of shards
 
 
 class Getter(Protocol):
@@ -62,14 +64,16 @@ class Hubs(Protocol):
 
     def resolve(self, source: str, progress: Progress) -> Listing:
         """List the files of `source` with the sha256 of each, for matrix.lock. A file whose sha256 the hub does not
-        list is fetched and hashed: trusted on first use, and named in `unverified`.
+        list is fetched and hashed: trusted on first use, and named in `unverified`. What shows without fetching
+        weights is checked, such as that every shard is there.
         Raises ConfigError, HubRefused, HubUnavailable, EnvironmentFault."""
         ...
 
     def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
         """Fetch the files of `locked` that are missing in `into`, verify each before it gets its final name, and
         return the bytes transferred. Unfinished files are kept in `into`.partial and resumed later.
-        Raises Corrupt (the bad file is kept in `into`.quarantine), HubRefused, HubUnavailable, NoSpace."""
+        Raises Corrupt (the bad file is kept in `into`.quarantine), HubRefused (also for files that are what the lock
+        says, but no complete model), HubUnavailable, NoSpace."""
         ...
 
     def file(self, locked: LockedData, into: Path, progress: Progress, meter: Meter) -> Path:
@@ -104,18 +108,22 @@ class RealHubs:
             check_names([file.path for file in listing.files], source)
             unknown = [file for file in listing.files if not file.sha256]
             if unknown:
-                need_space(scratch, max(file.size for file in unknown), f"hashing files of {source}")
+                kept = sum(file.size for file in unknown if file.size <= _SMALL_BYTES)
+                need_space(scratch, kept + max(file.size for file in unknown), f"hashing files of {source}")
                 pinned = self._open(parsed, listing.revision, scratch)
                 fetched = self._in_thread(lambda: [_hash(pinned, file, scratch, watch) for file in unknown], watch)
                 hashed = {file.path: file for file in fetched}
                 files = tuple(hashed.get(file.path, file) for file in listing.files)
                 listing = replace(listing, files=files, unverified=tuple(sorted(hashed)))
+            structure.check(listing.files, lambda path: _on_disk(hub, scratch, path), source)
         return replace(listing, source=source)
 
     def fetch(self, locked: LockedModel, into: Path, progress: Progress, meter: Meter) -> int:
         check_names([file.path for file in locked.files], locked.source)
         missing = [file for file in locked.files if not (into / file.path).is_file()]
-        return self._deliver(locked.source, locked.revision, missing, locked.archive, into, progress, meter)
+        moved = self._deliver(locked.source, locked.revision, missing, locked.archive, into, progress, meter)
+        structure.check(locked.files, lambda path: into / path, locked.source)
+        return moved
 
     def file(self, locked: LockedData, into: Path, progress: Progress, meter: Meter) -> Path:
         file = locked.file
@@ -257,10 +265,35 @@ def _fetch_one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Pa
 
 
 def _hash(hub: Hub, file: LockedFile, scratch: Path, watch: Watch) -> LockedFile:
-    path = hub.get(file, scratch / "trusted", watch, fresh=False)
+    """The file with the sha256 of its first download. Raises HubRefused if the hub sent something else."""
+    path = hub.get(file, scratch / "incoming", watch, fresh=False)
     size, sha256 = sha256_of(path)
-    path.unlink()
+    if file.size and size != file.size:
+        raise _other_answer(hub, file, f"it lists {file.size} bytes and sent {size}")
+    if structure.is_page(path) and not file.path.lower().endswith((".html", ".htm", ".xhtml", ".md")):
+        raise _other_answer(hub, file, "it sent a web page, such as that of a login")
+    if size <= _SMALL_BYTES:
+        land(path, _trusted(scratch) / file.path)
+    else:
+        path.unlink()
     return LockedFile(path=file.path, size=size, sha256=sha256)
+
+
+def _other_answer(hub: Hub, file: LockedFile, why: str) -> HubRefused:
+    hint = "open its address in a browser; a proxy or portal between this machine and the hub may answer for it"
+    return HubRefused(f"{hub.name} did not send {file.path}", why=why, hint=hint)
+
+
+def _trusted(scratch: Path) -> Path:
+    return scratch / "trusted"
+
+
+def _on_disk(hub: Hub, scratch: Path, path: str) -> Path | None:
+    """Where a listed file lies on this machine, if it does."""
+    if isinstance(hub, Folder):
+        return hub.at(path)
+    fetched = _trusted(scratch) / path
+    return fetched if fetched.is_file() else None
 
 
 def _bytes_in(folder: Path) -> int:

