@@ -14,7 +14,7 @@ from typing import Any
 
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import DataFile, DataSet, Row
-from flagrelease.evaluation.grading.text import letter
+from flagrelease.evaluation.grading.letters import letter
 from flagrelease.evaluation.question import Grade, Message, Question, Reply, Task, stable_id
 
 __all__ = ["LETTER", "REASONED", "REASONED_PROMPT", "Choice", "read_choices"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import DataSet, Row
 from flagrelease.evaluation.grading.algebra import equal, says
-from flagrelease.evaluation.grading.text import boxed, integer, marked
+from flagrelease.evaluation.grading.integers import integer
+from flagrelease.evaluation.grading.text import boxed, marked
 from flagrelease.evaluation.question import Grade, Question, Reply, Task, stable_id
 
 __all__ = ["INTEGER", "MATH", "PROMPT"]

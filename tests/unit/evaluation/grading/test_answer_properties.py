@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from flagrelease.evaluation.chat import without_thinking
 from flagrelease.evaluation.grading.instructions import sentences
+from flagrelease.evaluation.grading.integers import integer
+from flagrelease.evaluation.grading.letters import letter
 from flagrelease.evaluation.grading.tables import fenced, mapping, parse
-from flagrelease.evaluation.grading.text import bold, boxed, integer, letter, listed, marked, tagged
+from flagrelease.evaluation.grading.text import bold, boxed, listed, marked, tagged
 
 MARKS = [
     "answer",
@@ -143,6 +145,10 @@ def test_boxes_equal_those_of_the_reference_implementation(text: str) -> None:
     assert boxed(text) == boxed_by_counting(text)
 
 
+def solution(text: str) -> str | None:
+    return tagged(text, "solution")
+
+
 @pytest.mark.parametrize(
     "piece",
     [
@@ -159,13 +165,29 @@ def test_boxes_equal_those_of_the_reference_implementation(text: str) -> None:
         " \n",
         "####",
         "<solution>",
+        "answer ",
+        "\n\n",
+        "1 234 ",
+        "½",
+        "答案",
+        "\\text{",
+        "C is correct ",
     ],
 )
 def test_a_model_that_repeats_itself_is_read_in_linear_time(piece: str) -> None:
     """32,768 tokens of one piece: the time must not grow quadratically."""
     text = piece * 32_768
     start = time.process_time()
-    for read in (boxed, marked, integer, bold, sentences, lambda text: letter(text, "ABCD"), without_thinking):
+    for read in (
+        boxed,
+        marked,
+        integer,
+        bold,
+        sentences,
+        lambda text: letter(text, "ABCD"),
+        without_thinking,
+        solution,
+    ):
         read(text)
     assert time.process_time() - start < 5
 

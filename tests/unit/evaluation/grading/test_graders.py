@@ -6,7 +6,9 @@ import pytest
 
 from flagrelease.evaluation.chat import without_thinking
 from flagrelease.evaluation.grading.algebra import equal, normal
-from flagrelease.evaluation.grading.text import boxed, integer, letter, marked
+from flagrelease.evaluation.grading.integers import integer
+from flagrelease.evaluation.grading.letters import letter
+from flagrelease.evaluation.grading.text import boxed, marked
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.tasks import TASKS
 
@@ -58,7 +60,7 @@ def test_boxed(text: str, found: str | None) -> None:
         ("Answer: A or B", None),
         ("Answer: A, B", None),
         ("Answer: (A)/(B).", None),
-        ("Answer: b", None),
+        ("Answer: b", "B"),
         ("**B**", "B"),
         ("So B seems to fit best.", None),
         ("Answer: E", None),
