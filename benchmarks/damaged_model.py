@@ -220,7 +220,7 @@ def with_threads(job: Job, image: results.Image, workspace: Workspace, threads: 
 
     On a busy machine, one thread is much faster than two that wait for each other.
     """
-    runner, chip, folder = real_ports(workspace).runner, job.cell.chip, workspace.root / "config"
+    runner, chip, folder = real_ports(workspace, job.registry).runner, job.cell.chip, workspace.root / "config"
     folder.mkdir(parents=True, exist_ok=True)
     mounts = list(chip.container.mounts)
     for name, before, after in (
@@ -302,7 +302,7 @@ def copies(source: Path, workspace: Workspace, model: str) -> Iterator[tuple[str
 
 
 def context_for(name: str, workspace: Workspace, weights: results.Weights, image: results.Image) -> Context:
-    ports = real_ports(workspace)
+    ports = real_ports(workspace, image.repository)
     made = (Done(stage="weights", key="", result=weights), Done(stage="image", key="", result=image))
     return Context(
         run_id="damaged",

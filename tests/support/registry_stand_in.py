@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,14 @@ class Store:
     manifests: dict[str, bytes] = field(default_factory=dict)
     lie: str = ""
     calls: list[str] = field(default_factory=list)
+    challenge: str = ""
+    """The WWW-Authenticate header, instead of one that fits `bearer`."""
+    elsewhere: str = ""
+    """SCHEME://HOST that uploads are opened at, instead of here."""
+    token: bytes = b'{"token": "granted"}'
+    """The answer to a request for a token."""
+    authorizations: set[str] = field(default_factory=set)
+    """The Authorization headers of all requests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -33,8 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.store.calls.append(f"{self.command} {self.path}")
+        self.store.authorizations.update(self.headers.get_all("Authorization") or ())
         if self.path.startswith("/token"):
-            self._answer(200 if self._logged_in() else 401, json.dumps({"token": "granted"}).encode())
+            self._answer(200 if self._logged_in() else 401, self.store.token)
             return
         if (trouble := self.store.trouble(self.command, self.path)) is not None:
             if trouble[0] == 0:
@@ -45,7 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.store.login and not self._allowed():
             realm = f'Bearer realm="http://{self.headers["Host"]}/token",service="s",scope="repository:x:pull,push"'
-            self._answer(401, **{"WWW-Authenticate": realm if self.store.bearer else 'Basic realm="r"'})
+            basic_or_bearer = realm if self.store.bearer else 'Basic realm="r"'
+            self._answer(401, **{"WWW-Authenticate": self.store.challenge or basic_or_bearer})
             return
         self._serve(body)
 
@@ -64,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].rpartition("/")[2]
         if "/blobs/uploads/" in self.path:
             if self.command == "POST":
-                self._answer(202, Location=f"{self.path}one")
+                self._answer(202, Location=f"{self.store.elsewhere}{self.path}one")
             elif self.command == "PUT":
                 self.store.blobs[self.path.rpartition("digest=")[2]] = body
                 self._answer(201)

@@ -35,7 +35,7 @@ def run_cells(
     arguments: argparse.Namespace,
 ) -> list[CellResult]:
     """Run `cells` through `stages` and show the progress. Raises ConfigError if the only cell cannot run."""
-    ports = real_ports(project.workspace, project.runner)
+    ports = real_ports(project.workspace, project.registry, project.runner)
     plans = [plan for plan in project.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)

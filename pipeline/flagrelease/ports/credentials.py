@@ -1,9 +1,21 @@
-"""Registry credentials, from the environment or from `docker login`; never from a command line."""
+"""Credentials, each for one host; from the environment or from `docker login`, never from a command line."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from flagrelease.errors import ConfigError
+from flagrelease.ports.http import origin
+from flagrelease.redact import remember
+
+USER = "FLAGRELEASE_REGISTRY_USER"
+PASSWORD = "FLAGRELEASE_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
+TOKEN_SERVER = "FLAGRELEASE_REGISTRY_TOKEN_SERVER"  # noqa: S105 - the name of a variable
+"""Names the origin, SCHEME://HOST[:PORT], to which the registry's credentials are sent in exchange for a token, if it
+is not the registry itself."""
 
 
 @dataclass(frozen=True)
@@ -12,14 +24,71 @@ class Credentials:
     password: str = field(repr=False)
 
 
-def credentials(host: str) -> Credentials | None:
-    """The credentials for the registry at `host`; None if there are none, for anonymous access."""
-    user, password = os.environ.get("FLAGRELEASE_REGISTRY_USER"), os.environ.get("FLAGRELEASE_REGISTRY_PASSWORD")
-    if user and password:
-        return Credentials(user, password)
-    from docker import auth
+@dataclass(frozen=True, kw_only=True)
+class Logins:
+    """The credentials for each registry."""
 
-    known = auth.load_config().resolve_authconfig(host)
-    if known and known.get("username"):
-        return Credentials(known["username"], known["password"])
+    own: str = ""
+    """HOST[:PORT] of the registry of the releases. The environment's credentials are for it alone."""
+
+    def __call__(self, host: str) -> Credentials | None:
+        """The credentials for the registry at `host`; None if there are none, for anonymous access.
+
+        Raises ConfigError if the environment's cannot be sent.
+        """
+        if self.own and origin(f"https://{host}") == origin(f"https://{self.own}"):
+            user, password = from_environment(USER), from_environment(PASSWORD)
+            if user and password:
+                return _known(host, user, password)
+        return _docker_login(host)
+
+
+def from_environment(name: str) -> str:
+    """The text of a variable without white space at its ends, which files and secret stores add; empty if it is not
+    set. Raises ConfigError if it cannot be a credential."""
+    text = os.environ.get(name, "").strip()
+    if not text.isprintable():
+        raise ConfigError(f"{name} has a line break or another control character", hint=f"set {name} to one line")
+    return text
+
+
+def token(name: str) -> str:
+    """The same for a token, which is sent in a header. Raises ConfigError if it is not one."""
+    text = from_environment(name)
+    if not text.isascii() or any(character in "\"'`,; " for character in text):
+        raise ConfigError(
+            f"{name} is not a token", why="it has quotes, blanks or letters beyond ASCII", hint=f"set {name} without"
+        )
+    return text
+
+
+def _docker_login(host: str) -> Credentials | None:
+    """What `docker login` stored, in the file or by a credential helper. What cannot be read is no login: most
+    registries that are only read need none, and those that do refuse."""
+    import docker
+
+    try:
+        config = docker.auth.load_config()
+        _remember(config.auths)
+        found: Mapping[str, Any] = config.resolve_authconfig(host) or {}
+    except (docker.errors.DockerException, docker.credentials.errors.StoreError, OSError, ValueError, TypeError):
+        return None
+    # The file gives `username`, a helper `Username`.
+    known = {name.lower(): value for name, value in found.items()}
+    if known.get("username") and known.get("password"):
+        return _known(host, known["username"], known["password"])
     return None
+
+
+def _known(host: str, user: str, password: str) -> Credentials:
+    remember(f"password of {host}", password)
+    remember(f"login of {host}", f"{user}:{password}")
+    return Credentials(user, password)
+
+
+def _remember(logins: Mapping[str, Mapping[str, Any]]) -> None:
+    """Redact the secrets of all hosts in Docker's file: an error text may quote it."""
+    for host, login in logins.items():
+        if login.get("password"):
+            _known(host, str(login.get("username")), str(login["password"]))
+        remember(f"identity token of {host}", str(login.get("IdentityToken") or ""))

@@ -1,8 +1,47 @@
-"""Shared HTTP helpers: Retry-After parsing and loopback detection. Pure."""
+"""Shared HTTP helpers: origins, loopback, the headers Retry-After and WWW-Authenticate. Pure."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_PORTS = {"http": 80, "https": 443}
+_AUTH_PARAMETER = re.compile(
+    r"""[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:\s*(=)\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*)))?""", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The audience of a credential: what is sent to one origin is for no other."""
+
+    scheme: str
+    host: str
+    """In lower case, without brackets."""
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS.get(self.scheme) else f":{self.port}")
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the way reads what is sent: encrypted, or within this machine."""
+        return self.scheme == "https" or _is_loopback(self.host)
+
+
+def origin(url: str) -> Origin | None:
+    """The origin of an http(s) URL; None if it has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return Origin(parts.scheme, parts.hostname, port) if parts.hostname else None
 
 
 def retry_after(text: str) -> float | None:
@@ -16,5 +55,28 @@ def retry_after(text: str) -> float | None:
 
 def is_loopback(host: str) -> bool:
     """Whether HOST or HOST:PORT is a loopback address."""
-    name = host.rpartition(":")[0] or host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    found = origin(f"http://{host}")
+    # A host has no user: what is before an @ is not where the request goes.
+    return found is not None and "@" not in host and "/" not in host and _is_loopback(found.host)
+
+
+def challenges(header: str) -> list[tuple[str, Mapping[str, str]]]:
+    """The challenges of WWW-Authenticate, each a scheme in lower case with its parameters. Several headers, joined by
+    commas, are read as one."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for match in _AUTH_PARAMETER.finditer(header):
+        name, given, quoted, plain = match.groups()
+        if given is None:
+            found.append((name.lower(), {}))
+        elif found:
+            found[-1][1][name.lower()] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

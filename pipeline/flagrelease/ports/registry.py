@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.clock import Clock, SystemClock
-from flagrelease.ports.credentials import Credentials, credentials
-from flagrelease.ports.http import is_loopback, retry_after
+from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
+from flagrelease.ports.http import Origin, challenges, is_loopback, origin, retry_after
 from flagrelease.ports.retry import Backoff, retriable, retry
-from flagrelease.redact import redact
+from flagrelease.redact import redact, remember
 
 if TYPE_CHECKING:
     import httpx
@@ -59,8 +60,9 @@ class Registry(Protocol):
 class OciRegistry:
     """The real client, with basic and bearer authentication; plain HTTP on loopback.
 
-    408, 429, 5xx and lost connections are retried within the budget of `backoff`; 401 and 403 never. All methods raise
-    RegistryUnavailable, RegistryDenied, UpstreamRefused.
+    Credentials are sent to the registry's own origin only, whatever addresses it names, and to the server that grants
+    tokens if the operator named it. 408, 429, 5xx and lost connections are retried within the budget of `backoff`; 401
+    and 403 never. All methods raise RegistryUnavailable, RegistryDenied, UpstreamRefused.
     """
 
     def __init__(
@@ -68,12 +70,13 @@ class OciRegistry:
         *,
         clock: Clock | None = None,
         backoff: Backoff = _BACKOFF,
-        known: Callable[[str], Credentials | None] = credentials,
+        known: Callable[[str], Credentials | None] = Logins(),  # noqa: B008 - immutable
     ) -> None:
         self._clock = clock or SystemClock()
         self._backoff = backoff
         self._known = known
         self._tokens: dict[tuple[str, str], str] = {}
+        self._withheld: dict[str, Origin] = {}
         self._clients: dict[bool, httpx.Client] = {}
 
     def digest(self, repository: str, reference: str) -> str | None:
@@ -132,8 +135,10 @@ class OciRegistry:
     def check_push(self, repository: str) -> None:
         """Check push access by opening an upload and cancelling it. Raises RegistryDenied without access."""
         location = self._upload_location(repository)
-        # Not every registry can cancel; an upload that was only opened costs it nothing.
-        self._call("DELETE", repository, location, missing=True)
+        # Not every registry can cancel; an upload that was only opened costs it nothing. One that it opened elsewhere
+        # could be cancelled with its credentials only, which are for no other origin.
+        if "://" not in location or origin(location) == origin(_origin(repository.partition("/")[0])):
+            self._call("DELETE", repository, location, missing=True)
 
     def _upload_location(self, repository: str) -> str:
         answer = self._call("POST", repository, "blobs/uploads/")
@@ -171,7 +176,7 @@ class OciRegistry:
             answer, trouble = self._try(method, host, url, sent, content)
             if answer is None or retriable(answer.status_code):
                 raise _unavailable(repository, answer, trouble)
-            return _accepted(answer, repository, missing=missing)
+            return _accepted(answer, repository, missing=missing, withheld=self._withheld.get(host))
 
         return retry(attempt, self._backoff, self._clock)
 
@@ -187,55 +192,90 @@ class OciRegistry:
                 answer = client.request(
                     method, url, headers=self._authorised(host, url, headers), content=content or None
                 )
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise UpstreamRefused(f"the registry at {host} names no usable address", why=str(error)) from error
         except httpx.TransportError as error:
             return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return answer, ""
 
     def _authorised(self, host: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        token = self._tokens.get((host, _scope(url)))
+        token = self._tokens.get((host, _scope(url))) if origin(url) == origin(_origin(host)) else None
         return {**headers, **({"Authorization": token} if token else {})}
 
     def _authenticate(self, client: httpx.Client, host: str, url: str, answer: httpx.Response) -> bool:
         """Store the authorization that the challenge asks for. False if there is none left to try."""
         import httpx
 
-        scheme, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
+        if origin(str(answer.url)) != origin(_origin(host)):
+            return False
+        offered = dict(reversed(challenges(answer.headers.get("WWW-Authenticate", ""))))
         known = self._known(host)
         key = (host, _scope(url))
-        if scheme.lower() == "basic" and known and key not in self._tokens:
+        if "bearer" in offered:
+            token = self._granted(client, host, offered["bearer"], known)
+            # Replace an expired token; but if the token just granted was rejected, access is denied.
+            if not token or self._tokens.get(key) == f"Bearer {token}":
+                return False
+            self._tokens[key] = f"Bearer {token}"
+            return True
+        if "basic" in offered and known and key not in self._tokens:
             basic = httpx.BasicAuth(known.user, known.password)
             self._tokens[key] = next(basic.auth_flow(httpx.Request("GET", url))).headers["Authorization"]
             return True
-        if scheme.lower() != "bearer":
-            return False
-        challenge = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        if "realm" not in challenge:
-            return False
+        return False
+
+    def _granted(
+        self, client: httpx.Client, host: str, challenge: Mapping[str, str], known: Credentials | None
+    ) -> str | None:
+        """The token that the challenge's server grants; None if it refuses. Raises RegistryUnavailable,
+        UpstreamRefused."""
+        import httpx
+
+        realm = challenge.get("realm", "")
+        address = _origin(host) + realm if realm.startswith("/") else realm
+        server, own = origin(address), origin(_origin(host))
+        # In the clear, a token is anyone's; and a registry elsewhere has no business with servers of this machine.
+        local = server is not None and server.private and is_loopback(host)
+        if server is None or not (server.scheme == "https" or local):
+            return None
+        if known and server not in (own, origin(os.environ.get(TOKEN_SERVER, "").strip())):
+            self._withheld[host] = server
+            known = None
         asked = {name: challenge[name] for name in ("service", "scope") if name in challenge}
-        granted = client.get(
-            challenge["realm"], params=asked, auth=httpx.BasicAuth(known.user, known.password) if known else None
-        )
+        auth = httpx.BasicAuth(known.user, known.password) if known else None
+        granted = client.get(address, params=asked, auth=auth)
+        if retriable(granted.status_code):
+            raise _unavailable(host, granted, "")
         if granted.status_code != 200:
-            return False
-        document: dict[str, Any] = granted.json()
-        token = document.get("token") or document.get("access_token")
-        # Replace an expired token; but if the token just granted was rejected, access is denied.
-        if not token or self._tokens.get(key) == f"Bearer {token}":
-            return False
-        self._tokens[key] = f"Bearer {token}"
-        return True
+            return None
+        try:
+            document: dict[str, Any] = granted.json()
+            token = document.get("token") or document.get("access_token")
+        except (ValueError, AttributeError, RecursionError) as error:
+            what = f"{server}, which grants the tokens of {host}, sent no token"
+            raise UpstreamRefused(what, why=f"not the JSON of one: {error}"[:200]) from None
+        if not isinstance(token, str) or not token.isprintable():
+            return None
+        remember(f"token of {host}", token)
+        return token
 
 
 _TAMPERED = "something between this machine and the registry alters the content; do not publish from it"
 
 
-def _accepted(answer: httpx.Response, repository: str, *, missing: bool) -> httpx.Response:
+def _accepted(
+    answer: httpx.Response, repository: str, *, missing: bool, withheld: Origin | None = None
+) -> httpx.Response:
     """The answer if it is a success or, with `missing`, a 404 or 405. Raises RegistryDenied, UpstreamRefused."""
     if answer.status_code < 400 or (missing and answer.status_code in (404, 405)):
         return answer
     why = f"HTTP {answer.status_code}{_reported(answer)}"
     if answer.status_code in (401, 403):
-        raise RegistryDenied(f"access denied to {repository}", why=why, hint=_PUSH_HINT)
+        hint = _PUSH_HINT
+        if withheld is not None:
+            why += f"; the credentials were not sent to {withheld}, which the registry names for tokens"
+            hint = f"if that server is the registry's, set {TOKEN_SERVER}={withheld}"
+        raise RegistryDenied(f"access denied to {repository}", why=why, hint=hint)
     raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why)
 
 

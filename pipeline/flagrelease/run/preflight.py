@@ -91,7 +91,7 @@ def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> 
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()
     if will_run & _NEEDS_REGISTRY and project.runner == "docker":
-        impatient_registry().check_push(f"{project.registry}/preflight")
+        impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
     if will_run - {"card", "publish"}:
         free = free_bytes(project.workspace.root)
         if free < _LEAST_FREE_BYTES:

@@ -163,28 +163,32 @@ def templates(folder: Path) -> Path:
     return own
 
 
-def real_ports(workspace: Workspace, kind: RunnerKind = "docker") -> Ports:
-    """The adapters to Docker, registries, hubs and programs. Their libraries are imported here, not at start-up."""
+def real_ports(workspace: Workspace, registry: str, kind: RunnerKind = "docker") -> Ports:
+    """The adapters to Docker, registries, hubs and programs; `registry` is HOST[:PORT]/PREFIX. Their libraries are
+    imported here, not at start-up."""
     from flagrelease.contract.context import Ports
     from flagrelease.ports import command
+    from flagrelease.ports.credentials import Logins
     from flagrelease.ports.docker.engine import Engine
     from flagrelease.ports.hub import RealHubs
     from flagrelease.ports.processes.runner import ProcessRunner
     from flagrelease.ports.registry import OciRegistry
 
-    engine = Engine()
+    logins = Logins(own=registry.partition("/")[0])
+    engine = Engine(known=logins)
     return Ports(
         clock=SystemClock(),
         command=command.run,
         docker=engine,
         runner=engine if kind == "docker" else ProcessRunner(workspace),
-        registry=OciRegistry(),
+        registry=OciRegistry(known=logins),
         hubs=RealHubs(),
     )
 
 
-def impatient_registry() -> Registry:
-    """A registry client for checks before a run: it retries for 3 s only."""
+def impatient_registry(registry: str) -> Registry:
+    """A registry client for checks before a run: it retries for 3 s only. `registry` is that of the releases."""
+    from flagrelease.ports.credentials import Logins
     from flagrelease.ports.registry import OciRegistry
 
-    return OciRegistry(backoff=Backoff(first=0.5, budget=3.0))
+    return OciRegistry(backoff=Backoff(first=0.5, budget=3.0), known=Logins(own=registry.partition("/")[0]))

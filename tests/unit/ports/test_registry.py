@@ -1,15 +1,19 @@
 """The registry client against a registry that misbehaves."""
 
+import base64
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from flagrelease.errors import RegistryDenied, RegistryUnavailable, UpstreamRefused
-from flagrelease.ports.credentials import Credentials, credentials
+from flagrelease.errors import ConfigError, RegistryDenied, RegistryUnavailable, UpstreamRefused
+from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.retry import Backoff
+from flagrelease.redact import redact
 from support.registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
@@ -179,8 +183,144 @@ def test_credentials_come_from_the_environment_or_from_docker_login(
     (folder / "config.json").write_text(json.dumps({"auths": {"reg.example:5": {"auth": "dTpw"}}}))
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
     monkeypatch.delenv("FLAGRELEASE_REGISTRY_USER", raising=False)
+    credentials = Logins(own="reg.example:5")
     assert credentials("reg.example:5") == Credentials("u", "p")
     assert credentials("other.example") is None
     monkeypatch.setenv("FLAGRELEASE_REGISTRY_USER", "me")
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", " mine\n")
+    assert credentials("reg.example:5") == credentials("REG.example:5") == Credentials("me", "mine")
+
+
+@pytest.mark.parametrize("host", ["other.example", "reg.example", "reg.example:50", "reg.example:5@evil.example"])
+def test_the_environments_credentials_are_for_one_registry(
+    host: str, monkeypatch: pytest.MonkeyPatch, no_docker_login: None
+) -> None:
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_USER", "me")
     monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "mine")
-    assert credentials("reg.example:5") == Credentials("me", "mine")
+    assert Logins(own="reg.example:5")(host) is None
+    assert Logins()(host) is None
+
+
+def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, no_docker_login: None
+) -> None:
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_USER", "me")
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "first-half\nsecond-half")
+    with pytest.raises(ConfigError, match="FLAGRELEASE_REGISTRY_PASSWORD") as caught:
+        Logins(own="r.example")("r.example")
+    assert "half" not in caught.value.line() + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"credsStore": "not-installed"},
+        {"credHelpers": {"reg.example": "not-installed"}},
+        {"auths": {"reg.example": {"auth": "no base64"}}},
+        {"auths": {"reg.example": {"auth": "bm9jb2xvbg=="}}},
+        {"auths": {"reg.example": "x"}},
+        {"auths": {"reg.example": {"identitytoken": "x"}}},
+    ],
+)
+def test_a_docker_configuration_without_a_usable_login_is_no_login(
+    config: object, monkeypatch: pytest.MonkeyPatch, no_docker_login: Path
+) -> None:
+    (no_docker_login / "config.json").write_text(json.dumps(config))
+    assert Logins()("reg.example") is None
+
+
+def test_a_credential_helper_is_asked_and_what_it_says_is_redacted(
+    monkeypatch: pytest.MonkeyPatch, no_docker_login: Path
+) -> None:
+    helper = no_docker_login / "docker-credential-mine"
+    helper.write_text('#!/bin/sh\necho \'{"Username": "me", "Secret": "helpers-own-7"}\'\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(no_docker_login), prepend=os.pathsep)
+    (no_docker_login / "config.json").write_text(json.dumps({"credHelpers": {"reg.example": "mine"}}))
+    assert Logins()("reg.example") == Credentials("me", "helpers-own-7")
+    basic = base64.b64encode(b"me:helpers-own-7").decode()
+    for text in ("helpers-own-7", basic):
+        assert text not in redact(f"it was {text}")
+
+
+@pytest.fixture
+def no_docker_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, Store]]:
+    """Another registry, on another port, and so another origin."""
+    store = Store()
+    with standing_in(store) as place:
+        yield f"http://{place}", store
+
+
+def test_an_upload_that_is_opened_elsewhere_gets_no_credentials(
+    store: Store, host: str, client: OciRegistry, elsewhere: tuple[str, Store]
+) -> None:
+    store.login, store.elsewhere = ("user", "right"), elsewhere[0]
+    client.check_push(f"{host}/a")
+    assert store.authorizations
+    assert not elsewhere[1].authorizations
+
+
+def test_a_redirect_elsewhere_gets_no_credentials(
+    store: Store, host: str, client: OciRegistry, elsewhere: tuple[str, Store]
+) -> None:
+    store.login = elsewhere[1].login = ("user", "right")
+    client.check_push(f"{host}/a")
+    store.trouble = lambda _method, path: (307, {"Location": f"{elsewhere[0]}{path}"})
+    with pytest.raises(RegistryDenied):
+        client.manifest(f"{host}/a", "one")
+    assert elsewhere[1].calls == ["GET /v2/a/manifests/one"]
+    assert not elsewhere[1].authorizations
+
+
+def test_a_token_server_elsewhere_gets_credentials_only_if_the_operator_named_it(
+    store: Store, host: str, client: OciRegistry, elsewhere: tuple[str, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    store.challenge = f'Bearer realm="{elsewhere[0]}/token",service="s"'
+    elsewhere[1].login = store.login
+    with pytest.raises(RegistryDenied) as caught:
+        client.check_push(f"{host}/a")
+    assert elsewhere[1].calls == ["GET /token?service=s"], "it is asked anonymously, as for public images"
+    assert not elsewhere[1].authorizations
+    assert caught.value.hint.endswith(f"set {TOKEN_SERVER}={elsewhere[0]}")
+    monkeypatch.setenv(TOKEN_SERVER, elsewhere[0])
+    client.check_push(f"{host}/a")
+    assert elsewhere[1].authorizations
+
+
+@pytest.mark.parametrize(
+    "realm", ["/nothing", "http://203.0.113.1/token", "ftp://x/token", "http://[/token", "no token server"]
+)
+def test_no_token_server_is_asked_in_the_clear_or_at_no_address(
+    realm: str, store: Store, host: str, client: OciRegistry, clock: Patient
+) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    store.challenge = f'Bearer realm="{realm}"'
+    with pytest.raises((RegistryDenied, UpstreamRefused)):
+        client.check_push(f"{host}/a")
+    assert not clock.slept
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_challenges_bearer_is_answered(first: bool, store: Store, host: str, client: OciRegistry) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    both = [f'Bearer realm = "http://{host}/token" , scope="repository:a:pull,push"', 'Basic realm="Registry, \\"r\\""']
+    store.challenge = ", ".join(both if first else reversed(both))
+    client.check_push(f"{host}/a")
+    assert "GET /token?scope=repository%3Aa%3Apull%2Cpush" in store.calls
+
+
+@pytest.mark.parametrize("token", [b"<html>", b"[]", b"[" * 5000, b'"text"'])
+def test_a_token_server_that_sends_no_token_is_refused(
+    token: bytes, store: Store, host: str, client: OciRegistry
+) -> None:
+    store.login, store.bearer, store.token = ("user", "right"), True, token
+    with pytest.raises(UpstreamRefused, match="sent no token") as caught:
+        client.check_push(f"{host}/a")
+    assert caught.value.exit_code == 7

@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _import(project: Project, cell: Cell, path: Path) -> list[tuple[Entry, baselines.StoredBaseline]]:
     """Store every benchmark of PATH that the cell's profile asks in the ledger, or none if one of them does not fit."""
-    ports = real_ports(project.workspace)
+    ports = real_ports(project.workspace, project.registry)
     run_id = new_run_id()
     context = Context(
         run_id=run_id,

@@ -44,7 +44,7 @@ class Finding:
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    ports = real_ports(project.workspace, project.runner)
+    ports = real_ports(project.workspace, project.registry, project.runner)
     findings = [_checked(name, check) for name, check in _checks(project, ports)]
     failing = [finding for finding in findings if not finding.ok]
     if arguments.json:
@@ -98,7 +98,7 @@ def _docker(ports: Ports) -> Finding:
 
 
 def _registry(project: Project) -> Finding:
-    impatient_registry().check_push(f"{project.registry}/preflight")
+    impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
     return Finding("registry", True, f"{project.registry} answers")
 
 

@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     cells = [
         cell for cell in select(project.cells, arguments.cells, arguments.chip, arguments.model) if not cell.excluded
     ]
-    ports = replace(real_ports(project.workspace), registry=impatient_registry())
+    ports = replace(real_ports(project.workspace, project.registry), registry=impatient_registry(project.registry))
     progress = PlainBoard().progress("lock", "")
     relocked = relock.relock(project.matrix, project.lock, ports, cells, progress)
     new, failed = relocked.lock, relocked.failed

@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
-from flagrelease.ports.credentials import credentials
+from flagrelease.ports.credentials import Credentials, Logins
 from flagrelease.ports.docker.errors import stream_error, translated
 from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
@@ -48,8 +48,14 @@ class Engine:
 
     kind: RunnerKind = "docker"
 
-    def __init__(self, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        known: Callable[[str], Credentials | None] = Logins(),  # noqa: B008 - immutable
+    ) -> None:
         self._base_url = base_url
+        self._known = known
         self._made: Any = None
 
     @property
@@ -62,6 +68,9 @@ class Engine:
                     self._made = docker.from_env(timeout=_QUIET_SECONDS)
                 else:
                     self._made = docker.DockerClient(base_url=self._base_url, timeout=_QUIET_SECONDS)
+                # docker-py sends the logins of all registries with a build, and fails if a credential helper is
+                # missing. Our builds have no network.
+                self._made.api._set_auth_headers = lambda _headers: None
         return self._made
 
     def version(self) -> Host:
@@ -99,7 +108,7 @@ class Engine:
         with translated("building the image"):
             stream = self._client.api.build(
                 fileobj=context, custom_context=True, tag=tag, buildargs=dict(args), network_mode="none", rm=True,
-                forcerm=True, decode=True,
+                forcerm=True, decode=True, use_config_proxy=False,
             )  # fmt: skip
             for message in stream:
                 if "error" in message:
@@ -126,7 +135,7 @@ class Engine:
         sent = _Layers(moved, "Pushing")
         with translated(doing):
             stream = self._client.api.push(
-                repository, tag=tag, stream=True, decode=True, auth_config=_auth(repository) or {}
+                repository, tag=tag, stream=True, decode=True, auth_config=self._auth(repository)
             )
             for message in stream:
                 if "error" in message:
@@ -148,7 +157,7 @@ class Engine:
         received = _Layers(moved, "Downloading")
         with translated(doing):
             stream = self._client.api.pull(
-                repository, tag=digest, stream=True, decode=True, auth_config=_auth(repository) or {}
+                repository, tag=digest, stream=True, decode=True, auth_config=self._auth(repository)
             )
             for message in stream:
                 if "error" in message:
@@ -168,6 +177,11 @@ class Engine:
         """Remove a name; the layers stay while another name refers to them."""
         with suppress(FlagreleaseError), translated(f"removing {reference}"):
             self._client.api.remove_image(reference, noprune=True)
+
+    def _auth(self, repository: str) -> dict[str, str]:
+        """The credentials for the registry of `repository`: the engine sends them to whoever that registry names."""
+        known = self._known(repository.partition("/")[0])
+        return {"username": known.user, "password": known.password} if known else {}
 
     def start(self, run: ContainerRun) -> Running:
         """Create a container and start it; remove it if it cannot be started.
@@ -330,8 +344,3 @@ class _Layers:
 
     def total(self) -> int:
         return sum(self._done.values())
-
-
-def _auth(repository: str) -> dict[str, str] | None:
-    known = credentials(repository.partition("/")[0])
-    return {"username": known.user, "password": known.password} if known else None
