@@ -49,7 +49,8 @@ class Fault:
 
 class HubStandIn:
     """`files` are the repository's, by path; `names` overrides the listed paths; `unhashed` are listed without a
-    sha256; `commit` is where the branch is; `requests` are those seen, with the Range header where there is one."""
+    sha256; `commit` is where the branch is; `requests` are those seen, with the Range header where there is one,
+    `credentials` the Authorization and Cookie headers of all."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -61,6 +62,7 @@ class HubStandIn:
         self.wheels: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.credentials: list[str] = []
         self.stalled = threading.Event()
         self.go_on = threading.Event()
         self._lock = threading.Lock()
@@ -114,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, url = self.hub, urlsplit(self.path)
         hub.requests.append((self.path, self.headers.get("Range", "")))
+        hub.credentials += [self.headers[name] for name in ("Authorization", "Cookie") if name in self.headers]
         fault = hub.fault_for(self.path)
         if fault and fault.reset:
             self.close_connection = True

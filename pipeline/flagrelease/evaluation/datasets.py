@@ -279,7 +279,7 @@ def _set_digest(entries: Mapping[str, ManifestEntry], member: str) -> str:
 
 def _unzipped(path: Path, member: str) -> bytes:
     """A member's bytes, in memory only. Raises ConfigError for a wrong password or a missing member."""
-    password = os.environ.get(PASSWORD, "").encode() or None
+    password = os.environ.get(PASSWORD, "").strip().encode() or None
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name == member or name.endswith(f"/{member}")]

@@ -29,6 +29,7 @@ from flagrelease.evaluation.harnesses.flageval import (
     dataset_name,
     public_url,
 )
+from flagrelease.ports.credentials import token_for
 from flagrelease.ports.progress import Count
 from flagrelease.serving.server import Served, ServeRequest
 from flagrelease.serving.servers import Serve
@@ -69,7 +70,7 @@ class StoredScores:
 
 def score(job: Job, context: Context, serve: Serve, names: Sequence[str]) -> tuple[BenchmarkScore, ...]:
     """Both stacks' scores of the benchmarks `names`. Raises ConfigError for one that the platform does not have."""
-    flageval = FlagEval(os.environ[SERVICE], os.environ.get(TOKEN, ""))
+    flageval = FlagEval(os.environ[SERVICE], token_for(os.environ[SERVICE], TOKEN) or "")
     baseline = _baseline(job, context, serve, flageval)
     candidate = _evaluate(job, context, serve, flageval, job.cell.stack)
     return tuple(_row(job, name, baseline, candidate) for name in names)

@@ -52,26 +52,29 @@ def from_environment(name: str) -> str:
     return text
 
 
-def token(name: str) -> str:
-    """The same for a token, which is sent in a header. Raises ConfigError if it is not one."""
+def token_for(endpoint: str, name: str) -> str | None:
+    """The token for the server at `endpoint`, from a variable; empty if it is not set, None if no token may be sent
+    there because others could read it. Raises ConfigError if it is not a token."""
+    audience = origin(endpoint)
+    if audience is None or not audience.private:
+        return None
     text = from_environment(name)
     if not text.isascii() or any(character in "\"'`,; " for character in text):
-        raise ConfigError(
-            f"{name} is not a token", why="it has quotes, blanks or letters beyond ASCII", hint=f"set {name} without"
-        )
+        why = "it has quotes, blanks or letters beyond ASCII"
+        raise ConfigError(f"{name} is not a token", why=why, hint=f"set {name} to the token alone")
     return text
 
 
 def _docker_login(host: str) -> Credentials | None:
     """What `docker login` stored, in the file or by a credential helper. What cannot be read is no login: most
     registries that are only read need none, and those that do refuse."""
-    import docker
+    from docker import auth, credentials, errors
 
     try:
-        config = docker.auth.load_config()
+        config = auth.load_config()
         _remember(config.auths)
         found: Mapping[str, Any] = config.resolve_authconfig(host) or {}
-    except (docker.errors.DockerException, docker.credentials.errors.StoreError, OSError, ValueError, TypeError):
+    except (errors.DockerException, credentials.errors.StoreError, OSError, ValueError, TypeError):
         return None
     # The file gives `username`, a helper `Username`.
     known = {name.lower(): value for name, value in found.items()}

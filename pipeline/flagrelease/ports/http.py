@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -60,7 +60,7 @@ def is_loopback(host: str) -> bool:
     return found is not None and "@" not in host and "/" not in host and _is_loopback(found.host)
 
 
-def challenges(header: str) -> list[tuple[str, Mapping[str, str]]]:
+def challenges(header: str) -> Sequence[tuple[str, Mapping[str, str]]]:
     """The challenges of WWW-Authenticate, each a scheme in lower case with its parameters. Several headers, joined by
     commas, are read as one."""
     found: list[tuple[str, dict[str, str]]] = []

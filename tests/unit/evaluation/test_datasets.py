@@ -239,7 +239,7 @@ def gpqa(tmp_path: Path) -> Path:
 
 
 def test_the_encrypted_zip_is_read_in_memory_only(gpqa: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPQA_PASSWORD", "open sesame")
+    monkeypatch.setenv("GPQA_PASSWORD", "open sesame\n")
     before = sorted(gpqa.rglob("*"))
     (question,) = TASKS["multiple-choice-cot"].read(loaded("data://dataset.zip#gpqa_diamond.csv", gpqa), 0)
     assert "of two\nlines?" in question.messages[0]["content"]

@@ -277,14 +277,15 @@ class FlagEval:
             raise _lost(path, error, final=once and not _never_sent(error)) from None
         except exceptions.RequestException as error:
             raise EnvironmentFault(
-                f"{SERVICE} is not a usable URL", why=redact(str(error)[:200]), hint=f"set {SERVICE} to an http(s) URL"
+                f"{SERVICE} is not a usable URL", why=redact(str(error))[:200], hint=f"set {SERVICE} to an http(s) URL"
             ) from None
         if response.status_code == 200:
             return _document(path, response)
-        text = redact(" ".join(response.text[:200].split()))
+        text = redact(" ".join(response.text[:2000].split()))[:200]
         why = f"HTTP {response.status_code}: {text}"
         if response.status_code in (401, 403):
-            raise UpstreamRefused(f"FlagEval refused {path}", why=why, hint=f"set {TOKEN} to its key")
+            hint = f"set {TOKEN} to its key, which is sent over https only"
+            raise UpstreamRefused(f"FlagEval refused {path}", why=why, hint=hint)
         if not retriable(response.status_code) or (once and response.status_code != 429):
             raise UpstreamRefused(f"FlagEval refused {path}", why=why)
         failing = _unavailable(path, why)

@@ -1,4 +1,7 @@
-"""hf://: the Hugging Face hub through its HTTP API. HF_ENDPOINT and HF_TOKEN are the hub's own variables."""
+"""hf://: the Hugging Face hub through its HTTP API. HF_ENDPOINT and HF_TOKEN are the hub's own variables.
+
+The token is sent to the endpoint only, and only if nobody on the way can read it.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,19 @@ from urllib.parse import quote
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, HubRefused, HubUnavailable
+from flagrelease.ports.credentials import token_for
 from flagrelease.ports.http import retry_after
 from flagrelease.ports.hub.disk import BLOCK
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
 from flagrelease.ports.hub.watch import Watch
 from flagrelease.ports.retry import Attempts, Backoff, retriable, retry, wait_or_raise
+from flagrelease.redact import redact
 
 if TYPE_CHECKING:
     import httpx
 
 _ENDPOINT = "https://huggingface.co"
+_TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _IDLE_SECONDS = 8.0  # then resume the file on a new connection; also the longest delay of a stop
 _BACKOFF = Backoff(first=1.0, most=30.0, budget=120.0)  # the budget restarts with every byte received
 
@@ -32,7 +38,8 @@ class HuggingFace:
     def __init__(self, source: Source, revision: str) -> None:
         self._source = source
         self._revision = revision or source.revision or "main"
-        self._endpoint = os.environ.get("HF_ENDPOINT", _ENDPOINT).rstrip("/")
+        self._endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or _ENDPOINT).rstrip("/")
+        self._token = token_for(self._endpoint, _TOKEN)
         kind = "datasets" if source.dataset else "models"
         self._api = f"{self._endpoint}/api/{kind}/{source.name}/revision/{quote(self._revision, safe='')}"
         self._files = f"{self._endpoint}/{'datasets/' if source.dataset else ''}{source.name}/resolve"
@@ -110,17 +117,18 @@ class HuggingFace:
     def _client(self) -> httpx.Client:
         import httpx
 
-        token = os.environ.get("HF_TOKEN")
-        headers = {"User-Agent": "flagrelease"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        # httpx drops the token where a file is redirected to another origin.
+        headers = {"User-Agent": "flagrelease"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
         return httpx.Client(headers=headers, timeout=_IDLE_SECONDS, follow_redirects=True)
 
     def _check(self, answer: httpx.Response, what: str) -> None:
         status = answer.status_code
         why = f"HTTP {status} from {self._endpoint}"
         if status in (401, 403):
-            raise HubRefused(
-                f"access denied to {what}", why=why, hint="set HF_TOKEN; accept the model's terms on its page"
-            )
+            hint = f"set {_TOKEN}; accept the model's terms on its page"
+            if self._token is None and os.environ.get(_TOKEN):
+                hint = f"{_TOKEN} was not sent, since HF_ENDPOINT is plain http: use an https one"
+            raise HubRefused(f"access denied to {what}", why=why, hint=hint)
         if status == 404:
             raise HubRefused(f"{what} does not exist", why=why, hint="check its name and revision")
         if retriable(status):
@@ -146,7 +154,7 @@ class HuggingFace:
                 hint="run again: the download resumes; HF_ENDPOINT selects another site",
             ) from error
         except ValueError as error:
-            raise HubRefused(f"unexpected response from {self._endpoint}", why=str(error)[:200]) from error
+            raise HubRefused(f"unexpected response from {self._endpoint}", why=redact(str(error))[:200]) from error
 
 
 def _sha256(entry: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 The client resumes, retries and honours Retry-After, but it trusts the hub: it writes to any path that the hub lists,
 and does not verify a file for which the hub lists no sha256. So it gets only names that were checked, and we hash the
-files that it writes. MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN are its own variables.
+files that it writes. It also sends its token to other hosts of the hub's domain, in a cookie. MODELSCOPE_ENDPOINT and
+MODELSCOPE_API_TOKEN are its own variables.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from typing import TYPE_CHECKING, Any
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
 from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable
+from flagrelease.ports.credentials import token_for
+from flagrelease.ports.http import Origin, origin
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
 from flagrelease.ports.hub.watch import Cancelled, Watch
+from flagrelease.redact import redact, remember
 
 if TYPE_CHECKING:
+    import requests
     from modelscope_hub import HubApi
 
 _DEFAULT_REVISION = "master"
+_TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 - the name of a variable
 _SYMLINK = "120000"  # git's file mode for symbolic links
 _LISTING_SECONDS = 300.0
 # Read on import by the client and tqdm. We show the progress ourselves; on a slow line a shard of a large model takes
@@ -123,7 +129,14 @@ class ModelScope:
 
             # The client logs its retries; its final error, which we report, has the cause.
             logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-            self._client = HubApi(HubConfig(cache_dir=self._cache), user_agent="flagrelease")
+            config = HubConfig(cache_dir=self._cache)
+            endpoint = str(config.endpoint)
+            if os.environ.get(_TOKEN) or token_for(endpoint, _TOKEN) is None:
+                config = HubConfig(cache_dir=self._cache, token=token_for(endpoint, _TOKEN) or "")
+            remember(_TOKEN, config.token or "")
+            self._client = HubApi(config, user_agent="flagrelease")
+            for session in (self._client.legacy._session, self._client.legacy._read_session):
+                _keep_to(origin(endpoint), session)
         return self._client
 
     @contextmanager
@@ -137,6 +150,19 @@ class ModelScope:
             if (translated := _translated(error, what, self._api().legacy.endpoint)) is None:
                 raise
             raise translated from error
+
+
+def _keep_to(audience: Origin | None, session: requests.Session) -> None:
+    """Let no credential of the session leave the origin `audience`, wherever it is redirected."""
+    send = session.send
+
+    def guarded(request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        if origin(str(request.url)) != audience:
+            request.headers.pop("Authorization", None)
+            request.headers.pop("Cookie", None)
+        return send(request, **options)
+
+    session.send = guarded  # type: ignore[method-assign]  # the client makes its sessions itself
 
 
 def _translated(error: Exception, what: str, endpoint: str) -> BaseException | None:
@@ -178,7 +204,7 @@ def _translated(error: Exception, what: str, endpoint: str) -> BaseException | N
 def _reason(error: Exception) -> str:
     """The cause in one line: HTTP status and the hub's message, or the innermost cause of a lost connection."""
     status = getattr(error, "status_code", None)
-    text = (str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0]
+    text = redact(str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0]
     text = text.rpartition("Caused by ")[2]
     text = re.sub(r"^\w+\([\"'].*?: |[\"']\)+$", "", text)
     return f"HTTP {status}: {text}"[:300] if status else text[:300]

@@ -1,5 +1,6 @@
 """The Docker port on the real engine: its functions and its error messages."""
 
+import base64
 import json
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from flagrelease.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
+from flagrelease.ports.credentials import Logins
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
@@ -184,6 +186,7 @@ class Vanishing(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
+        self.server.asked.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -201,13 +204,59 @@ class Vanishing(BaseHTTPRequestHandler):
 class UnixServer(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
+    def __init__(self, path: Path) -> None:
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        super().__init__(str(path), Vanishing)
 
-def test_an_engine_that_goes_away_in_the_middle(tmp_path: Path) -> None:
-    path = tmp_path / "docker.sock"
-    with UnixServer(str(path), Vanishing) as server:
+
+@pytest.fixture
+def vanishing(tmp_path: Path) -> Iterator[UnixServer]:
+    with UnixServer(tmp_path / "docker.sock") as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        with pytest.raises(DockerUnavailable) as caught:
-            Engine(f"unix://{path}").build(packed({"Dockerfile": "FROM x"}), tag="x:1", args={}, line=ignore)
+        yield server
         server.shutdown()
+
+
+def test_an_engine_that_goes_away_in_the_middle(vanishing: UnixServer) -> None:
+    with pytest.raises(DockerUnavailable) as caught:
+        Engine(f"unix://{vanishing.server_address}").build(
+            packed({"Dockerfile": "FROM x"}), tag="x:1", args={}, line=ignore
+        )
     assert "while building" in caught.value.line()
     assert "\n" not in caught.value.line()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"auths": {"reg.example": {"auth": "dTpjYW5hcnktcGFzc3dvcmQ="}}},
+        {"credsStore": "not-installed"},
+        {"proxies": {"default": {"httpProxy": "http://u:canary-password@proxy.example"}}},
+    ],
+)
+def test_a_build_gets_no_login_and_no_proxy(
+    config: object, vanishing: UnixServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with pytest.raises(DockerUnavailable, match="while building"):
+        Engine(f"unix://{vanishing.server_address}").build(
+            packed({"Dockerfile": "FROM x"}), tag="x:1", args={}, line=ignore
+        )
+    ((path, headers),) = vanishing.asked
+    assert "/build" in path
+    assert "canary" not in path
+    assert "X-Registry-Config" not in headers
+
+
+def test_a_push_carries_the_login_of_its_registry_only(vanishing: UnixServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_USER", "me")
+    monkeypatch.setenv("FLAGRELEASE_REGISTRY_PASSWORD", "canary-password")
+    engine = Engine(f"unix://{vanishing.server_address}", known=Logins(own="own.example:5"))
+    for repository in ("own.example:5/x", "other.example/x"):
+        with pytest.raises(FlagreleaseError):
+            engine.push(repository, "1", ignore)
+    sent = [headers["X-Registry-Auth"] for _path, headers in vanishing.asked]
+    own, other = (json.loads(base64.urlsafe_b64decode(text)) for text in sent)
+    assert own == {"username": "me", "password": "canary-password"}
+    assert other == {}

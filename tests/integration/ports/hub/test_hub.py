@@ -12,11 +12,15 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease.config.lockfile import LockedData
+from flagrelease.config.sources import Source
+from flagrelease.errors import ConfigError
 from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.hub.huggingface import HuggingFace
+from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.progress import Silent
 from flagrelease.recipe import user_commands
 from support.hub_cases import Fetch, fill, sha256
-from support.hub_stand_in import COMMIT, HubStandIn, wheel_of
+from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
 from support.model_files import gguf, safetensors_of
 
 pytestmark = pytest.mark.integration
@@ -128,6 +132,54 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     assert "canary" not in out + err + repr(fetch.progress)
     assert b"canary" not in written
     assert out + err == ""  # the client's own bars and log lines are not ours to show
+
+
+TOKENS = {MODELSCOPE: "MODELSCOPE_API_TOKEN", HF: "HF_TOKEN"}
+
+
+@pytest.mark.parametrize("source", [MODELSCOPE, HF])
+def test_a_token_is_cleaned_and_stays_where_a_file_is_redirected(
+    source: str, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKENS[source], " ms-canary-4711\r\n")
+    with HubStandIn().running() as elsewhere:
+        elsewhere.files = hub.files
+        fetch = Fetch(tmp_path / "model")
+        model = fetch.lock(source)
+        assert any("ms-canary-4711" in text for text in hub.credentials)
+        assert all(text == text.strip() for text in hub.credentials)
+        largest = max(hub.files, key=lambda path: len(hub.files[path]))
+        there = f"{elsewhere.url}/cdn/{COMMIT}/{largest}"
+        hub.faults = [Fault(largest, times=9, status=302, headers={"Location": there})]
+        fetch.run(model)
+        assert elsewhere.asked(largest)
+        assert elsewhere.credentials == []
+
+
+@pytest.mark.parametrize("source", [MODELSCOPE, HF])
+def test_a_token_of_several_lines_is_refused_and_not_shown(
+    source: str, hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKENS[source], "canary-first\ncanary-second")
+    with pytest.raises(ConfigError, match=TOKENS[source]) as caught:
+        Fetch(tmp_path / "model").lock(source)
+    assert "canary" not in caught.value.line() + caught.value.hint
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("scheme", ["modelscope", "hf"])
+def test_a_token_is_not_sent_in_the_clear(scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in (("HF_TOKEN", "canary"), ("MODELSCOPE_API_TOKEN", "canary")):
+        monkeypatch.setenv(name, value)
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, "http://hub.example")
+    source = Source.parse(f"{scheme}://Org/Toy-1B")
+    if scheme == "hf":
+        sent = dict(HuggingFace(source, "")._client().headers)
+    else:
+        sent = ModelScope(source, "", tmp_path)._api().legacy._headers()
+    assert sent
+    assert "canary" not in str(sent)
 
 
 def test_progress_ends_at_the_whole_with_a_rate(hub: HubStandIn, tmp_path: Path) -> None:
