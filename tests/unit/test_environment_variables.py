@@ -44,12 +44,17 @@ def read_by(*folders: str) -> set[str]:
 
 
 def keys(tree: ast.Module) -> Iterator[ast.expr]:
-    """What is looked up in an environment: `environ.get(KEY)`, `environ[KEY]`, `KEY in environ`, `getenv(KEY)`."""
+    """What is looked up in an environment: `environ.get(KEY)`, `environ[KEY]`, `KEY in environ`, `getenv(KEY)`, and by
+    ports/credentials.py."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="get", value=owner), args=[key, *_]) if environment(owner):
                 yield key
             case ast.Call(func=ast.Attribute(attr="getenv"), args=[key, *_]):
+                yield key
+            case ast.Call(func=ast.Name(id="from_environment"), args=[key]):
+                yield key
+            case ast.Call(func=ast.Name(id="token_for"), args=[_, key]):
                 yield key
             case ast.Subscript(value=owner, slice=key, ctx=ast.Load()) if environment(owner):
                 yield key

@@ -179,10 +179,11 @@ def _spelled(text: str) -> int:
     """A number in English words. Raises NoNumber."""
     text = _unwrapped(text).replace("{", " ").replace("}", " ")
     match = _SPELLED.match(text)
-    words = re.findall(r"[a-z]+", match[0].lower()) if match else []
-    if not set(words) & set(_NAMES) or (
-        re.match(r"[A-Za-z]", text[match.end() :] if match else "") and text[match.end() - 1].isalpha()
-    ):
+    if match is None:
+        raise NoNumber
+    words = re.findall(r"[a-z]+", match[0].lower())
+    inside_a_word = text[match.end() - 1].isalpha() and re.match(r"[A-Za-z]", text[match.end() :])
+    if not set(words) & set(_NAMES) or inside_a_word:
         raise NoNumber
     total = part = 0
     for word in words:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the format's own reader
 _MOST_DIMENSIONS = 4  # of a tensor in GGUF
@@ -105,7 +105,7 @@ def _span(name: str, entry: object) -> tuple[int, int]:
     return start, stop
 
 
-def _naturals(values: Any) -> bool:
+def _naturals(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
