@@ -1,4 +1,4 @@
-"""Read the processor time that processes and the machine have used, from /proc."""
+"""Read the processor time that processes, containers and the machine have used, from /proc and control groups."""
 
 from __future__ import annotations
 
@@ -50,3 +50,23 @@ def of_processes(pids: Iterable[int], proc: Path = Path("/proc")) -> float:
             fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
     return ticks / _TICKS
+
+
+def of_container(
+    identifier: str, pid: int, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
+) -> float | None:
+    """Seconds that a container has used, from the control group of its first process `pid`.
+
+    None unless that process is of this machine and its group is named for the container, and without control groups.
+    """
+    with suppress(OSError, ValueError, StopIteration):
+        lines = [line.split(":", 2) for line in (proc / str(pid) / "cgroup").read_text().splitlines()]
+        of = {
+            name: path.lstrip("/") for _number, names, path in lines if identifier in path for name in names.split(",")
+        }
+        if "cpuacct" in of:  # version 1
+            return int((groups / "cpuacct" / of["cpuacct"] / "cpuacct.usage").read_text()) / 1e9
+        if "" in of:  # version 2
+            fields = (line.split() for line in (groups / of[""] / "cpu.stat").read_text().splitlines())
+            return next(int(value) for name, value in fields if name == "usage_usec") / 1e6
+    return None

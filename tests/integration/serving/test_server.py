@@ -18,6 +18,7 @@ from flagrelease.errors import (
     PortInUse,
     SmokeFailed,
 )
+from flagrelease.ports import processor_time
 from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.openai_client import Client
@@ -132,13 +133,20 @@ def test_an_error_in_the_block_is_kept_while_the_server_lives(make: Make, engine
         raise SmokeFailed("mine")
 
 
-def test_a_container_s_processor_time_is_known(make: Make, engine: Engine, tmp_path: Path) -> None:
+def test_a_container_s_processor_time_is_known_here_and_from_the_engine(
+    make: Make, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Python has started in it, which takes milliseconds."""
     request = ServeRequest(image=make("fine"), weights=given.weights(), stack="flagos")
     with served(given.job(given.cell()), given.context(tmp_path, runner=engine), request) as server:
-        used = server.running.cpu_seconds()
-    assert used is not None
-    assert 0.005 < used < 60
+        pid = server.running.inspect()["State"]["Pid"]
+        here = processor_time.of_container(server.running.id, pid)
+        assert server.running.cpu_seconds() == pytest.approx(here, abs=1)
+        monkeypatch.setattr(processor_time, "of_container", lambda *_: None)  # as for an engine on another machine
+        told = server.running.cpu_seconds()
+    assert here is not None
+    assert told is not None
+    assert 0.005 < here <= told < 60
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

@@ -34,3 +34,35 @@ def test_the_time_of_processes_counts_what_they_use() -> None:
     while time.process_time() < end:
         pass
     assert processor_time.of_processes([os.getpid(), 2**30]) - before >= 0.25
+
+
+CONTAINER = "22cc0ab09104"
+OLD = f"9:name=systemd:/docker/{CONTAINER}\n4:memory:/docker/{CONTAINER}\n2:cpu,cpuacct:/docker/{CONTAINER}\n0::/x\n"
+GROUPS = {
+    "usage": f"cpuacct/docker/{CONTAINER}/cpuacct.usage",
+    "stat": f"system.slice/docker-{CONTAINER}.scope/cpu.stat",
+}
+NEW = f"0::/system.slice/docker-{CONTAINER}.scope\n"
+
+
+def of_container(root: Path, group: str, **files: str) -> float | None:
+    """With this /proc/7/cgroup, and files of the control groups."""
+    (root / "7").mkdir(parents=True)
+    (root / "7/cgroup").write_text(group)
+    for name, text in files.items():
+        path = root / GROUPS[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return processor_time.of_container(CONTAINER, 7, root, root)
+
+
+def test_a_container_s_time_is_that_of_its_control_group(tmp_path: Path) -> None:
+    assert of_container(tmp_path / "1", OLD, usage="2500000000\n") == 2.5
+    assert of_container(tmp_path / "2", NEW, stat="nr_periods 4\nusage_usec 1500000\nuser_usec 9\n") == 1.5
+
+
+@pytest.mark.parametrize("group", ["", "0::/\n", "0::/docker/another\n", "nonsense", OLD, NEW])
+def test_the_time_of_a_process_that_is_not_the_container_s_is_unknown(tmp_path: Path, group: str) -> None:
+    """Its engine is on another machine, or the container has ended: OLD and NEW name groups that are gone."""
+    assert of_container(tmp_path, group) is None
+    assert processor_time.of_container(CONTAINER, 0, tmp_path, tmp_path) is None

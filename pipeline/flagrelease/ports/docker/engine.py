@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
+from flagrelease.ports import processor_time
 from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.ports.credentials import Credentials, Logins
 from flagrelease.ports.docker.errors import stream_error, translated
@@ -284,8 +285,11 @@ class Started:
         return tuple(line.strip() for line in printed.splitlines() if line.strip())
 
     def cpu_seconds(self) -> float | None:
-        # One sample: by default the engine waits a second for another one.
         with suppress(FlagreleaseError, KeyError), translated("reading the container's processor time"):
+            used = processor_time.of_container(self.id, self.inspect().get("State", {}).get("Pid", 0))
+            if used is not None:
+                return used
+            # The engine is on another machine. It takes a second to answer, and two for more than one sample.
             usage = self._container.client.api.stats(self._container.id, stream=False, one_shot=True)
             return int(usage["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
         return None
