@@ -23,7 +23,6 @@ from flagkernels.arguments import add_option
 from flagkernels.errors import ChipFault, DatabaseLocked, NothingToDo, UsageError
 from flagkernels.files import append_line, make_folder, read_json, write_json
 from flagkernels.progress import Progress
-from flagkernels.qualify.rows import correct_operators
 from flagkernels.tuning.folder import Layout
 
 if TYPE_CHECKING:  # importing torch takes seconds, and the supervising process does not need it
@@ -185,6 +184,7 @@ class _Display:
 def _operations(args: argparse.Namespace, library: FlagGems) -> list[Operation]:
     from flagkernels.model import trace
     from flagkernels.qualify import qualify
+    from flagkernels.qualify.rows import correct_operators
 
     traced = trace.read(args.trace)
     wanted = set(qualify.choose(traced, args.operators))
