@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TextIO
 
 _SECRET_NAME = re.compile(
     r"(KEYS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|(?<!BY)(?<!COM)PASS|TOKEN|CREDENTIALS?"
@@ -58,21 +57,6 @@ def secret_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return found
 
 
-def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a program that needs none of our secrets; a URL with a password counts as one."""
-    return {name: value for name, value in env.items() if not _holds(name, value)}
-
-
-def secrets_for(*names: str) -> dict[str, str]:
-    """The secrets of the environment that a program needs: the variables of these names, or beginning with `NAME*`."""
-    wanted = tuple(name.removesuffix("*") for name in names if name.endswith("*"))
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if (name in names or name.startswith(wanted)) and _holds(name, value)
-    }
-
-
 def redact(text: str, secrets: Mapping[str, str] | None = None) -> str:
     """`text` with `secrets` (by default, all that are known) replaced by `$NAME`, longest first."""
     known = secret_variables() if secrets is None else secrets
@@ -82,35 +66,6 @@ def redact(text: str, secrets: Mapping[str, str] | None = None) -> str:
     text = _HEADER.sub(r"\1…", text) if "uthorization" in text or "UTHORIZATION" in text else text
     text = _QUERY.sub(r"\1…", text) if "=" in text else text
     return _URL_USER.sub("…", text) if "://" in text else text
-
-
-def redacted(value: Any) -> Any:
-    """`value`, of lists, mappings and scalars, with every text in it redacted; the keys of mappings stay."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: redacted(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(redacted(each) for each in value)
-    return value
-
-
-class Redacting:
-    """A text stream that redacts what is written to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(redact(text))
-        return len(text)
-
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 @lru_cache(maxsize=4096)

@@ -21,6 +21,8 @@ _LITTER = re.compile(
     re.IGNORECASE,
 )
 
+_REPLACE_LINK = "put the file itself there, or remove it"
+
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is never part of a model."""
@@ -109,9 +111,10 @@ class Folder:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a loop
-            raise self._refused(f"{path} is a symbolic link to {path.readlink()}, which does not exist") from None
+            why = f"{path} is a symbolic link to {path.readlink()}, which does not exist"
+            raise self._refused(why, _REPLACE_LINK) from None
         if not any(target.is_relative_to(folder) for folder in self._own()):
-            raise self._refused(f"{path} is a symbolic link that leaves the folder, to {target}")
+            raise self._refused(f"{path} is a symbolic link that leaves the folder, to {target}", _REPLACE_LINK)
 
     def _own(self) -> tuple[Path, ...]:
         """The folders that links may lead to: this one, and the cache of a hub's client that it is a snapshot of."""
@@ -119,8 +122,7 @@ class Folder:
         cache = real.parents[1] if len(real.parents) > 1 else real
         return (real, cache / "blobs") if real.parent.name == "snapshots" and (cache / "blobs").is_dir() else (real,)
 
-    def _refused(self, why: str) -> HubRefused:
-        hint = "put the file itself there, or remove it" if "symbolic link" in why else ""
+    def _refused(self, why: str, hint: str = "") -> HubRefused:
         return HubRefused(f"{self.name} is refused", why=why, hint=hint)
 
     def at(self, path: str) -> Path:

@@ -131,8 +131,9 @@ class ModelScope:
             logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
             config = HubConfig(cache_dir=self._cache)
             endpoint = str(config.endpoint)
-            if os.environ.get(_TOKEN) or token_for(endpoint, _TOKEN) is None:
-                config = HubConfig(cache_dir=self._cache, token=token_for(endpoint, _TOKEN) or "")
+            token = token_for(endpoint, _TOKEN)
+            if token is None or os.environ.get(_TOKEN):
+                config = HubConfig(cache_dir=self._cache, token=token or "")
             remember(_TOKEN, config.token or "")
             self._client = HubApi(config, user_agent="flagrelease")
             for session in (self._client.legacy._session, self._client.legacy._read_session):
