@@ -78,6 +78,7 @@ PURE = (
     "flagrelease.evaluation.spec",
     "flagrelease.stages.card.record",
     "flagrelease.stages.card.render",
+    "flagrelease.stages.card.speed_section",
     "flagrelease.stages.card.lint",
     "flagrelease.stages.card.page",
     "flagrelease.stages.card.markdown",

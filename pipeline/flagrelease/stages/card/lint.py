@@ -13,7 +13,8 @@ from flagrelease.redact import redact
 from flagrelease.stages.card.operators_section import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
 from flagrelease.stages.card.page import Block, Page
 from flagrelease.stages.card.record import Record, dumps
-from flagrelease.stages.card.render import SPEED_FIRST, score_cells, speed_cells
+from flagrelease.stages.card.render import score_cells
+from flagrelease.stages.card.speed_section import SPEED_FIRST, speed_cells
 
 HEADINGS = (
     "Introduction",

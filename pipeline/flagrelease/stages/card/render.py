@@ -11,17 +11,14 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import Source
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
-from flagrelease.contract.speed_results import LoadFigures, Speed, SpeedPoint
 from flagrelease.recipe import user_commands
-from flagrelease.stages.card import charts, facts, operators_section
+from flagrelease.stages.card import charts, facts, operators_section, speed_section
 from flagrelease.stages.card.facts import size_text
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record
 from flagrelease.verdict import wording
 
-SPEED_FIRST = "Tokens in / out"
-"""Header of the first column of the speed table; the lint finds the table by it."""
 LICENCES: Mapping[str, tuple[str, str]] = {
     "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     "mit": ("MIT License", "https://opensource.org/license/mit"),
@@ -60,8 +57,8 @@ def view(record: Record) -> dict[str, Any]:
         "measured_by": _measured_by(record),
         "origins": {row.benchmark: _origin(record, row.benchmark) for row in record.accuracy.benchmarks},
         "speed_chart": Markdown(charts.SPEED),
-        "speed": None if record.speed is None else speed_table(record.speed, record.candidate_name),
-        **({} if record.speed is None else _speed_texts(record, record.speed)),
+        "speed": None if record.speed is None else speed_section.speed_table(record.speed, record.candidate_name),
+        **({} if record.speed is None else speed_section.speed_texts(record, record.speed)),
         "attempts": attempts_table(record),
         "tokens": tokens_table(record),
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
@@ -199,41 +196,6 @@ def scores_table(record: Record) -> Markdown:
     return table(header, rows)
 
 
-def speed_cells(point: SpeedPoint) -> tuple[str, ...]:
-    """The cells of one row of the speed table, exactly as printed. Latencies are the candidate's medians."""
-    low, high = point.interval95
-    candidate = point.candidate
-    return (
-        f"{point.input_tokens:,} / {point.output_tokens:,}",
-        str(point.concurrency),
-        _rate(point.baseline.output_tokens_per_s),
-        _rate(candidate.output_tokens_per_s),
-        f"{point.ratio:.2f}",
-        f"[{low:.2f}, {high:.2f}]",
-        f"{candidate.ttft_s.median * 1000:.0f}",
-        f"{candidate.tpot_s.median * 1000:.1f}",
-        _rate(candidate.goodput_per_s),
-        point.verdict,
-    )
-
-
-def speed_table(measured: Speed, candidate_name: str) -> Markdown:
-    """The speed table: one row per load point."""
-    header = (
-        SPEED_FIRST,
-        "At once",
-        f"{measured.baseline_name}, tokens/s",
-        f"{candidate_name}, tokens/s",
-        "Ratio",
-        "95 % interval",
-        "TTFT, ms",
-        "TPOT, ms",
-        "Goodput, requests/s",
-        "Verdict",
-    )
-    return table(header, [tuple(map(Markdown, speed_cells(point))) for point in measured.points])
-
-
 def attempts_table(record: Record) -> Markdown | None:
     """All judgements of each benchmark's lineage; None if each was judged once."""
     if all(len(row.attempts) < 2 for row in record.accuracy.benchmarks):
@@ -276,51 +238,6 @@ def tokens_table(record: Record) -> Markdown | None:
         for side, distance in ((record.candidate_name, gate.candidate), (f"{name}, asked again", gate.floor))
     ]
     return table(header, rows)
-
-
-def _speed_texts(record: Record, measured: Speed) -> dict[str, str]:
-    """How speed was measured, in words."""
-    runs, starts = (min(getattr(point, name) for point in measured.points) for name in ("rounds", "starts"))
-    by_start = "the ratio is the centre of the pairs' ratios (Hodges-Lehmann in each start, then the mean over starts)"
-    return {
-        "slo": _slo(measured),
-        "runs": f"at least {runs} pairs of runs in {starts} starts of both servers" if starts else f"{runs} rounds",
-        "ratio": by_start if starts else "the ratio is that of the two rates",
-        "processors": _processors(record, measured),
-    }
-
-
-def _processors(record: Record, measured: Speed) -> str:
-    """The processor time of both servers, and of other programs, where it is known."""
-    texts = []
-    for point in measured.points:
-        sides = [_cpu_per_thousand(side, point.output_tokens) for side in (point.baseline, point.candidate)]
-        if all(sides):
-            texts.append(f"{sides[0]} and {sides[1]} ({point.input_tokens:,} in, {point.concurrency} at once)")
-    text = ""
-    if texts:
-        text = f" Processor seconds per 1,000 output tokens, native and {record.stack}: {'; '.join(texts)}."
-    if (other := measured.other_work) is not None:
-        text += (
-            f" Meanwhile other programs used {other.others:.1f} of {other.cores} cores on average, and the hypervisor "
-            f"withheld {other.stolen:.1f}."
-        )
-    return text
-
-
-def _cpu_per_thousand(side: LoadFigures, output_tokens: int) -> str:
-    tokens = (side.requests - side.failed) * output_tokens
-    return "" if side.cpu_s is None or not tokens else f"{1000 * side.cpu_s / tokens:.3g}"
-
-
-def _slo(measured: Speed) -> str:
-    limits = dict.fromkeys((point.ttft_slo, point.tpot_slo) for point in measured.points)
-    return " or ".join(f"TTFT ≤ {ttft:g} s and TPOT ≤ {tpot * 1000:g} ms" for ttft, tpot in limits)
-
-
-def _rate(value: float) -> str:
-    """A rate, rounded to about three significant digits."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _environment(record: Record) -> list[tuple[object, object]]:

@@ -31,7 +31,7 @@ from flagrelease.ports.processor_time import Reading
 from flagrelease.ports.progress import Count, Silent
 from flagrelease.run.history import History
 from flagrelease.serving.server import ServeRequest
-from flagrelease.stages.card import charts, lint, record, render
+from flagrelease.stages.card import charts, lint, record, render, speed_section
 from flagrelease.stages.card import run as card
 from flagrelease.stages.publish import run as publish
 from flagrelease.stages.speed import alternate, load_tools, report
@@ -604,7 +604,7 @@ def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None
     text = render.render(made, given.TEMPLATES)
     assert lint.lint(text, made, images) == []
     assert "### Speed" in text
-    cells = render.speed_cells(made.speed.points[0])
+    cells = speed_section.speed_cells(made.speed.points[0])
     assert " | ".join(cells[:4]) in text
     changed = text.replace(f"| {cells[3]} ", "| 999 ", 1)
     assert [finding.text for finding in lint.lint(changed, made, images)] == ["the speeds differ from the record"]
