@@ -17,6 +17,7 @@ from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import CellPlan
 from flagrelease.store.ledger import Failure, Ledger, Spent
 from flagrelease.store.workspace import Workspace
+from flagrelease.verdict.types import Verdict, worst_verdict
 
 _TOTAL = "total"
 _REASON_WIDTH = 90
@@ -82,7 +83,9 @@ def _state(red: Outcome | None, done: Sequence[Outcome]) -> str:
 
 
 def _worst(verdicts: Iterable[str]) -> str:
-    return next((worst for worst in ("FAIL", "INCONCLUSIVE", "PASS") if worst in set(verdicts)), "")
+    """The worst of the verdicts that are not empty; empty if there are none."""
+    given = [Verdict(verdict) for verdict in verdicts if verdict]
+    return worst_verdict(given).value if given else ""
 
 
 def unchanged(plan: CellPlan, ledger: Ledger, workspace: Workspace) -> CellResult:

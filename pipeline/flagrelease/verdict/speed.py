@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flagrelease.verdict import rule, wording
-from flagrelease.verdict.types import ALPHA, SpeedVerdict, Verdict
+from flagrelease.verdict.types import ALPHA, Verdict
 
-__all__ = ["speed", "speed_so_far"]
+__all__ = ["SpeedVerdict", "speed", "speed_so_far"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedVerdict:
+    """The verdict on speed at one load point."""
+
+    ratio: float
+    """candidate / baseline."""
+    interval: tuple[float, float]
+    """The 1 − 2α confidence interval of the ratio."""
+    gate: float
+    """The ratio that is required."""
+    runs: int
+    """Runs of each side."""
+    starts: int
+    """Starts of each side's server."""
+    verdict: Verdict
+    """The verdict."""
+    reason: str
+    """The reason, in words."""
 
 
 def speed(

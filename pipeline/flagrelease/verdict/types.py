@@ -27,7 +27,6 @@ __all__ = [
     "Note",
     "Ruling",
     "SideCount",
-    "SpeedVerdict",
     "SubsetLoss",
     "Verdict",
     "reasons",
@@ -380,23 +379,3 @@ class NoiseFloor:
     """The 90 % confidence interval of the difference."""
     flip_rate: float
     """Share of questions whose majority answer changed, a fraction."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedVerdict:
-    """The verdict on speed at one load point."""
-
-    ratio: float
-    """candidate / baseline."""
-    interval: tuple[float, float]
-    """The 1 − 2α confidence interval of the ratio."""
-    gate: float
-    """The ratio that is required."""
-    runs: int
-    """Runs of each side."""
-    starts: int
-    """Starts of each side's server."""
-    verdict: Verdict
-    """The verdict."""
-    reason: str
-    """The reason, in words."""

@@ -9,10 +9,10 @@ from scipy.stats import ttest_1samp
 
 from flagrelease.errors import ComparisonRefused
 from flagrelease.verdict.noise import halves, noise_floor
-from flagrelease.verdict.speed import speed, speed_so_far
+from flagrelease.verdict.speed import SpeedVerdict, speed, speed_so_far
 from flagrelease.verdict.stats.speed import centre, looks, ratio
 from flagrelease.verdict.stats.token_distance import LARGEST, kl_top, token_distance
-from flagrelease.verdict.types import SpeedVerdict, Verdict
+from flagrelease.verdict.types import Verdict
 from support.answer_sets import answers, drawn
 
 

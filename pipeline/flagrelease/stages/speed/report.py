@@ -17,7 +17,8 @@ from flagrelease.stages.speed.other_work import mean
 from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points, too_long
 from flagrelease.store.evidence import Evidence
-from flagrelease.verdict.types import SpeedVerdict, worst_verdict
+from flagrelease.verdict.speed import SpeedVerdict
+from flagrelease.verdict.types import worst_verdict
 
 COLOCATED = "both servers running, each pair of runs on one and then on the other, which is first by lot"
 SEPARATE = "one server at a time, which is first by lot"

@@ -20,9 +20,9 @@ from flagrelease.stages.speed.load import LoadGenerator, LoadPoint, Target
 from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points
 from flagrelease.stages.speed.report import Measured, report
-from flagrelease.verdict.speed import speed_so_far
+from flagrelease.verdict.speed import SpeedVerdict, speed_so_far
 from flagrelease.verdict.stats.speed import FEWEST_STARTS
-from flagrelease.verdict.types import SpeedVerdict, Verdict
+from flagrelease.verdict.types import Verdict
 
 
 def measure(job: Job, context: Context, *, tool: Tool | None = None) -> speed_results.Speed:
