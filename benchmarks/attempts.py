@@ -13,7 +13,6 @@ Every image loses exactly the margin, on all questions alike on the logit scale,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from verdict_audit import AIME, GPQA_D, MUSR, Floats, Many, Random, Setting
+from verdict_audit import AIME, GPQA_D, MUSR, Floats, Many, Random, Setting, print_tables
 
 from flagrelease.verdict.attempts import level
 from flagrelease.verdict.stats.design import Design
@@ -192,17 +191,5 @@ def _cost(share: float, weight: float, repeats: int) -> str:
 TABLES = {"reruns": reruns, "rounds": rounds, "shared": shared, "levels": levels}
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; default: all")
-    arguments.add_argument("--runs", type=int, default=800, help="simulations; a quarter for 500 questions and more")
-    arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--only", default="", help="only settings whose name contains this")
-    chosen = arguments.parse_args()
-    for name in chosen.tables or TABLES:
-        print(f"\n{name}\n")
-        print("\n".join(TABLES[name](chosen.runs, chosen.seed, chosen.only)))
-
-
 if __name__ == "__main__":
-    main()
+    print_tables(__doc__, TABLES, runs=800, fewer="a quarter for 500 questions and more")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -427,17 +427,22 @@ def skill(runs: int, seed: int, only: str) -> list[str]:
 TABLES = {"designs": designs, "margin": at_margin, "equal": equal, "skill": skill}
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; default: all")
-    arguments.add_argument("--runs", type=int, default=1000, help="simulations of each setting; a tenth for MMLU")
+Table = Callable[[int, int, str], list[str]]
+"""The rows of a table from the number of simulations, the seed, and a part of the settings' names."""
+
+
+def print_tables(text: str | None, tables: Mapping[str, Table], *, runs: int, fewer: str) -> None:
+    """Print the tables that the command line names; `runs` simulations by default, and `fewer` for large ones."""
+    arguments = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(tables)}; default: all")
+    arguments.add_argument("--runs", type=int, default=runs, help=f"simulations of each setting; {fewer}")
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--only", default="", help="only settings whose name contains this")
     chosen = arguments.parse_args()
-    for name in chosen.tables or TABLES:
+    for name in chosen.tables or tables:
         print(f"\n{name}\n")
-        print("\n".join(TABLES[name](chosen.runs, chosen.seed, chosen.only)))
+        print("\n".join(tables[name](chosen.runs, chosen.seed, chosen.only)))
 
 
 if __name__ == "__main__":
-    main()
+    print_tables(__doc__, TABLES, runs=1000, fewer="a tenth for MMLU")

@@ -20,16 +20,6 @@ from flagrelease.store.workspace import Workspace
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder with the shipped matrix, lock and templates, and no history."""
-    for name in ("matrix.yaml", "matrix.lock"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / "templates").symlink_to(ROOT / "templates")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("argv", "code", "expected"),
     [

@@ -17,11 +17,8 @@ CELL = "cpu/smollm2-135m"
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    for name in ("matrix.yaml", "matrix.lock"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return Ledger(Workspace(tmp_path / ".flagrelease").ledger)
+def ledger(here: Path) -> Ledger:
+    return Ledger(Workspace(here / ".flagrelease").ledger)
 
 
 def add(ledger: Ledger, run: str, stage: str, state: Any, cell: str = CELL, process: str = "1@x", **more: Any) -> None:

@@ -14,14 +14,6 @@ ROOT = Path(__file__).parents[4]
 CELL = "cpu/smollm2-135m"
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("matrix.yaml", "matrix.lock"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def failed(here: Path, code: int) -> None:
     error = Failure(kind="X", code=code, what=f"{CELL} is not published")
     entry = Entry(at="2026", run="r", cell=CELL, stage="publish", state="failed", key="k", process="1@b", error=error)
