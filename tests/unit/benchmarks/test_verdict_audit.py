@@ -54,6 +54,6 @@ def test_identical_stacks_pass_and_do_not_fail() -> None:
 
 @pytest.mark.parametrize("seed", [1])
 def test_candidates_without_the_skill_never_pass(seed: int) -> None:
-    rows = opened("verdict_audit").skill(20, seed, "")
+    rows = opened("verdict_audit").skill(10, seed, "")
     assert len(rows) == 2 + 13
-    assert all("| 0 of 20 |" in row for row in rows[2:])
+    assert all("| 0 of 10 |" in row for row in rows[2:])
