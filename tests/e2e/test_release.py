@@ -90,7 +90,7 @@ def test_released(user: UserProject) -> None:
     gate = record["accuracy"]["token_gate"]
     assert gate["candidate"], gate["reason"]
     assert (gate["verdict"], gate["candidate"]["tokens"], gate["candidate"]["mean"]) == ("INCONCLUSIVE", 128, 0)
-    assert gate["floor"]["prompts"] == 8
+    assert gate["floor"]["prompts"] == 4
     assert "### Token Gate" in card
     assert {cost["stage"] for cost in record["stages"]} >= {"weights", "image", "smoke", "accuracy"}
     assert user.leftovers() == []

@@ -188,7 +188,7 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(small_disk: Path, tmp_pa
     assert report(small_disk / "out")["tuning_events"] == 0
 
 
-@pytest.mark.parametrize("left", ["0", "8"])
+@pytest.mark.parametrize("left", ["0", pytest.param("8", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_from_the_start_is_named_by_every_step(left: str, small_disk: Path, tmp_path: Path) -> None:
     """`left`: KiB that remain, none or a few."""
     subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/fill", "bs=1k"], capture_output=True, check=False)
@@ -241,6 +241,7 @@ print(time.monotonic() - began)
 """
 
 
+@pytest.mark.slow
 def test_eight_workers_read_and_write_one_database_of_1426_tables_at_once(tmp_path: Path) -> None:
     path = tmp_path / "tuned.db"
     code = """

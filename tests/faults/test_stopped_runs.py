@@ -10,7 +10,7 @@ import pytest
 from flagrelease.stages import STAGES
 from support.project import CELL, UserProject, project
 
-pytestmark = [pytest.mark.faults, pytest.mark.integration]
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.slow]  # a real cell, with ten starts of it
 
 STOPPED = [stage.name for stage in STAGES]
 
@@ -42,7 +42,7 @@ def nothing_is_left(user: UserProject, stage: str, code: int, said: str) -> None
     ("killed", "interrupted"),
     [
         pytest.param(STOPPED, ["image", "smoke"], id="killed"),
-        pytest.param([], STOPPED, id="interrupted", marks=pytest.mark.slow),
+        pytest.param([], STOPPED, id="interrupted"),
     ],
 )
 def test_stopped_in_every_stage(

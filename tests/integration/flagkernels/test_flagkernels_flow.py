@@ -161,6 +161,7 @@ def test_the_steps_report_missing_inputs_before_they_begin(folder: Path) -> None
     assert "Traceback" not in said
 
 
+@pytest.mark.slow  # unit tests kill a process at each step; this one in the command as a whole
 def test_an_operator_that_kills_the_process_is_named_and_the_other_measured(folder: Path) -> None:
     (folder / "two.yaml").write_text(listing.Operators(include=("mm", "rsqrt")).to_yaml())
     said = flagkernels(

@@ -55,8 +55,8 @@ class Started:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, engine: Engine, base: str, own_registry: str) -> Started:
-    return Started(tmp_path_factory.mktemp("workspace"), engine, own_registry)
+def started(tmp_path_factory: pytest.TempPathFactory, engine: Engine, base: str, empty_registry: str) -> Started:
+    return Started(tmp_path_factory.mktemp("workspace"), engine, empty_registry)
 
 
 def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:

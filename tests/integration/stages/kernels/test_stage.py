@@ -147,6 +147,7 @@ def test_a_bundle_that_was_changed_in_the_workspace_is_made_again(prepared: Prep
     assert kernels.intact(prepared.result, look) == ""
 
 
+@pytest.mark.slow  # all steps again
 def test_a_config_json_is_tuned_under_a_name_of_its_own(prepared: Prepared) -> None:
     config = prepared.root / "model/config.json"
     code, out, err = tuned(prepared.root, "--config", str(config), "--json")
