@@ -34,6 +34,13 @@ _ORDINARY = frozenset(
 )
 """Values that no secret has, but variables with the name of one do."""
 
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+"""Variables with the URLs, and maybe the passwords, of proxies: for programs that use the network."""
+PIP = (*PROXIES, "PIP_*")
+"""Variables of pip's own settings, such as an index URL with a password: for pip where it asks its index."""
+UV = (*PROXIES, "UV_*")
+"""The same for uv."""
+
 _remembered: dict[str, str] = {}
 
 

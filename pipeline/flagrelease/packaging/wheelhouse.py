@@ -17,6 +17,7 @@ from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt, EnvironmentFault
 from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.ports.command import Command
+from flagrelease.redact import PIP, UV, secrets_for
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import translate_disk_errors, unfinished, write_atomic
 
@@ -95,7 +96,7 @@ def _compile(requirements: Sequence[str], python: str, command: Command, *option
             unresolved,
         ]
         hint = "check the versions under `components` in matrix.yaml, and the network"
-        printed = command(argv, seconds=_COMPILE_SECONDS, hint=hint).stdout
+        printed = command(argv, seconds=_COMPILE_SECONDS, env=secrets_for(*UV), hint=hint).stdout
     lines = re.sub(r" *\\\n *", " ", printed).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -150,7 +151,7 @@ def _fetch(locked: LockedWheels, work: Path, command: Command) -> None:
         *(argument for tag in tags for argument in ("--platform", tag)),
     ]
     try:
-        command(argv, seconds=_FETCH_SECONDS, hint=_NO_INDEX)
+        command(argv, seconds=_FETCH_SECONDS, env=secrets_for(*PIP), hint=_NO_INDEX)
     except CommandFailed as error:
         if "DO NOT MATCH THE HASHES" in error.detail.upper():
             raise Corrupt(

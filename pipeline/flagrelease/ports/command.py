@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flagrelease.errors import CommandFailed, EnvironmentFault
-from flagrelease.redact import redact
+from flagrelease.redact import redact, without_secrets
 
 _TERMINATE_SECONDS = 5.0
 _running: set[subprocess.Popen[str]] = set()
@@ -59,7 +59,8 @@ def run(
 ) -> Completed:
     """Run `argv` (never a shell string) in a new process group, for at most `seconds`.
 
-    `env` is merged into the current environment or, if `inherit` is false, replaces it. The process group is killed
+    `env` is merged into the current environment without its secrets or, if `inherit` is false, is all of it. A program
+    that needs a secret gets it in `env`, from `redact.secrets_for`. The process group is killed
     on a timeout or an interrupt; if this process is killed, the kernel kills the program. Raises CommandFailed (with
     the last lines printed) on a timeout and, if `check`, on a non-zero exit code; EnvironmentFault if the program is
     not installed.
@@ -69,7 +70,7 @@ def run(
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env={**(os.environ if inherit else {}), **(env or {})},
+            env={**(without_secrets(os.environ) if inherit else {}), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -125,7 +126,8 @@ def spawn(argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd:
 def service(
     argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in the background while the block runs; append its output to `log`.
+    """Run a program in the background while the block runs; append its output to `log`. `env` is merged into the
+    current environment without its secrets.
 
     It is terminated however the block exits, and by the kernel if this process is killed (parent-death signal).
     """
@@ -133,7 +135,7 @@ def service(
     with log.open("ab") as stream:
         process = subprocess.Popen(
             [str(argument) for argument in argv],
-            env={**os.environ, **(env or {})},
+            env={**without_secrets(os.environ), **(env or {})},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=stream,

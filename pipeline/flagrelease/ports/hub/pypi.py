@@ -20,6 +20,7 @@ from flagrelease.ports.hub.disk import BLOCK, sha256_of
 from flagrelease.ports.hub.listing import Listing, check_names
 from flagrelease.ports.hub.watch import Cancelled, Watch
 from flagrelease.ports.retry import Backoff, retry
+from flagrelease.redact import PIP, secrets_for
 
 _SECONDS = 3600.0
 _POLL_SECONDS = 0.2
@@ -88,7 +89,7 @@ class PyPI:
             argv += ["--require-hashes"] if wanted else []
             argv += ["--no-cache-dir"] if fresh else []
             with _watched(folder, watch), self._translated_errors():
-                output = self._command(argv, seconds=_SECONDS, env={"TMPDIR": str(folder)}).stdout
+                output = self._command(argv, seconds=_SECONDS, env={"TMPDIR": str(folder), **secrets_for(*PIP)}).stdout
             wheels = list(done.glob("*.whl"))
             if len(wheels) != 1:
                 raise HubRefused(f"{self.name} has no wheel", why="pip downloaded something else")

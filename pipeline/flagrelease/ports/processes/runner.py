@@ -31,7 +31,7 @@ from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ende
 from flagrelease.ports.processes import listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.recipe.image_paths import Layout, under
-from flagrelease.redact import redact, secret
+from flagrelease.redact import redact, without_secrets
 from flagrelease.store.files import translate_disk_errors, write_atomic
 from flagrelease.store.workspace import Workspace
 
@@ -303,7 +303,7 @@ class Process:
 def _environment() -> dict[str, str]:
     """This process's environment without its secrets, our settings and the virtual environment that we run in."""
     own = str(Path(sys.prefix, "bin")) if sys.prefix != sys.base_prefix else ""
-    env = {name: text for name, text in os.environ.items() if not secret(name) and not name.startswith(_OURS)}
+    env = {name: text for name, text in without_secrets(os.environ).items() if not name.startswith(_OURS)}
     env["PATH"] = os.pathsep.join(folder for folder in os.get_exec_path() if folder != own)
     source = Path(__file__).parents[3]
     env.setdefault("PYTHONUSERBASE", str(Path.home() / ".local"))  # keep it where HOME is replaced

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flagrelease.redact import remember
 from flagrelease.run.executors import prefect_server
 from flagrelease.run.executors.base import Executor
 from flagrelease.run.executors.inline import InlineExecutor
@@ -24,6 +25,8 @@ def opened(name: str, prefect_root: Path, run_id: str) -> Iterator[Executor]:
     with prefect_server.server(prefect_root, run_id) as server:
         # Prefect reads its settings when it is imported.
         os.environ.update(server.environment)
+        for variable in server.withheld:
+            remember(variable, os.environ.pop(variable, ""))
         from flagrelease.run.executors.prefect_flow import PrefectExecutor
 
         server.ready()

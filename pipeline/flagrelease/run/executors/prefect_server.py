@@ -31,6 +31,8 @@ _SERVER_ONLY = {
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # unused; delays the start by two thirds of a second
 }
+_CLIENT_SECRETS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_CLIENT_CUSTOM_HEADERS")
+"""What Prefect's client sends to the server at PREFECT_API_URL; the embedded one asks for nothing."""
 _HINT = "`--engine inline` runs the same plan without Prefect"
 
 
@@ -41,6 +43,8 @@ class Server:
     url: str
     environment: Mapping[str, str]
     """Variables to set before the Prefect client is imported."""
+    withheld: tuple[str, ...]
+    """Variables to remove before that: the client's credentials for another server."""
     ready: Callable[[], None]
     """Waits until the server answers. Raises EnvironmentFault if it does not."""
 
@@ -62,7 +66,8 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
             "PREFECT_LOGGING_LEVEL": "CRITICAL",
         }
         if given:
-            yield Server(given, common, lambda: _wait(given, 10.0, lambda: None, f"check PREFECT_API_URL, or {_HINT}"))
+            hint = f"check PREFECT_API_URL, or {_HINT}"
+            yield Server(given, common, (), lambda: _wait(given, 10.0, lambda: None, hint))
             return
         _copy_template(home)
         port = _free_port()
@@ -91,7 +96,7 @@ def server(root: Path, run_id: str) -> Iterator[Server]:
             _wait(url, _BOOT_SECONDS, died, _HINT)
             _keep_template(home)
 
-        yield Server(url, {**common, "PREFECT_API_URL": url}, ready)
+        yield Server(url, {**common, "PREFECT_API_URL": url}, _CLIENT_SECRETS, ready)
 
 
 def _free_home(root: Path, run_id: str, stack: ExitStack) -> Path:
