@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "REPORT",
@@ -60,6 +61,7 @@ __all__ = [
     "UpstreamRefused",
     "crash_report",
     "did_you_mean",
+    "error_words",
     "worst",
 ]
 
@@ -213,3 +215,19 @@ _SEVERITY = (0, 5, 4, 3, 75, 6, 7, 2, 1, 130)
 def worst(codes: Iterable[int]) -> int:
     """The exit code of a run over several cells: the most severe one."""
     return max(codes, key=lambda code: _SEVERITY.index(code) if code in _SEVERITY else len(_SEVERITY), default=0)
+
+
+_SAID = ("error", "errors", "detail", "message", "error_msg", "msg")
+
+
+def error_words(body: Any, *, depth: int = 3) -> str:
+    """What a server says in an error: OpenAI's and vLLM's `error`, FastAPI's `detail`, or a message alone; at most 200
+    characters on one line, empty if it says nothing."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    if isinstance(body, str):
+        return " ".join(body[:2000].split())[:200].encode("utf-8", "replace").decode()
+    if not isinstance(body, dict) or depth == 0:
+        return ""
+    said = (error_words(body[name], depth=depth - 1) for name in _SAID if name in body)
+    return next(filter(None, said), "")

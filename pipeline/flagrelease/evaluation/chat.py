@@ -11,16 +11,37 @@ from typing import Any, NoReturn
 
 from flagrelease.config.engines import ServingEngine
 from flagrelease.config.matrix import Sampling
+from flagrelease.errors import error_words
 from flagrelease.evaluation.question import Question, Reply, Task
+from flagrelease.evaluation.thinking import without_thinking
 
-__all__ = ["InvalidResponseError", "concurrency", "parse", "request", "sampling_of", "without_thinking"]
+__all__ = ["InvalidResponseError", "concurrency", "parse", "request", "sampling_of"]
 
 _TOP = 20
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _LETTER = re.compile(r"[A-Z]")
 
 
+# What servers call the end of an answer (vLLM, SGLang, llama.cpp, TGI, LMDeploy), in OpenAI's words.
+_ENDS = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+}
+_GAVE_UP = ("abort", "aborted", "cancelled", "error")
+
+
 class InvalidResponseError(ValueError):
-    """The endpoint answered 200 with something that is not a chat completion; the text says why."""
+    """The endpoint answered 200 with something that is not a finished answer; the text says why."""
+
+
+class AbortedError(InvalidResponseError):
+    """The server gave the answer up, which may pass."""
 
 
 def sampling_of(task: Task, sampling: Sampling, engine: ServingEngine) -> dict[str, Any]:
@@ -59,42 +80,62 @@ def request(model: str, question: Question, repeat: int, parameters: Mapping[str
 
 
 def parse(raw: bytes, task: Task, *, thinking: bool = False) -> Reply:
-    """The reply in a chat completion. Raises InvalidResponseError."""
+    """The reply in a chat completion.
+
+    Raises InvalidResponseError, also where the server gave up, filtered the answer or does not say why it ended: that
+    is a failed request, not a wrong answer.
+    """
     try:
         body = json.loads(raw, parse_constant=_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidResponseError(f"not JSON: {error}") from None
     choice = _first(body.get("choices") if isinstance(body, dict) else None)
     if choice is None:
-        raise InvalidResponseError("no choices in the response")
+        words = error_words(body)
+        raise InvalidResponseError(f"the server reports an error: {words}" if words else "no choices in the response")
     message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(message, dict) or not isinstance(content, str | None):
+    if not isinstance(message, dict):
         raise InvalidResponseError("no message in the response")
+    content = _text(message.get("content"))
     usage = body.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    reason = choice.get("finish_reason")
-    finish = reason if isinstance(reason, str) else None
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    tokens = count if type(count) is int and count >= 0 else None
+    finish = _finish(choice)
+    if tokens == 0 and not content.strip():
+        raise InvalidResponseError("the answer has no tokens")
+    unfinished = thinking and finish == "length"
+    if not content.strip() and finish == "stop":
+        # A server that is told to separate thinking, of a model that did not mark its end: the answer is in there.
+        content = next((_text(message[name]) for name in _THOUGHTS if isinstance(message.get(name), str)), "")
     return Reply(
-        text=without_thinking(content or "", unfinished=thinking and finish == "length"),
+        text=without_thinking(content, unfinished=unfinished),
         finish_reason=finish,
-        completion_tokens=tokens if type(tokens) is int and tokens >= 0 else None,
+        completion_tokens=tokens,
         letters=_letters(choice) if task.scoring == "letter" else None,
     )
 
 
-def without_thinking(text: str, *, unfinished: bool = False) -> str:
-    """`text` without its thinking.
+def _text(content: Any) -> str:
+    """The text of a message: a string, null, or parts of which those of the type `text` count; half a character (a lone
+    surrogate) cannot be stored and is replaced. Raises InvalidResponseError."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if not isinstance(content, str | None):
+        raise InvalidResponseError("no message in the response")
+    return (content or "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
-    Templates may open the tag in the prompt, so only the closing tag counts; thinking that never ended (`unfinished`,
-    or opened in the text) leaves an empty text.
-    """
-    head, tag, tail = text.rpartition("</think>")
-    if tag:
-        return tail.strip()
-    if unfinished or text.lstrip().startswith("<think>"):
-        return ""
-    return (head or tail).strip()
+
+def _finish(choice: Mapping[str, Any]) -> str:
+    """`stop` or `length`. Raises InvalidResponseError for an answer that ended otherwise."""
+    reason = choice.get("finish_reason")
+    if reason is None:
+        raise InvalidResponseError("the server does not say why the answer ended (finish_reason is null)")
+    finish = _ENDS.get(reason.lower()) if isinstance(reason, str) else None
+    if finish is None:
+        error = AbortedError if isinstance(reason, str) and reason.lower() in _GAVE_UP else InvalidResponseError
+        raise error(f"the answer ended with finish_reason {str(reason)[:40]!r}")
+    return finish
 
 
 def _constant(name: str) -> NoReturn:

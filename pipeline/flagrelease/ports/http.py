@@ -1,13 +1,16 @@
-"""Shared HTTP helpers: origins, loopback, the headers Retry-After and WWW-Authenticate. Pure."""
+"""Shared HTTP helpers: origins, loopback, the headers Retry-After and WWW-Authenticate, error responses. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from flagrelease.errors import error_words
 
 _PORTS = {"http": 80, "https": 443}
 _AUTH_PARAMETER = re.compile(
@@ -80,3 +83,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def refusal(status: int, body: bytes) -> str:
+    """An error response in one line: its status and the server's words, else the beginning of its body."""
+    try:
+        words = error_words(json.loads(body))
+    except (ValueError, RecursionError):
+        words = ""
+    words = words or " ".join(body[:200].decode(errors="replace").split())
+    return f"HTTP {status}: {words}" if words else f"HTTP {status}"

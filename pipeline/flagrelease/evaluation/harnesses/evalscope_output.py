@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import SmokeFailed
-from flagrelease.evaluation.chat import without_thinking
 from flagrelease.evaluation.harnesses.evalscope_data import prompt
 from flagrelease.evaluation.request import Ask, Evaluation
+from flagrelease.evaluation.thinking import without_thinking
 from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.evalscope_program import VERSION
 from flagrelease.redact import redact
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 _LONGEST = 1000  # characters; a longer "extracted" answer is the complete reply
 _FAILED = re.compile(r"Processing item in subset=.* failed: (.*\n.*)")
-_FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length", "content_filter": "content_filter"}
+_FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length"}
 _VERSION_HINT = f"its files are read as {VERSION} writes them; `evalscope --version` prints yours"
 
 
@@ -75,6 +75,8 @@ def _sample(blank: Sample, ask: Ask, prediction: Row, review: Row) -> Sample:
         return replace(blank, error=str(output["error"])[:300])
     if not isinstance(grade, int | float) or not 0 <= grade <= 1:
         return replace(blank, error=f"evalscope gave no grade: {value!r}"[:300])
+    if finish == "content_filter":
+        return replace(blank, error="the answer ended with finish_reason 'content_filter'")
     tokens, seconds = usage.get("output_tokens"), output.get("time")
     answer = score.get("extracted_prediction")
     return replace(

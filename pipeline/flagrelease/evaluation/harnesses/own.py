@@ -16,14 +16,14 @@ from dataclasses import replace
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.evaluation import chat
-from flagrelease.evaluation.chat import InvalidResponseError, parse
-from flagrelease.evaluation.grading.worker import GradingFailedError, GradingWorker
+from flagrelease.evaluation.chat import AbortedError, InvalidResponseError, parse
+from flagrelease.evaluation.grading.worker import GradingFailedError, GradingWorker, grade
 from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
 from flagrelease.evaluation.harnesses.own_http import JsonConnection, Response, TransportError
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.transcripts import Replies
-from flagrelease.ports.http import retry_after
+from flagrelease.ports.http import refusal, retry_after
 from flagrelease.ports.retry import Attempts, retriable
 from flagrelease.store.files import translate_disk_errors
 from flagrelease.verdict.samples import Sample, SampleWriter
@@ -213,39 +213,39 @@ class _Run:
         body = chat.request(self._endpoint.model, question, ask.repeat, self._evaluation.parameters)
         start = time.monotonic()
         try:
-            start, response = await self._post_with_retries(connection, body)
-            latency = round(time.monotonic() - start, 6)
-            reply = parse(response.body, self._evaluation.task, thinking=self._evaluation.thinking)
+            latency, reply = await self._ask_with_retries(connection, body)
             if self._replies is not None:
                 self._replies.keep(blank.key, reply.text)
-            grade = await self._grade(question, reply, grader)
+            graded = await self._grade(question, reply, grader)
         except (_RefusedError, _RetryableError, InvalidResponseError, GradingFailedError) as error:
             return replace(blank, error=str(error)[:300], latency_s=round(time.monotonic() - start, 6))
         return replace(
             blank,
-            correct=grade.correct,
-            answer=grade.answer,
+            correct=graded.correct,
+            answer=graded.answer,
             finish_reason=self._finish_reason(reply),
             completion_tokens=reply.completion_tokens,
             latency_s=latency,
         )
 
     async def _grade(self, question: Question, reply: Reply, grader: GradingWorker | None) -> Grade:
-        if grader is None:
-            return self._evaluation.task.grade(question, reply)
-        return await grader.grade(question, reply)
+        if grader is not None:
+            return await grader.grade(question, reply)
+        return grade(self._evaluation.task, question, reply)
 
-    async def _post_with_retries(self, connection: JsonConnection, body: bytes) -> tuple[float, Response]:
-        """The response and the time its request was sent.
+    async def _ask_with_retries(self, connection: JsonConnection, body: bytes) -> tuple[float, Reply]:
+        """The reply and the seconds it took.
 
-        Raises _RefusedError, or _RetryableError after the last attempt.
+        Raises _RefusedError and InvalidResponseError, or _RetryableError after the last attempt.
         """
         attempts = Attempts(self._patience.backoff, time.monotonic)
         while True:
             await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             start = time.monotonic()
             try:
-                return start, await self._post_once(connection, body)
+                response = await self._post_once(connection, body)
+                latency = round(time.monotonic() - start, 6)
+                return latency, self._parse(response)
             except _RetryableError as error:
                 pause = attempts.failed(error.seconds)
                 if pause is None:
@@ -255,6 +255,12 @@ class _Run:
                     self._not_before = max(self._not_before, time.monotonic() + pause)
                 await asyncio.sleep(pause)
 
+    def _parse(self, response: Response) -> Reply:
+        try:
+            return parse(response.body, self._evaluation.task, thinking=self._evaluation.thinking)
+        except AbortedError as error:
+            raise _RetryableError(str(error)) from None
+
     async def _post_once(self, connection: JsonConnection, body: bytes) -> Response:
         try:
             response = await connection.post(body, seconds=self._patience.request_seconds)
@@ -263,8 +269,7 @@ class _Run:
             raise _RetryableError(f"no response: {error}") from None
         if response.status == 200:
             return response
-        text = " ".join(response.body[:200].decode(errors="replace").split())
-        why = f"HTTP {response.status}: {text}" if text else f"HTTP {response.status}"
+        why = refusal(response.status, response.body)
         if retriable(response.status):
             raise _RetryableError(why, retry_after(response.headers.get("retry-after", "")))
         raise _RefusedError(why)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagrelease.evaluation.chat import without_thinking
 from flagrelease.evaluation.grading.instructions import sentences
 from flagrelease.evaluation.grading.integers import integer
 from flagrelease.evaluation.grading.letters import letter
 from flagrelease.evaluation.grading.tables import fenced, mapping, parse
 from flagrelease.evaluation.grading.text import bold, boxed, listed, marked, tagged
+from flagrelease.evaluation.thinking import without_thinking
 
 MARKS = [
     "answer",

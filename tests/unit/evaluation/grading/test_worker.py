@@ -30,18 +30,32 @@ def by_text(_question: Question, reply: Reply) -> Grade:
         time.sleep(60)
     if reply.text == "die":
         os._exit(3)
+    if reply.text == "compute":
+        while True:
+            pass
+    if reply.text == "memory":
+        bytearray(8 << 30)
+    if reply.text == "deep":
+        return by_text(_question, reply)
+    if reply.text == "defect":
+        raise Unpicklable(1, 2)
     if reply.text == "fault":
         raise EnvironmentFault("grading needs something", hint="install it")
     return Grade(reply.text == "right", f"{os.getpid()}")
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
 
 
 SLOW = Task(name="slow", read=never_read, grade=by_text, slow=True)
 QUESTION = Question(subset="all", id="q", messages=(), reference=None)
 
 
-def graded(*texts: str, seconds: float = 20.0) -> list[Grade | BaseException]:
+def graded(*texts: str, seconds: float = 20.0, processor_seconds: float = 20.0) -> list[Grade | BaseException]:
     async def grade_all() -> list[Grade | BaseException]:
-        with GradingWorker(SLOW, seconds=seconds) as grader:
+        with GradingWorker(SLOW, seconds=seconds, processor_seconds=processor_seconds) as grader:
             grades: list[Grade | BaseException] = []
             for text in texts:
                 reply = Reply(text=text, finish_reason="stop", completion_tokens=1)
@@ -69,6 +83,20 @@ def test_a_grader_that_hangs_or_dies_costs_one_answer() -> None:
     assert isinstance(right, Grade)
     assert isinstance(again, Grade)
     assert right.answer != again.answer
+
+
+def test_a_reply_that_takes_a_grader_too_far_is_wrong() -> None:
+    """Too much processor time, memory or depth follow from the reply, not from the machine."""
+    *wrong, right = graded("memory", "deep", "compute", "right", processor_seconds=1.5)
+    assert wrong == [Grade(False, None)] * 3
+    assert isinstance(right, Grade)
+    assert right.correct is True
+
+
+def test_a_defect_of_the_grader_costs_one_answer() -> None:
+    defect, right = graded("defect", "right")
+    assert "Unpicklable: 1 and 2" in str(defect)
+    assert isinstance(right, Grade)
 
 
 def test_a_fault_in_the_grader_is_raised() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from flagrelease.errors import DiedLater, SmokeFailed
 from flagrelease.evaluation.harness import Patience
+from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.request import Tally
+from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Sample, read_samples
 from support.asking import LETTER, ask, echo, evaluation
@@ -117,6 +120,39 @@ def test_a_cut_connection_is_retried(tmp_path: Path) -> None:
     assert len(samples) == 5
 
 
+def test_an_answer_that_the_server_gave_up_is_asked_again(tmp_path: Path) -> None:
+    def aborting(request: dict[str, Any], n: int) -> Said:
+        return chat("We look at the", finish="abort") if n == 1 else echo(request, n)
+
+    with serving(aborting) as server:
+        tally, samples = ask(server.base_url, evaluation(4), tmp_path / "s.jsonl")
+    assert (tally.errors, tally.done) == (0, 4)
+    assert set(server.asked.values()) == {2}
+    assert all(one.answer is not None for one in samples)
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "content_filter", "tool_calls"])
+def test_answers_that_did_not_end_are_failed_requests_and_never_wrong_answers(reason: str, tmp_path: Path) -> None:
+    with (
+        serving(lambda _request, _n: chat("We look at the", finish=reason)) as server,
+        pytest.raises(SmokeFailed, match="requests failed") as caught,
+    ):
+        ask(server.base_url, evaluation(10), tmp_path / "s.jsonl")
+    assert reason in caught.value.why
+
+
+def test_a_grader_s_defect_is_a_failed_answer_with_its_reason(tmp_path: Path) -> None:
+    def broken(_question: Question, reply: Reply) -> Grade:
+        return Grade(1 // (int(reply.text) - 1) > 0, reply.text)
+
+    what = evaluation(4, task=replace(TASKS["integer"], grade=broken))
+    with serving(lambda request, _n: chat(request["messages"][0]["content"][-1])) as server:
+        tally, samples = ask(server.base_url, what, tmp_path / "s.jsonl")
+    (failed,) = [one for one in samples if one.error is not None]
+    assert (failed.question_id, tally.errors) == ("q1", 1)
+    assert "ZeroDivisionError" in str(failed.error)
+
+
 def test_a_server_that_closes_after_each_answer_costs_no_attempt(tmp_path: Path) -> None:
     def closing(request: dict[str, Any], n: int) -> Said:
         return Said(echo(request, n).body, headers={"Connection": "close"})
@@ -140,7 +176,9 @@ INVALID = {
     "a list": (Said(b"[]"), "no choices"),
     "no message": (Said(b'{"choices": [{}]}'), "no message"),
     "content is a number": (Said(b'{"choices": [{"message": {"content": 3}}]}'), "no message"),
-    "a bad request": (Said(b'{"error": "context too long"}', status=400), "HTTP 400"),
+    "a bad request": (Said(b'{"error": "context too long"}', status=400), "HTTP 400: context too long"),
+    "an error": (Said(b'{"error": {"message": "CUDA out of memory"}}'), "CUDA out of memory"),
+    "deep JSON": (Said(b'{"choices":' + b"[" * 50_000), "not JSON"),
     "not UTF-8": (Said(b"\xff\xfe"), "not JSON"),
 }
 
