@@ -22,6 +22,8 @@ class Store:
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, bytes] = field(default_factory=dict)
     lie: str = ""
+    types: dict[str, str] = field(default_factory=dict)
+    """The Content-Type of a manifest by its digest, as it was stored; a test may change it."""
     calls: list[str] = field(default_factory=list)
     challenge: str = ""
     """The WWW-Authenticate header, instead of one that fits `bearer`."""
@@ -82,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/manifests/" in self.path and self.command == "PUT":
             digest = "sha256:" + hashlib.sha256(body).hexdigest()
             self.store.manifests |= {name: body, digest: body}
+            self.store.types[digest] = self.headers.get("Content-Type", "")
             self._answer(201, **{"Docker-Content-Digest": self.store.lie or digest})
         else:
             kept = self.store.manifests if "/manifests/" in self.path else self.store.blobs
@@ -89,7 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200 if self.path == "/v2/" else 404)
                 return
             found = "sha256:" + hashlib.sha256(kept[name]).hexdigest()
-            self._answer(200, kept[name], **{"Docker-Content-Digest": self.store.lie or found})
+            headers = {
+                "Docker-Content-Digest": self.store.lie or found,
+                "Content-Type": self.store.types.get(found, ""),
+            }
+            self._answer(200, kept[name], **{name: value for name, value in headers.items() if value})
 
     def _answer(self, status: int, body: bytes = b"", /, **headers: str) -> None:
         self.send_response(status)

@@ -29,6 +29,8 @@ MANIFEST_TYPES = (
 MOVABLE = ("latest",)
 """Tags that may be moved to another digest."""
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_LARGEST_MANIFEST = 4 << 20  # bytes; registries accept no larger ones
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _BACKOFF = Backoff(first=0.5, most=15.0, budget=60.0)
 _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
@@ -83,26 +85,37 @@ class OciRegistry:
         answer = self._call("HEAD", repository, f"manifests/{reference}", accept=MANIFEST_TYPES, missing=True)
         if answer.status_code == 404:
             return None
-        found = answer.headers.get("Docker-Content-Digest", "")
-        # The specification makes the header optional; without it, hash the body.
-        return found or self.manifest(repository, reference).digest
+        found: str = answer.headers.get("Docker-Content-Digest", "")
+        asked = reference if reference.startswith("sha256:") else found
+        # The specification makes the header optional. Without it, or if the answer is not that of a registry, the body
+        # decides.
+        if _DIGEST.fullmatch(found) and found == asked and _media_type(answer) in MANIFEST_TYPES:
+            return found
+        return self.manifest(repository, reference).digest
 
     def manifest(self, repository: str, reference: str) -> Manifest:
         answer = self._call("GET", repository, f"manifests/{reference}", accept=MANIFEST_TYPES)
         body = answer.content
+        media_type = _manifest_type(_media_type(answer), body, f"{repository} for {reference}")
         digest = _sha256(body)
-        promised = reference if reference.startswith("sha256:") else answer.headers.get("Docker-Content-Digest", digest)
-        if digest != promised:
+        promised = {answer.headers.get("Docker-Content-Digest", digest)}
+        if reference.startswith("sha256:"):
+            promised.add(reference)
+        if other := sorted(promised - {digest}):
             raise UpstreamRefused(
-                f"{repository} sent a manifest other than {promised}", why=f"its digest is {digest}", hint=_TAMPERED
+                f"{repository} sent a manifest other than {other[0]}", why=f"its digest is {digest}", hint=_TAMPERED
             )
-        return Manifest(digest=digest, media_type=answer.headers.get("Content-Type", MANIFEST_TYPES[0]), body=body)
+        return Manifest(digest=digest, media_type=media_type, body=body)
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; return the digest that the registry confirmed."""
         answer = self._call(
             "PUT", repository, f"manifests/{reference}", content=body, headers={"Content-Type": media_type}
         )
+        if answer.status_code != 201:
+            raise UpstreamRefused(
+                f"{repository} did not confirm that it stored a manifest", why=_described(answer), hint=_PORTAL
+            )
         digest = _sha256(body)
         confirmed = answer.headers.get("Docker-Content-Digest", digest)
         if confirmed != digest:
@@ -143,8 +156,9 @@ class OciRegistry:
     def _upload_location(self, repository: str) -> str:
         answer = self._call("POST", repository, "blobs/uploads/")
         location: str = answer.headers.get("Location", "")
-        if not location:
-            raise UpstreamRefused(f"{repository} opened an upload at no address", why="no Location header")
+        if not location or answer.status_code not in (201, 202):
+            why = "no Location header" if not location else _described(answer)
+            raise UpstreamRefused(f"{repository} opened an upload at no address", why=why, hint=_PORTAL)
         return location
 
     def _client(self, host: str) -> httpx.Client:
@@ -260,6 +274,7 @@ class OciRegistry:
         return token
 
 
+_PORTAL = "a login page or a proxy may answer for the registry: check its address, HTTPS_PROXY and NO_PROXY"
 _TAMPERED = "something between this machine and the registry alters the content; do not publish from it"
 
 
@@ -299,8 +314,50 @@ def _reported(answer: httpx.Response) -> str:
     try:
         first = json.loads(answer.content)["errors"][0]
         return f", {first.get('code', '')}: {redact(str(first.get('message', '')))[:200]}"
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return ""
+
+
+def _media_type(answer: httpx.Response) -> str:
+    """The Content-Type without its parameters; empty if there is none."""
+    stated: str = answer.headers.get("Content-Type", "")
+    return stated.partition(";")[0].strip().lower()
+
+
+def _described(answer: httpx.Response) -> str:
+    return f"HTTP {answer.status_code} with {_media_type(answer) or 'no Content-Type'}"
+
+
+def _manifest_type(stated: str, body: bytes, what: str) -> str:
+    """The media type of a manifest. Raises UpstreamRefused unless `body` is one of the type that is stated."""
+    if problem := _not_a_manifest(stated, body):
+        raise UpstreamRefused(f"no manifest came from {what}", why=problem, hint=_PORTAL)
+    return stated or str(json.loads(body)["mediaType"])
+
+
+def _not_a_manifest(stated: str, body: bytes) -> str:
+    """Why `body` is no manifest of the type `stated`; empty if it is."""
+    if stated and stated not in MANIFEST_TYPES:
+        return f"it is {stated}"
+    if len(body) > _LARGEST_MANIFEST:
+        return f"it has {len(body)} bytes"
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return "it is not JSON"
+    if not isinstance(document, dict) or document.get("schemaVersion") != 2:
+        return "it is not a document with schemaVersion 2"
+    inside = document.get("mediaType", stated)
+    if inside not in MANIFEST_TYPES or (stated and inside != stated):
+        return f"it calls itself {inside!r}" + (f", and is sent as {stated}" if stated else "")
+    parts = [document.get("config", {}), document.get("layers", []), document.get("manifests", [])]
+    if not isinstance(parts[0], dict) or not all(isinstance(part, list) for part in parts[1:]):
+        return "its parts are not what those of a manifest are"
+    for part in (*([parts[0]] if parts[0] else []), *parts[1], *parts[2]):
+        size = part.get("size") if isinstance(part, dict) else None
+        if type(size) is not int or size < 0 or not isinstance(part.get("digest"), str):
+            return "one of its parts has no digest and size"
+    return ""
 
 
 def _origin(host: str) -> str:

@@ -133,7 +133,8 @@ def _chip(base: str, registry: Registry) -> LockedChip:
     digest = registry.digest(repository, tag)
     if digest is None:
         raise HubRefused(f"{base} is not in its registry", hint="check `base` in matrix.yaml")
-    return LockedChip(base=base, digest=digest)
+    # What is pinned is read once, so that no answer that only claims a digest is.
+    return LockedChip(base=base, digest=registry.manifest(repository, digest).digest)
 
 
 def _pruned(lock: Lock, matrix: Matrix) -> Lock:

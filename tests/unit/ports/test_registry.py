@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.redact import redact
+from flagrelease.run.relock import _chip
 from support.registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
@@ -324,3 +325,85 @@ def test_a_token_server_that_sends_no_token_is_refused(
     with pytest.raises(UpstreamRefused, match="sent no token") as caught:
         client.check_push(f"{host}/a")
     assert caught.value.exit_code == 7
+
+
+OTHER = "sha256:" + "f" * 64
+IMAGE, INDEX = MANIFEST_TYPES[:2]
+PART = {"mediaType": "x", "digest": OTHER, "size": 7}
+WHOLE = json.dumps({"schemaVersion": 2, "mediaType": IMAGE, "config": PART, "layers": [PART]}).encode()
+
+
+@pytest.mark.parametrize("media_type", [IMAGE, f"{IMAGE}; charset=utf-8", ""])
+def test_a_manifest_has_the_type_that_it_states(media_type: str, store: Store, host: str, client: OciRegistry) -> None:
+    digest = client.put_manifest(f"{host}/a", "one", WHOLE, IMAGE)
+    store.types[digest] = media_type
+    manifest = client.manifest(f"{host}/a", "one")
+    assert (manifest.digest, manifest.media_type, client.digest(f"{host}/a", "one")) == (digest, IMAGE, digest)
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "why"),
+    [
+        (b"<!DOCTYPE html><html>Sign in</html>", "text/html; charset=utf-8", "it is text/html"),
+        (b"<html>Sign in</html>", IMAGE, "not JSON"),
+        (b"<html>Sign in</html>", "", "not JSON"),
+        (b'{"token": "x"}', "application/json", "it is application/json"),
+        (b'{"token": "x"}', IMAGE, "schemaVersion 2"),
+        (b"[]", IMAGE, "schemaVersion 2"),
+        (b"[" * 100_000, IMAGE, "not JSON"),
+        (b'{"schemaVersion": 1}', IMAGE, "schemaVersion 2"),
+        (b'{"schemaVersion": 2}', "", "it calls itself ''"),
+        (WHOLE, INDEX, "and is sent as"),
+        (WHOLE.replace(b'"size": 7', b'"size": -1'), IMAGE, "no digest and size"),
+        (WHOLE.replace(b'"layers": [', b'"layers": [3, '), IMAGE, "no digest and size"),
+        (WHOLE.replace(b'"layers"', b'"manifests": 3, "layers"'), IMAGE, "not what those of a manifest are"),
+        (b" " * (5 << 20), IMAGE, "bytes"),
+    ],
+)
+def test_an_answer_that_is_no_manifest_pins_nothing(
+    body: bytes, media_type: str, why: str, store: Store, host: str, client: OciRegistry
+) -> None:
+    digest = client.put_manifest(f"{host}/a", "one", body, media_type)
+    for ask in (client.digest, client.manifest):
+        if ask == client.digest and media_type in MANIFEST_TYPES:
+            continue  # HEAD shows no body; `lock` reads it
+        with pytest.raises(UpstreamRefused, match="no manifest came from") as caught:
+            ask(f"{host}/a", "one")
+        assert why in caught.value.why
+        assert "HTTPS_PROXY" in caught.value.hint
+    with pytest.raises(UpstreamRefused, match="no manifest came from"):
+        _chip(f"{host}/a:one", client)
+    assert digest in store.manifests
+
+
+def test_a_login_page_that_stands_for_everything_is_refused(store: Store, host: str, client: OciRegistry) -> None:
+    store.trouble = lambda _method, _path: (200, {"Content-Type": "text/html", "Location": "/login"})
+    calls: list[Callable[[], object]] = [
+        lambda: client.digest(f"{host}/a", "one"),
+        lambda: client.manifest(f"{host}/a", OTHER),
+        lambda: client.put_manifest(f"{host}/a", "one", WHOLE, IMAGE),
+        lambda: client.tag(f"{host}/a", OTHER, "one"),
+        lambda: client.check_push(f"{host}/a"),
+        lambda: _chip(f"{host}/a:one", client),
+    ]
+    for call in calls:
+        with pytest.raises(UpstreamRefused) as caught:
+            call()
+        assert "text/html" in caught.value.why
+        assert "login page" in caught.value.hint
+
+
+@pytest.mark.parametrize("lie", [OTHER, "sha256:short", "<html>"])
+def test_a_digest_that_the_body_does_not_have_is_refused(
+    lie: str, store: Store, host: str, client: OciRegistry
+) -> None:
+    digest = client.put_manifest(f"{host}/a", "one", WHOLE, IMAGE)
+    assert client.digest(f"{host}/a", digest) == digest
+    store.lie = lie
+    for reference in ("one", digest):
+        with pytest.raises(UpstreamRefused, match="sent a manifest other than"):
+            client.manifest(f"{host}/a", reference)
+    with pytest.raises(UpstreamRefused, match="sent a manifest other than"):
+        client.digest(f"{host}/a", digest)
+    with pytest.raises(UpstreamRefused):
+        _chip(f"{host}/a:one", client)

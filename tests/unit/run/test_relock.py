@@ -18,6 +18,7 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.registry import MANIFEST_TYPES, Manifest
 from flagrelease.run import relock
 from support.hub_cases import Seen
 from support.model_files import gguf
@@ -36,6 +37,10 @@ class Registry:
         if (name := f"{repository}:{reference}") not in self._digests:
             raise RegistryUnavailable(f"no registry answers at {repository}")
         return self._digests[name]
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        assert reference in self._digests.values(), f"{repository} has no {reference}"
+        return Manifest(digest=reference, media_type=MANIFEST_TYPES[0], body=b"")
 
 
 def no_resolver(*_argv: object, **_options: object) -> Any:
