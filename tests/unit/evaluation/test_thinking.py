@@ -36,8 +36,7 @@ REPLIES = [
     ("<|channel|>analysis<|message|>Maybe B", ""),
     ("<|channel|>final<|message|>C", "C"),
     (
-        "<|channel|>analysis<|message|>x<|end|><|start|>assistant"
-        "<|channel|>commentary to=f <|constrain|>json<|message|>{}",
+        "<|channel|>analysis<|message|>x<|end|><|channel|>commentary to=f <|constrain|>json<|message|>{}",
         "",
     ),
     ("finalANSWER: C", "ANSWER: C"),
