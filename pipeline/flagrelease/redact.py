@@ -64,6 +64,21 @@ def secret_variables(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return found
 
 
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a program that needs none of our secrets; a URL with a password counts as one."""
+    return {name: value for name, value in env.items() if not _holds(name, value)}
+
+
+def secrets_for(*names: str) -> dict[str, str]:
+    """The secrets of the environment that a program needs: the variables of these names, or beginning with `NAME*`."""
+    wanted = tuple(name.removesuffix("*") for name in names if name.endswith("*"))
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in names or name.startswith(wanted)) and _holds(name, value)
+    }
+
+
 def redact(text: str, secrets: Mapping[str, str] | None = None) -> str:
     """`text` with `secrets` (by default, all that are known) replaced by `$NAME`, longest first."""
     known = secret_variables() if secrets is None else secrets

@@ -129,6 +129,8 @@ class SourceKind:
     """The page of a model, with `{upstream}` for the model's `upstream` in matrix.yaml."""
     download: Callable[[Source, str, str], str]
     """The commands with which a user puts a source at a revision into a folder, for the card."""
+    credentials: tuple[str, ...] = ()
+    """The environment variables with credentials that the programs of these commands read."""
     moves: bool = True
     """Whether it can hold other files at the same revision later."""
 
@@ -222,11 +224,13 @@ SOURCES: Mapping[str, SourceKind] = {
         pattern=_REPOSITORY,
         page="https://modelscope.cn/models/{upstream}",
         download=_modelscope,
+        credentials=("MODELSCOPE_API_TOKEN",),
     ),
     "hf": SourceKind(
         form="hf://[datasets/]ORG/NAME[@REVISION][/MEMBER]",
         pattern=_REPOSITORY,
         page=_HUGGING_FACE_PAGE,
         download=_hugging_face,
+        credentials=("HF_TOKEN",),
     ),
 }

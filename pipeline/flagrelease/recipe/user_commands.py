@@ -32,16 +32,16 @@ def source_dir(model: Model) -> str:
     return f"{model_dir(model)}-GGUF" if model.serve.convert else model_dir(model)
 
 
-def download(model: Model, revision: str, files: Sequence[LockedFile] = ()) -> str:
-    """The commands that download the weights, which are `files`, into `source_dir(model)`."""
+def download(model: Model, revision: str, files: Sequence[LockedFile] = (), *, folder: str = "") -> str:
+    """The commands that download the weights, which are `files`, into `folder`, by default `source_dir(model)`."""
     source = Source.parse(model.source).with_files(files)
-    return source.kind.download(source, revision, source_dir(model))
+    return source.kind.download(source, revision, folder or source_dir(model))
 
 
-def verify(model: Model, files: Sequence[LockedFile]) -> str:
-    """The command that checks the downloaded files against the release's sha256 values."""
+def verify(model: Model, files: Sequence[LockedFile], *, folder: str = "") -> str:
+    """The command that checks the files downloaded into `folder` against the release's sha256 values."""
     sums = "\n".join(f"{file.sha256}  {file.path}" for file in sorted(files, key=lambda file: file.path))
-    return f"cd {shlex.quote(source_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
+    return f"cd {shlex.quote(folder or source_dir(model))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"
 
 
 def unpack(model: Model, reference: str) -> str:
@@ -58,13 +58,14 @@ def pull(reference: str) -> str:
     return f"docker pull {shlex.quote(reference)}"
 
 
-def wait(port: int) -> str:
-    """The command that waits until the server answers."""
-    return f"curl --silent --fail --retry 600 --retry-delay 1 --retry-all-errors http://localhost:{port}/v1/models"
+def wait(base_url: str) -> str:
+    """The command that waits until the server at `base_url` answers."""
+    return f"curl --silent --fail --retry 600 --retry-delay 1 --retry-all-errors {shlex.quote(f'{base_url}/models')}"
 
 
-def chat(model: Model) -> str:
-    """The curl command that asks one question, with the model's own sampling parameters."""
+def chat(model: Model, base_url: str = "") -> str:
+    """The curl command that asks one question, with the model's own sampling parameters; by default at
+    `address(model)`."""
     sampling = model.sampling
     body: dict[str, Any] = {"model": model.title, "messages": [{"role": "user", "content": QUESTION}]}
     body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -72,24 +73,29 @@ def chat(model: Model) -> str:
         body["top_k"] = sampling.top_k
     body["max_tokens"] = sampling.max_tokens
     return (
-        f"curl --silent --fail {address(model)}/chat/completions \\\n"
+        f"curl --silent --fail {shlex.quote(f'{base_url or address(model)}/chat/completions')} \\\n"
         f"  --header 'Content-Type: application/json' \\\n  --data {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
 
 
 def address(model: Model) -> str:
     """The server's base URL on the user's host."""
-    return f"http://localhost:{model.serve.port}/v1"
+    return local_address(model.serve.port)
 
 
-def python(model: Model) -> str:
-    """The same question with the openai client, version 1 or newer."""
+def local_address(port: int) -> str:
+    """The base URL of a server at a port of the machine, or of the container, that asks it."""
+    return f"http://localhost:{port}/v1"
+
+
+def python(model: Model, base_url: str = "") -> str:
+    """The same question with the openai client, version 1 or newer; by default at `address(model)`."""
     sampling = model.sampling
     return "\n".join(
         [
             "from openai import OpenAI",
             "",
-            f'client = OpenAI(base_url="{address(model)}", api_key="EMPTY")',
+            f'client = OpenAI(base_url={_quoted(base_url or address(model))}, api_key="EMPTY")',
             "response = client.chat.completions.create(",
             f"    model={_quoted(model.title)},",
             "    messages=[",

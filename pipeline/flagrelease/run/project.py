@@ -109,6 +109,10 @@ def open_project(options: Options, read_lock: Callable[[Path], Lock] = locks.loa
     matrix = matrices.load(options.matrix)
     folder = options.matrix.resolve().parent
     workspace = Workspace((options.workspace or folder / ".flagrelease").resolve())
+    if ":" in str(workspace.root) or not str(workspace.root).isprintable():
+        why = "Docker separates the paths of a mount with colons, and logs have a line for each event"
+        hint = "choose another --workspace DIR, without colons, line breaks and control characters"
+        raise ConfigError(f"{str(workspace.root)!r} cannot be the workspace", why=why, hint=hint)
     nearest = next(path for path in (workspace.root, *workspace.root.parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"{nearest} is not a directory", hint="choose another --workspace DIR")

@@ -41,6 +41,8 @@ ROOT = Path(__file__).parents[3]
         (["run", "--chp", "cpu"], 2, "unrecognized arguments: --chp|did you mean '--chip'?"),
         (["plan", "--josn=1"], 2, "unrecognized arguments: --josn=1|did you mean '--json'?"),
         (["plan", "--workspace", "matrix.yaml"], 2, "matrix.yaml is not a directory|--workspace DIR"),
+        (["plan", "--workspace", "a:b"], 2, "a:b' cannot be the workspace|without colons"),
+        (["plan", "--workspace", "a\nb"], 2, r"a\nb' cannot be the workspace|without colons"),
         (["run", "--rounds", "-1", "--dry-run"], 2, "--rounds must be >= 0"),
         (["run", "--engine", "airflow"], 2, "invalid choice"),
         (["plan", "--registry", "localhost:5000/Upper"], 2, "invalid registry: 'localhost:5000/Upper'"),

@@ -74,7 +74,7 @@ def view(record: Record) -> dict[str, Any]:
         "executed": ", ".join(smoke.commands),
         "serve_command": f"flagscale serve {model.serve.name}",
         "ready": _duration(smoke.ready_seconds),
-        "wait": fenced(commands.pop("wait", user_commands.wait(model.serve.port)), "bash"),
+        "wait": fenced(commands.pop("wait", user_commands.wait(user_commands.address(model))), "bash"),
         "chat": fenced(commands.pop("chat", user_commands.chat(model)), "bash"),
         "python": fenced(commands.pop("python", user_commands.python(model)), "python"),
         "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],

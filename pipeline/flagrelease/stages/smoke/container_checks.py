@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flagrelease.config.cell import Cell
+from flagrelease.config.sources import Source
 from flagrelease.contract import results
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
+from flagrelease.redact import PIP, secrets_for
 from flagrelease.serving.inside import EXEC_SECONDS, CheckFailed, Inside
 from flagrelease.serving.server import layout_of
 from flagrelease.stages.smoke.endpoint_checks import Skipped
@@ -85,11 +87,11 @@ def run_command(container: Inside) -> str:
 
 def commands(container: Inside) -> dict[str, str]:
     """The commands of the card that are executed, by name."""
-    model, port = container.cell.model, container.cell.model.serve.port
+    model = container.cell.model
     pull = {"pull": user_commands.pull(container.image.reference)} if container.image.runner == "docker" else {}
     shown = {
         **pull,
-        "wait": user_commands.wait(port),
+        "wait": user_commands.wait(user_commands.address(model)),
         "chat": user_commands.chat(model),
         "python": user_commands.python(model),
     }
@@ -114,12 +116,14 @@ def download_command(container: Inside) -> str:
     """Run the card's download and verify commands, with a scratch folder instead of /nfs/models."""
     if reason := _unrepeatable(container):
         raise Skipped(reason)
-    shown = commands(container)
+    model, weights = container.cell.model, container.weights
     scratch = container.context.workspace.scratch(container.cell.slug, "smoke")
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=unfinished()) as folder:
-        for name in ("download", "verify"):
-            _shell(container, shown[name].replace(user_commands.source_dir(container.cell.model), f"{folder}/model"))
-        downloaded = [path for path in Path(folder, "model").rglob("*") if path.is_file()]
+    secrets = secrets_for(*PIP, *Source.parse(model.source).kind.credentials)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=unfinished()) as temporary:
+        folder = f"{temporary}/model"
+        _shell(container, user_commands.download(model, weights.revision, weights.fetched, folder=folder), **secrets)
+        _shell(container, user_commands.verify(model, weights.fetched, folder=folder))
+        downloaded = [path for path in Path(folder).rglob("*") if path.is_file()]
     size = sum(file.size for file in container.weights.fetched)
     return f"{len(downloaded)} file{'s' * (len(downloaded) != 1)}, {size / 1e6:.0f} MB, sha256 verified"
 
@@ -135,11 +139,9 @@ def curl_commands(container: Inside) -> str:
     status, _ = container.server.running.execute(["sh", "-c", "command -v curl"], seconds=EXEC_SECONDS)
     if status and container.image.runner == "process":
         raise Skipped("this machine has no curl")
-    shown = commands(container)
-    documented, actual = f"localhost:{container.cell.model.serve.port}", f"localhost:{container.server.port_inside}"
-    texts = [shown[name].replace(documented, actual) for name in ("wait", "chat")]
-    container.execute("bash", "-c", texts[0])
-    answer = json.loads(container.execute("bash", "-c", texts[1]))
+    inside = user_commands.local_address(container.server.port_inside)
+    container.execute("bash", "-c", user_commands.wait(inside))
+    answer = json.loads(container.execute("bash", "-c", user_commands.chat(container.cell.model, inside)))
     text = str(answer["choices"][0]["message"]["content"]).strip()
     if not text:
         raise CheckFailed("the answer to the card's question is empty")
@@ -148,8 +150,7 @@ def curl_commands(container: Inside) -> str:
 
 def python_snippet(container: Inside) -> str:
     """Run the card's Python with only the address replaced, with flagrelease's own openai client."""
-    documented = user_commands.address(container.cell.model)
-    text = commands(container)["python"].replace(documented, container.server.base_url)
+    text = user_commands.python(container.cell.model, container.server.base_url)
     env = {"NO_PROXY": "*"}  # the service is local; do not use this machine's proxy
     printed = container.context.ports.command(
         [sys.executable, "-c", text], seconds=_COMMAND_SECONDS, env=env
@@ -164,10 +165,10 @@ def _needs_docker(container: Inside) -> None:
         raise Skipped("served by processes, without Docker")
 
 
-def _shell(container: Inside, text: str) -> None:
+def _shell(container: Inside, text: str, **env: str) -> None:
     # The card's `pip` is the user's; use the one next to the running Python.
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    container.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path})
+    container.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path, **env})
 
 
 def all_of(container: Inside) -> Iterator[tuple[str, Callable[[], str]]]:

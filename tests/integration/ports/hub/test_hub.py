@@ -61,9 +61,11 @@ def test_the_command_on_the_card_downloads_what_was_locked(hub: HubStandIn, tmp_
     """With the program `modelscope`, which users install; the weights stage uses its client library."""
     card = given.model(title="Toy-1B", source=MODELSCOPE)
     locked = Fetch(tmp_path / "model").lock(MODELSCOPE)
-    commands = f"{user_commands.download(card, locked.revision)}\n{user_commands.verify(card, locked.files)}"
+    folder = str(tmp_path / "downloaded $(touch ran) it's")
+    commands = user_commands.download(card, locked.revision, folder=folder)
+    commands += "\n" + user_commands.verify(card, locked.files, folder=folder)
     done = subprocess.run(
-        ["bash", "-euc", commands.replace(user_commands.source_dir(card), str(tmp_path / "downloaded"))],
+        ["bash", "-euc", commands],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

@@ -109,7 +109,7 @@ def test_what_processes_served_is_not_said_of_an_image() -> None:
     image = given.image(runner="process")
     smoke = replace(
         given.smoke(image.reference),
-        commands={"wait": user_commands.wait(8000)},
+        commands={"wait": user_commands.wait(user_commands.local_address(8000))},
         skipped={"card: docker run": "no Docker here"},
     )
     made = given.record(image=image, smoke=smoke)
