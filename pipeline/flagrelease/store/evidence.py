@@ -7,12 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.errors import Corrupt
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import sync_folder, translate_disk_errors, unfinished, write_atomic
+
+_DAMAGED = ".damaged"
+_MADE_AGAIN = "run again: the stage that makes it, which `flagrelease plan` names, does so"
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,16 @@ class EvidenceStore:
         return self.root / evidence.sha256[:2] / evidence.sha256
 
     def put(self, name: str, data: bytes) -> Evidence:
-        """Store `data`; a no-op if it is already stored. Raises NoSpace or EnvironmentFault."""
+        """Store `data` unless it is already stored, which its content shows. Raises NoSpace or EnvironmentFault."""
         evidence = Evidence(name, hashlib.sha256(data).hexdigest(), len(data))
-        if not self.intact(evidence):
+        if not self._has(evidence):
             write_atomic(self.path(evidence), data, mode=0o444)
         return evidence
 
     def put_file(self, name: str, source: Path) -> Evidence:
-        """Store a copy of the file `source`. Raises NoSpace or EnvironmentFault."""
+        """Store a copy of the file `source`, as `put` does. Raises NoSpace or EnvironmentFault."""
         evidence = Evidence(name, file_sha256(source), source.stat().st_size)
-        if not self.intact(evidence):
+        if not self._has(evidence):
             target = self.path(evidence)
             with translate_disk_errors(f"storing {name}"):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,14 +67,29 @@ class EvidenceStore:
         return evidence
 
     def read(self, evidence: Evidence) -> bytes:
-        """The content, verified against its sha256. Raises Corrupt if it is missing or changed."""
+        """The content, verified against its sha256.
+
+        Raises Corrupt if it is missing or changed. A changed file is put aside, so that the next run makes it again.
+        """
+        path = self.path(evidence)
         try:
-            data = self.path(evidence).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
-            raise Corrupt(f"evidence {evidence.name} is missing", hint="run again to recreate it") from None
+            raise Corrupt(f"evidence {evidence.name} is missing", hint=_MADE_AGAIN) from None
         if hashlib.sha256(data).hexdigest() != evidence.sha256:
-            raise Corrupt(f"evidence {evidence.name} was changed after it was written", why=str(self.path(evidence)))
+            aside = path.with_name(f"{path.name}{_DAMAGED}")
+            with suppress(OSError):
+                path.replace(aside)
+            raise Corrupt(
+                f"evidence {evidence.name} was changed after it was written",
+                why=f"it is kept as {aside}" if aside.exists() else f"it is {path}",
+                hint=_MADE_AGAIN,
+            )
         return data
+
+    def _has(self, evidence: Evidence) -> bool:
+        """Whether the content is stored, and not only a file of its name and size."""
+        return self.intact(evidence) and file_sha256(self.path(evidence)) == evidence.sha256
 
     def intact(self, evidence: Evidence) -> bool:
         """Whether the file exists with the right size: a cheap check that `plan` makes for every stage."""

@@ -31,9 +31,7 @@ def test_curl_and_python_use_the_models_own_sampling(top_k: int | None) -> None:
     assert all(f"{name}={value}," in python for name, value in wanted.items() if name != "model")
 
 
-@pytest.mark.parametrize(
-    "name", ["a b", "it's", "$(touch x)", "`touch x`", "a;touch x", 'a"b', "*", "-n", "a\\b"]
-)
+@pytest.mark.parametrize("name", ["a b", "it's", "$(touch x)", "`touch x`", "a;touch x", 'a"b', "*", "-n", "a\\b"])
 def test_weights_are_downloaded_into_any_folder(name: str, tmp_path: Path) -> None:
     source, folder = tmp_path / "weights", tmp_path / name / "model"
     source.mkdir()

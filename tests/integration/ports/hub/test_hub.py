@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from flagrelease.ports.hub.huggingface import HuggingFace
 from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.progress import Silent
 from flagrelease.recipe import user_commands
+from flagrelease.serving.inside import Inside
+from flagrelease.stages.smoke import container_checks
+from support import served_cell
 from support.hub_cases import Fetch, fill, sha256
 from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
 from support.model_files import gguf, safetensors_of
@@ -73,6 +77,27 @@ def test_the_command_on_the_card_downloads_what_was_locked(hub: HubStandIn, tmp_
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": OK") == len(hub.files)
+
+
+def test_the_smoke_stage_tries_the_download_with_the_hubs_own_token_and_no_other(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-own-token")
+    monkeypatch.setenv("HF_TOKEN", "hf-other-token")
+    locked = Fetch(tmp_path / "model").lock(MODELSCOPE)
+    hub.credentials.clear()
+    weights = replace(served_cell.weights(), revision=locked.revision, files=locked.files)
+    inside = Inside(
+        cell=replace(served_cell.cell(), model=given.model(title="Toy-1B", source=MODELSCOPE)),
+        context=served_cell.context(tmp_path / "it's $(touch x)"),
+        weights=weights,
+        server=None,  # type: ignore[arg-type]  # neither is asked
+        image=None,  # type: ignore[arg-type]
+    )
+    assert container_checks.download_command(inside).endswith("sha256 verified")
+    sent = " ".join(hub.credentials)
+    assert "ms-own-token" in sent
+    assert "hf-other-token" not in sent
 
 
 @pytest.mark.parametrize("source", [MODELSCOPE, HF])

@@ -132,3 +132,28 @@ def test_a_failure_that_is_remedied_leaves_the_flow_green(tmp_path: Path) -> Non
         *("kernels done", "smoke done", "accuracy done", "card done"),
     ]
     assert told["flows"] == ["COMPLETED"]
+
+
+WITHHELD = """
+import os, sys
+from pathlib import Path
+from flagrelease.run.executors.open import opened
+root = Path(sys.argv[1])
+with opened("prefect", root / "prefect", "testrun"):
+    servers = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"prefect.server.api.server" in (process / "cmdline").read_bytes() and (
+                str(root).encode() in (process / "environ").read_bytes()
+            ):
+                servers.append((process / "environ").read_bytes().decode())
+        except OSError:
+            pass
+    print(len(servers), any("own-secret" in each for each in servers), "PREFECT_API_KEY" in os.environ)
+"""
+
+
+def test_the_embedded_server_and_its_client_get_no_credentials(tmp_path: Path) -> None:
+    with start(tmp_path, WITHHELD, PREFECT_API_KEY="own-secret-1", HF_TOKEN="own-secret-2") as done:
+        out, err = done.communicate(timeout=240)
+    assert out.split() == ["1", "False", "False"], err
