@@ -18,6 +18,7 @@ from flagrelease.contract.job import Job
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.progress import Silent
+from flagrelease.ports.registry import MANIFEST_TYPES, Manifest
 from flagrelease.run import relock
 from flagrelease.run.history import History
 from flagrelease.run.plan import CellPlan, Choice, plan_cell
@@ -40,6 +41,9 @@ def recipe(thing: str) -> str:
 class _Registry:
     def digest(self, _repository: str, _reference: str) -> str:
         return DIGEST
+
+    def manifest(self, _repository: str, reference: str) -> Manifest:
+        return Manifest(digest=reference, media_type=MANIFEST_TYPES[0], body=b"")
 
 
 def _resolver(argv: Sequence[Any], **_options: Any) -> subprocess.CompletedProcess[str]:

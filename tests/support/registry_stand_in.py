@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 Trouble = Callable[[str, str], tuple[int, dict[str, str]] | None]
 """Given method and path: a status and headers to answer instead, or nothing. Status 0 drops the connection."""
 
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
 
 @dataclass
 class Store:
@@ -94,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             found = "sha256:" + hashlib.sha256(kept[name]).hexdigest()
             headers = {
                 "Docker-Content-Digest": self.store.lie or found,
-                "Content-Type": self.store.types.get(found, ""),
+                "Content-Type": self.store.types.get(found, _MANIFEST),
             }
             self._answer(200, kept[name], **{name: value for name, value in headers.items() if value})
 

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from flagrelease.config.engines import ServingEngine
 from flagrelease.config.matrix import Sampling
 from flagrelease.errors import error_words
+from flagrelease.evaluation.grading.thinking import without_thinking
 from flagrelease.evaluation.question import Question, Reply, Task
-from flagrelease.evaluation.thinking import without_thinking
 
 __all__ = ["InvalidResponseError", "concurrency", "parse", "request", "sampling_of"]
 

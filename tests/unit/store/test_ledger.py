@@ -87,7 +87,7 @@ def test_evidence_is_checked_when_it_is_read(tmp_path: Path) -> None:
     assert store.intact(kept), "the cheap check looks at the size only"
     with pytest.raises(Corrupt, match=r"a\.txt was changed"):
         store.read(kept)
-    path.unlink()
+    assert not path.exists(), "it was put aside"
     assert store.missing([kept]) == (kept,)
     with pytest.raises(Corrupt, match="missing"):
         store.read(kept)

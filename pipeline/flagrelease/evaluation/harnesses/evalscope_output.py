@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import SmokeFailed
+from flagrelease.evaluation.grading.thinking import without_thinking
 from flagrelease.evaluation.harnesses.evalscope_data import prompt
 from flagrelease.evaluation.request import Ask, Evaluation
-from flagrelease.evaluation.thinking import without_thinking
 from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.evalscope_program import VERSION
 from flagrelease.redact import redact

@@ -14,7 +14,7 @@ from flagrelease.evaluation.grading.integers import integer
 from flagrelease.evaluation.grading.letters import letter
 from flagrelease.evaluation.grading.tables import fenced, mapping, parse
 from flagrelease.evaluation.grading.text import bold, boxed, listed, marked, tagged
-from flagrelease.evaluation.thinking import without_thinking
+from flagrelease.evaluation.grading.thinking import without_thinking
 
 MARKS = [
     "answer",

@@ -8,9 +8,9 @@ from flagrelease.evaluation.grading.algebra import equal, normal
 from flagrelease.evaluation.grading.integers import integer
 from flagrelease.evaluation.grading.letters import letter
 from flagrelease.evaluation.grading.text import boxed, marked
+from flagrelease.evaluation.grading.thinking import without_thinking
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.tasks import TASKS
-from flagrelease.evaluation.thinking import without_thinking
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flagrelease.evaluation.thinking import without_thinking
+from flagrelease.evaluation.grading.thinking import without_thinking
 
 REPLIES = [
     ("<think>hm</think>\n\nB", "B"),
