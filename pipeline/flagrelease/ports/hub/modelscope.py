@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ class ModelScope:
         self._kind = "dataset" if source.dataset else "model"
         self._cache = cache
         self._client: HubApi | None = None
+        self._making = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -121,24 +123,30 @@ class ModelScope:
         return HubRefused(f"the file list of {self.name} is refused", why=why, hint="nothing was written")
 
     def _api(self) -> HubApi:
-        if self._client is None:
-            for name, value in _SETTINGS.items():
-                os.environ.setdefault(name, value)
-            from modelscope_hub import HubApi
-            from modelscope_hub.config import HubConfig
+        # Files are fetched by several threads: none may have a client that is not guarded yet.
+        with self._making:
+            if self._client is None:
+                self._client = self._made()
+            return self._client
 
-            # The client logs its retries; its final error, which we report, has the cause.
-            logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-            config = HubConfig(cache_dir=self._cache)
-            endpoint = str(config.endpoint)
-            token = token_for(endpoint, _TOKEN)
-            if token is None or os.environ.get(_TOKEN):
-                config = HubConfig(cache_dir=self._cache, token=token or "")
-            remember(_TOKEN, config.token or "")
-            self._client = HubApi(config, user_agent="flagrelease")
-            for session in (self._client.legacy._session, self._client.legacy._read_session):
-                _keep_to(origin(endpoint), session)
-        return self._client
+    def _made(self) -> HubApi:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from modelscope_hub import HubApi
+        from modelscope_hub.config import HubConfig
+
+        # The client logs its retries; its final error, which we report, has the cause.
+        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
+        config = HubConfig(cache_dir=self._cache)
+        endpoint = str(config.endpoint)
+        token = token_for(endpoint, _TOKEN)
+        if token is None or os.environ.get(_TOKEN):
+            config = HubConfig(cache_dir=self._cache, token=token or "")
+        remember(_TOKEN, config.token or "")
+        client = HubApi(config, user_agent="flagrelease")
+        for session in (client.legacy._session, client.legacy._read_session):
+            _keep_to(origin(endpoint), session)
+        return client
 
     @contextmanager
     def _translated_errors(self, what: str) -> Iterator[None]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 
 import support.finished_cell as given
 from flagrelease.config.lockfile import LockedData
 from flagrelease.config.sources import Source
 from flagrelease.errors import ConfigError
-from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.http import Origin
+from flagrelease.ports.hub import RealHubs, modelscope
 from flagrelease.ports.hub.huggingface import HuggingFace
 from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.progress import Silent
@@ -181,6 +185,24 @@ def test_a_token_is_cleaned_and_stays_where_a_file_is_redirected(
         fetch.run(model)
         assert elsewhere.asked(largest)
         assert elsewhere.credentials == []
+
+
+def test_no_thread_gets_a_client_whose_sessions_are_not_guarded_yet(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are fetched by several threads at once."""
+    guarded = []
+
+    def slow(audience: Origin | None, session: requests.Session) -> None:
+        time.sleep(0.2)
+        guarded.append(session)
+
+    monkeypatch.setattr(modelscope, "_keep_to", slow)
+    source = ModelScope(Source.parse(MODELSCOPE), "", tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: (source._api(), len(guarded)), range(4)))
+    assert len({id(client) for client, _ in found}) == 1
+    assert {count for _, count in found} == {2}
 
 
 @pytest.mark.parametrize("source", [MODELSCOPE, HF])
