@@ -77,3 +77,8 @@ class Workspace:
         path = self.root / "work" / cell / stage
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def manifest_of(folder: Path) -> Path:
+    """The list of the verified files of a weights folder, next to it. Without it the files are verified again."""
+    return folder.with_name(f"{folder.name}.json")

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from flagrelease.redact import PIP, secrets_for
 from flagrelease.serving.inside import EXEC_SECONDS, CheckFailed, Inside
 from flagrelease.serving.server import layout_of
 from flagrelease.stages.smoke.endpoint_checks import Skipped
-from flagrelease.store.digests import sha256_of
+from flagrelease.store.digests import file_sha256, sha256_of
 from flagrelease.store.files import unfinished
+from flagrelease.store.workspace import manifest_of
 
 _COMMAND_SECONDS = 600.0
+_HASHERS = 4
 _REPEATED_BYTES = 1_000_000_000
 """Up to this size the weights are downloaded again to test the card's command; larger ones would take hours."""
 
@@ -61,6 +64,27 @@ def card_run(cell: Cell, image: results.Image) -> ContainerRun:
     return for_serving(
         cell.chip, cell.model, image.reference, user_commands.model_dir(cell.model), cell.stack, Placement()
     )
+
+
+def weights_unchanged(container: Inside) -> str:
+    """Read all files that are served, and compare them with the lock: a failing disk changes neither size nor time."""
+    folder = container.context.workspace.weights / container.weights.folder
+    container.context.progress.doing(f"verifying {len(container.weights.files)} files of the weights")
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        found = list(pool.map(lambda file: _sha256(folder / file.path), container.weights.files))
+    changed = [file.path for file, sha in zip(container.weights.files, found, strict=True) if sha != file.sha256]
+    if changed:
+        manifest_of(folder).unlink(missing_ok=True)
+        raise CheckFailed(f"{changed[0]} is not what was verified when it was fetched; the next run fetches it again")
+    return f"{len(found)} file{'s' * (len(found) != 1)}, sha256 verified"
+
+
+def _sha256(path: Path) -> str:
+    """sha256 (hex); empty for a file that cannot be read."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return ""
 
 
 def run_command(container: Inside) -> str:
@@ -176,6 +200,7 @@ def all_of(container: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
     if container.cell.stack == "flagos":
         yield "FlagScale in effect", lambda: flagscale_in_effect(container)
     yield "manifest", lambda: manifest_inside(container)
+    yield "weights", lambda: weights_unchanged(container)
     yield "card: docker run", lambda: run_command(container)
     yield "card: docker pull", lambda: pull_command(container)
     yield "card: curl", lambda: curl_commands(container)

@@ -1,7 +1,7 @@
 """Manage a weights folder, which is complete once its manifest exists next to it.
 
-The manifest is written last. It has the size and mtime of each verified file, so that later checks are cheap and detect
-changed files.
+The manifest is written last. It has what the file system says of each verified file, so that later checks are cheap and
+detect changed files; the smoke stage reads all of them again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.ports.progress import Progress
 from flagrelease.store.files import translate_disk_errors, write_atomic
+from flagrelease.store.workspace import manifest_of
 
 _HASHERS = 4
 
@@ -29,6 +30,15 @@ class VerifiedFile:
     mtime: int
     """Nanoseconds since the epoch."""
     sha256: str
+    inode: int = 0
+    """0 in manifests of older versions, as is `ctime`."""
+    ctime: int = 0
+    """Of the last change of content or metadata, which no program can set; nanoseconds since the epoch."""
+
+    def unchanged(self, status: os.stat_result) -> bool:
+        """Whether the file has not been written since."""
+        known = (self.inode, self.ctime) in ((0, 0), (status.st_ino, status.st_ctime_ns))
+        return known and (self.size, self.mtime) == (status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +73,11 @@ def trouble(folder: Path, digest: str, files: Sequence[LockedFile]) -> str:
         return "the manifest of the weights cannot be read"
     if manifest.digest != digest:
         return "the manifest belongs to other weights"
-    present = {path: (status.st_size, status.st_mtime_ns) for path, status in _below(folder)}
+    present = dict(_below(folder))
     for verified in manifest.files:
-        if (metadata := present.pop(verified.path, None)) is None:
+        if (status := present.pop(verified.path, None)) is None:
             return f"{verified.path} is missing"
-        if metadata != (verified.size, verified.mtime):
+        if not verified.unchanged(status):
             return f"{verified.path} has changed"
     if {(verified.path, verified.sha256) for verified in manifest.files} != {
         (file.path, file.sha256) for file in files
@@ -109,13 +119,18 @@ def seal(folder: Path, digest: str, files: Sequence[LockedFile], versions: Mappi
     verified = []
     for file in files:
         status = (folder / file.path).stat()
-        verified.append(VerifiedFile(path=file.path, size=file.size, mtime=status.st_mtime_ns, sha256=file.sha256))
+        verified.append(
+            VerifiedFile(
+                path=file.path,
+                size=file.size,
+                mtime=status.st_mtime_ns,
+                sha256=file.sha256,
+                inode=status.st_ino,
+                ctime=status.st_ctime_ns,
+            )
+        )
     manifest = Manifest(digest=digest, files=tuple(verified), versions=versions or {})
     write_atomic(manifest_of(folder), msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-
-
-def manifest_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.json")
 
 
 def _below(folder: Path) -> list[tuple[str, os.stat_result]]:

@@ -19,8 +19,9 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault
 from flagrelease.packaging import one_shot
 from flagrelease.packaging.base_image import base_image, locked_base
-from flagrelease.stages.weights.folder import Manifest, hashed, manifest_of, read, seal, trouble
+from flagrelease.stages.weights.folder import Manifest, hashed, read, seal, trouble
 from flagrelease.store.files import translate_disk_errors
+from flagrelease.store.workspace import manifest_of
 
 PROGRAM = "packaging/payload/gguf_to_safetensors.py"
 

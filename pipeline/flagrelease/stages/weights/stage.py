@@ -16,10 +16,11 @@ from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
 from flagrelease.errors import ConfigError
 from flagrelease.packaging.base_image import pinned_base
-from flagrelease.stages.weights.folder import manifest_of, seal, set_aside, trouble
+from flagrelease.stages.weights.folder import seal, set_aside, trouble
 from flagrelease.stages.weights.gguf import PROGRAM, unpacked
 from flagrelease.store.files import write_atomic
 from flagrelease.store.locks import wait_for
+from flagrelease.store.workspace import manifest_of
 
 if TYPE_CHECKING:
     from flagrelease.contract.context import Context, Look

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,10 @@ from flagrelease.contract.results import Weights
 from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
+from flagrelease.serving.inside import CheckFailed, Inside
+from flagrelease.stages.smoke import container_checks
 from flagrelease.stages.weights import stage as weights
+from flagrelease.stages.weights.folder import seal
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support.hub_cases import Fetch, Seen
@@ -94,12 +98,53 @@ def test_a_second_run_reads_nothing_but_the_manifest(bench: Bench) -> None:
     assert bench.run() == replace(result, bytes_moved=0)
 
 
+def rewritten(path: Path) -> None:
+    """Another content of the same size, with the old time."""
+    before = path.stat()
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_manifest_of_an_older_version_is_accepted(bench: Bench) -> None:
+    result = bench.run()
+    manifest = bench.folder(result).with_name(f"{bench.folder(result).name}.json")
+    content = json.loads(manifest.read_text())
+    for file in content["files"]:
+        del file["inode"], file["ctime"]
+    manifest.write_text(json.dumps(content))
+    assert bench.trouble(result) == ""
+
+
+def test_smoke_reads_the_weights_and_what_a_failing_disk_changed_is_fetched_again(bench: Bench) -> None:
+    result = bench.run()
+    folder = bench.folder(result)
+    inside = Inside(
+        cell=bench.job.cell,
+        context=bench.context,
+        weights=result,
+        server=None,  # type: ignore[arg-type]  # neither is asked
+        image=None,  # type: ignore[arg-type]
+    )
+    assert container_checks.weights_unchanged(inside) == f"{len(FILES)} files, sha256 verified"
+    rewritten(folder / "model.gguf")
+    seal(folder, result.digest, result.files)  # a failing disk does not change what the file system says
+    assert bench.trouble(result) == ""
+    with pytest.raises(CheckFailed, match=r"model\.gguf is not what was verified"):
+        container_checks.weights_unchanged(inside)
+    bench.run()
+    assert (folder / "model.gguf").read_bytes() == FILES["model.gguf"]
+    (folder / "model.gguf").unlink()
+    with pytest.raises(CheckFailed, match=r"model\.gguf"):
+        container_checks.weights_unchanged(inside)
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
         (lambda folder: (folder / "model.gguf").unlink(), "model.gguf is missing"),
         (lambda folder: (folder / "model.gguf").write_bytes(b"X"), "model.gguf has changed"),
         (lambda folder: os.utime(folder / "model.gguf", (1, 1)), "model.gguf has changed"),
+        (lambda folder: rewritten(folder / "model.gguf"), "model.gguf has changed"),
         (lambda folder: (folder / "more.bin").write_bytes(b"X"), "more.bin does not belong"),
         (lambda folder: folder.with_name(folder.name + ".json").unlink(), "incomplete"),
         (lambda folder: folder.with_name(folder.name + ".json").write_text('{"digest"'), "cannot be read"),
