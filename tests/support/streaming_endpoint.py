@@ -14,12 +14,15 @@ from typing import Any
 @dataclass
 class Pace:
     """`first` seconds until the first token, `each` until every further one. `refuse` answers 503 to every n-th
-    request (0: to none); `cut` ends every stream after that many tokens, without a word."""
+    request (0: to none); `cut` ends every stream after that many tokens, without a word; `raw` is the body of every
+    answer, of the status `status`, instead."""
 
     first: float = 0.02
     each: float = 0.005
     refuse: int = 0
     cut: int = 0
+    raw: bytes = b""
+    status: int = 200
     requests: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -74,7 +77,11 @@ async def _answer(pace: Pace, request: dict[str, Any], number: int, writer: asyn
         writer.write(b"HTTP/1.1 503 X\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
         await writer.drain()
         return
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+    status = f"HTTP/1.1 {pace.status} X\r\n".encode()
+    writer.write(status + b"Content-Type: text/event-stream\r\nConnection: close\r\n\r\n" + pace.raw)
+    if pace.raw:
+        await writer.drain()
+        return
     tokens = request["max_tokens"]
     for at in range(tokens):
         await asyncio.sleep(pace.each if at else pace.first)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.errors import SmokeFailed
+from flagrelease.errors import SmokeFailed, error_words
+from flagrelease.ports.event_stream import DONE, EventStream, ReportedError, event
+from flagrelease.ports.http import refusal
 
 if TYPE_CHECKING:
     import httpx
@@ -77,7 +79,7 @@ class Client:
         try:
             return tuple(str(entry["id"]) for entry in document["data"])
         except (KeyError, TypeError) as error:
-            raise _invalid("/v1/models", reply.body, f"missing: {error}") from None
+            raise _incomplete("/v1/models", document, reply, error) from None
 
     def chat(self, model: str, prompt: str, **parameters: Any) -> Answer:
         reply = self.post("/chat/completions", _chat(model, prompt, parameters))
@@ -87,12 +89,14 @@ class Client:
             content = choice["message"]["content"]
             if not isinstance(content, str):
                 raise TypeError("content of type text")
-            usage = {name: value for name, value in document["usage"].items() if isinstance(value, int)}
             return Answer(
-                text=content, finish_reason=str(choice["finish_reason"]), model=str(document["model"]), usage=usage
+                text=content,
+                finish_reason=str(choice["finish_reason"]),
+                model=str(document["model"]),
+                usage=_counts(document["usage"]),
             )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _invalid("/v1/chat/completions", reply.body, f"missing: {error}") from None
+            raise _incomplete("/v1/chat/completions", document, reply, error) from None
 
     def stream(self, model: str, prompt: str, **parameters: Any) -> Streamed:
         import httpx
@@ -101,25 +105,32 @@ class Client:
         text, finish_reason, chunks, done = "", "", 0, False
         usage: dict[str, int] = {}
         try:
-            with self._http.stream("POST", "/chat/completions", json=body) as answer:
-                if answer.status_code != 200:
-                    raise _invalid("streaming", answer.read().decode(errors="replace"), f"HTTP {answer.status_code}")
-                for line in answer.iter_lines():
-                    data = line.removeprefix("data:").strip()
-                    if not line.startswith("data:") or data == "[DONE]":
-                        done = done or data == "[DONE]"
-                        continue
-                    chunk = json.loads(data)
-                    chunks += 1
-                    usage = chunk.get("usage") or usage
-                    for choice in chunk["choices"]:
-                        text += choice["delta"].get("content") or ""
-                        finish_reason = choice.get("finish_reason") or finish_reason
+            for data in self._events("/chat/completions", body):
+                if data == DONE:
+                    done = True
+                    continue
+                chunk = event(data)
+                chunks += 1
+                usage = _counts(chunk.get("usage") or {}) or usage
+                for choice in chunk["choices"]:
+                    text += choice["delta"].get("content") or ""
+                    finish_reason = str(choice.get("finish_reason") or finish_reason)
         except httpx.TransportError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _invalid("streaming", str(error), "a chunk violates the protocol") from None
+        except ReportedError as error:
+            raise _invalid("streaming", str(error)) from None
+        except (ValueError, KeyError, TypeError, AttributeError, httpx.DecodingError) as error:
+            raise _invalid("streaming", f"a chunk violates the protocol: {type(error).__name__}: {error}") from None
         return Streamed(text=text, chunks=chunks, finish_reason=finish_reason, usage=usage, done=done)
+
+    def _events(self, path: str, body: Mapping[str, Any]) -> Iterator[str]:
+        events = EventStream()
+        with self._http.stream("POST", path, json=body) as answer:
+            if answer.status_code != 200:
+                raise _invalid("streaming", refusal(answer.status_code, answer.read()))
+            for block in answer.iter_bytes():
+                yield from events.feed(block)
+            yield from events.end()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Reply:
         """Send any POST request; the response may have any status."""
@@ -132,6 +143,8 @@ class Client:
             answer = self._http.request(method, path, json=body)
         except httpx.TransportError as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
+        except httpx.DecodingError as error:
+            raise _invalid(f"/v1{path}", str(error)) from None
         return Reply(status=answer.status_code, body=answer.text)
 
 
@@ -139,18 +152,30 @@ def _chat(model: str, prompt: str, parameters: Mapping[str, Any]) -> dict[str, A
     return {"model": model, "messages": [{"role": "user", "content": prompt}], **parameters}
 
 
+def _counts(usage: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in usage.items() if type(value) is int}
+
+
 def _document(reply: Reply, where: str) -> Any:
     if reply.status != 200:
-        raise _invalid(where, reply.body, f"HTTP {reply.status}")
+        raise _invalid(where, refusal(reply.status, reply.body.encode(errors="replace")))
     try:
         return json.loads(reply.body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _invalid(where, reply.body, f"not JSON: {error}") from None
+        raise _invalid(where, f"not JSON: {error}: {reply.body[:160]!r}") from None
 
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def _invalid(where: str, body: str, why: str) -> SmokeFailed:
-    return SmokeFailed(f"the endpoint answered {where} with an invalid response", why=f"{why}: {body[:160]!r}")
+def _incomplete(where: str, document: Any, reply: Reply, error: Exception) -> SmokeFailed:
+    """The error for a response without its required parts: what the server reports in it, else what is missing."""
+    words = error_words(document) if isinstance(document, dict) else ""
+    if words:
+        return _invalid(where, f"the server reports an error: {words}")
+    return _invalid(where, f"missing: {error}: {reply.body[:160]!r}")
+
+
+def _invalid(where: str, why: str) -> SmokeFailed:
+    return SmokeFailed(f"the endpoint answered {where} with an invalid response", why=why)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from flagrelease.ports.event_stream import DONE, EventStream, ReportedError, event
+from flagrelease.ports.http import refusal
 from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ __all__ = ["LOAD_TOOL", "StreamingLoad"]
 
 # Ordinary tokens in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
 _TOKENS = range(1_000, 20_000)
+_MOST_TOKENS = 10**9
+"""More than any context window has."""
 
 
 class StreamingLoad:
@@ -97,37 +101,42 @@ class _Response:
     done: bool = False
     error: str = ""
 
-    def parse(self, line: str) -> None:
-        """Parse a line of the stream. Raises ValueError, KeyError, TypeError or AttributeError if it is malformed."""
-        if not line.startswith("data:"):
-            return
-        data = line[5:].strip()
-        if data == "[DONE]":
+    def parse(self, data: str) -> None:
+        """Parse an event. Raises ReportedError, or ValueError or AttributeError if it is malformed."""
+        if data == DONE:
             self.done = True
             return
-        event = json.loads(data)
-        if event.get("error"):
-            raise ValueError(str(event["error"]))
-        self.usage = event.get("usage") or self.usage
-        for choice in event["choices"]:
+        found = event(data)
+        if isinstance(found.get("usage"), dict):
+            self.usage = found["usage"]
+        for choice in found["choices"]:
             self.end = time.perf_counter()
             # The last event has the finish reason and maybe no token; a token without text may be part of a character.
             if choice.get("text") or not choice.get("finish_reason"):
                 self.tokens.append(self.end)
+
+    def finish(self) -> None:
+        """Judge the whole answer: one that was cut, or whose tokens are not counted, has failed."""
+        if not (self.done and self.tokens):
+            self.error = "the stream ended early"
+            return
+        for name in ("prompt_tokens", "completion_tokens"):
+            count = self.usage.get(name)
+            if type(count) is not int or not 0 < count <= _MOST_TOKENS:
+                self.error = f"the server does not count the tokens: {name} is {count!r}"[:200]
+                return
 
     def gaps(self) -> Iterator[float]:
         return (later - earlier for earlier, later in pairwise(self.tokens)) if not self.error else iter(())
 
     def request(self, point: LoadPoint) -> Request:
         error = self.error
-        if not error and not (self.done and self.tokens):
-            error = "the stream ended early"
         return Request(
             start_s=round(self.start - self.run_start, 6),
             ttft_s=0.0 if error else round(self.tokens[0] - self.start, 6),
             e2e_s=0.0 if error else round(self.end - self.start, 6),
-            input_tokens=int(self.usage.get("prompt_tokens", point.input_tokens)),
-            output_tokens=0 if error else int(self.usage.get("completion_tokens", len(self.tokens))),
+            input_tokens=point.input_tokens if error else self.usage["prompt_tokens"],
+            output_tokens=0 if error else self.usage["completion_tokens"],
             error=error,
         )
 
@@ -140,14 +149,20 @@ async def _ask(client: httpx.AsyncClient, body: bytes, run_start: float) -> _Res
     try:
         async with client.stream("POST", "/completions", content=body, headers=headers) as answer:
             if answer.status_code != 200:
-                text = " ".join((await answer.aread()).decode(errors="replace").split())
-                response.error = f"HTTP {answer.status_code}: {text[:200]}"
+                response.error = refusal(answer.status_code, await answer.aread())[:200]
                 return response
-            async for line in answer.aiter_lines():
-                response.parse(line)
+            events = EventStream()
+            async for block in answer.aiter_bytes():
+                for data in events.feed(block):
+                    response.parse(data)
+            for data in events.end():
+                response.parse(data)
+        response.finish()
+    except ReportedError as error:
+        response.error = str(error)[:200]
     except httpx.HTTPError as error:
         response.error = f"{type(error).__name__}: {error}"[:200]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         response.error = f"protocol violation: {type(error).__name__}: {error}"[:200]
     return response
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from flagrelease.contract.speed_results import Spread
 from flagrelease.errors import SmokeFailed
 from flagrelease.stages.speed import load_evalscope, load_vllm
 from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures, spread
-from flagrelease.stages.speed.load_own import StreamingLoad
+from flagrelease.stages.speed.load_own import StreamingLoad, _ask, _Response
 from support.streaming_endpoint import Pace, streaming
 
 POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)
@@ -106,6 +108,81 @@ def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, message: str) -> 
     assert len(run.requests) == POINT.requests
     assert [one.error for one in failed] == [message, message]
     assert {(one.output_tokens, one.e2e_s) for one in failed} == {(0, 0.0)}
+
+
+def raw_load(raw: bytes, status: int = 200) -> Load:
+    """Two requests that are answered with these bytes; a load that has no answer has no intervals, so raises."""
+    with streaming(Pace(raw=raw, status=status)) as base_url:
+        return StreamingLoad(base_url, "m").measure([replace(POINT, requests=2)], 1)[0]
+
+
+def events(*values: Any) -> bytes:
+    return b"".join(f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode() for value in values)
+
+
+def token(text: str, finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"text": text, "finish_reason": finish}]}
+
+
+TWO = (token("one"), token(" two", "length"))
+COUNTED = {"choices": [], "usage": {"prompt_tokens": 16, "completion_tokens": 2}}
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_a_token_that_is_a_separator_does_not_fail_its_request(separator: str) -> None:
+    run = raw_load(events(token(f"one{separator}"), TWO[1], COUNTED) + b"data: [DONE]")
+    assert [(one.error, one.input_tokens, one.output_tokens) for one in run.requests] == [("", 16, 2)] * 2
+
+
+def failed_with(raw: bytes, status: int = 200) -> str:
+    async def ask() -> _Response:
+        import httpx
+
+        with streaming(Pace(raw=raw, status=status)) as base_url:
+            async with httpx.AsyncClient(base_url=base_url, trust_env=False) as client:
+                return await _ask(client, b'{"prompt": [], "max_tokens": 2}', 0.0)
+
+    response = asyncio.run(ask())
+    made = response.request(POINT)
+    assert (made.output_tokens, made.e2e_s, list(response.gaps())) == (0, 0.0, [])
+    return made.error
+
+
+@pytest.mark.parametrize(
+    ("usage", "error"),
+    [
+        ({"prompt_tokens": None, "completion_tokens": None}, "prompt_tokens is None"),
+        ({"prompt_tokens": 16}, "completion_tokens is None"),
+        ({"prompt_tokens": 16, "completion_tokens": "2"}, "completion_tokens is '2'"),
+        ({"prompt_tokens": 16, "completion_tokens": 2.5}, "completion_tokens is 2.5"),
+        ({"prompt_tokens": 16, "completion_tokens": True}, "completion_tokens is True"),
+        ({"prompt_tokens": 16, "completion_tokens": -2}, "completion_tokens is -2"),
+        ({"prompt_tokens": 16, "completion_tokens": 0}, "completion_tokens is 0"),
+        ({"prompt_tokens": 10**400, "completion_tokens": 2}, "prompt_tokens is 1000"),
+        ({"prompt_tokens": [16], "completion_tokens": 2}, "prompt_tokens is [16]"),
+        ([16, 2], "prompt_tokens is None"),
+        (7, "prompt_tokens is None"),
+        (None, "prompt_tokens is None"),
+    ],
+)
+def test_an_answer_whose_tokens_are_not_counted_is_a_failed_request(usage: Any, error: str) -> None:
+    failed = failed_with(events(*TWO, {"choices": [], "usage": usage}) + b"data: [DONE]\n\n")
+    assert failed.startswith(f"the server does not count the tokens: {error}")
+    assert len(failed) <= 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "error"),
+    [
+        (events(TWO[0], {"error": {"message": "CUDA out of memory"}}), 200, "reports an error: CUDA out of memory"),
+        (b'{"error": {"message": "CUDA out of memory"}}', 500, "HTTP 500: CUDA out of memory"),
+        (b"data: " + b"[" * 100_000, 200, "protocol violation: ValueError: the JSON of an event is nested too deeply"),
+        (events({"choices": [5]}), 200, "protocol violation"),
+        (events(*TWO, COUNTED), 200, "the stream ended early"),
+    ],
+)
+def test_a_failed_request_says_why(raw: bytes, status: int, error: str) -> None:
+    assert error in failed_with(raw, status)
 
 
 DETAILED = {
