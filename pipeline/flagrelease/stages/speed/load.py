@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, geometric_mean, median
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from flagrelease.config.matrix import Slo
 from flagrelease.contract.speed_results import LoadFigures, Spread
@@ -27,7 +27,25 @@ from flagrelease.errors import SmokeFailed
 if TYPE_CHECKING:
     from flagrelease.ports.command import Command
 
-__all__ = ["Load", "LoadGenerator", "LoadPoint", "LoadTool", "Request", "SlowStarter", "Target", "figures", "spread"]
+__all__ = [
+    "Load",
+    "LoadGenerator",
+    "LoadPoint",
+    "LoadTool",
+    "Request",
+    "SlowStarter",
+    "Target",
+    "figures",
+    "is_token_count",
+    "reported_load",
+    "reported_request",
+    "spread",
+]
+
+_CLOCK_S = 0.001
+"""How much later a tool may note the first token than the last one of the same event."""
+_MOST = 10**9
+"""More seconds than any run takes, and more tokens than any context window has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +161,57 @@ class LoadTool:
     """The requirement that this machine lacks, with a hint, given the environment; None if there is none."""
     engine: str = ""
     """The only engine whose images contain the tool, if it runs inside the container."""
+
+
+def reported_request(*, start: Any, ttft: Any, e2e: Any, before: Any, after: Any, error: str) -> Request:
+    """A request as a tool reports it. Raises ValueError for values that cannot have been measured; those of a failed
+    request are not used."""
+    start_s = round(_seconds("a start", start), 6)
+    if error:
+        sent = before if type(before) is int else 0
+        return Request(start_s=start_s, ttft_s=0.0, e2e_s=0.0, input_tokens=sent, output_tokens=0, error=error)
+    ttft_s, e2e_s = _seconds("a time to first token", ttft), _seconds("a latency", e2e)
+    if ttft_s > e2e_s + _CLOCK_S:
+        raise ValueError(f"a latency of {e2e_s} s is shorter than its time to first token of {ttft_s} s")
+    return Request(
+        start_s=start_s,
+        ttft_s=round(min(ttft_s, e2e_s), 6),
+        e2e_s=round(e2e_s, 6),
+        input_tokens=_tokens("input", before),
+        output_tokens=_tokens("output", after),
+    )
+
+
+def reported_load(requests: Iterable[Request], *, seconds: Any, gaps: Iterable[Any]) -> Load:
+    """A run as a tool reports it, `gaps` being the inter-token latencies of its finished requests.
+
+    Raises ValueError for values that cannot have been measured, SmokeFailed if no finished request has a second token.
+    """
+    run = tuple(requests)
+    duration = _seconds("the duration", seconds)
+    if duration == 0:
+        raise ValueError("the duration is 0 s")
+    latencies = [_seconds("an inter-token latency", gap) for gap in gaps]
+    # A run in which all requests failed is returned with their reasons, which its reader reports.
+    failed = run and all(request.error for request in run)
+    return Load(requests=run, seconds=duration, itl_s=Spread(median=0.0, p99=0.0) if failed else spread(latencies))
+
+
+def is_token_count(value: Any) -> bool:
+    """Whether a value that a server or tool reports can be the number of tokens of a prompt or an answer."""
+    return type(value) is int and 0 < value <= _MOST
+
+
+def _seconds(name: str, value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= _MOST:
+        raise ValueError(f"{name} is {str(value)[:40]}, not a number of seconds")
+    return float(value)
+
+
+def _tokens(name: str, value: Any) -> int:
+    if not is_token_count(value):
+        raise ValueError(f"a number of {name} tokens is {str(value)[:40]}")
+    return int(value)
 
 
 def spread(values: Iterable[float]) -> Spread:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.ports.evalscope_program import PROGRAM, lacking
-from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
+from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, reported_load, reported_request
 
 if TYPE_CHECKING:
     from flagrelease.ports.command import Command
@@ -90,27 +90,32 @@ def parse(database: Path) -> Load:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM result ORDER BY start_time").fetchall()  # noqa: S608
     except sqlite3.Error as error:
-        raise SmokeFailed(
-            "evalscope's request table cannot be read",
-            why=str(error),
-            hint="use evalscope 1.14, whose format is expected",
-        ) from None
+        raise _unreadable(str(error)) from None
     if not rows:
         raise SmokeFailed("evalscope perf sent no requests", why="its request table is empty")
-    first, last = min(row[0] for row in rows), max(row[1] for row in rows)
-    requests = tuple(
-        Request(
-            start_s=round(start - first, 6),
-            ttft_s=round(ttft, 6) if success else 0.0,
-            e2e_s=round(latency, 6) if success else 0.0,
-            input_tokens=before or 0,
-            output_tokens=after if success else 0,
-            error="" if success else "failed",
-        )
-        for start, _end, latency, ttft, before, after, success, _gaps in rows
+    try:
+        first, last = min(row[0] for row in rows), max(row[1] for row in rows)
+        requests = [
+            reported_request(
+                start=start - first,
+                ttft=ttft,
+                e2e=latency,
+                before=before,
+                after=after,
+                error="" if success else "failed",
+            )
+            for start, _end, latency, ttft, before, after, success, _gaps in rows
+        ]
+        gaps = [gap for row in rows if row[6] for gap in json.loads(row[7] or "[]")]
+        return reported_load(requests, seconds=last - first, gaps=gaps)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(f"{type(error).__name__}: {error}") from None
+
+
+def _unreadable(why: str) -> SmokeFailed:
+    return SmokeFailed(
+        "evalscope's request table cannot be read", why=why, hint="use evalscope 1.14, whose format is expected"
     )
-    gaps = [gap for row in rows if row[6] for gap in json.loads(row[7] or "[]")]
-    return Load(requests=requests, seconds=last - first, itl_s=spread(gaps))
 
 
 LOAD_TOOL = LoadTool(

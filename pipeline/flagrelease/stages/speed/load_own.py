@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flagrelease.ports.event_stream import DONE, EventStream, ReportedError, event
 from flagrelease.ports.http import refusal
-from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
+from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, is_token_count, reported_load
 
 if TYPE_CHECKING:
     import httpx
@@ -25,8 +25,6 @@ __all__ = ["LOAD_TOOL", "StreamingLoad"]
 
 # Ordinary tokens in every vocabulary of 32,000 tokens or more; control tokens are at the ends.
 _TOKENS = range(1_000, 20_000)
-_MOST_TOKENS = 10**9
-"""More than any context window has."""
 
 
 class StreamingLoad:
@@ -66,9 +64,8 @@ class StreamingLoad:
             await asyncio.gather(*(stream() for _ in range(point.concurrency)))
             seconds = time.perf_counter() - start
         responses.sort(key=lambda response: response.start)
-        requests = tuple(response.request(point) for response in responses)
         gaps = (gap for response in responses for gap in response.gaps())
-        return Load(requests=requests, seconds=seconds, itl_s=spread(gaps))
+        return reported_load((response.request(point) for response in responses), seconds=seconds, gaps=gaps)
 
     def _bodies(self, point: LoadPoint, seed: int) -> Iterator[bytes]:
         chosen = random.Random(seed)
@@ -122,7 +119,7 @@ class _Response:
             return
         for name in ("prompt_tokens", "completion_tokens"):
             count = self.usage.get(name)
-            if type(count) is not int or not 0 < count <= _MOST_TOKENS:
+            if not is_token_count(count):
                 self.error = f"the server does not count the tokens: {name} is {count!r}"[:200]
                 return
 

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any
 
 from flagrelease.errors import SmokeFailed
-from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, spread
+from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, Request, reported_load, reported_request
 
 __all__ = ["LOAD_TOOL", "VllmBench", "argv", "parse"]
 
@@ -124,29 +124,21 @@ def parse(text: str) -> Load:
             report.get("errors") or list(repeat("", len(ttfts))),
             strict=True,
         )
-        requests = tuple(_request(start - first, *row) for start, *row in rows)
-        seconds = float(report["duration"])
+        requests = [_request(start - first, *row) for start, *row in rows]
         gaps = [gap for request, own in zip(requests, itls, strict=True) if not request.error for gap in own]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return reported_load(requests, seconds=report["duration"], gaps=gaps)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise SmokeFailed(
             "the result of vllm bench serve cannot be read",
             why=f"{type(error).__name__}: {error}",
             hint="check its version; --save-detailed must write ttfts, itls, input_lens and output_lens",
         ) from None
-    return Load(requests=requests, seconds=seconds, itl_s=spread(gaps))
 
 
 def _request(start: float, ttft: float, e2e: float, before: int, after: int, error: str) -> Request:
     # A request that failed without an error text has no output.
     failed = (error.strip().rpartition("\n")[2][:200] or "failed") if error or not after else ""
-    return Request(
-        start_s=round(start, 6),
-        ttft_s=0.0 if failed else round(ttft, 6),
-        e2e_s=0.0 if failed else round(e2e, 6),
-        input_tokens=before,
-        output_tokens=0 if failed else after,
-        error=failed,
-    )
+    return reported_request(start=start, ttft=ttft, e2e=e2e, before=before, after=after, error=failed)
 
 
 LOAD_TOOL = LoadTool(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import math
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from flagrelease.contract.speed_results import Spread
 from flagrelease.errors import SmokeFailed
 from flagrelease.stages.speed import load_evalscope, load_vllm
 from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures, spread
-from flagrelease.stages.speed.load_own import StreamingLoad, _ask, _Response
+from flagrelease.stages.speed.load_own import StreamingLoad
 from support.streaming_endpoint import Pace, streaming
 
 POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)
@@ -99,19 +99,18 @@ def test_prompts_follow_the_seed_and_answers_are_not_ended_early() -> None:
 @pytest.mark.parametrize(("pace", "message"), [(Pace(refuse=3), "HTTP 503: busy"), (Pace(cut=3), "ended early")])
 def test_what_failed_is_in_the_run_with_its_reason(pace: Pace, message: str) -> None:
     with streaming(pace) as base_url:
-        if pace.cut:
-            with pytest.raises(SmokeFailed):  # no finished requests, so no measurements
-                figures(StreamingLoad(base_url, "m").measure([POINT], 1), Slo())
-            return
         run = StreamingLoad(base_url, "m").measure([POINT], 1)[0]
     failed = [one for one in run.requests if one.error]
     assert len(run.requests) == POINT.requests
-    assert [one.error for one in failed] == [message, message]
+    assert len(failed) == (POINT.requests if pace.cut else 2)
+    assert {message in one.error for one in failed} == {True}
+    if pace.cut:
+        with pytest.raises(SmokeFailed):  # no finished requests, so no measurements
+            figures([run], Slo())
     assert {(one.output_tokens, one.e2e_s) for one in failed} == {(0, 0.0)}
 
 
 def raw_load(raw: bytes, status: int = 200) -> Load:
-    """Two requests that are answered with these bytes; a load that has no answer has no intervals, so raises."""
     with streaming(Pace(raw=raw, status=status)) as base_url:
         return StreamingLoad(base_url, "m").measure([replace(POINT, requests=2)], 1)[0]
 
@@ -135,17 +134,10 @@ def test_a_token_that_is_a_separator_does_not_fail_its_request(separator: str) -
 
 
 def failed_with(raw: bytes, status: int = 200) -> str:
-    async def ask() -> _Response:
-        import httpx
-
-        with streaming(Pace(raw=raw, status=status)) as base_url:
-            async with httpx.AsyncClient(base_url=base_url, trust_env=False) as client:
-                return await _ask(client, b'{"prompt": [], "max_tokens": 2}', 0.0)
-
-    response = asyncio.run(ask())
-    made = response.request(POINT)
-    assert (made.output_tokens, made.e2e_s, list(response.gaps())) == (0, 0.0, [])
-    return made.error
+    run = raw_load(raw, status)
+    (made,) = {(one.output_tokens, one.e2e_s, one.error) for one in run.requests}
+    assert made[:2] == (0, 0.0)
+    return made[2]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +208,58 @@ def test_vllm_results_that_cannot_be_read_say_so(text: str) -> None:
     with pytest.raises(SmokeFailed) as caught:
         load_vllm.parse(text)
     assert "cannot be read" in caught.value.what
+
+
+def vllm(**changes: Any) -> Load:
+    return load_vllm.parse(json.dumps({**DETAILED, **changes}))
+
+
+NOT_SECONDS = [-0.5, math.nan, math.inf, -math.inf, 10**400, "1", None, True, [1.0]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"duration": 0},
+        {"duration": 0.0},
+        *({"duration": value} for value in NOT_SECONDS),
+        *({"ttfts": [value, 0.2, 0.0]} for value in NOT_SECONDS),
+        *({"latencies": [value, 0.4, 0.0]} for value in NOT_SECONDS),
+        *({"itls": [[0.05, value], [0.1, 0.1], []]} for value in NOT_SECONDS),
+        *({"start_times": [value, 100.5, 101.0]} for value in NOT_SECONDS if value not in (-0.5, True)),
+        {"ttfts": [0.3, 0.2, 0.0]},  # after the last token, so that the time per token is negative
+        {"input_lens": [16.5, 16, 16]},
+        {"output_lens": [-3, 3, 0]},
+        {"output_lens": [True, 3, 0]},
+        {"output_lens": [10**400, 3, 0]},
+        {"latencies": None, "itls": [[10**400, 0.05], [0.1, 0.1], []]},
+        {"errors": [5, "", ""]},
+    ],
+    ids=lambda changes: str(changes)[:60],
+)
+def test_vllm_results_that_nobody_measured_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(SmokeFailed, match="cannot be read") as caught:
+        vllm(**changes)
+    assert caught.value.why
+    assert caught.value.hint
+
+
+def test_vllm_results_of_deep_json_are_refused() -> None:
+    with pytest.raises(SmokeFailed, match="cannot be read"):
+        load_vllm.parse('{"ttfts": ' + "[" * 100_000)
+
+
+def test_a_first_token_that_vllm_notes_after_the_last_one_is_both() -> None:
+    """It reads its clock once more for the first token, which shows where one event has all tokens."""
+    run = vllm(ttfts=[0.200004, 0.2, 0.0])
+    assert run.requests[0].tpot_s == 0
+    assert run.requests[0].ttft_s == run.requests[0].e2e_s == 0.2
+
+
+def test_a_vllm_run_that_failed_says_why() -> None:
+    run = vllm(output_lens=[0, 0, 0], itls=[[], [], []], errors=["HTTP 500", "", "late"])
+    assert [one.error for one in run.requests] == ["HTTP 500", "failed", "late"]
+    assert [one.input_tokens for one in run.requests] == [16, 16, 16]
 
 
 def test_vllm_runs_inside_and_cleans_up() -> None:
@@ -302,3 +346,36 @@ def test_evalscope_tables_that_say_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SmokeFailed) as caught:
         load_evalscope.parse(tmp_path / "bad.db")
     assert "cannot be read" in caught.value.what
+
+
+GOOD = (50.0, 51.0, 1.0, 0.2, 16, 5, 1, "[0.2, 0.2, 0.2, 0.2]")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (50.0, 50.0, *GOOD[2:]),  # no duration
+        (50.0, 49.0, *GOOD[2:]),
+        (50.0, None, *GOOD[2:]),
+        (None, *GOOD[1:]),
+        ("a", *GOOD[1:]),
+        (*GOOD[:2], math.inf, *GOOD[3:]),
+        (*GOOD[:2], None, *GOOD[3:]),
+        (*GOOD[:3], -0.2, *GOOD[4:]),
+        (*GOOD[:3], 1.2, *GOOD[4:]),
+        (*GOOD[:4], None, *GOOD[5:]),
+        (*GOOD[:5], None, *GOOD[6:]),
+        (*GOOD[:5], 2.5, *GOOD[6:]),
+        (*GOOD[:7], "[NaN]"),
+        (*GOOD[:7], "[null]"),
+        (*GOOD[:7], "7"),
+        (*GOOD[:7], "{"),
+        (*GOOD[:7], "[" * 100_000),
+    ],
+    ids=lambda row: str(row)[:60],
+)
+def test_evalscope_tables_that_nobody_measured_are_refused(row: tuple[Any, ...], tmp_path: Path) -> None:
+    with pytest.raises(SmokeFailed, match="cannot be read") as caught:
+        load_evalscope.parse(table(tmp_path / "benchmark_data.db", [row]))
+    assert caught.value.why
+    assert caught.value.hint
