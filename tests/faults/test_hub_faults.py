@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -177,6 +178,131 @@ def test_a_response_that_is_not_a_hubs_is_refused(source: str, hub: HubStandIn, 
     hub.faults = [Fault("Toy-1B", times=99, garbage=True)]
     with pytest.raises(HubRefused, match="unexpected response from"):
         fetch.lock(source)
+
+
+DEEP = b"[" * 100_000
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "says",
+    [DEEP, b'{"siblings": ' + DEEP, b'{"Data": {"Files": ' + DEEP, b"[]", b"[1]", b"null", b"5", b'"x"', b"{}"],
+    ids=lambda says: repr(says[:30]),
+)
+def test_a_listing_of_other_json_is_refused(source: str, says: bytes, hub: HubStandIn, fetch: Fetch) -> None:
+    hub.faults = [Fault("Toy-1B", times=99, says=says)]
+    with pytest.raises(HubRefused) as caught:
+        fetch.lock(source)
+    assert caught.value.why
+
+
+HF_FILE = {"rfilename": "config.json", "size": 26, "lfs": {"sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"lfs": value} for value in ([1], "x", 5, True, {"sha256": 5}, {"sha256": ["0"]})),
+        *({"size": value} for value in (None, "26", 2.5, -1, True, [26], float("inf"), float("nan"))),
+        *({"rfilename": value} for value in (None, 5, ["config.json"])),
+    ],
+    ids=str,
+)
+def test_a_file_of_hugging_face_with_other_types_is_refused(
+    changes: dict[str, object], hub: HubStandIn, fetch: Fetch
+) -> None:
+    says = json.dumps({"sha": COMMIT, "siblings": [HF_FILE, {**HF_FILE, "rfilename": "b", **changes}]}).encode()
+    hub.faults = [Fault("Toy-1B", times=99, says=says)]
+    with pytest.raises(HubRefused, match="unexpected response") as caught:
+        fetch.lock(HF)
+    assert "is not a file" in caught.value.why
+
+
+@pytest.mark.parametrize("siblings", [None, 5, "x", ["x"], [None], [[1]], {"a": 1}, [{}]], ids=str)
+def test_a_file_list_of_hugging_face_with_other_types_is_refused(
+    siblings: object, hub: HubStandIn, fetch: Fetch
+) -> None:
+    hub.faults = [Fault("Toy-1B", times=99, says=json.dumps({"sha": COMMIT, "siblings": siblings}).encode())]
+    with pytest.raises(HubRefused, match="unexpected response"):
+        fetch.lock(HF)
+
+
+MODELSCOPE_FILE = {"Path": "config.json", "Type": "blob", "Size": 26, "Sha256": "0" * 64, "Revision": COMMIT}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"Size": value} for value in ("x", 2.5, -1, True, [26], float("inf"), float("nan"))),
+        *({"Sha256": value} for value in (5, ["0"], {"a": 1})),
+        *({"Path": value} for value in (None, 5, ["config.json"])),
+    ],
+    ids=str,
+)
+def test_a_file_of_modelscope_with_other_types_is_refused(
+    changes: dict[str, object], hub: HubStandIn, fetch: Fetch
+) -> None:
+    files = [MODELSCOPE_FILE, {**MODELSCOPE_FILE, "Path": "b", **changes}]
+    hub.faults = [Fault("Toy-1B", times=99, says=json.dumps({"Code": 200, "Data": {"Files": files}}).encode())]
+    with pytest.raises(HubRefused, match="refused") as caught:
+        fetch.lock(MODELSCOPE)
+    assert caught.value.why
+
+
+@pytest.mark.parametrize("files", [5, "x", ["x"], [None], [[1]], {"a": 1}], ids=str)
+def test_a_file_list_of_modelscope_with_other_types_is_refused(files: object, hub: HubStandIn, fetch: Fetch) -> None:
+    hub.faults = [Fault("Toy-1B", times=99, says=json.dumps({"Code": 200, "Data": {"Files": files}}).encode())]
+    with pytest.raises(HubRefused):
+        fetch.lock(MODELSCOPE)
+
+
+@pytest.mark.parametrize("date", ["x", None, [1], 2.5, float("inf")], ids=str)
+def test_a_commit_of_modelscope_without_a_date_counts_as_the_oldest(
+    date: object, hub: HubStandIn, fetch: Fetch
+) -> None:
+    files = [{**MODELSCOPE_FILE, "CommittedDate": date}]
+    files.append({**MODELSCOPE_FILE, "Path": "b", "CommittedDate": 1, "Revision": "a" * 40})
+    hub.faults = [Fault("Toy-1B", times=99, says=json.dumps({"Code": 200, "Data": {"Files": files}}).encode())]
+    assert fetch.hubs.resolve(MODELSCOPE, fetch.progress).revision == "a" * 40
+
+
+@BOTH
+def test_an_error_of_deep_json_is_the_hubs(source: str, hub: HubStandIn, fetch: Fetch) -> None:
+    model = fetch.lock(source)
+    hub.faults = [Fault("Toy-1B", times=99, status=403, says=DEEP)]
+    with pytest.raises(HubRefused):
+        fetch.lock(source)
+    hub.faults = [Fault(SHARD, times=99, status=403, says=DEEP)]
+    with pytest.raises((HubRefused, HubUnavailable)):  # ModelScope's client takes it for a lost connection
+        fetch.run(model)
+
+
+def test_a_listing_that_is_compressed_wrongly_is_unavailable(hub: HubStandIn, fetch: Fetch) -> None:
+    fault = Fault("Toy-1B", says=b"not gzip", headers={"Content-Encoding": "gzip"})
+    hub.faults = [fault]
+    assert fetch.lock(HF).revision == COMMIT
+    assert fault.times == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "token", "words"),
+    [
+        (401, "", ["may not exist", "private", "set HF_TOKEN"]),
+        (401, "hf-canary", ["may not exist", "HF_TOKEN is valid"]),
+        (403, "hf-canary", ["accept the terms", "with its account"]),
+    ],
+)
+def test_the_hint_for_a_refusal_of_hugging_face_names_what_it_may_mean(
+    status: int, token: str, words: list[str], hub: HubStandIn, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub answers 401 for a private repository and for one that does not exist."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.faults = [Fault("Toy-1B", times=99, status=status)]
+    with pytest.raises(HubRefused, match="access denied") as caught:
+        fetch.lock(HF)
+    assert [word for word in words if word not in caught.value.hint] == []
+    assert ("set HF_TOKEN" in caught.value.hint) is (not token)
+    assert ("may not exist" in caught.value.hint) is (status == 401)
 
 
 EVIL = [

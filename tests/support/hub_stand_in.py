@@ -33,7 +33,7 @@ class Fault:
 
     `status` answers with that code (and `headers`); `reset` closes without an answer; `cut` sends so many bytes of
     the body and closes; `flip` inverts one bit of the body; `stall` sends so many bytes and then waits until the
-    test goes on; `garbage` answers 200 with something that is no protocol.
+    test goes on; `garbage` answers 200 with something that is no protocol; `says` answers with this body.
     """
 
     where: str
@@ -45,6 +45,7 @@ class Fault:
     flip: bool = False
     stall: int | None = None
     garbage: bool = False
+    says: bytes | None = None
 
 
 class HubStandIn:
@@ -121,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.reset:
             self.close_connection = True
             self.connection.close()
+            return
+        if fault and fault.says is not None:
+            self._send(fault.status or 200, fault.says, fault.headers)
             return
         if fault and fault.status:
             self._send(fault.status, json.dumps({"Message": "scripted", "Success": False}).encode(), fault.headers)

@@ -101,10 +101,7 @@ class HuggingFace:
     def _listing(self, answer: Any) -> Listing:
         try:
             commit = str(answer["sha"])
-            files = [
-                LockedFile(path=entry["rfilename"], size=int(entry["size"]), sha256=_sha256(entry))
-                for entry in answer["siblings"]
-            ]
+            files = [_file(entry) for entry in answer["siblings"]]
         except (KeyError, TypeError, ValueError) as error:
             raise HubRefused(
                 f"unexpected response from {self._endpoint}", why=f"{type(error).__name__}: {error}"
@@ -125,10 +122,7 @@ class HuggingFace:
         status = answer.status_code
         why = f"HTTP {status} from {self._endpoint}"
         if status in (401, 403):
-            hint = f"set {_TOKEN}; accept the model's terms on its page"
-            if self._token is None and os.environ.get(_TOKEN):
-                hint = f"{_TOKEN} was not sent, since HF_ENDPOINT is plain http: use an https one"
-            raise HubRefused(f"access denied to {what}", why=why, hint=hint)
+            raise HubRefused(f"access denied to {what}", why=why, hint=self._access_hint(status))
         if status == 404:
             raise HubRefused(f"{what} does not exist", why=why, hint="check its name and revision")
         if retriable(status):
@@ -140,6 +134,17 @@ class HuggingFace:
         if status >= 400:
             raise HubRefused(f"{what} is refused", why=why)
 
+    def _access_hint(self, status: int) -> str:
+        """What to do after 401 or 403. Without a valid token, the hub answers 401 for an absent repository, too."""
+        terms = "accept the terms of the repository on its page"
+        if self._token is None and os.environ.get(_TOKEN):
+            hint = f"{_TOKEN} was not sent, since HF_ENDPOINT is plain http: use an https one"
+        elif self._token:
+            hint = f"check that {_TOKEN} is valid and may read the repository; {terms} with its account"
+        else:
+            hint = f"if it is private or its access is restricted, set {_TOKEN} and {terms}"
+        return f"check the name, since the repository may not exist; {hint}" if status == 401 else hint
+
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
         """Translate the HTTP client's errors into ours."""
@@ -147,16 +152,20 @@ class HuggingFace:
 
         try:
             yield
-        except (httpx.TransportError, httpx.TooManyRedirects) as error:
+        except httpx.RequestError as error:
             raise HubUnavailable(
                 f"{self.name} is temporarily unavailable",
                 why=f"{self._endpoint}: {error or type(error).__name__}",
                 hint="run again: the download resumes; HF_ENDPOINT selects another site",
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HubRefused(f"unexpected response from {self._endpoint}", why=redact(str(error))[:200]) from error
 
 
-def _sha256(entry: dict[str, Any]) -> str:
-    """The sha256 that the hub lists: only for files in large-file storage, else empty."""
-    return str((entry.get("lfs") or {}).get("sha256") or "")
+def _file(entry: Any) -> LockedFile:
+    """A file of the listing; only those in large-file storage have a sha256. Raises KeyError, TypeError."""
+    path, size, storage = entry["rfilename"], entry["size"], entry.get("lfs") or {}
+    sha256 = storage.get("sha256") or "" if isinstance(storage, dict) else None
+    if not (isinstance(path, str) and type(size) is int and size >= 0 and isinstance(sha256, str)):
+        raise TypeError(f"{str(entry)[:100]} is not a file")
+    return LockedFile(path=path, size=size, sha256=sha256)

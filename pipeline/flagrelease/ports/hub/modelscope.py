@@ -102,7 +102,10 @@ class ModelScope:
                 _DownloadControl(total_timeout=_LISTING_SECONDS, cancel_event=watch.cancelled) as control,
                 client.read_context(control),
             ):
-                return client.list_repo_files(self._source.name, self._kind, revision=revision)
+                entries: object = client.list_repo_files(self._source.name, self._kind, revision=revision)
+        if not isinstance(entries, list):
+            raise self._refused(f"it is not a list: {entries!r}"[:200])
+        return entries
 
     def _files(self, entries: Sequence[Mapping[str, Any]]) -> tuple[LockedFile, ...]:
         files = []
@@ -114,8 +117,10 @@ class ModelScope:
                 continue
             if entry.get("Type") not in ("blob", None) or str(entry.get("Mode", "")) == _SYMLINK:
                 raise self._refused(f"{path!r} is not a regular file")
-            sha256 = str(entry.get("Sha256") or "").lower()
-            files.append(LockedFile(path=path, size=int(entry.get("Size") or 0), sha256=sha256))
+            size, sha256 = entry.get("Size") or 0, entry.get("Sha256") or ""
+            if type(size) is not int or size < 0 or not isinstance(sha256, str):
+                raise self._refused(f"the size or sha256 of {path!r} is invalid: {size!r}, {sha256!r}"[:200])
+            files.append(LockedFile(path=path, size=size, sha256=sha256.lower()))
         check_names((file.path for file in files), self.name)
         return self._source.within(files)
 
@@ -204,7 +209,8 @@ def _translated(error: Exception, what: str, endpoint: str) -> BaseException | N
             )
         case client.HubError():
             return HubRefused(f"{endpoint} refused {what}", why=why)
-        case ValueError():  # the response is not JSON, so the server is not a hub
+        # The response is not JSON or has other types than the client expects, so the server is not a hub.
+        case ValueError() | RecursionError() | AttributeError() | TypeError() | KeyError():
             return HubRefused(f"{what}: unexpected response from {endpoint}", why=why)
         case _:
             return None
@@ -220,7 +226,9 @@ def _reason(error: Exception) -> str:
 
 
 def _newest_commit(entries: Sequence[Mapping[str, Any]]) -> str:
-    dated = [(int(entry.get("CommittedDate") or 0), str(entry.get("Revision") or "")) for entry in entries]
+    dates = (entry.get("CommittedDate") for entry in entries)
+    known = (date if type(date) is int else 0 for date in dates)
+    dated = [(date, str(entry.get("Revision") or "")) for date, entry in zip(known, entries, strict=True)]
     return next((commit for _, commit in sorted(dated, reverse=True) if is_commit(commit)), "")
 
 
