@@ -14,6 +14,8 @@ DONE = "[DONE]"
 """The data after the last event."""
 
 _LINE_END = re.compile(rb"[\r\n]")  # between the two of a CRLF is an empty line, which has no data
+_HEAD = 4096
+"""More bytes than an error document has."""
 
 
 class ReportedError(ValueError):
@@ -29,9 +31,18 @@ class EventStream:
 
     def __init__(self) -> None:
         self._line = bytearray()
+        self._events = False
+        self._head = b""
+
+    @property
+    def document(self) -> bytes:
+        """The beginning of a body that is a JSON object instead of events, as of an error; empty if it is not one."""
+        return b"" if self._events or not self._head.lstrip().startswith(b"{") else self._head
 
     def feed(self, block: bytes) -> list[str]:
         """The data of the events that the block completes."""
+        if not self._events:
+            self._head = (self._head + block)[:_HEAD]
         first, *others = _LINE_END.split(block)
         self._line += first
         found = []
@@ -48,7 +59,10 @@ class EventStream:
         if name == "error" and data:
             # How older versions of llama.cpp's server report an error; the standard has no such field.
             data = json.dumps({"error": data})
-        return [data] if name in ("data", "error") and data else []
+        if name not in ("data", "error") or not data:
+            return []
+        self._events = True
+        return [data]
 
 
 def event(data: str) -> dict[str, Any]:

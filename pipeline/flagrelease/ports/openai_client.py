@@ -131,6 +131,8 @@ class Client:
             for block in answer.iter_bytes():
                 yield from events.feed(block)
             yield from events.end()
+        if events.document:
+            raise _invalid("streaming", refusal(answer.status_code, events.document))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Reply:
         """Send any POST request; the response may have any status."""

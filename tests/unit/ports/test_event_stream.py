@@ -70,6 +70,25 @@ def test_any_data_of_one_line_arrives_whole(events: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("blocks", "document"),
+    [
+        ([b' {"error"', b': "x"}'], b' {"error": "x"}'),
+        ([b'{\n  "error": "x"\n}'], b'{\n  "error": "x"\n}'),
+        ([b": ping\n"], b""),
+        ([b"data: {}\n"], b""),
+        ([b'{"', b'"}\n', b"data: {}\n", b"x\n"], b""),
+        ([b"{" * 9000], b"{" * 4096),
+    ],
+)
+def test_a_document_instead_of_events_is_kept(blocks: list[bytes], document: bytes) -> None:
+    stream = EventStream()
+    for block in blocks:
+        stream.feed(block)
+    stream.end()
+    assert stream.document == document
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         (b'data: {"error": {"message": "CUDA out of memory", "code": 500}}', "CUDA out of memory"),

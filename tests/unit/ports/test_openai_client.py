@@ -53,6 +53,7 @@ def test_counts_that_are_not_numbers_are_left_out() -> None:
         (says("one") + data({"error": {"message": "CUDA out\nof memory"}}), 200, "CUDA out of memory"),
         (says("one") + b'error: {"message": "CUDA out of memory"}\n\n', 200, "CUDA out of memory"),
         (b'{"error": {"message": "' + b"x" * 99 + b' CUDA out of memory", "code": 500}}', 500, "CUDA out of memory"),
+        (b'{"error": {"message": "CUDA out of memory"}}', 200, "HTTP 200: CUDA out of memory"),
         (b"busy", 503, "HTTP 503: busy"),
     ],
 )

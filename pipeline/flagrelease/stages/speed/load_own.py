@@ -154,7 +154,10 @@ async def _ask(client: httpx.AsyncClient, body: bytes, run_start: float) -> _Res
                     response.parse(data)
             for data in events.end():
                 response.parse(data)
-        response.finish()
+        if events.document:
+            response.error = refusal(answer.status_code, events.document)[:200]
+        else:
+            response.finish()
     except ReportedError as error:
         response.error = str(error)[:200]
     except httpx.HTTPError as error:

@@ -168,6 +168,7 @@ def test_an_answer_whose_tokens_are_not_counted_is_a_failed_request(usage: Any, 
     [
         (events(TWO[0], {"error": {"message": "CUDA out of memory"}}), 200, "reports an error: CUDA out of memory"),
         (b'{"error": {"message": "CUDA out of memory"}}', 500, "HTTP 500: CUDA out of memory"),
+        (b'{"error": {"message": "CUDA out of memory"}}', 200, "HTTP 200: CUDA out of memory"),
         (b"data: " + b"[" * 100_000, 200, "protocol violation: ValueError: the JSON of an event is nested too deeply"),
         (events({"choices": [5]}), 200, "protocol violation"),
         (events(*TWO, COUNTED), 200, "the stream ended early"),
