@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.ports.openai_client import Client, Streamed
+from support.endpoints import Said, serving
 from support.streaming_endpoint import Pace, streaming
 
 DEEP = b"[" * 100_000
@@ -96,3 +98,14 @@ def test_an_answer_in_one_piece_is_judged_alike(raw: bytes, status: int, why: st
     ):
         client.chat("m", "?")
     assert why in caught.value.why
+
+
+@pytest.mark.parametrize("ask", [Client.chat, Client.stream])
+def test_a_body_that_is_compressed_wrongly_is_a_failed_check(ask: Callable[..., object]) -> None:
+    said = Said(b"not gzip", headers={"Content-Encoding": "gzip"})
+    with (
+        serving(lambda _request, _n: said) as endpoint,
+        Client(endpoint.base_url, seconds=10) as client,
+        pytest.raises(SmokeFailed, match="invalid response"),
+    ):
+        ask(client, "m", "?")
