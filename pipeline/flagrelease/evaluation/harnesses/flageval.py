@@ -334,7 +334,7 @@ def _never_sent(error: Exception) -> bool:
 def _document(path: str, response: requests.Response) -> dict[str, Any]:
     try:
         document = json.loads(response.content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid_response(path, f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise _invalid_response(path, f"a {type(document).__name__} instead of an object")

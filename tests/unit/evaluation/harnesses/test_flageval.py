@@ -167,7 +167,11 @@ def test_a_score_must_be_a_fraction(score: Any, tmp_path: Path) -> None:
     assert "not a fraction of 1" in refused.value.why
 
 
-@pytest.mark.parametrize("body", [b"<html>502</html>", b"[]", b'{"err_code": 3, "err_msg": "no such thing"}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>502</html>", b"[]", b"[" * 100_000, b'{"err_code": 3, "err_msg": "no such thing"}'],
+    ids=lambda body: repr(body[:20]),
+)
 def test_garbage_is_refused(body: bytes, tmp_path: Path) -> None:
     with (
         platform(trouble=lambda path, _: (200, {}, body) if path == "/evaldiffs" else None) as service,
