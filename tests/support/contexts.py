@@ -108,6 +108,12 @@ class Executing:
         self.executed.append(argv)
         return 0, self.prints(argv)
 
+    def ended(self) -> None:
+        """It runs."""
+
+    def logs(self, lines: int) -> str:
+        return f"the last {lines} lines"
+
 
 def served(container: Executing) -> Served:
     """A served image, of which only the container is asked."""

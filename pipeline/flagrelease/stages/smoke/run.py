@@ -67,7 +67,16 @@ def _checks(
     # Reading a full window takes a minute on a CPU; the check with a too long prompt covers the limit.
     window = cell.model.serve.max_model_len
     long_tokens = window // 8 if VENDORS[cell.chip.vendor].on_host else window
-    bench = endpoint_checks.make_bench(server, client, cell.model, long_tokens=long_tokens)
+    try:
+        bench = endpoint_checks.make_bench(server, client, cell.model, long_tokens=long_tokens)
+    except NoAnswer as error:
+        server.check()
+        raise SmokeFailed(
+            f"{cell.id} did not answer its first question",
+            why=str(error),
+            hint="the end of the server's log is below",
+            detail=server.log(),
+        ) from error
     yield from endpoint_checks.all_of(bench)
     if kernels is not None:
         yield from operator_checks.all_of(container, bench, kernels)
@@ -99,7 +108,7 @@ def _perform(
         except FlagreleaseError as error:
             server.check()
             passed, detail = False, error.line()
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             server.check()
             passed, detail = False, f"unexpected response schema: {type(error).__name__}: {error}"
         done.append(results.Check(name=name, passed=passed, detail=detail, seconds=clock.monotonic() - start))
