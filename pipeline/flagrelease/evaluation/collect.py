@@ -38,6 +38,10 @@ from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERV
 __all__ = ["Gathered", "Pair", "gather", "lines"]
 
 
+_SILENT_SECONDS = 30.0
+"""After so long without a response of the server, the progress line says so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Both sides' answers to one benchmark."""
@@ -200,9 +204,10 @@ class _Collector:
         def report(look: int, tally: Tally) -> None:
             failed = f", {tally.errors} failed" if tally.errors else ""
             at_look = f", look {look}" if look else ""
+            silent = f", no response for {tally.silent:.0f} s" if tally.silent >= _SILENT_SECONDS else ""
             count = Count(tally.done, tally.total, "questions" if spec.repeats == 1 else "answers")
             self._context.progress.doing(
-                f"{stack}: {spec.benchmark}{at_look}, accuracy {tally.accuracy:.2f}{failed}", count
+                f"{stack}: {spec.benchmark}{at_look}, accuracy {tally.accuracy:.2f}{failed}{silent}", count
             )
 
         return ServedSide(

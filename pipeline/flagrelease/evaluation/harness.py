@@ -76,7 +76,9 @@ class Patience:
     backoff: Backoff = _BACKOFF
     """The pauses between attempts after a transport error or a retriable status."""
     request_seconds: float = 1800.0
-    """The timeout of one request, in seconds."""
+    """The timeout of one request, in seconds, while it does not follow from the answers so far."""
+    least_seconds: float = 120.0
+    """Seconds that an answer may take beyond four times the slowest one so far: a busy machine may hold one up."""
     errors: float = 0.01
     """The fraction of the asks that may fail for good; two may in any case."""
 

@@ -78,6 +78,8 @@ class Tally:
     """Answers obtained by this process."""
     seconds: float
     """Seconds spent by this process."""
+    silent: float = 0.0
+    """Seconds since the last response of the server."""
 
     @property
     def accuracy(self) -> float:

@@ -20,6 +20,7 @@ from flagrelease.evaluation.chat import AbortedError, InvalidResponseError, pars
 from flagrelease.evaluation.grading.worker import GradingFailedError, GradingWorker, grade
 from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
 from flagrelease.evaluation.harnesses.own_http import JsonConnection, Response, TransportError
+from flagrelease.evaluation.harnesses.own_pace import Pace
 from flagrelease.evaluation.question import Grade, Question, Reply
 from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.transcripts import Replies
@@ -59,6 +60,7 @@ class OwnHarness:
                     writer.sync()
                     synced = now
                 request.report(run.tally())
+                run.check_pace()
             if run.failure is not None:
                 request.watch()  # if the server has died, that is the better explanation
                 raise run.failure
@@ -106,6 +108,12 @@ class _Run:
         self._errors: Counter[str] = Counter()
         self._not_before = 0.0
         self._start = time.monotonic()
+        self._pace = Pace(
+            most_tokens=int(evaluation.parameters["max_tokens"]),
+            most_seconds=patience.request_seconds,
+            least_seconds=patience.least_seconds,
+            began=self._start,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
         self.ended = threading.Event()
@@ -134,7 +142,19 @@ class _Run:
             truncated=self._truncated,
             asked=self._asked,
             seconds=time.monotonic() - self._start,
+            silent=self._pace.silent(time.monotonic()),
         )
+
+    def check_pace(self) -> None:
+        """Raises SmokeFailed if the server hangs: it would take all attempts of all requests to end otherwise."""
+        now = time.monotonic()
+        if self._pace.hangs(now):
+            raise SmokeFailed(
+                f"{self._evaluation.benchmark}: the server has stopped to answer",
+                why=f"there was no response for {self._pace.silent(now):.0f} s; one should take at most "
+                f"{self._pace.limit:.0f} s, by the answers so far",
+                hint="see the server's log; run again: answers are kept",
+            )
 
     def running(self) -> _Running:
         return _Running(self)
@@ -245,7 +265,9 @@ class _Run:
             try:
                 response = await self._post_once(connection, body)
                 latency = round(time.monotonic() - start, 6)
-                return latency, self._parse(response)
+                reply = self._parse(response)
+                self._pace.answered(latency, reply.completion_tokens)
+                return latency, reply
             except _RetryableError as error:
                 pause = attempts.failed(error.seconds)
                 if pause is None:
@@ -263,10 +285,11 @@ class _Run:
 
     async def _post_once(self, connection: JsonConnection, body: bytes) -> Response:
         try:
-            response = await connection.post(body, seconds=self._patience.request_seconds)
+            response = await connection.post(body, seconds=self._pace.limit)
         except TransportError as error:
             self.transport_failed.set()
             raise _RetryableError(f"no response: {error}") from None
+        self._pace.responded = time.monotonic()
         if response.status == 200:
             return response
         why = refusal(response.status, response.body)

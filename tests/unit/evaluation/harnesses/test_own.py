@@ -18,7 +18,7 @@ from flagrelease.evaluation.request import Tally
 from flagrelease.evaluation.tasks import TASKS
 from flagrelease.ports.retry import Backoff
 from flagrelease.verdict.samples import Sample, read_samples
-from support.asking import LETTER, ask, echo, evaluation
+from support.asking import LETTER, QUICK, ask, echo, evaluation
 from support.endpoints import Said, chat, letters, serving
 
 
@@ -118,6 +118,36 @@ def test_a_cut_connection_is_retried(tmp_path: Path) -> None:
         tally, samples = ask(server.base_url, evaluation(5), tmp_path / "s.jsonl")
     assert tally.errors == 0
     assert len(samples) == 5
+
+
+def test_a_server_that_hangs_ends_the_evaluation_soon_and_keeps_the_answers(tmp_path: Path) -> None:
+    """It accepts requests and never answers them, while its process runs: no connection fails."""
+    released = threading.Event()
+
+    def hanging(request: dict[str, Any], n: int) -> Said:
+        if int(request["messages"][-1]["content"].split()[-1]) >= 4:
+            released.wait(60)
+        return echo(request, n)
+
+    patience = replace(QUICK, request_seconds=3600.0, least_seconds=0.5)
+    silent: list[float] = []
+    began = time.monotonic()
+    with serving(hanging) as server:
+        try:
+            with pytest.raises(SmokeFailed, match="the server has stopped to answer") as caught:
+                ask(
+                    server.base_url,
+                    evaluation(40, concurrency=2),
+                    tmp_path / "s.jsonl",
+                    patience=patience,
+                    report=lambda tally: silent.append(tally.silent),
+                )
+        finally:
+            released.set()
+    assert time.monotonic() - began < 30
+    assert "there was no response for" in caught.value.why
+    assert max(silent) > 0.5
+    assert len(read_samples(tmp_path / "s.jsonl")) >= 4
 
 
 def test_an_answer_that_the_server_gave_up_is_asked_again(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""The limits of an answer follow from the answers so far."""
+
+from __future__ import annotations
+
+from flagrelease.evaluation.harnesses.own_pace import Pace
+
+
+def pace() -> Pace:
+    return Pace(most_tokens=1000, most_seconds=1800.0, least_seconds=120.0, began=100.0)
+
+
+def test_before_the_first_answer_the_longest_time_is_allowed() -> None:
+    one = pace()
+    assert one.limit == 1800
+    assert not one.hangs(100 + 2600)
+    assert one.hangs(100 + 2800)
+
+
+def test_an_answer_may_take_four_times_the_slowest_one_at_its_full_length() -> None:
+    one = pace()
+    one.answered(2.0, 100)  # 0.02 s a token
+    one.answered(1.0, 100)
+    assert one.limit == 120 + 4 * 0.02 * 1000
+    one.answered(3.0, None)
+    assert one.limit == 1800, "without a count of tokens, the whole time may be that of one"
+
+
+def test_silence_is_counted_from_the_last_response() -> None:
+    one = pace()
+    one.answered(0.01, 1)
+    one.responded = 500.0
+    assert one.silent(560.0) == 60
+    assert not one.hangs(500 + 1.4 * one.limit)
+    assert one.hangs(500 + 1.6 * one.limit)
