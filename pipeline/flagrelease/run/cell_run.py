@@ -223,6 +223,7 @@ class CellRun:
             with ExitStack() as stack:
                 if stage.on_chip:
                     self._hold_host(stack, stage)
+                    start = self._clock.monotonic()  # waiting for another run is not the stage's time
                 self._append(stage, "running")
                 result = stage.run(self.job, self._context(stage, meter))
         except StopRequested:

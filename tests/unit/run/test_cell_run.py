@@ -167,6 +167,28 @@ def test_a_cell_is_held_by_one_run(tmp_path: Path) -> None:
         assert json.loads(path.read_text())["run"] == "mine"
 
 
+def test_waiting_for_the_chip_is_not_time_of_the_stage(tmp_path: Path) -> None:
+    (run,) = toys.run_cells(tmp_path, "cpu/tiny")
+    path = tmp_path / "locks" / f"host-{run.cell.chip.hosts[0].replace('/', '_').replace(':', '_')}.lock"
+    held = threading.Event()
+
+    def other() -> None:
+        with locks.hold(path, "the host", "another"):
+            held.set()
+            time.sleep(1.5)
+
+    holder = threading.Thread(target=other)
+    holder.start()
+    held.wait(10)
+    began = time.monotonic()
+    InlineExecutor().execute([run])
+    holder.join()
+    assert time.monotonic() - began > 1
+    spent = next(outcome.spent for outcome in run.outcomes if outcome.stage == "second")
+    assert spent is not None
+    assert spent.seconds < 1
+
+
 def test_plain_lines_show_the_progress(tmp_path: Path) -> None:
     stream = io.StringIO()
     shared = toys.session(tmp_path, board=PlainBoard(stream))
