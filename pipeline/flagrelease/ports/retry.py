@@ -76,9 +76,12 @@ def retriable(trouble: int | BaseException) -> bool:
 
 
 def wait_or_raise(error: FlagreleaseError, attempts: Attempts, clock: Waits, note: Callable[[str], None]) -> None:
-    """Wait before the next attempt, or raise the error to give up."""
+    """Wait before the next attempt, or raise the error to give up; its reason then says what wait was asked for."""
     pause = attempts.failed(error.after) if retriable(error) else None
     if pause is None:
+        asked = "" if error.after is None else f"asked to wait {error.after:.0f} s"
+        if asked not in error.why:  # retries may be nested: a push, and each of its requests
+            error.why = f"{error.why}; {asked}" if error.why else asked
         raise error
     note(f"{error.line()}; retrying in {pause:.0f} s")
     clock.sleep(pause)

@@ -95,9 +95,10 @@ def test_the_budget_ends_the_retries(store: Store, host: str, client: OciRegistr
 
 def test_a_wait_beyond_the_budget_is_not_begun(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
     failing(store, 1, 429, **{"Retry-After": "3600"})
-    with pytest.raises(RegistryUnavailable):
+    with pytest.raises(RegistryUnavailable) as caught:
         client.digest(f"{host}/a", "tag")
     assert clock.slept == []
+    assert caught.value.why == "HTTP 429; asked to wait 3600 s"
 
 
 def test_nothing_listens(client: OciRegistry) -> None:

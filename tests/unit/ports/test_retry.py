@@ -94,9 +94,11 @@ def test_retry_after_is_the_least_that_is_waited() -> None:
 
 def test_retry_after_beyond_the_budget_is_not_begun() -> None:
     clock = FakeClock()
-    with pytest.raises(HubUnavailable):
-        retry(failing(1, after=3600), Backoff(budget=60.0, attempts=3), clock)
+    nested = Backoff(budget=60.0, attempts=3)
+    with pytest.raises(HubUnavailable) as caught:
+        retry(lambda: retry(failing(1, after=3600), nested, clock), nested, clock)
     assert clock.slept == []
+    assert caught.value.why == "HTTP 503; asked to wait 3600 s"
 
 
 def test_progress_starts_the_budget_and_the_pauses_again() -> None:
