@@ -36,6 +36,25 @@ def test_no_registry(tmp_path: Path, base: str) -> None:
     assert hint(err)
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", 1),
+        ('{"credsStore": "not-installed"}', 0),
+        ('{"auths": {"localhost:1": {"auth": "!!notbase64"}}}', 0),
+        ('{"auths": {"localhost:1": {"auth": "dXNlcg=="}}}', 0),
+    ],
+)
+def test_a_damaged_docker_configuration_stops_no_run(tmp_path: Path, base: str, content: str, named: int) -> None:
+    user = project(tmp_path, "localhost:1/none")
+    (tmp_path / "config.json").write_text(content)
+    code, _, err = user.call("run", CELL, DOCKER_CONFIG=str(tmp_path))
+    assert code == 6, err
+    assert first_line(err).startswith("flagrelease: no registry answers at localhost:1"), "the engine was reached"
+    assert err.count(f"{tmp_path}/config.json cannot be read") == named
+    assert err.count("move it away") == named
+
+
 @pytest.mark.parametrize(("status", "code"), [(401, 7), (403, 7), (500, 6), (0, 6)], ids=["401", "403", "500", "drops"])
 def test_a_registry_in_trouble(tmp_path: Path, base: str, status: int, code: int) -> None:
     store = Store(trouble=lambda _method, _path: (status, {}))

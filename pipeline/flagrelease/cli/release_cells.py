@@ -15,6 +15,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
 from flagrelease.contract.stage import AnyStage
 from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.ports.docker import config_file
 from flagrelease.run import cleanup
 from flagrelease.run.board import Board
 from flagrelease.run.cell_run import CellRun, Session, new_run_id
@@ -73,9 +74,11 @@ def _release(
                 results.append(summary.refused(plan.cell, error))
         if not free:
             return results
+        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
+        if project.runner == "docker" and (ignored := config_file.read().ignored()):
+            shown.say(f"{ignored.line()}: {ignored.hint}")
         check_machine(free, project, ports)
         cleanup.leftovers([plan.cell for plan in free], project.workspace, ports)
-        shown = PlainBoard() if arguments.json else board([p.cell.id for p in free], [s.name for s in stages])
         session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
         runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()

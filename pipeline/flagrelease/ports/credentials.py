@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flagrelease.errors import ConfigError
+from flagrelease.ports.docker import config_file
 from flagrelease.ports.http import origin
-from flagrelease.redact import remember
+from flagrelease.redact import redact, remember
 
 USER = "FLAGRELEASE_REGISTRY_USER"
 PASSWORD = "FLAGRELEASE_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -40,7 +41,7 @@ class Logins:
             user, password = from_environment(USER), from_environment(PASSWORD)
             if user and password:
                 return _known(host, user, password)
-        return _docker_login(host)
+        return docker_login(host)[0]
 
 
 def from_environment(name: str) -> str:
@@ -65,22 +66,26 @@ def token_for(endpoint: str, name: str) -> str | None:
     return text
 
 
-def _docker_login(host: str) -> Credentials | None:
-    """What `docker login` stored, in the file or by a credential helper. What cannot be read is no login: most
-    registries that are only read need none, and those that do refuse."""
-    from docker import auth, credentials, errors
+def docker_login(host: str) -> tuple[Credentials | None, str]:
+    """What `docker login` stored, in the file or by a credential helper; and why it cannot be read, if so.
 
+    What cannot be read is no login: most registries that are only read need none, and those that do refuse.
+    """
+    from docker import auth
+
+    file = config_file.read()
+    logins, faults = file.logins()
+    _remember(logins.get("auths", {}))
+    fault = file.fault or next((why for name, why in faults.items() if auth.resolve_index_name(name) == host), "")
     try:
-        config = auth.load_config()
-        _remember(config.auths)
-        found: Mapping[str, Any] = config.resolve_authconfig(host) or {}
-    except (errors.DockerException, credentials.errors.StoreError, OSError, ValueError, TypeError):
-        return None
+        found = auth.AuthConfig(logins).resolve_authconfig(host)
+    except Exception as error:  # a helper that is missing or fails, in ways of its own
+        fault, found = str(error), auth.AuthConfig({"auths": logins["auths"]}).resolve_authconfig(host)
     # The file gives `username`, a helper `Username`.
-    known = {name.lower(): value for name, value in found.items()}
+    known = {name.lower(): value for name, value in (found or {}).items()}
     if known.get("username") and known.get("password"):
-        return _known(host, known["username"], known["password"])
-    return None
+        return _known(host, known["username"], known["password"]), ""
+    return None, redact(fault)
 
 
 def _known(host: str, user: str, password: str) -> Credentials:

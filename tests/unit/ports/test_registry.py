@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flagrelease.errors import ConfigError, RegistryDenied, RegistryUnavailable, UpstreamRefused
-from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
+from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins, docker_login
+from flagrelease.ports.docker import config_file
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.redact import redact
@@ -229,6 +230,32 @@ def test_a_docker_configuration_without_a_usable_login_is_no_login(
 ) -> None:
     (no_docker_login / "config.json").write_text(json.dumps(config))
     assert Logins()("reg.example") is None
+
+
+@pytest.mark.parametrize("damaged", [{"auth": "!!notbase64"}, {"auth": "dXNlcg=="}, {"auth": 7}, "x"])
+def test_a_damaged_login_of_another_host_spoils_none(damaged: object, no_docker_login: Path) -> None:
+    auths = {"a.example": damaged, "reg.example": {"auth": "dTpw"}, "z.example": damaged}
+    (no_docker_login / "config.json").write_text(json.dumps({"auths": auths, "credHelpers": {"reg.example": "absent"}}))
+    assert Logins()("reg.example") == Credentials("u", "p")
+    login, fault = docker_login("a.example")
+    assert login is None
+    assert "a.example is not a login" in fault
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_docker_configuration_that_cannot_be_read_is_named(content: str, no_docker_login: Path) -> None:
+    (no_docker_login / "config.json").write_text(content)
+    assert Logins()("reg.example") is None
+    ignored = config_file.read().ignored()
+    assert ignored is not None
+    assert str(no_docker_login / "config.json") in ignored.what
+    (no_docker_login / "config.json").write_text("{}")
+    assert config_file.read().ignored() is None
+
+
+def test_logins_of_the_oldest_form_are_read(no_docker_login: Path) -> None:
+    (no_docker_login / "config.json").write_text(json.dumps({"reg.example": {"auth": "dTpw"}}))
+    assert Logins()("reg.example") == Credentials("u", "p")
 
 
 def test_a_credential_helper_is_asked_and_what_it_says_is_redacted(

@@ -18,6 +18,9 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.evaluation.harnesses import choose
 from flagrelease.packaging.base_image import how_to_make
+from flagrelease.ports.credentials import docker_login
+from flagrelease.ports.docker import config_file
+from flagrelease.ports.docker.endpoint import endpoint
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.run.plan import Choice
@@ -69,6 +72,7 @@ def _checks(project: Project, ports: Ports) -> list[tuple[str, Callable[[], Find
         return [("python", lambda: _python(project)), *common]
     return [
         ("docker engine", lambda: _docker(ports)),
+        ("docker config", _docker_config),
         ("registry", lambda: _registry(project)),
         ("base images", lambda: _bases(project, ports)),
         ("credentials", lambda: _credentials(project)),
@@ -94,7 +98,7 @@ def _python(project: Project) -> Finding:
 
 def _docker(ports: Ports) -> Finding:
     version = ports.runner.version()
-    return Finding("docker engine", True, f"{version.version} on {version.os}")
+    return Finding("docker engine", True, f"{version.version} on {version.os} ({endpoint()})")
 
 
 def _registry(project: Project) -> Finding:
@@ -176,17 +180,26 @@ def _taken(port: int) -> bool:
 
 
 def _credentials(project: Project) -> Finding:
-    local = is_loopback(project.registry.partition("/")[0])
+    host = project.registry.partition("/")[0]
     names = ["FLAGRELEASE_REGISTRY_USER", "FLAGRELEASE_REGISTRY_PASSWORD"]
-    given = all(os.environ.get(name) for name in names)
-    docker_config = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser() / "config.json"
-    if given:
-        return Finding("credentials", True, "from the environment")
-    if local:
-        return Finding("credentials", True, "none needed for a registry on this machine")
-    if docker_config.exists():
-        return Finding("credentials", True, f"from Docker's configuration ({docker_config})")
-    return Finding("credentials", False, "none for the registry", f"set {' and '.join(names)}, or `docker login`")
+    file = config_file.read()
+    login, fault = docker_login(host)
+    damage = f"; {file.path} is not used for it: {fault}" if fault else ""
+    if all(os.environ.get(name) for name in names):
+        return Finding("credentials", True, f"from the environment{damage}")
+    if login is not None:
+        return Finding("credentials", True, f"from Docker's configuration ({file.path})")
+    if is_loopback(host):
+        return Finding("credentials", True, f"none needed for a registry on this machine{damage}")
+    hint = f"set {' and '.join(names)}, or `docker login`"
+    return Finding("credentials", False, f"none for the registry{damage}", hint)
+
+
+def _docker_config() -> Finding:
+    file = config_file.read()
+    if ignored := file.ignored():
+        return Finding("docker config", False, ignored.line(), ignored.hint)
+    return Finding("docker config", True, str(file.path) if file.path else "none")
 
 
 def _harnesses(project: Project, ports: Ports) -> Finding:

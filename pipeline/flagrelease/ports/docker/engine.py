@@ -13,6 +13,7 @@ from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnava
 from flagrelease.ports import processor_time
 from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
 from flagrelease.ports.credentials import Credentials, Logins
+from flagrelease.ports.docker.endpoint import Endpoint, connect, endpoint
 from flagrelease.ports.docker.errors import stream_error, translated
 from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
@@ -62,22 +63,19 @@ class Engine:
     @property
     def _client(self) -> Any:
         if self._made is None:
-            import docker
-
-            with translated("reaching Docker Engine"):
-                if self._base_url is None:
-                    self._made = docker.from_env(timeout=_QUIET_SECONDS)
-                else:
-                    self._made = docker.DockerClient(base_url=self._base_url, timeout=_QUIET_SECONDS)
-                # docker-py sends the logins of all registries with a build, and fails if a credential helper is
-                # missing. Our builds have no network.
-                self._made.api._set_auth_headers = lambda _headers: None
+            where = self._endpoint()
+            with translated("reaching Docker Engine", str(where)):
+                self._made = connect(where, seconds=_QUIET_SECONDS)
         return self._made
+
+    def _endpoint(self) -> Endpoint:
+        return endpoint() if self._base_url is None else Endpoint(url=self._base_url)
 
     def version(self) -> Host:
         """Raises DockerUnavailable."""
-        with translated("reaching Docker Engine"):
-            version, info = self._client.version(), self._client.info()
+        client = self._client
+        with translated("reaching Docker Engine", str(self._endpoint())):
+            version, info = client.version(), client.info()
         return Host(
             name="Docker Engine", version=version["Version"], os=info["OperatingSystem"], kernel=info["KernelVersion"]
         )

@@ -66,8 +66,9 @@ def _classified(doing: str, text: str, detail: str = "") -> FlagreleaseError:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Translate the exceptions of docker-py, requests and the socket into our errors."""
+def translated(doing: str, tried: str = "") -> Iterator[None]:
+    """Translate the exceptions of docker-py, requests and the socket into our errors. `tried` is the engine's address,
+    for the hint."""
     import docker
     import requests
     import urllib3
@@ -83,19 +84,20 @@ def translated(doing: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise _classified(doing, str(error.explanation or error)) from error
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _unavailable(doing, error) from error
+        raise _unavailable(doing, error, tried) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _unavailable(doing, error) from error
+        raise _unavailable(doing, error, tried) from error
     except json.JSONDecodeError as error:
-        raise _unavailable(doing, error) from error
+        raise _unavailable(doing, error, tried) from error
 
 
-def _unavailable(doing: str, error: Exception) -> DockerUnavailable:
+def _unavailable(doing: str, error: Exception, tried: str) -> DockerUnavailable:
     during = "" if doing.endswith("Docker Engine") else f" while {doing}"
     return DockerUnavailable(
         f"Docker Engine does not answer{during}",
         why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
-        hint="start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept",
+        hint=(f"tried {tried}: " if tried else "")
+        + "start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept",
     )

@@ -260,3 +260,72 @@ def test_a_push_carries_the_login_of_its_registry_only(vanishing: UnixServer, mo
     own, other = (json.loads(base64.urlsafe_b64decode(text)) for text in sent)
     assert own == {"username": "me", "password": "canary-password"}
     assert other == {}
+
+
+DAMAGED = [
+    '{"auths": {"localhost:5000": {"auth": "!!notbase64"}}}',
+    '{"auths": {"localhost:5000": {"auth": "dXNlcg=="}}}',
+    '{"auths": {"localhost:5000": {"auth": 7}}}',
+    '{"auths": {"localhost:5000": "x"}}',
+    '{"auths": 5, "proxies": 5, "HttpHeaders": 5, "credHelpers": 5}',
+    '{"proxies": {"default": 5}, "HttpHeaders": {"a": 5}}',
+    '{"credsStore": "not-installed"}',
+    '{"auths": {"localhost:5000": {"identitytoken": "x"}}, "credHelpers": {"localhost:5000": "not-installed"}}',
+    "[]",
+    "{",
+    "\\xff",
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_configuration_breaks_nothing_that_needs_no_login(
+    content: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode().replace(b"\\xff", b"\xff"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert Engine().version() == engine.version()
+    with pytest.raises(EnvironmentFault) as caught:  # docker-py pulls what is absent, with the login that it finds
+        Engine().output("localhost:9/none:1", ["true"], {})
+    assert "connection refused" in caught.value.why
+
+
+def cli_context(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context `there` of the docker CLI, whose configuration is in `folder`."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    create = ["docker", "context", "create", "there", "--docker", f"host={address}"]
+    subprocess.run(create, check=True, capture_output=True)
+
+
+def builds_there(server: UnixServer) -> bool:
+    with pytest.raises(DockerUnavailable, match="while building"):
+        Engine().build(packed({"Dockerfile": "FROM x"}), tag="x:1", args={}, line=ignore)
+    return len(server.asked) == 1
+
+
+@pytest.mark.parametrize("way", ["DOCKER_CONTEXT", "current", "DOCKER_HOST"])
+def test_the_engine_of_the_clis_context_is_used(
+    way: str, vanishing: UnixServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"unix://{vanishing.server_address}"
+    cli_context(tmp_path, "unix:///nonexistent/docker.sock" if way == "DOCKER_HOST" else address, monkeypatch)
+    if way == "current":
+        subprocess.run(["docker", "context", "use", "there"], check=True, capture_output=True)
+    else:
+        monkeypatch.setenv("DOCKER_CONTEXT", "there")
+    if way == "DOCKER_HOST":
+        monkeypatch.setenv("DOCKER_HOST", address)
+    assert builds_there(vanishing)
+
+
+def test_the_default_context_is_this_machines_engine(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli_context(tmp_path, "unix:///nonexistent/docker.sock", monkeypatch)
+    subprocess.run(["docker", "context", "use", "there"], check=True, capture_output=True)
+    with pytest.raises(DockerUnavailable) as caught:
+        Engine().version()
+    assert "unix:///nonexistent/docker.sock, from docker context there" in caught.value.hint
+    monkeypatch.setenv("DOCKER_CONTEXT", "default")
+    assert Engine().version() == engine.version()

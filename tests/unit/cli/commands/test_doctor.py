@@ -57,3 +57,28 @@ def test_a_workspace_that_cannot_be_written_is_found(tmp_path: Path, capsys: pyt
     assert not findings["disk"]["ok"]
     assert findings["disk"]["found"].startswith(f"{workspace} cannot be written: ")
     assert findings["disk"]["hint"].endswith("choose --workspace DIR")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "ok"),
+    [
+        ('{"auths": {"localhost:1": {"auth": "!!notbase64"}}}', "credentials", True),
+        ('{"credsStore": "not-installed"}', "credentials", True),
+        ("{", "docker config", False),
+    ],
+)
+def test_a_damaged_docker_configuration_is_named(
+    content: str,
+    name: str,
+    ok: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "matrix.yaml").write_bytes((ROOT / "matrix.yaml").read_bytes())
+    main(["doctor", "--json", "--registry", "localhost:1/x", "--matrix", str(tmp_path / "matrix.yaml")])
+    findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings[name]["ok"] is ok
+    assert str(tmp_path / "config.json") in findings[name]["found"]
