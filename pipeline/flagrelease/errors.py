@@ -22,7 +22,7 @@ FlagreleaseError                 1    unexpected; also the base of all below
 │   ├── HubRefused               7    not found, denied, or an unsafe listing
 │   └── Corrupt                  7    bytes that do not match their sha256, twice
 ├── Busy                         75   another run holds the cell or the host
-└── Interrupted                  130  Ctrl-C or SIGTERM
+└── Interrupted                  130  Ctrl-C, SIGTERM or SIGHUP
 
 Each error carries what failed (`str(error)`), why (`why`) and what to do next (`hint`). `retriable` marks
 transient errors: the ports retry them within their own budget; no other layer retries.

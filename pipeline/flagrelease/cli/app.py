@@ -23,6 +23,7 @@ from flagrelease.errors import (
     crash_report,
     did_you_mean,
 )
+from flagrelease.run import interrupt
 
 _EXIT_CODES = """\
 exit codes:
@@ -292,6 +293,18 @@ def _output() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     _open_closed_streams()
+    with interrupt.handled() as signals:
+        try:
+            code = _run(argv)
+        except KeyboardInterrupt:
+            show_error(Interrupted("interrupted", hint="run again: finished stages are kept"))
+            code = Interrupted.exit_code
+        if signals.stuck:
+            interrupt.leave_stuck(code)
+        return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         with _output():
             arguments = parser().parse_args(argv)
@@ -300,9 +313,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FlagreleaseError as error:
         show_error(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        show_error(Interrupted("interrupted", hint="run again: finished stages are kept"))
-        return Interrupted.exit_code
     except BrokenPipeError:
         # The reader closed the pipe (`flagrelease plan | head`): not a failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

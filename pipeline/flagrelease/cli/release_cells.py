@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 
 from flagrelease.cli import summary
 from flagrelease.cli.display import PlainBoard, board
@@ -20,7 +21,7 @@ from flagrelease.run import cleanup
 from flagrelease.run.board import Board
 from flagrelease.run.cell_run import CellRun, Session, new_run_id
 from flagrelease.run.executors.open import opened
-from flagrelease.run.interrupt import Workers, run_stoppable
+from flagrelease.run.interrupt import UNBLOCK_SECONDS, Workers, all_within, run_stoppable
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell, check_machine
 from flagrelease.run.project import Project, real_ports
@@ -134,18 +135,25 @@ def _execute(
     if workers.stopping.is_set():
         for run in runs:
             run.abandon()
-        with suppress(FlagreleaseError):  # without a Docker engine, no container is left
+
+        def clean() -> None:
             cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports, own=True)
+
+        with suppress(FlagreleaseError):  # without a Docker engine, no container is left
+            if not all_within(UNBLOCK_SECONDS, [clean]):
+                shown.say("Docker Engine does not answer: the next run removes what is left")
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
     from flagrelease.ports import command
 
+    def reap(run: CellRun) -> None:
+        with suppress(FlagreleaseError):  # without a Docker engine, no container blocks
+            ports.runner.reap(run.cell.id, run.session.workspace.root)
+
     def unblock() -> None:
         command.end_all()
-        for run in runs:
-            with suppress(FlagreleaseError):  # without a Docker engine, no container blocks
-                ports.runner.reap(run.cell.id, run.session.workspace.root)
+        all_within(UNBLOCK_SECONDS, [partial(reap, run) for run in runs])
 
     return unblock
 

@@ -105,6 +105,13 @@ def end_all() -> None:
             os.killpg(process.pid, signal.SIGTERM)
 
 
+def kill_all() -> None:
+    """Kill every program that `run` is waiting for, with its process group. Takes no lock."""
+    for process in list(_running):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def spawn(argv: Sequence[str | Path], *, log: Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
     """Start a program in a new session with exactly this environment; append its output to `log`.
 

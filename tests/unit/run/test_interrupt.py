@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flagrelease.run.interrupt import StopRequested, Workers, run_stoppable
+from flagrelease.run.interrupt import StopRequested, Workers, all_within, handled, run_stoppable
 
 
 def interrupted(workers: Workers, begun: threading.Event) -> Callable[[], str]:
@@ -34,7 +34,7 @@ def signal_once(begun: threading.Event, number: signal.Signals) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_work_and_unblocks_it_once(number: signal.Signals) -> None:
     workers, begun, unblocked = Workers(), threading.Event(), []
     signal_once(begun, number)
@@ -74,3 +74,59 @@ def test_work_that_is_not_stopped_returns_its_result_or_raises_its_error() -> No
     with pytest.raises(ValueError, match="no"):
         run_stoppable(fails, workers, lambda: None)
     assert not workers.stopping.is_set()
+
+
+def test_without_work_the_first_signal_interrupts_and_its_repetition_does_not() -> None:
+    with handled() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        with handled() as inner:
+            assert inner is signals
+    assert signals.noted
+
+
+def test_work_is_not_begun_to_its_end_after_a_signal() -> None:
+    workers, begun = Workers(), threading.Event()
+    with handled():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        assert run_stoppable(interrupted(workers, begun), workers, lambda: None) is None
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert not signals.noted
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_forked_child_ends_by_the_signal() -> None:
+    with handled():
+        child = os.fork()
+        if not child:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_what_takes_too_long_is_left_behind() -> None:
+    released = threading.Event()
+    start = time.monotonic()
+    assert not all_within(0.2, [released.wait, lambda: None])
+    assert time.monotonic() - start < 5
+    released.set()
+    assert all_within(5, [released.wait, lambda: None])
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        all_within(5, [fails])
