@@ -126,7 +126,25 @@ def test_an_engine_that_does_not_answer_holds_no_stopped_run(
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert "Docker Engine does not answer: the next run removes what is left" in err
+    assert "cleaning up takes more than 15 s: the next run removes what is left" in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_containers_are_taken_away(tmp_path: Path, base: str, own_registry: str) -> None:
+    user = project(tmp_path, f"{own_registry}/taken")
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        with user.start("run", CELL) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if f"{CELL}  smoke " in line:
+                    break
+            while all("/" in left for left in user.leftovers()) and process.poll() is None:  # a file, no container
+                time.sleep(0.1)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == 130, err
+        assert user.leftovers() == [], number
 
 
 def control(descriptor: int) -> None:

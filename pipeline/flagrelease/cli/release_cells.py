@@ -141,7 +141,7 @@ def _execute(
 
         with suppress(FlagreleaseError):  # without a Docker engine, no container is left
             if not all_within(UNBLOCK_SECONDS, [clean]):
-                shown.say("Docker Engine does not answer: the next run removes what is left")
+                shown.say(f"cleaning up takes more than {UNBLOCK_SECONDS:.0f} s: the next run removes what is left")
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:

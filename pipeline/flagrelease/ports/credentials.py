@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,6 +74,7 @@ def docker_login(host: str) -> tuple[Credentials | None, str]:
     """
     from docker import auth
 
+    warnings.filterwarnings("ignore", message="docker-credential-")  # not installed: docker-py also raises it
     file = config_file.read()
     logins, faults = file.logins()
     _remember(logins.get("auths", {}))

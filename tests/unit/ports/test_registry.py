@@ -226,10 +226,11 @@ def test_a_credential_that_cannot_be_sent_is_named_and_not_shown(
     ],
 )
 def test_a_docker_configuration_without_a_usable_login_is_no_login(
-    config: object, monkeypatch: pytest.MonkeyPatch, no_docker_login: Path
+    config: object, no_docker_login: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (no_docker_login / "config.json").write_text(json.dumps(config))
     assert Logins()("reg.example") is None
+    assert not recwarn.list, "most registries need no login"
 
 
 @pytest.mark.parametrize("damaged", [{"auth": "!!notbase64"}, {"auth": "dXNlcg=="}, {"auth": 7}, "x"])
