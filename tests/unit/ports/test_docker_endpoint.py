@@ -71,6 +71,15 @@ def test_a_context_that_is_not_there_is_refused_by_name(name: object, folder: Pa
     assert "DOCKER_CONTEXT=default" in caught.value.hint
 
 
+def test_docker_config_replaces_the_home_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".docker").mkdir()
+    (folder / ".docker/config.json").write_text('{"currentContext": "gone"}')
+    assert endpoint().named_by == ""
+    monkeypatch.delenv("DOCKER_CONFIG")
+    with pytest.raises(DockerUnavailable, match="there is no docker context gone"):
+        endpoint()
+
+
 def context(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> Path:
     """The chosen context `there`, as the CLI stores it. Returns the folder of its certificates."""
     monkeypatch.setenv("DOCKER_CONTEXT", "there")

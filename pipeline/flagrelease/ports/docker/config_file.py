@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,14 +69,17 @@ class ConfigFile:
         return ConfigError(f"{self.path} cannot be read", why=self.fault, hint=hint)
 
 
-def read() -> ConfigFile:
-    """The file that the docker CLI reads: of DOCKER_CONFIG, or of the home folder."""
-    from docker.utils import config
+def folder() -> Path:
+    """The folder of the docker CLI's configuration."""
+    return Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser()
 
-    found = config.find_config_file()
-    if found is None:
+
+def read() -> ConfigFile:
+    """The file that the docker CLI reads. docker-py also reads the home folder's where DOCKER_CONFIG names another."""
+    oldest = [] if os.environ.get("DOCKER_CONFIG") else [Path("~/.dockercfg").expanduser()]
+    path = next((path for path in [folder() / "config.json", *oldest] if path.exists()), None)
+    if path is None:
         return ConfigFile()
-    path = Path(str(found))
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -69,7 +69,7 @@ def _of_context(name: object, named_by: str) -> Endpoint:
     """Read here and not by docker-py, which finds no contexts without a config.json, and no certificates without a key
     among them."""
     what = f"docker context {name}"
-    folder = Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "contexts"
+    folder = config_file.folder() / "contexts"
     digest = hashlib.sha256(str(name).encode()).hexdigest()
     try:
         given = json.loads((folder / "meta" / digest / "meta.json").read_bytes())["Endpoints"]["docker"]
