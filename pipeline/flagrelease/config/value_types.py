@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated
 
-from flagrelease.config.strict_yaml import at_least, between, matching
+from flagrelease.config.strict_yaml import Checked, at_least, between, matching
+from flagrelease.errors import ConfigError
 
 Count = Annotated[int, at_least(1)]
 Seconds = Annotated[float, between(0, math.inf, without=(0,))]
@@ -29,15 +31,31 @@ BenchmarkTitle = Annotated[
         "the card names the metric TITLE_<n>fewshot_@avg<k>, so a title consists of letters, digits and . _ + -",
     ),
 ]
-Line = Annotated[str, matching(r"\S(.*\S)?", "a line of text", "the card shows it; write it on one line, not empty")]
-ModelTitle = Annotated[
+Line = Annotated[
     str,
     matching(
-        r"(?!\.)[^\s/](?:[^\n/]*[^\s/])?",
-        "a title of a model",
-        "it also names the folder of the weights; write no / or leading dot",
+        r"[^\s\x00-\x1f\x7f-\x9f](?:[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029])?",
+        "a line of text",
+        "the card shows it; write it on one line, not empty, without control characters",
     ),
 ]
+
+_FOLDER_NAME = re.compile(r"(?![-.])(?!.*\.\.)[^\s/:](?:[^/:]*[^\s/:])?")
+_LONGEST_TITLE = 200
+"""Bytes of a title. A file system takes 255 for a name, and the folders add endings to the title."""
+
+
+def _check_model_title(value: str) -> None:
+    # The title names a folder, which the card's commands create and mount: `docker run --volume` splits at colons.
+    if not (_FOLDER_NAME.fullmatch(value) and value.isprintable() and len(value.encode()) <= _LONGEST_TITLE):
+        raise ConfigError(
+            f"{value!r} is not a title of a model",
+            hint="it also names the folder of the weights; write no / or : or .., no control character, "
+            f"no leading dot or -, no blank at an end, and at most {_LONGEST_TITLE} bytes",
+        )
+
+
+ModelTitle = Annotated[str, Checked(_check_model_title)]
 Text = Annotated[str, matching(r"(?s).*\S.*", "a text", "it is empty")]
 Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "the card links it; write ORG/NAME")]
 LicenseId = Annotated[

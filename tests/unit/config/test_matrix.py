@@ -231,6 +231,34 @@ def test_values_out_of_range(old: str, new: str, expected: str) -> None:
     test_mistakes(old, new, expected)
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("a:b", "a\\0b", "a\\tb", "a\\rb", "a\\x1bb", "a\\x7fb", "a\\x85b", "a\\u2028b", "a\\u202eb", "a\\nb"),
+        *("..", "a..b", ".a", "-a", "--rm", " a", "a ", "\\u3000a", "a\\u00a0", "a/b", "/", "x" * 201, "\\u4e2d" * 67),
+    ],
+)
+def test_a_title_of_a_model_is_the_name_of_a_folder(title: str) -> None:
+    said = "is not a title of a model|it also names the folder of the weights; write no / or :"
+    test_mistakes("title: Tiny", f'title: "{title}"', f"matrix.yaml:12: {TINY}.title: |{said}")
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        *("Qwen3-8B", "DeepSeek-R1-0528", "Llama 3.1 (8B)", "GLM-4.5V", "C4AI_Command-R+", "悟道 天鹰-34B"),
+        *("Ágora é 1", "x", "x.", "x" * 200, "Yi-34B_chat", "BERT (v1.5)", "(a)", "_a"),
+    ],
+)
+def test_titles_of_published_models_are_accepted(title: str) -> None:
+    assert read(GOOD.replace("title: Tiny", f'title: "{title}"', 1)).models["tiny"].title == title
+
+
+@pytest.mark.parametrize("text", ["a\\tb", "a\\rb", "a\\0", "\\x1b[1m", "a\\u2028b", "a\\x85b"])
+def test_a_line_of_text_has_no_control_characters(text: str) -> None:
+    test_mistakes("license: MIT", f'license: "{text}"', f"matrix.yaml:18: {SUMS}.license: |is not a line of text")
+
+
 EXCLUDE = """\
 exclude:
   - {chip: cpu, model: "t*", reason: too slow}
