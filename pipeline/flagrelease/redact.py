@@ -16,13 +16,17 @@ _SECRET_NAME = re.compile(
     r"|(^|[_.-])(AUTH|AUTH_STRING|AUTH_CONFIG|PAT|COOKIE)|[_.-]PWD)([_.-]?[0-9]+)?$"
 )
 _TOKENS = re.compile(r"TOKENS([_.-]?[0-9]+)?$")
-_KNOWN_SHAPES = re.compile(r"\b(gh[pousr]_|github_pat_|glpat-|dckr_pat_|hf_|sk-|ms-|xox[abpr]-)[A-Za-z0-9_-]{16,}")
+_START = r"(?:\b|(?<=\\[nrt]))"
+"""The start of a word, also where JSON has written a line break in front of it."""
+_KNOWN_SHAPES = re.compile(
+    _START + r"(gh[pousr]_|github_pat_|glpat-|dckr_pat_|hf_|sk-|ms-|xox[abpr]-)[A-Za-z0-9_-]{16,}"
+)
 _URL_USER = re.compile(
     r"(?<=://)[^/@\s:\"']*:[^/\s\"']+(?=@)|(?<=http://)[^/\s:\"'@]+(?=@)|(?<=https://)[^/\s:\"'@]+(?=@)"
 )
 _URL_PASSWORD = re.compile(r"://[^/@\s:]*:([^/\s]+)@")
-_HEADER = re.compile(r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|token)\s+)[^\s\"',]+")
-_QUERY = re.compile(r"(?i)([?&][\w.-]*(?:token|signature|secret|password|credential|api_?key)=)[^&\s\"'<>]+")
+_HEADER = re.compile(rf"(?i)({_START}authorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:basic|bearer|token)\s+)[^\s\"',\\]+")
+_QUERY = re.compile(r"(?i)([?&][\w.-]*(?:token|signature|secret|password|credential|api_?key)=)[^&\s\"'<>\\]+")
 
 _SHORTEST = 4
 _SHORTEST_ANYWHERE = 6
@@ -157,7 +161,9 @@ def _replaced(written: str, shown: str, word: bool) -> Form:
     if not word:
         return lambda text: text.replace(written, shown)
     # A key of a JSON object is no secret: the reader of our JSON looks for it.
-    alone = re.compile(rf"(?:(?<![A-Za-z0-9_])|(?<=%[0-9A-Fa-f]{{2}})){re.escape(written)}(?![A-Za-z0-9_])(?!\"\s*:)")
+    # The letter of an escape, as in \n and %2F, is no part of the word that follows.
+    before = r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4})|(?<=%[0-9A-Fa-f]{2}))"
+    alone = re.compile(rf"{before}{re.escape(written)}(?![A-Za-z0-9_])(?!\"\s*:)")
     return lambda text: alone.sub(lambda _match: shown, text) if written in text else text
 
 
@@ -182,10 +188,12 @@ def _expanded(core: str, shown: str) -> Form:
     """Replace the whole encoded word around `core`."""
 
     def replace(text: str) -> str:
-        while (start := text.find(core)) >= 0:
-            end = start + len(core)
+        while (found := text.find(core)) >= 0:
+            start, end = found, found + len(core)
             while start > 0 and text[start - 1] in _BASE64:
                 start -= 1
+            if start > 0 and text[start - 1] == "\\":  # in JSON, the word follows \n or \u000a
+                start = min(start + (5 if text[start] == "u" else 1), found)
             while end < len(text) and text[end] in _BASE64:
                 end += 1
             text = text[:start] + shown + text[end:]
