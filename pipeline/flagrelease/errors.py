@@ -34,6 +34,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from flagrelease.redact import redact
+
 __all__ = [
     "REPORT",
     "Busy",
@@ -222,11 +224,11 @@ _SAID = ("error", "errors", "detail", "message", "error_msg", "msg")
 
 def error_words(body: Any, *, depth: int = 3) -> str:
     """What a server says in an error: OpenAI's and vLLM's `error`, FastAPI's `detail`, or a message alone; at most 200
-    characters on one line, empty if it says nothing."""
+    characters on one line, redacted before they are cut, empty if it says nothing."""
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, str):
-        return " ".join(body[:2000].split())[:200].encode("utf-8", "replace").decode()
+        return redact(" ".join(body[:2000].split()))[:200].encode("utf-8", "replace").decode()
     if not isinstance(body, dict) or depth == 0:
         return ""
     said = (error_words(body[name], depth=depth - 1) for name in _SAID if name in body)

@@ -47,6 +47,12 @@ def test_an_error_is_shown_with_what_why_and_what_next(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "flagrelease: no space left: disk\n    line 1\n    line 2\n  → free some\n"
 
 
+def test_the_words_of_a_server_are_redacted_before_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "open-sesame-open")
+    words = errors.error_words({"error": {"message": "x " * 95 + "open-sesame-open"}})
+    assert words == "x " * 95 + "$SOME_TOKE"
+
+
 def test_a_hint_names_only_targets_that_make_has() -> None:
     root = Path(__file__).parents[2]
     targets = set(re.findall(r"^([a-z-]+):.*## ", (root / "Makefile").read_text(), re.MULTILINE))

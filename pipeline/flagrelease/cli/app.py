@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flagrelease import __version__
+from flagrelease.cli.redacted_output import redacted_output
 from flagrelease.cli.shared import PLAN_STATES, STATES, show_error
 from flagrelease.errors import (
     REPORT,
@@ -306,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        with _output():
+        with _output(), redacted_output():
             arguments = parser().parse_args(argv)
             verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
             return int(verb.main(arguments))

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 from flagrelease.ports.progress import Count, Progress
+from flagrelease.redact import redact
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -208,7 +209,7 @@ class PlainBoard:
         # A closed pipe or a full disk of the log must not end a release.
         with suppress(OSError, ValueError):
             stamp = "" if self.stream.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  "
-            print(f"{stamp}{text}", file=self.stream, flush=True)
+            print(f"{stamp}{redact(text)}", file=self.stream, flush=True)
 
 
 class LiveBoard:
@@ -234,7 +235,7 @@ class LiveBoard:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, style="dim", markup=False, highlight=False)
+        self._console.print(redact(text), style="dim", markup=False, highlight=False)
 
     def begin(self, cell: str, stage: str, doing: str) -> None:
         if stage not in self._stages:  # the remedy: most runs have none
@@ -267,7 +268,8 @@ class LiveBoard:
         for label, row in rows:
             time_text = spell(row.elapsed()) if row.state in ("running", "done", "failed") else ""
             state = Text(marked(row.label), style=_COLOURS.get(row.label, "dim"))
-            table.add_row(label, state, time_text, Text(row.shown(), style="" if row.state == "running" else "dim"))
+            now = redact(row.shown())  # before the column cuts it, and a secret in it
+            table.add_row(label, state, time_text, Text(now, style="" if row.state == "running" else "dim"))
         if folded:
             table.add_row(Text(f"and {folded}", style="dim"), "", "", "")
         return table

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from flagrelease.errors import ConfigError
+from flagrelease.redact import redact
 from flagrelease.store.files import write_atomic
 
 T = TypeVar("T")
@@ -143,8 +144,17 @@ def load(path: Path) -> Lock:
 
 
 def dumps(lock: Lock) -> bytes:
-    """The lock as diff-friendly JSON: sorted, one value on each line."""
-    return msgspec.json.format(msgspec.json.encode(lock, order="sorted"), indent=2) + b"\n"
+    """The lock as diff-friendly JSON: sorted, one value on each line, without secrets in its reasons."""
+    return msgspec.json.format(msgspec.json.encode(redacted(lock), order="sorted"), indent=2) + b"\n"
+
+
+def redacted(lock: Lock) -> Lock:
+    """The lock with its texts redacted; what is compared or fetched stays as it is."""
+    return replace(
+        lock,
+        chips={name: replace(chip, why=redact(chip.why)) for name, chip in lock.chips.items()},
+        unresolved={name: redact(why) for name, why in lock.unresolved.items()},
+    )
 
 
 def save(path: Path, lock: Lock) -> None:

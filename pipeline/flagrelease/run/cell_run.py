@@ -136,6 +136,7 @@ class CellRun:
             raise
         if outcome.red or not any(later.on_chip for later in self._after(stage)):
             self._servers.close()
+        outcome = replace(outcome, reason=redact(outcome.reason))  # for the board, Prefect and the summary
         self.outcomes.append(outcome)
         self.session.board.settle(outcome)
         return outcome
@@ -351,8 +352,7 @@ class CellRun:
             spent=spent,
             error=error,
         )
-        self.session.ledger.append(entry)
-        return entry
+        return self.session.ledger.append(entry)
 
     def _failed(self, stage: AnyStage, error: FlagreleaseError, spent: Spent) -> Outcome:
         failure = Failure(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.config.matrix import Matrix
@@ -62,7 +63,8 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
         unresolved=attempts.unresolved,
     )
     lock = replace(merged(old, new), unresolved=attempts.merged_reasons(old.unresolved))
-    return Relocked(lock=_pruned(lock, matrix), failed=attempts.failed)
+    # Redacted as matrix.lock is, so that a failure with the same reason is no change.
+    return Relocked(lock=locks.redacted(_pruned(lock, matrix)), failed=attempts.failed)
 
 
 class _Attempts:

@@ -6,13 +6,14 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.redact import redact, secret_variables
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import translate_disk_errors
 from flagrelease.store.parts import Keep, Parts
@@ -129,8 +130,10 @@ class Ledger:
                 self.damaged += 1
         return list(self._entries)
 
-    def append(self, entry: Entry) -> None:
-        """Add `entry` durably, after terminating a partial line left by a killed writer. Raises NoSpace."""
+    def append(self, entry: Entry) -> Entry:
+        """Add `entry` durably, with its result and error redacted, after terminating a partial line left by a killed
+        writer. Returns what was written. Raises NoSpace."""
+        entry = _redacted(entry)
         line = msgspec.json.encode(entry) + b"\n"
         with translate_disk_errors("writing the ledger"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,7 @@ class Ledger:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+        return entry
 
     def last_done(self, cell: str, stage: str, key: str | None = None) -> Entry | None:
         """The newest finished attempt at this stage, with this key if one is given."""
@@ -175,6 +179,29 @@ class Ledger:
             if entry.stage == KEEP and (keep := msgspec.convert(entry.result, Keep)).stage == stage:
                 return keep
         return None
+
+
+def _redacted(entry: Entry) -> Entry:
+    """The entry without secrets in its result and error, which repeat what others have said. The rest is compared."""
+    known = secret_variables()
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return redact(value, known)
+        if isinstance(value, Mapping):
+            return {key: clean(each) for key, each in value.items()}
+        return [clean(each) for each in value] if isinstance(value, list | tuple) else value
+
+    error = entry.error
+    if error is not None:
+        error = replace(
+            error,
+            what=redact(error.what, known),
+            why=redact(error.why, known),
+            hint=redact(error.hint, known),
+            detail=redact(error.detail, known),
+        )
+    return replace(entry, result=clean(msgspec.to_builtins(entry.result)), error=error)
 
 
 def process_id() -> str:

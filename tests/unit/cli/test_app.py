@@ -14,10 +14,41 @@ import pytest
 
 from flagrelease import __version__
 from flagrelease.cli import app
-from flagrelease.store.ledger import Entry, Ledger
+from flagrelease.store.ledger import Entry, Failure, Ledger
 from flagrelease.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
+
+
+HIDDEN = "8.2 billion parameters"
+"""A reason in matrix.yaml, taken for a secret here."""
+
+
+@pytest.mark.parametrize("json_flag", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "argv", [["plan"], ["status"], ["explain", "cpu/smollm2-135m"], ["history", "cpu/smollm2-135m"]]
+)
+def test_every_verb_redacts_what_it_prints(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    json_flag: list[str],
+) -> None:
+    failure = Failure(kind="X", code=6, what=f"said\n{HIDDEN}", why=HIDDEN, hint=HIDDEN, detail=HIDDEN)
+    ledger = Ledger(Workspace(here / ".flagrelease").ledger)
+    more = {"at": "2026-01-01T00:00:00+00:00", "run": "r", "cell": "cpu/smollm2-135m", "stage": "image", "key": "0"}
+    ledger.append(Entry(**more, state="failed", process="1@b", error=failure))  # type: ignore[arg-type]
+    assert HIDDEN in ledger.path.read_text()
+    monkeypatch.setenv("SOME_TOKEN", HIDDEN)
+    assert app.main([*argv, *json_flag]) == 0
+    shown = capsys.readouterr()
+    assert HIDDEN not in shown.out + shown.err
+    assert "$SOME_TOKEN" in shown.out
+    if json_flag:
+        json.loads(shown.out)
+    assert app.main(["run", "cpu/qwen3-8b"]) == 3
+    assert HIDDEN not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

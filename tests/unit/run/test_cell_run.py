@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from rich.text import Text
 
 from flagrelease.cli import summary
@@ -108,6 +109,52 @@ def test_an_unexpected_exception_is_reported_as_a_bug(tmp_path: Path, monkeypatc
     assert result.failure is not None
     assert "ZeroDivisionError" in result.failure.why
     assert "Traceback" in result.failure.detail
+
+
+def test_a_secret_in_a_result_or_a_crash_is_shown_and_stored_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "one two")
+    monkeypatch.setenv("OTHER_TOKEN", "a defect")
+    stream = io.StringIO()
+    shared = toys.session(tmp_path, board=PlainBoard(stream))
+    run = CellRun(shared, toys.jobs(tmp_path)["cpu/tiny"])
+    InlineExecutor().execute([run])
+    assert [outcome.reason for outcome in run.outcomes if outcome.status == "done"] == [
+        "one",
+        "$SOME_TOKEN",
+        "$SOME_TOKEN three",
+    ]
+    again = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineExecutor().execute(again)
+    assert [outcome.status for outcome in again[0].outcomes] == ["reused", "reused", "skipped", "reused"]
+    monkeypatch.setenv("TOY_BIG", "defect")
+    crashed = CellRun(shared, toys.jobs(tmp_path)["gpu/big"])
+    InlineExecutor().execute([crashed])
+    for text in (stream.getvalue(), shared.ledger.path.read_text(), str(crashed.outcomes), str(run.outcomes)):
+        assert "one two" not in text
+        assert "a defect" not in text
+    assert "$OTHER_TOKEN" in stream.getvalue()
+
+
+def test_a_board_redacts_its_notes_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "open sesame")
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    said = "said open sesame " * 9
+    plain, live = PlainBoard(stream), LiveBoard(["cpu/tiny"], ["first"])
+    monkeypatch.setattr(live, "_console", Console(file=stream, width=60))
+    for board in (plain, live):
+        board.say(said)
+        board.begin("cpu/tiny", "first", said)
+        board.progress("cpu/tiny", "first").note(said)
+        board.progress("cpu/tiny", "first").doing(said, Count(1, 2, "questions"))
+        live._console.print(live._table())
+        board.settle(Outcome(cell="cpu/tiny", stage="first", status="done", reason=said))
+        live._console.print(live._table())
+    assert "sesame" not in stream.getvalue()
+    assert "open" not in stream.getvalue(), "a secret is replaced before a line is cut"
+    assert stream.getvalue().count("$SOME_TOKEN") > 9
 
 
 def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

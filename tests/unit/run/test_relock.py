@@ -114,6 +114,24 @@ def test_reasons_name_no_path_of_the_program_that_failed(world: World) -> None:
     assert world.relock().unresolved["wheels.metax-vllm"] == "no version of flag-gems==3.0"
 
 
+def test_reasons_are_redacted_and_the_same_reason_is_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "version of flag-gems")
+    first = world.relock()
+    assert first.unresolved["wheels.metax-vllm"] == "no $SOME_TOKEN==3.0"
+    path = world.folder / "matrix.lock"
+    locks.save(path, first)
+    assert locks.changes(locks.load(path), world.relock()) == ()
+
+
+def test_the_reasons_in_matrix_lock_are_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "open sesame")
+    chip = LockedChip(base="open sesame", why="said open sesame")
+    locks.save(tmp_path / "matrix.lock", Lock(chips={"c": chip}, unresolved={"models.m": "said\nopen sesame"}))
+    read = locks.load(tmp_path / "matrix.lock")
+    assert read.unresolved == {"models.m": "said\n$SOME_TOKEN"}
+    assert read.chips["c"] == LockedChip(base="open sesame", why="said $SOME_TOKEN"), "what is compared stays"
+
+
 def test_a_base_image_is_pinned_to_its_digest(world: World) -> None:
     base = world.matrix.chips["metax"].base
     world.registry = Registry({base: DIGEST})

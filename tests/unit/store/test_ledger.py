@@ -10,7 +10,7 @@ from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault
 from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.files import write_atomic
-from flagrelease.store.ledger import Entry, Ledger, process_id, process_lives
+from flagrelease.store.ledger import Entry, Failure, Ledger, process_id, process_lives
 
 
 def entry(number: int, **more: object) -> Entry:
@@ -47,6 +47,31 @@ def test_a_line_cut_by_a_kill_is_passed_over_and_the_rest_is_read(tmp_path: Path
     again = Ledger(ledger.path)
     assert [one.key for one in again.entries()] == ["1", "2"]
     assert again.damaged == 1
+
+
+def test_what_others_have_said_is_redacted_and_what_is_compared_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "open sesame")
+    monkeypatch.setenv("RUN_KEY", "testrun")
+    said = "said\nopen sesame"
+    failure = Failure(kind="X", code=1, what=said, why=said, hint=said, detail=f"Authorization: Bearer a\n{said}")
+    result = {"text": said, "list": [said, {"number": 1, "testrun": None}], "url": "https://me:opensesame@host"}
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    written = ledger.append(entry(1, run="testrun", result=result, error=failure))
+    assert "sesame" not in ledger.path.read_text()
+    hidden = "said\n$SOME_TOKEN"
+    assert written.error == Failure(
+        kind="X", code=1, what=hidden, why=hidden, hint=hidden, detail=f"Authorization: Bearer …\n{hidden}"
+    )
+    assert written.result == {
+        "text": hidden,
+        "list": [hidden, {"number": 1, "testrun": None}],
+        "url": "https://…@host",
+    }
+    assert written.run == "testrun"
+    assert ledger.entries() == [written]
+    assert ledger.entries()[0].result_digest == written.result_digest
 
 
 def test_new_lines_of_others_are_seen(tmp_path: Path) -> None:
