@@ -1,7 +1,7 @@
 """Extract programs from answers and run them on their test cases in a sandbox.
 
-The sandbox is bubblewrap (`bwrap`): no network, no environment, no files except Python itself and an empty /tmp, a
-separate process namespace, limits on memory, time and output. Without bubblewrap, no program is run.
+The sandbox is bubblewrap (`bwrap`): no network, no environment, no files except Python itself and a small empty /tmp,
+a separate process namespace, limits on memory, time, processes and output. Without bubblewrap, no program is run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flagrelease.errors import CommandFailed
+from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.ports.command import run
 
 __all__ = ["Case", "cases", "passes", "program", "sandbox"]
@@ -31,6 +32,9 @@ _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 _CASE_SECONDS = 6
 _SECONDS = 25.0  # for all cases together; below the grading process's timeout of 30 s
 _MEMORY_BYTES = 2 << 30
+_TMP_BYTES = 128 << 20
+_OUTPUT_BYTES = 256 << 20
+"""Of all cases together, as JSON; sandbox_main.py limits each of them, and the files of the program."""
 _PRELUDE = (
     "import bisect, collections, functools, heapq, itertools, json, math, operator, random, re, string, sys\n"
     "from collections import *\nfrom functools import *\nfrom heapq import *\nfrom itertools import *\n"
@@ -91,39 +95,74 @@ def passes(code: str, tests: Sequence[Case], function: str | None) -> bool:
         return False
     with tempfile.TemporaryDirectory(prefix="flagrelease-program-") as folder:
         work = Path(folder)
-        (work / "program.py").write_text(_PRELUDE + code)
+        # A lone surrogate is no UTF-8: a program with one is read there as an error.
+        (work / "program.py").write_bytes((_PRELUDE + code).encode("utf-8", "surrogatepass"))
         request = {"inputs": [case.input for case in tests], "function": function, "seconds": _CASE_SECONDS}
-        (work / "cases.json").write_text(json.dumps(request))
+        (work / "cases.json").write_text(json.dumps(request), encoding="utf-8")
+        printed = work / "printed"
         try:
-            result = run(_argv(work), seconds=_SECONDS, env={}, inherit=False, check=False)
-            outputs = json.loads(result.stdout)
-        except (CommandFailed, ValueError):
+            run(_argv(work, printed), seconds=_SECONDS, env={}, inherit=False, check=False)
+            outputs = json.loads(printed.read_bytes())
+        except (CommandFailed, ValueError, RecursionError):
             return False
-    if len(outputs) != len(tests) or None in outputs:
+    # The program may have written there itself.
+    if not isinstance(outputs, list) or len(outputs) != len(tests) or not all(isinstance(out, str) for out in outputs):
         return False
     same = _same_value if function else _same_text
     return all(same(given, case.output) for given, case in zip(outputs, tests, strict=True))
 
 
-def _argv(work: Path) -> list[str]:
-    """The sandbox's command line; only Python and the system's libraries are readable."""
-    readable = [Path(path) for path in ("/usr", "/lib", "/lib64", "/bin", sys.base_prefix)]
-    argv = [str(shutil.which("prlimit")), f"--as={_MEMORY_BYTES}", "--core=0", "--fsize=16777216", sandbox()]
-    argv += ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
-    argv += ["--tmpfs", "/tmp"]  # noqa: S108  inside the sandbox
-    for path in readable:
-        if path.exists():
-            argv += ["--ro-bind", str(path), str(path)]
-    for source, name in ((work, "/work"), (_DRIVER, "/work.py")):
-        argv += ["--ro-bind", str(source), name]
+def _argv(work: Path, printed: Path) -> list[str]:
+    """The command line that runs the program and writes what the driver prints to the file `printed`.
+
+    The program may write to the driver's output, so that is a file with a limited size: a pipe would be read without
+    one, or block.
+    """
     python = Path(sys.base_prefix) / "bin" / "python3"
-    return [*argv, "--chdir", "/tmp", str(python), "-I", "/work.py", "/work/program.py", "/work/cases.json"]  # noqa: S108
+    shell = ["/bin/sh", "-c", 'exec "$@" >"$0" 2>/dev/null', str(printed)]
+    limits = [str(shutil.which("prlimit")), f"--as={_MEMORY_BYTES}", "--core=0", f"--fsize={_OUTPUT_BYTES}"]
+    inputs = [
+        "--ro-bind",
+        str(work / "program.py"),
+        "/program.py",
+        "--ro-bind",
+        str(work / "cases.json"),
+        "/cases.json",
+    ]
+    driver = ["--ro-bind", str(_DRIVER), "/driver.py", "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108  inside
+    command = [str(python), "-I", "-X", "utf8", "/driver.py", "/program.py", "/cases.json"]
+    return [*shell, *limits, *_isolation(sandbox()), *inputs, *driver, *command]
+
+
+@lru_cache
+def _isolation(bwrap: str) -> tuple[str, ...]:
+    """bubblewrap with the strictest options that this machine allows. Raises EnvironmentFault if it cannot run."""
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--proc", "/proc", "--dev", "/dev"]
+    for path in (Path(path) for path in ("/usr", "/lib", "/lib64", "/bin", sys.base_prefix)):
+        if path.exists():  # only Python and the system's libraries are readable
+            options += ["--ro-bind", str(path), str(path)]
+    # An older bubblewrap, or one with setuid, knows less.
+    size = ["--size", str(_TMP_BYTES)]
+    userns = ["--unshare-user", "--disable-userns"]
+    why = ""
+    for stricter, bound in ((userns, size), ([], size), ([], [])):
+        mounts = [*bound, "--tmpfs", "/tmp", *bound, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108  inside
+        argv = [bwrap, *options, *stricter, *mounts]
+        tried = run([*argv, "--remount-ro", "/", "/bin/true"], seconds=_SECONDS, env={}, inherit=False, check=False)
+        if tried.code == 0:
+            return tuple(argv)
+        why = tried.stderr.strip()[-200:]
+    raise EnvironmentFault(
+        "bubblewrap cannot start a sandbox",
+        why=why,
+        hint="allow user namespaces, in which programs are run to grade them",
+    )
 
 
 def _same_value(given: str, expected: str) -> bool:
     try:
         return bool(json.loads(given) == json.loads(expected))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

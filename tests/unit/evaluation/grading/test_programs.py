@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
+import resource
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flagrelease.errors import EnvironmentFault
 from flagrelease.evaluation.datasets import DataFile, DataSet
 from flagrelease.evaluation.grading import programs
 from flagrelease.evaluation.grading.programs import Case, cases, passes, program
@@ -106,6 +111,134 @@ def test_nothing_of_the_host_is_reachable(code: str, tmp_path: Path, monkeypatch
         port = server.getsockname()[1]
         assert not passes(code.format(port=port, secret=secret), DOUBLE, None)
     assert secret.read_text() == "hush"
+
+
+FORGE = """\
+import os
+channel = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY)
+os.write(channel, FORGED)
+os.kill(os.getppid(), 9)
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "forged", [b"5", b"null", b'"66"', b"{}", b"[5, 5]", b'[["6"], "-2"]', b"[6, -2]", b"[" * 100_000, b"\xff", b""]
+)
+@pytest.mark.parametrize("function", [None, "f"])
+def test_what_a_program_writes_in_place_of_the_outputs_is_wrong(forged: bytes, function: str | None) -> None:
+    assert not passes(FORGE.replace("FORGED", repr(forged)), DOUBLE, function)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("read", ["input()", "open(0).read()", "sys.stdin.buffer.read().decode()", "next(sys.stdin)"])
+def test_the_input_can_be_read_in_every_way(read: str) -> None:
+    assert passes(f"print({read}.strip() + 'é')", [Case("ü\n", "üé"), Case("中文", "中文é")], None)
+    assert passes("def f(a): return a + 'é'", [Case('"中"', '"中é"')], "f")
+    assert not passes("print('\ud800')", [Case("", "?")], None), "no text, and no error of the grader either"
+
+
+@needs_sandbox
+def test_programs_are_utf_8_in_every_locale() -> None:
+    code = (
+        "import locale\nassert locale.getpreferredencoding(False) != 'UTF-8'\n"
+        "from flagrelease.evaluation.grading.programs import Case, passes\n"
+        "print(passes('print(input() + \\'\\u4e2d\\')', [Case('\\u00fc', '\\u00fc\\u4e2d')], None))"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+MANY = """\
+import os, time
+count = 0
+try:
+    while count < 600:
+        if os.fork() == 0:
+            time.sleep(5)
+            os._exit(0)
+        count += 1
+except OSError:
+    pass
+if count == 600:
+    print(int(input()) * 2)
+"""
+FILL = """\
+import os
+for number in range(20):
+    with open(f"{FOLDER}/{number}", "wb") as stream:
+        stream.write(bytes(15 << 20))
+print(int(input()) * 2)
+"""
+LEFT = """\
+import os, time
+n = int(input())
+before = len([p for p in os.listdir("/proc") if p.isdigit()])
+if os.fork() == 0:
+    time.sleep(5)
+    os._exit(0)
+if n == 3 or before > 3:
+    print(n * 2)
+"""
+NAMESPACE = """\
+import ctypes
+if ctypes.CDLL(None).unshare(0x10000000) == 0:
+    print(int(input()) * 2)
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "code", [MANY, LEFT, *(FILL.replace("{FOLDER}", folder) for folder in ("/tmp", "/dev/shm", "/dev", "/"))]
+)
+def test_the_sandbox_bounds_processes_and_files(code: str) -> None:
+    assert not passes(code, DOUBLE, None)
+
+
+@needs_sandbox
+def test_a_program_makes_no_user_namespace() -> None:
+    if "--disable-userns" not in programs._isolation(programs.sandbox()):
+        pytest.skip("this bubblewrap cannot forbid it")
+    assert not passes(NAMESPACE, DOUBLE, None)
+
+
+@needs_sandbox
+def test_a_program_with_a_few_processes_threads_and_files_is_right() -> None:
+    code = (
+        "import concurrent.futures as futures, multiprocessing, threading\n"
+        "open('/tmp/x', 'wb').write(bytes(10 << 20))\n"
+        "n = int(input())\n"
+        "with futures.ThreadPoolExecutor(8) as pool: assert list(pool.map(abs, range(8))) == list(range(8))\n"
+        "with multiprocessing.get_context('fork').Pool(4) as pool: print(sum(pool.map(int, [n, n])))\n"
+    )
+    assert passes(code, DOUBLE, None)
+
+
+@needs_sandbox
+def test_messages_of_a_program_take_no_memory_here() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code = "import sys\nfor _ in range(300): sys.stderr.write('x' * 10**6)\nprint(int(input()) * 2)"
+    assert passes(code, DOUBLE, None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"
+
+
+@needs_sandbox
+def test_an_output_that_is_also_a_secret_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "778899")
+    assert passes("print(778899)", [Case("", "778899")], None)
+
+
+@needs_sandbox
+def test_an_older_bubblewrap_gets_the_options_that_it_knows(tmp_path: Path) -> None:
+    for name, refused in (("old", "--disable-userns"), ("older", "--size")):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\ncase "$*" in *{refused}*) exit 1;; esac\nexec {programs.sandbox()} "$@"\n')
+        path.chmod(0o755)
+        assert refused not in programs._isolation(str(path))
+        assert "--tmpfs" in programs._isolation(str(path))
+    with pytest.raises(EnvironmentFault, match="bubblewrap cannot start a sandbox"):
+        programs._isolation("/bin/false")
 
 
 @needs_sandbox
