@@ -4,36 +4,110 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from typing import Any
 
 from flagrelease.errors import EnvironmentFault
 
 __all__ = ["equal", "normal", "says"]
 
-_NOISE = re.compile(r"\\(?:left|right|,|!|;|:|displaystyle|quad)(?![A-Za-z])|\\text\{\s*\}|\$|\s+")
-_UNITS = re.compile(r"\^\{?\\circ\}?|\\%|%")
+_THIN = r"(?:(?<!\\)\\[,;:! ]|\\thinspace(?![A-Za-z])\s?|~|[\u00a0\u2000-\u200a\u202f\u205f])"
+_NOISE = re.compile(
+    rf"\\(?:left|right|displaystyle|quad)(?![A-Za-z])|\\[,;:!]|{_THIN}|\\text\{{\s*\}}|(?<!\\)\\(?=\$)|\$|\s+"
+)
+_THOUSANDS = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:(?:{_THIN}+|\{{,\}})\d{{3}})+(?!\d)")
+"""Groups of three digits with thin spaces between: `10\\,080`."""
+_DEGREES = re.compile(r"\^\s?\{?\s?(?:\\(?:circ|degree)(?![A-Za-z])|°)\s?\}?|\\degree(?![A-Za-z])|°|º")
+_PERCENT = re.compile(r"\\%|%")
+
+_END = r"[^\[\](),\\]*(?:\\[A-Za-z]+(?![A-Za-z])(?:\{[^{}]*\})*[^\[\](),\\]*)*"
+_INTERVAL = re.compile(rf"(?:[A-Za-z]\\in)?[\[(]{_END},{_END}[\])](?:\\cup[\[(]{_END},{_END}[\])])*")
+_ASKS_FOR_INTERVAL = re.compile(r"\b(?:intervals?|domain|range|inequalit(?:y|ies))\b", re.IGNORECASE)
+_OR = re.compile(r"\\text\w*\{\s*or\s*\}|\\mathrm\{\s*or\s*\}|\bor\b|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|∨")
+
+_NO_NUMBER = re.compile(r"(?<![A-Za-z])nan(?![A-Za-z])", re.IGNORECASE)
+_INFINITE = re.compile(r"(?<![A-Za-z\\])[+-]?inf(?:inity)?(?![A-Za-z])", re.IGNORECASE)
+_INFINITY = re.compile(r"\\infty|∞|(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])", re.IGNORECASE)
 
 
 def normal(expression: str) -> str:
     """Normalize an expression: drop spaces, sizes, dollar signs, degrees and percent signs; `\\dfrac` is `\\frac`."""
-    text = _UNITS.sub("", _NOISE.sub("", expression)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return text.strip().rstrip(".")
+    text = _PERCENT.sub("", _NOISE.sub("", _DEGREES.sub("", expression)))
+    return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip().rstrip(".")
 
 
-def equal(answer: str, reference: str) -> bool:
-    """Whether two expressions are equal as text or by math-verify.
+def equal(answer: str, reference: str, *, asked: str = "") -> bool:
+    """Whether two expressions are equal as text or by math-verify; `asked` is the question, which may tell an interval
+    from a point. An inequality equals the interval that it describes.
 
     May run for long, so call it in a process that can be killed.
     Raises EnvironmentFault if math-verify is needed and not installed.
     """
-    return normal(answer) == normal(reference) or _verified(f"\\boxed{{{answer}}}", reference)
+    if not _is_value(answer, reference):
+        return False
+    if normal(answer) == normal(reference):
+        return True
+    interval = _is_interval(reference, asked)
+    answer, reference = _plain(answer), _plain(reference)
+    return _verified(f"\\boxed{{{answer}}}", reference, interval=interval) or (
+        interval and _in_parts(answer, reference)
+    )
 
 
 def says(text: str, reference: str) -> bool:
     """Whether the expression that math-verify finds in free text without a marked answer equals the reference."""
-    return _verified(text, reference)
+    return _verified(text, reference, interval=_is_interval(reference, ""))
 
 
-def _verified(text: str, reference: str) -> bool:
+def _is_value(answer: str, reference: str) -> bool:
+    """Not the text of a float that is no number, or infinite where the reference is not. Math-verify reads letters."""
+    if _NO_NUMBER.search(answer) and not _NO_NUMBER.search(reference):
+        return False
+    return not _INFINITE.search(answer) or _INFINITY.search(reference) is not None
+
+
+def _plain(expression: str) -> str:
+    """Without degrees, and without thin spaces between thousands: math-verify would read the last group only."""
+    return _DEGREES.sub("", _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), expression))
+
+
+def _is_interval(reference: str, asked: str) -> bool:
+    """Whether the reference is one interval or several. `(1, 2)` may be a point, unless the question says otherwise."""
+    text = normal(reference)
+    if _INTERVAL.fullmatch(text) is None:
+        return False
+    closed = "[" in text or "]" in text
+    return closed or "\\infty" in text or "\\cup" in text or _ASKS_FOR_INTERVAL.search(asked) is not None
+
+
+def _verified(text: str, reference: str, *, interval: bool = False) -> bool:
+    parse, verify = _math_verify()
+    wanted = parse(f"\\boxed{{{reference}}}", parsing_timeout=None)
+    given = parse(text, parsing_timeout=None)
+    return bool(verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=interval))
+
+
+def _in_parts(answer: str, reference: str) -> bool:
+    """Whether inequalities of one variable, with `or` between them, describe the intervals of the reference."""
+    parts = _OR.split(answer)
+    if len(parts) < 2:
+        return False
+    from sympy import Union
+
+    parse, verify = _math_verify()
+    relations = [next(iter(parse(f"\\boxed{{{part}}}", parsing_timeout=None)), None) for part in parts]
+    variables = {frozenset(getattr(relation, "free_symbols", ())) for relation in relations}
+    if len(variables) != 1 or len(next(iter(variables))) != 1:
+        return False
+    try:
+        given = Union(*(relation.as_set() for relation in relations))
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return False
+    return bool(verify(parse(f"\\boxed{{{reference}}}", parsing_timeout=None), [given], timeout_seconds=None))
+
+
+def _math_verify() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Its `parse` and `verify`."""
     try:
         from math_verify import parse, verify
     except ImportError:
@@ -41,5 +115,4 @@ def _verified(text: str, reference: str) -> bool:
     # It warns at each call that its own timeouts are off. They use signals, which work in the main thread only; the
     # timeout here is that of the grading process.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    wanted = parse(f"\\boxed{{{reference}}}", parsing_timeout=None)
-    return bool(verify(wanted, parse(text, parsing_timeout=None), timeout_seconds=None))
+    return parse, verify

@@ -103,10 +103,10 @@ def _plain(latex: str | None) -> str | None:
     return latex.replace("\\text{", "").replace("\\textbf{", "").strip("{}()\\ ") if latex else None
 
 
-def _exact(text: str, reference: str, _prompt: str) -> Grade:
+def _exact(text: str, reference: str, prompt: str) -> Grade:
     """AMPS_Hard: the last boxed expression equals the reference."""
     answer = boxed(text)
-    return Grade(answer is not None and equal(answer, reference), answer)
+    return Grade(answer is not None and equal(answer, reference, asked=prompt), answer)
 
 
 def _proof(text: str, reference: str, _prompt: str) -> Grade:

@@ -76,7 +76,8 @@ def grade_math(question: Question, reply: Reply) -> Grade:
     """Grade the boxed or marked expression, or else the last expression of the text."""
     answer = boxed(reply.text) or marked(reply.text)
     if answer is not None:
-        return Grade(equal(answer, question.reference), answer)
+        asked = " ".join(str(message["content"]) for message in question.messages)
+        return Grade(equal(answer, question.reference, asked=asked), answer)
     lines = reply.text.strip().splitlines()
     return Grade(bool(lines) and says(reply.text, question.reference), lines[-1][:200] if lines else None)
 

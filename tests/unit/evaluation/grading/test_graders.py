@@ -172,6 +172,99 @@ def test_mathematics_is_compared_by_meaning(answer: str, reference: str, same: b
 
 
 @pytest.mark.parametrize(
+    "degrees", ["90°", "90^\\circ", "90^{\\circ}", "90^{ \\circ }", "90\\degree", "90^\\degree", "90º", "90^°"]
+)
+def test_degrees_are_a_notation(degrees: str) -> None:
+    assert equal(degrees, "90")
+    assert equal("90", degrees)
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal(f"x = {degrees}", "90")
+    assert equal(degrees, "\\frac{180}{2}")
+    assert not equal(degrees, "91")
+
+
+@pytest.mark.parametrize(
+    "thin", ["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\thinspace ", "\u2009", "\u202f", "\u00a0", "{,}", ","]
+)
+def test_thousands_are_separated_in_many_ways(thin: str) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal(f"10{thin}080", "10080")
+    assert equal("10080", f"10{thin}080")
+    assert equal(f"1{thin}010{thin}080", "1010080")
+    assert equal(f"n = 10{thin}080", "10080") or thin == ",", "after an equals sign, a comma may be one of a list"
+    assert not equal(f"10{thin}080", "1080")
+    assert not equal(f"10{thin}080", "80")
+    assert not equal(f"(10{thin}080, 1)", "(10, 80, 1)") or thin == ","
+
+
+INTERVALS = [
+    ("x<2", "(-\\infty,2)"),
+    ("1 \\le x \\leq 2", "[1,2]"),
+    ("1 ≤ x < 2", "[1, 2)"),
+    ("x \\ge 3", "\\left[3,\\infty\\right)"),
+    ("2<x", "(2, \\infty)"),
+    ("-2 \\le a \\le \\frac{1}{2}", "\\left[-2,\\frac12\\right]"),
+    ("x<-1 \\text{ or } x>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+    ("x < -1 or x > 2", "(-\\infty,-1)\\cup(2,\\infty)"),
+    ("x<2 \\lor x \\geq 4", "(-\\infty,2) \\cup [4,\\infty)"),
+    ("1<x<2 \\text{ or } 3<x<4", "(1,2)\\cup(3,4)"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference"), INTERVALS)
+def test_an_inequality_equals_the_interval_that_it_describes(answer: str, reference: str) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal(answer, reference)
+    for _, other in INTERVALS:
+        assert equal(answer, other) is (other.replace(" ", "") == reference.replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("1 \\le x \\le 2", "[1,2)"),
+        ("x \\ge 3", "(3,\\infty)"),
+        ("x<-1 \\text{ or } y>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("x<-1 \\text{ and } x>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("a < b \\text{ or } a > b", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("1<x<2", "\\{1,2\\}"),
+        ("x<2", "2"),
+    ],
+)
+def test_another_inequality_is_wrong(answer: str, reference: str) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert not equal(answer, reference, asked="Write it as an interval.")
+
+
+def test_a_pair_is_an_interval_if_the_question_says_so() -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal("1<x<2", "(1,2)", asked="Express your answer in interval notation.")
+    assert not equal("1<x<2", "(1,2)", asked="At which point do they meet?")
+    assert not equal("1<x<3", "(1,2)", asked="Find the domain of f.")
+    reply = Reply(text="so \\boxed{1<x<2}", finish_reason="stop", completion_tokens=1)
+    for asked, right in (("Which interval?", True), ("Which point?", False)):
+        message = {"role": "user", "content": asked}
+        question = Question(subset="all", id="q", messages=(message,), reference="(1,2)")
+        assert TASKS["math"].grade(question, reply).correct is right
+
+
+@pytest.mark.parametrize("answer", ["nan", "NaN", "\\text{nan}", "-nan", "[nan,nan]", "x = nan", "5 = nan", "nan = 5"])
+@pytest.mark.parametrize("reference", ["5", "n^2 a", "\\infty", "x = 5", "n a n"])
+def test_no_number_is_never_right(answer: str, reference: str) -> None:
+    assert not equal(answer, reference)
+
+
+@pytest.mark.parametrize("answer", ["inf", "-inf", "Infinity", "\\text{inf}", "x = inf"])
+def test_the_text_of_an_infinite_float_is_right_only_for_infinity(answer: str) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    for reference in ("5", "in f", "i n f", "f i n", "10^{400}", "x", "\\frac{1}{0}"):
+        assert not equal(answer, reference)
+    assert equal("inf", "\\infty")
+    assert not equal("-inf", "\\infty")
+    assert equal("\\infty", "\\infty")
+
+
+@pytest.mark.parametrize(
     ("text", "right"),
     [
         ("so \\boxed{0.5}", True),
