@@ -95,7 +95,7 @@ def _in_parts(answer: str, reference: str) -> bool:
     from sympy import Union
 
     parse, verify = _math_verify()
-    relations = [next(iter(parse(f"\\boxed{{{part}}}", parsing_timeout=None)), None) for part in parts]
+    relations: list[Any] = [next(iter(parse(f"\\boxed{{{part}}}", parsing_timeout=None)), None) for part in parts]
     variables = {frozenset(getattr(relation, "free_symbols", ())) for relation in relations}
     if len(variables) != 1 or len(next(iter(variables))) != 1:
         return False
