@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.errors import DockerUnavailable
+from flagrelease.ports.docker import config_file
 from flagrelease.ports.docker.endpoint import endpoint
 from flagrelease.ports.docker.engine import Engine
 
@@ -121,3 +122,8 @@ def test_a_contexts_certificates_are_used(skip: bool, folder: Path, monkeypatch:
     for name in ("cert.pem", "key.pem"):
         (tls / name).touch()
     assert endpoint().tls.cert == (str(tls / "cert.pem"), str(tls / "key.pem"))
+
+
+def test_a_folder_that_cannot_be_looked_at_is_a_fault_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", "x" * 5000)
+    assert "too long" in config_file.read().fault

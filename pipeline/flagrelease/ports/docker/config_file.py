@@ -77,7 +77,7 @@ def folder() -> Path:
 def read() -> ConfigFile:
     """The file that the docker CLI reads. docker-py also reads the home folder's where DOCKER_CONFIG names another."""
     oldest = [] if os.environ.get("DOCKER_CONFIG") else [Path("~/.dockercfg").expanduser()]
-    path = next((path for path in [folder() / "config.json", *oldest] if path.exists()), None)
+    path = next((path for path in [folder() / "config.json", *oldest] if _exists(path)), None)
     if path is None:
         return ConfigFile()
     try:
@@ -88,6 +88,14 @@ def read() -> ConfigFile:
     if not isinstance(content, dict):
         return ConfigFile(path=path, fault="it is not a JSON object")
     return ConfigFile(path=path, content=content)
+
+
+def _exists(path: Path) -> bool:
+    """Also if it cannot be looked at, which reading it then reports."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _mapping(value: object) -> dict[str, Any]:
