@@ -109,7 +109,7 @@ class _Run:
         self._not_before = 0.0
         self._start = time.monotonic()
         self._pace = Pace(
-            most_tokens=int(evaluation.parameters["max_tokens"]),
+            most_tokens=int(evaluation.parameters.get("max_tokens", 0)),
             most_seconds=patience.request_seconds,
             least_seconds=patience.least_seconds,
             began=self._start,

@@ -15,7 +15,7 @@ class Pace:
     """Follows one evaluation of a server."""
 
     most_tokens: int
-    """Tokens that an answer may have."""
+    """Tokens that an answer may have; 0 if that is not limited, and then neither is its time by the answers so far."""
     most_seconds: float
     """The limit of one answer while none is known, and in any case."""
     least_seconds: float
@@ -34,7 +34,7 @@ class Pace:
     @property
     def limit(self) -> float:
         """Seconds after which one request counts as not answered."""
-        if not self.slowest:
+        if not self.slowest or not self.most_tokens:
             return self.most_seconds
         return min(self.most_seconds, self.least_seconds + _TIMES * self.slowest * self.most_tokens)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flagrelease.evaluation.harnesses.own_pace import Pace
 
 
@@ -14,6 +16,9 @@ def test_before_the_first_answer_the_longest_time_is_allowed() -> None:
     assert one.limit == 1800
     assert not one.hangs(100 + 2600)
     assert one.hangs(100 + 2800)
+    unlimited = replace(pace(), most_tokens=0)
+    unlimited.answered(0.1, 10)
+    assert unlimited.limit == 1800
 
 
 def test_an_answer_may_take_four_times_the_slowest_one_at_its_full_length() -> None:
