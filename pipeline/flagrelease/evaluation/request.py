@@ -79,7 +79,7 @@ class Tally:
     seconds: float
     """Seconds spent by this process."""
     silent: float = 0.0
-    """Seconds since the last response of the server."""
+    """Seconds that the server has owed a response."""
 
     @property
     def accuracy(self) -> float:

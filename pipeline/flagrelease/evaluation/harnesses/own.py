@@ -112,7 +112,6 @@ class _Run:
             most_tokens=int(evaluation.parameters.get("max_tokens", 0)),
             most_seconds=patience.request_seconds,
             least_seconds=patience.least_seconds,
-            began=self._start,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
@@ -284,12 +283,14 @@ class _Run:
             raise _RetryableError(str(error)) from None
 
     async def _post_once(self, connection: JsonConnection, body: bytes) -> Response:
+        self._pace.sent(time.monotonic())
         try:
             response = await connection.post(body, seconds=self._pace.limit)
         except TransportError as error:
+            self._pace.lost()
             self.transport_failed.set()
             raise _RetryableError(f"no response: {error}") from None
-        self._pace.responded = time.monotonic()
+        self._pace.responded(time.monotonic())
         if response.status == 200:
             return response
         why = refusal(response.status, response.body)

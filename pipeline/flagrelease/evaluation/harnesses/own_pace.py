@@ -20,12 +20,27 @@ class Pace:
     """The limit of one answer while none is known, and in any case."""
     least_seconds: float
     """Allowed in addition, however fast the answers are."""
-    began: float
-    """When the evaluation began, by time.monotonic."""
     slowest: float = 0.0
     """Seconds a token of the slowest answer; 0 before the first one."""
-    responded: float | None = None
-    """When the server responded last, by time.monotonic, with an answer or an error."""
+    open: int = 0
+    """Requests that the server has not responded to."""
+    owed_since: float | None = None
+    """Since when the server owes a response, by time.monotonic; None while it owes none, as during grading."""
+
+    def sent(self, now: float) -> None:
+        """Note a request."""
+        self.open += 1
+        if self.owed_since is None:
+            self.owed_since = now
+
+    def responded(self, now: float) -> None:
+        """Note a response, with an answer or an error."""
+        self.open -= 1
+        self.owed_since = now if self.open else None
+
+    def lost(self) -> None:
+        """Note a request that ended without a response: the server still owes one."""
+        self.open -= 1
 
     def answered(self, seconds: float, tokens: int | None) -> None:
         """Note an answer."""
@@ -39,8 +54,8 @@ class Pace:
         return min(self.most_seconds, self.least_seconds + _TIMES * self.slowest * self.most_tokens)
 
     def silent(self, now: float) -> float:
-        """Seconds without a response."""
-        return now - (self.began if self.responded is None else self.responded)
+        """Seconds that the server has owed a response."""
+        return 0.0 if self.owed_since is None else now - self.owed_since
 
     def hangs(self, now: float) -> bool:
         """Whether the server has stopped to respond."""
