@@ -149,7 +149,7 @@ class _Run:
         now = time.monotonic()
         if self._pace.hangs(now):
             raise SmokeFailed(
-                f"{self._evaluation.benchmark}: the server has stopped to answer",
+                f"{self._evaluation.benchmark}: the server has stopped answering",
                 why=f"there was no response for {self._pace.silent(now):.0f} s; one should take at most "
                 f"{self._pace.limit:.0f} s, by the answers so far",
                 hint="see the server's log; run again: answers are kept",

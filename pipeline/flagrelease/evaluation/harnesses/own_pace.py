@@ -58,5 +58,5 @@ class Pace:
         return 0.0 if self.owed_since is None else now - self.owed_since
 
     def hangs(self, now: float) -> bool:
-        """Whether the server has stopped to respond."""
+        """Whether the server has stopped responding."""
         return self.silent(now) > _SILENT_TIMES * self.limit

@@ -134,7 +134,7 @@ def test_a_server_that_hangs_ends_the_evaluation_soon_and_keeps_the_answers(tmp_
     began = time.monotonic()
     with serving(hanging) as server:
         try:
-            with pytest.raises(SmokeFailed, match="the server has stopped to answer") as caught:
+            with pytest.raises(SmokeFailed, match="the server has stopped answering") as caught:
                 ask(
                     server.base_url,
                     evaluation(40, concurrency=2),
