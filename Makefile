@@ -21,7 +21,7 @@ example: ## write docs/example/ and the README's tables from the newest release
 test: ## run ruff, mypy and the tests with line coverage; sets up what is missing first
 	$(MACHINE) test
 	@$(MAKE) --no-print-directory check
-	@PYTHONDONTWRITEBYTECODE= .venv/bin/pytest --cov --cov-report= $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m slipcover --json --out .cache/coverage.json -m pytest $(ARGS)
 
 test-slow: ## run the proofs that take too long for `make test`
 	$(MACHINE) test

@@ -88,7 +88,6 @@ def test_allocation_by_variance_is_unbiased_where_plain_means_are_not() -> None:
     assert float((estimate.error**2).mean()) == pytest.approx(float(estimate.difference.var()), rel=0.12)
 
 
-@pytest.mark.no_cover  # other tests cover these lines; counting them takes as long again
 @pytest.mark.parametrize(("case", "reference"), [(0, False), (0, True), (1, False), (1, True)])
 def test_simulated_error_rates_keep_their_level(case: int, reference: bool) -> None:
     """False PASS at a loss of exactly the margin, false FAIL at none: 5 %, within three standard deviations."""
@@ -292,7 +291,6 @@ def test_weights_do_not_show_a_difference_beyond_the_scores() -> None:
         assert decision.candidate_score >= 0
 
 
-@pytest.mark.no_cover  # other tests cover these lines; counting them takes as long again
 def test_dependent_questions_take_more_answers() -> None:
     p = np.repeat(np.random.default_rng(7).random(60), 4)
     q = np.clip(p + np.repeat(np.random.default_rng(8).normal(0, 0.2, 60), 4), 0, 1)
