@@ -174,6 +174,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_a_full_disk_is_named_and_what_was_done_is_kept(small_disk: Path, tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "trace.json")
     done = flagkernels("tune", "--trace", trace, "--out", small_disk / "out")
@@ -208,6 +209,7 @@ def test_a_disk_that_is_full_from_the_start_is_named_by_every_step(left: str, sm
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_a_truncated_database_is_named_before_anything_is_tuned(tmp_path: Path) -> None:
     trace, out = write_trace(tmp_path / "trace.json"), tmp_path / "out"
     first = flagkernels("tune", "--trace", trace, "--out", out)

@@ -128,6 +128,7 @@ def test_the_culprit_in_a_real_model_is_named_and_removed(folder: Path) -> None:
     assert report["together"]["operators"] == ["mm", "rsqrt", "silu"]
 
 
+@pytest.mark.slow  # compiles a model; unit tests attribute in parts
 def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> None:
     """Products of compiled layers go to `mm.out`; attribution runs the model eagerly, which calls `mm`."""
     (folder / "compiled.yaml").write_text(

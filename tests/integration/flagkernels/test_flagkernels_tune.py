@@ -57,6 +57,7 @@ print(json.dumps({"timed": len(timed), "chosen": [str(tuner.cache.get(key)) for 
 """
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_products_into_preallocated_memory_share_the_choices_of_the_others(tmp_path: Path) -> None:
     """The layers of a compiled model call `mm.out` and its head `mm`: one kernel, one database."""
     require_stand_in()
@@ -157,6 +158,7 @@ def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path
     assert stored.read_bytes()[18:20] == b"\2\2"  # write-ahead log: readers and a writer do not wait for each other
 
 
+@pytest.mark.slow  # compiles again
 def test_rows_between_those_that_were_tuned_take_the_nearest_choice(bundle: Path, tmp_path: Path) -> None:
     status = start(bundle, tmp_path / "effective", tmp_path / "cache", MORE_ROWS="96 300 96")
     assert status["tuning_events"] == 0
@@ -182,6 +184,7 @@ def test_a_kernel_that_was_never_tuned_is_tuned_and_counted(bundle: Path, tmp_pa
 EARLY = "import flag_gems; from flagkernels.engine import plugin; plugin.register(); print('served')"
 
 
+@pytest.mark.slow  # three starts of torch
 def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_database(
     bundle: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +197,7 @@ def test_flaggems_that_was_imported_before_is_accepted_only_with_the_bundles_dat
     assert under_run.stdout == "served\n", under_run.stderr
 
 
+@pytest.mark.slow  # compiles again
 def test_a_bundle_without_kernels_compiles_and_says_so(bundle: Path, tmp_path: Path) -> None:
     """The counters must not read zero only because nothing is hooked."""
     bare = tmp_path / "bare"
@@ -227,6 +231,7 @@ def test_the_bundle_is_small_relocatable_and_complete(bundle: Path, tmp_path: Pa
     assert (status["tuning_events"], status["compilations"]) == (0, 0)
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_a_budget_that_ends_early_leaves_the_best_so_far_and_no_tuning(tmp_path: Path) -> None:
     """One compiler and 3 s: a few candidates, a few keys; the other keys borrow, and a second run tunes them."""
     require_stand_in()
@@ -325,6 +330,7 @@ def test_a_bundle_with_an_unknown_operator_is_refused_before_the_engine_starts(b
     assert "started" not in done.stdout
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_an_operator_that_fails_is_a_row_and_the_others_are_tuned(tmp_path: Path) -> None:
     require_stand_in()
     trace = write_trace(tmp_path / "trace.json", rows=(32,), once=(512,))

@@ -90,6 +90,7 @@ def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
 
 
+@pytest.mark.slow  # test_without_docker releases so
 def test_processes_serve_the_same_without_docker_and_registry(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
     assert "make base" in caught.value.hint
 
 
+@pytest.mark.slow  # three servers of the real model
 def test_the_token_gate_tells_a_damaged_model_from_the_server_s_own_noise(started: Started) -> None:
     context = started.after()
     weights_folder = started.context.workspace.weights

@@ -120,6 +120,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow  # a Prefect server of its own; unit tests remedy without one
 def test_a_failure_that_is_remedied_leaves_the_flow_green(tmp_path: Path) -> None:
     (tmp_path / "deadly").write_text("mul")
     (tmp_path / "findable").write_text("mul")

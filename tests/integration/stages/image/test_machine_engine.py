@@ -53,6 +53,7 @@ def on_this_python(runner: ProcessRunner) -> Cell:
     return replace(cell, chip=replace(cell.chip, python=runner.machine.version.rpartition(".")[0]))
 
 
+@pytest.mark.slow  # two starts of torch and an engine
 def test_both_stacks_start_the_engine_of_the_machine(runner: ProcessRunner, tmp_path: Path) -> None:
     cell = on_this_python(runner)
     job: Job = replace(given.job(cell), runner="process")

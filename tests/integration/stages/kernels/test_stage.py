@@ -281,6 +281,7 @@ def test_a_bundle_that_was_changed_never_serves(images: Images, tmp_path: Path) 
     assert "was changed after it was bundled" in caught.value.detail
 
 
+@pytest.mark.slow  # an image of its own
 def test_a_database_that_misses_is_found(images: Images, tmp_path: Path) -> None:
     from flagkernels.bundle import bundle as bundles
 
