@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,15 @@ def many(tmp_path: Path) -> World:
     return world_of(tmp_path, MANY)
 
 
-@pytest.fixture
-def sampled(tmp_path: Path) -> World:
-    world = world_of(tmp_path)
+def sampled_world(root: Path) -> World:
+    world = world_of(root)
     world.stacks = {"native": sampling("a"), "flagos": sampling("b")}
     return world
+
+
+@pytest.fixture
+def sampled(tmp_path: Path) -> World:
+    return sampled_world(tmp_path)
 
 
 def profiled(world: World, **changes: Any) -> Job:
@@ -231,20 +236,28 @@ def world_of_again(world: World) -> World:
 # Judging the recorded answers
 
 
-@pytest.fixture(params=["cpu", "nvidia"])
-def left(request: pytest.FixtureRequest, sampled: World, tmp_path: Path) -> tuple[Path, Path, Accuracy]:
-    """Both sides as two folders of answers with their conditions, colocated or against a complete baseline."""
-    result = sampled.evaluate(sampled.sampled(vendor=request.param))
-    store = EvidenceStore(sampled.root / "evidence")
+@pytest.fixture(scope="module", params=["cpu", "nvidia"])
+def evaluated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Accuracy]:
+    """A folder of each side's answers with their conditions, colocated or against a complete baseline."""
+    root = tmp_path_factory.mktemp("evaluated")
+    world = sampled_world(root)
+    result = world.evaluate(world.sampled(vendor=request.param))
+    store = EvidenceStore(world.root / "evidence")
     named = {one.name: store.path(one) for one in result.evidence}
-    folders = []
     for side, name in (("a", "accuracy/baseline.samples.jsonl"), ("b", "accuracy/samples.jsonl")):
-        folder = tmp_path / side
-        folder.mkdir()
+        folder = root / "sides" / side
+        folder.mkdir(parents=True)
         (folder / "samples.jsonl").write_bytes(named[name].read_bytes())
         (folder / "conditions.json").write_bytes(named["accuracy/conditions.json"].read_bytes())
-        folders.append(folder)
-    return folders[0], folders[1], result
+    return root / "sides", result
+
+
+@pytest.fixture
+def left(evaluated: tuple[Path, Accuracy], tmp_path: Path) -> tuple[Path, Path, Accuracy]:
+    """The same in folders that a test may change."""
+    sides, result = evaluated
+    shutil.copytree(sides, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "a", tmp_path / "b", result
 
 
 def test_compare_judges_it_by_its_recorded_design(left: tuple[Path, Path, Accuracy]) -> None:
