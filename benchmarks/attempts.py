@@ -5,10 +5,11 @@
 TABLE is `reruns` (an image is evaluated until it passes, at most five times), `rounds` (attribution: up to three
 further images, each after a FAIL), `shared` (eight chips against one baseline) or `levels` (ways to divide α among the
 attempts, and the weight of the baseline's error, by exact integration). By default all of them.
+N is the number of simulations, of which a quarter for benchmarks of 500 questions and more.
 
 Every image loses exactly the margin, on all questions alike on the logit scale, the loss for which PASS is most likely.
 "Before" is the rule without these budgets: 5 % for each attempt, and the baseline's error only in the sum of squares.
-"After" is the product's. The generators of data are those of `verdict_audit.py`.
+"After" is the product's. The generators of data are those of `simulated.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from verdict_audit import AIME, GPQA_D, MUSR, Floats, Many, Random, Setting, print_tables
+from simulated import AIME, GPQA_D, MUSR, Floats, Many, Random, Setting
+from tables import Order, head, percent, print_tables
 
 from flagrelease.verdict.attempts import level
 from flagrelease.verdict.stats.design import Design
@@ -88,49 +90,38 @@ def until(kept: Kept, rule: Rule, random: Random, most: int, *, goes_on: Callabl
     return float(passed.mean())
 
 
-def _attempts(runs: int, seed: int, only: str, most: int, goes_on: Callable[[Floats], Floats]) -> list[str]:
-    rows = ["| benchmark | before | after | runs |", "|---" * 4 + "|"]
-    for setting in SETTINGS:
-        if only in setting.name:
-            count = runs if setting.n < 500 else max(runs // 4, 50)
-            cells = []
-            for rule in RULES:
-                random = np.random.default_rng([seed, setting.n, setting.repeats])
-                kept = Kept.draw(setting, random, count)
-                cells.append(percent(until(kept, rule, random, most, goes_on=goes_on), count))
-            rows.append(f"| {setting.name} {setting.n}×{setting.repeats} | {' | '.join(cells)} | {count} |")
-            print(rows[-1], file=sys.stderr, flush=True)
+def _attempts(order: Order, most: int, goes_on: Callable[[Floats], Floats]) -> list[str]:
+    rows = head("benchmark", "before", "after", "runs")
+    for setting in order.settings(SETTINGS):
+        count = order.runs if setting.n < 500 else max(order.runs // 4, 50)
+        cells = []
+        for rule in RULES:
+            random = np.random.default_rng([order.seed, setting.n, setting.repeats])
+            kept = Kept.draw(setting, random, count)
+            cells.append(percent(until(kept, rule, random, most, goes_on=goes_on), count))
+        rows.append(f"| {setting.name} {setting.n}×{setting.repeats} | {' | '.join(cells)} | {count} |")
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def reruns(runs: int, seed: int, only: str) -> list[str]:
+def reruns(order: Order) -> list[str]:
     """Evaluated again until it passes, at most five times."""
-    return _attempts(runs, seed, only, 5, lambda found: found != PASS)
+    return _attempts(order, 5, lambda found: found != PASS)
 
 
-def rounds(runs: int, seed: int, only: str) -> list[str]:
+def rounds(order: Order) -> list[str]:
     """Up to three rounds of attribution, each after a FAIL; every image loses the margin."""
-    return _attempts(runs, seed, only, 4, lambda found: found == FAIL)
+    return _attempts(order, 4, lambda found: found == FAIL)
 
 
-def shared(runs: int, seed: int, only: str) -> list[str]:
+def shared(order: Order) -> list[str]:
     """Eight chips are judged against each baseline."""
-    head = (
-        "benchmark",
-        "rule",
-        "a cell",
-        "at least one of 8",
-        "a cell, worst tenth of the baselines",
-        "answers",
-        "baselines",
-    )
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for setting in SETTINGS:
-        if only not in setting.name:
-            continue
-        count = runs if setting.n < 500 else max(runs // 4, 50)
+    worst_tenth = "a cell, worst tenth of the baselines"
+    rows = head("benchmark", "rule", "a cell", "at least one of 8", worst_tenth, "answers", "baselines")
+    for setting in order.settings(SETTINGS):
+        count = order.runs if setting.n < 500 else max(order.runs // 4, 50)
         for name, rule in zip(("before", "after"), RULES, strict=True):
-            random = np.random.default_rng([seed, setting.n, setting.repeats])
+            random = np.random.default_rng([order.seed, setting.n, setting.repeats])
             kept = Kept.draw(setting, random, count)
             every = [kept.judge(rule, 1, np.arange(count), random) for _ in range(CHIPS)]
             found = np.array([many.verdict == PASS for many in every])
@@ -147,11 +138,7 @@ def shared(runs: int, seed: int, only: str) -> list[str]:
     return rows
 
 
-def percent(share: float, runs: int) -> str:
-    return f"{100 * share:.1f} ± {100 * np.sqrt(max(share, 1 / runs) * (1 - share) / runs):.1f}"
-
-
-def levels(_runs: int, _seed: int, _only: str) -> list[str]:
+def levels(_order: Order) -> list[str]:
     """PASS of an identical stack / the candidate's answers relative to a level of 5 % without a weight."""
     ways = {
         "5 % each": (1.0, 1.0, 1.0),
@@ -192,4 +179,4 @@ TABLES = {"reruns": reruns, "rounds": rounds, "shared": shared, "levels": levels
 
 
 if __name__ == "__main__":
-    print_tables(__doc__, TABLES, runs=800, fewer="a quarter for 500 questions and more")
+    print_tables(__doc__, TABLES, runs=800)
