@@ -14,7 +14,7 @@ from simulated import Floats, Random, Setting
 
 from flagrelease.verdict.attempts import level
 from flagrelease.verdict.fixed_sample import compare
-from flagrelease.verdict.group_sequential import PlannedLooks, to_verdict, unsettled
+from flagrelease.verdict.group_sequential import PlannedLooks, interim_analyses, to_verdict, unsettled
 from flagrelease.verdict.samples import Sample
 from flagrelease.verdict.types import BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Answer, Decision, Verdict
 
@@ -150,6 +150,7 @@ def _planned(n: int, repeats: int, margin: float, chance: float) -> PlannedLooks
         questions=tuple(("", f"q{row}") for row in range(n)),
         margin=margin,
         repeats=repeats,
+        looks=interim_analyses(margin, repeats),
         fail_alpha=FAIL_ALPHA,
         reference=repeats > 1,
         chance=chance,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
 from flagrelease.verdict.attempts import level
+from flagrelease.verdict.group_sequential import interim_analyses
 from flagrelease.verdict.stats.design import Design
 from flagrelease.verdict.stats.paired import kept_error, loss_error
 from flagrelease.verdict.stats.sequential import FAIL, PASS, Progress, allocate
@@ -184,6 +185,7 @@ class Many:
             "margin": setting.margin,
             "repeats": setting.repeats,
             "alpha": setting.level,
+            "looks": interim_analyses(setting.margin, setting.repeats),
             "fail_alpha": fail_alpha,
             "reserve": RESERVE,
             "baseline_weight": setting.weight,

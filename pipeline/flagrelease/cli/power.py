@@ -31,6 +31,7 @@ def forecasts(job: Job) -> list[Forecast]:
     benchmark for which none is known is left out. Where the chip cannot hold both stacks, the baseline is complete
     from the start.
     """
+    from flagrelease.verdict.group_sequential import interim_analyses
     from flagrelease.verdict.stats.design import Design
     from flagrelease.verdict.stats.planner import GUESS, forecast
 
@@ -46,6 +47,7 @@ def forecasts(job: Job) -> list[Forecast]:
             questions=min(share.limit or available, available),
             margin=benchmark.margin,
             repeats=repeats,
+            looks=interim_analyses(benchmark.margin, repeats),
             fail_alpha=min(ALPHA / len(cell.profile.benchmarks), FAIL_ALPHA),
             reserve=RESERVE,
             alpha=level(1),

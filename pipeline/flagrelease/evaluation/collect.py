@@ -186,6 +186,7 @@ class _Collector:
             reference=reference,
             chance=spec.chance,
             population=spec.total,
+            looks=group_sequential.interim_analyses(spec.margin, spec.repeats),
             reserve=RESERVE,
             alpha=level,
             baseline_weight=BASELINE_WEIGHT if reference else 0.0,

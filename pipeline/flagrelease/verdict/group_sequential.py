@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +38,10 @@ from flagrelease.verdict.types import (
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.design import Design, SequentialEvaluation
 
-__all__ = ["PlannedLooks", "judge", "judged", "read", "scores", "to_verdict", "unsettled"]
+__all__ = ["PlannedLooks", "interim_analyses", "judge", "judged", "read", "scores", "to_verdict", "unsettled"]
+
+_SAMPLED, _MOST = 10, 40
+_STAGE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,20 @@ class PlannedLooks:
         """The JSON form in conditions.json, for `read`."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
+
+
+def interim_analyses(margin: float, repeats: int) -> int:
+    """The number of looks to plan: ten for sampled answers, and up to forty if each question is asked once.
+
+    Greedy answers of equal stacks hardly differ, so that few questions decide: a first look after a tenth of what the
+    largest variance requires comes too late. A stage has at least 128 questions, so that the server is busy in it.
+    """
+    if repeats > 1:
+        return _SAMPLED
+    normal = NormalDist()
+    quantiles = normal.inv_cdf(1 - ALPHA) + normal.inv_cdf(PlannedLooks.power)
+    questions = PlannedLooks.variance * (quantiles / margin) ** 2
+    return min(max(int(questions / _STAGE), _SAMPLED), _MOST)
 
 
 def read(record: Mapping[str, Any], benchmark: str) -> PlannedLooks:

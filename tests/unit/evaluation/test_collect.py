@@ -72,6 +72,18 @@ def test_it_stops_once_the_verdict_is_decided_and_reports_that(many: World) -> N
     assert result.questions_asked == 200
 
 
+def test_a_small_margin_has_more_looks(many: World) -> None:
+    job = profiled(many)
+    job = replace(
+        job, cell=replace(job.cell, profile=replace(job.cell.profile, benchmarks={"mmlu-sample": Share(limit=20)}))
+    )
+    narrow = replace(job.matrix.benchmarks["mmlu-sample"], margin=0.01)
+    result = many.evaluate(replace(job, matrix=replace(job.matrix, benchmarks={"mmlu-sample": narrow})))
+    (conditions,) = [one for one in result.evidence if one.name == "accuracy/conditions.json"]
+    recorded = json.loads(EvidenceStore(many.root / "evidence").path(conditions).read_text())
+    assert recorded["design"]["mmlu-sample"]["looks"] == group_sequential.interim_analyses(0.01, 1) == 40
+
+
 def test_a_damaged_stack_fails_at_the_first_look(many: World) -> None:
     many.stacks["flagos"] = answering(lambda n: n % 6 == 1)
     result = many.evaluate(profiled(many))
