@@ -1,32 +1,38 @@
-"""Simulate the fixed and the group-sequential evaluation, and print their verdicts and costs.
+"""Compare the group-sequential evaluation of a release with a fixed-sample one of the same power.
 
-    python benchmarks/sequential.py [--quick] [--runs N] [--power 0.9]
+    python benchmarks/sequential.py [both] [kept] [--runs N] [--jobs N] [--only NAME]
+
+`both`: both sides are asked, and `answers` counts both; `kept`: the baseline was evaluated before, with the given
+repeats, and `answers` counts the candidate's. N is the number of simulations, fewer for large benchmarks.
 
 Each run draws new questions: p ~ Beta for the baseline; the candidate's p is scaled so that its mean is lower by the
-true loss. A design has no knowledge of these: it starts from an assumed variance of 0.25 per pair, and learns. In the
-first table both sides are asked, and `answers` counts both; in the second the baseline was evaluated before, with the
-given repeats, and `answers` counts the candidate's.
+true loss on average over questions. The sequential design has no knowledge of these: it starts from an assumed
+variance of 0.25 per pair, and learns; the fixed-sample one knows the variance. Both are judged by the rule of a first
+attempt.
 """
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from simulated import Many, Setting
+from tables import Order, head, print_tables
 
 from flagrelease.verdict import rule
-from flagrelease.verdict.stats.design import Design
-from flagrelease.verdict.stats.planner import plan
-from flagrelease.verdict.stats.sequential import FAIL, PASS, Estimate, Look, Monitor, Progress, allocate
-from flagrelease.verdict.stats.spending import Walk
-from flagrelease.verdict.types import BenchmarkEvidence, Verdict
+from flagrelease.verdict.attempts import level
+from flagrelease.verdict.stats.paired import kept_error, loss_error
+from flagrelease.verdict.types import BASELINE_WEIGHT, FAIL_ALPHA, BenchmarkEvidence, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -41,8 +47,8 @@ class Case:
     beta: tuple[float, float]
     """Parameters of the distribution of p."""
     margin: float
-    runs: int
-    """Number of simulations."""
+    fewer: int
+    """By which the number of simulations is divided."""
     reference: int
     """Repeats of a reused baseline."""
 
@@ -58,12 +64,16 @@ class Case:
 
 
 CASES = (
-    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, runs=2000, reference=64),
-    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, runs=2000, reference=32),
-    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, runs=1000, reference=16),
-    Case(name="MMLU", n=14042, beta=(0.9, 0.2), margin=0.01, runs=400, reference=8),
+    Case(name="AIME", n=30, beta=(0.6, 0.4), margin=0.05, fewer=1, reference=64),
+    Case(name="GPQA", n=198, beta=(0.8, 0.5), margin=0.05, fewer=1, reference=32),
+    Case(name="MuSR", n=756, beta=(0.8, 0.5), margin=0.03, fewer=2, reference=16),
+    Case(name="MMLU", n=14042, beta=(0.9, 0.2), margin=0.01, fewer=4, reference=8),
 )
 LOSSES = (0.0, 0.02, 0.05, 0.10)
+POWER = 0.99
+"""The power of the fixed-sample evaluation: that which the sequential one has in these tables."""
+REPEATS = 200
+"""The most repeats of the sequential evaluation, too many to matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,54 +85,57 @@ class Outcome:
     answers: float
 
 
-def fixed(
-    case: Case, loss: float, *, power: float, seed: int, runs: int, reference: bool = False, alpha: float = 0.05
-) -> Outcome:
-    """The fixed evaluation proposed by `plan`, judged as in fixed_sample.compare (t, CMH, one benchmark)."""
+def fixed(case: Case, loss: float, *, seed: int, runs: int, reference: bool) -> Outcome:
+    """The fixed-sample evaluation with the same levels, and the power that the sequential one has."""
     random = np.random.default_rng([seed, 1])
-    proposed = (
-        plan(
-            margin=case.margin,
-            questions=case.n,
-            variance=case.variance,
-            between=case.variance / case.reference,
-            power=power,
-        )
-        if reference
-        else plan(margin=case.margin, questions=case.n, variance=2 * case.variance, power=power)
-    )
-    n, k_b = proposed.questions, proposed.repeats
+    answers = _smallest(case, reference)
+    n, k_b = min(answers, case.n), max(-(-answers // case.n), 1)
     k_a = case.reference if reference else k_b
-    answers = n * k_b if reference else 2 * n * k_b
-    return _judged(replace(case, n=n), loss, (k_a, k_b), random, runs, alpha, answers)
+    asked = n * k_b if reference else 2 * n * k_b
+    return _judged(case, n, loss, (k_a, k_b), random, runs, asked)
+
+
+def _smallest(case: Case, reference: bool) -> int:
+    """The fewest answers of the candidate with which a fixed-sample evaluation has the power at no loss."""
+    z, with_power = (NormalDist().inv_cdf(share) for share in (1 - level(1), POWER))
+    answers = 8
+    while True:
+        own = math.sqrt(case.variance / answers)
+        other = math.sqrt(case.variance / (min(answers, case.n) * case.reference)) if reference else own
+        total = math.hypot(own, other)
+        bound = float(kept_error(total, other, BASELINE_WEIGHT if reference else 0.0))
+        if z * bound + with_power * total <= case.margin:
+            return answers
+        answers += max(answers // 200, 1)
 
 
 def _judged(
-    case: Case,
-    loss: float,
-    repeats: tuple[int, int],
-    random: np.random.Generator,
-    runs: int,
-    alpha: float,
-    answers: int,
+    case: Case, n: int, loss: float, repeats: tuple[int, int], random: np.random.Generator, runs: int, answers: int
 ) -> Outcome:
-    """The verdicts of fixed_sample.compare on the given repeats of baseline and candidate."""
-    n, (k_a, k_b) = case.n, repeats
-    p, q = case.draw(random, runs, loss)
+    """The verdicts of fixed_sample.compare (t, CMH) on `n` questions with the repeats of baseline and candidate."""
+    k_a, k_b = repeats
+    p, q = (side[:, :n] for side in case.draw(random, runs, loss))
     a, b = random.binomial(k_a, p), random.binomial(k_b, q)
     d = b / k_b - a / k_a
     mean = d.mean(axis=1)
     error = np.hypot(d.std(axis=1, ddof=1) / np.sqrt(n), np.sqrt(2) / (n * min(k_a, k_b)))
-    half = stdtrit(n - 1, 1 - alpha) * error
+    below = loss_error(error, case.margin, questions=n, answers=n * k_b, population=case.n)
+    if k_a != k_b:
+        spread = (a / k_a * (1 - a / k_a) / (k_a - 1)).sum(axis=1) / n**2
+        below = kept_error(below, np.sqrt(spread), BASELINE_WEIGHT)
+    low, high = mean - stdtrit(n - 1, 1 - level(1)) * below, mean + stdtrit(n - 1, 1 - FAIL_ALPHA) * error
     total, count = a + b, k_a + k_b
     spent = (k_a * k_b * total * (count - total) / (count**2 * (count - 1))).sum(axis=1)
-    z = (b - k_b * total / count).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9))
-    p_values = ndtr(z)
-    known = zip((mean - half).tolist(), (mean + half).tolist(), p_values.tolist(), strict=True)
+    p_values = ndtr((b - k_b * total / count).sum(axis=1) / np.sqrt(np.maximum(spent, 1e-9)))
+    known = zip(low.tolist(), high.tolist(), p_values.tolist(), strict=True)
     decided = [
         rule.decide(
             BenchmarkEvidence(
-                interval=(low, high), margin=case.margin, p_regression=p, significant=p < alpha, above_chance=None
+                interval=(low, high),
+                margin=case.margin,
+                p_regression=p,
+                significant=p < FAIL_ALPHA,
+                above_chance=None,
             )
         ).verdict
         for low, high, p in known
@@ -132,141 +145,66 @@ def _judged(
     )
 
 
-class Simulation:
-    """Many sequential evaluations in parallel, using the same functions as an actual one."""
-
-    def __init__(
-        self,
-        design: Design,
-        p: Floats,
-        q: Floats,
-        random: np.random.Generator,
-        *,
-        by_variance: bool,
-        reference: int = 0,
-    ) -> None:
-        self.design, self.p, self.q, self.random, self.by_variance = design, p, q, random, by_variance
-        self.runs = len(p)
-        self.alive = np.arange(self.runs)
-        self.verdict = np.zeros(self.runs, np.int64)
-        self.pairs = np.zeros(self.runs)
-        self.progress = Progress.start(self.runs, design.questions)
-        self.mean, self.reference_variance = np.zeros_like(p), np.zeros(self.runs)
-        self.reference = reference
-        if reference:
-            right = random.binomial(reference, p).astype(float)
-            self.mean = right / reference
-            spread = self.mean * (1 - self.mean) / (reference - 1)
-            self.reference_variance = spread.sum(axis=1) / design.questions**2
-            self.progress = Progress.against(right, np.full(p.shape, reference))
-        self.number = 0
-        self.monitor = design.monitor(self.runs)
-        self.cluster = np.arange(design.questions)
-
-    def run(self) -> Outcome:
-        parts, repeats = self.design.opening
-        chunks = np.array_split(self.random.permutation(self.design.questions), parts)
-        for rows in () if self.reference else chunks:
-            chunk = np.zeros(self.design.questions, bool)
-            chunk[rows] = True
-            a, b = (np.where(chunk, self.random.binomial(repeats, x), 0.0) for x in (self.p, self.q))
-            self.progress = self.progress.breadth(chunk, repeats, a, b)
-            self._look()
-        while len(self.alive):
-            variance = self.progress.variance() if self.by_variance else np.ones_like(self.progress.right)
-            pairs = self.design.stage_pairs(self.progress, self.number + 1, self.reference_variance)
-            stage = allocate(variance, pairs, self.random.random(len(self.alive)))
-            b = self.random.binomial(stage.count, self.q).astype(float)
-            a = stage.count * self.mean if self.reference else self.random.binomial(stage.count, self.p).astype(float)
-            self.progress = self.progress.depth(stage, a, b)
-            self._look()
-        passed, failed = (float((self.verdict == v).mean()) for v in (PASS, FAIL))
-        return Outcome(passed=passed, failed=failed, answers=(1 if self.reference else 2) * float(self.pairs.mean()))
-
-    def _look(self) -> None:
-        self.number += 1
-        if not len(self.alive):
-            return
-        estimate: Estimate = self.progress.estimate(self.cluster)
-        spent = self.progress.pairs >= self.design.budget
-        look: Look
-        self.monitor, look = self.monitor.look(estimate, spent)
-        ended = (look.decision != 0) | spent | (look.time >= 1)
-        self.verdict[self.alive[ended]] = look.decision[ended]
-        self.pairs[self.alive[ended]] = self.progress.pairs[ended]
-        self._keep(~ended)
-
-    def _keep(self, lane: NDArray[np.bool_]) -> None:
-        self.alive, self.p, self.q = self.alive[lane], self.p[lane], self.q[lane]
-        progress = self.progress
-        self.mean, self.reference_variance = self.mean[lane], self.reference_variance[lane]
-        self.progress = replace(
-            progress,
-            asked=progress.asked[lane],
-            known=progress.known[lane],
-            right=progress.right[lane],
-            signal=progress.signal[lane],
-            weight=progress.weight[lane],
-        )
-        walk = self.monitor.passing
-        kept = Walk(walk.time[lane], walk.place[lane], walk.mass[lane])
-        m = self.monitor
-        self.monitor = Monitor(m.margin, m.information, m.alpha, m.fail_alpha, m.exponent, kept, kept)
-
-
 def sequential(
-    case: Case, loss: float, *, power: float, seed: int, runs: int, by_variance: bool = True, reference: bool = False
+    case: Case, loss: float, *, seed: int, runs: int, by_variance: bool = True, reference: bool = False
 ) -> Outcome:
-    """The sequential evaluation with the product's defaults and a cap too high to matter."""
-    design = Design(questions=case.n, margin=case.margin, repeats=200, power=power)
+    """The sequential evaluation of a release's first attempt, with a cap too high to matter."""
     random = np.random.default_rng([seed, 2])
     p, q = case.draw(random, runs, loss)
-    known = case.reference if reference else 0
-    return Simulation(design, p, q, random, by_variance=by_variance, reference=known).run()
-
-
-def table(cases: tuple[Case, ...], *, power: float, scale: float, seed: int, reference: bool) -> list[str]:
-    """A row per benchmark and true loss. PASS is an error at a loss >= the margin, FAIL at no loss."""
-    head: tuple[str, ...] = (
-        "benchmark",
-        "n",
-        "baseline repeats",
-        "margin",
-        "true loss",
-        "runs",
-        "fixed PASS / FAIL",
-        "sequential PASS / FAIL",
+    setting = Setting(
+        name=case.name,
+        n=case.n,
+        repeats=REPEATS,
+        margin=case.margin,
+        kind="beta",
+        served=not reference,
+        by_variance=by_variance,
+        known=case.reference if reference else 0,
+    ).in_release
+    found = Many(setting, p, q, random).run()
+    return Outcome(
+        passed=found.passed, failed=found.failed, answers=(1 if reference else 2) * float(found.answers.mean())
     )
-    head += ("answers fixed", "sequential", "ratio", "stopping alone")
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for case in cases:
-        runs, repeats = max(int(case.runs * scale), 20), case.reference if reference else "–"
-        for loss in sorted({*LOSSES, case.margin}):
-            one = fixed(case, loss, power=power, seed=seed, runs=runs, reference=reference)
-            two = sequential(case, loss, power=power, seed=seed, runs=runs, reference=reference)
-            alike = sequential(case, loss, power=power, seed=seed, runs=runs, reference=reference, by_variance=False)
-            rows.append(
-                f"| {case.name} | {case.n} | {repeats} | {case.margin:.2f} | {loss:.2f} | {runs} "
-                f"| {one.passed:.3f} / {one.failed:.3f} | {two.passed:.3f} / {two.failed:.3f} "
-                f"| {one.answers:.0f} | {two.answers:.0f} | {two.answers / one.answers:.2f} "
-                f"| {alike.answers / one.answers:.2f} |"
-            )
-            print(rows[-1], file=sys.stderr, flush=True)
+
+
+def row(case: Case, loss: float, runs: int, seed: int, reference: bool) -> str:
+    """PASS is an error at a loss >= the margin, FAIL at no loss."""
+    one = fixed(case, loss, seed=seed, runs=runs, reference=reference)
+    two = sequential(case, loss, seed=seed, runs=runs, reference=reference)
+    alike = sequential(case, loss, seed=seed, runs=runs, reference=reference, by_variance=False)
+    return (
+        f"| {case.name} | {case.n} | {case.reference if reference else '–'} | {case.margin:.2f} | {loss:.2f} | {runs} "
+        f"| {one.passed:.3f} / {one.failed:.3f} | {two.passed:.3f} / {two.failed:.3f} "
+        f"| {one.answers:,.0f} | {two.answers:,.0f} | {two.answers / one.answers:.2f} "
+        f"| {alike.answers / one.answers:.2f} |"
+    )
+
+
+def table(order: Order, reference: bool) -> list[str]:
+    """A row per benchmark and true loss."""
+    rows = head("benchmark", "n", "baseline repeats", "margin", "true loss", "runs", *COLUMNS)
+    cases = [case for case in CASES if order.only in case.name]
+    tasks = [
+        (case, loss, max(order.runs // case.fewer, 20), order.seed, reference)
+        for case in cases
+        for loss in sorted({*LOSSES, case.margin})
+    ]
+    for line in order.spread(row, tasks):
+        rows.append(line)
+        print(line, file=sys.stderr, flush=True)
     return rows
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="a tenth of the runs, without the largest benchmark")
-    arguments.add_argument("--runs", type=float, default=1.0, help="multiple of the default number of runs")
-    arguments.add_argument("--power", type=float, default=0.90)
-    arguments.add_argument("--seed", type=int, default=1)
-    chosen = arguments.parse_args()
-    cases, scale = (CASES[:3], 0.1) if chosen.quick else (CASES, chosen.runs)
-    for title, reference in (("both sides asked", False), ("baseline evaluated before", True)):
-        print(f"\n{title}, power {chosen.power}\n")
-        print("\n".join(table(cases, power=chosen.power, scale=scale, seed=chosen.seed, reference=reference)))
+COLUMNS = (
+    "fixed PASS / FAIL",
+    "sequential PASS / FAIL",
+    "answers fixed",
+    "sequential",
+    "ratio",
+    "stopping alone",
+)
+TABLES = {"both": partial(table, reference=False), "kept": partial(table, reference=True)}
 
 
 if __name__ == "__main__":
-    main()
+    print_tables(__doc__, TABLES, runs=400)

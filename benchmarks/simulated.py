@@ -129,10 +129,19 @@ class Setting:
     weight: float = 0.0
     """Of a kept baseline's standard error in the bound of PASS."""
 
+    known: int = 0
+    """Repeats of the kept baseline, if others than those of the candidate."""
+    by_variance: bool = True
+    """Whether half of a stage is allocated by variance; otherwise equally."""
     further: tuple[tuple[str, Any], ...] = ()
     """Other parameters of the design than those of a release."""
     guarded: bool = True
     """Whether the lower bound has the standard error of a loss that was not seen (`paired.loss_error`)."""
+
+    @property
+    def kept(self) -> int:
+        """Repeats of the kept baseline."""
+        return self.known or self.repeats
 
     @property
     def sizes(self) -> Ints:
@@ -196,7 +205,7 @@ class Many:
         self.cluster = setting.cluster
         self.monitor = self.design.monitor(len(p))
         self.number = 0
-        self.reference = not setting.served and setting.repeats > 1
+        self.reference = not setting.served and setting.kept > 1
         self.noise, self.mean = np.zeros(len(p)), np.zeros_like(p)
         self.progress = Progress.start(len(p), setting.n)
         self.shared: Floats | None = None
@@ -207,7 +216,7 @@ class Many:
         """Draw the baseline, and the candidate's answers that share its randomness."""
         shape = self.p.shape
         right, shared = np.zeros(shape), []
-        for _ in range(self.setting.repeats):
+        for _ in range(self.setting.kept):
             u = self.random.random(shape)
             right += u < self.p
             if self.setting.rho:
@@ -218,7 +227,7 @@ class Many:
         return right
 
     def _refer(self, right: Floats) -> None:
-        k, shape = self.setting.repeats, self.p.shape
+        k, shape = self.setting.kept, self.p.shape
         self.mean = right / k
         self.noise = (self.mean * (1 - self.mean) / (k - 1)).sum(axis=1) / shape[1] ** 2
         self.progress = Progress.against(right, np.full(shape, k))
@@ -228,7 +237,10 @@ class Many:
             self._breadth()
         while len(self.alive):
             pairs = self.design.stage_pairs(self.progress, self.number + 1, self.noise)
-            stage = allocate(self.progress.variance(), pairs, self.random.random(len(self.alive)))
+            variance = self.progress.variance()
+            if not self.setting.by_variance:
+                variance = np.ones_like(variance)
+            stage = allocate(variance, pairs, self.random.random(len(self.alive)))
             known = stage.count * self.mean if self.reference else self._drawn(stage.count, self.p)
             self.progress = self.progress.depth(stage, known, self._candidate(stage.count))
             self._look()
@@ -259,8 +271,8 @@ class Many:
     def _candidate(self, count: NDArray[np.int64]) -> Floats:
         if self.shared is None if self.reference else True:
             return self._drawn(count, self.q)
-        start = np.minimum(self.progress.asked, self.setting.repeats)
-        end = np.minimum(self.progress.asked + count, self.setting.repeats)
+        start = np.minimum(self.progress.asked, self.setting.kept)
+        end = np.minimum(self.progress.asked + count, self.setting.kept)
         taken = [np.take_along_axis(self.shared, at[None], axis=0)[0] for at in (start, end)]
         return np.asarray(taken[1] - taken[0] + self._drawn(count - (end - start), self.q))
 
