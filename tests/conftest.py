@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("flagrelease")
+
+# Tests neither wait for a release on this machine, nor take away what its dead runs left.
+_locks = tempfile.TemporaryDirectory(prefix="flagrelease-test-locks-")
+os.environ["FLAGRELEASE_LOCKS"] = _locks.name
 
 ROOT = Path(__file__).parents[1]
 BASE = "flagrelease-base:bookworm"

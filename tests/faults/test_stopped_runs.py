@@ -69,3 +69,21 @@ def _is_ours(process: Path, root: Path) -> bool:
         return str(root) in (process / "cmdline").read_text().replace("\0", " ")
     except OSError:
         return False
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_run_s_server_is_removed_by_another_workspace(tmp_path: Path, base: str, own_registry: str) -> None:
+    dead, next_one = tmp_path / "dead", tmp_path / "next"
+    dead.mkdir(), next_one.mkdir()
+    user, locks = project(dead, f"{own_registry}/dead"), {"FLAGRELEASE_LOCKS": str(tmp_path / "locks")}
+    with user.start("run", CELL, **locks) as process:
+        while not any("/" not in left for left in user.leftovers()):  # a container
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.kill()
+        process.communicate()
+    code, _, err = project(next_one).call("run", CELL, "--only", "weights", **locks)
+    assert code == 0, err
+    assert f"of {CELL} left" in err
+    assert [left for left in user.leftovers() if "/" not in left] == []
+    assert list((tmp_path / "locks").glob("run-*")) == []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from flagrelease.run.preflight import check_cell, check_machine
 from flagrelease.run.project import Project, real_ports
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store import locks
+from flagrelease.store.machine import DeadRun, Registration, SharedMachine
 
 
 def run_cells(
@@ -79,13 +80,37 @@ def _release(
         if project.runner == "docker" and (ignored := config_file.read().ignored()):
             shown.say(f"{ignored.line()}: {ignored.hint}")
         check_machine(free, project, ports)
-        cleanup.leftovers([plan.cell for plan in free], project.workspace, ports)
+        alive = stack.enter_context(_alive(run_id, [plan.cell for plan in free], project, ports, shown))
         session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
         runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
             _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))
+        ended_well = not any(outcome.red for run in runs for outcome in run.outcomes)
+        alive.gone = ended_well or _nothing_left(run_id, project, ports)
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
+
+
+@contextmanager
+def _alive(run_id: str, cells: Sequence[Cell], project: Project, ports: Ports, shown: Board) -> Iterator[Registration]:
+    """Remove what dead runs left, and be known as alive for the block, so that no other run removes what is ours."""
+    machine, names = SharedMachine.here(), " ".join(cell.id for cell in cells)
+    cleanup.earlier_boots(ports.runner, shown.say)
+    cleanup.dead_runs(machine, ports.runner, shown.say)
+    cleanup.leftovers(cells, project.workspace, ports)
+    where = {"workspace": str(project.workspace.root), "executor": ports.runner.address}
+    with machine.running(run_id, {"cells": names, **where}) as entry:
+        yield entry
+
+
+def _nothing_left(run_id: str, project: Project, ports: Ports) -> bool:
+    """Whether a run that did not end well has left nothing, for example in an engine that does not answer."""
+    own = DeadRun(
+        id=run_id, mine=True, here=True, cells=(), workspace=project.workspace.root, executor=ports.runner.address
+    )
+    with suppress(FlagreleaseError):
+        return all_within(UNBLOCK_SECONDS, [partial(ports.runner.reap_run, own)])
+    return False
 
 
 def _rounds(project: Project, arguments: argparse.Namespace) -> int:

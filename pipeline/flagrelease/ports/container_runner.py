@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flagrelease.recipe.container import ContainerRun, RunnerKind
+from flagrelease.store.machine import DeadRun, boot_id, host_id
 
 RUN_LABEL = "flagrelease.run"
 CELL_LABEL = "flagrelease.cell"
 WORKSPACE_LABEL = "flagrelease.workspace"
+MACHINE_LABEL = "flagrelease.machine"
+BOOT_LABEL = "flagrelease.boot"
+"""Of the run's machine, which is another one than the engine's if that is called over the network."""
 
 Moved = Callable[[int, int], None]
 """Progress callback: bytes transferred so far, and bytes in total."""
@@ -19,7 +23,13 @@ Moved = Callable[[int, int], None]
 
 def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
     """The labels of every container, by which the leftovers of a killed run are found."""
-    return {RUN_LABEL: run_id, CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}
+    return {
+        RUN_LABEL: run_id,
+        CELL_LABEL: cell,
+        WORKSPACE_LABEL: str(workspace.resolve()),
+        MACHINE_LABEL: host_id(),
+        BOOT_LABEL: boot_id(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +110,11 @@ class Running(Protocol):
 class Runner(Protocol):
     @property
     def kind(self) -> RunnerKind: ...
+    @property
+    def address(self) -> str:
+        """Where its programs run: what one runner starts, another one with the same address finds."""
+        ...
+
     def version(self) -> Host:
         """Raises EnvironmentFault if nothing can be started on this host."""
         ...
@@ -113,4 +128,12 @@ class Runner(Protocol):
 
     def reap(self, cell: str, workspace: Path) -> int:
         """Remove the leftovers of killed runs of this cell and return their number. The caller holds the cell lock."""
+        ...
+
+    def reap_run(self, run: DeadRun) -> int:
+        """Remove what a dead run left here, and return its number. The caller holds the dead run's lock."""
+        ...
+
+    def reap_boots(self) -> int:
+        """Remove what runs of earlier boots of this machine left here, and return its number."""
         ...

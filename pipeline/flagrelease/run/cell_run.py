@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,16 +20,17 @@ from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import REPORT, FlagreleaseError, Interrupted, crash_report
 from flagrelease.ports.meter import Meter
 from flagrelease.redact import redact
+from flagrelease.run import cleanup
 from flagrelease.run import remedy as remedies
 from flagrelease.run.board import Board
 from flagrelease.run.history import History
 from flagrelease.run.interrupt import StopRequested, Workers
 from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import Choice, Step, decide
-from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.files import machine_fault
 from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id
+from flagrelease.store.machine import SharedMachine
 from flagrelease.store.parts import Keep, Parts
 from flagrelease.store.workspace import Workspace
 
@@ -50,6 +51,8 @@ class Session:
     choice: Choice
     board: Board
     workers: Workers
+    machine: SharedMachine = field(default_factory=SharedMachine.here)
+    """What this run shares with all others on this machine."""
     remedy: Remedy | None = None
     """Run after a failed gate, in order to go on without the operators at fault."""
 
@@ -267,17 +270,18 @@ class CellRun:
             self._lock_host(stack, stage)
 
     def _lock_host(self, stack: ExitStack, stage: AnyStage) -> None:
-        host = self.cell.chip.hosts[0]
-        path = self.session.workspace.locks / f"host-{host.replace('/', '_').replace(':', '_')}.lock"
-        progress = self.session.board.progress(self.cell.id, stage.name)
+        session, host = self.session, self.cell.chip.hosts[0]
+        progress = session.board.progress(self.cell.id, stage.name)
         stack.enter_context(
-            locks.wait_for(
-                path,
-                self.session.run_id,
-                lambda holder: progress.doing(f"waiting for host {host}, {holder}"),
+            session.machine.chip(
+                host,
+                session.run_id,
+                {"cell": self.cell.id, "workspace": str(session.workspace.root)},
+                lambda holder: progress.doing(f"waiting for the chip of {host}, {holder}"),
                 self._clock.sleep,
             )
         )
+        cleanup.dead_runs(session.machine, session.ports.runner, progress.note)
 
     def _context(self, stage: AnyStage, meter: Meter) -> Context:
         session = self.session

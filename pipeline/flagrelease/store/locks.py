@@ -1,4 +1,4 @@
-"""flock-based locks on cells and hosts, released by the kernel when the holder dies."""
+"""flock-based locks, released by the kernel when the holder dies."""
 
 from __future__ import annotations
 
@@ -6,34 +6,54 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flagrelease.errors import Busy
 from flagrelease.store.files import translate_disk_errors
 
+Opened = Callable[[Path], AbstractContextManager[int]]
+"""Opens a lock file, which is made if it does not exist, and closes it."""
+
+_READ_BYTES = 4096
+_SHOWN_LETTERS = 200
+_POLL_SECONDS = 0.5
+
 
 @contextmanager
 def hold(path: Path, what: str, run_id: str) -> Iterator[None]:
     """Hold the lock `path` for the block. Raises Busy, naming the holder, if another process holds it."""
     with _opened(path) as handle:
-        if not _locked(handle, path):
+        if not locked(handle, path):
             raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or stop it")
-        _sign(handle, run_id)
+        _sign(handle, run_id, {})
         yield
 
 
 @contextmanager
-def wait_for(path: Path, run_id: str, waiting: Callable[[str], None], sleep: Callable[[float], None]) -> Iterator[None]:
-    """Hold the lock `path` for the block, waiting without a limit; `waiting` is called with the holder."""
-    with _opened(path) as handle:
-        while not _locked(handle, path):
-            waiting(_holder(path))
-            sleep(0.5)
-        _sign(handle, run_id)
-        yield
+def wait_for(
+    path: Path,
+    run_id: str,
+    waiting: Callable[[str], None],
+    sleep: Callable[[float], None],
+    *,
+    names: Mapping[str, str] | None = None,
+    opened: Opened | None = None,
+) -> Iterator[None]:
+    """Hold the lock `path` for the block, waiting without a limit; `waiting` is called with the holder, whose `names`
+    (such as its cell) others see."""
+    while True:
+        with (opened or _opened)(path) as handle:
+            if locked(handle, path):
+                if not current(handle, path):  # somebody tidied up in between
+                    continue
+                _sign(handle, run_id, names or {})
+                yield
+                return
+        waiting(_holder(path))
+        sleep(_POLL_SECONDS)
 
 
 @contextmanager
@@ -47,7 +67,7 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _locked(handle: int, path: Path) -> bool:
+def locked(handle: int, path: Path) -> bool:
     """Lock the file, unless another process has locked it."""
     with translate_disk_errors(f"locking {path.name}"):
         try:
@@ -57,15 +77,42 @@ def _locked(handle: int, path: Path) -> bool:
     return True
 
 
-def _sign(handle: int, run_id: str) -> None:
+def current(handle: int, path: Path) -> bool:
+    """Whether the opened file still is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def signature(run_id: str, names: Mapping[str, str]) -> bytes:
+    """What a lock file says about its holder."""
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "run": run_id, "since": datetime.now(UTC).isoformat()}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(holder).encode(), 0)
+    return json.dumps({**holder, **names}).encode()
+
+
+def _sign(handle: int, run_id: str, names: Mapping[str, str]) -> None:
+    with suppress(OSError):  # the file of another user, or a full disk: it is locked all the same
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, signature(run_id, names), 0)
 
 
 def _holder(path: Path) -> str:
+    """The holder by its own words, which on a shared folder any user may have written."""
     try:
-        holder = json.loads(path.read_text())
-        return f"held by run {holder['run']}, pid {holder['pid']} on {holder['host']}, since {holder['since'][:19]}Z"
-    except (OSError, ValueError, KeyError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            said = json.loads(os.read(handle, _READ_BYTES))
+        finally:
+            os.close(handle)
+        holder = {name: _shown(text) for name, text in said.items()}
+        place = f" ({holder['cell']} in {holder['workspace']})" if {"cell", "workspace"} <= holder.keys() else ""
+        since = holder["since"][:19]
+        return f"held by run {holder['run']}{place}, pid {holder['pid']} on {holder['host']}, since {since}Z"
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
         return "held by another run that has just started"
+
+
+def _shown(text: object) -> str:
+    letters = str(text)[:_SHOWN_LETTERS]
+    return letters if letters.isprintable() else ascii(letters)

@@ -216,11 +216,11 @@ def test_a_cell_is_held_by_one_run(tmp_path: Path) -> None:
 
 def test_waiting_for_the_chip_is_not_time_of_the_stage(tmp_path: Path) -> None:
     (run,) = toys.run_cells(tmp_path, "cpu/tiny")
-    path = tmp_path / "locks" / f"host-{run.cell.chip.hosts[0].replace('/', '_').replace(':', '_')}.lock"
+    machine = run.session.machine
     held = threading.Event()
 
     def other() -> None:
-        with locks.hold(path, "the host", "another"):
+        with machine.chip(run.cell.chip.hosts[0], "another", {}, lambda _holder: None, time.sleep):
             held.set()
             time.sleep(1.5)
 

@@ -11,16 +11,29 @@ from typing import IO, Any, Protocol
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports import processor_time
-from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
+from flagrelease.ports.container_runner import (
+    BOOT_LABEL,
+    CELL_LABEL,
+    MACHINE_LABEL,
+    RUN_LABEL,
+    WORKSPACE_LABEL,
+    Ended,
+    Host,
+    LocalImage,
+    Moved,
+    Running,
+)
 from flagrelease.ports.credentials import Credentials, Logins
 from flagrelease.ports.docker.endpoint import Endpoint, connect, endpoint
 from flagrelease.ports.docker.errors import stream_error, translated
 from flagrelease.recipe.container import ContainerRun, RunnerKind
 from flagrelease.redact import redact
+from flagrelease.store.machine import DeadRun, boot_id, host_id
 
 _QUIET_SECONDS = 900
 """Read timeout: writing one layer of a vendor's image takes the engine minutes, without output."""
 
+_GRACE_SECONDS = 10
 _CONFLICT = 409
 _LOOK_SECONDS = 60.0
 
@@ -70,6 +83,11 @@ class Engine:
 
     def _endpoint(self) -> Endpoint:
         return endpoint() if self._base_url is None else Endpoint(url=self._base_url)
+
+    @property
+    def address(self) -> str:
+        """The engine's address. Raises DockerUnavailable if none can be used."""
+        return self._endpoint().url
 
     def version(self) -> Host:
         """Raises DockerUnavailable."""
@@ -215,11 +233,31 @@ class Engine:
 
         The caller holds the cell lock in that workspace.
         """
+        return self._reap({CELL_LABEL: cell, WORKSPACE_LABEL: str(workspace.resolve())}, grace=_GRACE_SECONDS)
+
+    def reap_run(self, run: DeadRun) -> int:
+        """See Runner.reap_run."""
+        return self._reap({RUN_LABEL: run.id})
+
+    def reap_boots(self) -> int:
+        """See Runner.reap_boots. Most systems empty /tmp at boot, and with it the list of dead runs."""
+        boot = boot_id()
+        return self._reap({MACHINE_LABEL: host_id()}, lambda labels: labels.get(BOOT_LABEL) != boot) if boot else 0
+
+    def _reap(
+        self,
+        labels: Mapping[str, str],
+        dead: Callable[[Mapping[str, str]], bool] = lambda _labels: True,
+        *,
+        grace: int = 0,
+    ) -> int:
+        """Remove the containers that have these labels and are `dead` by all their labels; return their number."""
         with translated("looking for leftover containers"):
-            labels = [f"{CELL_LABEL}={cell}", f"{WORKSPACE_LABEL}={workspace.resolve()}"]
-            leftovers = self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+            wanted = [f"{name}={value}" for name, value in labels.items()]
+            found = self._client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+            leftovers = [container for container in found if dead(container.labels)]
             for container in leftovers:
-                _remove(container)
+                _remove(container, grace)
         return len(leftovers)
 
 
@@ -308,12 +346,13 @@ class Started:
             _remove(self._container)
 
 
-def _remove(container: Any) -> None:
+def _remove(container: Any, grace: int = _GRACE_SECONDS) -> None:
+    """Stop a container, with so many seconds to end by itself, and remove it."""
     import docker
 
     with suppress(docker.errors.NotFound):
         with suppress(docker.errors.APIError):
-            container.stop(timeout=10)
+            container.stop(timeout=grace)
         try:
             container.remove(force=True, v=True)
         except docker.errors.APIError as error:

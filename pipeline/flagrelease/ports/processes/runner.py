@@ -27,27 +27,32 @@ import msgspec
 
 from flagrelease.errors import CommandFailed, EnvironmentFault
 from flagrelease.ports import command, processor_time, python_probe
-from flagrelease.ports.container_runner import CELL_LABEL, WORKSPACE_LABEL, Ended, Host, LocalImage, Moved, Running
-from flagrelease.ports.processes import listening, supervisor
+from flagrelease.ports.container_runner import (
+    CELL_LABEL,
+    RUN_LABEL,
+    WORKSPACE_LABEL,
+    Ended,
+    Host,
+    LocalImage,
+    Moved,
+    Running,
+)
+from flagrelease.ports.processes import folders, listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
 from flagrelease.recipe.image_paths import Layout, under
 from flagrelease.redact import redact, without_secrets
 from flagrelease.store.files import translate_disk_errors, write_atomic
+from flagrelease.store.machine import DeadRun
 from flagrelease.store.workspace import Workspace
 
 IMAGE = "image.json"
 """Written last: a folder without it is not an image yet."""
 
-MARK = "FLAGRELEASE_PROCESS"
-"""Environment variable of a process and all its descendants, to find those that left the process tree."""
-
-_RUN = "run.json"
 _LOG = "log"
 _LOOK_SECONDS = 60.0
 _OUTPUT_SECONDS = 600.0
 _POLL = 0.1
 _LONGEST_LINE = 4096
-_DEAD_SECONDS = 15.0
 
 _OURS = ("FLAGRELEASE_", "FLAGOS_", "PYTEST_", "VIRTUAL_ENV", "XDG_CACHE_HOME")
 
@@ -89,6 +94,7 @@ class Machine:
 
 class ProcessRunner:
     kind: RunnerKind = "process"
+    address = "processes"
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -140,7 +146,7 @@ class ProcessRunner:
             Path(layout.home).mkdir(parents=True)
         identity = uuid.uuid4().hex[:12]
         folder = self._workspace.processes / identity
-        env |= {**run.env, MARK: identity, "HOME": str(folder / "home")}
+        env |= {**run.env, folders.MARK: identity, "HOME": str(folder / "home")}
         if run.placement.port is not None:
             env["FLAGOS_PORT"] = str(run.placement.port)
         program, *arguments = *(run.entrypoint or entrypoint), *run.command
@@ -150,7 +156,9 @@ class ProcessRunner:
             folder.chmod(0o700)
             labels = dict(run.placement.labels)
             write_atomic(
-                folder / _RUN, json.dumps({"image": run.image, "labels": labels, "argv": argv}).encode(), mode=0o600
+                folder / folders.RUN,
+                json.dumps({"image": run.image, "labels": labels, "argv": argv}).encode(),
+                mode=0o600,
             )
             supervise: list[str | Path] = [sys.executable, "-I", supervisor.__file__, folder, str(os.getpid())]
             try:
@@ -172,17 +180,26 @@ class ProcessRunner:
         ended = 0
         for folder, run in self._runs():
             if wanted.items() <= run["labels"].items():
-                _end(folder)
+                folders.end(folder)
                 ended += 1
         return ended
 
+    def reap_run(self, run: DeadRun) -> int:
+        if not run.mine:  # anybody could have named a folder with processes to end; and its supervisor ends them
+            return 0
+        ended = 0
+        for folder, described in folders.started(Workspace(run.workspace).processes):
+            if described["labels"].get(RUN_LABEL) == run.id:
+                folders.end(folder)
+                ended += 1
+        return ended
+
+    def reap_boots(self) -> int:
+        """No process outlasts a boot."""
+        return 0
+
     def _runs(self) -> list[tuple[Path, Mapping[str, Any]]]:
-        """Folder and description of all processes of this workspace that were started and not removed, by any run."""
-        runs = []
-        for path in self._workspace.processes.glob(f"*/{_RUN}"):
-            with suppress(OSError, ValueError):
-                runs.append((path.parent, json.loads(path.read_text())))
-        return runs
+        return folders.started(self._workspace.processes)
 
     def _folder(self, reference: str) -> Folder | None:
         _, _, digest = reference.partition("@")
@@ -287,7 +304,7 @@ class Process:
 
     def inspect(self) -> Mapping[str, Any]:
         with suppress(OSError, ValueError):
-            description: Mapping[str, Any] = json.loads((self.folder / _RUN).read_text())
+            description: Mapping[str, Any] = json.loads((self.folder / folders.RUN).read_text())
             return description
         return {}
 
@@ -295,8 +312,8 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                self.popen.wait(supervisor.GRACE + _DEAD_SECONDS)
-        _end(self.folder)
+                self.popen.wait(supervisor.GRACE + folders.DEAD_SECONDS)
+        folders.end(self.folder)
         self.popen.poll()
 
 
@@ -338,48 +355,6 @@ def _mount(layout: Layout | None, mount: str) -> None:
         fresh = link.with_name(f".{uuid.uuid4().hex}")
         fresh.symlink_to(outside)
         fresh.replace(link)
-
-
-def _end(folder: Path) -> None:
-    """Terminate the processes recorded in `folder`, of any run, and remove it. Does nothing if both are gone."""
-    tree = _tree(folder)
-    if tree:
-        _wait_for([tree[0]], signal.SIGTERM, supervisor.GRACE + _DEAD_SECONDS)
-    # The supervisor leaves no process behind unless it was killed itself.
-    _wait_for([*_tree(folder), *_marked(folder.name)], signal.SIGKILL, _DEAD_SECONDS)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(processes: Sequence[tuple[int, str]], signum: signal.Signals, seconds: float) -> None:
-    """Signal these processes and wait until they end, at most `seconds`."""
-    deadline = time.monotonic() + seconds
-    for pid, start in processes:
-        supervisor.kill(pid, start, signum)
-    while time.monotonic() < deadline:
-        if not any(supervisor.alive(pid) and supervisor.started(pid) == start for pid, start in processes):
-            return
-        time.sleep(_POLL / 2)
-
-
-def _tree(folder: Path) -> list[tuple[int, str]]:
-    """Process ids with start times, the supervisor's first; empty if they are of another boot or namespace."""
-    try:
-        tree = json.loads((folder / supervisor.TREE).read_text())
-    except (OSError, ValueError):
-        return []
-    return [(int(pid), str(start)) for pid, start in tree["processes"]] if tree["where"] == supervisor.where() else []
-
-
-def _marked(identity: str) -> list[tuple[int, str]]:
-    mark = f"{MARK}={identity}".encode()
-    marked = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(path.parent.name)
-        start = supervisor.started(pid)
-        with suppress(OSError):
-            if mark in path.read_bytes().split(b"\0"):
-                marked.append((pid, start))
-    return marked
 
 
 def _absent(reference: str) -> EnvironmentFault:
