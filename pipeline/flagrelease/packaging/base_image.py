@@ -71,7 +71,7 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     image = docker.image(reference)
     if image is None:
         with context.meter.waiting():
-            image = docker.pull(name, locked.digest, counted(context, "pulling the base"))
+            image = docker.pull(name, locked.digest, counted(context, "pulling the base"), context.progress.note)
     return reference, image
 
 

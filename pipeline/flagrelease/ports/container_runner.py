@@ -20,6 +20,13 @@ BOOT_LABEL = "flagrelease.boot"
 Moved = Callable[[int, int], None]
 """Progress callback: bytes transferred so far, and bytes in total."""
 
+Note = Callable[[str], None]
+"""Gets what the user should see, such as a long silence."""
+
+
+def unheard(_text: str) -> None:
+    """A Note that nobody reads."""
+
 
 def labels(run_id: str, cell: str, workspace: Path) -> dict[str, str]:
     """The labels of every container, by which the leftovers of a killed run are found."""
@@ -120,7 +127,7 @@ class Runner(Protocol):
         ...
 
     def image(self, reference: str) -> LocalImage | None: ...
-    def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage: ...
+    def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage: ...
     def start(self, run: ContainerRun) -> Running: ...
     def output(self, image: str, argv: Sequence[str], labels: Mapping[str, str]) -> str:
         """Run a program to its end and return its output. Raises EnvironmentFault if it fails."""

@@ -33,6 +33,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LARGEST_MANIFEST = 4 << 20  # bytes; registries accept no larger ones
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _BACKOFF = Backoff(first=0.5, most=15.0, budget=60.0)
+_QUIET_SECONDS = 60.0
+"""Silence after which an attempt has failed; manifests are small, and Docker moves the layers."""
 _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
 
 
@@ -73,7 +75,9 @@ class OciRegistry:
         clock: Clock | None = None,
         backoff: Backoff = _BACKOFF,
         known: Callable[[str], Credentials | None] = Logins(),  # noqa: B008 - immutable
+        seconds: float = _QUIET_SECONDS,
     ) -> None:
+        self._quiet_seconds = seconds
         self._clock = clock or SystemClock()
         self._backoff = backoff
         self._known = known
@@ -167,7 +171,7 @@ class OciRegistry:
             import httpx
 
             # Ignore the environment's proxy for a registry on this machine.
-            timeout = httpx.Timeout(30.0, read=120.0)
+            timeout = httpx.Timeout(self._quiet_seconds, connect=min(30.0, self._quiet_seconds))
             self._clients[loopback] = httpx.Client(timeout=timeout, trust_env=not loopback, follow_redirects=True)
         return self._clients[loopback]
 

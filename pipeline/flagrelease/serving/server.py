@@ -144,7 +144,7 @@ def _pull(context: Context, image: results.Image) -> None:
         context.meter.moved = before + done
         context.progress.doing("pulling", Count(done, total, "B"))
 
-    context.ports.runner.pull(image.repository, image.digest, moved)
+    context.ports.runner.pull(image.repository, image.digest, moved, context.progress.note)
 
 
 def _placed(job: Job, context: Context, request: ServeRequest) -> container.ContainerRun:

@@ -129,12 +129,14 @@ def _instead(named_by: str) -> str:
     return f"{_ADDRESS}, or {'unset it' if named_by == 'DOCKER_HOST' else 'DOCKER_CONTEXT=default'}"
 
 
-def connect(where: Endpoint, *, seconds: int) -> Any:
-    """A client of docker-py without logins: each push and pull brings its own."""
+def connect(where: Endpoint, *, seconds: float | None, version: str | None = None) -> Any:
+    """A client of docker-py without logins: each push and pull brings its own. Its calls fail after so many `seconds`
+    of silence; it asks for the engine's version unless that is given."""
     import docker
 
+    limit: Any = seconds  # a fraction will do, and None for no limit
     with _without_logins():
-        return docker.DockerClient(base_url=where.url, tls=where.tls or False, timeout=seconds)
+        return docker.DockerClient(base_url=where.url, tls=where.tls or False, timeout=limit, version=version)
 
 
 @contextmanager

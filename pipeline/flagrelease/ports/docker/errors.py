@@ -20,6 +20,9 @@ from flagrelease.errors import (
 )
 from flagrelease.redact import redact
 
+RESTART = "restart it (`systemctl restart docker`) and run again: finished stages are kept"
+"""What to do about an engine that hangs."""
+
 _DENIED = ("unauthorized", "authentication required", "denied", "no basic auth credentials", "forbidden")
 _BROKEN = (
     "connection refused",
@@ -95,9 +98,15 @@ def translated(doing: str, tried: str = "") -> Iterator[None]:
 
 def _unavailable(doing: str, error: Exception, tried: str) -> DockerUnavailable:
     during = "" if doing.endswith("Docker Engine") else f" while {doing}"
+    why = redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__
+    start = "start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept"
     return DockerUnavailable(
         f"Docker Engine does not answer{during}",
-        why=redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__,
-        hint=(f"tried {tried}: " if tried else "")
-        + "start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept",
+        why=why,
+        hint=(f"tried {tried}: " if tried else "") + (RESTART if _timed_out(error) else start),
     )
+
+
+def _timed_out(error: Exception) -> bool:
+    """Whether something accepted the call and did not answer. Requests wraps what it meets inside a stream."""
+    return isinstance(error, TimeoutError) or "timed out" in str(error)

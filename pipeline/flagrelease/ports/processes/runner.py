@@ -35,7 +35,9 @@ from flagrelease.ports.container_runner import (
     Host,
     LocalImage,
     Moved,
+    Note,
     Running,
+    unheard,
 )
 from flagrelease.ports.processes import folders, listening, supervisor
 from flagrelease.recipe.container import MODELS, ContainerRun, RunnerKind
@@ -128,7 +130,13 @@ class ProcessRunner:
         folder = self._folder(reference)
         return None if folder is None else LocalImage(id=folder.digest, size=folder.size, labels=folder.labels)
 
-    def pull(self, repository: str, digest: str, moved: Moved) -> LocalImage:  # noqa: ARG002 - nothing moves
+    def pull(
+        self,
+        repository: str,
+        digest: str,
+        moved: Moved,  # noqa: ARG002 - nothing moves
+        note: Note = unheard,  # noqa: ARG002
+    ) -> LocalImage:
         """Raises EnvironmentFault unless the image is in the workspace: there is no registry to pull from."""
         image = self.image(f"{repository}@{digest}")
         if image is None:

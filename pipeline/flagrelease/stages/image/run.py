@@ -129,6 +129,7 @@ def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> s
                 tag=f"{job.repository}:building",
                 args={"BASE": base},
                 line=lambda text: context.progress.doing(text[:70]),
+                note=context.progress.note,
             )
 
 
@@ -165,7 +166,7 @@ def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str,
 
     def push() -> tuple[Pushed, str | None]:
         with context.meter.waiting():
-            pushed = docker.push(where, tag, counted(context, "pushing"))
+            pushed = docker.push(where, tag, counted(context, "pushing"), context.progress.note)
             return pushed, context.ports.registry.digest(where, pushed.digest)
 
     # The registry keeps complete layers, so a retry only sends the missing ones.
