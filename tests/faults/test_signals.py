@@ -87,7 +87,8 @@ def test_before_the_first_stage(tmp_path: Path, freezing: Freezing, number: sign
 
 def in_the_image_stage(user: UserProject, freezing: Freezing) -> subprocess.Popen[str]:
     """A run that waits for the engine, which does not answer any more."""
-    process = user.start("run", CELL, "--only", "weights", "--only", "image", DOCKER_HOST=freezing.url)
+    own = {"DOCKER_HOST": freezing.url, "FLAGRELEASE_LOCKS": str(user.root / "locks")}
+    process = user.start("run", CELL, "--only", "weights", "--only", "image", **own)
     assert process.stderr is not None
     for line in process.stderr:
         if f"{CELL}  image " in line:
@@ -127,6 +128,7 @@ def test_an_engine_that_does_not_answer_holds_no_stopped_run(
             process.kill()
     assert process.returncode == 130, err
     assert "cleaning up takes more than 15 s: the next run removes what is left" in err
+    assert len(list((tmp_path / "locks").glob("run-*"))) == 1, "it is in the list of runs that left something"
 
 
 @pytest.mark.slow
@@ -172,3 +174,4 @@ def test_a_terminal_that_is_closed(tmp_path: Path, base: str, own_registry: str)
     os.close(ours)
     assert process.wait(timeout=60) == 130
     assert user.leftovers() == []
+    assert list(Path(os.environ["FLAGRELEASE_LOCKS"]).glob("run-*")) == []

@@ -59,8 +59,9 @@ def ask(
     patience: Patience = QUICK,
     watch: Callable[[], None] = quiet,
     report: Callable[[Tally], None] = lambda _tally: None,
+    token_seconds: float = 0.0,
 ) -> tuple[Tally, list[Sample]]:
-    endpoint = Endpoint(base_url=base_url, model="m")
+    endpoint = Endpoint(base_url=base_url, model="m", token_seconds=token_seconds)
     tally = OwnHarness(patience).evaluate(
         EvaluationRequest(endpoint=endpoint, evaluation=what, into=into, watch=watch, report=report)
     )

@@ -85,9 +85,12 @@ def _release(
         runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()
         with shown:
-            _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))
-        ended_well = not any(outcome.red for run in runs for outcome in run.outcomes)
-        alive.gone = ended_well or _nothing_left(run_id, project, ports)
+            cleaned = _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))
+        if workers.stopping.is_set():
+            alive.gone = cleaned
+        else:
+            red = any(outcome.red for run in runs for outcome in run.outcomes)
+            alive.gone = not red or _nothing_left(run_id, project, ports)
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
 
 
@@ -149,7 +152,9 @@ def _execute(
     shown: Board,
     workers: Workers,
     unblock: Callable[[], None],
-) -> None:
+) -> bool:
+    """Run the cells; after a stop, return whether everything of theirs was taken away."""
+
     def work() -> None:
         if executor_name == "prefect":
             shown.say("starting Prefect (`--engine inline` runs without it)")
@@ -157,16 +162,19 @@ def _execute(
             executor.execute(runs)
 
     run_stoppable(work, workers, unblock)
-    if workers.stopping.is_set():
-        for run in runs:
-            run.abandon()
+    if not workers.stopping.is_set():
+        return False
+    for run in runs:
+        run.abandon()
 
-        def clean() -> None:
-            cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports, own=True)
+    def clean() -> None:
+        cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports, own=True)
 
-        with suppress(FlagreleaseError):  # without a Docker engine, no container is left
-            if not all_within(UNBLOCK_SECONDS, [clean]):
-                shown.say(f"cleaning up takes more than {UNBLOCK_SECONDS:.0f} s: the next run removes what is left")
+    with suppress(FlagreleaseError):  # without a Docker engine, no container is left
+        if all_within(UNBLOCK_SECONDS, [clean]):
+            return True
+        shown.say(f"cleaning up takes more than {UNBLOCK_SECONDS:.0f} s: the next run removes what is left")
+    return False
 
 
 def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:

@@ -26,6 +26,7 @@ from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import EvalSpec
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
+from flagrelease.serving.server import Served
 from flagrelease.serving.servers import Serve, Servers
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
@@ -118,6 +119,7 @@ class _Collector:
         self._job, self._context, self._harness, self._servers = job, context, harness, servers
         self._fail_alpha = fail_alpha
         self._sequential = job.cell.profile.sequential
+        self._token_seconds: dict[tuple[str, int], float] = {}
 
     def baseline(self, spec: EvalSpec) -> StoredSide | ServedSide | None:
         """A complete baseline, one that will grow, or None if there is none and this chip cannot make it."""
@@ -200,7 +202,7 @@ class _Collector:
 
         def server() -> tuple[Endpoint, Callable[[], None]]:
             served = self._servers.get(stack)
-            return Endpoint(base_url=served.base_url, model=served.model), served.check
+            return self._endpoint(served, spec.evaluation.concurrency), served.check
 
         def report(look: int, tally: Tally) -> None:
             failed = f", {tally.errors} failed" if tally.errors else ""
@@ -219,6 +221,15 @@ class _Collector:
             into=path,
             report=report,
         )
+
+    def _endpoint(self, served: Served, concurrency: int) -> Endpoint:
+        """The server's endpoint, with its speed, which is measured once for each server and load."""
+        key = (served.base_url, concurrency)
+        if key not in self._token_seconds:
+            self._context.progress.doing("measuring how fast the server answers")
+            with self._context.meter.waiting():
+                self._token_seconds[key] = served.token_seconds(concurrency)
+        return Endpoint(base_url=served.base_url, model=served.model, token_seconds=self._token_seconds[key])
 
     def _unfinished(self, spec: EvalSpec, role: str, stack: Stack) -> Path:
         """The samples file to append to; its folder is named by everything that the answers depend on."""

@@ -24,6 +24,8 @@ class Endpoint:
     """The model's name at the server."""
     key: str = field(default="", repr=False)
     """The bearer token, never shown."""
+    token_seconds: float = 0.0
+    """Seconds a token under the evaluation's load, measured before; 0 if that is not known."""
 
 
 @dataclass(frozen=True)

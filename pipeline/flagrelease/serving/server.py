@@ -17,6 +17,7 @@ from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.recipe import container, image_paths
+from flagrelease.serving.first_pace import token_seconds
 from flagrelease.store.workspace import Workspace
 
 LOG_LINES = 200
@@ -51,6 +52,17 @@ class Served:
                 hint="the last lines of its log are below",
                 detail=self.running.logs(LOG_LINES),
             )
+
+    def token_seconds(self, concurrency: int) -> float:
+        """Seconds a token with so many requests at a time, measured now; 0 if that cannot be measured.
+
+        Raises SmokeFailed if it accepts requests and does not answer, DiedLater.
+        """
+        try:
+            return token_seconds(self.base_url, self.model, concurrency)
+        except SmokeFailed:
+            self.check()
+            raise
 
     def log(self) -> str:
         """The last lines of the server's log."""

@@ -23,7 +23,15 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, SmokeFailed
 from flagrelease.evaluation.harness import Adapter, Patience, forget_failures
 from flagrelease.evaluation.harnesses.evalscope_data import BENCHMARKS, refuse, write_data
-from flagrelease.evaluation.harnesses.evalscope_output import LOG, answered, has_predictions, keep_replies, read_run
+from flagrelease.evaluation.harnesses.evalscope_output import (
+    LOG,
+    answered,
+    graded,
+    has_predictions,
+    keep_replies,
+    read_run,
+)
+from flagrelease.evaluation.harnesses.own_pace import Pace
 from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, EvaluationRequest, Tally
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.ports.command import service
@@ -87,7 +95,7 @@ class EvalscopeHarness:
         log.unlink(missing_ok=True)
         try:
             with service([self._program, *arguments], log=log, env=env, cwd=folder) as process:
-                self._wait(process, folder, request.watch, progress)
+                self._wait(process, folder, request, progress)
         except FileNotFoundError:
             raise EnvironmentFault(
                 f"{self._program} is not installed", hint=f"{PROGRAM} names the program `evalscope` ({VERSION})"
@@ -103,13 +111,24 @@ class EvalscopeHarness:
             )
 
     def _wait(
-        self, process: Popen[bytes], folder: Path, watch: Callable[[], None], progress: Callable[[int], None]
+        self, process: Popen[bytes], folder: Path, request: EvaluationRequest, progress: Callable[[int], None]
     ) -> None:
-        deadline = time.monotonic() + self._seconds
+        """Wait for evalscope's end. Raises SmokeFailed if the server stops answering it."""
+        start = time.monotonic()
+        pace = _pace(request, self._patience)
+        pace.sent(start)
+        written = 0
         while process.poll() is None:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now - start > self._seconds:
                 raise CommandFailed(f"evalscope took longer than {self._seconds:.0f} s", hint="run again: it resumes")
-            watch()
+            request.watch()
+            before, written = written, answered(folder) + graded(folder)
+            if written > before:
+                pace.responded(now)
+                pace.sent(now)
+            if pace.hangs(now):
+                raise _stopped_answering(request.evaluation.benchmark, pace, now)
             progress(answered(folder))
             time.sleep(_WATCH_SECONDS)
 
@@ -152,6 +171,24 @@ def argv(endpoint: Endpoint, evaluation: Evaluation, folder: Path) -> list[str]:
     arguments = [argument for name, value in values.items() for argument in (f"--{name}", str(value))]
     resume = ["--use-cache", str(folder / "out"), "--rerun-review"] if has_predictions(folder) else []
     return ["eval", *arguments, "--no-timestamp", "--ignore-errors", *resume]
+
+
+def _pace(request: EvaluationRequest, patience: Patience) -> Pace:
+    """evalscope does not say how long its answers take, so only what was measured before is known."""
+    return Pace(
+        most_tokens=int(request.evaluation.parameters.get("max_tokens", 0)),
+        most_seconds=patience.request_seconds,
+        least_seconds=patience.least_seconds,
+        slowest=request.endpoint.token_seconds,
+    )
+
+
+def _stopped_answering(benchmark: str, pace: Pace, now: float) -> SmokeFailed:
+    return SmokeFailed(
+        f"{benchmark}: the server has stopped answering",
+        why=f"evalscope got no answer for {pace.silent(now):.0f} s; one should take at most {pace.limit:.0f} s",
+        hint="see the server's log; run again: answers are kept",
+    )
 
 
 def _name(evaluation: Evaluation, asks: Iterable[Ask]) -> str:

@@ -105,6 +105,11 @@ def answered(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in _files(folder, "predictions"))
 
 
+def graded(folder: Path) -> int:
+    """The number of reviews written so far."""
+    return sum(path.read_bytes().count(b"\n") for path in _files(folder, "reviews"))
+
+
 def has_predictions(folder: Path) -> bool:
     """Whether there is a complete prediction, so that evalscope can resume."""
     return any(_lines(folder, "predictions"))

@@ -112,6 +112,7 @@ class _Run:
             most_tokens=int(evaluation.parameters.get("max_tokens", 0)),
             most_seconds=patience.request_seconds,
             least_seconds=patience.least_seconds,
+            slowest=endpoint.token_seconds,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Task[None] | None = None
@@ -151,7 +152,7 @@ class _Run:
             raise SmokeFailed(
                 f"{self._evaluation.benchmark}: the server has stopped answering",
                 why=f"there was no response for {self._pace.silent(now):.0f} s; one should take at most "
-                f"{self._pace.limit:.0f} s, by the answers so far",
+                f"{self._pace.limit:.0f} s, by its speed so far",
                 hint="see the server's log; run again: answers are kept",
             )
 

@@ -17,11 +17,11 @@ class Pace:
     most_tokens: int
     """Tokens that an answer may have; 0 if that is not limited, and then neither is its time by the answers so far."""
     most_seconds: float
-    """The limit of one answer while none is known, and in any case."""
+    """The limit of one answer while the server's speed is not known, and in any case."""
     least_seconds: float
     """Allowed in addition, however fast the answers are."""
     slowest: float = 0.0
-    """Seconds a token of the slowest answer; 0 before the first one."""
+    """Seconds a token of the slowest answer. Before the first one, as measured before the evaluation; 0 if unknown."""
     open: int = 0
     """Requests that the server has not responded to."""
     owed_since: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Share
-from flagrelease.errors import ConfigError, EnvironmentFault, SmokeFailed
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, SmokeFailed
+from flagrelease.evaluation.harness import Patience
 from flagrelease.evaluation.harnesses.choose import check, lacking
 from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, argv
 from flagrelease.evaluation.harnesses.evalscope_data import choice_row, refuse
@@ -173,6 +175,23 @@ def test_a_missing_program(tmp_path: Path) -> None:
                 into=tmp_path / "s.jsonl",
             )
         )
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_server_that_stops_answering_evalscope_ends_it(tmp_path: Path, writes: bool) -> None:
+    """A program in its place gets no answer, or as many as there are questions, a second apart."""
+    program = tmp_path / "evalscope"
+    each = 'for i in 1 2 3 4 5 6; do sleep 1; echo "{}" >>out/predictions/m/x.jsonl; done'
+    line = f"mkdir -p out/predictions/m; {each}; exit 1"
+    program.write_text(f"#!/bin/sh\n{line if writes else 'sleep 60'}\n")
+    program.chmod(0o755)
+    harness = EvalscopeHarness(str(program), Patience(request_seconds=3600.0, least_seconds=3.0))
+    endpoint = Endpoint(base_url="http://h/v1", model="m", token_seconds=0.001)
+    began = time.monotonic()
+    with pytest.raises(FlagreleaseError) as caught:
+        harness.evaluate(EvaluationRequest(endpoint=endpoint, evaluation=evaluation(), into=tmp_path / "s.jsonl"))
+    assert time.monotonic() - began < 20
+    assert ("has stopped answering" in caught.value.what) is not writes
 
 
 def test_a_harness_that_is_not_set_up_is_named_before_anything_is_asked(tmp_path: Path) -> None:

@@ -150,6 +150,24 @@ def test_a_server_that_hangs_ends_the_evaluation_soon_and_keeps_the_answers(tmp_
     assert len(read_samples(tmp_path / "s.jsonl")) >= 4
 
 
+def test_a_server_that_hangs_before_its_first_answer_is_noticed_by_its_measured_speed(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def hanging(request: dict[str, Any], n: int) -> Said:
+        released.wait(60)
+        return echo(request, n)
+
+    patience = replace(QUICK, request_seconds=3600.0, least_seconds=0.5)
+    began = time.monotonic()
+    with serving(hanging) as server:
+        try:
+            with pytest.raises(SmokeFailed, match="the server has stopped answering"):
+                ask(server.base_url, evaluation(4), tmp_path / "s.jsonl", patience=patience, token_seconds=0.001)
+        finally:
+            released.set()
+    assert time.monotonic() - began < 30
+
+
 def test_an_answer_that_the_server_gave_up_is_asked_again(tmp_path: Path) -> None:
     def aborting(request: dict[str, Any], n: int) -> Said:
         return chat("We look at the", finish="abort") if n == 1 else echo(request, n)

@@ -11,7 +11,7 @@ def pace() -> Pace:
     return Pace(most_tokens=1000, most_seconds=1800.0, least_seconds=120.0)
 
 
-def test_before_the_first_answer_the_longest_time_is_allowed() -> None:
+def test_while_no_speed_is_known_the_longest_time_is_allowed() -> None:
     one = pace()
     one.sent(100.0)
     assert one.limit == 1800
@@ -20,6 +20,14 @@ def test_before_the_first_answer_the_longest_time_is_allowed() -> None:
     unlimited = replace(pace(), most_tokens=0)
     unlimited.answered(0.1, 10)
     assert unlimited.limit == 1800
+
+
+def test_before_the_first_answer_the_measured_speed_counts() -> None:
+    one = replace(pace(), slowest=0.03)
+    one.sent(100.0)
+    assert one.limit == 120 + 4 * 0.03 * 1000
+    assert not one.hangs(100 + 1.4 * 240)
+    assert one.hangs(100 + 1.6 * 240)
 
 
 def test_an_answer_may_take_four_times_the_slowest_one_at_its_full_length() -> None:
