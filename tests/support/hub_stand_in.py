@@ -50,14 +50,15 @@ class Fault:
 
 class HubStandIn:
     """`files` are the repository's, by path; `names` overrides the listed paths; `unhashed` are listed without a
-    sha256; `commit` is where the branch is; `requests` are those seen, with the Range header where there is one,
-    `credentials` the Authorization and Cookie headers of all."""
+    sha256, and with a git blob id if one is in `blob_ids`; `commit` is where the branch is; `requests` are those seen,
+    with the Range header where there is one, `credentials` the Authorization and Cookie headers of all."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.names: list[str] | None = None
         self.modes: dict[str, str] = {}
         self.unhashed: set[str] = set()
+        self.blob_ids: dict[str, str] = {}
         self.commit = COMMIT
         self.commits: dict[str, dict[str, bytes]] = {}
         self.wheels: dict[str, bytes] = {}
@@ -188,7 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         for path in hub.names if hub.names is not None else sorted(hub.at(revision)):
             content = hub.at(revision).get(path, b"")
-            one: dict[str, object] = {"rfilename": path, "size": len(content), "blobId": "0" * 40}
+            one: dict[str, object] = {"rfilename": path, "size": len(content)}
+            if path in hub.blob_ids:
+                one["blobId"] = hub.blob_ids[path]
             if path not in hub.unhashed:
                 one["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 135}
             siblings.append(one)

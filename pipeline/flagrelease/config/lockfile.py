@@ -118,6 +118,15 @@ class Lock:
             raise ConfigError(f"{kind}.{name} is not locked", why=why, hint=hint)
 
 
+def unverified(source: str, paths: Iterable[str]) -> ConfigError:
+    """The refusal of files that a matrix does not trust on first use."""
+    return ConfigError(
+        f"{source} has files that nobody vouches for",
+        why=f"the hub lists no checksum of {', '.join(paths)}, and defaults.unverified_files is `refuse`",
+        hint="take a source whose hub lists checksums, or set it to `trust`: the first download is then pinned",
+    )
+
+
 class DamagedLock(ConfigError):
     """matrix.lock is not a lock, such as after a merge conflict."""
 

@@ -261,6 +261,8 @@ class Defaults:
     """The settings of operators."""
     rounds: int = 3
     """The most rounds of operator attribution after a failed gate."""
+    unverified_files: Literal["trust", "refuse"] = "trust"
+    """Whether to use files for which the hub lists no checksum: they can only be compared with their first download."""
 
     def __post_init__(self) -> None:
         if self.rounds < 0:

@@ -61,7 +61,7 @@ Upstream = Annotated[str, matching(r"[\w.-]+/[\w.-]+", "the name of a model", "t
 LicenseId = Annotated[
     str,
     matching(
-        r"[a-z0-9]+([.-][a-z0-9]+)*",
+        r"[a-z0-9]+([.-][a-z0-9]+)*(\+\+)?",
         "a licence identifier",
         "hubs know licences by lower-case identifiers, such as apache-2.0, mit or llama3.1",
     ),

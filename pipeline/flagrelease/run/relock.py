@@ -18,7 +18,7 @@ from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.datasets import is_fetched
 from flagrelease.packaging import wheelhouse
 from flagrelease.packaging.requirements import wanted
-from flagrelease.ports.hub import Hubs
+from flagrelease.ports.hub import Hubs, Listing
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress
 from flagrelease.ports.registry import Registry
@@ -46,11 +46,11 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
     """
     attempts = _Attempts(progress)
     for name in dict.fromkeys(cell.model_name for cell in cells):
-        attempts(f"models.{name}", partial(_model, matrix.models[name].source, ports.hubs, progress))
+        attempts(f"models.{name}", partial(_model, matrix, name, ports.hubs, progress))
     for name in dict.fromkeys(name for cell in cells for name in cell.profile.benchmarks):
         benchmark = matrix.benchmarks[name]
         if is_fetched(benchmark):  # the user's own data is pinned by the manifest of its folder
-            attempts(f"benchmarks.{name}", partial(_data, benchmark.data, ports, progress))
+            attempts(f"benchmarks.{name}", partial(_data, matrix, benchmark.data, ports, progress))
     for name, inputs in {cell.wheels_entry: wanted(cell) for cell in cells}.items():
         attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
@@ -96,10 +96,20 @@ class _Attempts:
         return {**untried, **self.unresolved}
 
 
-def _model(source: str, hubs: Hubs, progress: Progress) -> LockedModel:
+def _resolve(matrix: Matrix, source: str, hubs: Hubs, progress: Progress) -> Listing:
+    """The listing of `source`. Raises ConfigError if the matrix refuses files for which the hub lists no checksum."""
     listing = hubs.resolve(source, progress)
     if listing.unverified:
-        progress.note(f"{source}: no sha256 in the listing of {', '.join(listing.unverified)}; the download is trusted")
+        if matrix.defaults.unverified_files == "refuse":
+            raise locks.unverified(source, listing.unverified)
+        names = ", ".join(listing.unverified)
+        progress.note(f"{source}: the hub lists no checksum of {names}; the download is trusted")
+    return listing
+
+
+def _model(matrix: Matrix, name: str, hubs: Hubs, progress: Progress) -> LockedModel:
+    source = matrix.models[name].source
+    listing = _resolve(matrix, source, hubs, progress)
     return LockedModel(
         source=source,
         revision=listing.revision,
@@ -110,10 +120,10 @@ def _model(source: str, hubs: Hubs, progress: Progress) -> LockedModel:
     )
 
 
-def _data(source: str, ports: Ports, progress: Progress) -> LockedData:
+def _data(matrix: Matrix, source: str, ports: Ports, progress: Progress) -> LockedData:
     from flagrelease.evaluation.datasets import DataFile
 
-    listing = ports.hubs.resolve(source, progress)
+    listing = _resolve(matrix, source, ports.hubs, progress)
     if len(listing.files) != 1:
         raise HubRefused(
             f"{source} is not a single file",

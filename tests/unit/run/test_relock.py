@@ -12,12 +12,12 @@ import pytest
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
-from flagrelease.config.lockfile import Lock, LockedChip, LockedModel, LockedWheels
+from flagrelease.config.lockfile import Lock, LockedChip, LockedFile, LockedModel, LockedWheels
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
-from flagrelease.errors import CommandFailed, RegistryUnavailable
+from flagrelease.errors import CommandFailed, HubUnavailable, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
-from flagrelease.ports.hub import RealHubs
+from flagrelease.ports.hub import Listing, RealHubs
 from flagrelease.ports.registry import MANIFEST_TYPES, Manifest
 from flagrelease.run import relock
 from support.hub_cases import Seen
@@ -43,6 +43,17 @@ class Registry:
         return Manifest(digest=reference, media_type=MANIFEST_TYPES[0], body=b"")
 
 
+class Unverified:
+    """Hubs that list no checksum of a file."""
+
+    def resolve(self, source: str, _progress: object) -> Listing:
+        file = LockedFile(path="config.json", size=2, sha256="0" * 64)
+        return Listing(source=source, revision="1", files=(file,), unverified=("config.json",))
+
+    def file(self, _locked: object, _into: object, *_others: object) -> Path:
+        raise HubUnavailable("it went away")
+
+
 def no_resolver(*_argv: object, **_options: object) -> Any:
     raise CommandFailed("`/home/me/python -m uv` ended with 1", why="no version of flag-gems==3.0")
 
@@ -63,6 +74,7 @@ class World:
         benchmarks["short-tasks"] = replace(benchmarks["short-tasks"], data=f"file://{folder}/test.jsonl")
         self.matrix: Matrix = replace(matrix, models=models, benchmarks=benchmarks)
         self.registry = Registry({})
+        self.hubs: Any = RealHubs()
         self.progress = Seen()
 
     def cells(self, prefix: str = "") -> list[Cell]:
@@ -75,7 +87,7 @@ class World:
         unused: Any = None
         registry: Any = self.registry
         ports = Ports(
-            clock=SystemClock(), command=no_resolver, docker=unused, runner=unused, registry=registry, hubs=RealHubs()
+            clock=SystemClock(), command=no_resolver, docker=unused, runner=unused, registry=registry, hubs=self.hubs
         )
         return relock.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
 
@@ -130,6 +142,17 @@ def test_the_reasons_in_matrix_lock_are_redacted(tmp_path: Path, monkeypatch: py
     read = locks.load(tmp_path / "matrix.lock")
     assert read.unresolved == {"models.m": "said\n$SOME_TOKEN"}
     assert read.chips["c"] == LockedChip(base="open sesame", why="said $SOME_TOKEN"), "what is compared stays"
+
+
+def test_files_without_a_checksum_are_trusted_or_refused_as_the_matrix_says(world: World) -> None:
+    world.hubs = Unverified()
+    assert world.relock(prefix="cpu/").models["smollm2-135m"].unverified == ("config.json",)
+    assert any("no checksum of config.json" in note for note in world.progress.notes)
+    world.matrix = replace(world.matrix, defaults=replace(world.matrix.defaults, unverified_files="refuse"))
+    relocked = world.relocked(prefix="cpu/")
+    assert "models.smollm2-135m" not in relocked.lock.models
+    for name in ("models.smollm2-135m", "benchmarks.short-tasks"):
+        assert "the hub lists no checksum of config.json" in relocked.lock.unresolved[name]
 
 
 def test_a_base_image_is_pinned_to_its_digest(world: World) -> None:

@@ -17,7 +17,7 @@ from flagrelease.errors import Corrupt, HubRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.command import Command, run
 from flagrelease.ports.hub import structure
-from flagrelease.ports.hub.disk import land, need_space, quarantine, sha256_of
+from flagrelease.ports.hub.disk import git_blob, land, need_space, quarantine, sha256_of
 from flagrelease.ports.hub.folder import Folder
 from flagrelease.ports.hub.huggingface import HuggingFace
 from flagrelease.ports.hub.listing import Listing, check_names
@@ -64,8 +64,8 @@ class Hubs(Protocol):
 
     def resolve(self, source: str, progress: Progress) -> Listing:
         """List the files of `source` with the sha256 of each, for matrix.lock. A file whose sha256 the hub does not
-        list is fetched and hashed: trusted on first use, and named in `unverified`. What shows without fetching
-        weights is checked, such as that every shard is there.
+        list is fetched and hashed. Unless it has the git blob id that the hub lists, it is trusted on first use and
+        named in `unverified`. What shows without fetching weights is checked, such as that every shard is there.
         Raises ConfigError, HubRefused, HubUnavailable, EnvironmentFault."""
         ...
 
@@ -111,10 +111,13 @@ class RealHubs:
                 kept = sum(file.size for file in unknown if file.size <= _SMALL_BYTES)
                 need_space(scratch, kept + max(file.size for file in unknown), f"hashing files of {source}")
                 pinned = self._open(parsed, listing.revision, scratch)
-                fetched = self._in_thread(lambda: [_hash(pinned, file, scratch, watch) for file in unknown], watch)
+                blobs = listing.blobs
+                fetched = self._in_thread(
+                    lambda: [_hash(pinned, file, blobs.get(file.path, ""), scratch, watch) for file in unknown], watch
+                )
                 hashed = {file.path: file for file in fetched}
                 files = tuple(hashed.get(file.path, file) for file in listing.files)
-                listing = replace(listing, files=files, unverified=tuple(sorted(hashed)))
+                listing = replace(listing, files=files, unverified=tuple(sorted(hashed.keys() - blobs.keys())))
             structure.check(listing.files, lambda path: _on_disk(hub, scratch, path), source)
         return replace(listing, source=source)
 
@@ -264,14 +267,17 @@ def _fetch_one(hub: Getter, file: LockedFile, staging: Path, into: Path, bad: Pa
         )
 
 
-def _hash(hub: Hub, file: LockedFile, scratch: Path, watch: Watch) -> LockedFile:
-    """The file with the sha256 of its first download. Raises HubRefused if the hub sent something else."""
+def _hash(hub: Hub, file: LockedFile, blob: str, scratch: Path, watch: Watch) -> LockedFile:
+    """The file with the sha256 of its first download. Raises HubRefused if the hub sent something else than it lists:
+    another size, or not the git blob `blob` if that is not empty."""
     path = hub.get(file, scratch / "incoming", watch, fresh=False)
     size, sha256 = sha256_of(path)
     if file.size and size != file.size:
         raise _other_answer(hub, file, f"it lists {file.size} bytes and sent {size}")
     if structure.is_page(path) and not file.path.lower().endswith((".html", ".htm", ".xhtml", ".md")):
         raise _other_answer(hub, file, "it sent a web page, such as that of a login")
+    if blob and git_blob(path) != blob:
+        raise _other_answer(hub, file, f"it lists the git blob {blob[:12]}… and sent another one")
     if size <= _SMALL_BYTES:
         land(path, _trusted(scratch) / file.path)
     else:

@@ -23,6 +23,15 @@ def sha256_of(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+def git_blob(path: Path) -> str:
+    """The id (40 hex digits) that git gives the file's content."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def land(incoming: Path, target: Path) -> None:
     """Move a verified file to its final name, durably: it survives a power loss."""
     with translate_disk_errors(f"writing {target.name}"):

@@ -109,7 +109,11 @@ class HuggingFace:
         if not is_commit(commit):
             raise HubRefused(f"{self.name} names no commit", why=f"its sha is {commit!r}")
         check_names((file.path for file in files), self.name)
-        return Listing(source="", revision=commit, files=self._source.within(files))
+        ids = {entry["rfilename"]: str(entry.get("blobId") or "") for entry in answer["siblings"]}
+        within = self._source.within(files)
+        named = {file.path: ids[self._source.remote(file)] for file in within if not file.sha256}
+        blobs = {path: blob for path, blob in named.items() if is_commit(blob)}
+        return Listing(source="", revision=commit, files=within, blobs=blobs)
 
     def _client(self) -> httpx.Client:
         import httpx

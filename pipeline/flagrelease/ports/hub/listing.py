@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.errors import HubRefused
@@ -27,8 +27,11 @@ class Listing:
     """A file's sha256 is empty if the hub does not list it."""
     archive: LockedFile | None = None
     """The archive that the files are members of."""
+    blobs: Mapping[str, str] = field(default_factory=dict)
+    """By path, the git blob id that the hub lists for a file without a sha256."""
     unverified: tuple[str, ...] = ()
-    """The paths of the files whose sha256 was taken from the first download, since the hub does not list it."""
+    """The paths of the files whose sha256 was taken from the first download, since the hub lists neither it nor a
+    blob id."""
 
     @property
     def digest(self) -> str:

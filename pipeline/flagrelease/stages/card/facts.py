@@ -68,6 +68,12 @@ def local_registry(record: Record) -> bool:
     return _LOOPBACK.match(record.image.repository) is not None
 
 
+def unverified(record: Record) -> Markdown:
+    """The files of the weights for which the hub lists no checksum; empty if there are none."""
+    paths = record.pins.model.unverified if record.pins.model else ()
+    return Markdown(", ".join(code(path) for path in paths))
+
+
 def prose(text: str) -> Markdown:
     """A sentence in which `words` in backticks are code; everything else is plain text."""
     parts = _CODE.split(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flagrelease.errors import GateFailed
 from flagrelease.recipe import user_commands
 from flagrelease.redact import redact
+from flagrelease.stages.card.licences import HUB_LICENCES
 from flagrelease.stages.card.operators_section import EFFECT_FIRST, EXCLUDED_FIRST, effect_cells
 from flagrelease.stages.card.page import Block, Page
 from flagrelease.stages.card.record import Record, dumps
@@ -93,6 +94,8 @@ def _fields(fields: dict[str, object], record: Record) -> Iterator[str]:
             yield "license `other` needs license_name and license_link"
     elif fields.get("license") != record.model.license:
         yield f"license is {fields.get('license')!r}, the record has {record.model.license!r}"
+    elif record.model.license not in HUB_LICENCES:
+        yield f"hubs do not know the license {record.model.license!r}: write `other` and license_name"
     if fields.get("base_model") != [record.model.upstream] or not re.fullmatch(
         r"[\w.-]+/[\w.-]+", record.model.upstream
     ):
@@ -175,8 +178,8 @@ def _scores(page: Page) -> Iterator[Finding]:
     if len(table.rows) - 2 != len(expected):
         yield Finding(table.line, f"{len(table.rows) - 2} benchmarks shown, {len(expected)} in the record")
     for at, row in enumerate(page.record.accuracy.benchmarks, 2):
-        if row.candidate == 0 or row.baseline == 0:
-            yield Finding(table.line + at, f"a score of 0 for {row.metric} is a failed evaluation, not a result")
+        if row.candidate == 0 and row.errors + row.truncated >= row.n * row.repeats:
+            yield Finding(table.line + at, f"a score of 0 for {row.metric}: every answer failed or was cut")
         if not re.fullmatch(r"[\w.+-]+_\d+fewshot_@avg\d+", row.metric):
             yield Finding(table.line + at, f"metric {row.metric!r} does not match NAME_<n>fewshot_@avg<k>")
 

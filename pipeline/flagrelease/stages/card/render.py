@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from flagrelease.config.sources import Source
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
 from flagrelease.recipe import user_commands
-from flagrelease.stages.card import charts, facts, operators_section, speed_section
+from flagrelease.stages.card import charts, facts, licences, operators_section, speed_section
 from flagrelease.stages.card.facts import size_text
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record
 from flagrelease.verdict import wording
-
-LICENCES: Mapping[str, tuple[str, str]] = {
-    "apache-2.0": ("Apache License 2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
-    "mit": ("MIT License", "https://opensource.org/license/mit"),
-    "bsd-3-clause": ("BSD 3-Clause License", "https://opensource.org/license/bsd-3-clause"),
-    "cc-by-4.0": ("Creative Commons Attribution 4.0", "https://creativecommons.org/licenses/by/4.0/"),
-    "gpl-3.0": ("GNU General Public License 3.0", "https://www.gnu.org/licenses/gpl-3.0.html"),
-}
 
 
 def render(record: Record, templates: Path) -> str:
@@ -66,6 +57,7 @@ def view(record: Record) -> dict[str, Any]:
         "environment": table(("Item", "Version"), _environment(record)),
         "download": fenced(commands.pop("download", _download(record)), "bash"),
         "verify": fenced(commands.pop("verify", user_commands.verify(model, record.weights.fetched)), "bash"),
+        "unverified": facts.unverified(record),
         "unpack": fenced(user_commands.unpack(model, record.image.reference), "bash")
         if record.weights.unpacked
         else None,
@@ -159,10 +151,11 @@ def signed(value: float) -> str:
 
 def _front_matter(record: Record) -> dict[str, Any]:
     model, used = record.model, record.chip.components
-    known = model.license in LICENCES
+    known = model.license in licences.HUB_LICENCES
     fields: dict[str, Any] = {"license": model.license if known else "other"}
     if not known:
-        fields |= {"license_name": model.license, "license_link": upstream_url(record)}
+        link = licences.text_url(model.license) or upstream_url(record)
+        fields |= {"license_name": model.license, "license_link": link}
     fields["base_model"] = [model.upstream]
     if model.languages:
         fields["language"] = list(model.languages)
@@ -301,12 +294,12 @@ def stages_table(record: Record) -> Markdown:
 
 
 def _licence(record: Record) -> Markdown:
-    known = LICENCES.get(record.model.license)
-    if known:
-        return Markdown(f"the {_link(*known)}")
-    return Markdown(
-        f"{code(record.model.license)}, whose text is at {_link(record.model.upstream, upstream_url(record))}"
-    )
+    licence = record.model.license
+    if titled := licences.TITLES.get(licence):
+        return Markdown(f"the {_link(*titled)}")
+    if url := licences.text_url(licence):
+        return Markdown(f"{code(licence)}, whose text is at {_link(url.removeprefix('https://'), url)}")
+    return Markdown(f"{code(licence)}, whose text is at {_link(record.model.upstream, upstream_url(record))}")
 
 
 def _link(text: str, url: str) -> Markdown:

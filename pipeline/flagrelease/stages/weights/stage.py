@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest
+from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest, unverified
 from flagrelease.contract import results
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
@@ -30,7 +30,8 @@ _GIVE_CONFIG = "pass the config.json of a transformers model"
 
 
 def locked(job: Job) -> LockedModel:
-    """The model's entry in matrix.lock. Raises ConfigError if it is missing, edited, or for another source."""
+    """The model's entry in matrix.lock. Raises ConfigError if it is missing, edited, for another source, or has files
+    that the matrix refuses."""
     name = job.cell.model_name
     job.lock.require("models", name)
     model = job.lock.models[name]
@@ -40,6 +41,8 @@ def locked(job: Job) -> LockedModel:
     if set_digest(model.files) != model.digest:
         why = "its digest does not match its files"
         raise ConfigError(f"models.{name} in matrix.lock was edited", why=why, hint="run `flagrelease lock`")
+    if model.unverified and job.matrix.defaults.unverified_files == "refuse":
+        raise unverified(model.source, model.unverified)
     return model
 
 

@@ -17,7 +17,7 @@ import requests
 import support.finished_cell as given
 from flagrelease.config.lockfile import LockedData
 from flagrelease.config.sources import Source
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.ports.http import Origin
 from flagrelease.ports.hub import RealHubs, modelscope
 from flagrelease.ports.hub.huggingface import HuggingFace
@@ -127,6 +127,20 @@ def test_files_listed_without_a_sha256_are_trusted_on_first_use_and_named(
     assert {file.path: file.sha256 for file in model.files}["config.json"] == sha256(hub.files["config.json"])
     fetch.run(model)
     assert fetch.there() == hub.files
+
+
+def test_a_file_with_a_git_blob_id_is_verified_by_it(hub: HubStandIn, tmp_path: Path) -> None:
+    """Hugging Face lists a sha256 for files in large-file storage only."""
+    hub.files = {"config.json": b'{"architectures": ["Toy"]}\n', "on/config.json": b"{}"}
+    hub.unhashed = {"config.json", "on/config.json"}
+    of_git = subprocess.run(["git", "hash-object", "--stdin"], input=hub.files["config.json"], stdout=-1, check=True)
+    hub.blob_ids = {"config.json": of_git.stdout.decode().strip()}
+    assert Fetch(tmp_path / "model").lock(HF).unverified == ("on/config.json",)
+
+    hub.blob_ids["on/config.json"] = "1" * 40
+    with pytest.raises(HubRefused, match=r"did not send config\.json") as refused:
+        Fetch(tmp_path / "other").lock(f"{HF}/on/")
+    assert "git blob 111111111111…" in refused.value.why
 
 
 @pytest.mark.parametrize("scheme", ["modelscope", "hf"])

@@ -115,9 +115,11 @@ def test_a_defect_later_in_a_paragraph_is_reported_on_its_own_line() -> None:
     assert [finding.line for finding in lint.lint(text, RECORD, PNG)] == [line]
 
 
-def test_a_score_of_zero_is_a_defect() -> None:
-    made = given.record(accuracy=given.accuracy(given.score(candidate=0.0, difference=-0.285)))
-    assert any("a score of 0" in text for text in findings(render.render(made, given.TEMPLATES), made))
+@pytest.mark.parametrize(("errors", "truncated", "defect"), [(0, 0, False), (2, 197, False), (2, 198, True)])
+def test_a_score_of_zero_is_a_defect_only_if_nothing_was_answered(errors: int, truncated: int, defect: bool) -> None:
+    score = given.score(candidate=0.0, baseline=0.0, difference=0.0, errors=errors, truncated=truncated)
+    made = given.record(accuracy=given.accuracy(score))
+    assert any("a score of 0" in text for text in findings(render.render(made, given.TEMPLATES), made)) is defect
 
 
 def test_a_released_score_has_a_baseline() -> None:

@@ -83,6 +83,36 @@ def test_an_unlisted_licence_is_named_and_linked() -> None:
     assert "licensed under `qwen-research`" in rendered(made)
 
 
+@pytest.mark.parametrize("licence", ["llama3.1", "gemma", "mpl-2.0", "openrail++", "cc-by-nc-4.0"])
+def test_a_licence_that_hubs_know_keeps_its_name(licence: str) -> None:
+    made = record.build(given.job(license=licence), given.finished(), "0" * 64)
+    fields = yaml.safe_load(rendered(made).split("---\n")[1])
+    assert fields["license"] == licence
+    assert "license_name" not in fields
+    assert lint(rendered(made), made, PNG) == []
+    other = rendered(made).replace(f"license: {licence}", f"license: other\nlicense_name: {licence}", 1)
+    assert any("needs license_name and license_link" in finding.text for finding in lint(other, made, PNG))
+
+
+def test_the_text_of_an_spdx_licence_is_linked() -> None:
+    made = record.build(given.job(license="0bsd"), given.finished(), "0" * 64)
+    fields = yaml.safe_load(rendered(made).split("---\n")[1])
+    assert fields["license"] == "other"  # hubs refuse identifiers that are not in their lists
+    assert (fields["license_name"], fields["license_link"]) == ("0bsd", "https://spdx.org/licenses/0BSD.html")
+    assert "`0bsd`, whose text is at [spdx.org/licenses/0BSD.html](" in rendered(made)
+    assert lint(rendered(made), made, PNG) == []
+    wrong = rendered(made).replace("license: other", "license: 0bsd", 1)
+    assert any("hubs do not know the license '0bsd'" in finding.text for finding in lint(wrong, made, PNG))
+
+
+def test_files_without_a_checksum_of_the_hub_are_named() -> None:
+    assert "checksum of" not in rendered(given.record())
+    model = replace(given.job().lock.models["smollm2-135m"], unverified=("a_b.json",))
+    made = replace(given.record(), pins=replace(given.record().pins, model=model))
+    assert "lists no checksum of `a_b.json`: the value above is that of" in rendered(made)
+    assert lint(rendered(made), made, PNG) == []
+
+
 def test_the_scores_are_printed_with_everything_that_qualifies_them() -> None:
     line = next(line for line in rendered(given.record()).splitlines() if line.startswith("| `MMLU"))
     assert line == ("| `MMLU_0fewshot_@avg1` | 0.285 | 0.290 | 200 | 1 | +0.005 | [−0.012, +0.022] | 0.050 | PASS |")

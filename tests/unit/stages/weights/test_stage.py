@@ -83,6 +83,17 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+def test_a_matrix_that_refuses_unverified_files_blocks_a_lock_that_has_them(bench: Bench) -> None:
+    model = replace(bench.job.lock.models["smollm2-135m"], unverified=("model.gguf",))
+    bench.job = replace(bench.job, lock=Lock(models={"smollm2-135m": model}))
+    bench.run()
+    defaults = replace(bench.job.matrix.defaults, unverified_files="refuse")
+    bench.job = replace(bench.job, matrix=replace(bench.job.matrix, defaults=defaults))
+    with pytest.raises(ConfigError, match="files that nobody vouches for") as refused:
+        weights.inputs(bench.job)
+    assert "no checksum of model.gguf" in refused.value.why
+
+
 def test_the_folder_is_named_by_its_digest_and_holds_the_files_alone(bench: Bench) -> None:
     result = bench.run()
     folder = bench.folder(result)
