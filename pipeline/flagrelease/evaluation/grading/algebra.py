@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flagrelease.errors import EnvironmentFault
@@ -23,7 +23,7 @@ _PERCENT = re.compile(r"\\%|%")
 _END = r"[^\[\](),\\]*(?:\\[A-Za-z]+(?![A-Za-z])(?:\{[^{}]*\})*[^\[\](),\\]*)*"
 _INTERVAL = re.compile(rf"(?:[A-Za-z]\\in)?[\[(]{_END},{_END}[\])](?:\\cup[\[(]{_END},{_END}[\])])*")
 _ASKS_FOR_INTERVAL = re.compile(r"\b(?:intervals?|domain|range|inequalit(?:y|ies))\b", re.IGNORECASE)
-_OR = re.compile(r"\\text\w*\{\s*or\s*\}|\\mathrm\{\s*or\s*\}|\bor\b|\\lor(?![A-Za-z])|\\vee(?![A-Za-z])|∨")
+_OR = re.compile(r"\\text\w*\{\s*or\s*\}|\\mathrm\{\s*or\s*\}|\bor\b|\\(?:lor|vee|cup)(?![A-Za-z])|[∨∪]")
 
 _NO_NUMBER = re.compile(r"(?<![A-Za-z])nan(?![A-Za-z])", re.IGNORECASE)
 _INFINITE = re.compile(r"(?<![A-Za-z\\])[+-]?inf(?:inity)?(?![A-Za-z])", re.IGNORECASE)
@@ -88,22 +88,62 @@ def _verified(text: str, reference: str, *, interval: bool = False) -> bool:
 
 
 def _in_parts(answer: str, reference: str) -> bool:
-    """Whether inequalities of one variable, with `or` between them, describe the intervals of the reference."""
-    parts = _OR.split(answer)
-    if len(parts) < 2:
+    """Whether inequalities of one variable and intervals, with commas, `or` or `∪` between them, describe the intervals
+    of the reference."""
+    variables: set[Any] = set()
+    given = _union(_conjunction(part, variables) for part in _OR.split(answer))
+    if given is None or len(variables) > 1:
         return False
+    parse, verify = _math_verify()
+    return bool(verify(parse(f"\\boxed{{{reference}}}", parsing_timeout=None), [given], timeout_seconds=None))
+
+
+def _conjunction(text: str, variables: set[Any]) -> Any:
+    """The set of numbers that inequalities or intervals with commas between them describe; None if they are others.
+    Their variables are added to `variables`.
+
+    All inequalities hold at once, if they can: `x > 1, x < 3` is `1 < x < 3`, and `x < 1, x > 3` is a list.
+    """
+    from sympy import EmptySet, Intersection, Set
+    from sympy.logic.boolalg import Boolean
+
+    parse, _ = _math_verify()
+    parts = _at_commas(text)
+    read: list[Any] = [next(iter(parse(f"\\boxed{{{part}}}", parsing_timeout=None)), None) for part in parts]
+    if all(isinstance(part, Set) for part in read):
+        return _union(read)
+    sets = []
+    for relation in read:
+        symbols = getattr(relation, "free_symbols", ())
+        if not isinstance(relation, Boolean) or len(symbols) != 1:
+            return None
+        variables |= symbols
+        try:
+            sets.append(relation.as_set())
+        except (AttributeError, NotImplementedError, TypeError, ValueError):
+            return None
+    together = Intersection(*sets)
+    return _union(sets) if together is EmptySet and len(sets) > 1 else together
+
+
+def _union(sets: Iterable[Any]) -> Any:
+    """The union; None if one of the sets is."""
     from sympy import Union
 
-    parse, verify = _math_verify()
-    relations: list[Any] = [next(iter(parse(f"\\boxed{{{part}}}", parsing_timeout=None)), None) for part in parts]
-    variables = {frozenset(getattr(relation, "free_symbols", ())) for relation in relations}
-    if len(variables) != 1 or len(next(iter(variables))) != 1:
-        return False
-    try:
-        given = Union(*(relation.as_set() for relation in relations))
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return False
-    return bool(verify(parse(f"\\boxed{{{reference}}}", parsing_timeout=None), [given], timeout_seconds=None))
+    known = list(sets)
+    return None if any(part is None for part in known) else Union(*known)
+
+
+def _at_commas(text: str) -> list[str]:
+    """The parts of `text` between commas that are in no bracket."""
+    parts, depth = [""], 0
+    for character in _NOISE.sub("", text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _math_verify() -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -222,10 +222,31 @@ def test_an_inequality_equals_the_interval_that_it_describes(answer: str, refere
 @pytest.mark.parametrize(
     ("answer", "reference"),
     [
+        ("x<-1 \\cup x>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("x > 2,\\, x < -1", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("(2,\\infty) ∪ x<-1", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("(-\\infty,2), [4,\\infty)", "(-\\infty,2) \\cup [4,\\infty)"),
+        ("x \\ge 1, x \\le 2", "[1,2]"),
+        ("1<x<2, 3<x<4", "(1,2)\\cup(3,4)"),
+    ],
+)
+def test_inequalities_that_are_joined_are_one_set(answer: str, reference: str) -> None:
+    pytest.importorskip("math_verify", reason="math-verify is not installed (flagrelease[eval])")
+    assert equal(answer, reference)
+    assert not equal(answer, "(-\\infty,3)\\cup(7,\\infty)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
         ("1 \\le x \\le 2", "[1,2)"),
         ("x \\ge 3", "(3,\\infty)"),
         ("x<-1 \\text{ or } y>2", "(-\\infty,-1)\\cup(2,\\infty)"),
         ("x<-1 \\text{ and } x>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("x<-1 \\cup x>3", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("x<-1, y>2", "(-\\infty,-1)\\cup(2,\\infty)"),
+        ("x>1, x<2", "(-\\infty,\\infty)"),
+        ("x>1, x<2, 5", "(1,2)"),
         ("a < b \\text{ or } a > b", "(-\\infty,-1)\\cup(2,\\infty)"),
         ("1<x<2", "\\{1,2\\}"),
         ("x<2", "2"),
