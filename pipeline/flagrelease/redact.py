@@ -94,6 +94,24 @@ def redact(text: str, secrets: Mapping[str, str] | None = None) -> str:
     return _URL_USER.sub("…", text) if "://" in text else text
 
 
+def secret_in(data: bytes) -> str:
+    """The name of a known secret whose value is in `data`, in any form; empty if none is. Values that may be ordinary
+    words or numbers do not count."""
+    return next((name for written, name in _traces(tuple(secret_variables().items())) if written in data), "")
+
+
+@lru_cache(maxsize=8)
+def _traces(secrets: tuple[tuple[str, str], ...]) -> tuple[tuple[bytes, str], ...]:
+    """What data that contains one of these secrets contains, with the secret's name."""
+    found: dict[bytes, str] = {}
+    for name, value in secrets:
+        for plain in _plain(name, value):
+            if not _is_word(plain):
+                for written in (*_written(plain), *_base64("", plain)):
+                    found.setdefault(written.encode(errors="surrogateescape"), name.partition("#")[0])
+    return tuple(found.items())
+
+
 @lru_cache(maxsize=4096)
 def _holds(name: str, value: str) -> bool:
     """Whether the variable holds a secret: by its name, or because it is a URL with a password."""

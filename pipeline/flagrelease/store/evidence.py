@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flagrelease.errors import Corrupt
+from flagrelease.errors import Corrupt, GateFailed
+from flagrelease.redact import secret_in
 from flagrelease.store.digests import file_sha256
 from flagrelease.store.files import sync_folder, translate_disk_errors, unfinished, write_atomic
 
@@ -41,14 +42,21 @@ class EvidenceStore:
         return self.root / evidence.sha256[:2] / evidence.sha256
 
     def put(self, name: str, data: bytes) -> Evidence:
-        """Store `data` unless it is already stored, which its content shows. Raises NoSpace or EnvironmentFault."""
+        """Store `data` unless it is already stored, which its content shows. Raises NoSpace or EnvironmentFault, and
+        GateFailed if it contains a secret."""
+        if found := secret_in(data):
+            raise GateFailed(
+                f"{name} contains the value of ${found}",
+                why="evidence is published with a release, and is not changed",
+                hint=f"remove it from where it is written, such as matrix.yaml, or unset {found} if it is not a secret",
+            )
         evidence = Evidence(name, hashlib.sha256(data).hexdigest(), len(data))
         if not self._has(evidence):
             write_atomic(self.path(evidence), data, mode=0o444)
         return evidence
 
     def put_file(self, name: str, source: Path) -> Evidence:
-        """Store a copy of the file `source`, as `put` does. Raises NoSpace or EnvironmentFault."""
+        """Store a copy of the file `source`, which no text of ours is in. Raises NoSpace or EnvironmentFault."""
         evidence = Evidence(name, file_sha256(source), source.stat().st_size)
         if not self._has(evidence):
             target = self.path(evidence)

@@ -16,7 +16,7 @@ from flagrelease.config.lockfile import LockedChip
 from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
-from flagrelease.errors import DiedBeforeReady, EnvironmentFault, RegistryDenied, SmokeFailed
+from flagrelease.errors import DiedBeforeReady, EnvironmentFault, GateFailed, RegistryDenied, SmokeFailed
 from flagrelease.evaluation import token_gate
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs
@@ -75,6 +75,23 @@ def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
 def test_building_again_gives_the_same_digest_and_sends_nothing(started: Started) -> None:
     again = image.run(started.job, started.context)
     assert (again.digest, again.pushed_bytes) == (started.image.digest, 0)
+
+
+class Unbuilt(Engine):
+    """An engine on which nothing may be built."""
+
+    def build(self, *_arguments: Any, **_options: Any) -> Any:
+        raise AssertionError("an image with a secret is built")
+
+
+def test_a_secret_in_a_file_of_the_image_is_refused_before_it_is_built(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "a-very-long-canary")
+    cell = given.cell(args={"threads": 1, "api_key": "a-very-long-canary"}, max_model_len=2048)
+    ports = replace(started.context.ports, docker=Unbuilt())
+    with pytest.raises(GateFailed, match=r"serve\.yaml contains the value of \$SOME_TOKEN"):
+        image.run(replace(started.job, cell=cell), replace(started.context, ports=ports))
 
 
 def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from flagrelease.errors import Corrupt
+from flagrelease.errors import Corrupt, GateFailed
 from flagrelease.store.evidence import Evidence, EvidenceStore
 
 DATA = b'{"answer": 1}\n'
@@ -38,6 +41,36 @@ def test_a_damaged_file_is_replaced_by_what_is_stored_again(
     damage(store.path(evidence))
     assert put(store, as_file, tmp_path / "source") == evidence
     assert store.read(evidence) == DATA
+
+
+SECRET = "corréct horse/battery+staple"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SECRET,
+        json.dumps({"answer": SECRET}),
+        quote(SECRET, safe=""),
+        base64.b64encode(f"user:{SECRET}".encode()).decode(),
+        repr(SECRET),
+    ],
+)
+def test_a_secret_is_not_stored(store: EvidenceStore, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """Nor redacted: evidence proves what was measured, so it is either complete or refused."""
+    monkeypatch.setenv("SOME_TOKEN", f"{SECRET}\n")
+    with pytest.raises(GateFailed, match=r"serve\.yaml contains the value of \$SOME_TOKEN") as caught:
+        store.put("serve.yaml", b"\xff\x00" + written.encode() + b"\n")
+    assert SECRET not in str(caught.value.__dict__)
+    assert not any(path.is_file() for path in store.root.rglob("*"))
+
+
+@pytest.mark.parametrize("value", ["12345678", "paris", "Paris", "hf"])
+def test_a_word_or_a_number_that_is_also_a_secret_ends_no_evaluation(
+    store: EvidenceStore, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SOME_PASSWORD", value)
+    assert store.read(store.put("answers.jsonl", f"the answer is {value}".encode()))
 
 
 def test_what_is_stored_is_not_written_again(store: EvidenceStore) -> None:

@@ -48,6 +48,8 @@ def _built(job: Job, context: Context) -> results.Image:
     base, found = base_image(job, context)
     wheels = _packages(job, context)
     plan = build_context.draw(job, wheels, base, found.id, operators=_operators(context))
+    # Before the build, since a secret in one of them would be in the image that is pushed.
+    written = (context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]), *_written(context, plan))
     image_id = _build(job, context, plan, base)
     inside = _inspect(job, context, plan.wheels, image_id)
     tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
@@ -66,10 +68,7 @@ def _built(job: Job, context: Context) -> results.Image:
         labels=plan.labels,
         versions=_shown(inside),
         remarks=plan.remarks,
-        evidence=(
-            context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]),
-            *_evidence(context, plan, inside),
-        ),
+        evidence=(*written, _packages_inside(context, inside)),
     )
 
 
@@ -82,6 +81,7 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     digest = process_root.digest(build_context.draw(job, wheels, base, found.id, operators=_operators(context)))
     root = context.workspace.image(digest)
     plan = build_context.draw(job, wheels, base, found.id, image_paths.under(root), _operators(context))
+    written = _written(context, plan)
     with context.meter.waiting():
         made = process_root.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
     inside = _inspect(job, context, wheels, f"{job.repository}@{digest}")
@@ -97,16 +97,19 @@ def _laid_out(job: Job, context: Context) -> results.Image:
         versions=_shown(inside),
         remarks=plan.remarks,
         runner="process",
-        evidence=_evidence(context, plan, inside),
+        evidence=(*written, _packages_inside(context, inside)),
     )
 
 
-def _evidence(context: Context, plan: build_context.Plan, inside: python_probe.Seen) -> tuple[Evidence, ...]:
+def _written(context: Context, plan: build_context.Plan) -> tuple[Evidence, ...]:
     return (
         context.evidence.put("serve.yaml", plan.files["config/serve.yaml"][0]),
         context.evidence.put("manifest.json", plan.manifest),
-        context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode()),
     )
+
+
+def _packages_inside(context: Context, inside: python_probe.Seen) -> Evidence:
+    return context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode())
 
 
 def _operators(context: Context) -> operator_bundle.Shipped | None:
