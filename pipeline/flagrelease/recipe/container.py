@@ -137,9 +137,10 @@ def for_serving(
 ) -> ContainerRun:
     """The container that serves `model` on `chip` from the host's folder `model_dir`."""
     env = dict(chip.container.env)
-    if chip.container.network == "host" and placement.port not in (None, PORT):
-        # The host's network has no port mapping: the engine itself must listen on the host's port.
-        env["FLAGOS_PORT"] = str(placement.port)
+    if chip.container.network == "host":
+        # The host's network has no port mapping: the engine itself must listen on the host's address and port.
+        env |= {"FLAGOS_HOST": placement.address} if placement.address else {}
+        env |= {"FLAGOS_PORT": str(placement.port)} if placement.port not in (None, PORT) else {}
     return ContainerRun(
         image=image_reference,
         command=() if stack == "flagos" else (stack,),

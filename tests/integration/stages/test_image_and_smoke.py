@@ -1,6 +1,7 @@
 """The real thing: real weights, an image built and pushed, served by FlagScale, and asked."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,20 @@ def test_a_secret_in_a_file_of_the_image_is_refused_before_it_is_built(
     ports = replace(started.context.ports, docker=Unbuilt())
     with pytest.raises(GateFailed, match=r"serve\.yaml contains the value of \$SOME_TOKEN"):
         image.run(replace(started.job, cell=cell), replace(started.context, ports=ports))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", ["flagos", "native"])
+def test_with_the_hosts_network_the_engine_answers_this_machine_only(started: Started, stack: Stack) -> None:
+    chip = started.job.cell.chip
+    cell = replace(started.job.cell, chip=replace(chip, container=replace(chip.container, network="host")))
+    job = replace(started.job, cell=cell)
+    request = ServeRequest(stack=stack, image=started.image, weights=started.weights)
+    with served(job, started.after(), request) as server:
+        port = server.port_inside
+        tables = "".join(Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6"))
+        listening = re.findall(rf"(?m)^ *\d+: ([0-9A-F]+):{port:04X} [0-9A-F:]+ 0A ", tables)
+        assert listening == ["0100007F"]
 
 
 def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:

@@ -62,6 +62,13 @@ def test_ports(placement: Placement, published: str, bound: object) -> None:
     assert placed.sdk()["ports"] == bound
 
 
+def test_with_the_hosts_network_the_engine_listens_where_the_port_would_be_published() -> None:
+    assert "--env=FLAGOS_HOST=127.0.0.1" in run("metax/qwen3-8b", placement=Placement(address="127.0.0.1")).argv()
+    assert not any("FLAGOS_HOST" in argument for argument in run("metax/qwen3-8b").argv())
+    bridged = run("cpu/smollm2-135m", placement=Placement(address="127.0.0.1"))
+    assert not any("FLAGOS_HOST" in argument for argument in bridged.argv())
+
+
 def test_with_the_hosts_network_the_engine_gets_the_port() -> None:
     assert "--env=FLAGOS_PORT=8001" in run("metax/qwen3-8b", placement=Placement(port=8001)).argv()
     assert not any("FLAGOS_PORT" in argument for argument in run("metax/qwen3-8b").argv())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""flagos-serve [flagos|native] [--port N]: serve the model of this image, in the foreground.
+"""flagos-serve [flagos|native] [--host ADDRESS] [--port N]: serve the model of this image, in the foreground.
 
 `flagos` starts the engine through FlagScale, `native` starts it directly with the same arguments. The program exits
 when the engine does, and terminates the engine on SIGTERM. FlagScale runs the engine in the background, writes its
@@ -36,6 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="flagos-serve", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("stack", nargs="?", choices=["flagos", "native"], default="flagos")
     parser.add_argument("--port", type=int, default=int(os.environ.get("FLAGOS_PORT", "8000")))
+    parser.add_argument("--host", default=os.environ.get("FLAGOS_HOST", ""))
     arguments = parser.parse_args()
     serve = json.loads((CONFIG / "manifest.json").read_text())["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
@@ -45,10 +46,12 @@ def main() -> int:
     signal.signal(signal.SIGINT, _stop)
     try:
         if arguments.stack == "native":
-            engine = subprocess.Popen([*serve["native"], "--port", str(arguments.port)])
+            # Of an option that is given twice, engines take the last one.
+            host = ["--host", arguments.host] if arguments.host else []
+            engine = subprocess.Popen([*serve["native"], *host, "--port", str(arguments.port)])
             code = engine.wait()
         else:
-            code = through_flagscale(serve, arguments.port)
+            code = through_flagscale(serve, arguments.host, arguments.port)
         sys.stderr.write(f"flagos-serve: the engine exited on its own ({code})\n")
         return code if 0 < code < 256 else 1
     except Stop:
@@ -59,13 +62,15 @@ def main() -> int:
             shutil.rmtree(os.environ["FLAGKERNELS_CACHE"], ignore_errors=True)
 
 
-def through_flagscale(serve: dict[str, Any], port: int) -> int:
+def through_flagscale(serve: dict[str, Any], host: str, port: int) -> int:
     logs = Path(serve["logs"])
     output = logs / "host_0_localhost.output"
     pid_file = logs / "pids" / "host_0_localhost.pid"
     for stale in (output, pid_file):
         stale.unlink(missing_ok=True)
     command = ["flagscale", "serve", serve["name"], str(CONFIG / "serve.yaml"), "--port", str(port)]
+    if host:
+        command += ["--engine-args", json.dumps({"host": host})]
     if serve["operators"]:
         # A fresh, writable copy of the tuning database for each start, so that it holds only what was shipped.
         os.environ["FLAGKERNELS_CACHE"] = tempfile.mkdtemp(prefix="flagkernels-")

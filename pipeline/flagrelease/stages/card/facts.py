@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath
 
 from flagrelease.config.lockfile import LockedFile
+from flagrelease.recipe.container import PORT
 from flagrelease.stages.card.markdown import Markdown, code, escape, table
 from flagrelease.stages.card.record import Record
 
@@ -50,10 +51,14 @@ def limits(record: Record) -> list[Markdown]:
     port = record.model.serve.port
     evaluated = f"The evaluation covers {benchmarks} with the sampling given there"
     listens = f"The service asks for no key and listens on all addresses of the host at port {port}"
+    if record.chip.container.network == "host":
+        local = f"Start it with {code('--env=FLAGOS_HOST=127.0.0.1')} to answer this host only"
+    else:
+        local = f"Publish it at {code(f'127.0.0.1:{port}:{PORT}')} to answer this host only"
     return [
         Markdown(f"{evaluated}; other tasks, languages and samplings were not measured."),
         escape("Truthfulness, safety and bias were not evaluated; the model's page says what the model is meant for."),
-        escape(f"{listens}: open it to trusted networks only, or put a proxy with authentication in front of it."),
+        Markdown(f"{listens}. {local}, and put a proxy with authentication in front of it."),
     ]
 
 

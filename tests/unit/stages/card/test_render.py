@@ -113,6 +113,17 @@ def test_files_without_a_checksum_of_the_hub_are_named() -> None:
     assert lint(rendered(made), made, PNG) == []
 
 
+@pytest.mark.parametrize(
+    ("network", "how"), [("host", "Start it with `--env=FLAGOS_HOST=127.0.0.1`"), ("bridge", "`127.0.0.1:8000:8000`")]
+)
+def test_an_open_service_is_warned_of_with_a_way_to_close_it(network: str, how: str) -> None:
+    chip = given.record().chip
+    made = replace(given.record(), chip=replace(chip, container=replace(chip.container, network=network)))
+    text = rendered(made)
+    assert "asks for no key and listens on all addresses of the host at port 8000" in text
+    assert how in text
+
+
 def test_the_scores_are_printed_with_everything_that_qualifies_them() -> None:
     line = next(line for line in rendered(given.record()).splitlines() if line.startswith("| `MMLU"))
     assert line == ("| `MMLU_0fewshot_@avg1` | 0.285 | 0.290 | 200 | 1 | +0.005 | [−0.012, +0.022] | 0.050 | PASS |")
