@@ -33,6 +33,12 @@ class Store:
     """SCHEME://HOST that uploads are opened at, instead of here."""
     token: bytes = b'{"token": "granted"}'
     """The answer to a request for a token."""
+    token_answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    """Statuses and headers of the next answers to a request for a token, before those that grant one."""
+    granted: str = "granted"
+    """The token that is accepted."""
+    digests: bool = True
+    """Whether answers have the header Docker-Content-Digest, which the specification makes optional."""
     authorizations: set[str] = field(default_factory=set)
     """The Authorization headers of all requests."""
 
@@ -46,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.store.calls.append(f"{self.command} {self.path}")
         self.store.authorizations.update(self.headers.get_all("Authorization") or ())
         if self.path.startswith("/token"):
+            if self.store.token_answers:
+                status, headers = self.store.token_answers.pop(0)
+                self._answer(status, **headers)
+                return
             self._answer(200 if self._logged_in() else 401, self.store.token)
             return
         if (trouble := self.store.trouble(self.command, self.path)) is not None:
@@ -71,7 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Basic {told}"
 
     def _allowed(self) -> bool:
-        return self.headers.get("Authorization") == "Bearer granted" if self.store.bearer else self._logged_in()
+        return (
+            self.headers.get("Authorization") == f"Bearer {self.store.granted}"
+            if self.store.bearer
+            else self._logged_in()
+        )
 
     def _serve(self, body: bytes) -> None:
         name = self.path.partition("?")[0].rpartition("/")[2]
@@ -87,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             digest = "sha256:" + hashlib.sha256(body).hexdigest()
             self.store.manifests |= {name: body, digest: body}
             self.store.types[digest] = self.headers.get("Content-Type", "")
-            self._answer(201, **{"Docker-Content-Digest": self.store.lie or digest})
+            confirmed = {"Docker-Content-Digest": self.store.lie or digest} if self.store.digests else {}
+            self._answer(201, **confirmed)
         else:
             kept = self.store.manifests if "/manifests/" in self.path else self.store.blobs
             if name not in kept:
@@ -95,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             found = "sha256:" + hashlib.sha256(kept[name]).hexdigest()
             headers = {
-                "Docker-Content-Digest": self.store.lie or found,
+                "Docker-Content-Digest": (self.store.lie or found) if self.store.digests else "",
                 "Content-Type": self.store.types.get(found, _MANIFEST),
             }
             self._answer(200, kept[name], **{name: value for name, value in headers.items() if value})

@@ -1,10 +1,11 @@
-"""Shared HTTP helpers: origins, loopback, the headers Retry-After and WWW-Authenticate, error responses. Pure."""
+"""Shared HTTP helpers: origins, loopback, the headers Retry-After and WWW-Authenticate, error responses."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ def retry_after(text: str) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < math.inf else None
+
+
+def past_proxies() -> dict[str, str]:
+    """Variables for a program that talks to this machine: what NO_PROXY excludes, and loopback."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, (known, "localhost", "127.0.0.1", "::1")))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def is_loopback(host: str) -> bool:

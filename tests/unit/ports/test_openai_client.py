@@ -35,6 +35,12 @@ def refused(raw: bytes, status: int = 200) -> str:
     return caught.value.why
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_a_served_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert streamed(says("yes", "stop") + b"data: [DONE]").text == "yes"
+
+
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
 def test_a_text_with_a_separator_arrives_whole(separator: str) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}

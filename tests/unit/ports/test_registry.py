@@ -1,6 +1,7 @@
 """The registry client against a registry that misbehaves."""
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -355,6 +356,59 @@ def test_a_token_server_that_sends_no_token_is_refused(
     with pytest.raises(UpstreamRefused, match="sent no token") as caught:
         client.check_push(f"{host}/a")
     assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_token_server_is_asked_again(
+    status: int, store: Store, host: str, client: OciRegistry, clock: Patient
+) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    store.token_answers = [(status, {"Retry-After": "20"})]
+    client.check_push(f"{host}/a")
+    assert clock.slept == [20.0]
+
+
+@pytest.mark.parametrize("at", ["registry", "token server"])
+def test_a_circle_of_redirects_is_refused(at: str, store: Store, host: str, client: OciRegistry) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    if at == "registry":
+        store.trouble = lambda _method, path: (307, {"Location": path})
+    else:
+        store.token_answers = [(302, {"Location": "/token"})] * 100
+    with pytest.raises(UpstreamRefused, match="names no usable address") as caught:
+        client.manifest(f"{host}/a", "one")
+    assert "edirect" in caught.value.why
+    assert len(store.calls) < 50
+
+
+def test_a_token_that_expires_is_replaced_once(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+    store.login, store.bearer = ("user", "right"), True
+    client.check_push(f"{host}/a")
+    store.granted, store.token = "second", b'{"token": "second"}'
+    client.check_push(f"{host}/a")
+    assert store.authorizations >= {"Bearer granted", "Bearer second"}
+    asked = [call for call in store.calls if call.startswith("GET /token")]
+    assert len(asked) == 2
+    store.granted = "third"  # the one that the server goes on granting is not accepted
+    with pytest.raises(RegistryDenied):
+        client.check_push(f"{host}/a")
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("head", [200, 405])
+def test_without_the_digest_header_the_manifest_itself_is_hashed(
+    head: int, store: Store, host: str, client: OciRegistry
+) -> None:
+    store.digests = False
+    store.trouble = lambda method, _path: (head, {}) if method == "HEAD" and head != 200 else None
+    digest = client.put_manifest(f"{host}/a", "one", WHOLE, IMAGE)
+    assert digest == "sha256:" + hashlib.sha256(WHOLE).hexdigest()
+    assert client.digest(f"{host}/a", "one") == digest
+    assert client.manifest(f"{host}/a", "one").digest == digest
+    store.manifests[digest] = WHOLE + b" "
+    store.types["sha256:" + hashlib.sha256(WHOLE + b" ").hexdigest()] = IMAGE
+    with pytest.raises(UpstreamRefused, match="sent a manifest other than"):
+        client.digest(f"{host}/a", digest)
 
 
 OTHER = "sha256:" + "f" * 64

@@ -36,6 +36,7 @@ from flagrelease.evaluation.request import Ask, Endpoint, Evaluation, Evaluation
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.ports.command import service
 from flagrelease.ports.evalscope_program import PROGRAM, VERSION, lacking, outdated
+from flagrelease.ports.http import past_proxies
 from flagrelease.redact import redact
 from flagrelease.store.files import translate_disk_errors
 from flagrelease.verdict.samples import Sample, SampleWriter
@@ -90,6 +91,7 @@ class EvalscopeHarness:
         # evalscope caches data by name: with a shared cache, a run may get the questions of an earlier one.
         env = {name: str(folder / "cache") for name in ("HF_HOME", "MODELSCOPE_CACHE", "EVALSCOPE_CACHE")}
         env |= {"EVALSCOPE_API_KEY": endpoint.key or "EMPTY", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        env |= past_proxies()
         env |= {"TQDM_DISABLE": ""}  # it crashes with progress bars disabled
         log = folder / LOG
         log.unlink(missing_ok=True)

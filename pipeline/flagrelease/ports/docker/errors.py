@@ -36,6 +36,8 @@ _BROKEN = (
     "502 bad",
     "503 service",
     "504 gateway",
+    "error parsing http 408",  # without the body that the protocol asks for
+    "error parsing http 429",
     "toomanyrequests",
     "too many requests",
 )

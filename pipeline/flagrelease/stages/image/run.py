@@ -11,17 +11,14 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
 from flagrelease.packaging import operator_bundle, wheelhouse
-from flagrelease.packaging.base_image import base_image, check_python, counted, processes
+from flagrelease.packaging.base_image import base_image, check_python, processes
 from flagrelease.ports import python_probe
-from flagrelease.ports.container_runner import LocalImage, labels
-from flagrelease.ports.docker.engine import Pushed
-from flagrelease.ports.retry import Backoff, retry
+from flagrelease.ports.container_runner import labels
 from flagrelease.recipe import image_paths
 from flagrelease.stages.image import build_context, process_root
+from flagrelease.stages.image.push import push
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import translate_disk_errors
-
-_PUSH = Backoff(first=1.0, most=60.0, budget=600.0)
 
 # Packages in the card's version table besides the FlagOS components; the image's manifest lists all packages.
 _SHOWN = (
@@ -56,7 +53,7 @@ def _built(job: Job, context: Context) -> results.Image:
     built = context.ports.docker.image(image_id)
     if built is None:
         raise EnvironmentFault("the image disappeared right after the build", why=image_id, hint="run again")
-    digest, pushed = _push(job, context, built, tag)
+    digest, pushed = push(job, context, built, tag)
     return results.Image(
         repository=job.repository,
         digest=digest,
@@ -157,39 +154,3 @@ def _shown(inside: python_probe.Seen) -> dict[str, str]:
     # The base precedes the release on the path: its build of a package takes precedence and is the one to report.
     shown = {name: inside.packages[name] for name in _SHOWN if name in inside.packages}
     return {"Base system": inside.system, "Python": inside.python, **shown}
-
-
-def _push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
-    """Push under a tag derived from the image id, so that the tag can never name a different image."""
-    docker, clock = context.ports.docker, context.ports.clock
-    where = job.repository
-    docker.tag(image.id, where, tag)
-    before = context.meter.moved
-    context.progress.doing("pushing")
-
-    def push() -> tuple[Pushed, str | None]:
-        with context.meter.waiting():
-            pushed = docker.push(where, tag, counted(context, "pushing"), context.progress.note)
-            return pushed, context.ports.registry.digest(where, pushed.digest)
-
-    # The registry keeps complete layers, so a retry only sends the missing ones.
-    pushed, confirmed = retry(push, _PUSH, clock, context.progress.note)
-    if confirmed != pushed.digest:
-        raise UpstreamRefused(
-            f"the registry does not have the image pushed to {where}",
-            why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
-            hint="a proxy between this machine and the registry changes manifests; do not publish through it",
-        )
-    context.meter.moved = before + _sent(job, context, image, pushed)
-    return pushed.digest, context.meter.moved - before
-
-
-def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
-    """Bytes sent to the registry. Docker counts uncompressed bytes, so use the compressed sizes of the manifest."""
-    manifest = json.loads(context.ports.registry.manifest(job.repository, pushed.digest).body)
-    sizes = [int(layer["size"]) for layer in manifest["layers"]]
-    return sum(
-        size
-        for layer, size in zip(image.layers, sizes, strict=True)
-        if layer.removeprefix("sha256:")[:12] in pushed.layers
-    )

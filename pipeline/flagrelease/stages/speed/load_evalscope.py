@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from flagrelease.errors import SmokeFailed
 from flagrelease.ports.evalscope_program import PROGRAM, lacking
+from flagrelease.ports.http import past_proxies
 from flagrelease.stages.speed.load import Load, LoadPoint, LoadTool, reported_load, reported_request
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ class EvalscopePerf:
         with tempfile.TemporaryDirectory(prefix="flagrelease-load-") as folder:
             arguments = argv(point, seed, url=self._base_url, model=self._model, tokenizer=self._tokenizer, into=folder)
             self._command(
-                [self._program, *arguments], seconds=self._seconds, hint=f"{PROGRAM} is the path of the program"
+                [self._program, *arguments],
+                seconds=self._seconds,
+                env=past_proxies(),
+                hint=f"{PROGRAM} is the path of the program",
             )
             databases = sorted(Path(folder).rglob(_DATABASE))
             if len(databases) != 1:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flagrelease.config.matrix import Share
-from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, SmokeFailed
+from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, SmokeFailed
 from flagrelease.evaluation.harness import Patience
 from flagrelease.evaluation.harnesses.choose import check, lacking
 from flagrelease.evaluation.harnesses.evalscope import EvalscopeHarness, argv
@@ -163,6 +163,20 @@ def test_an_unsupported_task_is_refused_before_the_start(task: str, why: str) ->
         refuse(TASKS[task], "mmlu")
     assert why in refused.value.why
     assert "harness: own" in refused.value.hint
+
+
+def test_the_program_uses_no_proxy_for_this_machine(tmp_path: Path) -> None:
+    program = tmp_path / "evalscope"
+    program.write_text("#!/bin/sh\necho $NO_PROXY; exit 3\n")
+    program.chmod(0o755)
+    request = EvaluationRequest(
+        endpoint=Endpoint(base_url="http://127.0.0.1:1/v1", model="m"),
+        evaluation=evaluation(),
+        into=tmp_path / "s.jsonl",
+    )
+    with pytest.raises(CommandFailed) as failed:
+        EvalscopeHarness(str(program)).evaluate(request)
+    assert failed.value.why.endswith("localhost,127.0.0.1,::1")
 
 
 def test_a_missing_program(tmp_path: Path) -> None:

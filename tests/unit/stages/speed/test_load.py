@@ -15,6 +15,7 @@ import pytest
 from flagrelease.config.matrix import Slo
 from flagrelease.contract.speed_results import Spread
 from flagrelease.errors import SmokeFailed
+from flagrelease.ports import command
 from flagrelease.stages.speed import load_evalscope, load_vllm
 from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures, spread
 from flagrelease.stages.speed.load_own import StreamingLoad
@@ -26,6 +27,28 @@ POINT = LoadPoint(input_tokens=16, output_tokens=8, concurrency=2, requests=6)
 def request(**changes: Any) -> Request:
     values: dict[str, Any] = {"start_s": 0.0, "ttft_s": 0.2, "e2e_s": 1.1, "input_tokens": 100, "output_tokens": 10}
     return Request(**{**values, **changes})
+
+
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send what asks the environment for a proxy to a port where nothing listens."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+
+
+def test_no_load_goes_through_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proxied(monkeypatch)
+    with streaming(Pace()) as base_url:
+        (load,) = StreamingLoad(base_url, "m").measure([replace(POINT, requests=1, concurrency=1)], 1)
+    assert [request.error for request in load.requests] == [""]
+    program = tmp_path / "evalscope"
+    program.write_text(f"#!/bin/sh\necho $NO_PROXY $no_proxy > {tmp_path}/seen\n")
+    program.chmod(0o755)
+    with pytest.raises(SmokeFailed, match="0 request tables"):
+        load_evalscope.EvalscopePerf(
+            str(program), command.run, base_url="http://127.0.0.1:1/v1", model="m", tokenizer=tmp_path
+        ).measure([POINT], 1)
+    assert (tmp_path / "seen").read_text().split() == ["example.org,localhost,127.0.0.1,::1"] * 2
 
 
 def test_tpot_leaves_the_first_token_out() -> None:
