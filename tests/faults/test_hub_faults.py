@@ -156,6 +156,27 @@ def test_a_shard_shorter_than_listed_is_refused(source: str, hub: HubStandIn, fe
 
 
 @BOTH
+def test_a_shard_longer_than_listed_is_refused(source: str, hub: HubStandIn, fetch: Fetch) -> None:
+    model = fetch.lock(source)
+    hub.faults = [Fault(SHARD, times=100, more=b"x" * 5_000_000)]
+    with pytest.raises((Corrupt, HubRefused, HubUnavailable)) as caught:
+        fetch.run(model)
+    assert SHARD in caught.value.line()
+    assert SHARD not in fetch.there()
+    hub.faults = []
+    fetch.run(model)
+    assert fetch.there() == hub.files
+
+
+@BOTH
+def test_a_shard_longer_by_one_byte_once_is_fetched_again(source: str, hub: HubStandIn, fetch: Fetch) -> None:
+    model = fetch.lock(source)
+    hub.faults = [Fault(SHARD, times=1, more=b"x")]
+    fetch.run(model)
+    assert fetch.there() == hub.files
+
+
+@BOTH
 def test_a_moved_branch_is_distinguished_from_damage(source: str, hub: HubStandIn, fetch: Fetch) -> None:
     model = replace(fetch.lock(source), revision="master" if source == MODELSCOPE else "main")
     hub.files = {**hub.files, SHARD: safetensors_of(some_bytes(3_000_000, seed=99))}

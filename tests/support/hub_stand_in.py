@@ -33,7 +33,8 @@ class Fault:
 
     `status` answers with that code (and `headers`); `reset` closes without an answer; `cut` sends so many bytes of
     the body and closes; `flip` inverts one bit of the body; `stall` sends so many bytes and then waits until the
-    test goes on; `garbage` answers 200 with something that is no protocol; `says` answers with this body.
+    test goes on; `garbage` answers 200 with something that is no protocol; `says` answers with this body;
+    `more` follows the body of a file.
     """
 
     where: str
@@ -46,6 +47,7 @@ class Fault:
     stall: int | None = None
     garbage: bool = False
     says: bytes | None = None
+    more: bytes = b""
 
 
 class HubStandIn:
@@ -231,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
                 return
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
+        body = content[start:] + (fault.more if fault else b"")
         if fault and fault.flip:
             body = bytes([body[0] ^ 1]) + body[1:]
         self.send_response(status)

@@ -45,12 +45,16 @@ def supervise(argv: Sequence[str], record: Path, *, seconds: float, poll: float 
 def _run(argv: Sequence[str], record: Path, seconds: float, poll: float) -> int:
     """Run one worker; kill it if one set takes more than `seconds`."""
     process = subprocess.Popen(argv)
+    size, since = -1, time.monotonic()
     try:
         while True:
             try:
                 return process.wait(timeout=poll)
             except subprocess.TimeoutExpired:
-                if _begun(record) is not None and time.time() - record.stat().st_mtime > seconds:
+                now = record.stat().st_size if record.exists() else 0
+                if now != size or _begun(record) is None:
+                    size, since = now, time.monotonic()
+                elif time.monotonic() - since > seconds:
                     process.kill()
     except BaseException:
         process.kill()

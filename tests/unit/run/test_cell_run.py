@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,25 @@ def test_results_flow_and_are_reused(tmp_path: Path) -> None:
     InlineExecutor().execute(runs)
     assert toys.ran(tmp_path) == ["first", "second", "third"]
     assert [outcome.status for outcome in runs[0].outcomes] == ["reused", "reused", "skipped", "reused"]
+
+
+def test_a_clock_that_jumps_changes_no_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Jumping(datetime):
+        jumped = 0
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            cls.jumped += 1
+            return datetime(2026, 1, 1, tzinfo=tz) + timedelta(hours=(-1) ** cls.jumped * cls.jumped)
+
+    monkeypatch.setattr("flagrelease.ports.clock.datetime", Jumping)
+    monkeypatch.setattr(time, "time", lambda: Jumping.now().timestamp())
+    runs = toys.run_cells(tmp_path, "cpu/tiny")
+    InlineExecutor().execute(runs)
+    assert Jumping.jumped > 3
+    done = [outcome for outcome in runs[0].outcomes if outcome.status == "done"]
+    assert len(done) == 3
+    assert all(0 <= outcome.spent.seconds < 60 and 0 <= outcome.spent.outside < 60 for outcome in done)
 
 
 def test_a_red_stage_blocks_only_its_own_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,21 @@ class TestIndex:
         assert self.add(tmp_path, "b") == ["a", "b"]
         assert self.add(tmp_path, "b") == ["a", "b"]
         assert self.add(tmp_path, "a") == ["b", "a"]
+
+    def test_runs_write_it_one_after_the_other(self, tmp_path: Path) -> None:
+        """Without the lock, each of them would write what it has read, and its own release."""
+        workspace = given.workspace(tmp_path)
+        ready, names = threading.Barrier(8), [f"run-{n}" for n in range(8)]
+
+        def publish(name: str) -> None:
+            ready.wait()
+            for n in range(5):
+                index.add(workspace, self.release(f"{name}-{n}"), name, lambda _seconds: time.sleep(0.001))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(publish, names))
+        tags = [release.tag for release in index.load(workspace).releases]
+        assert sorted(tags) == sorted(f"{name}-{n}" for name in names for n in range(5))
 
     @pytest.mark.parametrize(("text", "error"), [('{"version":2}', "version 2"), ('{"rel', "damaged")])
     def test_what_cannot_be_read_is_not_overwritten(self, tmp_path: Path, text: str, error: str) -> None:
