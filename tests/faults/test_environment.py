@@ -1,13 +1,23 @@
 """Failures of the machine or the registry: one line for the user, the right exit code, nothing lost."""
 
+import errno
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flagrelease.errors import NoSpace
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.files import write_atomic
+from flagrelease.store.ledger import Entry, Ledger
+from support import refusing_kernel
 from support.project import CELL, project
 from support.registry_stand_in import Store, standing_in
 
@@ -66,6 +76,18 @@ def test_a_registry_in_trouble(tmp_path: Path, base: str, status: int, code: int
     assert not (tmp_path / ".flagrelease" / "weights").exists(), "it is reported before anything is fetched"
 
 
+@pytest.mark.skipif(not refusing_kernel.supported(), reason="no table of system calls for this machine")
+def test_a_file_system_without_locks(tmp_path: Path) -> None:
+    made = project(tmp_path)
+    program = (sys.executable, refusing_kernel.__file__, "flock", str(errno.ENOLCK), str(made.program))
+    without_locks = replace(made, program=Path(program[0]), first=program[1:])
+    code, _, err = without_locks.call("run", CELL)
+    assert code == 6, err
+    assert "No locks available" in first_line(err)
+    assert f"{tmp_path}/.flagrelease/locks/" in first_line(err)
+    assert hint(err).endswith("choose --workspace DIR on a local file system")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 20 MB."""
@@ -86,6 +108,65 @@ def test_no_space(tmp_path: Path, base: str, own_registry: str, small_disk: Path
     assert code == 6, err
     assert "free" in first_line(err)
     assert "--workspace" in hint(err)
+
+
+def filled(folder: Path, *, but: int = 0) -> Path:
+    """Fill the file system of `folder`, but for some kilobytes; the file that does."""
+    filler = folder / "filler"
+    with suppress(OSError), filler.open("wb") as out:
+        while True:
+            out.write(bytes(4096))
+            out.flush()
+    if but:
+        os.truncate(filler, filler.stat().st_size - (but << 10))
+    return filler
+
+
+def test_a_disk_that_fills_while_a_file_is_written(small_disk: Path, tmp_path: Path) -> None:
+    evidence, path = EvidenceStore(small_disk / "evidence"), small_disk / "index.json"
+    write_atomic(path, b"old")
+    kept = evidence.put("small", b"small")
+    (tmp_path / "large").write_bytes(bytes(2_000_000))
+    filler = filled(small_disk, but=1000)
+    for write in (
+        lambda: write_atomic(path, bytes(2_000_000)),
+        lambda: evidence.put("large", bytes(2_000_000)),
+        lambda: evidence.put_file("large", tmp_path / "large"),
+    ):
+        with pytest.raises(NoSpace) as caught:
+            write()
+        assert caught.value.exit_code == 6
+        assert "free some space" in caught.value.hint
+    assert path.read_bytes() == b"old"
+    assert evidence.read(kept) == b"small"
+    left = {file for file in small_disk.rglob("*") if file.is_file()}
+    assert left == {filler, path, evidence.path(kept)}, "nothing half-written stays"
+    filler.unlink()
+    write_atomic(path, bytes(2_000_000))
+    evidence.put_file("large", tmp_path / "large")
+
+
+def test_a_disk_that_fills_while_the_ledger_is_written(small_disk: Path) -> None:
+    ledger = Ledger(small_disk / "ledger.jsonl")
+    entry = Entry(
+        at="2026-01-01T00:00:00+00:00", run="r", cell="c/m", stage="image", key="0", state="done", process="1@b",
+        result={"text": "x" * 3000},
+    )  # fmt: skip
+    ledger.append(entry)
+    filler = filled(small_disk, but=20)
+    written = 1
+    with suppress(NoSpace):
+        while ledger.append(entry):
+            written += 1
+    assert 2 < written < 100
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == written
+    assert all(line.endswith(b"}\n") for line in lines), "a line is written completely or not at all"
+    filler.unlink()
+    ledger.append(entry)
+    again = Ledger(ledger.path)
+    assert len(again.entries()) == written + 1
+    assert again.damaged == 0
 
 
 def test_weights_that_do_not_match_the_lock(tmp_path: Path) -> None:

@@ -24,13 +24,15 @@ class UserProject:
     root: Path
     registry: str = "localhost:1/none"
     program: Path = PROGRAM
-    """The installed `flagrelease`."""
+    """The installed `flagrelease`, or what starts it."""
+    first: tuple[str, ...] = ()
+    """Arguments of the program before those of `flagrelease`."""
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """`flagrelease WORDS` in the project; stderr is where its progress goes."""
-        kept = os.environ if self.program == PROGRAM else outside_python()
+        kept = os.environ if self.program == PROGRAM or self.first else outside_python()
         return subprocess.Popen(
-            [str(self.program), *words],
+            [str(self.program), *self.first, *words],
             cwd=self.root,
             env={**kept, "FLAGRELEASE_ENGINE": "inline", "FLAGRELEASE_REGISTRY": self.registry, **env},
             stdout=subprocess.PIPE,

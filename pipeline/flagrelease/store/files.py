@@ -51,9 +51,9 @@ def translate_disk_errors(doing: str) -> Iterator[None]:
                 hint="free some space and run again; finished work is kept",
             ) from error
         if error.errno in _UNWRITABLE:
-            raise EnvironmentFault(
-                f"cannot write while {doing}", why=f"{error.strerror}: {error.filename}", hint="choose --workspace DIR"
-            ) from error
+            why = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+            hint = "choose --workspace DIR" + (" on a local file system" if error.errno == errno.ENOLCK else "")
+            raise EnvironmentFault(f"cannot write while {doing}", why=why, hint=hint) from error
         raise
 
 

@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def locked(handle: int, path: Path) -> bool:
     """Lock the file, unless another process has locked it."""
-    with translate_disk_errors(f"locking {path.name}"):
+    with translate_disk_errors(f"locking {path}"):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
