@@ -1,6 +1,7 @@
 """The Docker port on the real engine: its functions and its error messages."""
 
 import base64
+import hashlib
 import json
 import socket
 import subprocess
@@ -25,8 +26,10 @@ from flagrelease.errors import (
 )
 from flagrelease.ports.credentials import Logins
 from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
+from flagrelease.run import relock
 from support.archives import packed
 from support.registry_stand_in import Store, standing_in
 
@@ -162,6 +165,51 @@ def test_pulling_a_digest_that_is_not_there(engine: Engine, own_registry: str) -
     with pytest.raises(FlagreleaseError) as caught:
         engine.pull(f"{own_registry}/tiny", "sha256:" + "0" * 64, ignore)
     assert "\n" not in caught.value.line()
+
+
+def indexed(repository: str, image: str, platform: dict[str, str]) -> str:
+    """Put an index of the image for this platform, with an attestation as `docker buildx` adds it; its digest."""
+    registry = OciRegistry()
+    found = registry.manifest(repository, image)
+    document = json.loads(found.body)
+    index, manifest = MANIFEST_TYPES[1], MANIFEST_TYPES[0]
+    kind = {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    layer = {"mediaType": "application/vnd.in-toto+json"}
+    proof = {"schemaVersion": 2, "mediaType": manifest, "config": document["config"] | kind}
+    body = json.dumps(proof | {"layers": [document["layers"][0] | layer]}).encode()
+    attested = registry.put_manifest(repository, "sha256:" + hashlib.sha256(body).hexdigest(), body, manifest)
+    entries = [
+        {"mediaType": found.media_type, "digest": image, "size": len(found.body), "platform": platform},
+        {
+            "mediaType": manifest,
+            "digest": attested,
+            "size": len(body),
+            "annotations": {"vnd.docker.reference.digest": image, "vnd.docker.reference.type": "attestation-manifest"},
+            "platform": {"architecture": "unknown", "os": "unknown"},
+        },
+    ]
+    whole = json.dumps({"schemaVersion": 2, "mediaType": index, "manifests": entries}).encode()
+    return registry.put_manifest(repository, f"of-{platform['architecture']}", whole, index)
+
+
+def test_an_index_with_attestations(engine: Engine, tiny: str, own_registry: str) -> None:
+    repository = f"{own_registry}/indexed"
+    engine.tag(tiny, repository, "1")
+    image = engine.push(repository, "1", ignore).digest
+    engine.untag(f"{repository}:1")
+    digest = indexed(repository, image, {"architecture": "amd64", "os": "linux"})
+    chip = relock._chip(f"{repository}:of-amd64", OciRegistry())
+    assert chip.digest == digest != image, "the index is pinned, so that other machines pull their own"
+    pulled = engine.pull(repository, chip.digest, ignore)
+    assert pulled.digests == (f"{repository}@{digest}",)
+    local = engine.image(tiny)
+    assert local is not None
+    assert pulled.id == local.id
+    engine.untag(f"{repository}@{digest}")
+    with pytest.raises(FlagreleaseError, match="refused pulling") as caught:
+        engine.pull(repository, indexed(repository, image, {"architecture": "s390x", "os": "linux"}), ignore)
+    assert caught.value.exit_code == 7
+    assert "no matching manifest" in caught.value.why
 
 
 @pytest.mark.parametrize("url", ["unix:///nonexistent/docker.sock", "tcp://127.0.0.1:9"])
