@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
+from flagrelease.contract.units import size_text
 from flagrelease.ports.progress import Count, Progress
 from flagrelease.redact import redact
 
@@ -111,13 +112,7 @@ def progress(count: Count) -> str:
 
 def amount(value: float, unit: str) -> str:
     """A human-readable amount: bytes with an SI prefix, other units unscaled."""
-    if unit != "B":
-        return f"{value:.0f} {unit}"
-    for prefix in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {prefix}" if prefix == "B" else f"{value:.1f} {prefix}"
-        value /= 1000
-    return f"{value:.1f} GB"
+    return size_text(value) if unit == "B" else f"{value:.0f} {unit}"
 
 
 def spell(seconds: float) -> str:

@@ -15,7 +15,7 @@ from flagrelease.errors import error_words
 from flagrelease.evaluation.grading.thinking import without_thinking
 from flagrelease.evaluation.question import Question, Reply, Task
 
-__all__ = ["InvalidResponseError", "concurrency", "parse", "request", "sampling_of"]
+__all__ = ["ENDS", "InvalidResponseError", "concurrency", "parse", "request", "sampling_of"]
 
 _TOP = 20
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -23,7 +23,7 @@ _LETTER = re.compile(r"[A-Z]")
 
 
 # What servers call the end of an answer (vLLM, SGLang, llama.cpp, TGI, LMDeploy), in OpenAI's words.
-_ENDS = {
+ENDS = {
     "stop": "stop",
     "eos": "stop",
     "eos_token": "stop",
@@ -131,7 +131,7 @@ def _finish(choice: Mapping[str, Any]) -> str:
     reason = choice.get("finish_reason")
     if reason is None:
         raise InvalidResponseError("the server does not say why the answer ended (finish_reason is null)")
-    finish = _ENDS.get(reason.lower()) if isinstance(reason, str) else None
+    finish = ENDS.get(reason.lower()) if isinstance(reason, str) else None
     if finish is None:
         error = AbortedError if isinstance(reason, str) and reason.lower() in _GAVE_UP else InvalidResponseError
         raise error(f"the answer ended with finish_reason {str(reason)[:40]!r}")

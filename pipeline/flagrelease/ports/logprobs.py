@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flagrelease.ports.openai_client import Client
+from flagrelease.verdict.stats.token_distance import TopLogprobs
 
 __all__ = ["TOP", "Continuation", "NotOffered", "Probabilities", "Scored", "ServedProbabilities", "TopLogprobs"]
 
 TOP = 20
 """Tokens listed at each position: vLLM's default limit (`--max-logprobs`)."""
-
-TopLogprobs = Mapping[str, float]
-"""Token id as text → natural logarithm of its probability: the most likely tokens."""
 
 
 class NotOffered(Exception):

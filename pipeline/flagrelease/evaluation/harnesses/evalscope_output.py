@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import SmokeFailed
+from flagrelease.evaluation.chat import ENDS
 from flagrelease.evaluation.grading.thinking import without_thinking
 from flagrelease.evaluation.harnesses.evalscope_data import prompt
 from flagrelease.evaluation.request import Ask, Evaluation
@@ -28,7 +29,6 @@ Row = dict[str, Any]
 
 _LONGEST = 1000  # characters; a longer "extracted" answer is the complete reply
 _FAILED = re.compile(r"Processing item in subset=.* failed: (.*\n.*)")
-_FINISH = {"stop": "stop", "max_tokens": "length", "model_length": "length"}
 _VERSION_HINT = f"its files are read as {VERSION} writes them; `evalscope --version` prints yours"
 
 
@@ -83,7 +83,7 @@ def _sample(blank: Sample, ask: Ask, prediction: Row, review: Row) -> Sample:
         blank,
         correct=bool(grade) if grade in (0, 1) else float(grade),
         answer=answer if isinstance(answer, str) and 0 < len(answer) <= _LONGEST else None,
-        finish_reason=_FINISH.get(finish or ""),
+        finish_reason=ENDS.get(str(finish or "").lower()),
         completion_tokens=tokens if type(tokens) is int and tokens >= 0 else None,
         latency_s=round(seconds, 6) if isinstance(seconds, int | float) and seconds >= 0 else None,
     )

@@ -6,6 +6,7 @@ import re
 from pathlib import PurePosixPath
 
 from flagrelease.config.lockfile import LockedFile
+from flagrelease.contract.units import size_text
 from flagrelease.recipe.container import PORT
 from flagrelease.stages.card.markdown import Markdown, code, escape, table
 from flagrelease.stages.card.record import Record
@@ -90,16 +91,6 @@ def _escaped(part: str) -> str:
     inner = escape(part)
     left, right = " " * part.startswith(" "), " " * (part.endswith(" ") and bool(inner))
     return f"{left}{inner}{right}"
-
-
-def size_text(size: int) -> str:
-    """A number of bytes with an SI prefix."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
 
 
 def _weight_files(record: Record) -> list[LockedFile]:

@@ -10,9 +10,9 @@ from flagrelease.config.matrix import Benchmark
 from flagrelease.config.sources import Source
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
+from flagrelease.contract.units import size_text
 from flagrelease.recipe import user_commands
 from flagrelease.stages.card import charts, facts, licences, operators_section, speed_section
-from flagrelease.stages.card.facts import size_text
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
 from flagrelease.stages.card.record import COMPONENTS, Record

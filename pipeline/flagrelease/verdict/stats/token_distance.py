@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flagrelease.errors import ComparisonRefused
 
-__all__ = ["LARGEST", "TokenDistance", "kl_top", "token_distance"]
+__all__ = ["LARGEST", "TokenDistance", "TopLogprobs", "kl_top", "token_distance"]
 
 TopLogprobs = Mapping[str, float]
 """Natural logarithm of the probability, by token, of the most likely tokens."""
