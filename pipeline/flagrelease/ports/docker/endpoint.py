@@ -15,6 +15,7 @@ from typing import Any
 
 from flagrelease.errors import DockerUnavailable
 from flagrelease.ports.docker import config_file
+from flagrelease.ports.docker.reads import repeat_reads
 from flagrelease.redact import redact
 
 _DEFAULT = "unix:///var/run/docker.sock"
@@ -136,7 +137,8 @@ def connect(where: Endpoint, *, seconds: float | None, version: str | None = Non
 
     limit: Any = seconds  # a fraction will do, and None for no limit
     with _without_logins():
-        return docker.DockerClient(base_url=where.url, tls=where.tls or False, timeout=limit, version=version)
+        client = docker.DockerClient(base_url=where.url, tls=where.tls or False, timeout=limit, version=version)
+        return repeat_reads(client)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from flagrelease.recipe.container import Placement
 from flagrelease.run import relock
 from support.archives import packed
 from support.registry_stand_in import Store, standing_in
+from support.unreliable_proxy import Fault, Kind, Proxy
 
 pytestmark = pytest.mark.integration
 
@@ -210,6 +211,29 @@ def test_an_index_with_attestations(engine: Engine, tiny: str, own_registry: str
         engine.pull(repository, indexed(repository, image, {"architecture": "s390x", "os": "linux"}), ignore)
     assert caught.value.exit_code == 7
     assert "no matching manifest" in caught.value.why
+
+
+@pytest.mark.parametrize("kind", ["lost", "reset"])
+def test_a_read_whose_connection_is_lost_is_asked_again(engine: Engine, tiny: str, tmp_path: Path, kind: Kind) -> None:
+    proxy = Proxy(Path("/var/run/docker.sock"))
+    with proxy.running(tmp_path / "s"):
+        there = Engine(proxy.url)
+        local = there.image(tiny)
+        faults = [Fault(kind=kind)] * 3
+        proxy.plan = lambda _number, _method, _path: faults.pop() if faults else None
+        assert there.image(tiny) == local
+        assert faults == []
+        proxy.plan = lambda _number, _method, _path: Fault(kind=kind)
+        before = len(proxy.calls)
+        with pytest.raises(DockerUnavailable) as caught:
+            there.image(tiny)
+        assert "Connection" in caught.value.why
+        assert len(proxy.calls) - before == 4
+        before = len(proxy.calls)
+        with pytest.raises(DockerUnavailable):
+            there.tag(tiny, "flagrelease-test-lost", "1")
+        assert len(proxy.calls) - before <= 5, "what changes something is asked once, after an inspection"
+    engine.untag("flagrelease-test-lost:1")
 
 
 @pytest.mark.parametrize("url", ["unix:///nonexistent/docker.sock", "tcp://127.0.0.1:9"])

@@ -1,0 +1,35 @@
+"""Ask Docker Engine again where a connection was lost before the answer to a call that only reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TIMES = 3
+_PAUSE_SECONDS = 0.3
+
+
+def repeat_reads(client: Any) -> Any:
+    """The client of docker-py, which then does so. After silence it does not ask again, nor where nothing listens."""
+    from urllib3 import Retry
+    from urllib3.exceptions import ProtocolError
+
+    class Reads(Retry):
+        left = _TIMES
+
+        def increment(
+            self, method: str | None = None, url: Any = None, response: Any = None, error: Any = None, **more: Any
+        ) -> Retry:
+            cause = error.args[-1] if isinstance(error, ProtocolError) else None
+            lost = isinstance(cause, ConnectionResetError | BrokenPipeError)
+            if not (lost and method in ("GET", "HEAD") and self.left):
+                return super().increment(method, url, response, error, **more)
+            again = self.new()
+            again.left = self.left - 1
+            return again
+
+        def get_backoff_time(self) -> float:
+            return _PAUSE_SECONDS
+
+    for adapter in client.api.adapters.values():
+        adapter.max_retries = Reads(0, read=False)
+    return client
