@@ -39,6 +39,7 @@ ROOMS: dict[str, tuple[Room, ...]] = {
         Room("packaging"),
         Room("evaluation"),
         Room("stages"),
+        Room("verification"),
         Room("run"),
         Room("cli"),
     ),
@@ -84,6 +85,8 @@ PURE = (
     "flagrelease.stages.card.markdown",
     "flagrelease.stages.card.operators_section",
     "flagrelease.stages.kernels.attribution_text",
+    "flagrelease.verification.findings",
+    "flagrelease.verification.values",
     "flagrelease.run.remedy",
     "flagrelease.run.plan",
     "flagrelease.run.outcome",
@@ -157,6 +160,7 @@ def test_no_drawer_of_files(package: str) -> None:
     root = import_graph.SOURCE / package
     count = Counter(path.parent for path in root.rglob("*.py") if path.name != "__init__.py" or path.parent == root)
     at_root = count.pop(root)
+    count.pop(root / "cli/commands", None)  # one module per verb
     assert at_root <= MOST_ROOT_FILES[package]
     assert not {str(folder.relative_to(root)): most for folder, most in count.items() if most > MOST_MODULES}
     folders = {path.parent.relative_to(root).parts[0] for path in root.rglob("*.py") if path.parent != root}

@@ -32,8 +32,8 @@ exit codes:
   1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
-  4    a gate failed
-  5    inconclusive: the evidence does not decide
+  4    a gate failed; `verify`: the release differs from its record
+  5    inconclusive: the evidence does not decide; `verify`: what decides is missing
   6    environment: docker, registry, disk, chip
   7    upstream: a hub or registry refused
   75   busy: another run holds the cell
@@ -57,6 +57,7 @@ VERBS = (
     ("explain", "explain the state of a cell, stage by stage"),
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
+    ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("compare", "compare two answer sets without running anything"),
     ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
@@ -65,7 +66,7 @@ VERBS = (
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
     ("completion", "print a completion script for a shell"),
 )
-_WITHOUT_PROJECT = ("init", "compare", "completion")
+_WITHOUT_PROJECT = ("init", "compare", "completion", "verify")
 _WITHOUT_JSON = ("init", "completion")
 
 
@@ -146,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
+    _verification(made["verify"])
     for name in ("explain", "card", "history"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
@@ -247,6 +249,24 @@ def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser
     )
     baseline.add_argument("cell", nargs="?", metavar="CHIP/MODEL", help="the cell that uses this baseline")
     baseline.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
+
+
+def _verification(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("subject", metavar="FOLDER|IMAGE", help="the folder of a release, or HOST/NAME:TAG of its image")
+    verb.add_argument("--folder", type=Path, metavar="DIR", help="with an image: the folder of its release")
+    verb.add_argument(
+        "--data-dir",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="folder with the questions, to grade the answers again; repeatable; not needed for generated ones",
+    )
+    verb.add_argument(
+        "--programs", action="store_true", help="also run the programs in answers, in a sandbox, to grade them again"
+    )
+    verb.add_argument("--templates", type=Path, metavar="DIR", help="the card's template; default: the installed one")
+    verb.add_argument("--receipt", type=Path, metavar="FILE", help="write what was checked, by which version and when")
 
 
 def _engine(text: str) -> str:

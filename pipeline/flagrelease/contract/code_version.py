@@ -77,6 +77,15 @@ def of_module(name: str) -> str:
     return code().itself(name)
 
 
+def of_function(function: Callable[..., Any]) -> str:
+    """sha256 (hex) of the definitions that a function of flagrelease reaches. That of a callable without a module and a
+    name, such as a partial function, is empty."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    if not module.startswith(f"{_OWN}."):
+        return ""
+    return code().reached(code().definition(module, name)).digest
+
+
 def of_template(path: Path) -> str:
     """sha256 (hex) of a template."""
     return file_sha256(path)

@@ -56,6 +56,7 @@ class Registry(Protocol):
         ...
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
+    def blob(self, repository: str, digest: str) -> bytes: ...
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
     def tag(self, repository: str, digest: str, tag: str) -> None: ...
     def check_push(self, repository: str) -> None: ...
@@ -110,6 +111,14 @@ class OciRegistry:
                 f"{repository} sent a manifest other than {other[0]}", why=f"its digest is {digest}", hint=_TAMPERED
             )
         return Manifest(digest=digest, media_type=media_type, body=body)
+
+    def blob(self, repository: str, digest: str) -> bytes:
+        """A small blob, such as an image's configuration, verified."""
+        answer = self._call("GET", repository, f"blobs/{digest}")
+        if _sha256(answer.content) != digest:
+            why = f"its digest is {_sha256(answer.content)}"
+            raise UpstreamRefused(f"{repository} sent a blob other than {digest}", why=why, hint=_TAMPERED)
+        return answer.content
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; return the digest that the registry confirmed."""

@@ -38,7 +38,17 @@ from flagrelease.verdict.types import (
 if TYPE_CHECKING:
     from flagrelease.verdict.stats.design import Design, SequentialEvaluation
 
-__all__ = ["PlannedLooks", "interim_analyses", "judge", "judged", "read", "scores", "to_verdict", "unsettled"]
+__all__ = [
+    "PlannedLooks",
+    "check",
+    "interim_analyses",
+    "judge",
+    "judged",
+    "read",
+    "scores",
+    "to_verdict",
+    "unsettled",
+]
 
 _SAMPLED, _MOST = 10, 40
 _STAGE = 128
@@ -155,7 +165,7 @@ def judge(
     whatever stopped the evaluation (Jennison and Turnbull 2000, ch. 9). Raises ComparisonRefused if the answers are not
     those that the design asks for.
     """
-    _check(planned, benchmark, baseline, candidate)
+    check(planned, benchmark, baseline, candidate)
     if planned.reference:
         every = ((*question, repeat) for question in planned.questions for repeat in range(planned.repeats))
         given = scores(baseline)
@@ -176,7 +186,8 @@ def judge(
     return to_verdict(planned, benchmark, step, baseline, candidate, margin=margin)
 
 
-def _check(planned: PlannedLooks, benchmark: str, baseline: Sequence[Sample], candidate: Sequence[Sample]) -> None:
+def check(planned: PlannedLooks, benchmark: str, baseline: Sequence[Sample], candidate: Sequence[Sample]) -> None:
+    """Raise ComparisonRefused for answers to other questions or prompts, and for a side with nothing but errors."""
     known, prompts = set(planned.questions), dict[tuple[str, str], str]()
     for side, samples in (("baseline", baseline), ("candidate", candidate)):
         for sample in samples:

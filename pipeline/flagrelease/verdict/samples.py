@@ -100,6 +100,8 @@ class Conditions:
     """By benchmark, the chance level of its score; not compared."""
     population: Mapping[str, int] = field(default_factory=dict)
     """By benchmark, the questions of the complete benchmark; not compared."""
+    graders: Mapping[str, str] = field(default_factory=dict)
+    """By benchmark, the digest (hex) of the code that graded the answers; not compared."""
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

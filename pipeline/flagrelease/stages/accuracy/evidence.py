@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from flagrelease.config.harness_names import DEFAULT_HARNESS
-from flagrelease.contract import results
+from flagrelease.contract import code_version, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.evaluation import transcripts
 from flagrelease.evaluation.collect import Pair, lines
+from flagrelease.evaluation.question import Task
 from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.store.evidence import Evidence
 from flagrelease.verdict.noise import own_noise
@@ -39,6 +40,7 @@ def write(
             for pair in pairs
             if (evaluation := pair.spec.evaluation).harness != DEFAULT_HARNESS
         },
+        graders={pair.spec.benchmark: grader(pair.spec.evaluation.task) for pair in pairs},
     )
     put = context.evidence.put
     written = [put(f"accuracy/{SAMPLES}", b"".join(lines(pair.candidate) for pair in pairs))]
@@ -46,17 +48,14 @@ def write(
     written += _replies(job, context, pairs)
     if judged:
         written.append(put(f"accuracy/baseline.{SAMPLES}", b"".join(lines(pair.baseline or ()) for pair in pairs)))
-        differences = {
-            pair.spec.benchmark: {
-                **asdict(judged[pair.spec.benchmark]),
-                "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
-            }
-            for pair in pairs
-            if pair.baseline is not None
-        }
-        written.append(put(DIFFERENCES, _pretty(differences)))
-        written.append(put(FLIPPED, _flipped(pairs, judged)))
+        written.append(put(DIFFERENCES, comparison(pairs, judged)))
+        written.append(put(FLIPPED, flipped(pairs, judged)))
     return tuple(written)
+
+
+def grader(task: Task) -> str:
+    """The digest (hex) of the code that grades the task's answers."""
+    return code_version.of_function(task.grade)
 
 
 def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evidence]:
@@ -70,9 +69,23 @@ def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evid
             yield context.evidence.put(f"accuracy/{name}", collected)
 
 
-def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
+def comparison(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
+    """The verdict on each benchmark, with the noise floor of its baseline."""
+    return _pretty(
+        {
+            pair.spec.benchmark: {
+                **asdict(judged[pair.spec.benchmark]),
+                "noise": None if (noise := own_noise(pair.baseline)) is None else asdict(noise),
+            }
+            for pair in pairs
+            if pair.baseline is not None
+        }
+    )
+
+
+def flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> bytes:
     """One line per question whose majority answer changed, with the answers of both sides."""
-    flipped = []
+    rows = []
     for pair in pairs:
         if pair.baseline is None:
             continue
@@ -87,8 +100,8 @@ def _flipped(pairs: Sequence[Pair], judged: Mapping[str, BenchmarkVerdict]) -> b
                     "baseline": before[question],
                     "candidate": after[question],
                 }
-                flipped.append(json.dumps(line, ensure_ascii=False) + "\n")
-    return "".join(flipped).encode()
+                rows.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return "".join(rows).encode()
 
 
 def _by_question(samples: Sequence[Sample]) -> dict[str, list[str | None]]:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flagrelease.errors import EnvironmentFault
 from flagrelease.store.digests import file_sha256
+from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import abandoned, sync_folder, translate_disk_errors, unfinished, write_atomic
 
 LATEST = "latest"
 SUMS = "SHA256SUMS"
+
+
+def evidence_paths(results: Iterable[tuple[str, Iterable[Evidence]]]) -> dict[str, Evidence]:
+    """The evidence of stages, each given with its stage's name, by path in the release folder."""
+    files_by_path: dict[str, Evidence] = {}
+    for stage, files in results:
+        for file in files:
+            base = re.sub(r"[^\w.-]+", "_", file.name).lstrip(".") or "file"
+            path = f"evidence/{stage}/{base}"
+            if files_by_path.get(path, file) != file:
+                path = f"evidence/{stage}/{file.sha256[:12]}-{base}"
+            files_by_path[path] = file
+    return files_by_path
 
 
 def write(folder: Path, sources: Mapping[str, Path]) -> None:

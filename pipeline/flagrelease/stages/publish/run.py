@@ -175,14 +175,9 @@ def _check_image(image: results.Image, job: Job, context: Context) -> None:
 
 def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
     """The verified evidence of all stages before the card, by path in the release folder."""
-    files_by_path: dict[str, Evidence] = {}
     made = [(done.stage, done.result) for done in context.finished if done.stage not in _AFTER]
-    for name, result in [*made, *((results.ATTRIBUTION.stage, attributed) for attributed in job.attributed)]:
-        for file in evidence_of(result):
-            context.evidence.read(file)
-            base = re.sub(r"[^\w.-]+", "_", file.name).lstrip(".") or "file"
-            path = f"evidence/{name}/{base}"
-            if files_by_path.get(path, file) != file:
-                path = f"evidence/{name}/{file.sha256[:12]}-{base}"
-            files_by_path[path] = file
+    made += [(results.ATTRIBUTION.stage, attributed) for attributed in job.attributed]
+    files_by_path = release_folder.evidence_paths((name, evidence_of(result)) for name, result in made)
+    for file in files_by_path.values():
+        context.evidence.read(file)
     return files_by_path

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flagrelease.errors import ComparisonRefused
 
-__all__ = ["LARGEST", "TokenDistance", "TopLogprobs", "kl_top", "token_distance"]
+__all__ = ["LARGEST", "TokenDistance", "TopLogprobs", "distance_of", "kl_top", "token_distance"]
 
 TopLogprobs = Mapping[str, float]
 """Natural logarithm of the probability, by token, of the most likely tokens."""
@@ -53,7 +53,18 @@ def kl_top(reference: TopLogprobs, other: TopLogprobs) -> float:
 
 
 def token_distance(prompts: Sequence[Sequence[tuple[TopLogprobs, TopLogprobs]]], *, alpha: float) -> TokenDistance:
-    """The distance over the prompts' tokens, each given by both sides, the reference first.
+    """The distance over the prompts' tokens, each given by both sides, the reference first; see `distance_of`."""
+    pairs = [pair for prompt in prompts for pair in prompt]
+    same = sum(_top(one) == _top(other) for one, other in pairs)
+    return distance_of(
+        [[kl_top(*pair) for pair in prompt] for prompt in prompts],
+        same_top=same / len(pairs) if pairs else 0.0,
+        alpha=alpha,
+    )
+
+
+def distance_of(prompts: Sequence[Sequence[float]], *, same_top: float, alpha: float) -> TokenDistance:
+    """The distance over prompts, from the KL divergence at each of their tokens.
 
     The interval is Student's t over prompts; each of its bounds errs with probability `alpha`. The distances are skewed
     to the right, with which the lower bound errs less often. Raises ComparisonRefused for fewer than two prompts.
@@ -61,8 +72,7 @@ def token_distance(prompts: Sequence[Sequence[tuple[TopLogprobs, TopLogprobs]]],
     import numpy as np  # reading results needs only the type TokenDistance
     from scipy.special import stdtrit
 
-    pairs = [pair for prompt in prompts for pair in prompt]
-    means = np.array([np.mean([min(kl_top(*pair), LARGEST) for pair in prompt]) for prompt in prompts if prompt])
+    means = np.array([np.mean([min(each, LARGEST) for each in prompt]) for prompt in prompts if prompt])
     if len(means) < 2:
         raise ComparisonRefused(
             f"the token gate has answers to {len(means)} prompts",
@@ -72,10 +82,10 @@ def token_distance(prompts: Sequence[Sequence[tuple[TopLogprobs, TopLogprobs]]],
     half = float(stdtrit(len(means) - 1, 1 - alpha) * means.std(ddof=1) / math.sqrt(len(means)))
     return TokenDistance(
         prompts=len(means),
-        tokens=len(pairs),
+        tokens=sum(map(len, prompts)),
         mean=mean,
         interval=(max(mean - half, 0.0), mean + half),
-        same_top=float(np.mean([_top(one) == _top(other) for one, other in pairs])),
+        same_top=same_top,
     )
 
 

@@ -1,0 +1,74 @@
+"""`flagrelease verify FOLDER|IMAGE`: check a release again, without inference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flagrelease.cli.text_table import aligned, terminal_width
+from flagrelease.errors import ConfigError
+from flagrelease.run.project import shipped_templates
+from flagrelease.store.files import write_atomic
+from flagrelease.verification import image
+from flagrelease.verification.findings import Check, State, exit_code
+from flagrelease.verification.release import open_release
+from flagrelease.verification.verify import Options, receipt, verify
+
+_MARKS = {State.AGREES: "✓", State.DIFFERS: "✗", State.NOT_CHECKED: "–"}
+_RESULTS = {
+    0: "verified: {agrees} checks agree, {not checked} are not checked",
+    4: "differs: {differs} lines marked ✗; {agrees} checks agree, {not checked} are not checked",
+    5: "not verified: nothing differs, but what decides is missing; {agrees} checks agree, {not checked} not checked",
+}
+
+
+def main(arguments: argparse.Namespace) -> int:
+    folder, reference = _subject(arguments.subject, arguments.folder)
+    if missing := [data for data in arguments.data_dir if not data.is_dir()]:
+        raise ConfigError(f"--data-dir {missing[0]} is not a directory")
+    release = open_release(folder)
+    options = Options(
+        templates=arguments.templates or shipped_templates(),
+        data=tuple(arguments.data_dir),
+        programs=arguments.programs,
+        reference=reference,
+    )
+    registry = None
+    if reference is not None:
+        from flagrelease.ports.registry import OciRegistry
+
+        registry = OciRegistry()
+    checks = verify(release, options, registry)
+    made = receipt(release, options, checks, datetime.now(UTC))
+    text = json.dumps(made, indent=2, ensure_ascii=False)
+    if arguments.receipt is not None:
+        write_atomic(arguments.receipt, f"{text}\n".encode())
+    print(text if arguments.json else _table(checks))
+    return exit_code(checks)
+
+
+def _subject(subject: str, folder: Path | None) -> tuple[Path, image.Reference | None]:
+    """The folder, and the image if one was given."""
+    if Path(subject).exists():
+        if folder is not None:
+            raise ConfigError(f"{subject} is a folder, and --folder gives another one", hint="leave out --folder")
+        path = Path(subject)
+        return path.parent if path.is_file() else path, None
+    reference = image.parse(subject)
+    if folder is None:
+        raise ConfigError(
+            f"{subject} needs the folder of its release",
+            why="a registry has the image alone",
+            hint=f"flagrelease verify {subject} --folder .flagrelease/releases/CHIP/MODEL/TAG",
+        )
+    return folder, reference
+
+
+def _table(checks: list[Check]) -> str:
+    rows = [(check.check, check.subject, _MARKS[check.state], check.detail) for check in checks]
+    counted = Counter(check.state.value for check in checks)
+    result = _RESULTS[exit_code(checks)].format(**{state.value: counted[state.value] for state in State})
+    return f"{aligned(('check', 'subject', '', 'detail'), rows, width=terminal_width())}\n\n{result}"

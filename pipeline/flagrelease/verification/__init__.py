@@ -1,0 +1,1 @@
+"""verification: check a finished release again, offline and without inference."""

@@ -1,0 +1,93 @@
+"""Check that every line of a release's card follows from its record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from flagrelease.stages.card import lint, render
+from flagrelease.stages.card.files import README
+from flagrelease.stages.card.page import Page
+from flagrelease.stages.card.stage import STAGE
+from flagrelease.verification.findings import Check, agrees, differs, not_checked
+from flagrelease.verification.release import Release
+
+__all__ = ["checks"]
+
+_CHECK = "card"
+_NUMBER = re.compile(r"\d[\d,.]*\d|\d")
+_EQUAL_TO_THE_RECORD = ("scores equal the record", "speeds equal the record", "operators equal the record")
+_MOST = 20
+"""Lines that are named one by one."""
+_LONGEST = 120
+
+
+def checks(release: Release, templates: Path) -> Iterator[Check]:
+    """Render the card from the record and compare it. If template or code have changed since, only numbers can be."""
+    try:
+        text = (release.folder / README).read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        yield differs(_CHECK, README, f"cannot be read: {error.strerror}")
+        return
+    expected = render.render(release.record, templates).replace(release.record.tag, release.tag)
+    if text == expected:
+        yield agrees(_CHECK, README, f"rendered again from the record, all {len(text.splitlines())} lines are equal")
+    elif release.record.rendered_by == STAGE.code_version(templates):
+        yield from _cut(list(_lines(text, expected)))
+    else:
+        yield from _numbers(text, expected, release)
+
+
+def _lines(text: str, expected: str) -> Iterator[Check]:
+    """Each line that is not the one that the record gives."""
+    given, wanted = text.split("\n"), expected.split("\n")
+    for kind, start, end, first, last in SequenceMatcher(None, given, wanted, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        for at in range(max(end - start, last - first)):
+            subject = f"{README}:{min(start + at, max(end - 1, start)) + 1}"
+            here = given[start + at] if start + at < end else None
+            there = wanted[first + at] if first + at < last else None
+            yield differs(_CHECK, subject, _compared(here, there))
+
+
+def _compared(here: str | None, there: str | None) -> str:
+    if here is None:
+        return f"the line {_short(there)} is missing"
+    if there is None:
+        return f"{_short(here)} is not in the record's card"
+    start = next((at for at, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
+    start = max(here.rfind(" ", 0, start) + 1, 0)
+    return f"has {_short(here[start:])}, the record gives {_short(there[start:])}"
+
+
+def _short(text: str | None) -> str:
+    words = (text or "").strip()
+    return repr(words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…")
+
+
+def _numbers(text: str, expected: str, release: Release) -> Iterator[Check]:
+    """The tables of numbers field by field; numbers in other lines only as far as today's template has them."""
+    page = Page(text, release.record, {})
+    found = [finding for name in _EQUAL_TO_THE_RECORD for finding in lint.CHECKS[name](page)]
+    yield from _cut([differs(_CHECK, f"{README}:{finding.line}", finding.text) for finding in found])
+    known = set(_NUMBER.findall(expected))
+    unknown = [
+        (at, number)
+        for at, line in enumerate(text.splitlines(), 1)
+        for number in _NUMBER.findall(line)
+        if number not in known
+    ]
+    if not found:
+        yield agrees(_CHECK, README, "the tables of scores, speeds and operators are the record's")
+    listed = ", ".join(f"{number} in line {at}" for at, number in unknown[:_MOST])
+    why = "template or code of the card have changed since: its text was not rendered again"
+    yield not_checked(_CHECK, README, f"{why}; numbers that today's card has not: {listed}" if listed else why)
+
+
+def _cut(found: list[Check]) -> Iterator[Check]:
+    yield from found[:_MOST]
+    if len(found) > _MOST:
+        yield differs(_CHECK, README, f"{len(found) - _MOST} more lines differ")
