@@ -130,6 +130,19 @@ def test_a_flipped_answer_is_named_though_all_digests_fit(folder: Path) -> None:
     assert len([line for line in found if line.startswith("answers") and "recorded as" in line]) == 1
 
 
+def test_a_grade_by_another_version_of_the_grader_is_neither_right_nor_wrong(folder: Path) -> None:
+    edit(
+        folder / "evidence/accuracy/accuracy_conditions.json",
+        '"graders": {\n    "short-tasks": "',
+        '"graders": {\n    "short-tasks": "0',
+    )
+    assert [c.state for c in accuracy(open_release(folder), OPTIONS) if c.check == "answers"] == [State.AGREES] * 2
+    lines(folder / SAMPLES, flip)
+    (changed,) = (c for c in accuracy(open_release(folder), OPTIONS) if c.check == "answers" and c.decisive)
+    assert changed.state is State.NOT_CHECKED
+    assert changed.detail.startswith("1 answers get another grade, by another version of the grader; such as ")
+
+
 def no_reply(folder: Path) -> None:
     (folder / "evidence/accuracy/accuracy_replies.jsonl").unlink()
 

@@ -20,7 +20,7 @@ from flagrelease.verification.verify import Options, receipt, verify
 _MARKS = {State.AGREES: "✓", State.DIFFERS: "✗", State.NOT_CHECKED: "–"}
 _RESULTS = {
     0: "verified: {agrees} checks agree, {not checked} are not checked",
-    4: "differs: {differs} lines marked ✗; {agrees} checks agree, {not checked} are not checked",
+    4: "differs, see ✗: {differs}; {agrees} checks agree, {not checked} are not checked",
     5: "not verified: nothing differs, but what decides is missing; {agrees} checks agree, {not checked} not checked",
 }
 
