@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Entry
 from flagrelease.verdict.samples import Sample, read_samples
 
-__all__ = ["StoredBaseline", "absent", "complete", "find", "keep", "key", "known", "name", "need", "stored"]
+__all__ = ["StoredBaseline", "absent", "complete", "find", "keep", "key", "known", "name", "need", "replies", "stored"]
 
 
 class Digested(Protocol):
@@ -52,6 +53,8 @@ class StoredBaseline:
     """Answers that are failed requests."""
     samples: Evidence
     """The samples file."""
+    replies: Evidence | None = None
+    """The replies, to grade them again; None if there are none that may be stored."""
     run: str
     """The id of the run that stored it."""
     source: str = ""
@@ -96,11 +99,30 @@ def find(context: Context, cell: Cell, weights: Digested, spec: EvalSpec) -> lis
         return None
 
 
+def replies(context: Context, cell: Cell, weights: Digested, spec: EvalSpec) -> Path | None:
+    """The file of the stored baseline's replies; None if there is none that can be used."""
+    try:
+        baseline = context.shared.recall(key(cell, weights, spec), StoredBaseline)
+        if baseline is None or baseline.replies is None:
+            return None
+        context.evidence.read(baseline.replies)  # checks every byte
+    except (msgspec.ValidationError, Corrupt):
+        return None
+    return context.evidence.path(baseline.replies)
+
+
 def keep(
-    context: Context, cell: Cell, weights: Digested, spec: EvalSpec, samples: Sequence[Sample], evidence: Evidence
+    context: Context,
+    cell: Cell,
+    weights: Digested,
+    spec: EvalSpec,
+    samples: Sequence[Sample],
+    evidence: Evidence,
+    replies: Evidence | None = None,
 ) -> None:
     """Record a baseline evaluation in the ledger, for every cell of the model."""
-    context.shared.remember(key(cell, weights, spec), stored(cell, weights, spec, samples, evidence, context.run_id))
+    made = stored(cell, weights, spec, samples, evidence, context.run_id)
+    context.shared.remember(key(cell, weights, spec), replace(made, replies=replies))
 
 
 def stored(

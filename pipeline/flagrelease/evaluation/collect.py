@@ -18,12 +18,13 @@ from flagrelease.contract import accuracy_results, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import Corrupt, SmokeFailed
-from flagrelease.evaluation import attempts, baselines, token_gate
+from flagrelease.evaluation import attempts, baselines, token_gate, transcripts
 from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.driver import ServedSide, StoredSide, run_design
 from flagrelease.evaluation.harness import Harness, Patience, forget_failures
 from flagrelease.evaluation.request import Endpoint, EvaluationRequest, Tally
 from flagrelease.evaluation.spec import EvalSpec
+from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Count
 from flagrelease.serving.server import Served
@@ -36,7 +37,7 @@ from flagrelease.verdict.group_sequential import PlannedLooks
 from flagrelease.verdict.samples import SAMPLES, Sample, dump, read_samples
 from flagrelease.verdict.types import ALPHA, BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Decision
 
-__all__ = ["Gathered", "Pair", "gather", "lines"]
+__all__ = ["Gathered", "Pair", "gather", "lines", "may_be_stored"]
 
 
 _SILENT_SECONDS = 30.0
@@ -265,8 +266,26 @@ class _Collector:
     def _keep(self, spec: EvalSpec, samples: Sequence[Sample]) -> Sequence[Sample]:
         cell, context = self._job.cell, self._context
         evidence = context.evidence.put(f"accuracy/{cell.baseline.stack}.{spec.benchmark}.jsonl", lines(samples))
-        baselines.keep(context, cell, context.result(results.WEIGHTS), spec, samples, evidence)
+        replies = self._baseline_replies(spec, samples)
+        baselines.keep(context, cell, context.result(results.WEIGHTS), spec, samples, evidence, replies)
         return samples
+
+    def _baseline_replies(self, spec: EvalSpec, samples: Sequence[Sample]) -> Evidence | None:
+        """The replies of earlier runs and of this one, stored."""
+        cell, context = self._job.cell, self._context
+        if not may_be_stored(self._job, spec):
+            return None
+        earlier = baselines.replies(context, cell, context.result(results.WEIGHTS), spec)
+        places = [*([earlier] if earlier else []), self._unfinished(spec, "baseline", cell.baseline.stack).parent]
+        collected = transcripts.collect(places, {sample.key for sample in samples})
+        if not collected:
+            return None
+        return context.evidence.put(f"accuracy/{cell.baseline.stack}.{spec.benchmark}.{REPLIES}", collected)
+
+
+def may_be_stored(job: Job, spec: EvalSpec) -> bool:
+    """Whether replies may be stored: those to password-protected questions may quote them."""
+    return "#" not in job.matrix.benchmarks[spec.benchmark].data
 
 
 def _check_failures(spec: EvalSpec, samples: Sequence[Sample]) -> None:

@@ -52,11 +52,12 @@ class Replies:
         self._file.write(line.encode("utf-8", errors="replace") + b"\n")
 
 
-def collect(folders: Iterable[Path], wanted: Container[Key]) -> bytes:
-    """The newest reply of each `wanted` answer in the folders' transcripts, as lines. Invalid lines are skipped."""
+def collect(places: Iterable[Path], wanted: Container[Key]) -> bytes:
+    """The newest reply of each `wanted` answer in transcripts, oldest place first, as lines. A place is a transcript or
+    a folder of them. Invalid lines are skipped."""
     newest: dict[Key, str] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob(REPLIES)):
+    for place in places:
+        for path in sorted(place.rglob(REPLIES)) if place.is_dir() else [place] if place.is_file() else []:
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     reply = json.loads(line)

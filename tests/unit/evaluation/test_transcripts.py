@@ -89,6 +89,18 @@ def test_both_sides_replies_are_evidence(tmp_path: Path) -> None:
     assert len(world.context().evidence.read(named["accuracy/replies.jsonl"]).splitlines()) == len(samples)
 
 
+def test_the_replies_of_a_kept_baseline_are_evidence_of_every_release(tmp_path: Path) -> None:
+    world = world_of(tmp_path)
+    world.stacks = {name: lambda *_: chat("ANSWER: B") for name in ("native", "flagos")}
+    job = reasoned(world.job())
+    first = {one.name: one for one in world.evaluate(job).evidence}
+    asked = world.endpoints["native"].asked.total()
+    again = {one.name: one for one in world.evaluate(job).evidence}
+    assert world.endpoints["native"].asked.total() == asked, "the baseline is kept"
+    assert again["accuracy/baseline.replies.jsonl"] == first["accuracy/baseline.replies.jsonl"]
+    assert len(world.context().evidence.read(again["accuracy/baseline.replies.jsonl"]).splitlines()) == asked
+
+
 def test_password_protected_data_is_not_quoted(tmp_path: Path) -> None:
     world = world_of(tmp_path)
     world.stacks = {name: lambda *_: chat("The question was … ANSWER: B") for name in ("native", "flagos")}
@@ -98,3 +110,4 @@ def test_password_protected_data_is_not_quoted(tmp_path: Path) -> None:
     result = world.evaluate(reasoned(world.job(), data="data://dataset.zip#mmlu.jsonl"))
     assert result.benchmarks[0].n > 0
     assert not [one.name for one in result.evidence if "replies" in one.name]
+    assert not [each for each in world.ledger.values() if isinstance(each, dict) and each.get("replies")]

@@ -11,8 +11,8 @@ from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.contract import code_version, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.evaluation import transcripts
-from flagrelease.evaluation.collect import Pair, lines
+from flagrelease.evaluation import baselines, transcripts
+from flagrelease.evaluation.collect import Pair, lines, may_be_stored
 from flagrelease.evaluation.question import Task
 from flagrelease.evaluation.transcripts import REPLIES
 from flagrelease.store.evidence import Evidence
@@ -60,11 +60,14 @@ def grader(task: Task) -> str:
 
 def _replies(job: Job, context: Context, pairs: Sequence[Pair]) -> Iterator[Evidence]:
     """Transcripts of the graded answers, except for password-protected data: answers quote questions."""
-    public = [pair for pair in pairs if "#" not in job.matrix.benchmarks[pair.spec.benchmark].data]
-    folder = context.workspace.scratch(job.cell.slug, "accuracy")
-    for role, name in (("candidate", REPLIES), ("baseline", f"baseline.{REPLIES}")):
-        sides = [pair.candidate if role == "candidate" else pair.baseline or () for pair in public]
-        collected = transcripts.collect([folder / role], {sample.key for side in sides for sample in side})
+    public = [pair for pair in pairs if may_be_stored(job, pair.spec)]
+    folder, weights = context.workspace.scratch(job.cell.slug, "accuracy"), context.result(results.WEIGHTS)
+    stored = (baselines.replies(context, job.cell, weights, pair.spec) for pair in public if pair.baseline is not None)
+    for name, sides, places in (
+        (REPLIES, [pair.candidate for pair in public], [folder / "candidate"]),
+        (f"baseline.{REPLIES}", [pair.baseline or () for pair in public], [*filter(None, stored), folder / "baseline"]),
+    ):
+        collected = transcripts.collect(places, {sample.key for side in sides for sample in side})
         if collected:
             yield context.evidence.put(f"accuracy/{name}", collected)
 
