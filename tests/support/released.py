@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flagrelease.contract.accuracy_results import Accuracy, TokenGate
 from flagrelease.contract.context import Context
 from flagrelease.contract.handles import Finished
 from flagrelease.contract.job import Job
+from flagrelease.contract.results import Image
 from flagrelease.contract.speed_results import Speed, Spread
 from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.collect import Pair
@@ -23,7 +24,7 @@ from flagrelease.evaluation.question import Question, Reply
 from flagrelease.evaluation.spec import EvalSpec, build_spec
 from flagrelease.evaluation.tasks import task_named
 from flagrelease.evaluation.transcripts import Replies
-from flagrelease.ports.registry import Manifest
+from flagrelease.ports.registry import MANIFEST_TYPE, Manifest, Registry
 from flagrelease.stages.accuracy import evidence
 from flagrelease.stages.accuracy.judge import attempt, judge, score
 from flagrelease.stages.card import stage as card
@@ -33,6 +34,7 @@ from flagrelease.stages.speed.pairs import Pair as Runs
 from flagrelease.stages.speed.pairs import Starts
 from flagrelease.stages.speed.points import load_points
 from flagrelease.stages.speed.report import Measured, report
+from flagrelease.store.digests import sha256_of
 from flagrelease.verdict import group_sequential, rule
 from flagrelease.verdict.attempts import judged_answers, level
 from flagrelease.verdict.samples import SAMPLES, Sample
@@ -41,7 +43,6 @@ from flagrelease.verdict.stats.token_distance import distance_of
 from flagrelease.verdict.types import BASELINE_WEIGHT, RESERVE
 from support.contexts import after
 
-TAG_PREFIX = "tree_"
 SHORT = Benchmark(
     title="ShortTasks",
     task="exact",
@@ -54,19 +55,45 @@ TRAFFIC = Traffic(input=16, output=8, concurrency=(1,), requests=2)
 
 
 @dataclass
-class Tags:
-    """A registry that has every image, and remembers tags."""
+class Shelf:
+    """A registry in memory with one image, without the API for referrers."""
 
-    tags: dict[str, str]
+    image: str
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    """By digest and by tag."""
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     def digest(self, _repository: str, reference: str) -> str | None:
-        return reference if ":" in reference else self.tags.get(reference)
+        if reference == self.image:
+            return self.image
+        found = self.manifests.get(reference)
+        return None if found is None else f"sha256:{sha256_of(found)}"
 
-    def tag(self, _repository: str, digest: str, tag: str) -> None:
-        self.tags[tag] = digest
+    def manifest(self, _repository: str, reference: str) -> Manifest:
+        body = self.manifests.get(reference, b"{}")
+        return Manifest(digest=reference, media_type=MANIFEST_TYPE, body=body)
 
-    def manifest(self, repository: str, reference: str) -> Manifest:
-        raise AssertionError(f"{repository} {reference}")
+    def put_manifest(self, _repository: str, reference: str, body: bytes, _media_type: str) -> str:
+        digest = f"sha256:{sha256_of(body)}"
+        self.manifests |= {reference: body, digest: body}
+        return digest
+
+    def tag(self, repository: str, digest: str, tag: str) -> None:
+        self.manifests[tag] = self.manifest(repository, digest).body
+
+    def blob(self, _repository: str, digest: str) -> bytes:
+        return self.blobs[digest]
+
+    def push_blob(self, _repository: str, data: bytes) -> str:
+        digest = f"sha256:{sha256_of(data)}"
+        self.blobs[digest] = data
+        return digest
+
+    def referrers(self, _repository: str, _digest: str) -> bytes | None:
+        return None
+
+    def check_push(self, repository: str) -> None:
+        raise AssertionError(repository)
 
 
 def job_of(benchmarks: dict[str, Benchmark], **changes: Any) -> Job:
@@ -79,11 +106,18 @@ def job_of(benchmarks: dict[str, Benchmark], **changes: Any) -> Job:
 
 
 def release(
-    root: Path, benchmarks: dict[str, Benchmark] | None = None, *, data: Path | None = None, sequential: bool = True
+    root: Path,
+    benchmarks: dict[str, Benchmark] | None = None,
+    *,
+    data: Path | None = None,
+    sequential: bool = True,
+    registry: Registry | None = None,
+    image: Image | None = None,
 ) -> Path:
-    """Publish a release to a workspace at `root`. Its folder."""
+    """Publish a release to a workspace at `root`, and to a registry. Its folder."""
     job = replace(job_of(benchmarks or {"short-tasks": SHORT}, sequential=sequential), data_dir=data)
-    empty = given.context(root, Tags({}))
+    pushed = image or given.image()
+    empty = given.context(root, registry or Shelf(pushed.digest), image=pushed, smoke=given.smoke(pushed.reference))
     context = replace(empty, finished=Finished([done for done in empty.finished if done.stage != "accuracy"]))
     judged = _accuracy(job, context)
     measured = _speed(job, context)

@@ -253,7 +253,9 @@ def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser
 
 def _verification(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("subject", metavar="FOLDER|IMAGE", help="the folder of a release, or HOST/NAME:TAG of its image")
-    verb.add_argument("--folder", type=Path, metavar="DIR", help="with an image: the folder of its release")
+    verb.add_argument(
+        "--folder", type=Path, metavar="DIR", help="with an image: its release; default: as attached to it"
+    )
     verb.add_argument(
         "--data-dir",
         action="append",

@@ -20,9 +20,11 @@ from flagrelease.redact import redact, remember
 if TYPE_CHECKING:
     import httpx
 
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPES = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
+    MANIFEST_TYPE,
+    INDEX_TYPE,
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
@@ -57,6 +59,8 @@ class Registry(Protocol):
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
     def blob(self, repository: str, digest: str) -> bytes: ...
+    def push_blob(self, repository: str, data: bytes) -> str: ...
+    def referrers(self, repository: str, digest: str) -> bytes | None: ...
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
     def tag(self, repository: str, digest: str, tag: str) -> None: ...
     def check_push(self, repository: str) -> None: ...
@@ -119,6 +123,25 @@ class OciRegistry:
             why = f"its digest is {_sha256(answer.content)}"
             raise UpstreamRefused(f"{repository} sent a blob other than {digest}", why=why, hint=_TAMPERED)
         return answer.content
+
+    def push_blob(self, repository: str, data: bytes) -> str:
+        """Store a blob, unless the registry has it; return its digest."""
+        digest = _sha256(data)
+        if self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200:
+            return digest
+        location = self._upload_location(repository)
+        url = f"{location}{'&' if '?' in location else '?'}digest={digest}"
+        answer = self._call("PUT", repository, url, content=data, headers={"Content-Type": "application/octet-stream"})
+        if answer.status_code != 201:
+            raise UpstreamRefused(
+                f"{repository} did not confirm that it stored a blob", why=_described(answer), hint=_PORTAL
+            )
+        return digest
+
+    def referrers(self, repository: str, digest: str) -> bytes | None:
+        """The index of the manifests whose subject is this digest; None from a registry without that API."""
+        answer = self._call("GET", repository, f"referrers/{digest}", accept=(INDEX_TYPE,), missing=True)
+        return answer.content if answer.status_code == 200 and _media_type(answer) == INDEX_TYPE else None
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; return the digest that the registry confirmed."""

@@ -56,7 +56,7 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
         if options.reference is not None and registry is not None:
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
-            how = f"`flagrelease verify {release.record.image.repository}:{release.tag} --folder DIR` asks the registry"
+            how = f"`flagrelease verify {release.record.image.repository}:{release.tag}` asks the registry"
             found.append(not_checked("image", release.record.image.digest[:19], how))
     finally:
         gc.enable()

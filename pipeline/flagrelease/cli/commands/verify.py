@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.run.project import shipped_templates
 from flagrelease.store.files import write_atomic
 from flagrelease.verification import image
+from flagrelease.verification.download import download
 from flagrelease.verification.findings import Check, State, exit_code
 from flagrelease.verification.release import open_release
 from flagrelease.verification.verify import Options, receipt, verify
@@ -26,9 +28,21 @@ _RESULTS = {
 
 
 def main(arguments: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="flagrelease-verify-") as downloads:
+        return _verify(arguments, Path(downloads))
+
+
+def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
     folder, reference = _subject(arguments.subject, arguments.folder)
     if missing := [data for data in arguments.data_dir if not data.is_dir()]:
         raise ConfigError(f"--data-dir {missing[0]} is not a directory")
+    registry = None
+    if reference is not None:
+        from flagrelease.ports.registry import OciRegistry
+
+        registry = OciRegistry()
+        folder = folder or download(reference, registry, downloads)
+    assert folder is not None  # noqa: S101 - given, or downloaded
     release = open_release(folder)
     options = Options(
         templates=arguments.templates or shipped_templates(),
@@ -36,11 +50,6 @@ def main(arguments: argparse.Namespace) -> int:
         programs=arguments.programs,
         reference=reference,
     )
-    registry = None
-    if reference is not None:
-        from flagrelease.ports.registry import OciRegistry
-
-        registry = OciRegistry()
     checks = verify(release, options, registry)
     made = receipt(release, options, checks, datetime.now(UTC))
     text = json.dumps(made, indent=2, ensure_ascii=False)
@@ -50,21 +59,14 @@ def main(arguments: argparse.Namespace) -> int:
     return exit_code(checks)
 
 
-def _subject(subject: str, folder: Path | None) -> tuple[Path, image.Reference | None]:
-    """The folder, and the image if one was given."""
+def _subject(subject: str, folder: Path | None) -> tuple[Path | None, image.Reference | None]:
+    """The folder and the image, as far as they are given."""
     if Path(subject).exists():
         if folder is not None:
             raise ConfigError(f"{subject} is a folder, and --folder gives another one", hint="leave out --folder")
         path = Path(subject)
         return path.parent if path.is_file() else path, None
-    reference = image.parse(subject)
-    if folder is None:
-        raise ConfigError(
-            f"{subject} needs the folder of its release",
-            why="a registry has the image alone",
-            hint=f"flagrelease verify {subject} --folder .flagrelease/releases/CHIP/MODEL/TAG",
-        )
-    return folder, reference
+    return folder, image.parse(subject)
 
 
 def _table(checks: list[Check]) -> str:

@@ -11,11 +11,12 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError, GateFailed, Inconclusive, UpstreamRefused
+from flagrelease.ports import referrers
 from flagrelease.stages.card import record
 from flagrelease.stages.card.files import README, RECORD, published
 from flagrelease.stages.card.record import Record
-from flagrelease.stages.publish import index, release_folder
-from flagrelease.stages.publish.release_folder import LATEST
+from flagrelease.stages.publish import attach, index, release_folder
+from flagrelease.stages.publish.release_folder import LATEST, SUMS
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.store.ledger import evidence_of
@@ -49,6 +50,10 @@ def publish(job: Job, context: Context) -> results.Publish:
     folder = context.workspace.releases / job.cell.chip_name / job.cell.model_name / tag
     release_folder.write(folder, sources)
     with context.meter.waiting():
+        context.progress.doing("attaching the release to the image")
+        sources[SUMS] = folder / SUMS
+        for artifact in attach.artifacts(release, tag, sources):
+            referrers.attach(context.ports.registry, image.repository, image.digest, artifact)
         for name in (tag, LATEST):
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)

@@ -1,7 +1,7 @@
 """publish: make a release that passed the gates visible, each part after everything that it refers to.
 
-The order is: verify the image digest, then write evidence and card, the release tag, `latest`, and the index. Every
-step is idempotent by content, so that an interrupted run is resumed by running again.
+The order is: verify the image digest, then write evidence and card, attach them to the image, then the release tag,
+`latest`, and the index. Every step is idempotent by content, so that an interrupted run is resumed by running again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+"""Take a release from the registry: the files that are attached to its image."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from flagrelease.errors import ConfigError, UpstreamRefused
+from flagrelease.ports import referrers
+from flagrelease.ports.referrers import VERSION, Attached
+from flagrelease.ports.registry import Registry
+from flagrelease.stages.publish.attach import RELEASE
+from flagrelease.store.files import write_atomic
+from flagrelease.verification.image import Reference
+
+__all__ = ["download"]
+
+_MOST_BYTES = 4 << 30
+
+
+def download(reference: Reference, registry: Registry, into: Path) -> Path:
+    """Write the release that is attached to an image to a folder in `into`, and return that. Raises the registry's
+    errors, and ConfigError for an image without a release, or with several where the reference does not say which."""
+    digest = registry.digest(reference.repository, reference.name)
+    if digest is None:
+        raise UpstreamRefused(f"the registry does not have {reference}")
+    found = _chosen(reference, referrers.attached(registry, reference.repository, digest))
+    folder = into / (PurePosixPath(found.annotations.get(VERSION, "")).name or "release")
+    for file in referrers.files(registry, reference.repository, found, most_bytes=_MOST_BYTES):
+        path = PurePosixPath(file.name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise UpstreamRefused(
+                f"the release of {reference} has a file {file.name!r}", why="it is outside the folder"
+            )
+        write_atomic(folder / path, file.data)
+    return folder
+
+
+def _chosen(reference: Reference, attached: tuple[Attached, ...]) -> Attached:
+    releases = {each.annotations.get(VERSION, ""): each for each in attached if each.kind == RELEASE}
+    if reference.name in releases:
+        return releases[reference.name]
+    if len(releases) == 1:
+        return next(iter(releases.values()))
+    if not releases:
+        raise ConfigError(
+            f"no release is attached to {reference}",
+            why=f"its registry lists {len(attached)} referrers of other kinds" if attached else "it has no referrers",
+            hint="give the folder of the release with --folder",
+        )
+    raise ConfigError(
+        f"{reference} has {len(releases)} releases", why=", ".join(sorted(releases)), hint="give one of these tags"
+    )
