@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 from flagrelease.errors import ConfigError, UpstreamRefused
-from flagrelease.ports import referrers
-from flagrelease.ports.referrers import VERSION, Attached
-from flagrelease.ports.registry import Registry
+from flagrelease.ports.registry import Registry, referrers
+from flagrelease.ports.registry.referrers import VERSION, Attached
 from flagrelease.stages.publish.attach import RELEASE
 from flagrelease.store.files import write_atomic
 from flagrelease.verification.image import Reference
@@ -15,6 +15,7 @@ from flagrelease.verification.image import Reference
 __all__ = ["download"]
 
 _MOST_BYTES = 4 << 30
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def download(reference: Reference, registry: Registry, into: Path) -> Path:
@@ -24,7 +25,8 @@ def download(reference: Reference, registry: Registry, into: Path) -> Path:
     if digest is None:
         raise UpstreamRefused(f"the registry does not have {reference}")
     found = _chosen(reference, referrers.attached(registry, reference.repository, digest))
-    folder = into / (PurePosixPath(found.annotations.get(VERSION, "")).name or "release")
+    tag = found.annotations.get(VERSION, "")
+    folder = into / (tag if _TAG.fullmatch(tag) else "release")
     for file in referrers.files(registry, reference.repository, found, most_bytes=_MOST_BYTES):
         path = PurePosixPath(file.name)
         if path.is_absolute() or ".." in path.parts or not path.parts:

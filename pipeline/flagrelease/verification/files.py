@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flagrelease.stages.card.files import README, RECORD
-from flagrelease.stages.publish.release_folder import LATEST, SUMS
+from flagrelease.stages.publish.release_folder import SUMS
 from flagrelease.store.digests import file_sha256, sha256_of
 from flagrelease.verification.findings import Check, agrees, differs, not_checked
 from flagrelease.verification.release import Release
 
-__all__ = ["checks"]
+__all__ = ["checks", "links"]
 
 _CHECK = "files"
+
+
+def links(release: Release) -> list[Check]:
+    """Links in the folder. They may lead to anything on this machine, so nothing is read where there is one."""
+    paths = sorted(path.relative_to(release.folder) for path in release.folder.rglob("*") if path.is_symlink())
+    return [differs(_CHECK, path.as_posix(), "is a link, not a file; nothing was read") for path in paths]
 
 
 def checks(release: Release) -> Iterator[Check]:
@@ -50,7 +56,7 @@ def _sums(release: Release, present: set[str]) -> Iterator[Check]:
         recorded = release.evidence.get(path)
         if recorded is not None:
             if recorded.sha256 != digest:
-                yield differs(_CHECK, SUMS, f"{path} has {digest[:12]}…, the record has {recorded.sha256[:12]}…")
+                yield differs(_CHECK, SUMS, f"{path} has not the digest of the record, {recorded.sha256[:12]}…")
         elif path not in present:
             yield differs(_CHECK, path, f"missing; {SUMS} names it")
         elif (found := file_sha256(release.folder / path)) != digest:
@@ -76,6 +82,4 @@ def _named(release: Release) -> Iterator[Check]:
 
 
 def _present(folder: Path) -> set[str]:
-    """The files of the folder. Links are named as files, whatever they lead to."""
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in paths} - {LATEST}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flagrelease.config.harness_names import DEFAULT_HARNESS
+from flagrelease.config.harness_names import DEFAULT_HARNESS, HARNESS_LABELS
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.errors import FlagreleaseError
 from flagrelease.evaluation.attempts import Turn
 from flagrelease.evaluation.collect import Pair
+from flagrelease.evaluation.harnesses.choose import HARNESSES
 from flagrelease.stages.accuracy import evidence
 from flagrelease.stages.accuracy.judge import judge, score, score_alone
 from flagrelease.stages.card.record import Record
@@ -78,8 +79,8 @@ def _pair(record: Record, row: BenchmarkScore, answers: Answers, asked: Asked | 
     candidate = answers.candidate.samples.get(name)
     baseline = answers.baseline.samples.get(name)
     if candidate is None or asked is None:
-        if harness == "flageval":
-            return not_checked(_CHECK, name, "FlagEval gives scores without answers, so there is no verdict on them")
+        if HARNESSES[harness].make is None:
+            return not_checked(_CHECK, name, f"{HARNESS_LABELS[harness]} gives scores without answers")
         return differs(_CHECK, name, "there are no answers to it")
     if row.baseline is None:
         return _Paired(row=row, pair=Pair(spec=asked.spec, baseline=None, candidate=candidate))

@@ -13,8 +13,7 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease.cli import app
-from flagrelease.ports import referrers
-from flagrelease.ports.registry import MANIFEST_TYPE, OciRegistry
+from flagrelease.ports.registry import MANIFEST_TYPE, OciRegistry, referrers
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages.publish.attach import PREDICATE, RELEASE, STATEMENT
 from support import released

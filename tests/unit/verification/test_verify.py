@@ -14,7 +14,7 @@ from flagrelease.store.digests import file_sha256
 from flagrelease.verification import card, files, scores, speed, tokens
 from flagrelease.verification.findings import Check, State, agrees, differs, exit_code, not_checked
 from flagrelease.verification.release import Release, open_release
-from flagrelease.verification.verify import Options, accuracy
+from flagrelease.verification.verify import Options, accuracy, verify
 from support import released
 from support.finished_cell import TEMPLATES
 
@@ -300,13 +300,24 @@ def test_every_changed_file_is_named(folder: Path, name: str) -> None:
     assert ("more.txt", "neither the record nor SHA256SUMS names it") in told
 
 
+def test_a_link_is_named_and_nothing_is_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of this machine")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    (found,) = verify(open_release(folder), OPTIONS)
+    assert (found.subject, found.detail) == ("README.md", "is a link, not a file; nothing was read")
+
+
 def test_a_list_of_sums_that_lies_is_named(folder: Path) -> None:
     edit(folder / "SHA256SUMS", file_sha256(folder / SAMPLES), "0" * 64)
     edit(folder / "SHA256SUMS", "release.json", "other.json")
     told = [(c.subject, c.detail) for c in files.checks(open_release(folder)) if c.state is State.DIFFERS]
     assert ("other.json", "missing; SHA256SUMS names it") in told
     assert ("SHA256SUMS", "release.json is not in it") in told
-    assert any(subject == "SHA256SUMS" and detail.startswith(f"{SAMPLES} has 0000") for subject, detail in told)
+    assert any(
+        subject == "SHA256SUMS" and detail.startswith(f"{SAMPLES} has not the digest of the record")
+        for subject, detail in told
+    )
 
 
 def test_a_card_without_evidence_is_not_verified(published: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flagrelease import __version__
-from flagrelease.ports.referrers import VERSION, Artifact, File
+from flagrelease.ports.registry.referrers import VERSION, Artifact, File
 from flagrelease.stages.card.files import RECORD
 from flagrelease.stages.card.record import Record
 from flagrelease.store.digests import sha256_of

@@ -11,7 +11,7 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError, GateFailed, Inconclusive, UpstreamRefused
-from flagrelease.ports import referrers
+from flagrelease.ports.registry import referrers
 from flagrelease.stages.card import record
 from flagrelease.stages.card.files import README, RECORD, published
 from flagrelease.stages.card.record import Record
