@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from flagrelease.config.lockfile import Lock, LockedData
 from flagrelease.contract.accuracy_results import BenchmarkScore
@@ -87,19 +88,29 @@ def _side(release: Release, prefix: str, name: str, samples: Path | None) -> Sid
     return Side(name=name, samples=by_benchmark, replies=replies)
 
 
+class _Reply(msgspec.Struct, frozen=True):
+    """A line of a transcript."""
+
+    benchmark: str
+    subset: str
+    question_id: str
+    repeat: int
+    text: str
+
+
 def _replies(path: Path) -> Iterator[tuple[Key, str]]:
     seen: set[Key] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+    decode = msgspec.json.Decoder(_Reply).decode
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            reply = json.loads(line)
-            key = (reply["benchmark"], reply["subset"], reply["question_id"], reply["repeat"])
-            text = reply["text"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reply = decode(line)
+        except (ValueError, RecursionError) as error:
             raise ComparisonRefused(f"{path.name}:{number}: not a reply", why=str(error)) from None
-        if not isinstance(text, str) or key in seen:
-            raise ComparisonRefused(f"{path.name}:{number}: {'a second reply' if key in seen else 'not a reply'}")
+        key = (reply.benchmark, reply.subset, reply.question_id, reply.repeat)
+        if key in seen:
+            raise ComparisonRefused(f"{path.name}:{number}: a second reply to the same answer")
         seen.add(key)
-        yield key, text
+        yield key, reply.text
 
 
 def asked(record: Record, row: BenchmarkScore, answers: Answers, folders: Sequence[Path]) -> Asked:

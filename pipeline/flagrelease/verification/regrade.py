@@ -6,7 +6,6 @@ import asyncio
 import math
 import multiprocessing
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +23,8 @@ from flagrelease.verification.findings import Check, agrees, differs, not_checke
 __all__ = ["checks"]
 
 _CHECK = "answers"
-_CUT = re.compile(r"\n\[… [\d,]+ characters left out …\]\n")
+_CUT = " characters left out …]\n"
+"""In a reply that is stored in part (evaluation/transcripts.py)."""
 _MOST = 10
 """Answers that are named one by one."""
 _PARALLEL = 5_000
@@ -116,7 +116,7 @@ def _sorted_out(
 
 def _item(task: Task, question: Question, sample: Sample, text: str | None) -> _Item | str:
     """The answer with the reply to grade, or why there is none."""
-    if text is not None and not _CUT.search(text):
+    if text is not None and _CUT not in text:
         reply = _reply(sample, text)
         return _Item(sample=sample, question=question, reply=reply, extracted=False)
     why = "the reply is not stored" if text is None else "the reply is stored in part"

@@ -16,7 +16,7 @@ from flagrelease.ports.registry import Registry
 from flagrelease.stages.card.files import RECORD
 from flagrelease.store.digests import sha256_of
 from flagrelease.verification import answers as stored
-from flagrelease.verification import card, files, image, pictures, regrade, scores, speed, tokens
+from flagrelease.verification import background, card, files, image, pictures, regrade, scores, speed, tokens
 from flagrelease.verification.answers import Answers, Asked
 from flagrelease.verification.findings import Check, differs, exit_code, not_checked
 from flagrelease.verification.image import Reference
@@ -48,10 +48,10 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
     # Hundreds of thousands of objects without reference cycles.
     gc.disable()
     try:
+        page = background.start(lambda: _page(release, options))
         found = _guarded("files", "the folder", lambda: files.checks(release))
-        found += _guarded("card", "README.md", lambda: card.checks(release, options.templates))
-        found += _guarded("card", "charts", lambda: pictures.checks(release))
         found += accuracy(release, options)
+        found += page()
         found += _guarded("tokens", "token gate", lambda: tokens.checks(release))
         found += _guarded("speed", "all load points", lambda: speed.checks(release))
         found += _unverifiable(release)
@@ -63,6 +63,12 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
     finally:
         gc.enable()
     return found
+
+
+def _page(release: Release, options: Options) -> list[Check]:
+    """The card and its charts."""
+    found = _guarded("card", "README.md", lambda: card.checks(release, options.templates))
+    return found + _guarded("card", "charts", lambda: pictures.checks(release))
 
 
 def _guarded(check: str, subject: str, part: Callable[[], Iterable[Check]]) -> list[Check]:
@@ -93,9 +99,13 @@ def accuracy(release: Release, options: Options) -> list[Check]:
         for row in record.accuracy.benchmarks:
             if row.benchmark in known.candidate.samples and row.benchmark in record.benchmarks:
                 asked[row.benchmark] = stored.asked(record, row, known, options.data)
+    scored = background.start(
+        lambda: _guarded("score", "all benchmarks", lambda: scores.checks(release, answers, asked))
+    )
+    if isinstance(answers, Answers):
         for each in asked.values():
             found += _guarded("answers", each.spec.benchmark, lambda each=each: _regraded(each, known, options))  # type: ignore[misc]
-    return found + _guarded("score", "all benchmarks", lambda: scores.checks(release, answers, asked))
+    return found + scored()
 
 
 def _regraded(asked: Asked, answers: Answers, options: Options) -> Iterator[Check]:
