@@ -7,11 +7,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from flagrelease.run.interrupt import StopRequested, Workers, all_within, handled, run_stoppable
+
+
+@pytest.fixture(autouse=True)
+def _not_under_nohup() -> Iterator[None]:
+    """Whoever runs the tests may have had SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def interrupted(workers: Workers, begun: threading.Event) -> Callable[[], str]:

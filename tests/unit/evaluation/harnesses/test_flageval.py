@@ -22,6 +22,7 @@ from flagrelease.ports.retry import Backoff
 from support.flageval_stand_in import SCORES, Platform, platform
 
 QUICK = Pace(polls=(), then=0.01, deadline=2.0, request=2.0, watch=0.01, backoff=Backoff(first=0.02, budget=0.3))
+PATIENT = replace(QUICK, deadline=120.0, request=60.0, backoff=Backoff(first=0.02, budget=60.0))
 ASKED = Submission(
     eval_url="http://chip.example:8000/v1/chat/completions",
     model="Qwen3-8B",
@@ -34,7 +35,9 @@ ASKED = Submission(
 )
 
 
-def evaluate(service: Platform, state: Path, *, token: str = "", pace: Pace = QUICK, **calls: Any) -> dict[str, float]:
+def evaluate(
+    service: Platform, state: Path, *, token: str = "", pace: Pace = PATIENT, **calls: Any
+) -> dict[str, float]:
     watched = {"watch": lambda: None, "report": lambda _progress: None, **calls}
     return FlagEval(service.url, token, pace).evaluate(ASKED, state, **watched)
 
@@ -103,7 +106,7 @@ def test_a_platform_that_stays_down_is_an_error_and_the_request_is_kept(tmp_path
     down = True
     with platform(trouble=lambda path, _: (502, {}, b"") if down and path != "/evaluation" else None) as service:
         with pytest.raises(HubUnavailable, match="does not answer /evaluation_progress"):
-            evaluate(service, state)
+            evaluate(service, state, pace=QUICK)
         assert json.loads(state.read_text())["request_id"] == "request-0"
         down = False
         assert evaluate(service, state) == SCORES
@@ -119,7 +122,7 @@ def test_a_start_that_may_have_arrived_is_not_sent_twice(tmp_path: Path) -> None
     assert service.paths() == ["/evaluation"]
     assert "check the platform before you run again" in refused.value.hint
     with pytest.raises(HubUnavailable, match="does not answer /evaluation"):  # nothing listens: surely not arrived
-        evaluate(service, tmp_path / "state.json")
+        evaluate(service, tmp_path / "state.json", pace=QUICK)
 
 
 def test_a_start_that_is_put_off_is_sent_again(tmp_path: Path) -> None:
