@@ -7,8 +7,8 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -56,12 +56,14 @@ def run(
     check: bool = True,
     hint: str = "",
     inherit: bool = True,
+    during: Callable[[int], AbstractContextManager[None]] = lambda _pid: nullcontext(),
 ) -> Completed:
     """Run `argv` (never a shell string) in a new process group, for at most `seconds`.
 
     `env` is merged into the current environment without its secrets or, if `inherit` is false, is all of it. A program
     that needs a secret gets it in `env`, from `redact.secrets_for`. The process group is killed
-    on a timeout or an interrupt; if this process is killed, the kernel kills the program. Raises CommandFailed (with
+    on a timeout or an interrupt; if this process is killed, the kernel kills the program. `during` is entered with its
+    process id while it runs. Raises CommandFailed (with
     the last lines printed) on a timeout and, if `check`, on a non-zero exit code; EnvironmentFault if the program is
     not installed.
     """
@@ -83,7 +85,8 @@ def run(
         raise EnvironmentFault(f"{arguments[0]} is not installed", hint=hint or f"install {arguments[0]}") from None
     _running.add(process)
     try:
-        stdout, stderr = process.communicate(timeout=seconds)
+        with during(process.pid):
+            stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
         raise CommandFailed(f"`{_shown(arguments)}` took longer than {seconds:.0f} s", hint=hint) from None

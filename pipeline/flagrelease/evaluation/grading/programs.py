@@ -18,11 +18,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from flagrelease.errors import CommandFailed, EnvironmentFault
+from flagrelease.evaluation.grading.tree_memory import bounded
 from flagrelease.ports.command import run
 
 __all__ = ["Case", "cases", "passes", "program", "sandbox"]
@@ -32,6 +33,7 @@ _FENCE = re.compile(r"^\s*```", re.MULTILINE)
 _CASE_SECONDS = 6
 _SECONDS = 25.0  # for all cases together; below the grading process's timeout of 30 s
 _MEMORY_BYTES = 2 << 30
+"""Of each process, and of all together."""
 _TMP_BYTES = 128 << 20
 _OUTPUT_BYTES = 256 << 20
 """Of all cases together, as JSON; sandbox_main.py limits each of them, and the files of the program."""
@@ -101,7 +103,9 @@ def passes(code: str, tests: Sequence[Case], function: str | None) -> bool:
         (work / "cases.json").write_text(json.dumps(request), encoding="utf-8")
         printed = work / "printed"
         try:
-            run(_argv(work, printed), seconds=_SECONDS, env={}, inherit=False, check=False)
+            argv = _argv(work, printed)
+            bound = partial(bounded, most_bytes=_MEMORY_BYTES)
+            run(argv, seconds=_SECONDS, env={}, inherit=False, check=False, during=bound)
             outputs = json.loads(printed.read_bytes())
         except (CommandFailed, ValueError, RecursionError):
             return False

@@ -197,6 +197,26 @@ def test_the_sandbox_bounds_processes_and_files(code: str) -> None:
 
 
 @needs_sandbox
+@pytest.mark.parametrize(("each", "right"), [(10, True), (80, False)])
+def test_memory_is_bounded_for_all_processes_together(each: int, right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the four processes has less than the limit of one."""
+    monkeypatch.setattr(programs, "_MEMORY_BYTES", 200 << 20)
+    code = (
+        "import os, time\n"
+        "children = []\n"
+        "for _ in range(3):\n"
+        "    if (child := os.fork()) == 0:\n"
+        f"        kept = b'x' * ({each} << 20)\n"
+        "        time.sleep(0.7)\n"
+        "        os._exit(0)\n"
+        "    children.append(child)\n"
+        "for child in children: os.waitpid(child, 0)\n"
+        "print(int(input()) * 2)\n"
+    )
+    assert passes(code, [Case("3", "6")], None) is right
+
+
+@needs_sandbox
 def test_a_program_makes_no_user_namespace() -> None:
     if "--disable-userns" not in programs._isolation(programs.sandbox()):
         pytest.skip("this bubblewrap cannot forbid it")
