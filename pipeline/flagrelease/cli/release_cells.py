@@ -26,6 +26,7 @@ from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell, check_machine
 from flagrelease.run.project import Project, real_ports
 from flagrelease.stages import REMEDY, STAGES
+from flagrelease.stages.image import old_images
 from flagrelease.store import locks
 from flagrelease.store.machine import DeadRun, Registration, SharedMachine
 
@@ -80,7 +81,11 @@ def _release(
         if project.runner == "docker" and (ignored := config_file.read().ignored()):
             shown.say(f"{ignored.line()}: {ignored.hint}")
         check_machine(free, project, ports)
-        alive = stack.enter_context(_alive(run_id, [plan.cell for plan in free], project, ports, shown))
+        builds = project.runner == "docker" and any(
+            (step.stage, step.action) == ("image", "run") for plan in free for step in plan.steps
+        )
+        cells = [plan.cell for plan in free]
+        alive = stack.enter_context(_alive(run_id, cells, project, ports, shown, builds=builds))
         session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
         runs = [CellRun(session, project.job(plan.cell)) for plan in free]
         start = time.monotonic()
@@ -95,12 +100,16 @@ def _release(
 
 
 @contextmanager
-def _alive(run_id: str, cells: Sequence[Cell], project: Project, ports: Ports, shown: Board) -> Iterator[Registration]:
+def _alive(
+    run_id: str, cells: Sequence[Cell], project: Project, ports: Ports, shown: Board, *, builds: bool
+) -> Iterator[Registration]:
     """Remove what dead runs left, and be known as alive for the block, so that no other run removes what is ours."""
     machine, names = SharedMachine.here(), " ".join(cell.id for cell in cells)
     cleanup.earlier_boots(ports.runner, shown.say)
     cleanup.dead_runs(machine, ports.runner, shown.say)
     cleanup.leftovers(cells, project.workspace, ports)
+    if builds and machine.alone():
+        old_images.remove(ports.docker, project.ledger, shown.say)
     where = {"workspace": str(project.workspace.root), "executor": ports.runner.address}
     with machine.running(run_id, {"cells": names, **where}) as entry:
         yield entry

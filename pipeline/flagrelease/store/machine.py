@@ -125,6 +125,20 @@ class SharedMachine:
             finally:
                 os.close(handle)
 
+    def alone(self) -> bool:
+        """Whether no run is alive, as far as the list tells."""
+        for path in self.folder.glob("run-*"):
+            try:
+                handle = os.open(path, os.O_RDONLY | _SAFE)
+            except OSError:
+                continue
+            try:
+                if not _free(handle, path) and locks.current(handle, path):
+                    return False
+            finally:
+                os.close(handle)
+        return True
+
     @contextmanager
     def _opened(self, path: Path) -> Iterator[int]:
         """Open a lock that all users may hold."""

@@ -197,6 +197,13 @@ def test_a_run_stays_in_the_list_unless_nothing_of_it_is_left(machine: SharedMac
     assert [run.id for run in dead(machine)] == ["hung"]
 
 
+def test_a_run_knows_whether_it_is_alone(machine: SharedMachine) -> None:
+    assert machine.alone(), "nobody has used this machine"
+    with machine.running("dead", RUN):
+        assert not machine.alone()
+    assert machine.alone()
+
+
 def test_the_list_is_not_trusted_further_than_needed(machine: SharedMachine, tmp_path: Path) -> None:
     machine.folder.mkdir()
     (tmp_path / "elsewhere").write_text("{}")

@@ -57,6 +57,9 @@ class Docker(Protocol):
     def push(self, repository: str, tag: str, moved: Moved, note: Note = unheard) -> Pushed: ...
     def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage: ...
     def tag(self, image: str, repository: str, tag: str) -> None: ...
+    def untag(self, reference: str) -> None: ...
+    def tags(self, repository: str) -> tuple[str, ...]: ...
+    def remove_untagged(self, labels: Sequence[str], *, before: float) -> int: ...
 
 
 class Engine:
@@ -210,6 +213,27 @@ class Engine:
         """Remove a name; the layers stay while another name refers to them."""
         with suppress(FlagreleaseError), translated(f"removing {reference}"):
             self._clients.change.api.remove_image(reference, noprune=True)
+
+    def tags(self, repository: str) -> tuple[str, ...]:
+        """The names NAME:TAG of the repository's images on this engine."""
+        with translated(f"looking for images of {repository}"):
+            return tuple(name for image in self._clients.ask.api.images(repository) for name in image["RepoTags"] or ())
+
+    def remove_untagged(self, labels: Sequence[str], *, before: float) -> int:
+        """Remove the images without a name that have one of these labels (NAME or NAME=VALUE) and were made before that
+        time, by time.time(); return their number. One that is known by a digest, runs, or is part of others is left."""
+        import docker
+
+        removed = 0
+        with translated("removing images without a name"):
+            for label in labels:
+                for image in self._clients.ask.api.images(filters={"dangling": True, "label": [label]}):
+                    # The engine also lists what has no tag but a digest, as images that were pulled by it.
+                    if image["Created"] < before and set(image["RepoDigests"] or ()) <= {"<none>@<none>"}:
+                        with suppress(docker.errors.APIError):
+                            self._clients.change.api.remove_image(image["Id"])
+                            removed += 1
+        return removed
 
     def _auth(self, repository: str) -> dict[str, str]:
         """The credentials for the registry of `repository`: the engine sends them to whoever that registry names."""

@@ -16,6 +16,7 @@ from flagrelease.ports import python_probe
 from flagrelease.ports.container_runner import labels
 from flagrelease.recipe import image_paths
 from flagrelease.stages.image import build_context, process_root
+from flagrelease.stages.image.old_images import build_tag
 from flagrelease.stages.image.push import push
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import translate_disk_errors
@@ -49,7 +50,7 @@ def _built(job: Job, context: Context) -> results.Image:
     written = (context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]), *_written(context, plan))
     image_id = _build(job, context, plan, base)
     inside = _inspect(job, context, plan.wheels, image_id)
-    tag = f"build-{image_id.removeprefix('sha256:')[:12]}"
+    tag = build_tag(image_id)
     built = context.ports.docker.image(image_id)
     if built is None:
         raise EnvironmentFault("the image disappeared right after the build", why=image_id, hint="run again")
