@@ -114,7 +114,7 @@ def _conjunction(text: str, variables: set[Any]) -> Any:
         return _union(read)
     sets = []
     for relation in read:
-        symbols = getattr(relation, "free_symbols", ())
+        symbols: frozenset[Any] = getattr(relation, "free_symbols", frozenset())
         if not isinstance(relation, Boolean) or len(symbols) != 1:
             return None
         variables |= symbols

@@ -17,12 +17,18 @@ def repeat_reads(client: Any) -> Any:
         left = _TIMES
 
         def increment(
-            self, method: str | None = None, url: Any = None, response: Any = None, error: Any = None, **more: Any
-        ) -> Retry:
+            self,
+            method: str | None = None,
+            url: str | None = None,
+            response: Any = None,
+            error: Exception | None = None,
+            _pool: Any = None,
+            _stacktrace: Any = None,
+        ) -> Reads:
             cause = error.args[-1] if isinstance(error, ProtocolError) else None
             lost = isinstance(cause, ConnectionResetError | BrokenPipeError)
             if not (lost and method in ("GET", "HEAD") and self.left):
-                return super().increment(method, url, response, error, **more)
+                return super().increment(method, url, response, error, _pool, _stacktrace)
             again = self.new()
             again.left = self.left - 1
             return again
