@@ -45,7 +45,7 @@ WEAK = (
     Weak(name="400 questions", n=400, repeats=1, margin=0.05, score=0.3, chance=0.25),
     Weak(name="GPQA", n=1192, repeats=2, margin=0.05, score=0.29, chance=0.25),
     Weak(name="GPQA-diamond", n=198, repeats=8, margin=0.05, score=0.7, chance=0.25),
-    Weak(name="silent baseline", n=400, repeats=1, margin=0.05, score=0.0, chance=0.0),
+    Weak(name="silent-baseline", n=400, repeats=1, margin=0.05, score=0.0, chance=0.0),
 )
 
 

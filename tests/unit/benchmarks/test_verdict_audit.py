@@ -52,7 +52,7 @@ def test_identical_stacks_pass_and_do_not_fail() -> None:
     assert same.failed <= allowed(0.01)
 
 
-@pytest.mark.parametrize(("benchmark", "candidates"), [("400 questions", 5), ("silent baseline", 4)])
+@pytest.mark.parametrize(("benchmark", "candidates"), [("400 questions", 5), ("silent-baseline", 4)])
 def test_candidates_without_the_skill_never_pass(benchmark: str, candidates: int) -> None:
     rows = opened("verdict_audit").skill(opened("tables").Order(runs=3, only=benchmark))
     assert len(rows) == 2 + candidates
