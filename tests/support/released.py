@@ -27,14 +27,19 @@ from flagrelease.evaluation.transcripts import Replies
 from flagrelease.ports.registry import MANIFEST_TYPE, Manifest, Registry
 from flagrelease.stages.accuracy import evidence
 from flagrelease.stages.accuracy.judge import attempt, judge, score
+from flagrelease.stages.card import record
 from flagrelease.stages.card import stage as card
+from flagrelease.stages.card.files import RECORD
+from flagrelease.stages.publish import release_folder
 from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.publish.release_folder import evidence_paths
 from flagrelease.stages.speed.load import Load, LoadPoint, Request
 from flagrelease.stages.speed.pairs import Pair as Runs
 from flagrelease.stages.speed.pairs import Starts
 from flagrelease.stages.speed.points import load_points
 from flagrelease.stages.speed.report import Measured, report
 from flagrelease.store.digests import sha256_of
+from flagrelease.store.ledger import evidence_of
 from flagrelease.verdict import group_sequential, rule
 from flagrelease.verdict.attempts import judged_answers, level
 from flagrelease.verdict.samples import SAMPLES, Sample
@@ -124,6 +129,20 @@ def release(
     context = after(context, accuracy=judged, speed=measured)
     context = after(context, card=card.run(job, context))
     return context.workspace.root / publish.run(job, context).folder
+
+
+def evaluated(root: Path, benchmarks: dict[str, Benchmark], *, data: Path) -> Path:
+    """The folder of a release with answers, without speed, card and charts."""
+    job = replace(job_of(benchmarks, sequential=False), data_dir=data)
+    empty = given.context(root, None)
+    context = replace(empty, finished=Finished([done for done in empty.finished if done.stage != "accuracy"]))
+    context = after(context, accuracy=_accuracy(job, context))
+    stored = evidence_paths((done.stage, evidence_of(done.result)) for done in context.finished)
+    sources = {path: context.evidence.path(file) for path, file in stored.items()}
+    written = root / RECORD
+    written.write_bytes(record.dumps(record.build(job, context.finished, rendered_by="0" * 64)))
+    release_folder.write(root / "release", {**sources, RECORD: written})
+    return root / "release"
 
 
 def _accuracy(job: Job, context: Context) -> Accuracy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -145,12 +145,21 @@ def _built(record: Record, name: str, folders: Sequence[Path]) -> EvalSpec:
 
 
 def _fetched(locked: LockedData, folder: Path | None) -> Path:
-    """The file with the locked digest, anywhere in `folder`. Raises ConfigError."""
+    """The file with the locked name and digest, anywhere in `folder`. Raises ConfigError.
+
+    The name counts, since tasks read the subset of some questions from it.
+    """
     file = locked.file
+    name = PurePosixPath(file.path).name
     for path in () if folder is None else sorted(folder.rglob("*")):
-        if path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256:
+        if (
+            path.name == name
+            and path.is_file()
+            and path.stat().st_size == file.size
+            and file_sha256(path) == file.sha256
+        ):
             return path
-    where = "no --data-dir is given" if folder is None else f"{folder} has no file with sha256 {file.sha256[:12]}…"
+    where = "no --data-dir is given" if folder is None else f"{folder} has no {name} with sha256 {file.sha256[:12]}…"
     raise ConfigError(f"its questions are {locked.source}", why=where)
 
 
