@@ -25,15 +25,20 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """Check the requirements of the cell's evaluation and speed measurement.
+    """Check the requirements of the cell's evaluation and speed measurement, and of signing its release.
 
-    Raises ConfigError for a benchmark without data, and for one that its harness or a load that its generator does not
-    support; EnvironmentFault for a harness or load generator that is not set up.
+    Raises ConfigError for a benchmark without data, for one that its harness or a load that its generator does not
+    support, and for a signing key that cannot be used; EnvironmentFault for a harness or load generator that is not
+    set up.
     """
     cell, benchmarks = plan.cell, project.matrix.benchmarks
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
         _check_speed(cell)
+    if "publish" in will_run and os.environ.get("FLAGRELEASE_SIGNING_KEY"):
+        from flagrelease.stages.publish import signature  # `plan` comes here, and most runs have no key
+
+        signature.check(os.environ)
     if "accuracy" not in will_run:
         return
     asked: Iterable[str] = cell.profile.benchmarks

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from flagrelease.stages.card import lint, render
+from flagrelease.stages.card import charts, lint, render
 from flagrelease.stages.card.files import README
 from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.stage import STAGE
 from flagrelease.verification.findings import Check, agrees, differs, not_checked
 from flagrelease.verification.release import Release
 
-__all__ = ["checks"]
+__all__ = ["checks", "pictures"]
 
 _CHECK = "card"
 _NUMBER = re.compile(r"\d[\d,.]*\d|\d")
@@ -91,3 +91,25 @@ def _cut(found: list[Check]) -> Iterator[Check]:
     yield from found[:_MOST]
     if len(found) > _MOST:
         yield differs(_CHECK, README, f"{len(found) - _MOST} more lines differ")
+
+
+def pictures(release: Release) -> Iterator[Check]:
+    """The pictures, drawn again; other versions of the drawing library give other bytes for the same numbers."""
+    record = release.record
+    drawn: list[tuple[str, bytes]] = []
+    if record.accuracy.benchmarks:
+        drawn.append((charts.SCORES, charts.scores(record)))
+    if record.speed is not None:
+        drawn.append((charts.SPEED, charts.speed(record, record.speed)))
+    same = []
+    for name, expected in drawn:
+        path = release.folder / name
+        if not path.is_file():
+            yield differs(_CHECK, name, "missing; the card shows it")
+        elif path.read_bytes() == expected:
+            same.append(name)
+        else:
+            why = "drawn from the record it has other bytes: it is another picture, or drawn by other versions"
+            yield not_checked(_CHECK, name, why)
+    if same:
+        yield agrees(_CHECK, ", ".join(same), "drawn again from the record, equal")

@@ -16,7 +16,17 @@ from flagrelease.ports.registry import Registry
 from flagrelease.stages.card.files import RECORD
 from flagrelease.store.digests import sha256_of
 from flagrelease.verification import answers as stored
-from flagrelease.verification import background, card, files, image, pictures, regrade, scores, speed, tokens
+from flagrelease.verification import (
+    background,
+    card,
+    files,
+    image,
+    regrade,
+    scores,
+    signatures,
+    speed,
+    tokens,
+)
 from flagrelease.verification.answers import Answers, Asked
 from flagrelease.verification.findings import Check, differs, exit_code, not_checked
 from flagrelease.verification.image import Reference
@@ -37,6 +47,8 @@ class Options:
     """Folders with questions that are not drawn by a seed."""
     programs: bool = False
     """Whether programs in answers may be run, in a sandbox."""
+    key: Path | None = None
+    """The public key of whoever has to have signed the release."""
     reference: Reference | None = None
     """The image to compare with; None without a registry."""
 
@@ -55,6 +67,7 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
         found += _guarded("tokens", "token gate", lambda: tokens.checks(release))
         found += _guarded("speed", "all load points", lambda: speed.checks(release))
         found += _unverifiable(release)
+        found += signatures.checks(release, options.key, options.reference, registry)
         if options.reference is not None and registry is not None:
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
@@ -68,7 +81,7 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
 def _page(release: Release, options: Options) -> list[Check]:
     """The card and its charts."""
     found = _guarded("card", "README.md", lambda: card.checks(release, options.templates))
-    return found + _guarded("card", "charts", lambda: pictures.checks(release))
+    return found + _guarded("card", "charts", lambda: card.pictures(release))
 
 
 def _guarded(check: str, subject: str, part: Callable[[], Iterable[Check]]) -> list[Check]:

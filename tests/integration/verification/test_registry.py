@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -16,11 +18,13 @@ from flagrelease.cli import app
 from flagrelease.ports.registry import MANIFEST_TYPE, OciRegistry, referrers
 from flagrelease.ports.retry import Backoff
 from flagrelease.stages.publish.attach import PREDICATE, RELEASE, STATEMENT
+from flagrelease.stages.publish.signature import ENVELOPE
 from support import released
 from support.registry_blobs import upload
 
 pytestmark = pytest.mark.integration
 
+SIGNS = find_spec("securesystemslib") is not None
 HOST = f"localhost:{os.environ.get('FLAGRELEASE_REGISTRY_PORT', '5000')}"
 
 
@@ -31,6 +35,8 @@ class Pushed:
     folder: Path
     repository: str
     digest: str
+    keys: Path
+    """own.pub signed it, other.pub did not."""
 
     @property
     def tag(self) -> str:
@@ -61,8 +67,17 @@ def pushed(registry: OciRegistry, tmp_path_factory: pytest.TempPathFactory) -> I
     repository = f"{HOST}/flagrelease-test/{uuid.uuid4().hex[:12]}"
     digest, name = push(registry, repository, "cpu")
     image = given.image(repository=repository, digest=digest, image_id=name, labels={"vendor": "cpu"})
-    folder = released.release(tmp_path_factory.mktemp("released"), registry=registry, image=image)
-    yield Pushed(folder=folder, repository=repository, digest=digest)
+    keys = tmp_path_factory.mktemp("keys")
+    for key in ("own", "other"):
+        private = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(keys / f"{key}.pem")]
+        subprocess.run(private, check=True, capture_output=True)
+        public = ["openssl", "pkey", "-in", str(keys / f"{key}.pem"), "-pubout", "-out", str(keys / f"{key}.pub")]
+        subprocess.run(public, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as environment:
+        if SIGNS:
+            environment.setenv("FLAGRELEASE_SIGNING_KEY", str(keys / "own.pem"))
+        folder = released.release(tmp_path_factory.mktemp("released"), registry=registry, image=image)
+    yield Pushed(folder=folder, repository=repository, digest=digest, keys=keys)
     client = httpx.Client(base_url=f"http://{HOST}/v2/{repository.partition('/')[2]}", trust_env=False)
     for tag in client.get("/tags/list").json().get("tags") or ():
         client.delete(f"/manifests/{registry.digest(repository, tag)}")
@@ -87,7 +102,7 @@ def test_the_registry_alone_suffices(pushed: Pushed, name: str, capsys: pytest.C
 
 def test_what_is_attached_once_stays_once(pushed: Pushed, registry: OciRegistry) -> None:
     attached = referrers.attached(registry, pushed.repository, pushed.digest)
-    assert sorted(each.kind for each in attached) == sorted([RELEASE, STATEMENT])
+    assert sorted(each.kind for each in attached) == sorted([RELEASE, STATEMENT, *([ENVELOPE] if SIGNS else [])])
     summary = next(each for each in attached if each.kind == STATEMENT)
     (file,) = referrers.files(registry, pushed.repository, summary, most_bytes=1 << 20)
     statement = json.loads(file.data)
@@ -99,6 +114,16 @@ def test_what_is_attached_once_stays_once(pushed: Pushed, registry: OciRegistry)
     artifact = referrers.Artifact(kind=STATEMENT, files=(file,), annotations=summary.annotations)
     assert referrers.attach(registry, pushed.repository, pushed.digest, artifact) == summary.digest
     assert referrers.attached(registry, pushed.repository, pushed.digest) == attached
+
+
+@pytest.mark.skipif(not SIGNS, reason="securesystemslib is not installed")
+def test_the_public_key_alone_proves_who_signed(pushed: Pushed, capsys: pytest.CaptureFixture[str]) -> None:
+    subject = f"{pushed.repository}:{pushed.tag}"
+    assert app.main(["verify", subject, "--key", str(pushed.keys / "own.pub"), "--json"]) == 0
+    checks = {(check["check"], check["state"]) for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert ("signature", "agrees") in checks
+    assert app.main(["verify", subject, "--key", str(pushed.keys / "other.pub")]) == 4
+    assert "no signature of this key" in capsys.readouterr().out
 
 
 def test_a_moved_tag_is_named(pushed: Pushed, registry: OciRegistry, capsys: pytest.CaptureFixture[str]) -> None:

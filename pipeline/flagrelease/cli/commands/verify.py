@@ -48,6 +48,7 @@ def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
         templates=arguments.templates or shipped_templates(),
         data=tuple(arguments.data_dir),
         programs=arguments.programs,
+        key=arguments.key,
         reference=reference,
     )
     checks = verify(release, options, registry)

@@ -20,7 +20,7 @@ PREDICATE = "https://slsa.dev/verification_summary/v1"
 _TYPES = {".json": "application/json", ".jsonl": "application/jsonl", ".md": "text/markdown", ".png": "image/png"}
 
 
-def artifacts(release: Record, tag: str, sources: Mapping[str, Path]) -> tuple[Artifact, ...]:
+def artifacts(release: Record, tag: str, sources: Mapping[str, Path]) -> tuple[Artifact, Artifact]:
     """The release folder with `sources`, and the summary of its verification. The same release gives the same bytes."""
     files = tuple(_file(name, path.read_bytes()) for name, path in sorted(sources.items()))
     record = next(file.data for file in files if file.name == RECORD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from flagrelease.ports.registry import referrers
 from flagrelease.stages.card import record
 from flagrelease.stages.card.files import README, RECORD, published
 from flagrelease.stages.card.record import Record
-from flagrelease.stages.publish import attach, index, release_folder
+from flagrelease.stages.publish import attach, index, release_folder, signature
 from flagrelease.stages.publish.release_folder import LATEST, SUMS
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
@@ -52,8 +53,10 @@ def publish(job: Job, context: Context) -> results.Publish:
     with context.meter.waiting():
         context.progress.doing("attaching the release to the image")
         sources[SUMS] = folder / SUMS
-        for artifact in attach.artifacts(release, tag, sources):
+        whole, statement = attach.artifacts(release, tag, sources)
+        for artifact in (whole, statement):
             referrers.attach(context.ports.registry, image.repository, image.digest, artifact)
+        signature.attach_signed(context.ports.registry, image.repository, image.digest, statement, os.environ)
         for name in (tag, LATEST):
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)
