@@ -41,6 +41,10 @@ class Store:
     """Whether answers have the header Docker-Content-Digest, which the specification makes optional."""
     authorizations: set[str] = field(default_factory=set)
     """The Authorization headers of all requests."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """The headers of each request, in the order of `calls`."""
+    token_status: int = 200
+    """The status of the answer to a request for a token."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,13 +54,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.store.calls.append(f"{self.command} {self.path}")
+        self.store.headers.append(dict(self.headers.items()))
         self.store.authorizations.update(self.headers.get_all("Authorization") or ())
         if self.path.startswith("/token"):
             if self.store.token_answers:
                 status, headers = self.store.token_answers.pop(0)
                 self._answer(status, **headers)
                 return
-            self._answer(200 if self._logged_in() else 401, self.store.token)
+            self._answer(self.store.token_status if self._logged_in() else 401, self.store.token)
             return
         if (trouble := self.store.trouble(self.command, self.path)) is not None:
             if trouble[0] == 0:
