@@ -223,7 +223,7 @@ def _at_end(candidate: str, choices: str) -> str | None:
     """The only letter in brackets, where the candidate gives the answer's text first: "42 km (B)"."""
     named = _IN_BRACKETS.findall(candidate)
     if len(named) == 1 and named[0] in choices and re.search(r"\([A-Z]\)[\s.*$\]}]*$", candidate):
-        return None if re.search(r"\b(?:not|n't|never|unlike|except)\b", candidate) else str(named[0])
+        return None if re.search(r"(?:\b(?:not|never|unlike|except)|n['’]t)\b", candidate) else str(named[0])
     return None
 
 

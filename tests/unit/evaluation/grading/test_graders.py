@@ -302,3 +302,19 @@ def test_mathematics_is_extracted_from_text(text: str, right: bool) -> None:
     question = Question(subset="all", id="q", messages=(), reference="\\frac{1}{2}")
     reply = Reply(text=text, finish_reason="stop", completion_tokens=1)
     assert TASKS["math"].grade(question, reply).correct is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("nan", "1"), ("NaN", "1"), ("Inf", "1"), ("inf", "10"), ("-Infinity", "5"), ("-INF", "-1")],
+)
+def test_the_text_of_a_float_that_is_no_number_equals_none(answer: str, reference: str) -> None:
+    assert not equal(answer, reference)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("\\tfrac12", "\\frac12"), ("30\\degree", "30"), ("INF", "INF"), ("\\infty", "\\infty"), ("banana", "banana")],
+)
+def test_other_ways_of_writing_the_same(answer: str, reference: str) -> None:
+    assert equal(answer, reference)

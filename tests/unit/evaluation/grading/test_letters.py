@@ -197,3 +197,24 @@ def test_no_letter_where_a_reader_takes_none(text: str) -> None:
 @pytest.mark.parametrize(("text", "chosen"), TEN)
 def test_letters_that_are_also_words_or_symbols(text: str, chosen: str | None) -> None:
     assert letter(text, "ABCDEFGHIJ") == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Answer: 42 km (B)", "B"),
+        ("Answer: not gold (B)", None),
+        ("Answer: unlike gold (B)", None),
+        ("Answer: it isn't gold (B)", None),
+        ("Answer: it isn’t gold (B)", None),
+        ("Answer: anything except gold (B)", None),
+        ("Answer: a notable metal (B)", "B"),
+        ("Answer: B... wait, actually C", "C"),
+        ("Answer: A. Wait, no, it is NOT C", "A"),
+        ("Answer: B. Actually, C or D", None),
+        ("Answer: gold (A) or (B)", None),
+        ("Answer: 42 km (E)", None),
+    ],
+)
+def test_a_letter_after_the_text_counts_unless_it_is_denied(text: str, found: str | None) -> None:
+    assert letter(text, "ABCD") == found

@@ -113,3 +113,19 @@ def test_repeated_markers_take_linear_time(piece: str) -> None:
     for text in (piece * 20_000, f"analysisMaybe {piece * 20_000}", f"x{piece * 20_000}y"):
         without_thinking(text)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<|channel|>final<|message|>42<|return|>x<|end|>y", "42"),
+        ("<|channel|>final<|message|>7<|end|>9<|start|>8", "7"),
+        ("<|channel|>final<|message|>5<|start|>assistant", "5"),
+        ("<thought>never", ""),
+        ("<thought>x</thought>5", "5"),
+        ("5 \n<|im_end|> \n<|endoftext|>", "5"),
+        ("<|im_end|>", ""),
+    ],
+)
+def test_what_ends_a_message_ends_the_answer(text: str, said: str) -> None:
+    assert without_thinking(text) == said
