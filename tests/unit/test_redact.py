@@ -171,7 +171,10 @@ def test_what_looks_like_a_secret_is_replaced_though_it_is_not_known(text: str, 
         ("12345", "12345"),
         *(
             (ordinary, f"it is {ordinary}")
-            for ordinary in ("true", "none", "default", "local", "Test", "EMPTY", "root")
+            for ordinary in (
+                *("true", "none", "default", "local", "Test", "EMPTY", "root", "auto", "disabled", "enabled", "false"),
+                *("localhost", "main", "null", "prod", "stub", "user"),
+            )
         ),
         ("", "anything"),
         (" \n", "any thing\n"),
@@ -236,6 +239,12 @@ def test_no_value_is_left_in_a_text_or_in_its_json(value: str, before: str, afte
 def test_no_value_is_left_in_base64(value: str, before: bytes, after: bytes) -> None:
     written = base64.b64encode(before + value.encode() + after).decode()
     assert redact(f"x {written} y", {"A_TOKEN": value}) == "x $A_TOKEN y"
+
+
+@pytest.mark.parametrize("before", ["", "x ", "\\n", "\\t", "\\u000a", "\\uabcd", '"'])
+def test_of_what_stands_before_base64_nothing_is_lost(before: str) -> None:
+    written = base64.b64encode(b"user:opensesame!").decode()
+    assert redact(f"{before}{written} y", {"A_TOKEN": "opensesame!"}) == f"{before}$A_TOKEN y"
 
 
 @given(st.text(max_size=60))

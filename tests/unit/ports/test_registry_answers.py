@@ -43,8 +43,8 @@ def client() -> OciRegistry:
     return OciRegistry(backoff=ONCE, known=lambda _host: Credentials("user", "right"))
 
 
-def manifest(mediaType: str = IMAGE, **parts: object) -> bytes:
-    return json.dumps({"schemaVersion": 2, "mediaType": mediaType, **parts}).encode()
+def manifest(media_type: str = IMAGE, **parts: object) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": media_type, **parts}).encode()
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -77,11 +77,11 @@ def test_the_body_decides_where_the_headers_promise_another_digest(
 
 
 def test_a_manifest_that_is_absent_is_refused_by_name(host: str, client: OciRegistry) -> None:
-    with pytest.raises(UpstreamRefused, match="refused GET of 127.0.0.1:[0-9]+/a") as caught:
+    with pytest.raises(UpstreamRefused, match=f"refused GET of {host}/a") as caught:
         client.manifest(f"{host}/a", "one")
     assert caught.value.why == "HTTP 404"
-    with pytest.raises(UpstreamRefused, match="no manifest came from 127.0.0.1:[0-9]+/a for one"):
-        client.put_manifest(f"{host}/a", "one", b"<html>", "text/html")
+    client.put_manifest(f"{host}/a", "one", b"<html>", "text/html")
+    with pytest.raises(UpstreamRefused, match=f"no manifest came from {host}/a for one"):
         client.manifest(f"{host}/a", "one")
 
 
@@ -212,7 +212,7 @@ def test_an_address_that_leads_in_a_circle_is_named(store: Store, host: str, cli
 def test_a_manifest_whose_parts_have_no_digest_and_size_is_refused(
     parts: dict[str, object], why: str, stated: bool, store: Store, host: str, client: OciRegistry
 ) -> None:
-    stored = client.put_manifest(f"{host}/a", "one", manifest(**{"mediaType": IMAGE, **parts}), IMAGE)
+    stored = client.put_manifest(f"{host}/a", "one", manifest(**parts), IMAGE)
     store.types[stored] = IMAGE if stated else ""
     with pytest.raises(UpstreamRefused, match="no manifest came from") as caught:
         client.manifest(f"{host}/a", "one")

@@ -1,6 +1,7 @@
 """The planned actions and their reasons: reuse, force, only, staleness, exclusion."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def test_everything_that_is_not_locked_is_named_at_once(tmp_path: Path) -> None:
         "models.qwen3-8b is not locked: the hub is away; wheels.metax-vllm is not locked: there is no flag-gems==3.0"
     )
     assert plan.hint == "check the versions under `components` in matrix.yaml, then run `flagrelease lock`"
+    assert plan.cell.id == "metax/qwen3-8b"
+    assert [step.stage for step in plan.steps][:2] == ["weights", "kernels"]
+    assert {step.reason for step in plan.steps} == {f"blocked: {plan.blocked}"}
 
 
 def test_a_lock_for_other_requirements_blocks(tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_a_released_cell_is_reused(tmp_path: Path) -> None:
     release(tmp_path)
     found = steps(tmp_path)
     assert actions(found) == "reuse reuse skip reuse"
-    assert found["first"][1].startswith("unchanged since ")
+    assert re.fullmatch(r"unchanged since \d{4}-\d\d-\d\d \d\d:\d\d", found["first"][1])
 
 
 def test_force_runs_what_reads_it_too(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault
+from flagrelease.errors import ConfigError, Corrupt, EnvironmentFault, NoSpace
 from flagrelease.store import locks
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.files import write_atomic
@@ -141,3 +142,40 @@ def test_a_path_that_cannot_be_written_is_the_environments(folder: str, tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault):
         write_atomic(tmp_path / folder / "x", b"1")
+
+
+def test_a_line_for_which_there_is_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(entry(1))
+    before = ledger.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(NoSpace, match="no space left while writing the ledger") as caught:
+            ledger.append(entry(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.why == str(ledger.path)
+    assert ledger.path.read_bytes() == before
+    ledger.append(entry(3))
+    assert [one.key for one in Ledger(ledger.path).entries()] == ["1", "3"]
+
+
+def test_every_unreadable_line_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('not JSON\n[]\n{"version": 1}\n')
+    ledger = Ledger(path)
+    assert (ledger.entries(), ledger.damaged) == ([], 3)
+
+
+def test_the_digest_of_a_result_does_not_depend_on_the_order_of_its_keys() -> None:
+    digests = {entry(1, result=result).result_digest for result in ({"a": 1, "b": 2}, {"b": 2, "a": 1})}
+    assert len(digests) == 1
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_other(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EnvironmentFault) as caught:
+        write_atomic(tmp_path / "folder", b"1")
+    assert "directory" in caught.value.why
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -85,7 +85,9 @@ EXPRESSIONS = st.recursive(
     lambda inner: st.one_of(
         st.tuples(inner, inner).map(lambda two: (f"({two[0][0]})+({two[1][0]})", two[0][1] + two[1][1])),
         st.tuples(inner, inner).map(lambda two: (f"({two[0][0]})\\times({two[1][0]})", two[0][1] * two[1][1])),
-        st.tuples(inner, st.integers(1, 99)).map(lambda two: (f"\\frac{{{two[0][0]}}}{{{two[1]}}}", two[0][1] / two[1])),
+        st.tuples(inner, st.integers(1, 99)).map(
+            lambda two: (f"\\frac{{{two[0][0]}}}{{{two[1]}}}", two[0][1] / two[1])
+        ),
         inner.map(lambda one: (f"-({one[0]})", -one[1])),
     ),
     max_leaves=6,

@@ -21,7 +21,13 @@ def test_the_asked_format_is_read_from_the_prompt() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [('{"a": null}', {"a": None}), ("{'a': None}", {"a": None}), ('{"a": true}', {"a": True}), ("[1]", None), ("", None)],
+    [
+        ('{"a": null}', {"a": None}),
+        ("{'a': None}", {"a": None}),
+        ('{"a": true}', {"a": True}),
+        ("[1]", None),
+        ("", None),
+    ],
 )
 def test_a_mapping_is_python_or_json(text: str, value: object) -> None:
     assert mapping(text) == value
