@@ -18,6 +18,7 @@ PROGRAMS = (*sorted((ROOT / "benchmarks/h100").glob("*.py")), ROOT / "docs/proof
 NOT_MAIN = {"planted.py", "culprit.py"}
 
 
+@pytest.mark.slow  # nine starts of torch
 @pytest.mark.parametrize("path", [p for p in PROGRAMS if p.name not in NOT_MAIN], ids=lambda path: path.name)
 def test_each_program_says_how_it_is_called(path: Path) -> None:
     done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False, timeout=120)
