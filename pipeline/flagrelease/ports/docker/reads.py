@@ -1,4 +1,4 @@
-"""Ask Docker Engine again where a connection was lost before the answer to a call that only reads."""
+"""Ask Docker Engine again where a connection was lost before or in the first line of the answer to a read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _PAUSE_SECONDS = 0.3
 
 def repeat_reads(client: Any) -> Any:
     """The client of docker-py, which then does so. After silence it does not ask again, nor where nothing listens."""
+    from http.client import HTTPException
+
     from urllib3 import Retry
     from urllib3.exceptions import ProtocolError
 
@@ -26,7 +28,7 @@ def repeat_reads(client: Any) -> Any:
             _stacktrace: Any = None,
         ) -> Reads:
             cause = error.args[-1] if isinstance(error, ProtocolError) else None
-            lost = isinstance(cause, ConnectionResetError | BrokenPipeError)
+            lost = isinstance(cause, ConnectionResetError | BrokenPipeError | HTTPException)
             if not (lost and method in ("GET", "HEAD") and self.left):
                 return super().increment(method, url, response, error, _pool, _stacktrace)
             again = self.new()

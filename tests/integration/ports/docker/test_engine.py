@@ -213,17 +213,17 @@ def test_an_index_with_attestations(engine: Engine, tiny: str, own_registry: str
     assert "no matching manifest" in caught.value.why
 
 
-@pytest.mark.parametrize("kind", ["lost", "reset"])
+@pytest.mark.parametrize("kind", ["lost", "reset", "cut"])
 def test_a_read_whose_connection_is_lost_is_asked_again(engine: Engine, tiny: str, tmp_path: Path, kind: Kind) -> None:
     proxy = Proxy(Path("/var/run/docker.sock"))
     with proxy.running(tmp_path / "s"):
         there = Engine(proxy.url)
         local = there.image(tiny)
-        faults = [Fault(kind=kind)] * 3
+        faults = [Fault(kind=kind, bytes=1)] * 3
         proxy.plan = lambda _number, _method, _path: faults.pop() if faults else None
         assert there.image(tiny) == local
         assert faults == []
-        proxy.plan = lambda _number, _method, _path: Fault(kind=kind)
+        proxy.plan = lambda _number, _method, _path: Fault(kind=kind, bytes=1)
         before = len(proxy.calls)
         with pytest.raises(DockerUnavailable) as caught:
             there.image(tiny)
