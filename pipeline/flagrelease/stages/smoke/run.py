@@ -12,7 +12,7 @@ from flagrelease.config.vendors import VENDORS
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.errors import FlagreleaseError, SmokeFailed
+from flagrelease.errors import DockerUnavailable, FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.serving.inside import CheckFailed, Inside
@@ -105,6 +105,8 @@ def _perform(
         except NoAnswer as failure:
             server.check()
             passed, detail = False, f"no answer: {failure}"
+        except DockerUnavailable:
+            raise  # it says nothing of the image
         except FlagreleaseError as error:
             server.check()
             passed, detail = False, error.line()

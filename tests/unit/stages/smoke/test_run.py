@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
-from flagrelease.errors import SmokeFailed
+from flagrelease.errors import DockerUnavailable, SmokeFailed
 from flagrelease.ports.openai_client import Client
 from flagrelease.serving.inside import Inside
 from flagrelease.stages.smoke.run import _checks, _perform
@@ -34,6 +34,14 @@ def test_a_response_of_another_schema_is_a_failed_check(check: Callable[[], str]
     (bad, good), skipped = _perform(context, SERVER, [("bad", check), ("good", lambda: "fine")])
     assert (bad.passed, good.passed, skipped) == (False, True, {})
     assert bad.detail.startswith("unexpected response schema: ")
+
+
+def test_docker_that_goes_away_is_not_a_failed_check() -> None:
+    def lost() -> str:
+        raise DockerUnavailable("Docker Engine does not answer")
+
+    with pytest.raises(DockerUnavailable):
+        _perform(without_ports(Path("nowhere"), SleeplessClock(), Shown()), SERVER, [("lost", lost)])
 
 
 def test_a_server_that_does_not_answer_the_first_question_has_failed() -> None:
