@@ -15,7 +15,7 @@ from support.canaries import Canaries
 from support.login_registry import login_registry
 from support.project import CELL, project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 TRICKY = '/+%"\\'
 """Letters that JSON, URLs and forms write in other ways."""
@@ -57,7 +57,7 @@ def test_a_release_shows_no_credential(tmp_path: Path, base: str, secrets: dict[
         user = project(root, f"{host}/canary")
         only = () if way == "environment" else ("--only", "weights", "--only", "image")
         with canaries.watching_processes(allowed=b"flagrelease\0"):
-            code, out, err = user.call("run", CELL, *only, "--json", **env)
+            code, out, err = user.call("run", CELL, *only, "--json", seconds=2000, **env)
         assert code == 0, err
         for words in (["explain", CELL], ["history", CELL], ["status", "--json"], ["plan"], ["doctor"]):
             canaries.search(" ".join(words), "".join(user.call(*words, **env)[1:]).encode())
