@@ -5,7 +5,7 @@ REGISTRY := $(if $(FLAGRELEASE_REGISTRY_PORT),--registry localhost:$(FLAGRELEASE
 # More arguments for flagrelease or pytest: make release ARGS="--engine inline", make test ARGS="-k gates"
 ARGS ?=
 
-.PHONY: help release example test test-slow check setup base down lock-deps newcomer clean
+.PHONY: help release example test test-slow mutants check setup base down lock-deps newcomer clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,10 @@ test: ## run ruff, mypy and the tests with line coverage; sets up what is missin
 test-slow: ## run the proofs that take too long for `make test`
 	$(MACHINE) test
 	@.venv/bin/pytest -m slow $(ARGS)
+
+mutants: ## change the code in small ways and count the changes that no test notices (docs/mutants.md)
+	$(MACHINE) venv
+	@.venv/bin/python scripts/mutants $(ARGS)
 
 check: ## run ruff and mypy --strict
 	$(MACHINE) venv kernels
