@@ -120,6 +120,15 @@ def test_only(tmp_path: Path) -> None:
     assert actions(found) == "reuse run skip reuse"
 
 
+def test_all_results_that_a_stage_lacks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, idle, third = toys.STAGES
+    both = replace(third, reads=(toys.FIRST, toys.SECOND))
+    monkeypatch.setattr(toys, "STAGES", (first, second, idle, both))
+    with pytest.raises(ConfigError, match="third reads first and second, which have no result yet") as caught:
+        steps(tmp_path, Choice(only=frozenset({"third"})))
+    assert caught.value.hint == "run without --only, or add --only first --only second"
+
+
 def test_a_forced_stage_outside_only_is_a_contradiction() -> None:
     with pytest.raises(ConfigError, match="--force second contradicts --only first --only third") as caught:
         choice(toys.STAGES, ["first", "third"], ["second"])
@@ -160,6 +169,7 @@ def test_a_failed_stage_runs_again_with_its_error_as_the_reason(
 def test_an_excluded_cell_is_skipped_with_its_reason(tmp_path: Path) -> None:
     found = steps(tmp_path, cell="cpu/big")
     assert set(found.values()) == {("skip", "excluded: does not fit")}
+    assert [*found] == ["first", "second", "idle", "third"]
 
 
 def test_json_form(tmp_path: Path) -> None:
