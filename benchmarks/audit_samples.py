@@ -15,7 +15,9 @@ from simulated import Floats, Random, Setting
 from flagrelease.verdict.attempts import level
 from flagrelease.verdict.fixed_sample import compare
 from flagrelease.verdict.group_sequential import PlannedLooks, interim_analyses, to_verdict, unsettled
+from flagrelease.verdict.rule import SENSITIVE
 from flagrelease.verdict.samples import Sample
+from flagrelease.verdict.sensitivity import above_chance
 from flagrelease.verdict.types import BASELINE_WEIGHT, FAIL_ALPHA, RESERVE, Answer, Decision, Verdict
 
 WITHOUT_SKILL = ("dead", "silent", "always A", "always refuses", "guesses")
@@ -47,6 +49,17 @@ WEAK = (
     Weak(name="GPQA-diamond", n=198, repeats=8, margin=0.05, score=0.7, chance=0.25),
     Weak(name="silent-baseline", n=400, repeats=1, margin=0.05, score=0.0, chance=0.0),
 )
+
+
+def sensitive(weak: Weak, runs: int, seed: int) -> dict[str, int]:
+    """How many baselines are judged sensitive, without which no candidate passes; as `passed`."""
+    random, passed = np.random.default_rng([seed, weak.n, int(1e4 * weak.score)]), 0
+    for _ in range(runs):
+        p = random.beta(0.25, 0.25 * (1 / weak.score - 1), weak.n) if weak.score else np.zeros(weak.n)
+        answers = weak.n * weak.repeats
+        score = int(random.binomial(weak.repeats, p).sum()) / answers
+        passed += above_chance(score, answers, weak.chance)[0] > SENSITIVE * weak.margin
+    return {"runs": runs, "passed": passed, "failed": 0, "answers": 0}
 
 
 class Side(dict[Answer, float]):

@@ -11,6 +11,7 @@ TABLE is one of
     kept       false PASS given one kept baseline
     failed     with failed answers on one side
     skill      candidates without the skill
+    floor      baselines without much skill that are judged sensitive, so that a candidate can pass
     costs      the candidate's answers, by design
     designs    ways to go on with an open verdict, by exact integration
 By default all of them. FILE receives every rate as a line of JSON, with its counts and its seed.
@@ -28,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from audit_samples import WEAK, WITHOUT_SKILL, with_failures, without_skill
+from audit_samples import WEAK, WITHOUT_SKILL, sensitive, with_failures, without_skill
 from simulated import (
     AIME,
     AUDITED,
@@ -267,6 +268,23 @@ def skill(order: Order) -> list[str]:
     return [*head("candidate", "benchmark", "baseline", "chance", *names), *rows]
 
 
+def floor(order: Order) -> list[str]:
+    """Baselines that are judged sensitive: an upper bound of PASS for every candidate."""
+    cases = [weak for weak in WEAK if order.only in weak.name]
+    rows = []
+    for weak, counts in zip(
+        cases, order.spread(sensitive, [(weak, order.runs, order.seed) for weak in cases]), strict=True
+    ):
+        tally = Tally.of([counts])
+        order.keep(
+            table="floor", setting=weak.name, score=weak.score, chance=weak.chance, seed=order.seed, **vars(tally)
+        )
+        rows.append(
+            f"| {weak.name} | {weak.score} | {weak.chance} | {weak.margin} | {tally.passed} of {tally.runs:,} |"
+        )
+    return [*head("benchmark", "baseline", "chance", "margin", "sensitive"), *rows]
+
+
 BEFORE = tuple(
     replace(setting, repeats=repeats, level=ALPHA, weight=0.0, guarded=False, further=(("reserve", 0.0), ("looks", 10)))
     for setting, repeats in zip(FULL, (16, 2, 2, 2, 1), strict=True)
@@ -326,6 +344,7 @@ TABLES = {
     "kept": kept,
     "failed": failed,
     "skill": skill,
+    "floor": floor,
     "costs": costs,
     "designs": designs,
 }
