@@ -173,6 +173,7 @@ def sequentially(base_url: str, folder: Path, killed_at: tuple[int, ...]) -> tup
     return said, sum(len(read_samples(path)) for path in answer_files(folder))
 
 
+@pytest.mark.slow  # a process for each look
 def test_a_sequential_evaluation_killed_at_every_look_decides_the_same_from_the_same_answers(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()

@@ -134,6 +134,7 @@ print([results[i].error for i in range(len(jobs))])
     assert wrong == "ValueError: no such block"
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_a_candidate_that_kills_the_process_is_found_and_left_out(tmp_path: Path) -> None:
     """It costs two restarts: one to see that a key kills, one to see which candidate; the rest is tuned."""
     out = tmp_path / "out"
@@ -189,7 +190,8 @@ def test_a_full_disk_is_named_and_what_was_done_is_kept(small_disk: Path, tmp_pa
     assert report(small_disk / "out")["tuning_events"] == 0
 
 
-@pytest.mark.parametrize("left", ["0", pytest.param("8", marks=pytest.mark.slow)])
+@pytest.mark.slow  # seven starts of torch
+@pytest.mark.parametrize("left", ["0", "8"])
 def test_a_disk_that_is_full_from_the_start_is_named_by_every_step(left: str, small_disk: Path, tmp_path: Path) -> None:
     """`left`: KiB that remain, none or a few."""
     subprocess.run(["dd", "if=/dev/zero", f"of={small_disk}/fill", "bs=1k"], capture_output=True, check=False)

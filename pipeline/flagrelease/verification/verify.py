@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,8 @@ def _unverifiable(release: Release) -> list[Check]:
     return found
 
 
-def receipt(release: Release, options: Options, checks: Sequence[Check], at: datetime) -> dict[str, Any]:
-    """What was checked, by which version and when."""
+def receipt(release: Release, options: Options, checks: Sequence[Check], at: str) -> dict[str, Any]:
+    """What was checked, by which version and when (`at`, ISO 8601)."""
     code = exit_code(checks)
     return {
         "version": VERSION,
@@ -156,7 +155,7 @@ def receipt(release: Release, options: Options, checks: Sequence[Check], at: dat
         "record": {"name": RECORD, "sha256": sha256_of(release.raw)},
         "release_verdict": release.record.verdict,
         "by": f"flagrelease {__version__}",
-        "at": at.astimezone(UTC).isoformat(timespec="seconds"),
+        "at": at,
         "result": {0: "verified", 4: "differs", 5: "not verified"}[code],
         "exit_code": code,
         "programs_run": options.programs,

@@ -62,6 +62,7 @@ def called(model: ServedModel) -> Counter[Call]:
     return seen
 
 
+@pytest.mark.slow  # compiles a model
 @pytest.mark.parametrize(
     "kind",
     [

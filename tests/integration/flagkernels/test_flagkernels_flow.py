@@ -144,6 +144,7 @@ def test_the_culprit_that_only_a_compiled_model_calls_is_named(folder: Path) -> 
     assert listing.read_operators(folder / "clean.yaml").execution == "compiled"
 
 
+@pytest.mark.slow  # four starts of torch; unit tests report them as well
 def test_the_steps_report_missing_inputs_before_they_begin(folder: Path) -> None:
     """A missing device, missing figures or a wrong name is reported at once, and without a traceback."""
     verdicts = "--trace trace.json --verdicts verdicts.jsonl"

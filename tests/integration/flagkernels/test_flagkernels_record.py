@@ -71,6 +71,7 @@ def test_calls_of_all_processes_are_counted_by_shape(place: Path) -> None:
     assert not (place / "calls/1.json").exists()
 
 
+@pytest.mark.slow  # an engine of its own
 def test_the_table_shows_predicted_calls_and_operators_never_called(place: Path) -> None:
     path = place / "config.json"
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -87,6 +88,7 @@ def test_the_table_shows_predicted_calls_and_operators_never_called(place: Path)
     assert lines[-1] == "traced, and never called: mm, silu"
 
 
+@pytest.mark.slow  # two starts of torch
 def test_nothing_recorded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "flag_gems").mkdir()
     (tmp_path / "flag_gems/__init__.py").write_text(GEMS)

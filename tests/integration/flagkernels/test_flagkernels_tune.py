@@ -95,6 +95,7 @@ def test_flaggems_finds_every_choice_and_times_nothing(tuned: Path) -> None:
     assert found["chosen"] == [row["config"] for row in report(tuned)["tuned"]]
 
 
+@pytest.mark.slow  # times every candidate again
 def test_the_choice_is_that_of_libtuner_where_one_call_has_the_key(tuned: Path, tmp_path: Path) -> None:
     theirs = first_calls(tmp_path / "flaggems", tmp_path / "triton")
     assert theirs["timed"] == 36  # 12 candidates at three keys: FlagGems tunes where nothing is stored
@@ -146,6 +147,7 @@ def start(bundle: Path, effective: Path, cache: Path, **more: str) -> dict[str, 
     return value
 
 
+@pytest.mark.slow  # five starts of torch
 def test_an_engine_and_its_worker_start_without_tuning_or_compiling(bundle: Path, tmp_path: Path) -> None:
     status = start(bundle, tmp_path / "effective", tmp_path / "cache")
     assert len(status["processes"]) == 2
@@ -261,6 +263,7 @@ raise SystemExit(cli.main({[*map(str, words), "--worker", "--deadline", "9e18"]!
     assert {row["state"] for row in report(out)["tuned"]} == {"tuned"}
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_a_budget_too_small_for_one_candidate_is_an_error(tmp_path: Path) -> None:
     require_stand_in()
     done = flagkernels(
@@ -343,6 +346,7 @@ def test_an_operator_that_fails_is_a_row_and_the_others_are_tuned(tmp_path: Path
     assert [(row["key"][0], row["state"]) for row in status["tuned"]] == [(32, "tuned"), (512, "borrowed")]
 
 
+@pytest.mark.slow  # a tuning of its own
 def test_only_correct_operators_are_tuned(tmp_path: Path) -> None:
     require_stand_in()
     verdicts = tmp_path / "verdicts.jsonl"

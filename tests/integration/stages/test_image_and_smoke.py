@@ -151,6 +151,7 @@ def test_processes_serve_the_same_without_docker_and_registry(
     assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is missing"
 
 
+@pytest.mark.slow  # a server of its own
 def test_smoke_finds_an_image_that_is_not_the_one_that_was_built(started: Started) -> None:
     other = started.context.evidence.put("manifest.json", b"{}")
     kept = tuple(one for one in started.image.evidence if one.name != "manifest.json")

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,14 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="acting as two users ne
 @pytest.fixture
 def machine(tmp_path: Path) -> SharedMachine:
     return SharedMachine(folder=tmp_path / "locks")
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that every user can reach, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def held(
@@ -80,10 +89,8 @@ def test_a_lock_that_was_removed_while_it_was_opened_is_not_held(machine: Shared
 
 
 @root_only
-def test_all_users_share_it(machine: SharedMachine, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+def test_all_users_share_it(open_to_all: Path) -> None:
+    machine = SharedMachine(folder=open_to_all / "locks")
     with held(machine):
         pass
     assert stat.S_IMODE(machine.folder.stat().st_mode) == 0o1777

@@ -192,6 +192,7 @@ print(parsed - began, time.process_time() - parsed)
 """
 
 
+@pytest.mark.slow  # 224,672 answers
 def test_large_files_are_compared_in_seconds(tmp_path: Path) -> None:
     """14,042 × 8 answers on each side, in about twice the time that reading both as JSON takes (some 1.5 s). So neither
     a slow machine decides nor, by processor time, a busy one."""

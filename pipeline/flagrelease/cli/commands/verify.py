@@ -52,7 +52,7 @@ def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
         reference=reference,
     )
     checks = verify(release, options, registry)
-    made = receipt(release, options, checks, datetime.now(UTC))
+    made = receipt(release, options, checks, datetime.now(UTC).isoformat(timespec="seconds"))
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if arguments.receipt is not None:
         write_atomic(arguments.receipt, f"{text}\n".encode())

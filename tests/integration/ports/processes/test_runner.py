@@ -276,12 +276,13 @@ def test_what_is_ours_stays_ours(runner: ProcessRunner, tmp_path: Path, monkeypa
         "print('very-secret-' + 'value')"
     )
     running = runner.start(bare(runner, tmp_path, program))
-    shown = list(running.lines())
+    *shown, last = running.lines()
     running.stop()
-    assert "OF_THE_MACHINE=kept" in shown[0]
-    assert not any(word in shown[0] for word in ("HUB_TOKEN", "FLAGRELEASE_REGISTRY", "PYTHONPATH", "VIRTUAL_ENV"))
-    assert not shown[0].startswith(sys.prefix)
-    assert shown[1] == "$HUB_TOKEN"
+    environment = "\n".join(shown)  # a variable may have several lines
+    assert "OF_THE_MACHINE=kept" in environment
+    assert not any(word in environment for word in ("HUB_TOKEN", "FLAGRELEASE_REGISTRY", "PYTHONPATH", "VIRTUAL_ENV"))
+    assert not environment.startswith(sys.prefix)
+    assert last == "$HUB_TOKEN"
 
 
 def test_what_cannot_be_started_says_why(runner: ProcessRunner, tmp_path: Path) -> None:

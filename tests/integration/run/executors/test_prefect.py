@@ -95,6 +95,7 @@ def test_green_red_and_killed(tmp_path: Path) -> None:
     assert told["flows"][-1][1] == "COMPLETED" or ["testrun", "COMPLETED"] in told["flows"]
 
 
+@pytest.mark.slow  # a Prefect client's patience
 def test_a_named_server_that_does_not_answer(tmp_path: Path) -> None:
     with start(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api") as done:
         _, err = done.communicate(timeout=60)

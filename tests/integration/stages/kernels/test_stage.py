@@ -272,6 +272,7 @@ def test_vllms_plugins_find_it_in_every_python(up: Up) -> None:
     assert "flagkernels" in up.at.packages()
 
 
+@pytest.mark.slow  # an image of its own
 def test_a_bundle_that_was_changed_never_serves(images: Images, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(images.prepared.bundle, folder)

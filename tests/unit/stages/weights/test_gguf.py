@@ -77,6 +77,7 @@ def sums(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+@pytest.mark.slow  # a start of torch and transformers
 def test_the_values_are_those_of_the_file(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -39,6 +39,7 @@ def draw(seed: int, n: int, k_a: int, k_b: int, drop: float = 0.0, alpha: float 
     return random.random((n, k_a)) < p[:, None], random.random((n, k_b)) < np.clip(p - drop, 0, 1)[:, None]
 
 
+@pytest.mark.slow  # statsmodels takes seconds to import
 @pytest.mark.parametrize(("k_a", "k_b"), [(2, 2), (8, 8), (4, 16), (1, 5)])
 def test_cmh_is_statsmodels(k_a: int, k_b: int) -> None:
     from statsmodels.stats.contingency_tables import StratifiedTable
@@ -75,6 +76,7 @@ def test_one_repeat_is_mcnemar() -> None:
     assert regression_z(pairs(a, b)) ** 2 == pytest.approx(statistic)
 
 
+@pytest.mark.slow  # statsmodels takes seconds to import
 def test_clustered_standard_error_is_statsmodels() -> None:
     from statsmodels.regression.linear_model import OLS
 
@@ -199,6 +201,7 @@ def test_the_interval_covers_what_is_true(n: int, k: int) -> None:
     assert low + high >= 2000 * 0.04  # nor is it wider than it has to be
 
 
+@pytest.mark.slow  # statsmodels takes seconds to import
 def test_holm_is_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 
