@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.container_runner import (
@@ -156,53 +156,48 @@ class Engine:
         Raises RegistryDenied (401, 403), RegistryUnavailable (retriable), UpstreamRefused; also for an error that the
         engine reports inside a stream with status 200.
         """
-        digest, layers = "", set()
+        digest, pushed = "", set()
         doing = f"pushing {repository}"
-        sent = _Layers(moved, "Pushing")
-
-        def stream() -> Iterable[dict[str, Any]]:
-            messages: Iterable[dict[str, Any]] = self._clients.work.api.push(
-                repository, tag=tag, stream=True, decode=True, auth_config=login
-            )
-            return messages
-
         with translated(doing):
-            login = self._auth(repository)
-            for message in self._clients.watched(doing, stream, told=note):
-                if "error" in message:
-                    raise stream_error(doing, message)
-                sent.take(message)
+            layers = _Layers(moved, "Pushing")
+            for message in self._transferred(doing, "push", repository, tag, layers, note):
                 if message.get("status") == "Pushed":
-                    layers.add(str(message["id"]))
+                    pushed.add(str(message["id"]))
                 digest = (message.get("aux") or {}).get("Digest", digest)
         if not digest:
             raise RegistryUnavailable(
                 f"{doing} ended without a digest", why="the engine sent neither an error nor a result"
             )
-        return Pushed(digest=digest, layers=frozenset(layers))
+        return Pushed(digest=digest, layers=frozenset(pushed))
 
     def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage:
         """Pull by digest. Raises the errors of `push`."""
         reference = f"{repository}@{digest}"
         doing = f"pulling {reference}"
-        received = _Layers(moved, "Downloading")
-
-        def stream() -> Iterable[dict[str, Any]]:
-            messages: Iterable[dict[str, Any]] = self._clients.work.api.pull(
-                repository, tag=digest, stream=True, decode=True, auth_config=login
-            )
-            return messages
-
         with translated(doing):
-            login = self._auth(repository)
-            for message in self._clients.watched(doing, stream, told=note):
-                if "error" in message:
-                    raise stream_error(doing, message)
-                received.take(message)
+            for _ in self._transferred(doing, "pull", repository, digest, _Layers(moved, "Downloading"), note):
+                pass
         image = self.image(reference)
         if image is None:
             raise RegistryUnavailable(f"{doing} ended without an image")
         return image
+
+    def _transferred(
+        self, doing: str, way: Literal["push", "pull"], repository: str, tag: str, layers: _Layers, note: Note
+    ) -> Iterator[dict[str, Any]]:
+        """The messages of a push or pull, with the login of its registry. Raises what one of them reports."""
+        login = self._auth(repository)
+
+        def stream() -> Iterable[dict[str, Any]]:
+            call = getattr(self._clients.work.api, way)
+            messages: Iterable[dict[str, Any]] = call(repository, tag=tag, stream=True, decode=True, auth_config=login)
+            return messages
+
+        for message in self._clients.watched(doing, stream, told=note):
+            if "error" in message:
+                raise stream_error(doing, message)
+            layers.take(message)
+            yield message
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Name a local image; nothing is pushed."""
