@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
 from flagrelease.config.matrix import Traffic
-from flagrelease.contract.speed_results import LoadFigures, OtherWork, Speed, SpeedPoint, Spread
+from flagrelease.contract.speed_results import OtherWork, Speed, SpeedPoint, Spread
 from flagrelease.errors import FlagreleaseError
 from flagrelease.stages.card.record import Record
 from flagrelease.stages.speed.inputs import BASELINE
-from flagrelease.stages.speed.load import Load, LoadPoint, Request, figures
-from flagrelease.verdict.speed import speed_so_far
+from flagrelease.stages.speed.load import Load, LoadPoint, Request
+from flagrelease.stages.speed.pairs import Pair
+from flagrelease.stages.speed.report import judge, point_figures
 from flagrelease.verdict.types import Verdict, worst_verdict
 from flagrelease.verification.findings import Check, agrees, differs, not_checked
 from flagrelease.verification.release import Release
@@ -77,7 +78,7 @@ def checks(release: Release) -> Iterator[Check]:
     for point in speed.points:
         load = next((load for load in measured if _same(load, point)), None)
         known.add(load)
-        yield from _point(release.record, point, measured[load] if load is not None else {})
+        yield from _point(release.record, point, load, measured[load] if load is not None else {})
     for load in measured:
         if load not in known:
             yield differs(_CHECK, str(load), "measured, and not in the record")
@@ -108,7 +109,7 @@ def _same(load: LoadPoint, point: SpeedPoint) -> bool:
     )
 
 
-def _point(record: Record, point: SpeedPoint, runs: _Runs) -> Iterator[Check]:
+def _point(record: Record, point: SpeedPoint, load: LoadPoint | None, runs: _Runs) -> Iterator[Check]:
     subject = f"{point.input_tokens:,} in, {point.output_tokens:,} out, {point.concurrency} at once"
     rounds = sorted({number for number, _ in runs})
     pairs = [(runs.get((number, BASELINE)), runs.get((number, record.stack))) for number in rounds]
@@ -117,11 +118,11 @@ def _point(record: Record, point: SpeedPoint, runs: _Runs) -> Iterator[Check]:
     if traffic is None:
         yield differs(_CHECK, subject, "the profile in the record has no such load")
         return
-    if not both or len(both) != len(rounds):
+    if load is None or not both or len(both) != len(rounds):
         yield differs(_CHECK, subject, f"{len(rounds) - len(both)} of {len(rounds)} rounds have not both stacks")
         return
     try:
-        computed = _computed(point, traffic, both)
+        computed = _computed(load, traffic, both)
     except (FlagreleaseError, ArithmeticError, ValueError) as error:
         yield differs(_CHECK, subject, f"cannot be computed: {error}")
         return
@@ -133,37 +134,16 @@ def _point(record: Record, point: SpeedPoint, runs: _Runs) -> Iterator[Check]:
         yield agrees(_CHECK, subject, f"computed again from {len(both)} pairs of runs: {text}")
 
 
-def _computed(point: SpeedPoint, traffic: Traffic, both: Sequence[tuple[_Run, _Run]]) -> SpeedPoint:
+def _computed(load: LoadPoint, traffic: Traffic, both: Sequence[tuple[_Run, _Run]]) -> SpeedPoint:
     """The load point as its requests give it."""
-    loads = [(one.load, other.load) for one, other in both]
-    judged = speed_so_far(
-        [one.output_tokens_per_s for one, _ in loads],
-        [other.output_tokens_per_s for _, other in loads],
-        starts=[one.start for one, _ in both],
-        gate=traffic.gate,
-    )
-    baseline, candidate = (
-        _figures([pair[side].load for pair in both], [pair[side].cpu_s for pair in both], traffic) for side in (0, 1)
-    )
-    return replace(
-        point,
-        rounds=len(both),
-        baseline=baseline,
-        candidate=candidate,
-        ratio=judged.ratio,
-        interval95=judged.interval,
-        gate=judged.gate,
-        ttft_slo=traffic.slo.ttft,
-        tpot_slo=traffic.slo.tpot,
-        verdict=judged.verdict.value,
-        reason=judged.reason,
-        starts=len({one.start for one, _ in both}),
-    )
-
-
-def _figures(loads: Sequence[Load], cpu: Sequence[float | None], traffic: Traffic) -> LoadFigures:
-    known = [seconds for seconds in cpu if seconds is not None]
-    return replace(figures(loads, traffic.slo), cpu_s=round(sum(known), 3) if len(known) == len(cpu) else None)
+    pairs = [
+        (
+            one.start,
+            Pair(baseline=one.load, candidate=other.load, baseline_cpu_s=one.cpu_s, candidate_cpu_s=other.cpu_s),
+        )
+        for one, other in both
+    ]
+    return point_figures(load, traffic, pairs, judge(pairs, traffic))
 
 
 def _traffic(record: Record, point: SpeedPoint) -> Traffic | None:

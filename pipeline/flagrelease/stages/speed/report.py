@@ -17,7 +17,7 @@ from flagrelease.stages.speed.other_work import mean
 from flagrelease.stages.speed.pairs import Pair, Starts
 from flagrelease.stages.speed.points import load_points, too_long
 from flagrelease.store.evidence import Evidence
-from flagrelease.verdict.speed import SpeedVerdict
+from flagrelease.verdict.speed import SpeedVerdict, speed_so_far
 from flagrelease.verdict.types import worst_verdict
 
 COLOCATED = "both servers running, each pair of runs on one and then on the other, which is first by lot"
@@ -44,7 +44,7 @@ def report(job: Job, context: Context, measured: Measured) -> speed_results.Spee
     return speed_results.Speed(
         verdict=verdict.value,
         reason=_reason(measured.judged, other),
-        points=tuple(_point(point, loads[point], pairs[point], measured.judged[point]) for point in loads),
+        points=tuple(point_figures(point, loads[point], pairs[point], measured.judged[point]) for point in loads),
         baseline_name=f"{BASELINE} on {job.cell.chip_name}",
         tool=measured.tool,
         turns=COLOCATED if job.cell.holds_both else SEPARATE,
@@ -67,9 +67,20 @@ def _reason(judged: Mapping[LoadPoint, SpeedVerdict], other: speed_results.Other
     return f"{reason} (and {len(decisive) - 1} more load points)" if len(decisive) > 1 else reason
 
 
-def _point(
+def judge(pairs: Sequence[tuple[int, Pair]], traffic: Traffic) -> SpeedVerdict:
+    """Judge what was measured at a load point: pairs with the number of their start. Raises ComparisonRefused."""
+    return speed_so_far(
+        [pair.baseline.output_tokens_per_s for _start, pair in pairs],
+        [pair.candidate.output_tokens_per_s for _start, pair in pairs],
+        starts=[start for start, _pair in pairs],
+        gate=traffic.gate,
+    )
+
+
+def point_figures(
     point: LoadPoint, traffic: Traffic, pairs: Sequence[tuple[int, Pair]], judged: SpeedVerdict
 ) -> speed_results.SpeedPoint:
+    """The result of a load point."""
     runs = [pair for _start, pair in pairs]
     baseline = figures([pair.baseline for pair in runs], traffic.slo)
     candidate = figures([pair.candidate for pair in runs], traffic.slo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from flagrelease.config.cell import fingerprint
@@ -17,10 +17,10 @@ from flagrelease.stages.speed import load_tools
 from flagrelease.stages.speed.alternate import Alternation, Tool
 from flagrelease.stages.speed.inputs import chosen, inputs
 from flagrelease.stages.speed.load import LoadGenerator, LoadPoint, Target
-from flagrelease.stages.speed.pairs import Pair, Starts
+from flagrelease.stages.speed.pairs import Starts
 from flagrelease.stages.speed.points import load_points
-from flagrelease.stages.speed.report import Measured, report
-from flagrelease.verdict.speed import SpeedVerdict, speed_so_far
+from flagrelease.stages.speed.report import Measured, judge, report
+from flagrelease.verdict.speed import SpeedVerdict
 from flagrelease.verdict.stats.speed import FEWEST_STARTS
 from flagrelease.verdict.types import Verdict
 
@@ -47,7 +47,7 @@ def measure(job: Job, context: Context, *, tool: Tool | None = None) -> speed_re
         if late and all(starts.count(point) >= FEWEST_STARTS for point in undecided):
             break
         alternation.start(starts.next, undecided, partial(starts.keep, starts.next), brief=late)
-    judged = {point: _judge(starts.at(point), traffic) for point, traffic in loads.items()}
+    judged = {point: judge(starts.at(point), traffic) for point, traffic in loads.items()}
     result = report(
         job, context, Measured(tool=alternation.name or starts.tool, starts=starts, judged=judged, seed=seed)
     )
@@ -74,19 +74,10 @@ def choose(job: Job, context: Context, server: Served) -> LoadGenerator:
 def _judged(starts: Starts, loads: Mapping[LoadPoint, Traffic]) -> dict[LoadPoint, SpeedVerdict | None]:
     """The verdict at each load point so far; None with too few starts."""
     return {
-        point: _judge(starts.at(point), traffic) if starts.count(point) >= FEWEST_STARTS else None
+        point: judge(starts.at(point), traffic) if starts.count(point) >= FEWEST_STARTS else None
         for point, traffic in loads.items()
     }
 
 
 def _open(judged: SpeedVerdict | None) -> bool:
     return judged is None or judged.verdict is Verdict.INCONCLUSIVE
-
-
-def _judge(pairs: Sequence[tuple[int, Pair]], traffic: Traffic) -> SpeedVerdict:
-    return speed_so_far(
-        [pair.baseline.output_tokens_per_s for _start, pair in pairs],
-        [pair.candidate.output_tokens_per_s for _start, pair in pairs],
-        starts=[start for start, _pair in pairs],
-        gate=traffic.gate,
-    )
