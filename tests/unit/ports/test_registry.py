@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,46 +16,19 @@ from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.retry import Backoff
 from flagrelease.redact import redact
 from flagrelease.run.relock import _chip
+from support.clocks import SimulatedClock
 from support.registry_stand_in import Store, standing_in
 
 BODY = b'{"schemaVersion":2}'
 
 
-class Patient:
-    """A clock whose sleeping costs no time."""
-
-    def __init__(self) -> None:
-        self.at, self.slept = 0.0, list[float]()
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-        self.slept.append(seconds)
+@pytest.fixture
+def clock() -> SimulatedClock:
+    return SimulatedClock()
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store()
-
-
-@pytest.fixture
-def host(store: Store) -> Iterator[str]:
-    with standing_in(store) as place:
-        yield place
-
-
-@pytest.fixture
-def clock() -> Patient:
-    return Patient()
-
-
-@pytest.fixture
-def client(clock: Patient) -> OciRegistry:
+def client(clock: SimulatedClock) -> OciRegistry:
     backoff = Backoff(first=0.5, most=15.0, budget=60.0)
     return OciRegistry(clock=clock, backoff=backoff, known=lambda _host: Credentials("user", "right"))
 
@@ -73,7 +45,7 @@ def failing(store: Store, times: int, status: int, **headers: str) -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 0])
 def test_transient_failures_are_retried(
-    status: int, store: Store, host: str, client: OciRegistry, clock: Patient
+    status: int, store: Store, host: str, client: OciRegistry, clock: SimulatedClock
 ) -> None:
     failing(store, 3, status)
     assert client.digest(f"{host}/a/b", "tag") is None
@@ -81,13 +53,13 @@ def test_transient_failures_are_retried(
     assert clock.slept == sorted(clock.slept), "pauses grow"
 
 
-def test_retry_after_is_heeded(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_retry_after_is_heeded(store: Store, host: str, client: OciRegistry, clock: SimulatedClock) -> None:
     failing(store, 1, 429, **{"Retry-After": "7"})
     client.digest(f"{host}/a", "tag")
     assert clock.slept == [7.0]
 
 
-def test_the_budget_ends_the_retries(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_the_budget_ends_the_retries(store: Store, host: str, client: OciRegistry, clock: SimulatedClock) -> None:
     failing(store, 10_000, 503)
     with pytest.raises(RegistryUnavailable, match="failing") as caught:
         client.digest(f"{host}/a", "tag")
@@ -95,7 +67,9 @@ def test_the_budget_ends_the_retries(store: Store, host: str, client: OciRegistr
     assert sum(clock.slept) <= 60
 
 
-def test_a_wait_beyond_the_budget_is_not_begun(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_a_wait_beyond_the_budget_is_not_begun(
+    store: Store, host: str, client: OciRegistry, clock: SimulatedClock
+) -> None:
     failing(store, 1, 429, **{"Retry-After": "3600"})
     with pytest.raises(RegistryUnavailable) as caught:
         client.digest(f"{host}/a", "tag")
@@ -111,7 +85,7 @@ def test_nothing_listens(client: OciRegistry) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_is_final(status: int, store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_a_refusal_is_final(status: int, store: Store, host: str, client: OciRegistry, clock: SimulatedClock) -> None:
     store.trouble = lambda _method, _path: (status, {})
     with pytest.raises(RegistryDenied) as caught:
         client.check_push(f"{host}/a")
@@ -330,7 +304,7 @@ def test_a_token_server_elsewhere_gets_credentials_only_if_the_operator_named_it
     "realm", ["/nothing", "http://203.0.113.1/token", "ftp://x/token", "http://[/token", "no token server"]
 )
 def test_no_token_server_is_asked_in_the_clear_or_at_no_address(
-    realm: str, store: Store, host: str, client: OciRegistry, clock: Patient
+    realm: str, store: Store, host: str, client: OciRegistry, clock: SimulatedClock
 ) -> None:
     store.login, store.bearer = ("user", "right"), True
     store.challenge = f'Bearer realm="{realm}"'
@@ -360,7 +334,7 @@ def test_a_token_server_that_sends_no_token_is_refused(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_token_server_is_asked_again(
-    status: int, store: Store, host: str, client: OciRegistry, clock: Patient
+    status: int, store: Store, host: str, client: OciRegistry, clock: SimulatedClock
 ) -> None:
     store.login, store.bearer = ("user", "right"), True
     store.token_answers = [(status, {"Retry-After": "20"})]
@@ -381,7 +355,9 @@ def test_a_circle_of_redirects_is_refused(at: str, store: Store, host: str, clie
     assert len(store.calls) < 50
 
 
-def test_a_token_that_expires_is_replaced_once(store: Store, host: str, client: OciRegistry, clock: Patient) -> None:
+def test_a_token_that_expires_is_replaced_once(
+    store: Store, host: str, client: OciRegistry, clock: SimulatedClock
+) -> None:
     store.login, store.bearer = ("user", "right"), True
     client.check_push(f"{host}/a")
     store.granted, store.token = "second", b'{"token": "second"}'

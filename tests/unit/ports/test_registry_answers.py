@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,17 +23,6 @@ TYPES = [
 OTHER = "sha256:" + "f" * 64
 PART = {"mediaType": "x", "digest": OTHER, "size": 7}
 ONCE = Backoff(first=0.01, most=0.01, budget=0.0)
-
-
-@pytest.fixture
-def store() -> Store:
-    return Store()
-
-
-@pytest.fixture
-def host(store: Store) -> Iterator[str]:
-    with standing_in(store) as place:
-        yield place
 
 
 @pytest.fixture

@@ -1,29 +1,14 @@
 """The retry policy: which failures are transient, how long to wait, when to give up, what the user reads."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 
 from flagrelease.errors import FlagreleaseError, HubUnavailable, NoSpace, RegistryDenied, RegistryUnavailable
 from flagrelease.ports.retry import Attempts, Backoff, retriable, retry
+from support.clocks import SimulatedClock
 
 PLAIN = Backoff(first=1.0, most=8.0, budget=60.0, jitter=0.0)
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.at, self.slept = 0.0, list[float]()
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-        self.slept.append(seconds)
 
 
 def failing(times: int, after: float | None = None) -> Callable[[], str]:
@@ -41,7 +26,7 @@ def failing(times: int, after: float | None = None) -> Callable[[], str]:
 
 
 def test_pauses_double_up_to_the_longest() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
     assert retry(failing(6), PLAIN, clock) == "had"
     assert clock.slept == [1, 2, 4, 8, 8, 8]
 
@@ -54,14 +39,14 @@ def test_jitter_only_shortens() -> None:
 
 
 def test_the_budget_ends_it_before_a_wait_that_would_pass_it() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
     with pytest.raises(HubUnavailable, match="the hub is away"):
         retry(failing(99), PLAIN, clock)
     assert clock.at <= PLAIN.budget < clock.at + 8
 
 
 def test_an_attempt_that_takes_long_uses_the_budget_up() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
 
     def slow() -> str:
         clock.at += 100
@@ -73,7 +58,7 @@ def test_an_attempt_that_takes_long_uses_the_budget_up() -> None:
 
 
 def test_some_attempts_are_made_however_long_they_take() -> None:
-    clock, made = FakeClock(), list[float]()
+    clock, made = SimulatedClock(), list[float]()
 
     def slow() -> str:
         made.append(clock.at)
@@ -86,14 +71,14 @@ def test_some_attempts_are_made_however_long_they_take() -> None:
 
 
 def test_retry_after_is_the_least_that_is_waited() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
     assert retry(failing(2, after=7), PLAIN, clock) == "had"
     assert clock.slept == [7, 7]
     assert PLAIN.pause(3, asked=0.5) == 4
 
 
 def test_retry_after_beyond_the_budget_is_not_begun() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
     nested = Backoff(budget=60.0, attempts=3)
     with pytest.raises(HubUnavailable) as caught:
         retry(lambda: retry(failing(1, after=3600), nested, clock), nested, clock)
@@ -102,7 +87,7 @@ def test_retry_after_beyond_the_budget_is_not_begun() -> None:
 
 
 def test_progress_starts_the_budget_and_the_pauses_again() -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
     attempts = Attempts(PLAIN, clock.monotonic)
     assert [attempts.failed() for _ in range(3)] == [1, 2, 4]
     clock.at = 59.5
@@ -113,7 +98,7 @@ def test_progress_starts_the_budget_and_the_pauses_again() -> None:
 
 @pytest.mark.parametrize("error", [RegistryDenied("no"), NoSpace("full"), FlagreleaseError("?")])
 def test_permanent_errors_are_raised_at_once(error: FlagreleaseError) -> None:
-    clock = FakeClock()
+    clock = SimulatedClock()
 
     def attempt() -> None:
         raise error
@@ -125,7 +110,7 @@ def test_permanent_errors_are_raised_at_once(error: FlagreleaseError) -> None:
 
 def test_every_retry_is_noted() -> None:
     notes = list[str]()
-    retry(failing(2), PLAIN, FakeClock(), notes.append)
+    retry(failing(2), PLAIN, SimulatedClock(), notes.append)
     assert notes == [
         "the hub is away: HTTP 503; retrying in 1 s",
         "the hub is away: HTTP 503; retrying in 2 s",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,26 +17,10 @@ from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.stages.image.push import push
 from support.archives import packed
+from support.clocks import SimulatedClock
 from support.unreliable_proxy import Fault, Proxy
 
 pytestmark = pytest.mark.integration
-
-
-class Patient:
-    """A clock whose sleeping costs no time."""
-
-    def __init__(self) -> None:
-        self.at, self.slept = 0.0, list[float]()
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def sleep(self, seconds: float) -> None:
-        self.at += seconds
-        self.slept.append(seconds)
 
 
 class Pushing:
@@ -45,7 +28,7 @@ class Pushing:
 
     def __init__(self, folder: Path, engine: Engine, registry: str) -> None:
         host, _, port = registry.partition(":")
-        self.clock, self.engine, self.folder = Patient(), engine, folder
+        self.clock, self.engine, self.folder = SimulatedClock(), engine, folder
         self.proxy = Proxy((host, int(port)))
 
     @property
