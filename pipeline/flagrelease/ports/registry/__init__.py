@@ -7,47 +7,37 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
 from flagrelease.ports.http import Origin, challenges, is_loopback, origin, retry_after
+from flagrelease.ports.registry.manifests import (
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    MANIFEST_TYPES,
+    PORTAL,
+    Manifest,
+    manifest_type,
+)
 from flagrelease.ports.retry import Backoff, retriable, retry
 from flagrelease.redact import redact, remember
 
 if TYPE_CHECKING:
     import httpx
 
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-MANIFEST_TYPES = (
-    MANIFEST_TYPE,
-    INDEX_TYPE,
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
+__all__ = ["INDEX_TYPE", "MANIFEST_TYPE", "MANIFEST_TYPES", "MOVABLE", "Manifest", "OciRegistry", "Registry"]
+
 MOVABLE = ("latest",)
 """Tags that may be moved to another digest."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_LARGEST_MANIFEST = 4 << 20  # bytes; registries accept no larger ones
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _BACKOFF = Backoff(first=0.5, most=15.0, budget=60.0)
 _QUIET_SECONDS = 60.0
 """Silence after which an attempt has failed; manifests are small, and Docker moves the layers."""
 _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """A manifest as the registry stores it."""
-
-    digest: str
-    """Of `body`, verified."""
-    media_type: str
-    body: bytes
 
 
 class Registry(Protocol):
@@ -105,7 +95,7 @@ class OciRegistry:
     def manifest(self, repository: str, reference: str) -> Manifest:
         answer = self._call("GET", repository, f"manifests/{reference}", accept=MANIFEST_TYPES)
         body = answer.content
-        media_type = _manifest_type(_media_type(answer), body, f"{repository} for {reference}")
+        media_type = manifest_type(_media_type(answer), body, f"{repository} for {reference}")
         digest = _sha256(body)
         promised = {answer.headers.get("Docker-Content-Digest", digest)}
         if reference.startswith("sha256:"):
@@ -134,7 +124,7 @@ class OciRegistry:
         answer = self._call("PUT", repository, url, content=data, headers={"Content-Type": "application/octet-stream"})
         if answer.status_code != 201:
             raise UpstreamRefused(
-                f"{repository} did not confirm that it stored a blob", why=_described(answer), hint=_PORTAL
+                f"{repository} did not confirm that it stored a blob", why=_described(answer), hint=PORTAL
             )
         return digest
 
@@ -150,7 +140,7 @@ class OciRegistry:
         )
         if answer.status_code != 201:
             raise UpstreamRefused(
-                f"{repository} did not confirm that it stored a manifest", why=_described(answer), hint=_PORTAL
+                f"{repository} did not confirm that it stored a manifest", why=_described(answer), hint=PORTAL
             )
         digest = _sha256(body)
         confirmed = answer.headers.get("Docker-Content-Digest", digest)
@@ -194,7 +184,7 @@ class OciRegistry:
         location: str = answer.headers.get("Location", "")
         if not location or answer.status_code not in (201, 202):
             why = "no Location header" if not location else _described(answer)
-            raise UpstreamRefused(f"{repository} opened an upload at no address", why=why, hint=_PORTAL)
+            raise UpstreamRefused(f"{repository} opened an upload at no address", why=why, hint=PORTAL)
         return location
 
     def _client(self, host: str) -> httpx.Client:
@@ -310,7 +300,6 @@ class OciRegistry:
         return token
 
 
-_PORTAL = "a login page or a proxy may answer for the registry: check its address, HTTPS_PROXY and NO_PROXY"
 _TAMPERED = "something between this machine and the registry alters the content; do not publish from it"
 
 
@@ -362,38 +351,6 @@ def _media_type(answer: httpx.Response) -> str:
 
 def _described(answer: httpx.Response) -> str:
     return f"HTTP {answer.status_code} with {_media_type(answer) or 'no Content-Type'}"
-
-
-def _manifest_type(stated: str, body: bytes, what: str) -> str:
-    """The media type of a manifest. Raises UpstreamRefused unless `body` is one of the type that is stated."""
-    if problem := _not_a_manifest(stated, body):
-        raise UpstreamRefused(f"no manifest came from {what}", why=problem, hint=_PORTAL)
-    return stated or str(json.loads(body)["mediaType"])
-
-
-def _not_a_manifest(stated: str, body: bytes) -> str:
-    """Why `body` is no manifest of the type `stated`; empty if it is."""
-    if stated and stated not in MANIFEST_TYPES:
-        return f"it is {stated}"
-    if len(body) > _LARGEST_MANIFEST:
-        return f"it has {len(body)} bytes"
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return "it is not JSON"
-    if not isinstance(document, dict) or document.get("schemaVersion") != 2:
-        return "it is not a document with schemaVersion 2"
-    inside = document.get("mediaType", stated)
-    if inside not in MANIFEST_TYPES or (stated and inside != stated):
-        return f"it calls itself {inside!r}" + (f", and is sent as {stated}" if stated else "")
-    parts = [document.get("config", {}), document.get("layers", []), document.get("manifests", [])]
-    if not isinstance(parts[0], dict) or not all(isinstance(part, list) for part in parts[1:]):
-        return "its parts are not what those of a manifest are"
-    for part in (*([parts[0]] if parts[0] else []), *parts[1], *parts[2]):
-        size = part.get("size") if isinstance(part, dict) else None
-        if type(size) is not int or size < 0 or not isinstance(part.get("digest"), str):
-            return "one of its parts has no digest and size"
-    return ""
 
 
 def _origin(host: str) -> str:
