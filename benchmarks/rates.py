@@ -14,20 +14,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from simulated import FULL, HOW
 from tables import Tally, head
 
 COUNTS = ("runs", "passed", "failed", "answers")
+KEPT = "kept"
 Row = Mapping[str, Any]
 
 
 def merged(lines: Iterable[str]) -> dict[str, list[tuple[Row, Tally]]]:
     """By table, what was simulated, and the counts over all seeds."""
     found: dict[str, list[Row]] = {}
-    for line in dict.fromkeys(lines):
-        row = json.loads(line)
+    for row in map(json.loads, dict.fromkeys(lines)):
+        if row["table"] == KEPT:
+            continue  # it has shares of candidates by baseline, which `kept` pools
         what = {key: value for key, value in row.items() if key not in (*COUNTS, "seed")}
         found.setdefault(json.dumps(what, sort_keys=True), []).append(row)
     tables: dict[str, list[tuple[Row, Tally]]] = {}
@@ -128,6 +132,40 @@ def costs(rows: list[tuple[Row, Tally]]) -> list[str]:
     return [*head("design", *names), *lines]
 
 
+def worse(rows: list[tuple[Row, Tally]]) -> list[str]:
+    found: dict[str, dict[float, Tally]] = {}
+    for row, tally in rows:
+        found.setdefault(row["setting"], {})[row["margins"]] = tally
+    lines = [
+        f"| {setting} | {by[1.0].rate()} | {by[1.0].rate('failed')} "
+        f"| {by[2.0].rate()} | {by[2.0].rate('failed')} | {by[1.0].runs:,} |"
+        for setting, by in found.items()
+    ]
+    names = ("PASS at the margin", "FAIL", "PASS at twice the margin", "FAIL", "runs")
+    return [*head("benchmark that loses", *names), *lines]
+
+
+def failed(rows: list[tuple[Row, Tally]]) -> list[str]:
+    lines = [
+        f"| {row['setting']} | {row['who']} | {row['which']} | {'at the margin' if row['loss'] else 'identical'} "
+        f"| {tally.rate('failed' if row['who'] == 'candidate' else 'passed')} | {tally.runs:,} |"
+        for row, tally in rows
+    ]
+    return [*head("setting", "failed answers of the", "which", "candidate", "wrong verdict", "runs"), *lines]
+
+
+def kept(lines: Iterable[str]) -> list[str]:
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in map(json.loads, dict.fromkeys(lines)):
+        if row["table"] == KEPT:
+            found.setdefault((row["setting"], row["kind"], row["rule"]), []).extend(row["passed"])
+    rows = [
+        f"| {' | '.join(what)} | {100 * np.mean(passed):.1f} | {100 * np.quantile(passed, 0.9):.1f} | {len(passed):,} |"
+        for what, passed in found.items()
+    ]
+    return [*head("benchmark", "difficulty", "rule", "mean", "nine of ten below", "baselines"), *rows]
+
+
 TABLES = {
     "margin": at_margin,
     "single": at_margin,
@@ -136,16 +174,18 @@ TABLES = {
     "skill": skill,
     "floor": floor,
     "costs": costs,
+    "worse": worse,
+    "failed": failed,
 }
 
 
 def main() -> None:
     path, *chosen = sys.argv[1:]
-    tables = merged(Path(path).read_text(encoding="utf-8").splitlines())
-    for name in chosen or TABLES:
-        if name in tables:
-            print(f"\n{name}\n")
-            print("\n".join(TABLES[name](tables[name])))
+    recorded = Path(path).read_text(encoding="utf-8").splitlines()
+    tables = {name: TABLES[name](rows) for name, rows in merged(recorded).items()} | {KEPT: kept(recorded)}
+    for name in chosen or tables:
+        print(f"\n{name}\n")
+        print("\n".join(tables[name]))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,25 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 RECORDED = (DOCS / "proofs/verdict/rates.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("table", ["margin", "single", "floor", "skill", "equal", "costs"])
+@pytest.mark.parametrize("table", ["margin", "single", "floor", "skill", "equal", "costs", "failed", "worse"])
 def test_the_document_has_the_recorded_tables(table: str) -> None:
     rates = opened("rates")
     page = (DOCS / "evaluation.md").read_text(encoding="utf-8").splitlines()
     rows = rates.TABLES[table](rates.merged(RECORDED)[table])
     assert len(rows) > 2
     assert [row for row in rows[2:] if row not in page] == []
+
+
+def test_the_document_has_the_recorded_table_of_kept_baselines() -> None:
+    rows = opened("rates").kept(RECORDED)
+    page = (DOCS / "evaluation.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 12
+    assert [row for row in rows if row not in page] == []
+
+
+def test_no_candidate_without_the_skill_passed_in_a_thousand() -> None:
+    for row, tally in opened("rates").merged(RECORDED)["skill"]:
+        assert (tally.passed, tally.runs >= 1000) == (0, True), row
 
 
 def test_no_recorded_rate_of_false_pass_is_above_its_nominal_level() -> None:
