@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -23,6 +23,7 @@ from flagrelease.ports.container_runner import (
     unheard,
 )
 from flagrelease.ports.credentials import Credentials, Logins
+from flagrelease.ports.docker.cli_login import logged_in
 from flagrelease.ports.docker.container import GRACE_SECONDS, Started, remove
 from flagrelease.ports.docker.deadlines import Clients, Deadlines
 from flagrelease.ports.docker.endpoint import Endpoint, endpoint
@@ -60,6 +61,7 @@ class Docker(Protocol):
     def untag(self, reference: str) -> None: ...
     def tags(self, repository: str) -> tuple[str, ...]: ...
     def remove_untagged(self, labels: Sequence[str], *, before: float) -> int: ...
+    def logged_in(self, repository: str) -> AbstractContextManager[Mapping[str, str]]: ...
 
 
 class Engine:
@@ -198,6 +200,11 @@ class Engine:
                 raise stream_error(doing, message)
             layers.take(message)
             yield message
+
+    def logged_in(self, repository: str) -> AbstractContextManager[Mapping[str, str]]:
+        """The environment in which the docker CLI has this program's login at the repository's registry."""
+        host = repository.partition("/")[0]
+        return logged_in(host, self._known(host))
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Name a local image; nothing is pushed."""

@@ -154,7 +154,8 @@ def download_command(container: Inside) -> str:
 
 def pull_command(container: Inside) -> str:
     _needs_docker(container)
-    _shell(container, commands(container)["pull"])
+    with container.context.ports.docker.logged_in(container.image.reference) as env:  # users have a login of their own
+        _shell(container, commands(container)["pull"], **env)
     return container.image.reference
 
 
@@ -191,8 +192,8 @@ def _needs_docker(container: Inside) -> None:
 
 def _shell(container: Inside, text: str, **env: str) -> None:
     # The card's `pip` is the user's; use the one next to the running Python.
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    container.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={"PATH": path, **env})
+    path = f"{Path(sys.executable).parent}:{env.get('PATH') or os.environ.get('PATH', os.defpath)}"
+    container.context.ports.command(["bash", "-euc", text], seconds=_COMMAND_SECONDS, env={**env, "PATH": path})
 
 
 def all_of(container: Inside) -> Iterator[tuple[str, Callable[[], str]]]:
