@@ -121,13 +121,15 @@ def test_an_engine_that_does_not_answer_holds_no_stopped_run(
     tmp_path: Path, base: str, own_registry: str, freezing: Freezing
 ) -> None:
     with in_the_image_stage(project(tmp_path, f"{own_registry}/first"), freezing) as process:
+        began = time.monotonic()
         process.send_signal(signal.SIGHUP)
         try:
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert "cleaning up takes more than 15 s: the next run removes what is left" in err
+    assert "cleaning up takes more than 2 s: the next run removes what is left" in err
+    assert time.monotonic() - began < 20, "it takes 9 s on a quiet machine"
     assert len(list((tmp_path / "locks").glob("run-*"))) == 1, "it is in the list of runs that left something"
 
 

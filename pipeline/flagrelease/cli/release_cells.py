@@ -99,6 +99,10 @@ def _release(
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
 
 
+_ANSWER_SECONDS = 2.0
+"""For an engine to answer at all, when a run is stopped."""
+
+
 @contextmanager
 def _alive(
     run_id: str, cells: Sequence[Cell], project: Project, ports: Ports, shown: Board, *, builds: bool
@@ -160,7 +164,7 @@ def _execute(
     run_id: str,
     shown: Board,
     workers: Workers,
-    unblock: Callable[[], None],
+    unblock: Callable[[], bool],
 ) -> bool:
     """Run the cells; after a stop, return whether everything of theirs was taken away."""
 
@@ -179,23 +183,31 @@ def _execute(
     def clean() -> None:
         cleanup.leftovers([run.cell for run in runs], project.workspace, runs[0].session.ports, own=True)
 
+    seconds = UNBLOCK_SECONDS if _answers(runs[0].session.ports) else _ANSWER_SECONDS
     with suppress(FlagreleaseError):  # without a Docker engine, no container is left
-        if all_within(UNBLOCK_SECONDS, [clean]):
+        if all_within(seconds, [clean]):
             return True
-        shown.say(f"cleaning up takes more than {UNBLOCK_SECONDS:.0f} s: the next run removes what is left")
+        shown.say(f"cleaning up takes more than {seconds:.0f} s: the next run removes what is left")
     return False
 
 
-def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], None]:
+def _answers(ports: Ports) -> bool:
+    """Whether what serves models answers, or says at once that it does not run; a hung engine does neither."""
+    with suppress(FlagreleaseError):
+        return all_within(_ANSWER_SECONDS, [ports.runner.version])
+    return True
+
+
+def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], bool]:
     from flagrelease.ports import command
 
     def reap(run: CellRun) -> None:
         with suppress(FlagreleaseError):  # without a Docker engine, no container blocks
             ports.runner.reap(run.cell.id, run.session.workspace.root)
 
-    def unblock() -> None:
+    def unblock() -> bool:
         command.end_all()
-        all_within(UNBLOCK_SECONDS, [partial(reap, run) for run in runs])
+        return _answers(ports) and all_within(UNBLOCK_SECONDS, [partial(reap, run) for run in runs])
 
     return unblock
 

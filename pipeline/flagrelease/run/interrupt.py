@@ -24,6 +24,8 @@ UNBLOCK_SECONDS = 15.0
 """For stopping containers: an engine grants each 10 s to end, and may not answer at all."""
 
 _GRACE_SECONDS = 10.0
+_HOPELESS_SECONDS = 3.0
+"""The grace if what the work is blocked on does not end either."""
 _POLL_SECONDS = 0.05
 _SAME_SECONDS = 1.0
 """Signals in this time are one request: a shell passes on the SIGHUP of its terminal, and `timeout` sends two."""
@@ -118,11 +120,11 @@ def handled() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[], None]) -> T | None:
+def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[], bool | None]) -> T | None:
     """Run `work` in a thread; on SIGINT, SIGTERM or SIGHUP stop the workers and wait for them.
 
-    `unblock` ends the containers and child processes that threads may be blocked on. Returns the result of `work`, or
-    None if it did not end within 10 s after that.
+    `unblock` ends the containers and child processes that threads may be blocked on, and returns False if it cannot.
+    Returns the result of `work`, or None if it did not end within 10 s after that, or 3 s if it stays blocked.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -142,8 +144,9 @@ def run_stoppable(work: Callable[[], T], workers: Workers, unblock: Callable[[],
                 thread.join(_POLL_SECONDS)
             if signals.noted:
                 workers.stop()
-                all_within(UNBLOCK_SECONDS, [unblock])
-                thread.join(_GRACE_SECONDS)
+                unblocked: list[bool | None] = []
+                all_within(UNBLOCK_SECONDS, [lambda: unblocked.append(unblock())])
+                thread.join(_HOPELESS_SECONDS if False in unblocked else _GRACE_SECONDS)
                 signals.stuck = thread.is_alive()
         finally:
             signals.awaited = False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from flagrelease.stages.card import charts, lint, render
+from flagrelease.stages.card import charts, fonts, lint, render
 from flagrelease.stages.card.files import README
 from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.stage import STAGE
@@ -97,6 +97,7 @@ def pictures(release: Release) -> Iterator[Check]:
     """The pictures, drawn again; other versions of the drawing library give other bytes for the same numbers."""
     record = release.record
     drawn: list[tuple[str, bytes]] = []
+    fonts.find()
     if record.accuracy.benchmarks:
         drawn.append((charts.SCORES, charts.scores(record)))
     if record.speed is not None:

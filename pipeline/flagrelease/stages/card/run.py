@@ -9,7 +9,7 @@ from flagrelease.contract.context import Context
 from flagrelease.contract.handles import Finished
 from flagrelease.contract.job import Job
 from flagrelease.redact import redact
-from flagrelease.stages.card import charts, lint, record, render
+from flagrelease.stages.card import charts, fonts, lint, record, render
 from flagrelease.stages.card.files import README, RECORD
 from flagrelease.store.files import write_atomic
 
@@ -43,6 +43,7 @@ def write(
         README: render.render(release, job.templates).encode(),
         RECORD: record.dumps(release),
     }
+    fonts.find()
     if release.accuracy.benchmarks:
         written[charts.SCORES] = charts.scores(release)
     if release.speed is not None:

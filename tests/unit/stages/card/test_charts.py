@@ -1,5 +1,9 @@
+import os
 import struct
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
@@ -63,3 +67,17 @@ def test_wilson_agrees_with_scipy(right: int, n: int) -> None:
 @pytest.mark.parametrize(("difference", "text"), [(0.005, "+0.5"), (-0.033, "−3.3"), (0.0, "0.0"), (-0.0004, "0.0")])
 def test_points_have_their_sign(difference: float, text: str) -> None:
     assert charts.points(difference) == text
+
+
+def test_the_program_that_lists_fonts_gets_no_credential(tmp_path: Path) -> None:
+    """matplotlib runs it when it has no list of fonts yet, as in a new home."""
+    program = tmp_path / "fc-list"
+    program.write_text(f"#!/bin/sh\nenv >> {tmp_path}/seen\nexit 1\n")
+    program.chmod(0o755)
+    env = {**os.environ, "HF_TOKEN": "a-secret", "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    code = "from flagrelease.stages.card import fonts; fonts.find(); import matplotlib.font_manager"
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "MPLCONFIGDIR": ""}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    seen = (tmp_path / "seen").read_text()
+    assert "HOME=" in seen
+    assert "a-secret" not in seen
