@@ -19,7 +19,7 @@ CHEAPER = {
     "questions=155": "questions=20",
     "short-tasks: {}": "short-tasks: {}\n    speed: [{input: 16, output: 8, concurrency: [1], requests: 2, gate: 0.1}]",
     "margin: 0.05": "margin: 0.15",  # with so few questions only a wide one can be decided
-    "gate_tokens: 256": "gate_tokens: 128",
+    "gate_tokens: 320": "gate_tokens: 128",
     "max_model_len: 8192": "max_model_len: 2048",  # an eighth of it is what the check of long prompts reads
     "ready_seconds: 120": "ready_seconds: 120, args: {threads: 1}",  # other tests keep the other core busy
 }

@@ -63,8 +63,8 @@ def project(root: Path, registry: str = "localhost:1/none", *, questions: int = 
     load = "{input: 32, output: 16, concurrency: [1, 4], requests: 2}"
     assert load in matrix
     fewer = fewer.replace(load, "{input: 16, output: 8, concurrency: [1], requests: 2, gate: 0.1}")
-    assert "gate_tokens: 256" in fewer
-    fewer = fewer.replace("gate_tokens: 256", "gate_tokens: 128")
+    assert "gate_tokens: 320" in fewer
+    fewer = fewer.replace("gate_tokens: 320", "gate_tokens: 128")
     # The tests keep the other core busy, and two threads that wait for each other are slower than one.
     assert "args: {threads: 2}" in fewer
     fewer = fewer.replace("args: {threads: 2}", "args: {threads: 1}")
