@@ -519,3 +519,22 @@ def test_the_quarantined_bytes_are_named_by_what_they_are(hub: HubStandIn, fetch
         fetch.run(model)
     (aside,) = (tmp_path / "model.quarantine").iterdir()
     assert aside.name.endswith(sha256(aside.read_bytes())[:12])
+
+
+@pytest.mark.slow  # minutes: the clients' own patience
+@pytest.mark.timeout(900)
+@BOTH
+@pytest.mark.parametrize("what", ["listing", "file"])
+def test_hang_matrix_of_a_hub(source: str, what: str, hub: HubStandIn, fetch: Fetch) -> None:
+    """A hub that accepts every request and never ends its answer is told of, and given up with what arrived kept."""
+    model = fetch.lock(source)
+    fetch.progress.notes.clear()
+    hub.faults = [Fault("", hang=what == "listing", stall=0, times=1_000_000)]
+    began = time.monotonic()
+    with pytest.raises(HubUnavailable) as raised:
+        fetch.lock(source) if what == "listing" else fetch.run(model)
+    lasted = time.monotonic() - began
+    hub.go_on.set()
+    print(f"\n{source}, {what}: ended after {lasted:.0f} s; {raised.value.line()}; told: {fetch.progress.notes[:1]}")
+    assert lasted < 420
+    assert raised.value.exit_code == 7

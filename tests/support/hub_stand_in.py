@@ -33,8 +33,8 @@ class Fault:
 
     `status` answers with that code (and `headers`); `reset` closes without an answer; `cut` sends so many bytes of
     the body and closes; `flip` inverts one bit of the body; `stall` sends so many bytes and then waits until the
-    test goes on; `garbage` answers 200 with something that is no protocol; `says` answers with this body;
-    `more` follows the body of a file.
+    test goes on; `hang` accepts the request and answers nothing; `garbage` answers 200 with something that is no
+    protocol; `says` answers with this body; `more` follows the body of a file.
     """
 
     where: str
@@ -45,6 +45,7 @@ class Fault:
     cut: int | None = None
     flip: bool = False
     stall: int | None = None
+    hang: bool = False
     garbage: bool = False
     says: bytes | None = None
     more: bytes = b""
@@ -125,6 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.reset:
             self.close_connection = True
             self.connection.close()
+            return
+        if fault and fault.hang:
+            hub.go_on.wait(600)
+            self.close_connection = True
             return
         if fault and fault.says is not None:
             self._send(fault.status or 200, fault.says, fault.headers)

@@ -118,6 +118,7 @@ def test_one_compiled_form_serves_all_rounded_sizes(tuned: Path) -> None:
     assert status["missing"] == status["failed"] == status["untunable"] == []
 
 
+@pytest.mark.slow  # a start of torch; the kernels stage's tests have it too
 def test_a_second_run_has_nothing_to_do(tuned: Path) -> None:
     copy = tuned.parent / "again"
     shutil.copytree(tuned, copy)
@@ -170,6 +171,7 @@ def test_rows_between_those_that_were_tuned_take_the_nearest_choice(bundle: Path
     assert json.loads(done.stdout)["chosen"] == [report(bundle.parent / "tuned")["tuned"][-1]["config"]] * 3
 
 
+@pytest.mark.slow  # tunes again, in an engine
 def test_a_kernel_that_was_never_tuned_is_tuned_and_counted(bundle: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(bundle, bare)

@@ -155,6 +155,7 @@ with opened("prefect", root / "prefect", "testrun"):
 """
 
 
+@pytest.mark.slow  # a Prefect server of its own; the cell with canaries has one too
 def test_the_embedded_server_and_its_client_get_no_credentials(tmp_path: Path) -> None:
     with start(tmp_path, WITHHELD, PREFECT_API_KEY="own-secret-1", HF_TOKEN="own-secret-2") as done:
         out, err = done.communicate(timeout=240)

@@ -236,6 +236,7 @@ def up(images: Images) -> Iterator[Up]:
         yield served_image
 
 
+@pytest.mark.slow  # an image with a bundle of its own, and its server
 def test_the_image_serves_with_its_operators_and_tunes_nothing(up: Up, prepared: Prepared) -> None:
     assert up.on.reference.text == "-64"  # by the replaced product and negation
     told = {name: check() for name, check in operator_checks.all_of(up.at, up.on, prepared.result)}
@@ -244,6 +245,7 @@ def test_the_image_serves_with_its_operators_and_tunes_nothing(up: Up, prepared:
     assert told["operators called"] == "mm, neg"
 
 
+@pytest.mark.slow  # an image with a bundle of its own, and its server
 def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared: Prepared) -> None:
     context = after(given.context(prepared.root), kernels=prepared.result)
     counting = Counting(lambda *_where, **_what: nullcontext(up.server))
@@ -258,6 +260,7 @@ def test_what_operators_do_while_questions_are_asked_is_counted(up: Up, prepared
     assert min(counting.called.values()) > 0
 
 
+@pytest.mark.slow  # an image with a bundle of its own, and its server
 def test_the_native_stack_of_the_same_image_has_none(up: Up) -> None:
     serve = json.loads(up.at.execute("cat", "/etc/flagos/manifest.json"))["serve"]
     off = [f"{name}={value}" for name, value in serve["env"]["native"].items()]
@@ -265,6 +268,7 @@ def test_the_native_stack_of_the_same_image_has_none(up: Up) -> None:
     assert up.at.execute("env", *off, "python3", "-c", program) == "None\n"
 
 
+@pytest.mark.slow  # an image with a bundle of its own, and its server
 def test_vllms_plugins_find_it_in_every_python(up: Up) -> None:
     found = "entry_points(group='vllm.general_plugins')['flagkernels'].load()"
     said = up.at.execute("python3", "-c", f"from importlib.metadata import entry_points; print({found})")

@@ -231,6 +231,7 @@ def test_operators_that_cannot_be_imported_are_no_verdict_on_any(tmp_path: Path,
     assert not (tmp_path / "rows.jsonl").exists()
 
 
+@pytest.mark.slow  # two starts of torch; the stage's killed run has it too
 def test_a_kill_loses_one_operator(tmp_path: Path) -> None:
     """SIGKILL while the second operator hangs: the first row is stored, and a second run starts with the second."""
     calls = {op: Call(f"{op}.Tensor", (spec(8, 96), spec(8, 96))) for op in ("add", "mul")}
