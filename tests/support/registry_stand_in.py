@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 Trouble = Callable[[str, str], tuple[int, dict[str, str]] | None]
 """Given method and path: a status and headers to answer instead, or nothing. Status 0 drops the connection."""
@@ -43,6 +44,10 @@ class Store:
     """The Authorization headers of all requests."""
     headers: list[dict[str, str]] = field(default_factory=list)
     """The headers of each request, in the order of `calls`."""
+    mounts: bool = False
+    """Whether a blob is taken over from another repository."""
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    """What unfinished uploads have, by path."""
     token_status: int = 200
     """The status of the answer to a request for a token."""
 
@@ -77,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._serve(body)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any  # noqa: N815 - the names are http.server's
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _any  # noqa: N815 - the names are http.server's
 
     def _logged_in(self) -> bool:
         if self.store.login is None:
@@ -95,10 +100,22 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, body: bytes) -> None:
         name = self.path.partition("?")[0].rpartition("/")[2]
         if "/blobs/uploads/" in self.path:
-            if self.command == "POST":
+            upload, _, query = self.path.partition("?")
+            if self.command == "POST" and "mount=" in query:
+                digest = parse_qs(query)["mount"][0]
+                self._answer(201 if self.store.mounts and digest in self.store.blobs else 202, Location=f"{upload}one")
+            elif self.command == "POST":
                 self._answer(202, Location=f"{self.store.elsewhere}{self.path}one")
+            elif self.command == "PATCH":
+                self.store.uploads[upload] = self.store.uploads.get(upload, b"") + body
+                self._answer(202, Location=upload)
             elif self.command == "PUT":
-                self.store.blobs[self.path.rpartition("digest=")[2]] = body
+                whole = self.store.uploads.pop(upload, b"") + body
+                digest = self.path.rpartition("digest=")[2]
+                if digest != "sha256:" + hashlib.sha256(whole).hexdigest():
+                    self._answer(400, b'{"errors":[{"code":"DIGEST_INVALID","message":"not its digest"}]}')
+                    return
+                self.store.blobs[digest] = whole
                 self._answer(201)
             else:
                 self._answer(204)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flagrelease.config import names
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
@@ -38,5 +39,7 @@ class Job:
 
     @property
     def repository(self) -> str:
-        """The repository of the cell's image, HOST/PREFIX/MODEL-CHIP."""
-        return f"{self.registry}/{self.cell.model_name}-{self.cell.chip_name}"
+        """The repository of the cell's image, HOST/PREFIX/NAME."""
+        cell = self.cell
+        fields = names.of_cell(cell.chip_name, cell.chip, cell.model_name, cell.model.title)
+        return f"{self.registry}/{names.repository(names.render(self.matrix.repository, fields))}"

@@ -252,6 +252,16 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A target that has a release."""
+
+    target: str
+    """Its name in matrix.yaml."""
+    place: str
+    """Where the release is there: a reference, a URL or a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Publish:
     """A published release, or the private draft of one that was withheld."""
 
@@ -265,12 +275,14 @@ class Publish:
     """release.json."""
     withheld: str = ""
     """Why nothing was published; empty if it was."""
+    targets: tuple[Delivered, ...] = ()
+    """The targets of the matrix, all of which have it."""
     evidence: tuple[Evidence, ...] = ()
     """Files that prove the result."""
 
     @property
     def summary(self) -> str:
-        return self.withheld or ", ".join(self.tags)
+        return self.withheld or ", ".join([*self.tags, *(one.place for one in self.targets)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,9 @@ class Logins:
 
     own: str = ""
     """HOST[:PORT] of the registry of the releases. The environment's credentials are for it alone."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """By HOST[:PORT] of another registry, the prefix of the variables with its credentials: PREFIX_USER and
+    PREFIX_PASSWORD."""
 
     def __call__(self, host: str) -> Credentials | None:
         """The credentials for the registry at `host`; None if there are none, for anonymous access.
@@ -42,6 +45,11 @@ class Logins:
             user, password = from_environment(USER), from_environment(PASSWORD)
             if user and password:
                 return _known(host, user, password)
+        for other, prefix in self.targets.items():
+            if origin(f"https://{host}") == origin(f"https://{other}"):
+                user, password = from_environment(f"{prefix}_USER"), from_environment(f"{prefix}_PASSWORD")
+                if user and password:
+                    return _known(host, user, password)
         return docker_login(host)[0]
 
 

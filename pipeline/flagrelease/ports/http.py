@@ -9,9 +9,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flagrelease.errors import error_words
+from flagrelease.errors import ConfigError, error_words
+
+if TYPE_CHECKING:
+    import ssl
 
 _PORTS = {"http": 80, "https": 443}
 _AUTH_PARAMETER = re.compile(
@@ -69,6 +74,20 @@ def is_loopback(host: str) -> bool:
     found = origin(f"http://{host}")
     # A host has no user: what is before an @ is not where the request goes.
     return found is not None and "@" not in host and "/" not in host and _is_loopback(found.host)
+
+
+def trusting(authority: Path) -> ssl.SSLContext:
+    """A context that trusts the public authorities and the one in a PEM file. Raises ConfigError if it has none."""
+    import ssl  # slow to import, and most registries need none
+
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(cafile=authority)
+    except OSError as error:  # an SSLError is one
+        why = error.strerror or str(error)
+        hint = "write the path of a PEM file with the authority's certificate"
+        raise ConfigError(f"{authority} is not a certificate of an authority", why=why, hint=hint) from None
+    return context
 
 
 def challenges(header: str) -> Sequence[tuple[str, Mapping[str, str]]]:

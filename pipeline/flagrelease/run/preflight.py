@@ -25,11 +25,11 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """Check the requirements of the cell's evaluation and speed measurement, and of signing its release.
+    """Check the requirements of the cell's evaluation and speed measurement, and of signing and publishing its release.
 
     Raises ConfigError for a benchmark without data, for one that its harness or a load that its generator does not
-    support, and for a signing key that cannot be used; EnvironmentFault for a harness or load generator that is not
-    set up.
+    support, for a signing key that cannot be used, and for a target without what it needs; EnvironmentFault for a
+    harness or load generator that is not set up.
     """
     cell, benchmarks = plan.cell, project.matrix.benchmarks
     will_run = {step.stage for step in plan.steps if step.action == "run"}
@@ -39,6 +39,10 @@ def check_cell(plan: CellPlan, project: Project) -> None:
         from flagrelease.stages.publish import signature  # `plan` comes here, and most runs have no key
 
         signature.check(os.environ)
+    if "publish" in will_run and project.matrix.targets and project.runner == "docker":
+        from flagrelease.stages.publish import deliver  # `plan` comes here, and many matrices have no targets
+
+        deliver.configured(project.matrix.targets)
     if "accuracy" not in will_run:
         return
     asked: Iterable[str] = cell.profile.benchmarks
@@ -90,13 +94,21 @@ def refusal(cell: Cell, project: Project) -> CellPlan | None:
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:
     """Check the services and disk space that the plans need.
 
-    Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace.
+    Raises DockerUnavailable, RegistryUnavailable, RegistryDenied or NoSpace, and the error of a target that does not
+    let us write. One that does not answer may do so when the release is ready.
     """
     will_run = {step.stage for plan in plans for step in plan.steps if step.action == "run"}
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()
     if will_run & _NEEDS_REGISTRY and project.runner == "docker":
         impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
+    if "publish" in will_run and project.matrix.targets and project.runner == "docker":
+        from flagrelease.stages.publish import deliver
+
+        for place, error in deliver.check(project.matrix.targets).items():
+            if not error.retriable:
+                what = f"nothing can be published to {place}: {error.what}"
+                raise type(error)(what, why=error.why, hint=error.hint)
     if will_run - {"card", "publish"}:
         free = free_bytes(project.workspace.root)
         if free < _LEAST_FREE_BYTES:

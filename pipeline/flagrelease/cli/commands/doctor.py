@@ -27,6 +27,7 @@ from flagrelease.run.plan import Choice
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
 from flagrelease.stages import STAGES
+from flagrelease.stages.publish import deliver
 from flagrelease.store.files import free_bytes
 
 _DISK_BYTES = 10_000_000_000
@@ -76,6 +77,7 @@ def _checks(project: Project, ports: Ports) -> list[tuple[str, Callable[[], Find
         ("registry", lambda: _registry(project)),
         ("base images", lambda: _bases(project, ports)),
         ("credentials", lambda: _credentials(project)),
+        *([("targets", lambda: _targets(project))] if project.matrix.targets else []),
         *common,
     ]
 
@@ -193,6 +195,16 @@ def _credentials(project: Project) -> Finding:
         return Finding("credentials", True, f"none needed for a registry on this machine{damage}")
     hint = f"set {' and '.join(names)}, or `docker login`"
     return Finding("credentials", False, f"none for the registry{damage}", hint)
+
+
+def _targets(project: Project) -> Finding:
+    """Whether releases can be written to each target, those that did not pass included."""
+    failed = deliver.check(project.matrix.targets)
+    if not failed:
+        return Finding("targets", True, f"can be written: {', '.join(project.matrix.targets)}")
+    found = "; ".join(f"{place}: {error.line()}" for place, error in failed.items())
+    hints = dict.fromkeys(error.hint for error in failed.values() if error.hint)
+    return Finding("targets", False, found, "; ".join(hints) or "fix `targets` in matrix.yaml")
 
 
 def _docker_config() -> Finding:

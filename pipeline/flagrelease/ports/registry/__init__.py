@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode, urlsplit
 
-from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
+from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
-from flagrelease.ports.http import Origin, challenges, is_loopback, origin, retry_after
+from flagrelease.ports.http import Origin, challenges, is_loopback, origin, trusting
+from flagrelease.ports.registry.answers import CA_HINT, accepted, described, media_type, unavailable
 from flagrelease.ports.registry.manifests import (
     INDEX_TYPE,
     MANIFEST_TYPE,
@@ -22,12 +25,12 @@ from flagrelease.ports.registry.manifests import (
     manifest_type,
 )
 from flagrelease.ports.retry import Backoff, retriable, retry
-from flagrelease.redact import redact, remember
+from flagrelease.redact import remember
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["INDEX_TYPE", "MANIFEST_TYPE", "MANIFEST_TYPES", "MOVABLE", "Manifest", "OciRegistry", "Registry"]
+__all__ = ["INDEX_TYPE", "MANIFEST_TYPE", "MANIFEST_TYPES", "MOVABLE", "PIECE", "Manifest", "OciRegistry", "Registry"]
 
 MOVABLE = ("latest",)
 """Tags that may be moved to another digest."""
@@ -35,9 +38,11 @@ MOVABLE = ("latest",)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _BACKOFF = Backoff(first=0.5, most=15.0, budget=60.0)
+_ONCE = Backoff(budget=0.0)
+PIECE = 16 << 20
+"""Bytes of one request of an upload: proxies before registries limit them, and this much is held in memory."""
 _QUIET_SECONDS = 60.0
 """Silence after which an attempt has failed; manifests are small, and Docker moves the layers."""
-_PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
 
 
 class Registry(Protocol):
@@ -49,6 +54,7 @@ class Registry(Protocol):
 
     def manifest(self, repository: str, reference: str) -> Manifest: ...
     def blob(self, repository: str, digest: str) -> bytes: ...
+    def read_blob(self, repository: str, digest: str) -> Iterator[bytes]: ...
     def push_blob(self, repository: str, data: bytes) -> str: ...
     def referrers(self, repository: str, digest: str) -> bytes | None: ...
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str: ...
@@ -71,14 +77,18 @@ class OciRegistry:
         backoff: Backoff = _BACKOFF,
         known: Callable[[str], Credentials | None] = Logins(),  # noqa: B008 - immutable
         seconds: float = _QUIET_SECONDS,
+        authorities: Mapping[str, Path] | None = None,
     ) -> None:
+        """`authorities` has, by HOST[:PORT], the PEM file of a private authority that signed its certificate; it is
+        trusted in addition to the public ones, and for that host only."""
         self._quiet_seconds = seconds
+        self._authorities = authorities or {}
         self._clock = clock or SystemClock()
         self._backoff = backoff
         self._known = known
         self._tokens: dict[tuple[str, str], str] = {}
         self._withheld: dict[str, Origin] = {}
-        self._clients: dict[bool, httpx.Client] = {}
+        self._clients: dict[tuple[bool, Path | None], httpx.Client] = {}
 
     def digest(self, repository: str, reference: str) -> str | None:
         answer = self._call("HEAD", repository, f"manifests/{reference}", accept=MANIFEST_TYPES, missing=True)
@@ -88,14 +98,14 @@ class OciRegistry:
         asked = reference if reference.startswith("sha256:") else found
         # The specification makes the header optional. Without it, or if the answer is not that of a registry, the body
         # decides.
-        if _DIGEST.fullmatch(found) and found == asked and _media_type(answer) in MANIFEST_TYPES:
+        if _DIGEST.fullmatch(found) and found == asked and media_type(answer) in MANIFEST_TYPES:
             return found
         return self.manifest(repository, reference).digest
 
     def manifest(self, repository: str, reference: str) -> Manifest:
         answer = self._call("GET", repository, f"manifests/{reference}", accept=MANIFEST_TYPES)
         body = answer.content
-        media_type = manifest_type(_media_type(answer), body, f"{repository} for {reference}")
+        stored_as = manifest_type(media_type(answer), body, f"{repository} for {reference}")
         digest = _sha256(body)
         promised = {answer.headers.get("Docker-Content-Digest", digest)}
         if reference.startswith("sha256:"):
@@ -104,7 +114,7 @@ class OciRegistry:
             raise UpstreamRefused(
                 f"{repository} sent a manifest other than {other[0]}", why=f"its digest is {digest}", hint=_TAMPERED
             )
-        return Manifest(digest=digest, media_type=media_type, body=body)
+        return Manifest(digest=digest, media_type=stored_as, body=body)
 
     def blob(self, repository: str, digest: str) -> bytes:
         """A small blob, such as an image's configuration, verified."""
@@ -114,24 +124,65 @@ class OciRegistry:
             raise UpstreamRefused(f"{repository} sent a blob other than {digest}", why=why, hint=_TAMPERED)
         return answer.content
 
+    def has_blob(self, repository: str, digest: str) -> bool:
+        return self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200
+
     def push_blob(self, repository: str, data: bytes) -> str:
         """Store a blob, unless the registry has it; return its digest."""
         digest = _sha256(data)
-        if self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200:
-            return digest
-        location = self._upload_location(repository)
+        if not self.has_blob(repository, digest):
+            self._finish(repository, self._upload_location(repository), digest, data)
+        return digest
+
+    def mount_blob(self, repository: str, digest: str, source: str) -> bool:
+        """Take over a blob from the repository `source` of the same registry, without moving it. False if the registry
+        does not do that."""
+        query = urlencode({"mount": digest, "from": source.partition("/")[2]})
+        answer = self._call("POST", repository, f"blobs/uploads/?{query}", missing=True)
+        if answer.status_code == 201:
+            return True
+        self._cancel(repository, answer.headers.get("Location", ""))
+        return False
+
+    def read_blob(self, repository: str, digest: str) -> Iterator[bytes]:
+        """A blob of any size, in pieces that are not verified. One attempt."""
+        host, _, name = repository.partition("/")
+        url = f"{self._base(host)}/v2/{name}/blobs/{digest}"
+        client = self._client(host)
+
+        def answered() -> AbstractContextManager[httpx.Response]:
+            return client.stream("GET", url, headers=self._authorised(host, url, {"Accept-Encoding": "identity"}))
+
+        with self._translated_errors(repository, url), ExitStack() as stack:
+            answer = stack.enter_context(answered())
+            if answer.status_code == 401 and self._authenticate(client, host, url, answer):
+                answer = stack.enter_context(answered())
+            if answer.status_code >= 400:
+                answer.read()
+            yield from self._checked(answer, repository, url).iter_raw(PIECE)
+
+    def write_blob(self, repository: str, digest: str, pieces: Iterator[bytes]) -> None:
+        """Store a blob of any size. One attempt, which leaves nothing behind if it fails."""
+        location, at = self._upload_location(repository), 0
+        for piece in pieces:
+            sent = {"Content-Type": "application/octet-stream", "Content-Range": f"{at}-{at + len(piece) - 1}"}
+            answer = self._call("PATCH", repository, location, content=piece, headers=sent, backoff=_ONCE)
+            location, at = answer.headers.get("Location", location), at + len(piece)
+        self._finish(repository, location, digest, b"", backoff=_ONCE)
+
+    def _finish(self, repository: str, location: str, digest: str, data: bytes, backoff: Backoff | None = None) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={digest}"
-        answer = self._call("PUT", repository, url, content=data, headers={"Content-Type": "application/octet-stream"})
+        sent = {"Content-Type": "application/octet-stream"}
+        answer = self._call("PUT", repository, url, content=data, headers=sent, backoff=backoff)
         if answer.status_code != 201:
             raise UpstreamRefused(
-                f"{repository} did not confirm that it stored a blob", why=_described(answer), hint=PORTAL
+                f"{repository} did not confirm that it stored a blob", why=described(answer), hint=PORTAL
             )
-        return digest
 
     def referrers(self, repository: str, digest: str) -> bytes | None:
         """The index of the manifests whose subject is this digest; None from a registry without that API."""
         answer = self._call("GET", repository, f"referrers/{digest}", accept=(INDEX_TYPE,), missing=True)
-        return answer.content if answer.status_code == 200 and _media_type(answer) == INDEX_TYPE else None
+        return answer.content if answer.status_code == 200 and media_type(answer) == INDEX_TYPE else None
 
     def put_manifest(self, repository: str, reference: str, body: bytes, media_type: str) -> str:
         """Store a manifest under a tag or its digest; return the digest that the registry confirmed."""
@@ -140,7 +191,7 @@ class OciRegistry:
         )
         if answer.status_code != 201:
             raise UpstreamRefused(
-                f"{repository} did not confirm that it stored a manifest", why=_described(answer), hint=PORTAL
+                f"{repository} did not confirm that it stored a manifest", why=described(answer), hint=PORTAL
             )
         digest = _sha256(body)
         confirmed = answer.headers.get("Docker-Content-Digest", digest)
@@ -173,29 +224,44 @@ class OciRegistry:
 
     def check_push(self, repository: str) -> None:
         """Check push access by opening an upload and cancelling it. Raises RegistryDenied without access."""
-        location = self._upload_location(repository)
+        self._cancel(repository, self._upload_location(repository))
+
+    def _cancel(self, repository: str, location: str) -> None:
         # Not every registry can cancel; an upload that was only opened costs it nothing. One that it opened elsewhere
         # could be cancelled with its credentials only, which are for no other origin.
-        if "://" not in location or origin(location) == origin(_origin(repository.partition("/")[0])):
+        if location and ("://" not in location or self._own(repository.partition("/")[0], location)):
             self._call("DELETE", repository, location, missing=True)
 
     def _upload_location(self, repository: str) -> str:
         answer = self._call("POST", repository, "blobs/uploads/")
         location: str = answer.headers.get("Location", "")
         if not location or answer.status_code not in (201, 202):
-            why = "no Location header" if not location else _described(answer)
+            why = "no Location header" if not location else described(answer)
             raise UpstreamRefused(f"{repository} opened an upload at no address", why=why, hint=PORTAL)
         return location
 
     def _client(self, host: str) -> httpx.Client:
-        loopback = is_loopback(host)
-        if loopback not in self._clients:
+        loopback, authority = is_loopback(host), self._authorities.get(host)
+        if (loopback, authority) not in self._clients:
             import httpx
 
             # Ignore the environment's proxy for a registry on this machine.
             timeout = httpx.Timeout(self._quiet_seconds, connect=min(30.0, self._quiet_seconds))
-            self._clients[loopback] = httpx.Client(timeout=timeout, trust_env=not loopback, follow_redirects=True)
-        return self._clients[loopback]
+            self._clients[loopback, authority] = httpx.Client(
+                timeout=timeout,
+                trust_env=not loopback,
+                follow_redirects=True,
+                verify=True if authority is None else trusting(authority),
+            )
+        return self._clients[loopback, authority]
+
+    def _base(self, host: str) -> str:
+        """SCHEME://HOST. A registry of this machine has no certificate, unless an authority is named for it."""
+        return f"{'http' if is_loopback(host) and host not in self._authorities else 'https'}://{host}"
+
+    def _own(self, host: str, url: str) -> bool:
+        """Whether the URL is at the registry's own origin, the only one that its credentials are for."""
+        return origin(url) == origin(self._base(host))
 
     def _call(
         self,
@@ -207,46 +273,61 @@ class OciRegistry:
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
         missing: bool = False,
+        backoff: Backoff | None = None,
     ) -> httpx.Response:
         host, _, name = repository.partition("/")
-        url = path if "://" in path else _origin(host) + (path if path.startswith("/") else f"/v2/{name}/{path}")
+        url = path if "://" in path else self._base(host) + (path if path.startswith("/") else f"/v2/{name}/{path}")
         sent = {**(headers or {}), **({"Accept": ", ".join(accept)} if accept else {})}
 
         def attempt() -> httpx.Response:
-            answer, trouble = self._try(method, host, url, sent, content)
-            if answer is None or retriable(answer.status_code):
-                raise _unavailable(repository, answer, trouble)
-            return _accepted(answer, repository, missing=missing, withheld=self._withheld.get(host))
+            with self._translated_errors(repository, url):
+                answer = self._try(method, host, url, sent, content)
+            return self._checked(answer, repository, url, missing=missing)
 
-        return retry(attempt, self._backoff, self._clock)
+        return retry(attempt, self._backoff if backoff is None else backoff, self._clock)
 
-    def _try(
-        self, method: str, host: str, url: str, headers: Mapping[str, str], content: bytes
-    ) -> tuple[httpx.Response | None, str]:
+    def _try(self, method: str, host: str, url: str, headers: Mapping[str, str], content: bytes) -> httpx.Response:
+        client = self._client(host)
+        answer = client.request(method, url, headers=self._authorised(host, url, headers), content=content or None)
+        if answer.status_code == 401 and self._authenticate(client, host, url, answer):
+            answer = client.request(method, url, headers=self._authorised(host, url, headers), content=content or None)
+        return answer
+
+    @contextmanager
+    def _translated_errors(self, repository: str, url: str) -> Iterator[None]:
+        """Translate the HTTP client's errors into ours."""
         import httpx
 
-        client = self._client(host)
+        host = repository.partition("/")[0]
+        host = host if self._own(host, url) else urlsplit(url).netloc
         try:
-            answer = client.request(method, url, headers=self._authorised(host, url, headers), content=content or None)
-            if answer.status_code == 401 and self._authenticate(client, host, url, answer):
-                answer = client.request(
-                    method, url, headers=self._authorised(host, url, headers), content=content or None
-                )
+            yield
         except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise UpstreamRefused(f"the registry at {host} names no usable address", why=str(error)) from error
         except httpx.TransportError as error:
-            return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return answer, ""
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise UpstreamRefused(
+                    f"the certificate of {host} is not trusted", why=str(error), hint=CA_HINT
+                ) from error
+            trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise unavailable(host, None, trouble) from error
+
+    def _checked(self, answer: httpx.Response, repository: str, url: str, *, missing: bool = False) -> httpx.Response:
+        if retriable(answer.status_code):
+            raise unavailable(repository, answer, "")
+        host = repository.partition("/")[0]
+        elsewhere = None if self._own(host, url) else origin(url)
+        return accepted(answer, repository, missing=missing, withheld=self._withheld.get(host), elsewhere=elsewhere)
 
     def _authorised(self, host: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        token = self._tokens.get((host, _scope(url))) if origin(url) == origin(_origin(host)) else None
+        token = self._tokens.get((host, _scope(url))) if self._own(host, url) else None
         return {**headers, **({"Authorization": token} if token else {})}
 
     def _authenticate(self, client: httpx.Client, host: str, url: str, answer: httpx.Response) -> bool:
         """Store the authorization that the challenge asks for. False if there is none left to try."""
         import httpx
 
-        if origin(str(answer.url)) != origin(_origin(host)):
+        if not self._own(host, str(answer.url)):
             return False
         offered = dict(reversed(challenges(answer.headers.get("WWW-Authenticate", ""))))
         known = self._known(host)
@@ -272,8 +353,8 @@ class OciRegistry:
         import httpx
 
         realm = challenge.get("realm", "")
-        address = _origin(host) + realm if realm.startswith("/") else realm
-        server, own = origin(address), origin(_origin(host))
+        address = self._base(host) + realm if realm.startswith("/") else realm
+        server, own = origin(address), origin(self._base(host))
         # In the clear, a token is anyone's; and a registry elsewhere has no business with servers of this machine.
         local = server is not None and server.private and is_loopback(host)
         if server is None or not (server.scheme == "https" or local):
@@ -285,7 +366,7 @@ class OciRegistry:
         auth = httpx.BasicAuth(known.user, known.password) if known else None
         granted = client.get(address, params=asked, auth=auth)
         if retriable(granted.status_code):
-            raise _unavailable(host, granted, "")
+            raise unavailable(host, granted, "")
         if granted.status_code != 200:
             return None
         try:
@@ -301,60 +382,6 @@ class OciRegistry:
 
 
 _TAMPERED = "something between this machine and the registry alters the content; do not publish from it"
-
-
-def _accepted(
-    answer: httpx.Response, repository: str, *, missing: bool, withheld: Origin | None = None
-) -> httpx.Response:
-    """The answer if it is a success or, with `missing`, a 404 or 405. Raises RegistryDenied, UpstreamRefused."""
-    if answer.status_code < 400 or (missing and answer.status_code in (404, 405)):
-        return answer
-    why = f"HTTP {answer.status_code}{_reported(answer)}"
-    if answer.status_code in (401, 403):
-        hint = _PUSH_HINT
-        if withheld is not None:
-            why += f"; the credentials were not sent to {withheld}, which the registry names for tokens"
-            hint = f"if that server is the registry's, set {TOKEN_SERVER}={withheld}"
-        raise RegistryDenied(f"access denied to {repository}", why=why, hint=hint)
-    raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why)
-
-
-def _unavailable(repository: str, answer: httpx.Response | None, trouble: str) -> FlagreleaseError:
-    host = repository.partition("/")[0]
-    if answer is None:
-        return RegistryUnavailable(
-            f"no registry answers at {host}",
-            why=trouble,
-            hint="start it (`make setup`, or `docker run --detach --publish PORT:5000 registry:2`), or choose "
-            "--registry HOST/NAME",
-        )
-    why = f"HTTP {answer.status_code}{_reported(answer)}"
-    error = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="check its log, then run again")
-    error.after = retry_after(answer.headers.get("Retry-After", ""))
-    return error
-
-
-def _reported(answer: httpx.Response) -> str:
-    """The registry's error message, if it sent the protocol's error document."""
-    try:
-        first = json.loads(answer.content)["errors"][0]
-        return f", {first.get('code', '')}: {redact(str(first.get('message', '')))[:200]}"
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return ""
-
-
-def _media_type(answer: httpx.Response) -> str:
-    """The Content-Type without its parameters; empty if there is none."""
-    stated: str = answer.headers.get("Content-Type", "")
-    return stated.partition(";")[0].strip().lower()
-
-
-def _described(answer: httpx.Response) -> str:
-    return f"HTTP {answer.status_code} with {_media_type(answer) or 'no Content-Type'}"
-
-
-def _origin(host: str) -> str:
-    return f"{'http' if is_loopback(host) else 'https'}://{host}"
 
 
 def _scope(url: str) -> str:

@@ -14,7 +14,7 @@ from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.registry import INDEX_TYPE, MANIFEST_TYPE, Registry
 from flagrelease.store.digests import sha256_of
 
-__all__ = ["TITLE", "VERSION", "Artifact", "Attached", "File", "attach", "attached", "files"]
+__all__ = ["TITLE", "VERSION", "Artifact", "Attached", "File", "attach", "attached", "files", "register"]
 
 TITLE = "org.opencontainers.image.title"
 """The annotation with the name of a file."""
@@ -75,17 +75,25 @@ def attach(registry: Registry, repository: str, image: str, artifact: Artifact) 
         }
     )
     digest = registry.put_manifest(repository, f"sha256:{sha256_of(body)}", body, MANIFEST_TYPE)
-    if registry.referrers(repository, image) is None:
-        listed = _listed(registry, repository, image)
-        if digest not in [entry.get("digest") for entry in listed]:
-            own = _descriptor(MANIFEST_TYPE, digest, body, annotations=artifact.annotations)
-            index = {
-                "schemaVersion": 2,
-                "mediaType": INDEX_TYPE,
-                "manifests": [*listed, {**own, "artifactType": artifact.kind}],
-            }
-            registry.put_manifest(repository, _fallback(image), _canonical(index), INDEX_TYPE)
+    known = Attached(digest=digest, kind=artifact.kind, annotations=artifact.annotations)
+    register(registry, repository, image, known, body)
     return digest
+
+
+def register(registry: Registry, repository: str, image: str, artifact: Attached, body: bytes) -> None:
+    """Add an artifact whose manifest is `body` to the index of a registry without the API for referrers; others do that
+    themselves. Raises the registry's errors."""
+    if registry.referrers(repository, image) is not None:
+        return
+    listed = _listed(registry, repository, image)
+    if artifact.digest not in [entry.get("digest") for entry in listed]:
+        own = _descriptor(MANIFEST_TYPE, artifact.digest, body, annotations=artifact.annotations)
+        index = {
+            "schemaVersion": 2,
+            "mediaType": INDEX_TYPE,
+            "manifests": [*listed, {**own, "artifactType": artifact.kind}],
+        }
+        registry.put_manifest(repository, _fallback(image), _canonical(index), INDEX_TYPE)
 
 
 def attached(registry: Registry, repository: str, image: str) -> tuple[Attached, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,6 +28,8 @@ class Release:
     """sha256 (hex) of release.json."""
     folder: str
     """Relative to the releases folder."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """Where it is at the targets of the matrix that have it, by target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,12 @@ def load(workspace: Workspace) -> Index:
 
 
 def add(workspace: Workspace, release: Release, run_id: str, sleep: Callable[[float], None]) -> None:
-    """Make `release` the newest of its cell. Idempotent, and safe for concurrent runs."""
+    """Make `release` the newest of its cell, instead of its earlier entry. Idempotent, and safe for concurrent runs."""
     with locks.wait_for(workspace.locks / "releases.lock", run_id, lambda _holder: None, sleep):
         index = load(workspace)
         if release in index.releases and _newest(index, release.cell) == release:
             return
-        others = tuple(other for other in index.releases if other != release)
+        others = tuple(other for other in index.releases if (other.cell, other.tag) != (release.cell, release.tag))
         updated = Index(releases=(*others, release))
         data = msgspec.json.format(msgspec.json.encode(updated, order="sorted"), indent=2) + b"\n"
         write_atomic(workspace.releases / "index.json", data)

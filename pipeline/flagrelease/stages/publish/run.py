@@ -16,7 +16,8 @@ from flagrelease.ports.registry import referrers
 from flagrelease.stages.card import record
 from flagrelease.stages.card.files import README, RECORD, published
 from flagrelease.stages.card.record import Record
-from flagrelease.stages.publish import attach, index, release_folder, signature
+from flagrelease.stages.publish import attach, deliver, index, issue, release_folder, signature
+from flagrelease.stages.publish.publisher import Shipment
 from flagrelease.stages.publish.release_folder import LATEST, SUMS
 from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
@@ -28,12 +29,13 @@ _NAME = re.compile(r"[\w.-]+(:\d+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 def publish(job: Job, context: Context) -> results.Publish:
     """Raises GateFailed or Inconclusive unless the gates pass, UpstreamRefused for a tag that is taken or an image that
-    the registry has lost, EnvironmentFault for a release folder that was edited."""
+    the registry has lost, EnvironmentFault for a release folder that was edited, and the error of a target."""
     card_files = published(context.result(results.CARD))
     record_file = card_files[RECORD]
     release = record.loads(context.evidence.read(record_file))
     drafted = {name: context.evidence.read(file) for name, file in card_files.items()}
-    _gate(release, job, context, drafted)
+    if (refusal := _refusal(release)) is not None:
+        raise _withheld(release, refusal, job, context, card_files)
     if release.image.runner == "process":
         folder = _draft(job, context, drafted)
         return results.Publish(
@@ -61,6 +63,7 @@ def publish(job: Job, context: Context) -> results.Publish:
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)
     release_folder.point_latest(folder)
+    done, failed = _deliver(release, sources, job, context, private=False)
     index.add(
         context.workspace,
         index.Release(
@@ -70,31 +73,71 @@ def publish(job: Job, context: Context) -> results.Publish:
             verdict=release.verdict,
             record_sha256=record_file.sha256,
             folder=folder.relative_to(context.workspace.releases).as_posix(),
+            targets={one.target: one.place for one in done},
         ),
         context.run_id,
         context.ports.clock.sleep,
     )
+    if failed:
+        raise deliver.failure(job.cell.id, done, failed)
     return results.Publish(
         digest=image.digest,
         tags=tuple(f"{image.repository}:{name}" for name in (tag, LATEST)),
         folder=folder.relative_to(context.workspace.root).as_posix(),
         record=record_file,
+        targets=done,
     )
 
 
-def _gate(release: Record, job: Job, context: Context, draft: Mapping[str, bytes]) -> None:
+def _deliver(
+    release: Record, sources: Mapping[str, Path], job: Job, context: Context, *, private: bool
+) -> tuple[tuple[results.Delivered, ...], dict[str, FlagreleaseError]]:
+    shipment = Shipment(
+        release=release,
+        tag=release.tag,
+        files=sources,
+        registry=context.ports.registry,
+        clock=context.ports.clock,
+        meter=context.meter,
+    )
+    return deliver.send(shipment, deliver.places(job.matrix.targets, private=private), context.progress)
+
+
+def _withheld(
+    release: Record, refusal: FlagreleaseError, job: Job, context: Context, card_files: Mapping[str, Evidence]
+) -> FlagreleaseError:
+    """Keep the card as a draft with a report, and send all to the private places of the targets; the refusal, with the
+    places in it."""
+    evidence = _evidence_paths(job, context)
+    report = issue.report(release, refusal, evidence)
+    draft = _draft(job, context, {name: context.evidence.read(file) for name, file in card_files.items()})
+    write_atomic(draft / issue.FILE, report)
+    kept = f"the card is kept as a private draft: {draft / README}"
+    refusal.hint = f"{refusal.hint}; {kept}" if refusal.hint else kept
+    if release.image.runner == "process" or not deliver.places(job.matrix.targets, private=True):
+        return refusal
+    sources = {name: context.evidence.path(file) for name, file in (card_files | _evidence(job, context)).items()}
+    folder = context.workspace.scratch(job.cell.slug, "publish") / release.tag
+    release_folder.write(folder, {**sources, issue.FILE: draft / issue.FILE})
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    done, failed = _deliver(release, files, job, context, private=True)
+    lines = [f"{one.target}: kept privately, {one.place}" for one in done]
+    lines += [f"{target}: not kept there: {error.line()}" for target, error in failed.items()]
+    refusal.detail = "\n".join([*([refusal.detail] if refusal.detail else []), *lines])
+    return refusal
+
+
+def _refusal(release: Record) -> FlagreleaseError | None:
+    """Why the release must not be public; None if it passed."""
     failed = [check for check in release.smoke.checks if not check.passed]
     if release.verdict == "PASS" and not failed:
-        return
-    folder = _draft(job, context, draft)
-    private = f"the card is kept as a private draft: {folder / README}"
+        return None
     if failed:
-        raise GateFailed(
-            f"{job.cell.id} is not published: smoke failed",
+        return GateFailed(
+            f"{release.cell} is not published: smoke failed",
             why="; ".join(f"{check.name}: {check.detail}" for check in failed),
-            hint=private,
         )
-    raise _verdict_error(release, private)
+    return _verdict_error(release)
 
 
 def _draft(job: Job, context: Context, draft: Mapping[str, bytes]) -> Path:
@@ -104,7 +147,7 @@ def _draft(job: Job, context: Context, draft: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _verdict_error(release: Record, private: str) -> FlagreleaseError:
+def _verdict_error(release: Record) -> FlagreleaseError:
     rows = [row for row in release.accuracy.benchmarks if row.verdict == release.verdict]
     slow = release.speed is not None and release.accuracy.verdict != release.verdict
     why = "; ".join(_numbers(row) for row in rows) or release.reason
@@ -112,24 +155,24 @@ def _verdict_error(release: Record, private: str) -> FlagreleaseError:
         return Inconclusive(
             f"{release.cell} is not published: the evidence is inconclusive",
             why=why,
-            hint=(_measure_more(release.speed) if slow else _ask_more(release)) + f"; {private}",
+            hint=_measure_more(release.speed) if slow else _ask_more(release),
         )
     if release.speed is not None and slow:
         return GateFailed(
             f"{release.cell} is not published: it is slower than {release.speed.baseline_name}",
             why=why,
-            hint=f"evidence file speed/requests.jsonl lists every request; {private}",
+            hint="evidence file speed/requests.jsonl lists every request",
         )
     if not release.accuracy.benchmarks:
         return GateFailed(
             f"{release.cell} is not published: it does not compute like {release.accuracy.baseline_name}",
             why=why,
-            hint=f"evidence file accuracy/tokens.json has the distances of each prompt; {private}",
+            hint="evidence file accuracy/tokens.json has the distances of each prompt",
         )
     return GateFailed(
         f"{release.cell} is not published: its answers are worse than those of {release.accuracy.baseline_name}",
         why=why,
-        hint=f"`flagrelease explain {release.cell}` shows where to find the answers that changed; {private}",
+        hint=f"`flagrelease explain {release.cell}` shows where to find the answers that changed",
     )
 
 
@@ -183,9 +226,13 @@ def _check_image(image: results.Image, job: Job, context: Context) -> None:
 
 def _evidence(job: Job, context: Context) -> dict[str, Evidence]:
     """The verified evidence of all stages before the card, by path in the release folder."""
-    made = [(done.stage, done.result) for done in context.finished if done.stage not in _AFTER]
-    made += [(results.ATTRIBUTION.stage, attributed) for attributed in job.attributed]
-    files_by_path = release_folder.evidence_paths((name, evidence_of(result)) for name, result in made)
+    files_by_path = _evidence_paths(job, context)
     for file in files_by_path.values():
         context.evidence.read(file)
     return files_by_path
+
+
+def _evidence_paths(job: Job, context: Context) -> dict[str, Evidence]:
+    made = [(done.stage, done.result) for done in context.finished if done.stage not in _AFTER]
+    made += [(results.ATTRIBUTION.stage, attributed) for attributed in job.attributed]
+    return release_folder.evidence_paths((name, evidence_of(result)) for name, result in made)

@@ -1,12 +1,14 @@
 """publish: make a release that passed the gates visible, each part after everything that it refers to.
 
 The order is: verify the image digest, then write evidence and card, attach them to the image, then the release tag,
-`latest`, and the index. Every step is idempotent by content, so that an interrupted run is resumed by running again.
+`latest`, the targets of the matrix, and the index. Every step is idempotent by content, so that an interrupted run is
+resumed by running again. A release that did not pass goes to the targets' private places only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flagrelease.contract import results
@@ -18,7 +20,9 @@ from flagrelease.stages.publish.release_folder import LATEST, SUMS
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
-    return {"cell": job.cell.id, "registry": job.registry}
+    known = {"cell": job.cell.id, "registry": job.registry}
+    targets = {name: asdict(target) for name, target in job.matrix.targets.items()}
+    return {**known, "targets": targets} if targets else known
 
 
 def run(job: Job, context: Context) -> results.Publish:
