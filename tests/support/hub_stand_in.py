@@ -56,6 +56,9 @@ class HubStandIn:
     sha256, and with a git blob id if one is in `blob_ids`; `commit` is where the branch is; `requests` are those seen,
     with the Range header where there is one, `credentials` the Authorization and Cookie headers of all."""
 
+    handler: type[BaseHTTPRequestHandler] | None = None
+    """Answers the requests, instead of Handler."""
+
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.names: list[str] | None = None
@@ -73,10 +76,10 @@ class HubStandIn:
         self._lock = threading.Lock()
         stand_in = self
 
-        class Handler(_Handler):
+        class Bound(self.handler or Handler):  # type: ignore[misc]  # a class that subclasses of the hub choose
             hub = stand_in
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  a client that went away
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -111,7 +114,7 @@ class HubStandIn:
         return revision in ("master", "main", self.commit) or revision in self.commits
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     hub: HubStandIn
     protocol_version = "HTTP/1.1"
 

@@ -13,6 +13,7 @@ from typing import Annotated
 from flagrelease.config import names
 from flagrelease.config.strict_yaml import Checked, FieldError, check_name
 
+_OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|[._-](?=[A-Za-z0-9])){0,95}")
 _HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
 
 
@@ -32,6 +33,8 @@ class TargetKind:
 
 TARGETS: Mapping[str, TargetKind] = {
     "folder": TargetKind(form="/FOLDER", pattern=re.compile(r"/[^\0\n]*"), name="{chip}/{model}"),
+    "huggingface": TargetKind(form="ACCOUNT-OR-ORGANISATION", pattern=_OWNER, name=names.HUB),
+    "modelscope": TargetKind(form="ACCOUNT-OR-ORGANISATION", pattern=_OWNER, name=names.HUB),
     "registry": TargetKind(
         form="HOST[:PORT]/PREFIX",
         pattern=re.compile(rf"{_HOST}(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+"),

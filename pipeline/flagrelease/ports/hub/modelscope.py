@@ -131,27 +131,8 @@ class ModelScope:
         # Files are fetched by several threads: none may have a client that is not guarded yet.
         with self._making:
             if self._client is None:
-                self._client = self._made()
+                self._client = guarded_client(self._cache)
             return self._client
-
-    def _made(self) -> HubApi:
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from modelscope_hub import HubApi
-        from modelscope_hub.config import HubConfig
-
-        # The client logs its retries; its final error, which we report, has the cause.
-        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-        config = HubConfig(cache_dir=self._cache)
-        endpoint = str(config.endpoint)
-        token = token_for(endpoint, _TOKEN)
-        if token is None or os.environ.get(_TOKEN):
-            config = HubConfig(cache_dir=self._cache, token=token or "")
-        remember(_TOKEN, config.token or "")
-        client = HubApi(config, user_agent="flagrelease")
-        for session in (client.legacy._session, client.legacy._read_session):
-            _keep_to(origin(endpoint), session)
-        return client
 
     @contextmanager
     def _translated_errors(self, what: str) -> Iterator[None]:
@@ -164,6 +145,28 @@ class ModelScope:
             if (translated := _translated(error, what, self._api().legacy.endpoint)) is None:
                 raise
             raise translated from error
+
+
+def guarded_client(cache: Path) -> HubApi:
+    """A client whose token leaves for the endpoint alone, and only if nobody on the way can read it; `cache` is the
+    folder for its lock files."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from modelscope_hub import HubApi
+    from modelscope_hub.config import HubConfig
+
+    # The client logs its retries; its final error, which we report, has the cause.
+    logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
+    config = HubConfig(cache_dir=cache)
+    endpoint = str(config.endpoint)
+    token = token_for(endpoint, _TOKEN)
+    if token is None or os.environ.get(_TOKEN):
+        config = HubConfig(cache_dir=cache, token=token or "")
+    remember(_TOKEN, config.token or "")
+    client = HubApi(config, user_agent="flagrelease")
+    for session in (client.legacy._session, client.legacy._read_session, client.openapi._session):
+        _keep_to(origin(endpoint), session)
+    return client
 
 
 def _keep_to(audience: Origin | None, session: requests.Session) -> None:
@@ -183,7 +186,7 @@ def _translated(error: Exception, what: str, endpoint: str) -> BaseException | N
     from modelscope_hub import _download_control as control
     from modelscope_hub import errors as client
 
-    why = _reason(error)
+    why = reason(error)
     match error:
         case control._DownloadCancelledError():
             return Cancelled()
@@ -216,7 +219,7 @@ def _translated(error: Exception, what: str, endpoint: str) -> BaseException | N
             return None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The cause in one line: HTTP status and the hub's message, or the innermost cause of a lost connection."""
     status = getattr(error, "status_code", None)
     text = redact(str(getattr(error, "message", "")) or str(error) or type(error).__name__).splitlines()[0]

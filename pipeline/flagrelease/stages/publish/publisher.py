@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -87,6 +87,11 @@ class Steps:
             raise AssertionError(f"{self._target}: {step} comes too late")
         self._at = at
         self._progress.doing(f"publishing to {self._target}: {step}")
+
+    def again(self, attempt: Callable[[], str]) -> str:
+        """Another attempt at the same steps, from the first one."""
+        self._at = 0
+        return attempt()
 
     def note(self, text: str) -> None:
         """Print a line for the user."""

@@ -104,7 +104,7 @@ def _deliver(
 
 
 def _withheld(
-    release: Record, refusal: FlagreleaseError, job: Job, context: Context, card_files: Mapping[str, Evidence]
+    release: Record, refusal: FlagreleaseError, job: Job, context: Context, card_files: dict[str, Evidence]
 ) -> FlagreleaseError:
     """Keep the card as a draft with a report, and send all to the private places of the targets; the refusal, with the
     places in it."""

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from flagrelease.stages.publish import deliver, index
 from flagrelease.stages.publish import stage as publish
 from flagrelease.stages.publish.targets.registry import PUBLISHER
 from support.authority import Certificates, certificates
+from support.contexts import Dying
 from support.login_registry import login_registry
 from support.pushed import finished, job, push
 from support.registry_stand_in import Store, standing_in
@@ -198,22 +198,6 @@ def test_a_layer_moves_between_repositories_of_a_registry_without_being_sent(
     ).image(digest)
     assert reader.digest(second, digest) == digest
     assert not sent
-
-
-class Dying:
-    """Progress that kills the process when step number `at` of the targets begins."""
-
-    def __init__(self, at: int) -> None:
-        self._left = at
-
-    def doing(self, text: str, count: Any = None) -> None:  # noqa: ARG002
-        if text.startswith("publishing to "):
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def note(self, text: str) -> None:
-        pass
 
 
 @pytest.mark.slow  # five releases, published twice each
