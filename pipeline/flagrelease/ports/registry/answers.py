@@ -17,6 +17,7 @@ __all__ = ["CA_HINT", "accepted", "described", "media_type", "unavailable"]
 
 CA_HINT = "if a private authority signed it, name its PEM file: `ca` of the target in matrix.yaml, else SSL_CERT_FILE"
 _PUSH_HINT = "set FLAGRELEASE_REGISTRY_USER and FLAGRELEASE_REGISTRY_PASSWORD, or run `docker login`"
+_ABSENT_HINT = "check its name; some registries, such as Harbor, want a project to be created before the first push"
 _SIZE_HINT = "a proxy before the registry limits the size of requests: raise its limit, such as client_max_body_size"
 _UPLOAD_HINT = "uploads must go to the registry's own address: check the external URL in its configuration"
 
@@ -45,7 +46,7 @@ def accepted(
             why += f"; the credentials were not sent to {withheld}, which the registry names for tokens"
             hint = f"if that server is the registry's, set {TOKEN_SERVER}={withheld}"
         raise RegistryDenied(f"access denied to {repository}", why=why, hint=hint)
-    hint = _SIZE_HINT if answer.status_code == 413 else ""
+    hint = {404: _ABSENT_HINT, 413: _SIZE_HINT}.get(answer.status_code, "")
     raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why, hint=hint)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -58,12 +58,16 @@ def load(workspace: Workspace) -> Index:
 
 
 def add(workspace: Workspace, release: Release, run_id: str, sleep: Callable[[float], None]) -> None:
-    """Make `release` the newest of its cell, instead of its earlier entry. Idempotent, and safe for concurrent runs."""
+    """Make `release` the newest of its cell, instead of its earlier entry, the targets of which it keeps. Idempotent,
+    and safe for concurrent runs."""
     with locks.wait_for(workspace.locks / "releases.lock", run_id, lambda _holder: None, sleep):
         index = load(workspace)
+        earlier = [other for other in index.releases if (other.cell, other.tag) == (release.cell, release.tag)]
+        for other in earlier:
+            release = replace(release, targets={**other.targets, **release.targets})
         if release in index.releases and _newest(index, release.cell) == release:
             return
-        others = tuple(other for other in index.releases if (other.cell, other.tag) != (release.cell, release.tag))
+        others = tuple(other for other in index.releases if other not in earlier)
         updated = Index(releases=(*others, release))
         data = msgspec.json.format(msgspec.json.encode(updated, order="sorted"), indent=2) + b"\n"
         write_atomic(workspace.releases / "index.json", data)

@@ -26,6 +26,7 @@ from support.contexts import Dying
 from support.login_registry import login_registry
 from support.pushed import finished, job, push
 from support.registry_stand_in import Store, standing_in
+from support.writable_hub import OWNER, TOKEN, WritableHub
 
 pytestmark = pytest.mark.integration
 
@@ -104,6 +105,33 @@ def test_a_release_is_in_all_targets_with_the_digest_that_was_evaluated(
     assert moved > 240_000
     assert publish.run(job(targets), context) == made
     assert context.meter.moved == moved
+
+
+@pytest.mark.usefixtures("robot")
+def test_a_release_is_on_registry_folder_and_hubs(
+    tmp_path: Path, source: str, targets: dict[str, Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = finished(tmp_path / "workspace", OciRegistry(), source)
+    with WritableHub().running() as hub:
+        assert isinstance(hub, WritableHub)
+        for name, value in {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(name, value)
+        hubs = {kind: Target(kind=kind, to=OWNER, name=f"{{Model}}-{kind}") for kind in ("huggingface", "modelscope")}
+        with pytest.raises(ConfigError) as caught:
+            publish.run(job({**targets, **hubs}), context)
+        assert caught.value.what == "cpu/smollm2-135m is not published to modelscope"
+        assert caught.value.why == "ModelScope needs MODELSCOPE_API_TOKEN: it is not set"
+        assert [line.split(":")[0] for line in caught.value.detail.splitlines()] == ["harbor", "share", "huggingface"]
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", TOKEN)
+        made = publish.run(job({**targets, **hubs}), context)
+        folder = names(context.workspace.root / made.folder)
+        for kind in hubs:
+            repository = hub.repositories[f"{OWNER}/SmolLM2-135M-Instruct-{kind}"]
+            (tagged,) = repository.tags.values()
+            assert {path: repository.commits[tagged][path] for path in folder} == folder
+            assert len(repository.messages) == 1
+    (listed,) = index.load(context.workspace).releases
+    assert set(listed.targets) == {"harbor", "share", "huggingface", "modelscope"}
 
 
 @pytest.mark.usefixtures("robot")

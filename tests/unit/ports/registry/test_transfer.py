@@ -88,7 +88,7 @@ def test_a_blob_is_taken_over_within_a_registry(way: Way) -> None:
     [
         ((401, {}), RegistryDenied, "HTTP 401", "docker login"),
         ((403, {}), RegistryDenied, "HTTP 403, TROUBLE: as asked", "docker login"),
-        ((404, {}), UpstreamRefused, "HTTP 404", ""),
+        ((404, {}), UpstreamRefused, "HTTP 404", "want a project to be created"),
         ((413, {}), UpstreamRefused, "HTTP 413", "a proxy before the registry limits the size of requests"),
         ((429, {"Retry-After": "90"}), RegistryUnavailable, "asked to wait 90 s", "run again"),
         ((500, {}), RegistryUnavailable, "HTTP 500", "run again"),

@@ -103,6 +103,23 @@ def test_plan_says_what_a_target_lacks(tmp_path: Path, monkeypatch: pytest.Monke
     assert "FLAGRELEASE_TARGET_MY_HARBOR_PASSWORD" in plan.hint
 
 
+@pytest.mark.parametrize(
+    ("kind", "hub", "token"),
+    [("huggingface", "Hugging Face", "HF_TOKEN"), ("modelscope", "ModelScope", "MODELSCOPE_API_TOKEN")],
+)
+def test_plan_asks_for_the_token_of_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, hub: str, token: str
+) -> None:
+    monkeypatch.delenv(token, raising=False)
+    opened = project(tmp_path, "localhost:1/x", f"hub: {{kind: {kind}, to: FlagRelease}}")
+    (cell,) = [one for one in opened.cells if one.id == "cpu/smollm2-135m"]
+    plan = refusal(cell, opened)
+    assert plan is not None
+    assert (plan.blocked, f"set {token} to a token" in plan.hint) == (f"{hub} needs {token}: it is not set", True)
+    monkeypatch.setenv(token, "t")
+    assert refusal(cell, opened) is None
+
+
 def test_the_right_to_write_is_checked_before_anything_runs(tmp_path: Path) -> None:
     ports: Any = None
     with standing_in(Store()) as own, standing_in(Store(login=("robot$x", "p"))) as harbor:

@@ -188,6 +188,14 @@ class TestIndex:
         assert self.add(tmp_path, "b") == ["a", "b"]
         assert self.add(tmp_path, "a") == ["b", "a"]
 
+    def test_targets_that_have_a_release_stay_listed(self, tmp_path: Path) -> None:
+        self.add(tmp_path, "a")
+        workspace = given.workspace(tmp_path)
+        for name in ("harbor", "share"):
+            index.add(workspace, replace(self.release("a"), targets={name: "there"}), "run", lambda _seconds: None)
+        (listed,) = index.load(workspace).releases
+        assert listed.targets == {"harbor": "there", "share": "there"}
+
     def test_runs_write_it_one_after_the_other(self, tmp_path: Path) -> None:
         """Without the lock, each of them would write what it has read, and its own release."""
         workspace = given.workspace(tmp_path)
