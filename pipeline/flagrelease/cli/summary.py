@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flagrelease.cli.display import amount, shown_state, spell
@@ -45,6 +45,8 @@ class CellResult:
     """REPOSITORY@DIGEST; empty if the cell has no image."""
     tags: tuple[str, ...] = ()
     """REPOSITORY:TAG of the published image."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """Where the release is at the targets of the matrix, by target."""
     verdict: str = ""
     """The worst verdict of the gates that ran; empty if none did."""
     folder: str = ""
@@ -71,6 +73,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
         failure=red.error if red else None,
         image=image.reference if image is not None else "",
         tags=publish.tags if publish is not None else (),
+        targets={one.target: one.place for one in publish.targets} if publish is not None else {},
         verdict=_worst({outcome.stage: outcome.verdict for outcome in run.outcomes}.values()),
         folder=str(root / publish.folder) if publish is not None else str(draft) if drafted else "",
     )
@@ -107,6 +110,7 @@ def unchanged(plan: CellPlan, ledger: Ledger, workspace: Workspace) -> CellResul
         digest=image.digest if image is not None else "",
         image=image.reference if image is not None else "",
         tags=publish.tags if publish is not None else (),
+        targets={one.target: one.place for one in publish.targets} if publish is not None else {},
         verdict=_worst(gate.verdict for gate in gates if gate is not None),
         folder=str(workspace.root / publish.folder) if publish is not None else "",
     )
@@ -196,6 +200,7 @@ def as_json(results: Sequence[CellResult], excluded: Sequence[Cell], code: int) 
                 "digest": result.digest,
                 "image": result.image,
                 "tags": list(result.tags),
+                "targets": dict(result.targets),
                 "verdict": result.verdict,
                 "folder": result.folder,
                 "error": None if result.failure is None else asdict(result.failure),

@@ -94,7 +94,8 @@ def test_the_json_of_a_release_names_what_was_made(tmp_path: Path) -> None:
     )  # fmt: skip
     record = Evidence("release.json", "0" * 64, 1)
     tags = ("localhost:5000/x/tiny:1",)
-    publish = results.Publish(digest="sha256:ab", tags=tags, folder="releases/cpu/tiny/1", record=record)
+    there = (results.Delivered(target="share", place="/srv/cpu/tiny/1"),)
+    publish = results.Publish(digest="sha256:ab", tags=tags, folder="releases/cpu/tiny/1", record=record, targets=there)
     run._done = {
         name: Done(stage=name, key="k", result=made) for name, made in (("image", image), ("publish", publish))
     }
@@ -106,6 +107,7 @@ def test_the_json_of_a_release_names_what_was_made(tmp_path: Path) -> None:
     (cell,) = summary.as_json([summary.finished(run, 1.0)], [], 0)["cells"]
     assert cell["image"] == "localhost:5000/x/tiny@sha256:ab"
     assert cell["tags"] == list(tags)
+    assert cell["targets"] == {"share": "/srv/cpu/tiny/1"}
     assert cell["verdict"] == "INCONCLUSIVE", "the worst one"
     assert cell["folder"] == str(tmp_path / "releases/cpu/tiny/1")
     assert cell["error"] is None
