@@ -64,7 +64,7 @@ class _Writable(Handler):
         hub, fault = self.hub, self.hub.fault_for(f"{method} {self.path}")
         length = int(self.headers.get("Content-Length") or 0)
         if fault and fault.cut is not None:
-            self.rfile.read(fault.cut)
+            self.rfile.read(min(fault.cut, length))
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return

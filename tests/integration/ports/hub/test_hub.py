@@ -216,7 +216,7 @@ def test_no_thread_gets_a_client_whose_sessions_are_not_guarded_yet(
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: (source._api(), len(guarded)), range(4)))
     assert len({id(client) for client, _ in found}) == 1
-    assert {count for _, count in found} == {2}
+    assert {count for _, count in found} == {3}
 
 
 @pytest.mark.parametrize("source", [MODELSCOPE, HF])

@@ -138,15 +138,20 @@ def test_nothing_that_failed_goes_into_a_repository_that_is_public(case: Case) -
     assert case.shown.notes == [f"hub: {OWNER}/{NAME} is private on the hub, so nobody else sees this release"]
 
 
+def _slow(*case: Any) -> Any:
+    """Two statuses stand for all in `make test`."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "what", "why", "hint"),
     [
-        (401, {}, HubRefused, "access denied to", "HTTP 401", "to a token"),
+        _slow(401, {}, HubRefused, "access denied to", "HTTP 401", "to a token"),
         (403, {}, HubRefused, "access denied to", "HTTP 403", "to a token"),
-        (404, {}, HubRefused, "does not exist", "HTTP 404", "check the name"),
-        (413, {}, HubRefused, "takes no files of this size", "HTTP 413", "a proxy before the hub"),
+        _slow(404, {}, HubRefused, "does not exist", "HTTP 404", "check the name"),
+        _slow(413, {}, HubRefused, "takes no files of this size", "HTTP 413", "a proxy before the hub"),
         (429, {"Retry-After": "900"}, HubUnavailable, "cannot be written now", "asked to wait 900 s", "run again"),
-        (500, {}, HubUnavailable, "cannot be written now", "HTTP 500", "run again"),
+        _slow(500, {}, HubUnavailable, "cannot be written now", "HTTP 500", "run again"),
     ],
 )
 def test_a_commit_that_the_hub_refuses(

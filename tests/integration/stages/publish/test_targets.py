@@ -107,6 +107,7 @@ def test_a_release_is_in_all_targets_with_the_digest_that_was_evaluated(
     assert context.meter.moved == moved
 
 
+@pytest.mark.slow  # two releases to four targets each; each kind has its own tests
 @pytest.mark.usefixtures("robot")
 def test_a_release_is_on_registry_folder_and_hubs(
     tmp_path: Path, source: str, targets: dict[str, Target], monkeypatch: pytest.MonkeyPatch
@@ -157,6 +158,7 @@ def test_what_did_not_pass_goes_to_the_private_places_with_a_report(
     assert f"harbor: kept privately, {private}:{shared.name}" in caught.value.detail
 
 
+@pytest.mark.slow  # two releases; ports/test_registry.py has the rule itself
 @pytest.mark.usefixtures("robot")
 def test_a_tag_that_somebody_else_moved_is_left_alone_and_the_folder_is_published(
     tmp_path: Path, source: str, targets: dict[str, Target], reader: OciRegistry
