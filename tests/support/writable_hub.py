@@ -97,6 +97,8 @@ class _Writable(Handler):
             digest = hashlib.sha256(body).hexdigest()
             hub.blobs[digest] = body
             self._send(200 if digest == path.rpartition("/")[2] else 400, b"{}")
+        elif path == "/verify":
+            self._send(200, b"{}")
         elif f"Bearer {TOKEN}" not in given:
             self._send(
                 401, b'{"error": "no token"}', {"X-Error-Message": "Invalid credentials in Authorization header"}
@@ -183,8 +185,9 @@ class _Writable(Handler):
         known = {"oid": wanted["oid"], "size": wanted["size"]}
         if wanted["oid"] in self.hub.blobs:
             return known
-        href = f"{self.hub.storage or self.hub.url}/blobs/{wanted['oid']}"
-        return {**known, "actions": {"upload": {"href": href}}}
+        storage = self.hub.storage or self.hub.url
+        upload = {"href": f"{storage}/blobs/{wanted['oid']}"}
+        return {**known, "actions": {"upload": upload, "verify": {"href": f"{storage}/verify"}}}
 
     # ModelScope
 

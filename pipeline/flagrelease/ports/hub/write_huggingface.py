@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _ENDPOINT = "https://huggingface.co"
 _TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
+_GUARDED: list[str] = []
+"""The endpoint that the token is kept to in the client's connections, which all of its users share."""
+_SETTING = threading.Lock()
 _WRITERS = ("admin", "write", "contributor")
 _TOKEN_HINT = f"set {_TOKEN} to a token with the right to write to that account or organisation"
 
@@ -113,7 +117,11 @@ class HuggingFaceWriter:
             huggingface_hub.constants.HF_HUB_DISABLE_XET = True
             disable_progress_bars()
             logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-            huggingface_hub.set_client_factory(self._http)
+            with _SETTING:
+                # Setting it closes the connections of other threads.
+                if self._endpoint not in _GUARDED:
+                    huggingface_hub.set_client_factory(self._http)
+                    _GUARDED[:] = [self._endpoint]
             self._client = huggingface_hub.HfApi(endpoint=self._endpoint, token=self._token)
         return self._client
 

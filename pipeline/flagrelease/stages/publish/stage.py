@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from flagrelease.contract import results
@@ -35,12 +36,15 @@ def run(job: Job, context: Context) -> results.Publish:
 
 
 def intact(result: results.Publish, look: Look) -> str:
-    """Check the release folder and, with a registry, the tags."""
+    """Check the release folder, copies of it and, with a registry, the tags."""
     folder = look.workspace.root / result.folder
     if result.withheld:
         return "" if (folder / README).is_file() else "its draft is missing"
     if not (folder / SUMS).is_file():
         return "its release folder is missing"
+    for one in result.targets:
+        if one.place.startswith("/") and not Path(one.place, SUMS).is_file():
+            return f"its copy at {one.target} is missing"
     if look.registry is not None:
         for reference in result.tags:
             repository, _, tag = reference.rpartition(":")

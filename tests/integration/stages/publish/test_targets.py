@@ -22,7 +22,8 @@ from flagrelease.stages.publish import deliver, index
 from flagrelease.stages.publish import stage as publish
 from flagrelease.stages.publish.targets.registry import PUBLISHER
 from support.authority import Certificates, certificates
-from support.contexts import Dying
+from support.canaries import Canaries
+from support.contexts import Dying, Shown
 from support.login_registry import login_registry
 from support.pushed import finished, job, push
 from support.registry_stand_in import Store, standing_in
@@ -40,8 +41,13 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def host(tls: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with login_registry(tmp_path_factory.mktemp("registry") / "files", ROBOT, SECRET, tls) as running:
+def registry_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registry") / "files"
+
+
+@pytest.fixture(scope="module")
+def host(tls: Certificates, registry_data: Path) -> Iterator[str]:
+    with login_registry(registry_data, ROBOT, SECRET, tls) as running:
         yield running
 
 
@@ -109,10 +115,12 @@ def test_a_release_is_in_all_targets_with_the_digest_that_was_evaluated(
 
 @pytest.mark.slow  # two releases to four targets each; each kind has its own tests
 @pytest.mark.usefixtures("robot")
-def test_a_release_is_on_registry_folder_and_hubs(
-    tmp_path: Path, source: str, targets: dict[str, Target], monkeypatch: pytest.MonkeyPatch
+def test_a_release_is_on_registry_folder_and_hubs_and_no_credential_is_anywhere(
+    tmp_path: Path, source: str, targets: dict[str, Target], registry_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = finished(tmp_path / "workspace", OciRegistry(), source)
+    shown, canaries = Shown(), Canaries({"robot": SECRET, "hub": TOKEN})
+    context = replace(context, progress=shown)
     with WritableHub().running() as hub:
         assert isinstance(hub, WritableHub)
         for name, value in {"HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}.items():
@@ -131,6 +139,14 @@ def test_a_release_is_on_registry_folder_and_hubs(
             (tagged,) = repository.tags.values()
             assert {path: repository.commits[tagged][path] for path in folder} == folder
             assert len(repository.messages) == 1
+            for path, data in repository.commits[tagged].items():
+                canaries.search(f"{kind}: {path}", data)
+    for path in [*tmp_path.rglob("*"), *registry_data.rglob("*")]:
+        if path.is_file():
+            canaries.search_file(path)
+    canaries.search("what was shown", "\n".join([*shown.texts, *shown.notes]).encode())
+    assert canaries.searched > 50
+    assert not canaries.seen
     (listed,) = index.load(context.workspace).releases
     assert set(listed.targets) == {"harbor", "share", "huggingface", "modelscope"}
 

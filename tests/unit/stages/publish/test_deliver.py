@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import support.finished_cell as given
 from flagrelease.config.targets import TARGETS, Target
+from flagrelease.contract.context import Look
 from flagrelease.contract.results import Check
 from flagrelease.errors import EnvironmentFault, GateFailed, Inconclusive, RegistryDenied, UpstreamRefused
 from flagrelease.ports.registry import OciRegistry
@@ -61,6 +63,10 @@ def test_a_target_that_fails_keeps_no_other_from_its_release(tmp_path: Path, sou
     assert (tmp_path / "share/cpu/smollm2-135m" / tag).stat().st_mtime_ns == written
     (listed,) = index.load(context.workspace).releases
     assert set(listed.targets) == set(targets)
+    look = Look(workspace=context.workspace, evidence=context.evidence)
+    assert publish.intact(made, look) == ""
+    shutil.rmtree(tmp_path / "other/cpu")
+    assert publish.intact(made, look) == "its copy at other is missing"
 
 
 def test_the_error_is_of_the_most_severe_kind_and_names_all() -> None:
