@@ -269,6 +269,7 @@ def _verification(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--templates", type=Path, metavar="DIR", help="the card's template; default: the installed one")
     verb.add_argument("--key", type=Path, metavar="FILE", help="public key (PEM) that has to have signed the release")
+    verb.add_argument("--ca", type=Path, metavar="FILE", help="PEM file of a private authority of the registry")
     verb.add_argument("--receipt", type=Path, metavar="FILE", help="write what was checked, by which version and when")
 
 

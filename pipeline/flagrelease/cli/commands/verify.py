@@ -40,7 +40,8 @@ def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
     if reference is not None:
         from flagrelease.ports.registry import OciRegistry
 
-        registry = OciRegistry()
+        host = reference.repository.partition("/")[0]
+        registry = OciRegistry(authorities={host: arguments.ca} if arguments.ca is not None else {})
         folder = folder or download(reference, registry, downloads)
     assert folder is not None  # noqa: S101 - given, or downloaded
     release = open_release(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,16 +13,21 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
+from flagrelease.cli import app
 from flagrelease.config.targets import Target
 from flagrelease.contract import results
 from flagrelease.errors import ConfigError, GateFailed, RegistryDenied, UpstreamRefused
 from flagrelease.ports import registry as port
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.credentials import Credentials
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.registry import OciRegistry, referrers, transfer
+from flagrelease.stages.card import record
 from flagrelease.stages.publish import deliver, index
 from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.publish.publisher import Shipment
 from flagrelease.stages.publish.targets.registry import PUBLISHER
+from support import released
 from support.authority import Certificates, certificates
 from support.canaries import Canaries
 from support.contexts import Dying, Shown
@@ -244,6 +251,37 @@ def test_a_layer_moves_between_repositories_of_a_registry_without_being_sent(
     ).image(digest)
     assert reader.digest(second, digest) == digest
     assert not sent
+
+
+@pytest.mark.slow  # a release with answers, and all of them judged again
+@pytest.mark.usefixtures("robot")
+def test_a_copy_is_verified_from_its_registry_alone(
+    tmp_path: Path,
+    targets: dict[str, Target],
+    host: str,
+    tls: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with standing_in(Store()) as first:
+        own, repository = OciRegistry(), f"{first}/staging/model-cpu"
+        digest = push(own, repository)
+        config = json.loads(own.manifest(repository, digest).body)["config"]["digest"]
+        image = given.image(repository=repository, digest=digest, image_id=config, labels={})
+        folder = released.release(tmp_path / "workspace", registry=own, image=image)
+        release = record.loads((folder / "release.json").read_bytes())
+        clock = SystemClock()
+        shipment = Shipment(release=release, tag=release.tag, files={}, registry=own, clock=clock, meter=Meter(clock))
+        to = deliver.places({"harbor": targets["harbor"]}, private=False)
+        (done,), failed = deliver.send(shipment, to, Shown())
+        assert not failed
+    login = base64.b64encode(f"{ROBOT}:{SECRET}".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert app.main(["verify", done.place, "--ca", str(tls.authority), "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)["checks"]
+    assert done.place in [one["subject"] for one in checked if one["check"] == "image"]
 
 
 @pytest.mark.slow  # five releases, published twice each

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 
 import support.finished_cell as given
+from flagrelease.config import names
 from flagrelease.config.targets import TARGETS, Target
+from flagrelease.contract import results
 from flagrelease.contract.context import Look
 from flagrelease.contract.results import Check
 from flagrelease.errors import EnvironmentFault, GateFailed, Inconclusive, RegistryDenied, UpstreamRefused
+from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.meter import Meter
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.run.plan import CellPlan, Step
 from flagrelease.run.preflight import check_machine, refusal
 from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages.publish import deliver, index, issue
 from flagrelease.stages.publish import stage as publish
-from flagrelease.stages.publish.publisher import Steps
+from flagrelease.stages.publish.publisher import Shipment, Steps
 from flagrelease.stages.publish.targets import PUBLISHERS
 from flagrelease.store.evidence import Evidence
 from support.contexts import Shown
@@ -48,7 +52,7 @@ def test_a_target_that_fails_keeps_no_other_from_its_release(tmp_path: Path, sou
         publish.run(job(targets), context)
     error = caught.value
     assert (error.exit_code, error.what) == (6, "cpu/smollm2-135m is not published to full")
-    assert error.why == f"{tmp_path / 'full'} cannot be written: {tmp_path / 'full'} is not a directory"
+    assert error.why == f"{tmp_path / 'full'} cannot be written: {tmp_path / 'full'}: Not a directory"
     assert error.hint.endswith("`flagrelease run` publishes only what is missing")
     (tag,) = [one.name for one in (tmp_path / "share/cpu/smollm2-135m").iterdir() if not one.is_symlink()]
     assert error.detail.splitlines() == [
@@ -88,6 +92,25 @@ def test_the_steps_of_a_publisher_have_one_order() -> None:
     with pytest.raises(AssertionError, match="harbor: evidence comes too late"):
         steps.begin("evidence")
     assert shown.texts == ["publishing to harbor: blobs", "publishing to harbor: blobs", "publishing to harbor: tag"]
+
+
+def test_the_long_name_has_the_versions_of_what_is_inside(tmp_path: Path, source: str) -> None:
+    registry, clock = OciRegistry(), SystemClock()
+    pushed = finished(tmp_path, registry, source).result(results.IMAGE)
+    image = replace(pushed, versions={"Python": "3.10.10", "torch": "2.6.0+metax3.0.0.3"})
+    release = given.record(image=image)
+    chip = replace(release.chip, base="harbor.example/flagos-base-metax-maca3.7.2.1:2.1.2")
+    environment = {**release.smoke.environment, "Driver": "3.3.12"}
+    release = replace(release, chip=chip, smoke=replace(release.smoke, environment=environment))
+    shipment = Shipment(
+        release=release, tag="v-0123456789ab", files={}, registry=registry, clock=clock, meter=Meter(clock)
+    )
+    target = Target(kind="registry", to="h.example/x", name=f"{names.LONG}:{{record}}")
+    (place,) = deliver.places({"harbor": target}, private=False)
+    assert shipment.name(place) == (
+        "flagrelease-cpu-release-model_smollm2-135m-tree_none-gems_none-scale_0.8.0-cx_none-python_3.10.10"
+        "-torch_2.6.0_metax3.0.0.3-pcp_maca3.7.2.1-gpu_cpu-arc_amd64-driver_3.3.12:0123456789ab"
+    )
 
 
 def project(tmp_path: Path, registry: str, targets: str) -> Project:

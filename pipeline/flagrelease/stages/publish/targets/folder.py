@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.stages.publish import release_folder
 from flagrelease.stages.publish.publisher import Place, Publisher, Shipment, Steps
+from flagrelease.store.files import unfinished
 
 
 class _Folder:
@@ -17,12 +18,15 @@ class _Folder:
     def check(self, place: Place) -> None:
         at = Path(place.at)
         nearest = next(path for path in (at, *at.parents) if path.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        try:
+            with tempfile.TemporaryDirectory(dir=nearest, prefix=unfinished()):
+                pass
+        except OSError as error:
             raise EnvironmentFault(
                 f"{at} cannot be written",
-                why=f"{nearest} is not a directory" if not nearest.is_dir() else f"no permission to write to {nearest}",
+                why=f"{nearest}: {error.strerror or error}",
                 hint=f"make it writable for this user, or fix targets.{place.target} in matrix.yaml",
-            )
+            ) from None
 
     def publish(self, shipment: Shipment, place: Place, steps: Steps) -> str:
         self.check(place)
