@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from flagrelease.config import strict_yaml
 from flagrelease.config.chip import Chip, KernelSettings
 from flagrelease.config.engines import ENGINES, LoadToolName
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
-from flagrelease.config.names import REPOSITORY, check_repository, of_cell, render
+from flagrelease.config.names import REPOSITORY, check_repository, of_cell
 from flagrelease.config.sources import Source, check_data
 from flagrelease.config.strict_yaml import FieldError, at_least, between, check_name
 from flagrelease.config.targets import Target, check_names
@@ -369,22 +368,16 @@ class Matrix:
                 _check_room(own.serve or model.serve, own.sampling or model.sampling, *path)
 
     def _check_published_names(self) -> None:
-        for name in self.targets:
-            if not _NAME.fullmatch(name):
-                raise FieldError("is not a name: write lower-case letters, digits and single . _ -", "targets", name)
-        cells = [
-            (f"{chip_name}/{model_name}", of_cell(chip_name, chip, model_name, model.title))
+        cells = {
+            f"{chip_name}/{model_name}": of_cell(chip_name, chip, model_name, model.title)
             for chip_name, chip in self.chips.items()
             for model_name, model in self.models.items()
             if not any(
                 fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
                 for rule in self.exclude
             )
-        ]
-        check_names(self.targets, cells)
-        made = Counter(render(self.repository, fields) for _, fields in cells)
-        if twice := [name for name, count in made.items() if count > 1]:
-            raise FieldError(f"gives several cells the name {twice[0]!r}: use {{chip}} and {{model}}", "repository")
+        }
+        check_names(self.repository, self.targets, cells)
 
 
 def _check_room(serve: Serve, sampling: Sampling, *path: str) -> None:

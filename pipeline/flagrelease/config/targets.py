@@ -6,13 +6,14 @@ A new kind is an entry of TARGETS and a publisher in stages/publish/targets/ wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from flagrelease.config import names
 from flagrelease.config.strict_yaml import Checked, FieldError, check_name
 
+_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|[._-](?=[A-Za-z0-9])){0,95}")
 _HOST = r"[A-Za-z0-9.-]+(:[0-9]+)?"
 
@@ -85,16 +86,23 @@ class Target:
         return (self.private if private else self.to).rstrip("/")
 
 
-def check_names(targets: Mapping[str, Target], cells: Iterable[tuple[str, Mapping[str, str]]]) -> None:
-    """Raise FieldError if two cells, given with the fields of their names, have the same name at a target: their
-    releases would take turns in being the latest one."""
-    cells = list(cells)
-    for target, settings in targets.items():
-        taken: dict[str, str] = {}
-        for cell, fields in cells:
-            known = {**dict.fromkeys(names.FIELDS, "x"), **fields}
-            name = names.render(settings.template, known)
-            if name in taken:
-                twice = f"gives {taken[name]} and {cell} the same name, {name!r}: use {{chip}} or {{gpu}} as well"
-                raise FieldError(twice, "targets", target, *(["name"] if settings.name else []))
-            taken[name] = cell
+def check_names(repository: str, targets: Mapping[str, Target], cells: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise FieldError for a target without a proper name, and if two cells have the same name in the registry of the
+    releases or at a target: their releases would take turns in being the latest one. `cells` are the fields of names by
+    cell."""
+    _check_distinct(repository, cells, "repository")
+    for name, target in targets.items():
+        if not _NAME.fullmatch(name):
+            raise FieldError("is not a name: write lower-case letters, digits and single . _ -", "targets", name)
+        _check_distinct(target.template, cells, "targets", name, *(["name"] if target.name else []))
+
+
+def _check_distinct(template: str, cells: Mapping[str, Mapping[str, str]], *path: str) -> None:
+    taken: dict[str, str] = {}
+    for cell, fields in cells.items():
+        name = names.render(template, {**dict.fromkeys(names.FIELDS, "x"), **fields})
+        if name in taken:
+            raise FieldError(
+                f"gives {taken[name]} and {cell} the same name, {name!r}: add {{chip}} or {{model}}", *path
+            )
+        taken[name] = cell

@@ -50,7 +50,7 @@ def test_targets_have_places_and_names(tmp_path: Path) -> None:
         ("kind: folder, to: /x, ca: /ca.pem", "is not used by kind folder"),
         ("kind: registry, to: h/x, ca: ca.pem", "which is not an absolute path"),
         ("kind: registry, to: h/x, name: '{vendr}'", "'{vendr}' has {vendr}, which is not a field"),
-        ("kind: registry, to: h/x, name: '{vendor}'", "the same name, 'nvidia': use {chip} or {gpu} as well"),
+        ("kind: registry, to: h/x, name: '{vendor}'", "the same name, 'nvidia': add {chip} or {model}"),
     ],
 )
 def test_mistakes_are_named_with_their_line(tmp_path: Path, target: str, error: str) -> None:
@@ -63,5 +63,10 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, target: str, error: 
 
 def test_the_name_of_images_is_a_template(tmp_path: Path) -> None:
     assert read(tmp_path, "repository: 'flagrelease_{vendor}_{model_}'").repository.startswith("flagrelease_")
-    with pytest.raises(ConfigError, match="gives several cells the name 'x-nvidia-h100'"):
+    with pytest.raises(ConfigError, match="and nvidia-h100/qwen3-8b the same name, 'x-nvidia-h100'"):
         read(tmp_path, "repository: 'x-{chip}'")
+
+
+def test_a_target_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a name: write lower-case letters"):
+        read(tmp_path, "targets:\n  My Harbor: {kind: folder, to: /x}")
