@@ -160,6 +160,21 @@ def test_the_right_to_write_is_checked_before_anything_runs(tmp_path: Path) -> N
         assert check_machine([replace(plan, steps=())], opened, ports) is None
 
 
+def test_a_robot_account_gets_a_token_from_its_own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Harbor wants it: the account is sent for the token, and the token with everything else."""
+    monkeypatch.setenv("FLAGRELEASE_TARGET_HARBOR_USER", "robot$x")
+    monkeypatch.setenv("FLAGRELEASE_TARGET_HARBOR_PASSWORD", "p")
+    store = Store(login=("robot$x", "p"), bearer=True)
+    with standing_in(store) as harbor:
+        (place,) = deliver.places({"harbor": Target(kind="registry", to=f"{harbor}/public")}, private=False)
+        PUBLISHERS["registry"].check(place)
+    sent = {
+        (call.split("?")[0].split()[1].split("/")[1], headers.get("Authorization", "").split(" ")[0])
+        for call, headers in zip(store.calls, store.headers, strict=True)
+    }
+    assert sent == {("v2", ""), ("token", "Basic"), ("v2", "Bearer")}
+
+
 def test_a_target_that_does_not_answer_may_do_so_later(tmp_path: Path) -> None:
     ports: Any = None
     down = Store(trouble=lambda _method, _path: (503, {}))
