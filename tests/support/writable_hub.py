@@ -125,6 +125,8 @@ class _Writable(Handler):
                 return 200, {"errors": [], "warnings": []}, {}
             case ["POST", "api", "repos", "create"]:
                 name = f"{document['organization']}/{document['name']}"
+                if document["organization"] not in (hub.account["name"], OWNER):
+                    return 403, {"error": "no permission"}, {}
                 if name in hub.repositories:
                     return 409, {"error": "You already created this model repo"}, {}
                 hub.repositories[name] = Repository(private=document.get("visibility") == "private")

@@ -51,7 +51,7 @@ class Case:
     def target(self, **changes: str) -> Target:
         return Target(**{"kind": self.kind, "to": OWNER, "private": "release-bot", **changes})
 
-    def publish(self, tag: str = "v1", *, private: bool = False, **changed: bytes | None) -> str:
+    def publish(self, tag: str = "v1", *, private: bool = False, to: str = OWNER, **changed: bytes | None) -> str:
         """Publish FILES, with changes by path (`None` leaves a file out); `__` in a keyword is a slash."""
         changes = {name.replace("__", "/").replace("_dot_", "."): data for name, data in changed.items()}
         files = {path: data for path, data in {**FILES, **changes}.items() if data is not None}
@@ -71,7 +71,7 @@ class Case:
             clock=self.clock,
             meter=Meter(self.clock),
         )
-        (place_,) = deliver.places({"hub": self.target()}, private=private)
+        (place_,) = deliver.places({"hub": self.target(to=to)}, private=private)
         return self.publisher.publish(shipment, place_, Steps("hub", self.shown))
 
     @property
@@ -136,6 +136,14 @@ def test_nothing_that_failed_goes_into_a_repository_that_is_public(case: Case) -
     case.hub.repositories[f"{OWNER}/{NAME}"] = Repository(private=True)
     case.publish()
     assert case.shown.notes == [f"hub: {OWNER}/{NAME} is private on the hub, so nobody else sees this release"]
+
+
+def test_an_organisation_of_others_is_refused(case: Case) -> None:
+    with pytest.raises(HubRefused) as caught:
+        case.publish(to="others")
+    assert caught.value.what == f"access denied to others/{NAME}"
+    assert "HTTP 403" in caught.value.why
+    assert not case.hub.repositories
 
 
 def _slow(*case: Any) -> Any:
