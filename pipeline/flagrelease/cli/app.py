@@ -297,10 +297,7 @@ def _open_closed_streams() -> None:
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """Write all output before the end, whatever characters the terminal knows. Raises EnvironmentFault if standard
-    output cannot be written."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Write all output before the end. Raises EnvironmentFault if standard output cannot be written."""
     try:
         yield
         sys.stdout.flush()
@@ -318,7 +315,9 @@ def _output() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     _open_closed_streams()
-    with interrupt.handled() as signals:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # characters that the terminal does not know
+    with redacted_output(), interrupt.handled() as signals:
         try:
             code = _run(argv)
         except KeyboardInterrupt:
@@ -331,17 +330,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        with _output(), redacted_output():
+        with _output():
             arguments = parser().parse_args(argv)
             verb = importlib.import_module(f"flagrelease.cli.commands.{arguments.verb}")
             return int(verb.main(arguments))
     except FlagreleaseError as error:
         show_error(error)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader closed the pipe (`flagrelease plan | head`): not a failure.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         from flagrelease.store.files import machine_fault
 

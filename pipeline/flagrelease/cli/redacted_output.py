@@ -1,7 +1,8 @@
-"""Redact what a verb writes to standard output and standard error."""
+"""Redact what a verb writes to standard output and standard error, and go on if nobody reads it any longer."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -13,14 +14,32 @@ __all__ = ["redacted_output"]
 
 
 class _Redacted:
-    """A text stream that redacts each text before it is written; all else is the stream's own."""
+    """A text stream that redacts each text before it is written; all else is the stream's own.
+
+    If its reader has closed the pipe (`flagrelease run … | head`), the rest is written nowhere: the verb does its work,
+    and its exit code is that of the work.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(redact(text))
+        try:
+            self._stream.write(redact(text))
+        except BrokenPipeError:
+            self._forsake()
         return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._forsake()
+
+    def _forsake(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

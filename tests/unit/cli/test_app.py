@@ -129,10 +129,10 @@ def test_power_forecast(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["plan", "cpu/smollm2-135m", "--power", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     (forecast,) = cell["benchmarks"]
-    assert forecast["answers"] == 125
+    assert forecast["answers"] == 155
     assert forecast["needed"] > 125
     assert 0 < forecast["passes_if_equal"] < forecast["finds"]["0.1"] < 1
-    assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 125
+    assert forecast["sequential"]["0.1"]["answers"] < forecast["sequential"]["0"]["answers"] < 155
     assert cell["passes_if_equal"] == pytest.approx(forecast["passes_if_equal"])
     assert cell["hours"] is None
     assert app.main(["plan", "nvidia-h100/*", "--power", "--profile", "full"]) == 0
@@ -223,6 +223,17 @@ def test_closed_streams_are_no_defect(closed: str, here: Path) -> None:
     done = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["card cpu/smollm2-135m 2>&1 >/dev/null", "status --state nothing 2>&1", "plan 2>&1"])
+def test_a_reader_that_has_enough_does_not_hide_the_exit_code(verb: str, here: Path) -> None:
+    code = "import sys, time; time.sleep(0.5); from flagrelease.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    line = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {verb}"
+    whole = subprocess.run(["bash", "-c", line], cwd=here, capture_output=True, check=False)
+    piped = f"({line}) | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], cwd=here, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{whole.returncode}\n"
+    assert done.stderr == ""
 
 
 def test_a_full_log_does_not_hide_the_exit_code(here: Path) -> None:
