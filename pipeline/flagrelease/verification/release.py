@@ -63,6 +63,10 @@ class Release:
         results += [("attribute", evidence_of(attributed)) for attributed in record.attributed]
         return evidence_paths(results)
 
+    def read(self, path: str) -> bytes:
+        """A file of the folder. Raises OSError."""
+        return (self.folder / path).read_bytes()
+
     def find(self, stage: str, name: str) -> Path | None:
         """The file of a stage's evidence `name`; None if the record names none."""
         start = f"evidence/{stage}/"

@@ -22,11 +22,11 @@ from flagrelease.verification import (
     image,
     regrade,
     scores,
-    signatures,
     speed,
     tokens,
 )
 from flagrelease.verification.answers import Answers, Asked
+from flagrelease.verification.attached import signatures, statements
 from flagrelease.verification.findings import Check, differs, exit_code, not_checked
 from flagrelease.verification.image import Reference
 from flagrelease.verification.release import Release
@@ -68,6 +68,7 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
         found += _unverifiable(release)
         found += signatures.checks(release, options.key, options.reference, registry)
         if options.reference is not None and registry is not None:
+            found += statements.checks(release, options.key, options.reference, registry)
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
             how = f"`flagrelease verify {release.record.image.repository}:{release.tag}` asks the registry"

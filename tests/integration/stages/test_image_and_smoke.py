@@ -109,6 +109,14 @@ def test_with_the_hosts_network_the_engine_answers_this_machine_only(started: St
         assert listening == ["0100007F"]
 
 
+def test_the_packages_of_the_base_are_recorded(started: Started) -> None:
+    (listed,) = (file for file in started.image.evidence if file.name == "system-packages.json")
+    system = json.loads(started.context.evidence.read(listed))
+    assert (system["id"], system["version"]) == ("debian", "12")
+    assert {"libc6", "python3"} <= {package["name"] for package in system["packages"]}
+    assert system["packages"] == sorted(system["packages"], key=lambda package: tuple(package.values()))
+
+
 def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     result = smoke.run(started.job, started.after())
     assert [check for check in result.checks if not check.passed] == []

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +18,10 @@ import support.finished_cell as given
 from flagrelease.cli import app
 from flagrelease.ports.registry import MANIFEST_TYPE, OciRegistry, referrers
 from flagrelease.ports.retry import Backoff
-from flagrelease.stages.publish.attach import PREDICATE, RELEASE, STATEMENT
+from flagrelease.stages.publish.attach import PREDICATE_TYPE, RELEASE, STATEMENT
+from flagrelease.stages.publish.attestations import provenance, sbom, test_results
+from flagrelease.stages.publish.attestations.statements import RECORD_TYPE
+from flagrelease.stages.publish.attestations.summary import TYPE as SUMMARY
 from flagrelease.stages.publish.signature import ENVELOPE
 from support import released
 from support.registry_blobs import upload
@@ -102,15 +106,17 @@ def test_the_registry_alone_suffices(pushed: Pushed, name: str, capsys: pytest.C
 
 def test_what_is_attached_once_stays_once(pushed: Pushed, registry: OciRegistry) -> None:
     attached = referrers.attached(registry, pushed.repository, pushed.digest)
-    assert sorted(each.kind for each in attached) == sorted([RELEASE, STATEMENT, *([ENVELOPE] if SIGNS else [])])
-    summary = next(each for each in attached if each.kind == STATEMENT)
+    kinds = Counter(each.kind for each in attached)
+    assert kinds == {RELEASE: 1, STATEMENT: 8, **({ENVELOPE: 8} if SIGNS else {})}
+    types = Counter(each.annotations[PREDICATE_TYPE] for each in attached if each.kind == STATEMENT)
+    assert types == {RECORD_TYPE: 1, sbom.TYPE: 1, provenance.TYPE: 1, test_results.TYPE: 4, SUMMARY: 1}
+    summary = next(each for each in attached if each.kind == STATEMENT and each.annotations[PREDICATE_TYPE] == SUMMARY)
     (file,) = referrers.files(registry, pushed.repository, summary, most_bytes=1 << 20)
     statement = json.loads(file.data)
-    assert statement["predicateType"] == PREDICATE
     assert statement["subject"][0]["digest"] == {"sha256": pushed.digest.removeprefix("sha256:")}
     assert statement["predicate"]["verificationResult"] == "PASSED"
     record = hashlib.sha256((pushed.folder / "release.json").read_bytes()).hexdigest()
-    assert statement["predicate"]["inputAttestations"] == [{"uri": "release.json", "digest": {"sha256": record}}]
+    assert statement["predicate"]["inputAttestations"][0] == {"uri": "release.json", "digest": {"sha256": record}}
     artifact = referrers.Artifact(kind=STATEMENT, files=(file,), annotations=summary.annotations)
     assert referrers.attach(registry, pushed.repository, pushed.digest, artifact) == summary.digest
     assert referrers.attached(registry, pushed.repository, pushed.digest) == attached
@@ -120,8 +126,11 @@ def test_what_is_attached_once_stays_once(pushed: Pushed, registry: OciRegistry)
 def test_the_public_key_alone_proves_who_signed(pushed: Pushed, capsys: pytest.CaptureFixture[str]) -> None:
     subject = f"{pushed.repository}:{pushed.tag}"
     assert app.main(["verify", subject, "--key", str(pushed.keys / "own.pub"), "--json"]) == 0
-    checks = {(check["check"], check["state"]) for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert ("signature", "agrees") in checks
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert ("signature", "agrees") in {(check["check"], check["state"]) for check in checks}
+    attested = [check["detail"] for check in checks if check["check"] == "attestation"]
+    assert len(attested) == 8
+    assert all(detail.endswith(", signed with this key") for detail in attested)
     assert app.main(["verify", subject, "--key", str(pushed.keys / "other.pub")]) == 4
     assert "no signature of this key" in capsys.readouterr().out
 

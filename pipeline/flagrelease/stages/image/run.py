@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict, astuple, replace
 
 from flagrelease.config.engines import ENGINES
 from flagrelease.contract import results
@@ -66,7 +67,7 @@ def _built(job: Job, context: Context) -> results.Image:
         labels=plan.labels,
         versions=_shown(inside),
         remarks=plan.remarks,
-        evidence=(*written, _packages_inside(context, inside)),
+        evidence=(*written, _packages_inside(context, inside), _system_packages(context, inside)),
     )
 
 
@@ -108,6 +109,12 @@ def _written(context: Context, plan: build_context.Plan) -> tuple[Evidence, ...]
 
 def _packages_inside(context: Context, inside: python_probe.Seen) -> Evidence:
     return context.evidence.put("packages.json", json.dumps(inside.packages, indent=1, sort_keys=True).encode())
+
+
+def _system_packages(context: Context, inside: python_probe.Seen) -> Evidence:
+    found = inside.distribution
+    ordered = replace(found, packages=tuple(sorted(found.packages, key=astuple)))
+    return context.evidence.put("system-packages.json", json.dumps(asdict(ordered), indent=1).encode())
 
 
 def _operators(context: Context) -> operator_bundle.Shipped | None:

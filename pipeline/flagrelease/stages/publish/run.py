@@ -55,10 +55,10 @@ def publish(job: Job, context: Context) -> results.Publish:
     with context.meter.waiting():
         context.progress.doing("attaching the release to the image")
         sources[SUMS] = folder / SUMS
-        whole, statement = attach.artifacts(release, tag, sources)
-        for artifact in (whole, statement):
+        whole, *statements = attach.artifacts(release, tag, sources)
+        for artifact in (whole, *statements):
             referrers.attach(context.ports.registry, image.repository, image.digest, artifact)
-        signature.attach_signed(context.ports.registry, image.repository, image.digest, statement, os.environ)
+        signature.attach_signed(context.ports.registry, image.repository, image.digest, statements, os.environ)
         for name in (tag, LATEST):
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)

@@ -1,11 +1,11 @@
-"""Sign the statement about a release as a DSSE envelope, and check one."""
+"""Sign the statements about a release as DSSE envelopes, and check them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.ports.registry import Registry, referrers
@@ -20,7 +20,7 @@ __all__ = ["ENVELOPE", "InvalidSignatureError", "attach_signed", "check", "opene
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 _KEY = "FLAGRELEASE_SIGNING_KEY"
 _PASSWORD = "FLAGRELEASE_SIGNING_PASSWORD"  # noqa: S105  the name of a variable
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 64 << 20
 
 
 class InvalidSignatureError(Exception):
@@ -32,34 +32,48 @@ def check(env: Mapping[str, str]) -> None:
     _signer(env)
 
 
-def attach_signed(registry: Registry, repository: str, image: str, artifact: Artifact, env: Mapping[str, str]) -> bool:
-    """Attach the statement of `artifact` as an envelope, signed with the configured key; False without one.
+def attach_signed(
+    registry: Registry, repository: str, image: str, statements: Sequence[Artifact], env: Mapping[str, str]
+) -> bool:
+    """Attach each of the statements as an envelope, signed with the configured key; False without one.
 
-    Some kinds of keys give another signature each time, so that one of this key is looked for first. Raises the
+    Some kinds of keys give another signature each time, so that those of this key are looked for first. Raises the
     registry's errors.
     """
     signer = _signer(env)
     if signer is None:
         return False
-    (file,) = artifact.files
+    known = _known(registry, repository, image, statements, signer.public_key)
+    for artifact in statements:
+        (file,) = artifact.files
+        if file.data not in known:
+            signed = _envelope(file, signer)
+            envelope = Artifact(kind=ENVELOPE, files=(signed,), annotations=artifact.annotations)
+            referrers.attach(registry, repository, image, envelope)
+    return True
+
+
+def _known(registry: Registry, repository: str, image: str, statements: Sequence[Artifact], key: Key) -> set[bytes]:
+    """The statements of the same releases that are attached and signed with the key."""
+    wanted = [artifact.annotations for artifact in statements]
+    found = set()
     for known in referrers.attached(registry, repository, image):
-        if known.kind == ENVELOPE and known.annotations == artifact.annotations:
-            (envelope,) = referrers.files(registry, repository, known, most_bytes=_MOST_BYTES)
-            if _signed(envelope.data, signer.public_key) == file.data:
-                return True
+        if known.kind == ENVELOPE and known.annotations in wanted:
+            for envelope in referrers.files(registry, repository, known, most_bytes=_MOST_BYTES):
+                found.add(_signed(envelope.data, key))
+    return found
+
+
+def _envelope(file: File, signer: CryptoSigner) -> File:
     from securesystemslib.dsse import Envelope
 
     made = Envelope(file.data, STATEMENT, {})
     made.sign(signer)
     data = json.dumps(made.to_dict(), sort_keys=True).encode()
-    signed = File(name="verification-summary.dsse.json", media_type=ENVELOPE, data=data)
-    referrers.attach(
-        registry, repository, image, Artifact(kind=ENVELOPE, files=(signed,), annotations=artifact.annotations)
-    )
-    return True
+    return File(name=f"{file.name.removesuffix('.json')}.dsse.json", media_type=ENVELOPE, data=data)
 
 
-def opened(registry: Registry, repository: str, image: str, tag: str, key: Path) -> list[dict[str, Any]]:
+def opened(registry: Registry, repository: str, image: str, tag: str, key: Path) -> list[bytes]:
     """The statements about a release that are signed with the public key in the file `key`. Raises ConfigError for
     another file, InvalidSignatureError if there are envelopes and none is signed with it, and the registry's errors."""
     public = _public(key)
@@ -72,11 +86,9 @@ def opened(registry: Registry, repository: str, image: str, tag: str, key: Path)
     for known in envelopes:
         for file in referrers.files(registry, repository, known, most_bytes=_MOST_BYTES):
             try:
-                statement = json.loads(_verified(file.data, public))
-            except (InvalidSignatureError, ValueError, RecursionError) as error:
+                statements.append(_verified(file.data, public))
+            except InvalidSignatureError as error:
                 why = str(error)
-                continue
-            statements += [statement] if isinstance(statement, dict) else []
     if envelopes and not statements:
         raise InvalidSignatureError(why)
     return statements

@@ -25,6 +25,7 @@ from flagrelease.ports.registry import OciRegistry, referrers, transfer
 from flagrelease.stages.card import record
 from flagrelease.stages.publish import deliver, index
 from flagrelease.stages.publish import stage as publish
+from flagrelease.stages.publish.attach import RELEASE
 from flagrelease.stages.publish.publisher import Shipment
 from flagrelease.stages.publish.targets.registry import PUBLISHER
 from support import released
@@ -173,7 +174,7 @@ def test_what_did_not_pass_goes_to_the_private_places_with_a_report(
     (shared,) = (tmp_path / "drafts-of-all/cpu/smollm2-135m").iterdir()
     assert reader.digest(private, shared.name) == digest
     assert reader.digest(private, "latest") is None
-    (attached, _) = referrers.attached(reader, private, digest)
+    (attached,) = (one for one in referrers.attached(reader, private, digest) if one.kind == RELEASE)
     read = {file.name: file.data for file in referrers.files(reader, private, attached, most_bytes=1 << 20)}
     report = (shared / "ISSUE.md").read_text()
     assert read["ISSUE.md"].decode() == report

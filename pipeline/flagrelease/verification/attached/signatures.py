@@ -1,4 +1,4 @@
-"""Check who signed a release, and that it is this one."""
+"""Check who signed the summary of a release, and that it is of this one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from flagrelease.ports.registry import Registry, referrers
 from flagrelease.ports.registry.referrers import VERSION
 from flagrelease.stages.publish import signature
+from flagrelease.stages.publish.attestations.summary import TYPE as SUMMARY
 from flagrelease.stages.publish.signature import ENVELOPE, InvalidSignatureError
 from flagrelease.store.digests import sha256_of
+from flagrelease.verification.attached.statements import parse
 from flagrelease.verification.findings import Check, agrees, differs, not_checked
 from flagrelease.verification.image import Reference
 from flagrelease.verification.release import Release
@@ -44,7 +46,11 @@ def checks(
     if not statements:
         yield differs(_CHECK, key.name, "the release is not signed")
         return
-    found = _differences(release, statements[-1])
+    summaries = [made for made in map(parse, statements) if made.get("predicateType") == SUMMARY]
+    if not summaries:
+        yield differs(_CHECK, key.name, "no verification summary is signed with this key")
+        return
+    found = _differences(release, summaries[-1])
     yield from (differs(_CHECK, key.name, text) for text in found)
     if not found:
         yield agrees(_CHECK, key.name, f"signed: image {image[:19]}… with record {sha256_of(release.raw)[:12]}… passed")

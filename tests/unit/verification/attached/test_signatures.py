@@ -15,33 +15,16 @@ from flagrelease.run import preflight
 from flagrelease.run.plan import CellPlan, Step
 from flagrelease.stages.card import record
 from flagrelease.stages.publish import attach, signature
-from flagrelease.verification import signatures
+from flagrelease.verification.attached import signatures
 from flagrelease.verification.findings import State
 from flagrelease.verification.image import Reference
 from flagrelease.verification.release import Release, open_release
 from support.released import Shelf
 
 pytest.importorskip("securesystemslib")
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from support.signing_keys import keys
 
 REPOSITORY = "h/r"
-
-
-def keys(folder: Path, name: str = "own", *, curve: bool = False, password: bytes = b"") -> tuple[Path, Path]:
-    """The files of a private and a public key."""
-    made = ec.generate_private_key(ec.SECP256R1()) if curve else ed25519.Ed25519PrivateKey.generate()
-    encryption = BestAvailableEncryption(password) if password else NoEncryption()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    public.write_bytes(made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture
@@ -54,10 +37,10 @@ def release(tmp_path: Path) -> Release:
 
 def sign(registry: Shelf, release: Release, private: Path, password: str = "") -> bool:
     sources = {"release.json": release.folder / "release.json"}
-    _, statement = attach.artifacts(release.record, release.tag, sources)
+    *_, summary = attach.artifacts(release.record, release.tag, sources)
     env = {"FLAGRELEASE_SIGNING_KEY": str(private), "FLAGRELEASE_SIGNING_PASSWORD": password}
     image = release.record.image.digest
-    return signature.attach_signed(registry, REPOSITORY, image, statement, env if str(private) != "." else {})
+    return signature.attach_signed(registry, REPOSITORY, image, [summary], env if str(private) != "." else {})
 
 
 def checked(registry: Shelf, release: Release, key: Path | None) -> list[tuple[State, str]]:
