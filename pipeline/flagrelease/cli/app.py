@@ -58,6 +58,7 @@ VERBS = (
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
+    ("bundle", "write a published release to one folder, for a machine without network"),
     ("compare", "compare two answer sets without running anything"),
     ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
@@ -148,13 +149,17 @@ def parser() -> argparse.ArgumentParser:
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])
-    for name in ("explain", "card", "history"):
+    for name in ("explain", "card", "history", "bundle"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
     _keep(made["keep"])
     made["card"].add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
     )
+    made["bundle"].add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the folder to write; default: CHIP-MODEL-TAG.bundle"
+    )
+    made["bundle"].add_argument("--weights", action="store_true", help="add the files of the weights")
     for name in ("init", "completion"):
         made[name].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     made["completion"].add_argument(
@@ -252,7 +257,11 @@ def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser
 
 
 def _verification(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("subject", metavar="FOLDER|IMAGE", help="the folder of a release, or HOST/NAME:TAG of its image")
+    verb.add_argument(
+        "subject",
+        metavar="FOLDER|IMAGE|BUNDLE",
+        help="the folder of a release, HOST/NAME:TAG of its image, or the folder that `bundle` wrote",
+    )
     verb.add_argument(
         "--folder", type=Path, metavar="DIR", help="with an image: its release; default: as attached to it"
     )

@@ -1,4 +1,4 @@
-"""`flagrelease verify FOLDER|IMAGE`: check a release again, without inference."""
+"""`flagrelease verify FOLDER|IMAGE|BUNDLE`: check a release again, without inference."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flagrelease.cli.text_table import aligned, terminal_width
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, GateFailed, UpstreamRefused
+from flagrelease.ports.registry import Registry
 from flagrelease.run.project import shipped_templates
 from flagrelease.store.files import write_atomic
 from flagrelease.verification import image
+from flagrelease.verification.bundles import read as bundles
 from flagrelease.verification.download import download
-from flagrelease.verification.findings import Check, State, exit_code
+from flagrelease.verification.findings import Check, State, differs, exit_code
 from flagrelease.verification.release import open_release
 from flagrelease.verification.verify import Options, receipt, verify
 
@@ -36,8 +38,13 @@ def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
     folder, reference = _subject(arguments.subject, arguments.folder)
     if missing := [data for data in arguments.data_dir if not data.is_dir()]:
         raise ConfigError(f"--data-dir {missing[0]} is not a directory")
-    registry = None
-    if reference is not None:
+    registry: Registry | None = None
+    bundle = bundles.opened(folder) if folder is not None and bundles.is_bundle(folder) else None
+    if bundle is not None:
+        if reference is not None:
+            raise ConfigError("--folder is a bundle", hint="give the bundle instead of the image")
+        reference, registry, folder = bundle.reference, bundle.layout, bundle.release.folder
+    elif reference is not None:
         from flagrelease.ports.registry import OciRegistry
 
         host = reference.repository.partition("/")[0]
@@ -52,13 +59,24 @@ def _verify(arguments: argparse.Namespace, downloads: Path) -> int:
         key=arguments.key,
         reference=reference,
     )
-    checks = verify(release, options, registry)
+    checks = verify(release, options, registry) if bundle is None else _of_bundle(bundle, options)
     made = receipt(release, options, checks, datetime.now(UTC).isoformat(timespec="seconds"))
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if arguments.receipt is not None:
         write_atomic(arguments.receipt, f"{text}\n".encode())
     print(text if arguments.json else _table(checks))
     return exit_code(checks)
+
+
+def _of_bundle(bundle: bundles.Bundle, options: Options) -> list[Check]:
+    own = list(bundles.checks(bundle))
+    try:
+        return verify(bundle.release, options, bundle.layout) + own
+    except UpstreamRefused as error:
+        # A blob that cannot be read as it should ends the verification: what is wrong with it is among `own`.
+        if exit_code(own) != GateFailed.exit_code:
+            raise
+        return [differs("bundle", "image/", error.line()), *own]
 
 
 def _subject(subject: str, folder: Path | None) -> tuple[Path | None, image.Reference | None]:

@@ -6,19 +6,28 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from flagrelease.errors import UpstreamRefused
 from flagrelease.ports.clock import Clock
-from flagrelease.ports.registry import PIECE, OciRegistry, Registry, referrers
+from flagrelease.ports.registry import PIECE, Registry, referrers
 from flagrelease.ports.registry.manifests import Manifest
 from flagrelease.ports.retry import Backoff, retry
 
-__all__ = ["Transfer"]
+__all__ = ["Target", "Transfer"]
 
 _BACKOFF = Backoff(first=1.0, most=30.0, budget=60.0, attempts=4)
 """Of one blob: it may take longer than the budget before it fails for the first time."""
 _DEEPEST = 4
 """An image, what is attached to it, the signature of that, and one more."""
+
+
+class Target(Registry, Protocol):
+    """Where images are copied to: a registry, or a folder in the OCI layout."""
+
+    def has_blob(self, repository: str, digest: str) -> bool: ...
+    def mount_blob(self, repository: str, digest: str, source: str) -> bool: ...
+    def write_blob(self, repository: str, digest: str, pieces: Iterator[bytes]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,7 @@ class Transfer:
     source: Registry
     source_repository: str
     """HOST/NAME."""
-    target: OciRegistry
+    target: Target
     target_repository: str
     """HOST/NAME."""
     clock: Clock

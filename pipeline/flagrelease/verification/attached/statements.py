@@ -145,10 +145,11 @@ def _checks(
     if expected is None:
         yield not_checked(_CHECK, one.name, "of the right image; this version of flagrelease does not make one")
         return
-    yield agrees(_CHECK, one.name, f"{_summed_up(expected)}{', signed with this key' if signed is not None else ''}")
+    by = ", signed with this key" if signed is not None else ""
+    yield agrees(_CHECK, one.name, _summed_up(expected, named) + by)
 
 
-def _summed_up(statement: Statement) -> str:
+def _summed_up(statement: Statement, named: Collection[str]) -> str:
     """What the statement says, in a few words."""
     predicate = statement.content["predicate"]
     match statement.predicate_type:
@@ -160,7 +161,7 @@ def _summed_up(statement: Statement) -> str:
         case test_results.TYPE:
             return f"{predicate['result']}, {len(predicate['passedTests'])} passed, as in the record"
         case summary.TYPE:
-            return f"{predicate['verificationResult']}, names {len(predicate['inputAttestations']) - 1} statements"
+            return f"{predicate['verificationResult']}, names {len(set(named) - {RECORD})} other statements"
     return f"is {RECORD}"
 
 

@@ -1,0 +1,1 @@
+"""A release in one folder, for a machine without network: made from the registry, and checked again."""
