@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagrelease import __version__
 from flagrelease.cli.redacted_output import redacted_output
-from flagrelease.cli.shared import PLAN_STATES, STATES, show_error
+from flagrelease.cli.shared import PLAN_STATES, show_error
 from flagrelease.errors import (
     REPORT,
     ConfigError,
@@ -24,11 +24,12 @@ from flagrelease.errors import (
     crash_report,
     did_you_mean,
 )
+from flagrelease.releases.states import STATES
 from flagrelease.run import interrupt
 
 _EXIT_CODES = """\
 exit codes:
-  0    done
+  0    done; `diff`: whether or not the two differ
   1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
@@ -59,6 +60,7 @@ VERBS = (
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("compare", "compare two answer sets without running anything"),
+    ("diff", "show what changed between two releases, or between two states of the whole matrix"),
     ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
@@ -66,7 +68,7 @@ VERBS = (
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
     ("completion", "print a completion script for a shell"),
 )
-_WITHOUT_PROJECT = ("init", "compare", "completion", "verify")
+_WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff")
 _WITHOUT_JSON = ("init", "completion")
 
 
@@ -148,6 +150,8 @@ def parser() -> argparse.ArgumentParser:
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])
+    for name, text in (("a", "a release (folder, release.json or image) or a matrix"), ("b", "the same, later")):
+        made["diff"].add_argument(name, metavar=name.upper(), help=text)
     for name in ("explain", "card", "history"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])

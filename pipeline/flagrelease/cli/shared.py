@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from flagrelease.run.project import Options
 
 
-STATES = ("running", "red", "inconclusive", "interrupted", "blocked", "partial", "new", "released", "excluded")
-"""The states of a cell, in the order in which `status` shows them: first those that need somebody."""
 PLAN_STATES = ("run", "blocked", "unchanged", "excluded")
 """What a plan does with a cell, in the order in which `plan` shows it."""
 
@@ -32,11 +30,6 @@ def options(arguments: argparse.Namespace) -> Options:
         data_dir=arguments.data_dir,
         runner=getattr(arguments, "runner", "docker"),
     )
-
-
-def without_cell(cell: str, text: str) -> str:
-    """`text` without the cell's name at its beginning, which is printed in front of it."""
-    return text.removeprefix(f"{cell} is ").removeprefix(f"{cell} ")
 
 
 def show_error(error: FlagreleaseError) -> None:

@@ -47,6 +47,7 @@ ALLOWED = {
     "completion bash": MATRIX,
     "completion cells": MATRIX,
     "baseline list": EVALUATION,
+    f"diff {ROOT}/docs/example {ROOT}/docs/example-h100": MATRIX,
     "init --matrix new.yaml": MATRIX,
     "plan --power": MATRIX | WORK | {"numpy", "scipy"},
 }

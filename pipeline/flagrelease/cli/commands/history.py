@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from flagrelease.cli.display import marked, spell
-from flagrelease.cli.shared import options, without_cell
+from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import select_one
 from flagrelease.contract.handles import Judged, StageResult
 from flagrelease.contract.stage import AnyStage
+from flagrelease.releases.states import without_cell
 from flagrelease.run.plan import choice
 from flagrelease.run.project import open_project
 from flagrelease.stages import REMEDY, STAGES

@@ -1,0 +1,53 @@
+"""The state of a cell, from the newest ledger entries of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flagrelease.contract.results import IMAGE, PUBLISH
+from flagrelease.errors import Inconclusive
+from flagrelease.releases.states import without_cell
+from flagrelease.stages import STAGES
+from flagrelease.store.ledger import Entry, process_lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The state of one cell."""
+
+    cell: str
+    state: str
+    """One of STATES."""
+    stage: str = ""
+    """The stage that failed, was interrupted or is running; else the last one that has run."""
+    at: str = ""
+    """Time of that stage's newest ledger entry (UTC, ISO 8601)."""
+    digest: str = ""
+    """The digest of the cell's image; empty if it has none."""
+    reason: str = ""
+
+
+def status(cell: str, latest: Mapping[str, Entry], *, excluded: str = "") -> Status:
+    """A cell's state from the newest entry of each of its stages. Pure, except for checking whether a run is alive."""
+    if excluded:
+        return Status(cell=cell, state="excluded", reason=excluded)
+    if not latest:
+        return Status(cell=cell, state="new", reason="never run")
+    image = IMAGE.of(latest.get(IMAGE.stage))
+    digest = "" if image is None else image.digest
+    reached = [stage.name for stage in STAGES if stage.name in latest][-1]
+    for stage in STAGES:
+        entry = latest.get(stage.name)
+        if entry is None or entry.state == "done":
+            continue
+        state = {"failed": "red", "interrupted": "interrupted", "running": "interrupted"}[entry.state]
+        reason = without_cell(cell, entry.error.what) if entry.error else "stopped before it finished; run it again"
+        if entry.error is not None and entry.error.code == Inconclusive.exit_code:
+            state = "inconclusive"
+        if entry.state == "running" and process_lives(entry.process):
+            state, reason = "running", f"run {entry.run}"
+        return Status(cell=cell, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
+    published = PUBLISH.of(latest.get(PUBLISH.stage))
+    state = "released" if published is not None and published.tags else "partial"
+    return Status(cell=cell, state=state, stage=reached, at=latest[reached].at, digest=digest)

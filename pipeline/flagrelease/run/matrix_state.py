@@ -1,0 +1,102 @@
+"""The state of every cell and its releases, from a ledger and the records of the releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from flagrelease.contract.results import IMAGE, PUBLISH, Publish
+from flagrelease.errors import FlagreleaseError
+from flagrelease.releases import facts
+from flagrelease.releases.facts import Facts
+from flagrelease.releases.matrix import CellState, Published
+from flagrelease.run.cell_state import status
+from flagrelease.stages import STAGES
+from flagrelease.stages.card.files import RECORD
+from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.ledger import Line, skim
+from flagrelease.store.workspace import Workspace
+
+__all__ = ["CellLog", "cell_state", "published", "read_ledger"]
+
+_STAGES = frozenset(stage.name for stage in STAGES)
+_WITH_RESULT = (IMAGE.stage, PUBLISH.stage)
+
+
+@dataclass(kw_only=True)
+class CellLog:
+    """What a ledger says about one cell."""
+
+    cell: str
+    """CHIP/MODEL."""
+    latest: dict[str, Line] = field(default_factory=dict)
+    """The newest entry of each stage."""
+    publications: dict[str, tuple[str, Publish]] = field(default_factory=dict)
+    """By tag, the time and the result of the publication, oldest first."""
+    failures: list[Line] = field(default_factory=list)
+    """Attempts that failed, oldest first."""
+
+
+def read_ledger(path: Path) -> dict[str, CellLog]:
+    """What a ledger file says, by cell. Raises ConfigError or EnvironmentFault if it cannot be read."""
+    logs: dict[str, CellLog] = {}
+    for line in skim(path):
+        if line.stage in _STAGES:
+            _note(logs.setdefault(line.cell, CellLog(cell=line.cell)), line)
+    return logs
+
+
+def _note(log: CellLog, line: Line) -> None:
+    log.latest[line.stage] = line
+    if line.state == "failed":
+        log.failures.append(line)
+    if line.stage == PUBLISH.stage and line.state == "done":
+        try:
+            result = msgspec.json.decode(line.result, type=Publish)
+        except msgspec.ValidationError:  # written by another version
+            return
+        if result.tags:
+            tag = result.tags[0].rpartition(":")[2]
+            log.publications.pop(tag, None)
+            log.publications[tag] = (line.at, result)
+
+
+def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
+    """The cell's releases with their records, oldest first."""
+    for tag, (at, result) in log.publications.items():
+        yield Published(
+            tag=tag,
+            at=at,
+            image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
+            folder=result.folder,
+            facts=_facts(result, workspace),
+        )
+
+
+def _facts(result: Publish, workspace: Workspace) -> Facts | None:
+    """The release's figures, from its folder or else from the evidence; None if both are lost."""
+    stored = EvidenceStore(workspace.evidence).path(result.record)
+    for path in (workspace.root / result.folder / RECORD, stored):
+        try:
+            return facts.read(path.read_bytes(), str(path))
+        except (OSError, FlagreleaseError):
+            continue
+    return None
+
+
+def cell_state(log: CellLog, releases: Iterable[Published], *, excluded: str = "") -> CellState:
+    """The cell's state now, with the newest of its `releases`."""
+    entries = {name: line.entry(result=name in _WITH_RESULT) for name, line in log.latest.items()}
+    now = status(log.cell, entries, excluded=excluded)
+    newest = None
+    for newest in releases:  # noqa: B007 - the last one
+        pass
+    return CellState(cell=log.cell, state=now.state, reason=now.reason, stage=now.stage, at=now.at, release=newest)
+
+
+def states(logs: Mapping[str, CellLog], workspace: Workspace) -> tuple[CellState, ...]:
+    """All cells of a ledger, by name."""
+    return tuple(cell_state(log, published(log, workspace)) for _, log in sorted(logs.items()))
