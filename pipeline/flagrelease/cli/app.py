@@ -58,6 +58,7 @@ VERBS = (
     ("explain", "explain the state of a cell, stage by stage"),
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
+    ("yank", "say that a published release is not to be used, and why; nothing published is changed"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("compare", "compare two answer sets without running anything"),
     ("diff", "show what changed between two releases, or between two states of the whole matrix"),
@@ -142,6 +143,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
+        "--reason", default="", metavar="TEXT", help="why a new release is made; for its record and card"
+    )
+    made["run"].add_argument(
         "--rounds",
         type=int,
         metavar="N",
@@ -156,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
     _keep(made["keep"])
+    _yank(made["yank"])
     made["card"].add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
     )
@@ -234,6 +239,13 @@ def _keep(verb: argparse.ArgumentParser) -> None:
         "--reason", required=True, metavar="TEXT", help="why; written to the ledger, the record and the card"
     )
     verb.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
+
+
+def _yank(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("cell", metavar="CHIP/MODEL")
+    verb.add_argument("--reason", required=True, metavar="TEXT", help="why; shown by `status`, the index and the card")
+    verb.add_argument("--tag", metavar="TAG", help="the release; default: the cell's newest")
+    verb.add_argument("--undo", action="store_true", help="take the yank of the release back")
 
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,6 +32,14 @@ def options(arguments: argparse.Namespace) -> Options:
         data_dir=arguments.data_dir,
         runner=getattr(arguments, "runner", "docker"),
     )
+
+
+def user() -> str:
+    """The name of the current user, or their number if they have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def show_error(error: FlagreleaseError) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.errors import ConfigError
+from flagrelease.releases.lineage import Lineage
 from flagrelease.verdict.types import Verdict, worst_verdict
 
 VERSION = 1
@@ -204,6 +205,8 @@ class Smoke:
     """The checks that were made."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Versions of the host's OS, Docker and driver."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """By name of a check that was not made, the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +250,16 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageKey:
+    """A stage of the release."""
+
+    stage: str
+    """Its name."""
+    key: str
+    """Its key in the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """A release record, as far as it is shown or compared."""
 
@@ -276,6 +289,12 @@ class Facts:
     """The speed gate."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
     """Why a gate has no verdict, by stage."""
+    rendered_by: str = ""
+    """The version of the code that rendered the card."""
+    stages: tuple[StageKey, ...] = ()
+    """The stages whose results it records."""
+    lineage: Lineage | None = None
+    """Its place among the releases of the cell; none in records of versions that had none."""
 
     @property
     def verdict(self) -> Verdict:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-STATES = ("running", "red", "inconclusive", "interrupted", "blocked", "partial", "new", "released", "excluded")
+STATES = (
+    "running",
+    "red",
+    "yanked",
+    "inconclusive",
+    "interrupted",
+    "blocked",
+    "partial",
+    "new",
+    "released",
+    "excluded",
+)
 """The states of a cell, in the order in which `status` shows them: first those that need somebody."""
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flagrelease.contract.results import IMAGE, PUBLISH
+from flagrelease.contract.results import IMAGE, PUBLISH, Publish
 from flagrelease.errors import Inconclusive
 from flagrelease.releases.states import without_cell
+from flagrelease.releases.yanks import Yank
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
+
+NO_YANKS: Mapping[str, Yank] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,11 @@ class Status:
     reason: str = ""
 
 
-def status(cell: str, latest: Mapping[str, Entry], *, excluded: str = "") -> Status:
-    """A cell's state from the newest entry of each of its stages. Pure, except for checking whether a run is alive."""
+def status(
+    cell: str, latest: Mapping[str, Entry], *, excluded: str = "", yanks: Mapping[str, Yank] = NO_YANKS
+) -> Status:
+    """A cell's state from the newest entry of each of its stages, and its yanked releases by tag. Pure, except for
+    checking whether a run is alive."""
     if excluded:
         return Status(cell=cell, state="excluded", reason=excluded)
     if not latest:
@@ -49,5 +55,13 @@ def status(cell: str, latest: Mapping[str, Entry], *, excluded: str = "") -> Sta
             state, reason = "running", f"run {entry.run}"
         return Status(cell=cell, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
     published = PUBLISH.of(latest.get(PUBLISH.stage))
-    state = "released" if published is not None and published.tags else "partial"
-    return Status(cell=cell, state=state, stage=reached, at=latest[reached].at, digest=digest)
+    if published is None or not published.tags:
+        return Status(cell=cell, state="partial", stage=reached, at=latest[reached].at, digest=digest)
+    if yank := yanks.get(own_tag(published)):
+        return Status(cell=cell, state="yanked", stage=reached, at=yank.at, digest=digest, reason=yank.reason)
+    return Status(cell=cell, state="released", stage=reached, at=latest[reached].at, digest=digest)
+
+
+def own_tag(published: Publish) -> str:
+    """The tag of a published release, without its repository."""
+    return published.tags[0].rpartition(":")[2]

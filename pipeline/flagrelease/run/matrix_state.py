@@ -10,10 +10,11 @@ import msgspec
 
 from flagrelease.contract.results import IMAGE, PUBLISH, Publish
 from flagrelease.errors import FlagreleaseError
-from flagrelease.releases import facts
+from flagrelease.releases import facts, yanks
 from flagrelease.releases.facts import Facts
 from flagrelease.releases.matrix import CellState, Published
-from flagrelease.run.cell_state import status
+from flagrelease.releases.yanks import YANK, Yank
+from flagrelease.run.cell_state import own_tag, status
 from flagrelease.stages import STAGES
 from flagrelease.stages.card.files import RECORD
 from flagrelease.store.evidence import EvidenceStore
@@ -36,6 +37,8 @@ class CellLog:
     """The newest entry of each stage."""
     publications: dict[str, tuple[str, Publish]] = field(default_factory=dict)
     """By tag, the time and the result of the publication, oldest first."""
+    yanks: list[Yank | None] = field(default_factory=list)
+    """Statements about yanked releases, oldest first."""
     failures: list[Line] = field(default_factory=list)
     """Attempts that failed, oldest first."""
 
@@ -46,6 +49,8 @@ def read_ledger(path: Path) -> dict[str, CellLog]:
     for line in skim(path):
         if line.stage in _STAGES:
             _note(logs.setdefault(line.cell, CellLog(cell=line.cell)), line)
+        elif line.stage == YANK:
+            logs.setdefault(line.cell, CellLog(cell=line.cell)).yanks.append(yanks.parse(line.entry().result))
     return logs
 
 
@@ -59,13 +64,14 @@ def _note(log: CellLog, line: Line) -> None:
         except msgspec.ValidationError:  # written by another version
             return
         if result.tags:
-            tag = result.tags[0].rpartition(":")[2]
+            tag = own_tag(result)
             log.publications.pop(tag, None)
             log.publications[tag] = (line.at, result)
 
 
 def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
     """The cell's releases with their records, oldest first."""
+    standing = yanks.standing(log.yanks)
     for tag, (at, result) in log.publications.items():
         yield Published(
             tag=tag,
@@ -73,6 +79,7 @@ def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
             image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
             folder=result.folder,
             facts=_facts(result, workspace),
+            yanked=standing[tag].reason if tag in standing else "",
         )
 
 
@@ -90,7 +97,7 @@ def _facts(result: Publish, workspace: Workspace) -> Facts | None:
 def cell_state(log: CellLog, releases: Iterable[Published], *, excluded: str = "") -> CellState:
     """The cell's state now, with the newest of its `releases`."""
     entries = {name: line.entry(result=name in _WITH_RESULT) for name, line in log.latest.items()}
-    now = status(log.cell, entries, excluded=excluded)
+    now = status(log.cell, entries, excluded=excluded, yanks=yanks.standing(log.yanks))
     newest = None
     for newest in releases:  # noqa: B007 - the last one
         pass

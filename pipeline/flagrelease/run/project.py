@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,16 @@ from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
+from flagrelease.contract.results import PUBLISH, Publish
 from flagrelease.contract.stage import AnyStage
-from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
+from flagrelease.releases import facts, yanks
+from flagrelease.releases.lineage import Previous
+from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run import remedy
+from flagrelease.run.cell_state import own_tag
 from flagrelease.run.history import History
 from flagrelease.run.plan import CellPlan, Choice, plan_cell
 from flagrelease.store.evidence import EvidenceStore
@@ -86,6 +91,40 @@ class Project:
             runner=self.runner,
         )
         return remedy.resumed(job, STAGES, REMEDY, self.ledger)
+
+    def yanks(self, cell: str) -> Mapping[str, Yank]:
+        """The yanked releases of a cell, by tag."""
+        entries = (entry for entry in self.ledger.entries() if entry.stage == YANK and entry.cell == cell)
+        return yanks.standing(yanks.parse(entry.result) for entry in entries)
+
+    def publications(self, cell: str) -> dict[str, Publish]:
+        """The published releases of a cell by their tags, oldest first."""
+        found: dict[str, Publish] = {}
+        for entry in self.ledger.entries():
+            result = PUBLISH.of(entry) if entry.stage == PUBLISH.stage and entry.cell == cell else None
+            if result is not None and result.tags:
+                found.pop(own_tag(result), None)
+                found[own_tag(result)] = result
+        return found
+
+    def previous(self, cell: str) -> Previous | None:
+        """The newest published release of a cell; none before the first."""
+        published = self.publications(cell)
+        if not published:
+            return None
+        tag, result = next(reversed(published.items()))
+        yank = self.yanks(cell).get(tag)
+        previous = Previous(
+            tag=tag,
+            image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
+            yanked="" if yank is None else yank.reason,
+        )
+        try:
+            recorded = facts.read(self.evidence.read(result.record))
+        except FlagreleaseError:  # lost, or of another version
+            return previous
+        keys = {each.stage: each.key for each in recorded.stages}
+        return replace(previous, keys=keys, rendered_by=recorded.rendered_by, lineage=recorded.lineage)
 
     def plan(
         self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
-    now = status(cell.id, latest, excluded=cell.excluded)
+    now = status(cell.id, latest, excluded=cell.excluded, yanks=project.yanks(cell.id))
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()

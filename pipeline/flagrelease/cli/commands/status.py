@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _status(project: Project, cell: Cell) -> Status:
     """The state of a cell; that of a cell that has never run and would be refused is `blocked`."""
-    shown = status(cell.id, project.latest(cell, STAGES), excluded=cell.excluded)
+    shown = status(cell.id, project.latest(cell, STAGES), excluded=cell.excluded, yanks=project.yanks(cell.id))
     if shown.state != "new":
         return shown
     from flagrelease.run.preflight import refusal  # imports what checks data, which other cells do not need

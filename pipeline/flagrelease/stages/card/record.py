@@ -41,6 +41,7 @@ from flagrelease.contract.results import (
 from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.recipe.container import model_path
+from flagrelease.releases.lineage import Lineage, lineage
 from flagrelease.store.parts import Keep
 from flagrelease.verdict import types as verdicts
 
@@ -119,6 +120,8 @@ class Record:
     """Results of stages without a field in this class, by stage name."""
     kept: tuple[Keep, ...] = ()
     """Results of other code versions that were accepted for this release, and by whom."""
+    lineage: Lineage | None = None
+    """Its place among the releases of the cell; none in records of versions that had none."""
 
     @property
     def verdict(self) -> VerdictName:
@@ -204,12 +207,17 @@ def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[st
         differences=_differences(cell, image),
         unfinished=unfinished or {},
         kept=tuple(done.kept for done in finished if done.kept is not None),
+        lineage=lineage(job.previous, _keys(finished), rendered_by, job.reason),
         further={
             done.stage: msgspec.to_builtins(done.result, enc_hook=_plain)
             for done in finished
             if done.stage not in _NAMED | _AFTER
         },
     )
+
+
+def _keys(finished: Finished) -> dict[str, str]:
+    return {done.stage: done.key for done in finished if done.stage not in _AFTER}
 
 
 def dumps(record: Record) -> bytes:
