@@ -62,6 +62,7 @@ VERBS = (
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("compare", "compare two answer sets without running anything"),
     ("diff", "show what changed between two releases, or between two states of the whole matrix"),
+    ("index", "write a static site that shows all cells, their releases and the evidence of each verdict"),
     ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
@@ -159,6 +160,12 @@ def parser() -> argparse.ArgumentParser:
     for name in ("explain", "card", "history"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
+    made["index"].add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the site's folder, replaced; default: index in the workspace"
+    )
+    made["index"].add_argument(
+        "--url", default="", metavar="URL", help="where the site will be, for absolute links in its feed"
+    )
     _keep(made["keep"])
     _yank(made["yank"])
     made["card"].add_argument(

@@ -1,0 +1,88 @@
+"""The answers behind a benchmark's verdict: both sides, question by question, those that differ first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+MOST = 1000
+"""Rows of a page. Those left out are in the evidence of the release."""
+_SIDES = ("accuracy_baseline.samples.jsonl", "accuracy_samples.jsonl")
+
+
+class Sample(msgspec.Struct):
+    """An answer, as it is stored."""
+
+    benchmark: str
+    """Its name in matrix.yaml."""
+    subset: str
+    """A part of the benchmark."""
+    question_id: str
+    """Unique in the subset."""
+    repeat: int
+    """Counted from 0."""
+    correct: float | bool
+    """The grade."""
+    answer: str | None = None
+    """The answer that was extracted."""
+    finish_reason: str | None = None
+    """As reported by the server."""
+    error: str | None = None
+    """Why it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One question, or one repeat of it."""
+
+    question: str
+    """SUBSET/ID, with the repeat if there are several."""
+    baseline: Sample | None
+    """The baseline's answer; none if it was not asked."""
+    candidate: Sample
+    """The release's answer."""
+
+    @property
+    def change(self) -> str:
+        """How the grade changed: lost, gained, or neither."""
+        if self.baseline is None or self.baseline.correct == self.candidate.correct:
+            return ""
+        return "lost" if self.candidate.correct < self.baseline.correct else "gained"
+
+
+def read(folder: Path) -> dict[str, list[Row]]:
+    """The rows by benchmark, from the folder of a release: lost, gained, other answers, the same answers.
+
+    Nothing if the evidence is not there or was written by another version."""
+    evidence = folder / "evidence/accuracy"
+    try:
+        before, after = ({_key(sample): sample for sample in _samples(evidence / name)} for name in _SIDES)
+    except (OSError, ValueError):
+        return {}
+    rows: dict[str, list[Row]] = {}
+    for key, sample in after.items():
+        name = f"{sample.subset}/{sample.question_id}" + (f" #{sample.repeat + 1}" if sample.repeat else "")
+        rows.setdefault(sample.benchmark, []).append(Row(question=name, baseline=before.get(key), candidate=sample))
+    for each in rows.values():
+        each.sort(key=_order)
+    return rows
+
+
+def _samples(path: Path) -> Iterator[Sample]:
+    decoder = msgspec.json.Decoder(Sample)
+    with path.open("rb") as stream:
+        for line in stream:
+            yield decoder.decode(line)
+
+
+def _key(sample: Sample) -> tuple[str, str, str, int]:
+    return sample.benchmark, sample.subset, sample.question_id, sample.repeat
+
+
+def _order(row: Row) -> int:
+    changes = {"lost": 0, "gained": 1}
+    same = row.baseline is not None and row.baseline.answer == row.candidate.answer
+    return changes.get(row.change, 3 if same else 2)
