@@ -7,12 +7,13 @@ import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 import msgspec
 
 from flagrelease.config.chip import Chip, KernelSettings
-from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack
+from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack, Waiver
 from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
@@ -42,6 +43,8 @@ class Cell:
     """The settings of its operators, with the vendor's device as the default."""
     excluded: str = ""
     """The reason of the rule that excludes it; empty if none does."""
+    waivers: tuple[Waiver, ...] = ()
+    """The waivers for it, expired ones included."""
 
     @property
     def id(self) -> str:
@@ -107,7 +110,23 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         profile=matrix.profiles[profile_name],
         kernels=replace(kernels, device=kernels.device or vendor.torch_device),
         excluded=excluded,
+        waivers=tuple(
+            rule
+            for rule in matrix.waivers
+            if fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
+        ),
     )
+
+
+def check_waivers(cell: Cell, today: str) -> None:
+    """Raise ConfigError for a waiver of the cell that no longer holds on the day `today` (YYYY-MM-DD)."""
+    for waiver in cell.waivers:
+        if date.fromisoformat(waiver.until) < date.fromisoformat(today):
+            raise ConfigError(
+                f"the waiver of {waiver.gate} for {waiver.chip}/{waiver.model} expired on {waiver.until}",
+                why=f"{waiver.reason} (owner: {waiver.owner})",
+                hint="remove it under `waivers` in matrix.yaml, or renew it with a reason that holds today",
+            )
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str], models: Sequence[str]) -> list[Cell]:

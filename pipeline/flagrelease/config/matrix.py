@@ -21,6 +21,7 @@ from flagrelease.config.task_names import TaskName
 from flagrelease.config.value_types import (
     BenchmarkTitle,
     Count,
+    Date,
     Language,
     LicenseId,
     Line,
@@ -34,6 +35,9 @@ from flagrelease.config.value_types import (
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+
+SPEED_GATE = "speed"
+"""The gate of a waiver that is no benchmark."""
 
 Stack = Literal["native", "flagos"]
 
@@ -284,6 +288,24 @@ class Exclusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waiver:
+    """A known shortcoming with which cells are released all the same, until a day."""
+
+    chip: str
+    """A name or a glob."""
+    model: str
+    """A name or a glob."""
+    gate: str
+    """`speed`, or the benchmark whose verdict does not withhold the release."""
+    reason: Line
+    """Shown on the card and in the index."""
+    owner: Line
+    """Who sees to it that it is not needed any more."""
+    until: Date
+    """The last day on which it holds. After it, the cells are not run until it is renewed or removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Matrix:
     """The validated content of matrix.yaml: all names that it refers to are defined."""
 
@@ -307,6 +329,8 @@ class Matrix:
     """The template of an image's name below `registry`."""
     targets: Mapping[str, Target] = field(default_factory=dict)
     """Where releases are published in addition, by name."""
+    waivers: tuple[Waiver, ...] = ()
+    """Known shortcomings that do not withhold a release."""
 
     def __post_init__(self) -> None:
         if self.version != 1:
@@ -321,6 +345,7 @@ class Matrix:
                     raise FieldError(f"is not a name: {rule}", kind, name)
         self._check_references()
         self._check_exclusions()
+        self._check_waivers()
         self._check_lengths()
         self._check_published_names()
 
@@ -359,6 +384,18 @@ class Matrix:
                 if not fnmatch.filter(names, pattern):
                     matches = f"is {pattern!r}, which matches no {kind}"
                     raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "exclude", index, kind)
+
+    def _check_waivers(self) -> None:
+        """A waiver that matches nothing, or a gate that there is not, is a mistake in a name."""
+        gates = (SPEED_GATE, *self.benchmarks)
+        for index, rule in enumerate(self.waivers):
+            for kind, pattern, names in (("chip", rule.chip, self.chips), ("model", rule.model, self.models)):
+                if not fnmatch.filter(names, pattern):
+                    matches = f"is {pattern!r}, which matches no {kind}"
+                    raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "waivers", index, kind)
+            if rule.gate not in gates:
+                hint = did_you_mean(rule.gate, gates)
+                raise FieldError(f"is {rule.gate!r}, not {SPEED_GATE} or a benchmark; {hint}", "waivers", index, "gate")
 
     def _check_lengths(self) -> None:
         for name, model in self.models.items():

@@ -14,6 +14,7 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.releases.lineage import Lineage
+from flagrelease.verdict import rule
 from flagrelease.verdict.types import Verdict, worst_verdict
 
 VERSION = 1
@@ -57,6 +58,8 @@ class Score:
     """sha256 (hex) of the questions."""
     partial: str = ""
     """The share of the benchmark that was asked; empty if all of it was."""
+    sensitive: bool = True
+    """Whether a candidate without the skill could not have passed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +253,20 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waiver:
+    """A known shortcoming that did not withhold the release."""
+
+    gate: str
+    """`speed`, or a benchmark."""
+    reason: str
+    """Why."""
+    owner: str
+    """Who sees to it."""
+    until: str
+    """The last day on which it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageKey:
     """A stage of the release."""
 
@@ -289,6 +306,8 @@ class Facts:
     """The speed gate."""
     unfinished: Mapping[str, str] = field(default_factory=dict)
     """Why a gate has no verdict, by stage."""
+    waivers: tuple[Waiver, ...] = ()
+    """Known shortcomings that did not withhold it."""
     rendered_by: str = ""
     """The version of the code that rendered the card."""
     stages: tuple[StageKey, ...] = ()
@@ -298,9 +317,15 @@ class Facts:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of the gates; a gate without one counts as INCONCLUSIVE."""
-        gates = [self.accuracy.verdict, *([self.speed.verdict] if self.speed is not None else [])]
-        return worst_verdict([*gates, *(Verdict.INCONCLUSIVE for _ in self.unfinished)])
+        """The worst verdict of the gates that are not waived; one without a verdict counts as INCONCLUSIVE."""
+        waived = {waiver.gate for waiver in self.waivers}
+        accuracy, gate = self.accuracy.verdict, self.accuracy.token_gate
+        rows = [row for row in self.accuracy.benchmarks if row.benchmark not in waived]
+        if len(rows) < len(self.accuracy.benchmarks):
+            accuracy = rule.decide_cell(rows, None if gate is None else gate.verdict)
+        speed = [] if self.speed is None or "speed" in waived else [self.speed.verdict]
+        unfinished = [Verdict.INCONCLUSIVE for name in self.unfinished if name not in waived]
+        return worst_verdict([accuracy, *speed, *unfinished])
 
     @property
     def components(self) -> dict[str, str]:

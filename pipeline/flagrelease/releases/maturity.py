@@ -32,9 +32,9 @@ def maturity(facts: Facts) -> Maturity:
 
 def _to_function(facts: Facts) -> list[str]:
     gaps = [f"the smoke check {check.name} failed" for check in facts.smoke.checks if not check.passed]
-    if facts.accuracy.verdict is not Verdict.PASS:
+    if facts.accuracy.verdict is not Verdict.PASS and facts.verdict is not Verdict.PASS:
         gaps.append(f"accuracy is {facts.accuracy.verdict.value}")
-    if facts.speed is not None and facts.speed.verdict is not Verdict.PASS:
+    if facts.speed is not None and facts.speed.verdict is not Verdict.PASS and facts.verdict is not Verdict.PASS:
         gaps.append(f"speed is {facts.speed.verdict.value}")
     gaps += [f"{stage} {why}" for stage, why in facts.unfinished.items()]
     if facts.image.runner != "docker":
@@ -43,7 +43,8 @@ def _to_function(facts: Facts) -> list[str]:
 
 
 def _to_complete(facts: Facts) -> list[str]:
-    gaps = [f"{row.benchmark} was asked in part ({row.partial})" for row in facts.accuracy.benchmarks if row.partial]
+    gaps = [f"{waiver.gate} is waived until {waiver.until}" for waiver in facts.waivers]
+    gaps += [f"{row.benchmark} was asked in part ({row.partial})" for row in facts.accuracy.benchmarks if row.partial]
     gaps += [f"{row.benchmark} is {row.verdict.value}" for row in facts.accuracy.benchmarks if row.verdict != "PASS"]
     gate = facts.accuracy.token_gate
     if gate is None or gate.verdict is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
-from flagrelease.config.cell import Cell, expand
+from flagrelease.config.cell import Cell, check_waivers, expand
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Look
@@ -27,7 +27,7 @@ from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run import remedy
 from flagrelease.run.cell_state import own_tag
 from flagrelease.run.history import History
-from flagrelease.run.plan import CellPlan, Choice, plan_cell
+from flagrelease.run.plan import CellPlan, Choice, blocked, plan_cell
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
@@ -130,8 +130,16 @@ class Project:
         self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None
     ) -> list[CellPlan]:
         """Plan the cells. Without `registry`, nothing outside this machine is contacted."""
-        past = self.past(registry)
-        return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
+        past, today = self.past(registry), SystemClock().now().date().isoformat()
+
+        def planned(cell: Cell) -> CellPlan:
+            try:
+                check_waivers(cell, today)
+            except ConfigError as error:
+                return blocked(cell, [stage.name for stage in stages], error.line(), error.hint)
+            return plan_cell(self.job(cell), stages, past, wanted)
+
+        return [planned(cell) for cell in cells]
 
     def past(self, registry: Registry | None = None) -> History:
         """The results of earlier runs. Without `registry`, images in it are not checked."""
