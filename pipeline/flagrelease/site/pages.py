@@ -17,7 +17,7 @@ from flagrelease.releases.maturity import Maturity, maturity
 from flagrelease.releases.states import STATES
 from flagrelease.site import plots
 from flagrelease.site.answers import MOST, Row
-from flagrelease.site.plots import Dot
+from flagrelease.site.trends import trends
 from flagrelease.verdict.types import Verdict
 
 ON_FRONT = 100
@@ -124,7 +124,7 @@ class Pages:
             scores=[] if facts is None else [(row, _score_bar(row)) for row in facts.accuracy.benchmarks],
             points=[] if facts is None or facts.speed is None else [(row, _bar(row)) for row in facts.speed.points],
             answers=answers,
-            plots=_plots(cell.releases),
+            plots=trends(cell.releases),
             history=_history(cell.releases),
             failures=cell.failures[::-1][:_LAST_FAILURES],
         )
@@ -190,48 +190,6 @@ def _bar(row: Point) -> Markup:
     title = f"{row.ratio:.3f} of native, 95 % interval {low:.3f} to {high:.3f}, gate {row.gate:.2f}"
     bad = row.verdict is not Verdict.PASS
     return plots.interval(row.ratio, low, high, zero=1.0, limit=row.gate, title=title, bad=bad)
-
-
-def _plots(releases: Sequence[Published]) -> list[tuple[str, Markup]]:
-    """Plots of everything that was measured in at least one release, over all releases."""
-    known = [(each, each.facts) for each in releases if each.facts is not None]
-    if not known:
-        return []
-    found = []
-    for name in dict.fromkeys(row.benchmark for _, facts in known for row in facts.accuracy.benchmarks):
-        dots, margin = [], 0.0
-        for each, facts in known:
-            for row in facts.accuracy.benchmarks:
-                if row.benchmark == name and row.difference is not None and row.interval90 is not None:
-                    bad, margin = bool(each.yanked) or row.verdict is not Verdict.PASS, row.margin
-                    label = f"{_label(each)}: {row.candidate:.3f}, difference {row.difference:+.3f}"
-                    low, high = row.interval90
-                    dots.append(Dot(label=label, value=row.difference, low=low, high=high, bad=bad))
-        if dots:
-            title = f"{name}: difference to the baseline"
-            found.append((title, plots.history(dots, title=title, limit=-margin)))
-    dots = []
-    for each, facts in known:
-        if facts.speed is not None and (slowest := facts.speed.slowest) is not None:
-            bad = bool(each.yanked) or facts.speed.verdict is not Verdict.PASS
-            label = f"{_label(each)}: {slowest.ratio:.3f} at {slowest.load}"
-            low, high = slowest.interval95
-            dots.append(Dot(label=label, value=slowest.ratio, low=low, high=high, bad=bad))
-            gate = slowest.gate
-    if dots:
-        title = "speed at the slowest load, relative to native"
-        found.append((title, plots.history(dots, title=title, limit=gate)))
-    for title, unit, value in (
-        ("start, seconds until ready", " s", lambda facts: facts.smoke.ready_seconds),
-        ("image size, MB", "", lambda facts: facts.image.size / 1e6),
-    ):
-        dots = [Dot(label=f"{_label(each)}: {value(facts):.1f}", value=value(facts)) for each, facts in known]
-        found.append((title, plots.history(dots, title=title, unit=unit)))
-    return found
-
-
-def _label(release: Published) -> str:
-    return f"{release.at[:10]} {release.tag[-12:]}".strip()
 
 
 def _history(releases: Sequence[Published]) -> list[tuple[Published, Facts | None, list[str]]]:

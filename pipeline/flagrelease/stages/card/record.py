@@ -135,7 +135,9 @@ class Record:
     @property
     def reason(self) -> str:
         """The reasons of the gates that decided the verdict."""
-        gates = {"accuracy": self.accuracy, **({} if self.speed is None else {"speed": self.speed})}
+        gates: dict[str, Accuracy | Speed] = {"accuracy": self.accuracy}
+        if self.speed is not None:
+            gates["speed"] = self.speed
         decisive = [
             gates[name].reason
             for name, verdict in self._verdicts.items()
