@@ -16,8 +16,9 @@ from flagrelease.config.matrix import Matrix, Waiver
 from flagrelease.contract.handles import VerdictName
 from flagrelease.errors import ConfigError
 from flagrelease.releases import facts
+from flagrelease.releases.lineage import Lineage
 from flagrelease.releases.maturity import maturity
-from flagrelease.stages.card import record
+from flagrelease.stages.card import record, render
 from flagrelease.stages.card.record import Record
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +62,19 @@ def test_a_waiver_is_in_the_record_and_the_maturity() -> None:
     found = maturity(facts.read(record.dumps(made)))
     assert found.level == "functional"
     assert "mmlu-sample is waived until 2099-12-31" in found.missing
+
+
+def test_the_card_shows_waivers_lineage_and_maturity() -> None:
+    waivers = (replace(SCORE, reason="a | known <b>loss</b>"),)
+    made = released("FAIL", "PASS", waivers=waivers)
+    lineage = Lineage(revision=2, reason="fixed *mm*", parent="tag-1", parent_image="x/y@sha256:1", parent_yanked="bad")
+    card = render.render(replace(made, lineage=lineage), given.TEMPLATES)
+    assert r"> **Waived until 2099-12-31: `mmlu-sample`.**" in card
+    assert r"a \| known &lt;b&gt;loss&lt;/b&gt; (owner: ops)" in card
+    assert r"| Revision | 2: fixed \*mm\* |" in card
+    assert "| Replaces | `tag-1`, `x/y@sha256:1`, which was yanked: bad |" in card
+    assert "| Maturity | functional; mmlu-sample is waived until 2099-12-31;" in card
+    assert "Waived" not in render.render(released("PASS", "PASS", waivers=()), given.TEMPLATES)
 
 
 def test_unfinished_and_slow_speed_can_be_waived() -> None:
