@@ -21,16 +21,6 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
-    """A file of evidence."""
-
-    name: str
-    """Such as accuracy/samples.jsonl."""
-    sha256: str
-    """64 hex digits."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Score:
     """One benchmark. Scores, differences and margins are fractions of 1."""
 
@@ -86,8 +76,6 @@ class Gate:
     """The baseline's name on the card."""
     token_gate: TokenGate | None = None
     """The token gate."""
-    evidence: tuple[File, ...] = ()
-    """Files that prove it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +194,6 @@ class Smoke:
     """From the start until the server was ready."""
     checks: tuple[Check, ...] = ()
     """The checks that were made."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the host's OS, Docker and driver."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """By name of a check that was not made, the reason."""
 

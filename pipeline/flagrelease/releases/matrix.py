@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from flagrelease.errors import ConfigError
-from flagrelease.releases.facts import Facts, as_json
+from flagrelease.releases.facts import Facts
 
 VERSION = 1
 
@@ -66,7 +66,7 @@ class Cells:
 
 def dumps(cells: Sequence[CellState]) -> bytes:
     """cells.json."""
-    return msgspec.json.encode(as_json(Cells(cells=tuple(cells)))) + b"\n"
+    return msgspec.json.encode(Cells(cells=tuple(cells))) + b"\n"
 
 
 def loads(raw: bytes, name: str) -> tuple[CellState, ...]:

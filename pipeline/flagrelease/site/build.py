@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -13,13 +14,13 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.releases import matrix
-from flagrelease.releases.facts import as_json
 from flagrelease.releases.matrix import CellState
 from flagrelease.releases.states import STATES, without_cell
 from flagrelease.run.matrix_state import CellLog, cell_state, published
 from flagrelease.site import answers, feed
 from flagrelease.site.feed import Event
 from flagrelease.site.pages import IN_FILE, ON_FRONT, Cell, Failure, Pages
+from flagrelease.site.two import in_two
 from flagrelease.store.files import translate_disk_errors, write_atomic
 from flagrelease.store.workspace import Workspace
 
@@ -56,8 +57,23 @@ def build(
     `output` has other files in it, EnvironmentFault if it cannot be written.
     """
     _check(output)
+    gc.disable()  # hundreds of thousands of objects without reference cycles
+    try:
+        return _build(excluded, logs, workspace, output, Pages(templates), templates, url)
+    finally:
+        gc.enable()
+
+
+def _build(
+    excluded: Mapping[str, str],
+    logs: Mapping[str, CellLog],
+    workspace: Workspace,
+    output: Path,
+    pages: Pages,
+    templates: Path,
+    url: str,
+) -> Built:
     cells = sorted(_cells(excluded, logs, workspace), key=_order)
-    pages = Pages(templates)
     with translate_disk_errors(f"writing {output}"):
         shutil.rmtree(output / "cells", ignore_errors=True)
         shutil.rmtree(output / "rows", ignore_errors=True)
@@ -65,11 +81,10 @@ def build(
         (output / MARK).touch()
         for name in _COPIED:
             shutil.copyfile(templates / name, output / name)
-        for cell in cells:
-            _write_cell(cell, pages, workspace, output)
+        in_two(cells, lambda cell: _write_cell(cell, pages, workspace, output))
         later = [cells[start : start + IN_FILE] for start in range(ON_FRONT, len(cells), IN_FILE)]
         for number, chunk in enumerate(later):
-            _write(output / f"rows/{number}.js", f"flagreleaseRows({number}, {_script(pages.rows(chunk))});\n")
+            _write(output / f"rows/{number}.js", f"flagreleaseRows({number}, {json.dumps(pages.rows(chunk))});\n")
         until = max((line.at for log in logs.values() for line in log.latest.values()), default="")
         front = pages.front(cells, len(later), until)
         _write(output / "feed.xml", feed.render(feed.newest(e for cell in cells for e in _events(cell)), url))
@@ -121,7 +136,7 @@ def _order(cell: Cell) -> tuple[int, str]:
 
 def _write_cell(cell: Cell, pages: Pages, workspace: Workspace, output: Path) -> None:
     folder = output / "cells" / cell.state.cell
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     linked: dict[str, str] = {}
     newest = cell.state.release
     if newest is not None and newest.facts is not None:
@@ -131,7 +146,7 @@ def _write_cell(cell: Cell, pages: Pages, workspace: Workspace, output: Path) ->
                 linked[score.benchmark] = f"answers-{number}.html"
                 _write(folder / linked[score.benchmark], pages.answers(cell, score, rows))
     _write(folder / "index.html", pages.cell(cell, linked))
-    history = {"version": matrix.VERSION, "cell": as_json(cell.state), "releases": as_json(cell.releases)}
+    history = {"version": matrix.VERSION, "cell": cell.state, "releases": cell.releases}
     (folder / "history.json").write_bytes(msgspec.json.encode(history))
 
 
@@ -153,11 +168,6 @@ def _events(cell: Cell) -> Iterator[Event]:
             text = f"{failure.what}: {failure.why}" if failure.why else failure.what
             title = f"{name} failed at {failure.stage} after it had been released"
             yield Event(at=failure.at, title=title, text=text, link=cell.page, name=f"failure {name} {failure.at}")
-
-
-def _script(text: str) -> str:
-    """`text` as a string literal of JavaScript."""
-    return json.dumps(text).replace("</", "<\\/")
 
 
 def _write(path: Path, text: str) -> None:

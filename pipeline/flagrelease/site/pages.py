@@ -16,7 +16,7 @@ from flagrelease.releases.matrix import CellState, Published
 from flagrelease.releases.maturity import Maturity, maturity
 from flagrelease.releases.states import STATES
 from flagrelease.site import plots
-from flagrelease.site.answers import MOST, Row
+from flagrelease.site.answers import MOST, Row, table
 from flagrelease.site.trends import trends
 from flagrelease.verdict.types import Verdict
 
@@ -68,6 +68,14 @@ class Cell:
     def model(self) -> str:
         """The model's name."""
         return self.state.cell.partition("/")[2]
+
+    @property
+    def headline(self) -> str:
+        """The reason for its state, with the stage and the cause if it failed, in one line."""
+        parts = [self.state.reason.removeprefix("not published: ")]
+        if self.state.state in ("red", "inconclusive"):
+            parts = [self.state.stage, *parts, *(failure.why for failure in self.failures[-1:])]
+        return ": ".join(filter(None, parts))
 
     @property
     def page(self) -> str:
@@ -132,7 +140,7 @@ class Pages:
     def answers(self, cell: Cell, score: Score, rows: Sequence[Row]) -> str:
         """The page of the answers to one benchmark."""
         counts = {change: sum(row.change == change for row in rows) for change in ("lost", "gained")}
-        return self._render("answers.html.j2", cell=cell, score=score, rows=rows, counts=counts)
+        return self._render("answers.html.j2", cell=cell, score=score, rows=rows, table=table(rows), counts=counts)
 
     def _render(self, name: str, **values: Any) -> str:
         return self._environment.get_template(name).render(**values)
@@ -147,7 +155,8 @@ def _size(number: int) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "−")
+    text = f"{number:+.3f}".replace("-", "−")
+    return "0.000" if text[1:] == "0.000" else text
 
 
 def _row(cell: Cell) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def _y(value: float, low: float, high: float) -> float:
 
 def _tick(value: float, low: float, high: float, unit: str) -> str:
     y = _y(value, low, high)
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    text = f"{value:.{max(0, 2 - math.floor(math.log10(high - low)) - 1)}f}".replace("-", "−")
     return (
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y}" y2="{y}"/>'
         f'<text x="{_LEFT - 5}" y="{y + 3}" text-anchor="end">{text}{escape(unit)}</text>'

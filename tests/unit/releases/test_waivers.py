@@ -18,6 +18,9 @@ from flagrelease.errors import ConfigError
 from flagrelease.releases import facts
 from flagrelease.releases.lineage import Lineage
 from flagrelease.releases.maturity import maturity
+from flagrelease.run.plan import Choice
+from flagrelease.run.project import Options, open_project
+from flagrelease.stages import STAGES
 from flagrelease.stages.card import record, render
 from flagrelease.stages.card.record import Record
 
@@ -133,6 +136,9 @@ def test_an_expired_waiver_is_an_error_that_names_it(
     said = f"the waiver of speed for cpu/smollm2-* expired on {yesterday}: known (owner: ops)"
     assert app.main(["run", "cpu/smollm2-135m", "--engine", "inline"]) == 2
     assert said in capsys.readouterr().err
+    opened = open_project(Options())
+    (planned,) = opened.plan([opened.cells[0]], STAGES, Choice())  # also if nothing has to run
+    assert planned.blocked == said
     assert app.main(["plan"]) == 0
     assert said in capsys.readouterr().out
     assert app.main(["status"]) == 0

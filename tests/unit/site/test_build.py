@@ -46,7 +46,7 @@ def test_what_is_red_comes_first_with_its_reason(given: Given) -> None:
         ("excluded", "without"),
     ]
     text = given.page().text
-    assert "smoke: not published: smoke failed" in text
+    assert "smoke: smoke failed: two answers differ" in text
     assert "6 cells, 3 releases, as of 2026-01-03 00:00 UTC" in text
     red = given.page("cells/a/bad/index.html").text
     assert "two answers differ" in red
