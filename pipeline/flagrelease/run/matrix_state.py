@@ -8,22 +8,23 @@ from pathlib import Path
 
 import msgspec
 
-from flagrelease.contract.results import IMAGE, PUBLISH, Publish
+from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED, Publish
 from flagrelease.errors import FlagreleaseError
 from flagrelease.releases import facts, yanks
-from flagrelease.releases.facts import Facts
+from flagrelease.releases.facts import Facts, Gate, Speed
 from flagrelease.releases.matrix import CellState, Published
 from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run.cell_state import own_tag, status
 from flagrelease.stages import STAGES
 from flagrelease.stages.card.files import RECORD
-from flagrelease.store.evidence import EvidenceStore
+from flagrelease.store.evidence import Evidence, EvidenceStore
 from flagrelease.store.ledger import Line, skim
 from flagrelease.store.workspace import Workspace
 
-__all__ = ["CellLog", "cell_state", "published", "read_ledger"]
+__all__ = ["CellLog", "Evaluation", "cell_state", "evaluation", "published", "read_ledger", "states"]
 
 _STAGES = frozenset(stage.name for stage in STAGES)
+_SIDES = ("accuracy/baseline.samples.jsonl", "accuracy/samples.jsonl")
 _WITH_RESULT = (IMAGE.stage, PUBLISH.stage)
 
 
@@ -92,6 +93,44 @@ def _facts(result: Publish, workspace: Workspace) -> Facts | None:
         except (OSError, FlagreleaseError):
             continue
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The newest evaluation of a cell, whether or not a release came of it."""
+
+    at: str
+    """When it ended (UTC, ISO 8601)."""
+    accuracy: Gate
+    """The scores."""
+    speed: Speed | None
+    """The speed, if it was measured afterwards."""
+    answers: tuple[Path, Path] | None
+    """The files with the answers of the baseline and of the cell; none if it has no baseline."""
+
+
+class _Stored(msgspec.Struct):
+    evidence: tuple[Evidence, ...] = ()
+
+
+def evaluation(log: CellLog, workspace: Workspace) -> Evaluation | None:
+    """The cell's newest evaluation; None if there is none, or another version wrote it."""
+    scored, timed = log.latest.get(ACCURACY.stage), log.latest.get(SPEED.stage)
+    if scored is None or scored.state != "done":
+        return None
+    try:
+        gate = msgspec.json.decode(scored.result, type=Gate)
+        files = msgspec.json.decode(scored.result, type=_Stored).evidence
+        measured = timed is not None and timed.state == "done" and timed.at >= scored.at
+        speed = msgspec.json.decode(timed.result, type=Speed) if timed is not None and measured else None
+    except msgspec.ValidationError:
+        return None
+    store = EvidenceStore(workspace.evidence)
+    paths = {file.name: store.path(file) for file in files}
+    sides = tuple(paths[name] for name in _SIDES if name in paths)
+    return Evaluation(
+        at=scored.at, accuracy=gate, speed=speed, answers=(sides[0], sides[1]) if len(sides) == len(_SIDES) else None
+    )
 
 
 def cell_state(log: CellLog, releases: Iterable[Published], *, excluded: str = "") -> CellState:

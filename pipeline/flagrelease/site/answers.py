@@ -76,13 +76,17 @@ def _given(sample: Sample | None) -> str:
     return f'<td class="{grade}">{said}{truncated}</td>'
 
 
-def read(folder: Path) -> dict[str, list[Row]]:
-    """The rows by benchmark, from the folder of a release: lost, gained, other answers, the same answers.
+def of_release(folder: Path) -> tuple[Path, Path]:
+    """The files in the folder of a release."""
+    return folder / "evidence/accuracy" / _SIDES[0], folder / "evidence/accuracy" / _SIDES[1]
+
+
+def read(sides: tuple[Path, Path]) -> dict[str, list[Row]]:
+    """The rows by benchmark, from the files of baseline and candidate: lost, gained, other answers, the same answers.
 
     Nothing if the evidence is not there or was written by another version."""
-    evidence = folder / "evidence/accuracy"
     try:
-        before, after = ({_key(sample): sample for sample in _samples(evidence / name)} for name in _SIDES)
+        before, after = ({_key(sample): sample for sample in _samples(path)} for path in sides)
     except (OSError, ValueError):
         return {}
     rows: dict[str, list[Row]] = {}

@@ -14,9 +14,10 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.releases import matrix
+from flagrelease.releases.facts import Gate
 from flagrelease.releases.matrix import CellState
 from flagrelease.releases.states import STATES, without_cell
-from flagrelease.run.matrix_state import CellLog, cell_state, published
+from flagrelease.run.matrix_state import CellLog, cell_state, evaluation, published
 from flagrelease.site import answers, feed
 from flagrelease.site.feed import Event
 from flagrelease.site.pages import IN_FILE, ON_FRONT, Cell, Failure, Pages
@@ -27,6 +28,8 @@ from flagrelease.store.workspace import Workspace
 MARK = ".flagrelease-index"
 """A file in each index, without which a folder that is not empty is not overwritten."""
 _CELL = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*/[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_UNDECIDED = ("red", "inconclusive", "partial")
+"""States whose newest evaluation may not be that of a release."""
 _COPIED = ("site.css", "site.js")
 
 
@@ -127,7 +130,10 @@ def _cell(log: CellLog, workspace: Workspace, excluded: str | None) -> Cell:
         if line.error is not None
     )
     state = cell_state(log, releases, excluded=excluded or "")
-    return Cell(state=state, releases=releases, failures=failures, in_matrix=excluded is not None)
+    tried = evaluation(log, workspace) if state.state in _UNDECIDED else None
+    if tried is not None and state.release is not None and tried.at <= state.release.at:
+        tried = None
+    return Cell(state=state, releases=releases, failures=failures, tried=tried, in_matrix=excluded is not None)
 
 
 def _order(cell: Cell) -> tuple[int, str]:
@@ -138,16 +144,29 @@ def _write_cell(cell: Cell, pages: Pages, workspace: Workspace, output: Path) ->
     folder = output / "cells" / cell.state.cell
     folder.mkdir(parents=True, exist_ok=True)
     linked: dict[str, str] = {}
+    tried: dict[str, str] = {}
     newest = cell.state.release
     if newest is not None and newest.facts is not None:
-        found = answers.read(workspace.root / newest.folder)
-        for number, score in enumerate(newest.facts.accuracy.benchmarks):
-            if rows := found.get(score.benchmark):
-                linked[score.benchmark] = f"answers-{number}.html"
-                _write(folder / linked[score.benchmark], pages.answers(cell, score, rows))
-    _write(folder / "index.html", pages.cell(cell, linked))
+        sides = answers.of_release(workspace.root / newest.folder)
+        linked = _write_answers(cell, newest.facts.accuracy, sides, "answers", pages, folder)
+    if cell.tried is not None and cell.tried.answers is not None:
+        tried = _write_answers(cell, cell.tried.accuracy, cell.tried.answers, "tried", pages, folder)
+    _write(folder / "index.html", pages.cell(cell, linked, tried))
     history = {"version": matrix.VERSION, "cell": cell.state, "releases": cell.releases}
     (folder / "history.json").write_bytes(msgspec.json.encode(history))
+
+
+def _write_answers(
+    cell: Cell, gate: Gate, sides: tuple[Path, Path], name: str, pages: Pages, folder: Path
+) -> dict[str, str]:
+    """Write the pages of the answers of an evaluation; their names by benchmark."""
+    written: dict[str, str] = {}
+    found = answers.read(sides)
+    for number, score in enumerate(gate.benchmarks):
+        if rows := found.get(score.benchmark):
+            written[score.benchmark] = f"{name}-{number}.html"
+            _write(folder / written[score.benchmark], pages.answers(cell, score, rows))
+    return written
 
 
 def _events(cell: Cell) -> Iterator[Event]:

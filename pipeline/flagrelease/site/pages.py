@@ -11,10 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flagrelease.releases import diff
-from flagrelease.releases.facts import Facts, Point, Score
+from flagrelease.releases.facts import Facts, Gate, Point, Score, Speed
 from flagrelease.releases.matrix import CellState, Published
 from flagrelease.releases.maturity import Maturity, maturity
 from flagrelease.releases.states import STATES
+from flagrelease.run.matrix_state import Evaluation
 from flagrelease.site import plots
 from flagrelease.site.answers import MOST, Row, table
 from flagrelease.site.trends import trends
@@ -56,6 +57,8 @@ class Cell:
     """All of its releases, oldest first."""
     failures: tuple[Failure, ...] = ()
     """Failed attempts, oldest first."""
+    tried: Evaluation | None = None
+    """The newest evaluation, if no release came of it."""
     in_matrix: bool = True
     """Whether matrix.yaml still has it."""
 
@@ -120,8 +123,9 @@ class Pages:
         """Rows of the table."""
         return self._render("rows.html.j2", cells=[(cell, _row(cell)) for cell in cells])
 
-    def cell(self, cell: Cell, answers: Mapping[str, str]) -> str:
-        """The page of a cell. `answers` has the pages of the newest release's answers by benchmark."""
+    def cell(self, cell: Cell, answers: Mapping[str, str], tried: Mapping[str, str]) -> str:
+        """The page of a cell. `answers` has the pages of the newest release's answers by benchmark, `tried` those of an
+        evaluation that was not released."""
         newest = cell.state.release
         facts = None if newest is None else newest.facts
         return self._render(
@@ -129,9 +133,12 @@ class Pages:
             cell=cell,
             release=newest,
             facts=facts,
-            scores=[] if facts is None else [(row, _score_bar(row)) for row in facts.accuracy.benchmarks],
-            points=[] if facts is None or facts.speed is None else [(row, _bar(row)) for row in facts.speed.points],
+            scores=_scores(None if facts is None else facts.accuracy),
+            points=_points(None if facts is None else facts.speed),
             answers=answers,
+            tried_scores=_scores(None if cell.tried is None else cell.tried.accuracy),
+            tried_points=_points(None if cell.tried is None else cell.tried.speed),
+            tried_answers=tried,
             plots=trends(cell.releases),
             history=_history(cell.releases),
             failures=cell.failures[::-1][:_LAST_FAILURES],
@@ -183,6 +190,14 @@ def _grid(cells: Sequence[Cell]) -> dict[str, dict[str, Cell]] | None:
     for cell in sorted(cells, key=lambda each: each.state.cell):
         found.setdefault(cell.chip, {})[cell.model] = cell
     return found
+
+
+def _scores(gate: Gate | None) -> list[tuple[Score, Markup | None]]:
+    return [] if gate is None else [(row, _score_bar(row)) for row in gate.benchmarks]
+
+
+def _points(speed: Speed | None) -> list[tuple[Point, Markup]]:
+    return [] if speed is None else [(row, _bar(row)) for row in speed.points]
 
 
 def _score_bar(row: Score) -> Markup | None:
