@@ -65,3 +65,8 @@ def status(
 def own_tag(published: Publish) -> str:
     """The tag of a published release, without its repository."""
     return published.tags[0].rpartition(":")[2]
+
+
+def image_of(published: Publish) -> str:
+    """REPOSITORY@DIGEST of a published release."""
+    return f"{published.tags[0].rpartition(':')[0]}@{published.digest}"

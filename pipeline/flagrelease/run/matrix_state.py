@@ -14,7 +14,7 @@ from flagrelease.releases import facts, yanks
 from flagrelease.releases.facts import Facts, Gate, Speed
 from flagrelease.releases.matrix import CellState, Published
 from flagrelease.releases.yanks import YANK, Yank
-from flagrelease.run.cell_state import own_tag, status
+from flagrelease.run.cell_state import image_of, own_tag, status
 from flagrelease.stages import STAGES
 from flagrelease.stages.card.files import RECORD
 from flagrelease.store.evidence import Evidence, EvidenceStore
@@ -77,7 +77,7 @@ def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
         yield Published(
             tag=tag,
             at=at,
-            image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
+            image=image_of(result),
             folder=result.folder,
             facts=_facts(result, workspace),
             yanked=standing[tag].reason if tag in standing else "",

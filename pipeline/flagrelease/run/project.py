@@ -25,7 +25,7 @@ from flagrelease.releases import facts, yanks
 from flagrelease.releases.lineage import Previous
 from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run import remedy
-from flagrelease.run.cell_state import own_tag
+from flagrelease.run.cell_state import image_of, own_tag
 from flagrelease.run.history import History
 from flagrelease.run.plan import CellPlan, Choice, blocked, plan_cell
 from flagrelease.store.evidence import EvidenceStore
@@ -116,7 +116,7 @@ class Project:
         yank = self.yanks(cell).get(tag)
         previous = Previous(
             tag=tag,
-            image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
+            image=image_of(result),
             yanked="" if yank is None else yank.reason,
         )
         try:

@@ -13,6 +13,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.redact import redact
 from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run.cell_run import new_run_id
+from flagrelease.run.cell_state import image_of
 from flagrelease.run.project import open_project
 from flagrelease.store.ledger import Entry, process_id
 
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     result = published[tag]
     yank = Yank(
         tag=tag,
-        image=f"{result.tags[0].rpartition(':')[0]}@{result.digest}",
+        image=image_of(result),
         reason=redact(arguments.reason.strip()),
         by=redact(user()),
         at=SystemClock().now().isoformat(timespec="seconds"),
