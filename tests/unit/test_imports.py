@@ -71,6 +71,7 @@ PURE = (
     "flagrelease.config.engines",
     "flagrelease.config.sources",
     "flagrelease.config.vendors",
+    "flagrelease.config.waivers",
     "flagrelease.recipe.image_paths",
     "flagrelease.recipe.container",
     "flagrelease.recipe.engine_config",

@@ -7,15 +7,15 @@ import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any
 
 import msgspec
 
 from flagrelease.config.chip import Chip, KernelSettings
-from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack, Waiver
+from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack
 from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
+from flagrelease.config.waivers import Waiver, of_cell
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
 
 
@@ -110,23 +110,8 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         profile=matrix.profiles[profile_name],
         kernels=replace(kernels, device=kernels.device or vendor.torch_device),
         excluded=excluded,
-        waivers=tuple(
-            rule
-            for rule in matrix.waivers
-            if fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
-        ),
+        waivers=of_cell(matrix.waivers, chip_name, model_name),
     )
-
-
-def check_waivers(cell: Cell, today: str) -> None:
-    """Raise ConfigError for a waiver of the cell that no longer holds on the day `today` (YYYY-MM-DD)."""
-    for waiver in cell.waivers:
-        if date.fromisoformat(waiver.until) < date.fromisoformat(today):
-            raise ConfigError(
-                f"the waiver of {waiver.gate} for {waiver.chip}/{waiver.model} expired on {waiver.until}",
-                why=f"{waiver.reason} (owner: {waiver.owner})",
-                hint="remove it under `waivers` in matrix.yaml, or renew it with a reason that holds today",
-            )
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str], models: Sequence[str]) -> list[Cell]:

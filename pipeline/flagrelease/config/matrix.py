@@ -21,7 +21,6 @@ from flagrelease.config.task_names import TaskName
 from flagrelease.config.value_types import (
     BenchmarkTitle,
     Count,
-    Date,
     Language,
     LicenseId,
     Line,
@@ -32,12 +31,10 @@ from flagrelease.config.value_types import (
     Text,
     Upstream,
 )
+from flagrelease.config.waivers import Waiver, check_matches
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-
-SPEED_GATE = "speed"
-"""The gate of a waiver that is no benchmark."""
 
 Stack = Literal["native", "flagos"]
 
@@ -288,24 +285,6 @@ class Exclusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiver:
-    """A known shortcoming with which cells are released all the same, until a day."""
-
-    chip: str
-    """A name or a glob."""
-    model: str
-    """A name or a glob."""
-    gate: str
-    """`speed`, or the benchmark whose verdict does not withhold the release."""
-    reason: Line
-    """Shown on the card and in the index."""
-    owner: Line
-    """Who sees to it that it is not needed any more."""
-    until: Date
-    """The last day on which it holds. After it, the cells are not run until it is renewed or removed."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Matrix:
     """The validated content of matrix.yaml: all names that it refers to are defined."""
 
@@ -345,7 +324,7 @@ class Matrix:
                     raise FieldError(f"is not a name: {rule}", kind, name)
         self._check_references()
         self._check_exclusions()
-        self._check_waivers()
+        check_matches(self.waivers, self.chips, self.models, self.benchmarks)
         self._check_lengths()
         self._check_published_names()
 
@@ -384,18 +363,6 @@ class Matrix:
                 if not fnmatch.filter(names, pattern):
                     matches = f"is {pattern!r}, which matches no {kind}"
                     raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "exclude", index, kind)
-
-    def _check_waivers(self) -> None:
-        """A waiver that matches nothing, or a gate that there is not, is a mistake in a name."""
-        gates = (SPEED_GATE, *self.benchmarks)
-        for index, rule in enumerate(self.waivers):
-            for kind, pattern, names in (("chip", rule.chip, self.chips), ("model", rule.model, self.models)):
-                if not fnmatch.filter(names, pattern):
-                    matches = f"is {pattern!r}, which matches no {kind}"
-                    raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "waivers", index, kind)
-            if rule.gate not in gates:
-                hint = did_you_mean(rule.gate, gates)
-                raise FieldError(f"is {rule.gate!r}, not {SPEED_GATE} or a benchmark; {hint}", "waivers", index, "gate")
 
     def _check_lengths(self) -> None:
         for name, model in self.models.items():

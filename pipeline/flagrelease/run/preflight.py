@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from flagrelease.config.cell import Cell, check_waivers
+from flagrelease.config.cell import Cell
 from flagrelease.config.harness_names import DEFAULT_HARNESS
+from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation.datasets import promised_digest
@@ -33,7 +34,7 @@ def check_cell(plan: CellPlan, project: Project) -> None:
     EnvironmentFault for a harness or load generator that is not set up.
     """
     cell, benchmarks = plan.cell, project.matrix.benchmarks
-    check_waivers(cell, SystemClock().now().date().isoformat())
+    check_days(cell.waivers, SystemClock().now().date().isoformat())
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
         _check_speed(cell)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
-from flagrelease.config.cell import Cell, check_waivers, expand
+from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
+from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import PUBLISH, Publish
@@ -134,7 +135,7 @@ class Project:
 
         def planned(cell: Cell) -> CellPlan:
             try:
-                check_waivers(cell, today)
+                check_days(cell.waivers, today)
             except ConfigError as error:
                 return blocked(cell, [stage.name for stage in stages], error.line(), error.hint)
             return plan_cell(self.job(cell), stages, past, wanted)

@@ -11,8 +11,9 @@ import pytest
 import support.finished_cell as given
 from flagrelease.cli import app
 from flagrelease.config import strict_yaml
-from flagrelease.config.cell import check_waivers, expand
-from flagrelease.config.matrix import Matrix, Waiver
+from flagrelease.config.cell import expand
+from flagrelease.config.matrix import Matrix
+from flagrelease.config.waivers import Waiver, check_days
 from flagrelease.contract.handles import VerdictName
 from flagrelease.errors import ConfigError
 from flagrelease.releases import facts
@@ -95,9 +96,9 @@ def test_a_waiver_holds_for_the_cells_that_it_names_until_its_day() -> None:
     other = replace(SCORE, model="other")
     cell, second = expand(replace(given.matrix(), models=models, waivers=(SCORE, other)))
     assert (cell.waivers, second.waivers) == ((SCORE,), (SCORE, other))
-    check_waivers(cell, "2099-12-31")
+    check_days(cell.waivers, "2099-12-31")
     with pytest.raises(ConfigError, match="mmlu-sample for cpu/\\* expired on 2099-12-31") as caught:
-        check_waivers(cell, "2100-01-01")
+        check_days(cell.waivers, "2100-01-01")
     assert caught.value.why == "known loss (owner: ops)"
 
 

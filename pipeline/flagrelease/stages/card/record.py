@@ -18,7 +18,8 @@ import msgspec
 from flagrelease.config.cell import Cell
 from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
-from flagrelease.config.matrix import SPEED_GATE, Baseline, Benchmark, Model, Profile, Stack, Waiver
+from flagrelease.config.matrix import Baseline, Benchmark, Model, Profile, Stack
+from flagrelease.config.waivers import SPEED_GATE, Waiver
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job

@@ -10,7 +10,7 @@ import support.finished_cell as given
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.config.matrix import Waiver
+from flagrelease.config.waivers import Waiver
 from flagrelease.contract.accuracy_results import TokenGate
 from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Unpacked
 from flagrelease.recipe import user_commands
