@@ -55,7 +55,7 @@ def test_a_first_project_plans(user: UserProject, base: str) -> None:
 
 
 def test_released(user: UserProject) -> None:
-    code, out, err = run(user)
+    code, out, err = run(user, "--reason", "the first of its kind")
     assert code == 0, err + out
     assert "✓ done" in out
     assert "released" in out.splitlines()[-1]
@@ -78,6 +78,9 @@ def test_released(user: UserProject) -> None:
     # The folder is whole: every file is what its sum says, and the tag names the record.
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
     assert folder.name.endswith(hashlib.sha256((folder / "release.json").read_bytes()).hexdigest()[:12])
+
+    lineage = {"revision": 1, "reason": "the first of its kind", "parent": "", "parent_image": "", "parent_yanked": ""}
+    assert record["lineage"] == lineage
 
     # What is on the card was measured, and what is not upstream's own is said.
     card = (folder / "README.md").read_text()
@@ -112,6 +115,11 @@ def test_what_users_ask_afterwards(user: UserProject) -> None:
     code, card, _ = user.call("card", CELL)
     assert code == 0
     assert card.startswith("---\nlicense: apache-2.0\n")
+    code, out, err = user.call("index")
+    assert code == 0, err
+    page = (user.root / ".flagrelease/index/cells" / CELL / "index.html").read_text()
+    assert "the first of its kind" in page
+    assert "answers-0.html" in page
     code, out, _ = user.call("explain", CELL)
     assert f"{CELL} is released" in out
     (folder,) = (path for path in (user.root / ".flagrelease/releases" / CELL).iterdir() if not path.is_symlink())

@@ -44,7 +44,8 @@ def test_the_wheel_has_every_source_file_and_the_templates(built: Distributions)
     sources = [path for path in (ROOT / "pipeline").rglob("*.py") if path.is_file()]
     sources += (ROOT / "pipeline/flagkernels").glob("*.json")
     expected = {path.relative_to(ROOT / "pipeline").as_posix(): path.read_bytes() for path in sources}
-    expected |= {f"flagrelease/templates/{path.name}": path.read_bytes() for path in (ROOT / "templates").iterdir()}
+    templates = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
+    expected |= {f"flagrelease/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in templates}
     assert found == expected
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flagrelease import __version__
 from flagrelease.cli.redacted_output import redacted_output
-from flagrelease.cli.shared import PLAN_STATES, STATES, show_error
+from flagrelease.cli.shared import PLAN_STATES, show_error
 from flagrelease.errors import (
     REPORT,
     ConfigError,
@@ -24,11 +24,12 @@ from flagrelease.errors import (
     crash_report,
     did_you_mean,
 )
+from flagrelease.releases.states import STATES
 from flagrelease.run import interrupt
 
 _EXIT_CODES = """\
 exit codes:
-  0    done
+  0    done; `diff`: whether or not the two differ
   1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
@@ -57,9 +58,12 @@ VERBS = (
     ("explain", "explain the state of a cell, stage by stage"),
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
+    ("yank", "say that a published release is not to be used, and why; nothing published is changed"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("bundle", "write a published release to one folder, for a machine without network"),
     ("compare", "compare two answer sets without running anything"),
+    ("diff", "show what changed between two releases, or between two states of the whole matrix"),
+    ("index", "write a static site that shows all cells, their releases and the evidence of each verdict"),
     ("baseline", "list the stored baseline evaluations, or import one"),
     ("card", "print a cell's model card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
@@ -67,7 +71,7 @@ VERBS = (
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
     ("completion", "print a completion script for a shell"),
 )
-_WITHOUT_PROJECT = ("init", "compare", "completion", "verify")
+_WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff")
 _WITHOUT_JSON = ("init", "completion")
 
 
@@ -141,6 +145,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
     made["run"].add_argument(
+        "--reason", default="", metavar="TEXT", help="why a new release is made; for its record and card"
+    )
+    made["run"].add_argument(
         "--rounds",
         type=int,
         metavar="N",
@@ -149,10 +156,19 @@ def parser() -> argparse.ArgumentParser:
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])
+    for name, text in (("a", "a release (folder, release.json or image) or a matrix"), ("b", "the same, later")):
+        made["diff"].add_argument(name, metavar=name.upper(), help=text)
     for name in ("explain", "card", "history", "bundle"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
+    made["index"].add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the site's folder, replaced; default: index in the workspace"
+    )
+    made["index"].add_argument(
+        "--url", default="", metavar="URL", help="where the site will be, for absolute links in its feed"
+    )
     _keep(made["keep"])
+    _yank(made["yank"])
     made["card"].add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
     )
@@ -235,6 +251,13 @@ def _keep(verb: argparse.ArgumentParser) -> None:
         "--reason", required=True, metavar="TEXT", help="why; written to the ledger, the record and the card"
     )
     verb.add_argument("--profile", metavar="NAME", help=_PROFILE_HELP)
+
+
+def _yank(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("cell", metavar="CHIP/MODEL")
+    verb.add_argument("--reason", required=True, metavar="TEXT", help="why; shown by `status`, the index and the card")
+    verb.add_argument("--tag", metavar="TAG", help="the release; default: the cell's newest")
+    verb.add_argument("--undo", action="store_true", help="take the yank of the release back")
 
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:

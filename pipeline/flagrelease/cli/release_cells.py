@@ -14,6 +14,7 @@ from flagrelease.cli.display import PlainBoard, board
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
+from flagrelease.contract.job import Job
 from flagrelease.contract.stage import AnyStage
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.ports.docker import config_file
@@ -52,6 +53,12 @@ def run_cells(
     return results
 
 
+def _job(project: Project, cell: Cell, arguments: argparse.Namespace) -> Job:
+    """The cell's job, with the release that a new one would replace."""
+    reason = getattr(arguments, "reason", "")  # `tune` has none
+    return replace(project.job(cell), previous=project.previous(cell.id), reason=reason)
+
+
 def _release(
     project: Project,
     plans: Sequence[CellPlan],
@@ -87,7 +94,7 @@ def _release(
         cells = [plan.cell for plan in free]
         alive = stack.enter_context(_alive(run_id, cells, project, ports, shown, builds=builds))
         session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
-        runs = [CellRun(session, project.job(plan.cell)) for plan in free]
+        runs = [CellRun(session, _job(project, plan.cell, arguments)) for plan in free]
         start = time.monotonic()
         with shown:
             cleaned = _execute(runs, arguments.engine, project, run_id, shown, workers, _unblock(runs, ports))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from flagrelease.run.project import Options
 
 
-STATES = ("running", "red", "inconclusive", "interrupted", "blocked", "partial", "new", "released", "excluded")
-"""The states of a cell, in the order in which `status` shows them: first those that need somebody."""
 PLAN_STATES = ("run", "blocked", "unchanged", "excluded")
 """What a plan does with a cell, in the order in which `plan` shows it."""
 
@@ -34,9 +34,12 @@ def options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def without_cell(cell: str, text: str) -> str:
-    """`text` without the cell's name at its beginning, which is printed in front of it."""
-    return text.removeprefix(f"{cell} is ").removeprefix(f"{cell} ")
+def user() -> str:
+    """The name of the current user, or their number if they have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def show_error(error: FlagreleaseError) -> None:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flagrelease.cli.display import amount, shown_state, spell
-from flagrelease.cli.shared import without_cell
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell
 from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED
 from flagrelease.errors import FlagreleaseError, Inconclusive
+from flagrelease.releases.states import without_cell
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import CellPlan

@@ -15,6 +15,7 @@ from flagrelease.config.chip import Chip, KernelSettings
 from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack
 from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
+from flagrelease.config.waivers import Waiver, of_cell
 from flagrelease.errors import ConfigError, NothingSelected, did_you_mean
 
 
@@ -42,6 +43,8 @@ class Cell:
     """The settings of its operators, with the vendor's device as the default."""
     excluded: str = ""
     """The reason of the rule that excludes it; empty if none does."""
+    waivers: tuple[Waiver, ...] = ()
+    """The waivers for it, expired ones included."""
 
     @property
     def id(self) -> str:
@@ -107,6 +110,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
         profile=matrix.profiles[profile_name],
         kernels=replace(kernels, device=kernels.device or vendor.torch_device),
         excluded=excluded,
+        waivers=of_cell(matrix.waivers, chip_name, model_name),
     )
 
 

@@ -31,6 +31,7 @@ from flagrelease.config.value_types import (
     Text,
     Upstream,
 )
+from flagrelease.config.waivers import Waiver, check_matches
 from flagrelease.errors import did_you_mean
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -307,6 +308,8 @@ class Matrix:
     """The template of an image's name below `registry`."""
     targets: Mapping[str, Target] = field(default_factory=dict)
     """Where releases are published in addition, by name."""
+    waivers: tuple[Waiver, ...] = ()
+    """Known shortcomings that do not withhold a release."""
 
     def __post_init__(self) -> None:
         if self.version != 1:
@@ -321,6 +324,7 @@ class Matrix:
                     raise FieldError(f"is not a name: {rule}", kind, name)
         self._check_references()
         self._check_exclusions()
+        check_matches(self.waivers, self.chips, self.models, self.benchmarks)
         self._check_lengths()
         self._check_published_names()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import date
 from typing import Annotated
 
 from flagrelease.config.strict_yaml import Checked, at_least, between, matching
@@ -66,6 +67,17 @@ LicenseId = Annotated[
         "hubs know licences by lower-case identifiers, such as apache-2.0, mit or llama3.1",
     ),
 ]
+
+
+def _check_date(value: str) -> None:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        raise ConfigError(f"{value!r} is not a date", hint='write YYYY-MM-DD in quotes, such as "2026-12-31"') from None
+
+
+Date = Annotated[str, Checked(_check_date)]
+"""A day, in UTC."""
 Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know languages by codes such as en and zh")]
 ServeName = Annotated[str, matching(r"\w[\w.-]*", "a name", "write letters, digits and . _ -")]
 Version = Annotated[

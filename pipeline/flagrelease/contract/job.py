@@ -11,6 +11,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
 from flagrelease.recipe.container import RunnerKind
+from flagrelease.releases.lineage import Previous
 
 if TYPE_CHECKING:
     from flagrelease.contract.results import Attribution
@@ -36,6 +37,11 @@ class Job:
     """What starts programs on the chip's host."""
     attributed: tuple[Attribution, ...] = ()
     """Rounds of attribution; their culprits are excluded from the cell's operators."""
+
+    previous: Previous | None = None
+    """The cell's newest release. In no key: that a release exists is no reason to make another one."""
+    reason: str = ""
+    """Why this release is made, in the user's words. In no key either."""
 
     @property
     def repository(self) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from flagrelease.config.cell import Cell
 from flagrelease.config.harness_names import DEFAULT_HARNESS
+from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation.datasets import promised_digest
+from flagrelease.ports.clock import SystemClock
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
 from flagrelease.run.project import Project, impatient_registry
 from flagrelease.stages import STAGES
@@ -27,11 +29,12 @@ _LEAST_FREE_BYTES = 2_000_000_000
 def check_cell(plan: CellPlan, project: Project) -> None:
     """Check the requirements of the cell's evaluation and speed measurement, and of signing and publishing its release.
 
-    Raises ConfigError for a benchmark without data, for one that its harness or a load that its generator does not
-    support, for a signing key that cannot be used, and for a target without what it needs; EnvironmentFault for a
-    harness or load generator that is not set up.
+    Raises ConfigError for an expired waiver, for a benchmark without data, for one that its harness or a load that its
+    generator does not support, for a signing key that cannot be used, and for a target without what it needs;
+    EnvironmentFault for a harness or load generator that is not set up.
     """
     cell, benchmarks = plan.cell, project.matrix.benchmarks
+    check_days(cell.waivers, SystemClock().now().date().isoformat())
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
         _check_speed(cell)

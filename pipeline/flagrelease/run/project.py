@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +14,21 @@ from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import Lock
 from flagrelease.config.matrix import Matrix
+from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
+from flagrelease.contract.results import PUBLISH, Publish
 from flagrelease.contract.stage import AnyStage
-from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.retry import Backoff
+from flagrelease.releases import facts, yanks
+from flagrelease.releases.lineage import Previous
+from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run import remedy
+from flagrelease.run.cell_state import image_of, own_tag
 from flagrelease.run.history import History
-from flagrelease.run.plan import CellPlan, Choice, plan_cell
+from flagrelease.run.plan import CellPlan, Choice, blocked, plan_cell
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Entry, Ledger
 from flagrelease.store.workspace import Workspace
@@ -87,12 +93,54 @@ class Project:
         )
         return remedy.resumed(job, STAGES, REMEDY, self.ledger)
 
+    def yanks(self, cell: str) -> Mapping[str, Yank]:
+        """The yanked releases of a cell, by tag."""
+        entries = (entry for entry in self.ledger.entries() if entry.stage == YANK and entry.cell == cell)
+        return yanks.standing(yanks.parse(entry.result) for entry in entries)
+
+    def publications(self, cell: str) -> dict[str, Publish]:
+        """The published releases of a cell by their tags, oldest first."""
+        found: dict[str, Publish] = {}
+        for entry in self.ledger.entries():
+            result = PUBLISH.of(entry) if entry.stage == PUBLISH.stage and entry.cell == cell else None
+            if result is not None and result.tags:
+                found.pop(own_tag(result), None)
+                found[own_tag(result)] = result
+        return found
+
+    def previous(self, cell: str) -> Previous | None:
+        """The newest published release of a cell; none before the first."""
+        published = self.publications(cell)
+        if not published:
+            return None
+        tag, result = next(reversed(published.items()))
+        yank = self.yanks(cell).get(tag)
+        previous = Previous(
+            tag=tag,
+            image=image_of(result),
+            yanked="" if yank is None else yank.reason,
+        )
+        try:
+            recorded = facts.read(self.evidence.read(result.record))
+        except FlagreleaseError:  # lost, or of another version
+            return previous
+        keys = {each.stage: each.key for each in recorded.stages}
+        return replace(previous, keys=keys, rendered_by=recorded.rendered_by, lineage=recorded.lineage)
+
     def plan(
         self, cells: Sequence[Cell], stages: tuple[AnyStage, ...], wanted: Choice, registry: Registry | None = None
     ) -> list[CellPlan]:
         """Plan the cells. Without `registry`, nothing outside this machine is contacted."""
-        past = self.past(registry)
-        return [plan_cell(self.job(cell), stages, past, wanted) for cell in cells]
+        past, today = self.past(registry), SystemClock().now().date().isoformat()
+
+        def planned(cell: Cell) -> CellPlan:
+            try:
+                check_days(cell.waivers, today)
+            except ConfigError as error:
+                return blocked(cell, [stage.name for stage in stages], error.line(), error.hint)
+            return plan_cell(self.job(cell), stages, past, wanted)
+
+        return [planned(cell) for cell in cells]
 
     def past(self, registry: Registry | None = None) -> History:
         """The results of earlier runs. Without `registry`, images in it are not checked."""

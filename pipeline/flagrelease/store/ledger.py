@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,75 @@ class Entry:
         return hashlib.sha256(msgspec.json.encode(self.result, order="deterministic")).hexdigest()
 
 
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """An Entry whose result is not decoded: for reading a large ledger once, without holding it in memory."""
+
+    at: str
+    """When the attempt ended, or began if it has not ended (UTC, ISO 8601)."""
+    run: str
+    """The id of the run."""
+    cell: str
+    """CHIP/MODEL."""
+    stage: str
+    """The stage's name, or that of another kind of entry."""
+    state: State
+    """How far the attempt got."""
+    key: str
+    """The fingerprint of the stage's inputs."""
+    process: str
+    """PID@BOOT of the run."""
+    version: int = VERSION
+    """Of the format."""
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    """The result as JSON."""
+    error: Failure | None = None
+    """The error of a failed attempt."""
+
+    def entry(self, *, result: bool = True) -> Entry:
+        """The entry, with its result or without."""
+        return Entry(
+            at=self.at,
+            run=self.run,
+            cell=self.cell,
+            stage=self.stage,
+            state=self.state,
+            key=self.key,
+            process=self.process,
+            result=msgspec.json.decode(self.result) if result else None,
+            error=self.error,
+        )
+
+
+def skim(path: Path) -> Iterator[Line]:
+    """The entries of a ledger file, oldest first, without its unreadable lines. A missing file has none.
+
+    Raises ConfigError for a line of a newer version, EnvironmentFault if the file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(Line)
+    try:
+        with path.open("rb") as stream:
+            for raw in stream:
+                try:
+                    line = decoder.decode(raw)
+                except (ValueError, RecursionError):
+                    continue
+                if line.version > VERSION:
+                    raise ConfigError(f"{path} was written by a newer flagrelease", hint="upgrade flagrelease")
+                yield line
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"{path} cannot be read",
+        why=error.strerror or str(error),
+        hint="make it a readable file, or choose another --workspace DIR",
+    )
+
+
 class Ledger:
     """A ledger file. Reading is incremental; appending is atomic, durable and safe across processes."""
 
@@ -113,11 +182,7 @@ class Ledger:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise EnvironmentFault(
-                f"{self.path} cannot be read",
-                why=error.strerror or str(error),
-                hint="make it a readable file, or choose another --workspace DIR",
-            ) from None
+            raise _unreadable(self.path, error) from None
         complete = fresh[: fresh.rfind(b"\n") + 1]
         self._offset += len(complete)
         for line in complete.splitlines():

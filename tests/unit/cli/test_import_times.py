@@ -47,6 +47,8 @@ ALLOWED = {
     "completion bash": MATRIX,
     "completion cells": MATRIX,
     "baseline list": EVALUATION,
+    f"diff {ROOT}/docs/example {ROOT}/docs/example-h100": MATRIX,
+    "index --output site": MATRIX | {"jinja2"},
     "init --matrix new.yaml": MATRIX,
     "plan --power": MATRIX | WORK | {"numpy", "scipy"},
 }

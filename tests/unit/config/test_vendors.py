@@ -46,7 +46,7 @@ def test_every_entry_can_be_used() -> None:
 
 def test_nothing_else_knows_a_vendor_by_name() -> None:
     compared = re.compile(r"""vendor\s*(?:==|!=|in)\s*[(\[{]?\s*["']""")
-    for path in (*PACKAGE.rglob("*.py"), *(given.ROOT / "templates").iterdir()):
+    for path in (*PACKAGE.rglob("*.py"), *(given.ROOT / "templates").rglob("*.*")):
         assert not compared.search(path.read_text()), f"{path.name}: that is for a property of Vendor"
 
 

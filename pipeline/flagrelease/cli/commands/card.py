@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 
 from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select_one
@@ -16,7 +17,8 @@ from flagrelease.errors import ConfigError
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
 from flagrelease.stages.card import run
-from flagrelease.stages.card.files import README, published
+from flagrelease.stages.card.files import README, RECORD, published
+from flagrelease.stages.card.markdown import escape
 from flagrelease.stages.card.record import NEEDED
 from flagrelease.stages.card.stage import STAGE
 from flagrelease.store.files import write_atomic
@@ -32,6 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         files = published(made)
         data = {name: project.evidence.read(file) for name, file in files.items()}
+    data |= _yanked(project, cell, data)
     if arguments.output is not None:
         for name, content in data.items():
             write_atomic(arguments.output / name, content)
@@ -44,6 +47,17 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     return 0
+
+
+def _yanked(project: Project, cell: Cell, data: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The card with a notice if its release was yanked. The published card stays as it is."""
+    digest = hashlib.sha256(data[RECORD]).hexdigest()
+    for tag, yank in project.yanks(cell.id).items():
+        if tag.endswith(digest[:12]):
+            notice = f"> **Yanked on {yank.at[:10]}: do not use this release.** {escape(yank.reason)}"
+            head, title, rest = data[README].decode().partition("\n# ")
+            return {README: f"{head}\n{notice}\n{title}{rest}".encode()}
+    return {}
 
 
 def so_far(project: Project, cell: Cell) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from flagrelease.cli.commands.status import status
 from flagrelease.cli.display import amount, spell
 from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select_one
@@ -17,6 +16,7 @@ from flagrelease.contract.handles import StageResult
 from flagrelease.contract.results import Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import FlagreleaseError
+from flagrelease.run.cell_state import status
 from flagrelease.run.plan import since
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import REMEDY, STAGES
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
-    now = status(cell, latest)
+    now = status(cell.id, latest, excluded=cell.excluded, yanks=project.yanks(cell.id))
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
     for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from flagrelease.cli.display import marked, spell
-from flagrelease.cli.shared import options, without_cell
+from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import select_one
 from flagrelease.contract.handles import Judged, StageResult
 from flagrelease.contract.stage import AnyStage
+from flagrelease.releases.states import without_cell
+from flagrelease.releases.yanks import YANK, parse
 from flagrelease.run.plan import choice
 from flagrelease.run.project import open_project
 from flagrelease.stages import REMEDY, STAGES
@@ -29,7 +31,8 @@ class Attempt:
     """The id of the run."""
     stage: str
     state: str
-    """done, failed, interrupted or running; the verdict of a gate that did not pass; `keep` for a kept result."""
+    """done, failed, interrupted or running; the verdict of a gate that did not pass; `keep` or `yank` for what a user
+    said."""
     seconds: float | None
     """Its duration; none if it has not ended."""
     exit_code: int | None
@@ -88,7 +91,7 @@ def _attempt(entry: Entry, stage: AnyStage | None) -> Attempt:
 def _state(entry: Entry, result: StageResult | None) -> str:
     if isinstance(result, Judged) and result.verdict != "PASS":
         return result.verdict
-    return KEEP if entry.stage == KEEP else entry.state
+    return entry.stage if entry.stage in (KEEP, YANK) else entry.state
 
 
 def _summary(entry: Entry, result: StageResult | None) -> str:
@@ -99,6 +102,8 @@ def _summary(entry: Entry, result: StageResult | None) -> str:
         return result.summary
     if isinstance(entry.result, dict) and entry.stage == KEEP:
         return f"{entry.result.get('stage')}: {entry.result.get('reason')} (by {entry.result.get('by')})"
+    if entry.stage == YANK and (yank := parse(entry.result)) is not None:
+        return f"{yank.tag}{' is no longer yanked' if yank.undone else ''}: {yank.reason} (by {yank.by})"
     if isinstance(entry.result, dict) and "score" in entry.result:
         return f"{entry.result.get('benchmark')}: {entry.result['score']:.3f} on {entry.result.get('chip')}"
     return "written by another version" if entry.state == "done" else ""
@@ -107,7 +112,7 @@ def _summary(entry: Entry, result: StageResult | None) -> str:
 def _table(shown: Sequence[Attempt]) -> str:
     rows, run = [], ""
     for each in shown:
-        state = each.state if each.state == KEEP else marked(each.state)
+        state = each.state if each.state in (KEEP, YANK) else marked(each.state)
         took = "" if each.seconds is None else spell(each.seconds)
         at = each.at[:16].replace("T", " ")
         rows.append([each.run if each.run != run else "", at, each.stage, state, took, each.summary])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 
 import msgspec
 
-from flagrelease.cli.shared import options
+from flagrelease.cli.shared import options, user
 from flagrelease.config.cell import select_one
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run import keep
@@ -28,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     entries = project.ledger.entries()
     earlier = [e for e in reversed(entries) if (e.cell, e.stage, e.state) == (cell.id, stage.name, "done")]
     at = SystemClock().now().isoformat(timespec="seconds")
-    decision, changed = keep.keep(plan, stage, earlier, project.past(), reason=arguments.reason, by=_user(), at=at)
+    decision, changed = keep.keep(plan, stage, earlier, project.past(), reason=arguments.reason, by=user(), at=at)
     entry = Entry(
         at=at,
         run=new_run_id(),
@@ -51,13 +50,3 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{cell.id} {stage.name} is kept although its code has changed:")
         print("\n".join(f"  {change}" for change in changed))
     return 0
-
-
-def _user() -> str:
-    """The name of the current user, or their number if they have no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        import os
-
-        return f"user {os.getuid()}"

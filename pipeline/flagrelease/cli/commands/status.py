@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
-from flagrelease.cli.shared import STATES, options, without_cell
+from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import Cell, select
-from flagrelease.contract.results import IMAGE, PUBLISH
-from flagrelease.errors import Inconclusive
+from flagrelease.releases.states import STATES
+from flagrelease.run.cell_state import Status, status
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
-from flagrelease.store.ledger import Entry, process_lives
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """The state of one cell."""
-
-    cell: str
-    state: str
-    """One of STATES."""
-    stage: str = ""
-    """The stage that failed, was interrupted or is running; else the last one that has run."""
-    at: str = ""
-    """Time of that stage's newest ledger entry (UTC, ISO 8601)."""
-    digest: str = ""
-    """The digest of the cell's image; empty if it has none."""
-    reason: str = ""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -57,35 +39,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _status(project: Project, cell: Cell) -> Status:
     """The state of a cell; that of a cell that has never run and would be refused is `blocked`."""
-    shown = status(cell, project.latest(cell, STAGES))
+    shown = status(cell.id, project.latest(cell, STAGES), excluded=cell.excluded, yanks=project.yanks(cell.id))
     if shown.state != "new":
         return shown
     from flagrelease.run.preflight import refusal  # imports what checks data, which other cells do not need
 
     refused = refusal(cell, project)
     return shown if refused is None else replace(shown, state="blocked", reason=refused.blocked)
-
-
-def status(cell: Cell, latest: Mapping[str, Entry]) -> Status:
-    """A cell's state from the newest entry of each of its stages. Pure, except for checking whether a run is alive."""
-    if cell.excluded:
-        return Status(cell=cell.id, state="excluded", reason=cell.excluded)
-    if not latest:
-        return Status(cell=cell.id, state="new", reason="never run")
-    image = IMAGE.of(latest.get(IMAGE.stage))
-    digest = "" if image is None else image.digest
-    reached = [stage.name for stage in STAGES if stage.name in latest][-1]
-    for stage in STAGES:
-        entry = latest.get(stage.name)
-        if entry is None or entry.state == "done":
-            continue
-        state = {"failed": "red", "interrupted": "interrupted", "running": "interrupted"}[entry.state]
-        reason = without_cell(cell.id, entry.error.what) if entry.error else "stopped before it finished; run it again"
-        if entry.error is not None and entry.error.code == Inconclusive.exit_code:
-            state = "inconclusive"
-        if entry.state == "running" and process_lives(entry.process):
-            state, reason = "running", f"run {entry.run}"
-        return Status(cell=cell.id, state=state, stage=stage.name, at=entry.at, digest=digest, reason=reason)
-    published = PUBLISH.of(latest.get(PUBLISH.stage))
-    state = "released" if published is not None and published.tags else "partial"
-    return Status(cell=cell.id, state=state, stage=reached, at=latest[reached].at, digest=digest)

@@ -19,6 +19,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.config.matrix import Baseline, Benchmark, Model, Profile, Stack
+from flagrelease.config.waivers import SPEED_GATE, Waiver
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job
@@ -41,7 +42,9 @@ from flagrelease.contract.results import (
 from flagrelease.contract.speed_results import Speed
 from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.recipe.container import model_path
+from flagrelease.releases.lineage import Lineage, lineage
 from flagrelease.store.parts import Keep
+from flagrelease.verdict import rule
 from flagrelease.verdict import types as verdicts
 
 VERSION = 1
@@ -119,23 +122,49 @@ class Record:
     """Results of stages without a field in this class, by stage name."""
     kept: tuple[Keep, ...] = ()
     """Results of other code versions that were accepted for this release, and by whom."""
+    waivers: tuple[Waiver, ...] = ()
+    """Known shortcomings that did not withhold the release."""
+    lineage: Lineage | None = None
+    """Its place among the releases of the cell; none in records of versions that had none."""
 
     @property
     def verdict(self) -> VerdictName:
-        """The worst verdict of the gates; a gate without a verdict counts as INCONCLUSIVE."""
-        open_gates = [verdicts.Verdict.INCONCLUSIVE for _ in self.unfinished]
-        return verdicts.worst_verdict([*(verdicts.Verdict(gate.verdict) for gate in self._gates), *open_gates]).value
+        """The worst verdict of the gates that are not waived; one without a verdict counts as INCONCLUSIVE."""
+        open_gates = [verdicts.Verdict.INCONCLUSIVE for name in self.unfinished if name not in self.waived]
+        return verdicts.worst_verdict([*self._verdicts.values(), *open_gates]).value
 
     @property
     def reason(self) -> str:
         """The reasons of the gates that decided the verdict."""
-        decisive = [gate.reason for gate in self._gates if gate.verdict == self.verdict and gate.reason]
+        gates: dict[str, Accuracy | Speed] = {"accuracy": self.accuracy}
+        if self.speed is not None:
+            gates["speed"] = self.speed
+        decisive = [
+            gates[name].reason
+            for name, verdict in self._verdicts.items()
+            if verdict == self.verdict == gates[name].verdict and gates[name].reason
+        ]
         undecided = [f"{name} {why}" for name, why in self.unfinished.items()] if self.verdict == "INCONCLUSIVE" else []
         return "; ".join([*decisive, *undecided])
 
     @property
-    def _gates(self) -> tuple[Accuracy | Speed, ...]:
-        return (self.accuracy,) if self.speed is None else (self.accuracy, self.speed)
+    def waived(self) -> frozenset[str]:
+        """The gates whose verdict does not count: `speed`, or names of benchmarks."""
+        return frozenset(waiver.gate for waiver in self.waivers)
+
+    @property
+    def _verdicts(self) -> dict[str, verdicts.Verdict]:
+        """The verdicts that count, by gate. What remains of the accuracy gate still has to pass by itself."""
+        found = {"accuracy": verdicts.Verdict(self.accuracy.verdict)}
+        rows = [row for row in self.accuracy.benchmarks if row.benchmark not in self.waived]
+        if len(rows) < len(self.accuracy.benchmarks):
+            gate = self.accuracy.token_gate
+            found["accuracy"] = rule.decide_cell(
+                rows, verdicts.Verdict(gate.verdict) if gate and gate.verdict else None
+            )
+        if self.speed is not None and SPEED_GATE not in self.waived:
+            found["speed"] = verdicts.Verdict(self.speed.verdict)
+        return found
 
     @property
     def name(self) -> str:
@@ -204,12 +233,18 @@ def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[st
         differences=_differences(cell, image),
         unfinished=unfinished or {},
         kept=tuple(done.kept for done in finished if done.kept is not None),
+        waivers=cell.waivers,
+        lineage=lineage(job.previous, _keys(finished), rendered_by, job.reason),
         further={
             done.stage: msgspec.to_builtins(done.result, enc_hook=_plain)
             for done in finished
             if done.stage not in _NAMED | _AFTER
         },
     )
+
+
+def _keys(finished: Finished) -> dict[str, str]:
+    return {done.stage: done.key for done in finished if done.stage not in _AFTER}
 
 
 def dumps(record: Record) -> bytes:

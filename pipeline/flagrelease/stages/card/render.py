@@ -12,10 +12,12 @@ from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.results import Weights
 from flagrelease.contract.units import size_text
 from flagrelease.recipe import user_commands
+from flagrelease.releases.facts import read
+from flagrelease.releases.maturity import maturity
 from flagrelease.stages.card import charts, facts, licences, operators_section, speed_section
 from flagrelease.stages.card.files import TEMPLATE
 from flagrelease.stages.card.markdown import Markdown, code, environment, escape, fenced, front_matter, table
-from flagrelease.stages.card.record import COMPONENTS, Record
+from flagrelease.stages.card.record import COMPONENTS, Record, dumps
 from flagrelease.verdict import wording
 
 
@@ -274,6 +276,19 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
     if record.accuracy.baseline_key:
         baseline = Markdown(f"{escape(record.accuracy.baseline_name)}, {code(record.accuracy.baseline_key)}")
         rows.append(("Baseline", baseline))
+    return [*rows, *_lineage(record)]
+
+
+def _lineage(record: Record) -> list[tuple[object, object]]:
+    """The release's place among those of its cell, and how much its evidence covers."""
+    found = maturity(read(dumps(record)))
+    rows: list[tuple[object, object]] = [("Maturity", "; ".join([found.level, *found.missing]))]
+    lineage = record.lineage
+    if lineage is not None:
+        rows.append(("Revision", f"{lineage.revision}: {lineage.reason}"))
+        if lineage.parent:
+            why = f", which was yanked: {escape(lineage.parent_yanked)}" if lineage.parent_yanked else ""
+            rows.append(("Replaces", Markdown(f"{code(lineage.parent)}, {code(lineage.parent_image)}{why}")))
     return rows
 
 

@@ -21,6 +21,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "stack": cell.stack,
         "baseline": cell.baseline,
         "profile": [cell.profile_name, cell.profile],
+        "waivers": cell.waivers,
     }
 
 

@@ -1,5 +1,6 @@
 """`flagrelease card`, with and without a finished card stage."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -61,6 +62,26 @@ def test_json_names_every_file_by_its_digest(argv: list[str], written: str, caps
     shown = json.loads(capsys.readouterr().out)
     assert shown["card"] == written
     assert set(shown["files"]) == {"README.md", "release.json", "scores.png"}
+
+
+def test_the_card_of_a_yanked_release_says_so_and_the_stored_one_stays(
+    argv: list[str], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main([*argv, "--output", str(tmp_path / "out")]) == 0
+    digest = hashlib.sha256((tmp_path / "out/release.json").read_bytes()).hexdigest()
+    tag = f"tree_none-gems_none-scale_0.8.0-cx_none-{digest[:12]}"
+    yank = {"tag": tag, "image": "", "reason": "wrong | <b>answers</b>", "by": "me", "at": "2026-01-05T00:00:00+00:00"}
+    Ledger(tmp_path / "space/ledger.jsonl").append(
+        Entry(
+            at=yank["at"], run="0" * 12, cell=CELL, stage="yank", state="done", key=tag, process="1@boot", result=yank
+        )
+    )
+    capsys.readouterr()
+    assert app.main(argv) == 0
+    shown = capsys.readouterr().out
+    notice = r"> **Yanked on 2026-01-05: do not use this release.** wrong \| &lt;b&gt;answers&lt;/b&gt;"
+    assert f"---\n\n{notice}\n\n# SmolLM2" in shown
+    assert shown.replace(f"{notice}\n\n", "") == written
 
 
 def test_no_card_yet(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

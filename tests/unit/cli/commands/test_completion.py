@@ -10,7 +10,7 @@ import pytest
 
 from flagrelease.cli import app
 from flagrelease.cli.commands.completion import SHELLS, verbs
-from flagrelease.cli.shared import STATES
+from flagrelease.releases.states import STATES
 
 ROOT = Path(__file__).parents[4]
 

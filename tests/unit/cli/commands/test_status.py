@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.cli import app
-from flagrelease.cli.shared import STATES
+from flagrelease.releases.states import STATES
 from flagrelease.store.ledger import Entry, Failure, Ledger
 from flagrelease.store.workspace import Workspace
 

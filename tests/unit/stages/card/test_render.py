@@ -10,10 +10,12 @@ import support.finished_cell as given
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.config.lockfile import LockedFile
+from flagrelease.config.waivers import Waiver
 from flagrelease.contract.accuracy_results import TokenGate
 from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Unpacked
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
+from flagrelease.releases.lineage import Lineage
 from flagrelease.stages.card import record, render
 from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
@@ -319,7 +321,9 @@ def everywhere(value: Any, payload: str) -> Any:
 
 @pytest.mark.parametrize("payload", HOSTILE)
 def test_text_from_outside_is_inert_wherever_it_stands(payload: str) -> None:
-    whole = replace(given.record(), kernels=given.kernels())
+    lineage = Lineage(revision=2, reason="fixed", parent="tag-1", parent_image="host/x@sha256:1", parent_yanked="bad")
+    waiver = Waiver(chip="*", model="*", gate="mmlu-sample", reason="known", owner="ops", until="2099-12-31")
+    whole = replace(given.record(), kernels=given.kernels(), lineage=lineage, waivers=(waiver,))
     made = msgspec.convert(everywhere(msgspec.json.decode(record.dumps(whole)), payload), Record)
     assert shape(made) == shape(whole)
     assert "1337" not in rendered(made)
