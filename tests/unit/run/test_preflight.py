@@ -63,7 +63,7 @@ def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.Capt
 def test_a_profile_whose_loads_are_too_long_is_refused(tmp_path: Path) -> None:
     plan, project = planned(tmp_path, "cpu/smollm2-135m")
     check_cell(plan, project)
-    short = replace(plan.cell.model.serve, max_model_len=95)  # the profile has a load of 64 and 32 tokens
+    short = replace(plan.cell.model.serve, max_model_len=47)  # the profile has a load of 32 and 16 tokens
     plan = replace(plan, cell=replace(plan.cell, model=replace(plan.cell.model, serve=short)))
     with pytest.raises(ConfigError, match="no load of profile embedded fits smollm2-135m") as caught:
         check_cell(plan, project)
