@@ -67,7 +67,7 @@ def test_a_profile_whose_loads_are_too_long_is_refused(tmp_path: Path) -> None:
     plan = replace(plan, cell=replace(plan.cell, model=replace(plan.cell.model, serve=short)))
     with pytest.raises(ConfigError, match="no load of profile embedded fits smollm2-135m") as caught:
         check_cell(plan, project)
-    assert caught.value.why == "the shortest has 96 tokens, and max_model_len is 95"
+    assert caught.value.why == "the shortest has 48 tokens, and max_model_len is 47"
     assert caught.value.hint
     assert checked(plan, project).blocked == caught.value.line()
 
