@@ -20,10 +20,14 @@ def summary(facts: Facts, others: Sequence[Statement]) -> Statement:
     release = facts.release
     gates = ["SMOKE", *(f"ACCURACY_{row.benchmark}" for row in release.accuracy.benchmarks if row.verdict == "PASS")]
     gates += ["SPEED"] if release.speed is not None and release.speed.verdict == "PASS" else []
+    waived = [
+        {"gate": one.gate, "reason": one.reason, "owner": one.owner, "until": one.until} for one in release.waivers
+    ]
+    decided = {"profile": release.profile_name, **({"waivers": waived} if waived else {})}
     predicate = {
         "verifier": {"id": PRODUCER, "version": {"flagrelease": __version__}},
         "resourceUri": f"{release.image.repository}:{facts.tag}",
-        "policy": {"uri": f"{PRODUCER}#verdict/rule", "annotations": {"profile": release.profile_name}},
+        "policy": {"uri": f"{PRODUCER}#verdict/rule", "annotations": decided},
         "inputAttestations": [
             {"uri": RECORD, "digest": sha256(sha256_of(facts.raw))},
             *({"uri": f"{other.name}.json", "digest": sha256(sha256_of(other.data))} for other in others),

@@ -11,6 +11,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 import support.finished_cell as given
 from flagrelease.config.lockfile import LockedChip
+from flagrelease.config.waivers import Waiver
 from flagrelease.errors import ConfigError
 from flagrelease.stages.card import record
 from flagrelease.stages.card.record import Pins
@@ -158,3 +159,13 @@ def test_damaged_evidence_is_named(damage: bytes) -> None:
     release = given.record(image=given.image(evidence=(Evidence(name="packages.json", sha256="0" * 64, size=1),)))
     with pytest.raises(ConfigError, match=r"evidence/image/packages\.json is damaged"):
         facts.gather(release, b"", "tag", lambda _path: damage)
+
+
+def test_the_summary_names_what_was_waived_by_whom_and_until_when() -> None:
+    waiver = Waiver(chip="cpu", model="*", gate="speed", reason="slow driver", owner="kernels", until="2099-01-01")
+    plain, waived = known(), known()
+    waived = replace(waived, release=replace(waived.release, waivers=(waiver,)))
+    policies = [statements(each)[-1].content["predicate"]["policy"]["annotations"] for each in (plain, waived)]
+    assert "waivers" not in policies[0]
+    (named,) = policies[1]["waivers"]
+    assert named == {"gate": "speed", "reason": "slow driver", "owner": "kernels", "until": "2099-01-01"}
