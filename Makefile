@@ -34,7 +34,7 @@ mutants: ## change the code in small ways and count the changes that no test not
 check: ## run ruff and mypy --strict
 	$(MACHINE) venv kernels
 	@.venv/bin/ruff check --quiet --output-format concise .
-	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py scripts/example.py
+	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py scripts/example.py scripts/seed_card.py
 	@if .venv/bin/python -c "import importlib.util as i; exit(not i.find_spec('torch'))"; then \
 		.venv/bin/mypy --no-error-summary && echo "ruff and mypy        passed"; \
 	else \

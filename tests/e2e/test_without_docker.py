@@ -66,7 +66,7 @@ def test_a_killed_run_is_finished_by_the_next_one(user: UserProject, monkeypatch
     assert record["image"]["base"].startswith("this machine: ")
     assert set(record["smoke"]["skipped"]) == {"card: docker run", "card: docker pull"}
     assert record["accuracy"]["verdict"] == "PASS"
-    assert "No image of this was published" in (draft / "README.md").read_text()
+    assert "No image was published" in (draft / "README.md").read_text()
     assert list((workspace / "processes").iterdir()) == []
     assert list(user.root.rglob(f"{TEMPORARY}*")) == []
     assert not (workspace / "releases").exists()

@@ -85,7 +85,7 @@ PURE = (
     "flagrelease.stages.card.render",
     "flagrelease.stages.card.speed_section",
     "flagrelease.stages.card.lint",
-    "flagrelease.stages.card.page",
+    "flagrelease.stages.card.checks.page",
     "flagrelease.stages.card.markdown",
     "flagrelease.stages.card.operators_section",
     "flagrelease.stages.kernels.attribution_text",

@@ -33,7 +33,7 @@ exit codes:
   1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
-  4    a gate failed; `verify`: the release differs from its record
+  4    a gate failed; `verify`: the release differs from its record; `card --lint`: the card has errors
   5    inconclusive: the evidence does not decide; `verify`: what decides is missing
   6    environment: docker, registry, disk, chip
   7    upstream: a hub or registry refused
@@ -65,7 +65,7 @@ VERBS = (
     ("diff", "show what changed between two releases, or between two states of the whole matrix"),
     ("index", "write a static site that shows all cells, their releases and the evidence of each verdict"),
     ("baseline", "list the stored baseline evaluations, or import one"),
-    ("card", "print a cell's model card"),
+    ("card", "print a cell's model card, or list the defects of any card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
     ("doctor", "check whether this machine can run a release, and say what to fix"),
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     _verification(made["verify"])
     for name, text in (("a", "a release (folder, release.json or image) or a matrix"), ("b", "the same, later")):
         made["diff"].add_argument(name, metavar=name.upper(), help=text)
-    for name in ("explain", "card", "history", "bundle"):
+    for name in ("explain", "history", "bundle"):
         made[name].add_argument("cell", metavar="CHIP/MODEL")
     _history(made["history"])
     made["index"].add_argument(
@@ -169,9 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _keep(made["keep"])
     _yank(made["yank"])
-    made["card"].add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
-    )
+    _card(made["card"])
     made["bundle"].add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="the folder to write; default: CHIP-MODEL-TAG.bundle"
     )
@@ -231,6 +229,20 @@ def _tuning(verb: argparse.ArgumentParser) -> None:
         help="tune for the model of this config.json with random weights, without downloading any",
     )
     verb.add_argument("--again", action="store_true", help="tune again even if nothing has changed")
+
+
+def _card(verb: argparse.ArgumentParser) -> None:
+    subject = verb.add_mutually_exclusive_group(required=True)
+    subject.add_argument("cell", nargs="?", metavar="CHIP/MODEL")
+    subject.add_argument(
+        "--lint",
+        type=Path,
+        metavar="FILE",
+        help="list the defects of a card from anywhere; exit code 4 if it has errors",
+    )
+    verb.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
+    )
 
 
 def _history(verb: argparse.ArgumentParser) -> None:

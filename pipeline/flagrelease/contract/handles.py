@@ -95,6 +95,8 @@ class Done(Generic[R_co]):
     """The stage's cost."""
     kept: Keep | None = None
     """The user's statement by which this result counts although the code has changed."""
+    at: str = ""
+    """When it ended, ISO 8601, UTC."""
 
 
 class Finished:

@@ -219,11 +219,13 @@ class Smoke:
     docker_run: tuple[str, ...]
     """The command line that starts the image, as on the card."""
     commands: Mapping[str, str]
-    """The card's other commands, by name."""
+    """The card's other commands that were run, by name."""
     environment: Mapping[str, str]
     """Versions of the host's OS, Docker and driver, by the row of the card's table."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """By name of a check that was not made, the reason."""
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    """By name of a command of the card that was not run, the reason."""
     evidence: tuple[Evidence, ...] = ()
     """Files that prove the result."""
 

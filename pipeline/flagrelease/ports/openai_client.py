@@ -58,13 +58,15 @@ class Client:
     Raises NoAnswer if the connection fails, SmokeFailed if the response violates the protocol.
     """
 
-    def __init__(self, base_url: str, *, seconds: float = 120.0) -> None:
+    def __init__(self, base_url: str, *, seconds: float = 120.0, key: str = "") -> None:
         import httpx
 
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=0)
         self._http: httpx.Client = httpx.Client(
             base_url=base_url, timeout=httpx.Timeout(seconds, connect=5.0), trust_env=False, limits=limits
         )
+        if key:
+            self._http.headers["Authorization"] = f"Bearer {key}"
 
     def __enter__(self) -> Client:
         return self
@@ -99,9 +101,14 @@ class Client:
             raise _incomplete("/v1/chat/completions", document, reply, error) from None
 
     def stream(self, model: str, prompt: str, **parameters: Any) -> Streamed:
+        return self.streamed(
+            _chat(model, prompt, parameters) | {"stream": True, "stream_options": {"include_usage": True}}
+        )
+
+    def streamed(self, body: Mapping[str, Any]) -> Streamed:
+        """Send this body, which asks for a stream."""
         import httpx
 
-        body = _chat(model, prompt, parameters) | {"stream": True, "stream_options": {"include_usage": True}}
         text, finish_reason, chunks, done = "", "", 0, False
         usage: dict[str, int] = {}
         try:

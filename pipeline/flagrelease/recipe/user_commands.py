@@ -21,6 +21,10 @@ from flagrelease.recipe.image_paths import DOCKER
 UNPACKER = "gguf-to-safetensors"
 QUESTION = "How many days are in a week?"
 
+DOWNLOAD, VERIFY, UNPACK, PULL = "download", "verify", "unpack", "pull"
+WAIT, CHAT, PYTHON, PYTHON_STREAM = "wait", "chat", "python", "python, streaming"
+"""Names of the commands, in records and on the card."""
+
 
 def model_dir(model: Model) -> str:
     """The folder for the served weights on the user's host: the same path as in the container."""
@@ -90,25 +94,88 @@ def local_address(port: int) -> str:
 
 def python(model: Model, base_url: str = "") -> str:
     """The same question with the openai client, version 1 or newer; by default at `address(model)`."""
-    sampling = model.sampling
+    return "\n".join([*_request(model, base_url), "print(response.choices[0].message.content)"])
+
+
+def python_stream(model: Model, base_url: str = "") -> str:
+    """The same question, whose answer is printed as it arrives."""
+    request = _request(model, base_url)
     return "\n".join(
         [
-            "from openai import OpenAI",
-            "",
-            f'client = OpenAI(base_url={_quoted(base_url or address(model))}, api_key="EMPTY")',
-            "response = client.chat.completions.create(",
-            f"    model={_quoted(model.title)},",
-            "    messages=[",
-            '        {"role": "system", "content": "You are a helpful assistant."},',
-            f'        {{"role": "user", "content": {_quoted(QUESTION)}}},',
-            "    ],",
-            f"    temperature={sampling.temperature!r},",
-            f"    top_p={sampling.top_p!r},",
-            f"    max_tokens={sampling.max_tokens},",
-            ")",
-            "print(response.choices[0].message.content)",
+            *request[:-1],
+            "    stream=True,",
+            request[-1],
+            "for chunk in response:",
+            "    if chunk.choices and chunk.choices[0].delta.content:",
+            '        print(chunk.choices[0].delta.content, end="", flush=True)',
+            "print()",
         ]
     )
+
+
+def _request(model: Model, base_url: str) -> list[str]:
+    """Python lines that ask the question; the last one closes the call."""
+    sampling = model.sampling
+    return [
+        "from openai import OpenAI",
+        "",
+        f'client = OpenAI(base_url={_quoted(base_url or address(model))}, api_key="EMPTY")',
+        "response = client.chat.completions.create(",
+        f"    model={_quoted(model.title)},",
+        "    messages=[",
+        '        {"role": "system", "content": "You are a helpful assistant."},',
+        f'        {{"role": "user", "content": {_quoted(QUESTION)}}},',
+        "    ],",
+        f"    temperature={sampling.temperature!r},",
+        f"    top_p={sampling.top_p!r},",
+        f"    max_tokens={sampling.max_tokens},",
+        ")",
+    ]
+
+
+def anything_llm(model: Model) -> Mapping[str, str]:
+    """The settings of AnythingLLM's provider *Generic OpenAI*, as its form names them."""
+    return {
+        "Base URL": address(model),
+        "API key": "EMPTY",
+        "Chat model name": model.title,
+        "Token context window": str(model.serve.max_model_len),
+        "Max tokens": str(model.sampling.max_tokens),
+    }
+
+
+def anything_llm_request(model: Model, *, stream: bool) -> dict[str, Any]:
+    """The body that this provider sends with these settings: a system prompt, the conversation and the question, at its
+    default temperature, with `stream` in a workspace and without through its API.
+
+    After server/utils/AiProviders/genericOpenAi/index.js of AnythingLLM, which uses OpenAI's client for JavaScript.
+    """
+    settings = anything_llm(model)
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello! What would you like to know?"},
+        {"role": "user", "content": QUESTION},
+    ]
+    body: dict[str, Any] = {"model": settings["Chat model name"], "messages": messages}
+    body |= {"temperature": 0.7, "max_tokens": int(settings["Max tokens"])}
+    return {**body, "stream": True} if stream else body
+
+
+def of_card(
+    model: Model, revision: str, files: Sequence[LockedFile], reference: str, *, unpacked: bool
+) -> dict[str, str]:
+    """All commands of the card except `docker run`, by name; `unpacked` is whether the weights had to be."""
+    return {
+        DOWNLOAD: download(model, revision, files),
+        VERIFY: verify(model, files),
+        PULL: pull(reference),
+        **({UNPACK: unpack(model, reference)} if unpacked else {}),
+        WAIT: wait(address(model)),
+        CHAT: chat(model),
+        PYTHON: python(model),
+        PYTHON_STREAM: python_stream(model),
+    }
 
 
 def docker_run(argv: Sequence[str]) -> str:

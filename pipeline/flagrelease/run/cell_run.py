@@ -311,7 +311,12 @@ class CellRun:
     def _keep(self, stage: AnyStage, entry: Entry, kept: Keep | None = None) -> None:
         result = stage.result.decode(entry.result)
         self._done[stage.name] = Done(
-            stage=stage.name, key=entry.key, result=result, spent=entry.spent or Spent(seconds=0.0), kept=kept
+            stage=stage.name,
+            key=entry.key,
+            result=result,
+            spent=entry.spent or Spent(seconds=0.0),
+            kept=kept,
+            at=entry.at,
         )
 
     def _append(

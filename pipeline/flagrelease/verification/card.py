@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from flagrelease.stages.card import charts, fonts, lint, render
-from flagrelease.stages.card.files import README
-from flagrelease.stages.card.page import Page
+from flagrelease.stages.card import charts, chinese, exports, fonts, lint, render
+from flagrelease.stages.card.checks.page import Page
+from flagrelease.stages.card.files import README, README_ZH
+from flagrelease.stages.card.record import Record
 from flagrelease.stages.card.stage import STAGE
 from flagrelease.verification.findings import Check, agrees, differs, not_checked
 from flagrelease.verification.release import Release
@@ -25,29 +26,45 @@ _LONGEST = 120
 
 
 def checks(release: Release, templates: Path) -> Iterator[Check]:
-    """Render the card from the record and compare it. If template or code have changed since, only numbers can be."""
-    try:
-        text = (release.folder / README).read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        yield differs(_CHECK, README, f"cannot be read: {error.strerror}")
-        return
-    expected = render.render(release.record, templates).replace(release.record.tag, release.tag)
-    if text == expected:
-        yield agrees(_CHECK, README, f"rendered again from the record, all {len(text.splitlines())} lines are equal")
-    elif release.record.rendered_by == STAGE.code_version(templates):
-        yield from _cut(list(_lines(text, expected)))
-    else:
-        yield from _numbers(text, expected, release)
+    """Render the card and what is derived from the record again, and compare. If template or code have changed since,
+    only the card's numbers can be."""
+    record = release.record
+    same_code = record.rendered_by == STAGE.code_version(templates)
+    pages: list[tuple[str, Callable[[Record, Path], str]]] = [(README, render.render)]
+    if same_code or (release.folder / README_ZH).exists():
+        pages.append((README_ZH, chinese.render_card))
+    for name, rendered in pages:
+        try:
+            text = (release.folder / name).read_bytes().decode("utf-8", errors="replace")
+        except OSError as error:
+            yield differs(_CHECK, name, f"cannot be read: {error.strerror}")
+            continue
+        expected = rendered(record, templates).replace(record.tag, release.tag)
+        if text == expected:
+            yield agrees(_CHECK, name, f"rendered again from the record, all {len(text.splitlines())} lines are equal")
+        elif same_code:
+            yield from _cut(list(_lines(name, text, expected)))
+        else:
+            yield from _numbers(name, text, expected, release)
+    if same_code:
+        for name, data in exports.files(record).items():
+            path = release.folder / name
+            same = path.is_file() and path.read_bytes() == data
+            yield (
+                agrees(_CHECK, name, "written again from the record, equal")
+                if same
+                else differs(_CHECK, name, "is not what the record gives")
+            )
 
 
-def _lines(text: str, expected: str) -> Iterator[Check]:
+def _lines(name: str, text: str, expected: str) -> Iterator[Check]:
     """Each line that is not the one that the record gives."""
     given, wanted = text.split("\n"), expected.split("\n")
     for kind, start, end, first, last in SequenceMatcher(None, given, wanted, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
         for at in range(max(end - start, last - first)):
-            subject = f"{README}:{min(start + at, max(end - 1, start)) + 1}"
+            subject = f"{name}:{min(start + at, max(end - 1, start)) + 1}"
             here = given[start + at] if start + at < end else None
             there = wanted[first + at] if first + at < last else None
             yield differs(_CHECK, subject, _compared(here, there))
@@ -68,11 +85,11 @@ def _short(text: str | None) -> str:
     return repr(words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…")
 
 
-def _numbers(text: str, expected: str, release: Release) -> Iterator[Check]:
+def _numbers(name: str, text: str, expected: str, release: Release) -> Iterator[Check]:
     """The tables of numbers field by field; numbers in other lines only as far as today's template has them."""
     page = Page(text, release.record, {})
-    found = [finding for name in _EQUAL_TO_THE_RECORD for finding in lint.CHECKS[name](page)]
-    yield from _cut([differs(_CHECK, f"{README}:{finding.line}", finding.text) for finding in found])
+    found = list(lint.findings(page, _EQUAL_TO_THE_RECORD))
+    yield from _cut([differs(_CHECK, f"{name}:{finding.line}", finding.text) for finding in found])
     known = set(_NUMBER.findall(expected))
     unknown = [
         (at, number)
@@ -81,10 +98,10 @@ def _numbers(text: str, expected: str, release: Release) -> Iterator[Check]:
         if number not in known
     ]
     if not found:
-        yield agrees(_CHECK, README, "the tables of scores, speeds and operators are the record's")
+        yield agrees(_CHECK, name, "the tables of scores, speeds and operators are the record's")
     listed = ", ".join(f"{number} in line {at}" for at, number in unknown[:_MOST])
     why = "template or code of the card have changed since: its text was not rendered again"
-    yield not_checked(_CHECK, README, f"{why}; numbers that today's card has not: {listed}" if listed else why)
+    yield not_checked(_CHECK, name, f"{why}; numbers that today's card has not: {listed}" if listed else why)
 
 
 def _cut(found: list[Check]) -> Iterator[Check]:

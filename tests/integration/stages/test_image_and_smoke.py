@@ -27,7 +27,7 @@ from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.serving.server import ServeRequest, served
 from flagrelease.stages.image import stage as image
-from flagrelease.stages.smoke import container_checks
+from flagrelease.stages.smoke import card_commands
 from flagrelease.stages.smoke import stage as smoke
 from flagrelease.stages.weights import stage as weights
 from flagrelease.store.evidence import EvidenceStore
@@ -120,13 +120,17 @@ def test_the_packages_of_the_base_are_recorded(started: Started) -> None:
 def test_smoke_passes_and_gives_what_the_card_needs(started: Started) -> None:
     result = smoke.run(started.job, started.after())
     assert [check for check in result.checks if not check.passed] == []
-    assert {"streaming", "determinism", "too long prompt", "at once", "card: docker run", "card: download"} <= {
-        check.name for check in result.checks
-    }
+    names = {check.name for check in result.checks}
+    assert {"streaming", "determinism", "too long prompt", "at once"} <= names
+    assert {"card: docker run", "card: download", "card: Python, streaming", "card: AnythingLLM"} <= names
     assert result.docker_run[-1] == started.image.reference
     assert "--publish=8000:8000" in result.docker_run
     assert result.environment["Docker Engine"]
-    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat", "python"}
+    assert set(result.commands) == {"download", "verify", "pull", "wait", "chat", "python", "python, streaming"}
+    assert result.not_run == {}
+    report = next(file for file in result.evidence if file.name == "card-commands.json")
+    ran = json.loads(started.context.evidence.read(report))["run"]
+    assert {each["name"]: each["text"] for each in ran} == result.commands
     assert started.context.ports.runner.reap(started.job.cell.id, started.context.workspace.root) == 0
 
 
@@ -148,12 +152,13 @@ def test_processes_serve_the_same_without_docker_and_registry(
         assert laid_out.versions[name] == started.image.versions[name]
     look = Look(workspace=context.workspace, evidence=context.evidence)
     assert image.intact(laid_out, look) == ""
-    monkeypatch.setenv(container_checks.OFFLINE, "1")
+    monkeypatch.setenv(card_commands.OFFLINE, "1")
     result = smoke.run(job, after(context, image=laid_out))
     assert [check for check in result.checks if not check.passed] == []
     assert set(result.skipped) == {"card: docker run", "card: docker pull", "card: download"}
     assert {"FlagScale in effect", "manifest", "card: curl", "card: Python"} <= {one.name for one in result.checks}
-    assert set(result.commands) == {"wait", "chat", "python"}
+    assert set(result.commands) == {"wait", "chat", "python", "python, streaming"}
+    assert set(result.not_run) == {"pull", "download", "verify"}
     assert result.docker_run[-1] == laid_out.reference
     assert list(context.workspace.processes.iterdir()) == []
     assert image.intact(replace(laid_out, digest="sha256:1"), look) == "its folder is missing"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.png"
 SPEED = "speed.png"
+NAMES = (SCORES, SPEED)
 
 _PAPER, _INK, _FAINT, _RULE = "#fbfbfa", "#22262e", "#6b7280", "#dfe2e6"
 _BASELINE, _CANDIDATE, _BAND = "#8b95a5", "#2563c9", "#e3edfb"
@@ -174,7 +175,8 @@ def _draw_differences(axes: Axes, rows: tuple[BenchmarkScore, ...]) -> None:
             [-row.margin * 100, row.margin * 100], index - 0.42, index + 0.42, color=_BAND, linewidth=0, zorder=0
         )
         if row.difference is None or row.interval90 is None:
-            axes.text(0, index, "no baseline", ha="center", va="center", color=_FAINT, size=8.5)
+            missing = "no baseline" if row.baseline is None else "no interval"
+            axes.text(0, index, missing, ha="center", va="center", color=_FAINT, size=8.5)
             continue
         colour = _VERDICTS[row.verdict]
         _whisker(axes, index, row.interval90[0] * 100, row.interval90[1] * 100, colour)

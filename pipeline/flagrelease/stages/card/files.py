@@ -6,7 +6,10 @@ from flagrelease.contract import results
 from flagrelease.store.evidence import Evidence
 
 TEMPLATE = "card.md.j2"
+TEMPLATE_ZH = "card.zh.md.j2"
 README = "README.md"
+README_ZH = "README_zh.md"
+"""The card in Chinese."""
 RECORD = "release.json"
 
 

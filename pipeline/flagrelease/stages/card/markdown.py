@@ -35,6 +35,11 @@ def escape(value: object) -> Markdown:
     return Markdown(_BARE_LINK.sub(lambda m: m.group().replace(m.group(2) or m.group(3), f"&#{_code(m)};"), line))
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends already."""
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
 def code(value: object) -> Markdown:
     """An inline code span that holds `value` on one line, also inside a table."""
     line = " ".join(_CONTROL.sub("", str(value)).split()).replace("|", r"\|")
@@ -83,7 +88,7 @@ def environment(templates: Path) -> SandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    created.filters |= {"code": code, "fenced": fenced}
+    created.filters |= {"code": code, "fenced": fenced, "sentence": sentence}
     return created
 
 

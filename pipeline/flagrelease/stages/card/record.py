@@ -74,6 +74,8 @@ class StageCost:
     """Seconds of the total that were spent outside flagrelease's own code."""
     moved: int
     """Bytes transferred over the network."""
+    at: str = ""
+    """When it ended, ISO 8601, UTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +291,7 @@ def _cost(done: Done[StageResult]) -> StageCost:
         seconds=round(spent.seconds, 3),
         outside=round(spent.outside, 3),
         moved=spent.moved,
+        at=done.at,
     )
 
 

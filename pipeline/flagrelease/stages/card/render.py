@@ -20,6 +20,9 @@ from flagrelease.stages.card.markdown import Markdown, code, environment, escape
 from flagrelease.stages.card.record import COMPONENTS, Record, dumps
 from flagrelease.verdict import wording
 
+METRIC_FIRST = "Metric"
+"""Header of the first column of the evaluation table; the lint finds the table by it."""
+
 
 def render(record: Record, templates: Path) -> str:
     """Render the card as Markdown. Values of the record are escaped, so that none is read as markup."""
@@ -30,16 +33,20 @@ def render(record: Record, templates: Path) -> str:
 def view(record: Record) -> dict[str, Any]:
     """The template's values: either finished Markdown, or plain values that the template escapes."""
     model, smoke = record.model, record.smoke
-    commands = dict(smoke.commands)
+    commands = commands_of(record)
     return {
         "record": record,
+        "measured": bool(smoke.checks),
         "front_matter": front_matter(_front_matter(record)),
         "upstream": _link(model.upstream, upstream_url(record)),
         "tag": record.tag,
         "chart": Markdown(charts.SCORES),
         "chart_text": "Scores and differences in the table below, with 90 % intervals",
         "scores": scores_table(record),
-        "notes": {row.benchmark: score_note(row, shown_reasons(record)) for row in record.accuracy.benchmarks},
+        "notes": {
+            row.benchmark: score_note(row, shown_reasons(record), asked=record.accuracy.questions_asked > 0)
+            for row in record.accuracy.benchmarks
+        },
         "speed_said": record.speed is not None and record.speed.reason in shown_reasons(record),
         "facts": facts.model_table(record),
         "hardware": facts.hardware(record),
@@ -57,20 +64,20 @@ def view(record: Record) -> dict[str, Any]:
         "sampling": ", ".join(f"{name} {value}" for name, value in record.accuracy.sampling.items()),
         "inference_time": _duration(record.accuracy.inference_seconds),
         "environment": table(("Item", "Version"), _environment(record)),
-        "download": fenced(commands.pop("download", _download(record)), "bash"),
-        "verify": fenced(commands.pop("verify", user_commands.verify(model, record.weights.fetched)), "bash"),
+        "download": fenced(commands.pop(user_commands.DOWNLOAD), "bash"),
+        "verify": fenced(commands.pop(user_commands.VERIFY), "bash"),
         "unverified": facts.unverified(record),
-        "unpack": fenced(user_commands.unpack(model, record.image.reference), "bash")
-        if record.weights.unpacked
-        else None,
-        "pull": fenced(commands.pop("pull", user_commands.pull(record.image.reference)), "bash"),
+        "unpack": fenced(commands.pop(user_commands.UNPACK), "bash") if user_commands.UNPACK in commands else None,
+        "pull": fenced(commands.pop(user_commands.PULL), "bash"),
         "run": fenced(user_commands.docker_run(smoke.docker_run), "bash"),
         "executed": ", ".join(smoke.commands),
+        "not_run": _not_run(record),
         "serve_command": f"flagscale serve {model.serve.name}",
         "ready": _duration(smoke.ready_seconds),
-        "wait": fenced(commands.pop("wait", user_commands.wait(user_commands.address(model))), "bash"),
-        "chat": fenced(commands.pop("chat", user_commands.chat(model)), "bash"),
-        "python": fenced(commands.pop("python", user_commands.python(model)), "python"),
+        "wait": fenced(commands.pop(user_commands.WAIT), "bash"),
+        "chat": fenced(commands.pop(user_commands.CHAT), "bash"),
+        "python": fenced(commands.pop(user_commands.PYTHON), "python"),
+        "python_stream": fenced(commands.pop(user_commands.PYTHON_STREAM), "python"),
         "further_commands": [(title, fenced(command, "bash")) for title, command in commands.items()],
         "anythingllm": table(("Setting", "Value"), _anythingllm(record)),
         "operators": None if record.kernels is None else operators_section.view(record.kernels, record.accuracy.called),
@@ -79,6 +86,27 @@ def view(record: Record) -> dict[str, Any]:
         "stages": stages_table(record),
         "licence": _licence(record),
     }
+
+
+def commands_of(record: Record) -> dict[str, str]:
+    """The commands of the card by name: as they were run, else as they would be."""
+    weights = record.weights
+    shown = user_commands.of_card(
+        record.model,
+        weights.revision,
+        weights.fetched,
+        record.image.reference,
+        unpacked=weights.unpacked is not None,
+    )
+    return shown | dict(record.smoke.commands)
+
+
+def _not_run(record: Record) -> str:
+    """The commands that were not run, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in record.smoke.not_run.items():
+        reasons.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
 
 
 def upstream_url(record: Record) -> str:
@@ -126,15 +154,16 @@ def shown_reasons(record: Record) -> str:
     return "; ".join(filter(None, (head, record.reason if record.verdict != "PASS" else "")))
 
 
-def score_note(row: BenchmarkScore, shown: str = "") -> str:
+def score_note(row: BenchmarkScore, shown: str = "", *, asked: bool = True) -> str:
     """Notes on a row of the evaluation table: how many answers and why it stopped, failures, flips and noise floor;
-    the reason of its verdict unless it is among those `shown` already."""
+    the reason of its verdict unless it is among those `shown` already. `asked`: whether questions were asked at all."""
     parts = [f"partial ({row.partial})"] if row.partial else []
     if course := row.course:
         stopped = "stopped early, " if course.early else ""
-        asked = f"{course.answers:,} of at most {course.planned:,} answers on each side"
-        parts.append(f"{stopped}{asked}, at look {course.look} of {course.looks}: {course.why}")
-    parts.append(f"{row.errors} requests failed, {row.truncated} answers were truncated")
+        count = f"{course.answers:,} of at most {course.planned:,} answers on each side"
+        parts.append(f"{stopped}{count}, at look {course.look} of {course.looks}: {course.why}")
+    if asked:
+        parts.append(f"{row.errors} requests failed, {row.truncated} answers were truncated")
     if row.flips:
         parts.append(f"{row.flips[0]} questions gained, {row.flips[1]} lost")
     if noise := row.noise:
@@ -170,14 +199,10 @@ def _front_matter(record: Record) -> dict[str, Any]:
     }
 
 
-def _download(record: Record) -> str:
-    return user_commands.download(record.model, record.weights.revision, record.weights.fetched)
-
-
 def scores_table(record: Record) -> Markdown:
     """The evaluation table."""
     header = (
-        "Metric",
+        METRIC_FIRST,
         record.accuracy.baseline_name,
         record.candidate_name,
         "Questions",
@@ -246,13 +271,7 @@ def _environment(record: Record) -> list[tuple[object, object]]:
 
 
 def _anythingllm(record: Record) -> list[tuple[object, object]]:
-    return [
-        ("Base URL", code(f"http://localhost:{record.model.serve.port}/v1")),
-        ("API key", code("EMPTY")),
-        ("Chat model name", code(record.model.title)),
-        ("Token context window", code(record.model.serve.max_model_len)),
-        ("Max tokens", code(record.model.sampling.max_tokens)),
-    ]
+    return [(name, code(value)) for name, value in user_commands.anything_llm(record.model).items()]
 
 
 def _provenance(record: Record) -> list[tuple[object, object]]:
@@ -260,13 +279,14 @@ def _provenance(record: Record) -> list[tuple[object, object]]:
         ("Cell", code(record.cell)),
         ("Image", code(record.image.reference)),
         ("Release tag", code(record.tag)),
-        ("Image size", size_text(record.image.size)),
-        ("Base image", Markdown(f"{code(record.image.base)}, {code(record.image.base_id)}")),
+        *([("Image size", size_text(record.image.size))] if record.image.size else []),
+        ("Base image", Markdown(", ".join(code(part) for part in (record.image.base, record.image.base_id) if part))),
         ("Weights", Markdown(f"{code(record.weights.source)}, revision {code(record.weights.revision)}")),
         *_weights(record.weights),
-        ("Smoke checks passed", ", ".join(check.name for check in record.smoke.checks if check.passed)),
         ("Evaluation profile", code(record.profile_name)),
     ]
+    if passed := ", ".join(check.name for check in record.smoke.checks if check.passed):
+        rows.insert(-1, ("Smoke checks passed", passed))
     if record.smoke.skipped:
         rows.append(("Smoke checks skipped", "; ".join(f"{name}: {why}" for name, why in record.smoke.skipped.items())))
     rows += [

@@ -9,7 +9,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.stages.card.files import TEMPLATE
+from flagrelease.stages.card.files import TEMPLATE, TEMPLATE_ZH
 
 
 def inputs(job: Job) -> Mapping[str, Any]:
@@ -39,5 +39,5 @@ STAGE = Stage(
     inputs=inputs,
     run=run,
     reads=(results.WEIGHTS, results.KERNELS, results.IMAGE, results.SMOKE, results.ACCURACY, results.SPEED),
-    templates=(TEMPLATE,),
+    templates=(TEMPLATE, TEMPLATE_ZH),
 )

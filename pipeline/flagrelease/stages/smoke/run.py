@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import msgspec
 
@@ -15,9 +16,11 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import DockerUnavailable, FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
+from flagrelease.redact import redact
 from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.stages.smoke import container_checks, endpoint_checks, operator_checks
+from flagrelease.stages.smoke.card_commands import CardCommands, card_run
 
 _QUERY_SECONDS = 30.0
 _REQUEST_SECONDS = 300.0
@@ -34,11 +37,16 @@ def check_image(job: Job, context: Context) -> results.Smoke:
         Client(server.base_url, seconds=_REQUEST_SECONDS) as client,
     ):
         container = Inside(cell=cell, context=context, server=server, image=image, weights=weights)
-        checks, skipped = _perform(context, server, _checks(cell, server, client, container, kernels))
-        commands = container_checks.commands(container)
+        card = CardCommands(container=container)
+        named = chain(_checks(cell, server, client, container, kernels), card.all_of())
+        checks, skipped = _perform(context, server, named)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
-    evidence = (report, context.evidence.put("server.log", log.encode()))
+    evidence = (
+        report,
+        context.evidence.put("card-commands.json", redact(card.report().decode()).encode()),
+        context.evidence.put("server.log", log.encode()),
+    )
     failed = [check for check in checks if not check.passed]
     if failed:
         raise SmokeFailed(
@@ -50,8 +58,9 @@ def check_image(job: Job, context: Context) -> results.Smoke:
     return results.Smoke(
         ready_seconds=server.ready_seconds,
         checks=checks,
-        docker_run=container_checks.card_run(cell, image).argv(),
-        commands=commands,
+        docker_run=card_run(cell, image).argv(),
+        commands=card.commands(),
+        not_run=card.not_run,
         environment=environment(job, context),
         skipped=skipped,
         evidence=evidence,

@@ -17,6 +17,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "container": cell.chip.container,
         "device": cell.chip.device,
         "serve": cell.model.serve,
+        "sampling": cell.model.sampling,
         "stack": cell.stack,
         "source": cell.model.source,
     }

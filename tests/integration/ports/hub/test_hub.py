@@ -25,7 +25,8 @@ from flagrelease.ports.hub.modelscope import ModelScope
 from flagrelease.ports.progress import Silent
 from flagrelease.recipe import user_commands
 from flagrelease.serving.inside import Inside
-from flagrelease.stages.smoke import container_checks
+from flagrelease.stages.smoke import card_commands
+from flagrelease.stages.smoke.card_commands import CardCommands
 from support import served_cell
 from support.hub_cases import Fetch, fill, sha256
 from support.hub_stand_in import COMMIT, Fault, HubStandIn, wheel_of
@@ -95,10 +96,10 @@ def test_the_smoke_stage_tries_the_download_with_the_hubs_own_token_and_no_other
         cell=replace(served_cell.cell(), model=given.model(title="Toy-1B", source=MODELSCOPE)),
         context=served_cell.context(tmp_path / "it's $(touch x)"),
         weights=weights,
-        server=None,  # type: ignore[arg-type]  # neither is asked
-        image=None,  # type: ignore[arg-type]
+        server=None,  # type: ignore[arg-type]  # not asked
+        image=given.image(),
     )
-    assert container_checks.download_command(inside).endswith("sha256 verified")
+    assert card_commands.download(CardCommands(container=inside)).endswith("sha256 verified")
     sent = " ".join(hub.credentials)
     assert "ms-own-token" in sent
     assert "hf-other-token" not in sent

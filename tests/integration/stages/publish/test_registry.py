@@ -96,7 +96,14 @@ def whole(context: Context, registry: OciRegistry) -> None:
     folder = context.workspace.root / made.folder
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     evidence = {name for name in names if name.startswith("evidence/")}
-    assert names - evidence == {"README.md", "release.json", "scores.png", "SHA256SUMS"}
+    assert names - evidence == {
+        "README.md",
+        "README_zh.md",
+        "every-eval-ever.json",
+        "release.json",
+        "scores.png",
+        "SHA256SUMS",
+    }
     assert evidence == {"evidence/accuracy/mmlu-sample.flagos.samples.jsonl"}
     assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, "latest"])
     assert (folder.parent / "latest").resolve() == folder.resolve()
@@ -216,7 +223,8 @@ def test_the_example_is_the_newest_release(ready: Context, tmp_path: Path) -> No
     folder = ready.workspace.root / published(ready).folder
     assert example(ready, tmp_path / "example").code == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "example").iterdir()} == {
-        name: (folder / name).read_bytes() for name in ("README.md", "release.json", "scores.png")
+        name: (folder / name).read_bytes()
+        for name in ("README.md", "README_zh.md", "every-eval-ever.json", "release.json", "scores.png")
     }
 
 

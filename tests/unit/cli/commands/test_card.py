@@ -16,6 +16,7 @@ from flagrelease.stages.card import stage as card
 from flagrelease.store.ledger import Entry, Ledger, State
 
 CELL = "cpu/smollm2-135m"
+FILES = ["README.md", "README_zh.md", "every-eval-ever.json", "release.json", "scores.png"]
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def test_it_writes_the_card_with_its_record_and_chart(
 ) -> None:
     assert app.main([*argv, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/README.md").read_text() == written
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "release.json", "scores.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 def test_json_names_every_file_by_its_digest(argv: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([*argv, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["card"] == written
-    assert set(shown["files"]) == {"README.md", "release.json", "scores.png"}
+    assert sorted(shown["files"]) == FILES
 
 
 def test_the_card_of_a_yanked_release_says_so_and_the_stored_one_stays(
@@ -116,4 +117,51 @@ def test_the_card_of_a_stopped_cell_shows_its_results_and_is_not_a_release(
     assert "Speed was stopped before it was decided, so this card does not report it." in text
     made = record.loads((tmp_path / "out/release.json").read_bytes())
     assert (made.accuracy.verdict, made.verdict) == ("PASS", "INCONCLUSIVE")
-    assert "README.md, release.json, scores.png" in capsys.readouterr().out
+    assert ", ".join(FILES) in capsys.readouterr().out
+
+
+def test_lint_lists_the_defects_of_a_card_from_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("# Title\n\n![chart](a.png)\n\n```bash\ndocker pull x:latest\n```\n")
+    (tmp_path / "a.png").touch()
+    assert app.main(["card", "--lint", str(card)]) == 4
+    assert capsys.readouterr().out == (
+        f"{card}:1: error: no front matter between two lines of ---\n"
+        f"{card}:6: error: image x has the tag latest, which moves: name its digest\n"
+        "2 errors, 0 warnings\n"
+    )
+    assert app.main(["card", "--lint", str(card), "--json"]) == 4
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["errors"], shown["warnings"]) == (2, 0)
+    assert shown["findings"][1] == {
+        "line": 6,
+        "text": "image x has the tag latest, which moves: name its digest",
+        "severity": "error",
+        "check": "image references",
+    }
+
+
+def test_lint_passes_a_card_with_warnings_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: mit\nbase_model: a/b\npipeline_tag: text-generation\n---\n\n# Title\n")
+    assert app.main(["card", "--lint", str(card)]) == 0
+    assert capsys.readouterr().out == f"{card}:1: warning: front matter: no tags\n0 errors, 1 warning\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file or directory"), (b"\xff\xfe", "it is not UTF-8 text")]
+)
+def test_lint_needs_a_text_file(
+    content: bytes | None, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "card.md").write_bytes(content)
+    assert app.main(["card", "--lint", str(tmp_path / "card.md")]) == 2
+    assert f"card.md cannot be read: {why}" in capsys.readouterr().err
+
+
+def test_a_cell_or_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["card", CELL, "--lint", "card.md"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert app.main(["card", "--lint", "card.md", "--output", "out"]) == 2
+    assert "--lint writes no files" in capsys.readouterr().err

@@ -17,9 +17,9 @@ from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.releases.lineage import Lineage
 from flagrelease.stages.card import record, render
+from flagrelease.stages.card.checks.page import Page
 from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
-from flagrelease.stages.card.page import Page
 from flagrelease.stages.card.record import Record
 from flagrelease.verdict.attempts import Attempt, level
 from flagrelease.verdict.types import Course, NoiseFloor
@@ -154,6 +154,7 @@ def test_what_processes_served_is_not_said_of_an_image() -> None:
         given.smoke(image.reference),
         commands={"wait": user_commands.wait(user_commands.local_address(8000))},
         skipped={"card: docker run": "no Docker here"},
+        not_run={name: "no Docker here" for name in render.commands_of(given.record()) if name != "wait"},
     )
     made = given.record(image=image, smoke=smoke)
     assert lint(rendered(made), made, PNG) == []

@@ -73,7 +73,14 @@ def test_the_card_of_a_refused_cell_stays_readable(tmp_path: Path) -> None:
     draft = tmp_path / "drafts/cpu/smollm2-135m"
     assert str(draft / "README.md") in error.hint
     assert "Private draft, not published" in (draft / "README.md").read_text()
-    assert sorted(path.name for path in draft.iterdir()) == ["ISSUE.md", "README.md", "release.json", "scores.png"]
+    assert sorted(path.name for path in draft.iterdir()) == [
+        "ISSUE.md",
+        "README.md",
+        "README_zh.md",
+        "every-eval-ever.json",
+        "release.json",
+        "scores.png",
+    ]
     assert not (tmp_path / "releases").exists()
 
 
