@@ -99,8 +99,14 @@ def _numbers(name: str, text: str, expected: str, release: Release) -> Iterator[
     ]
     if not found:
         yield agrees(_CHECK, name, "the tables of scores, speeds and operators are the record's")
+    subjects = [line.subject.rpartition(":")[2] for line in _lines(name, text, expected)]
+    several = f"lines {', '.join(subjects[:_MOST])}" if len(subjects) > 1 else f"line {subjects[0]}"
+    more = f" and {len(subjects) - _MOST} more" if len(subjects) > _MOST else ""
+    why = (
+        f"differs in {several}{more} from what this version renders: it was edited, or template and code have changed "
+        "since; the version that made the release can tell"
+    )
     listed = ", ".join(f"{number} in line {at}" for at, number in unknown[:_MOST])
-    why = "template or code of the card have changed since: its text was not rendered again"
     yield not_checked(_CHECK, name, f"{why}; numbers that today's card has not: {listed}" if listed else why)
 
 

@@ -614,7 +614,14 @@ def test_the_card_shows_the_speeds_and_the_lint_reads_them(world: World) -> None
 
 def test_what_the_card_stage_writes_has_every_picture_that_the_card_shows(world: World) -> None:
     made, written = card.write(world.job(), given.finished(speed=world.run()), "1" * 64)
-    assert sorted(written) == ["README.md", "release.json", "scores.png", "speed.png"]
+    assert sorted(written) == [
+        "README.md",
+        "README_zh.md",
+        "every-eval-ever.json",
+        "release.json",
+        "scores.png",
+        "speed.png",
+    ]
     assert record.loads(written["release.json"]) == made
     images = {name: data for name, data in written.items() if name.endswith(".png")}
     assert lint.lint(written["README.md"].decode(), made, images) == []
@@ -633,12 +640,13 @@ def test_nothing_is_published_that_is_too_slow(
     made = released(world)
     assert made.speed is not None
     slow = replace(made, speed=replace(made.speed, verdict=verdict, reason="half as fast"))
-    with pytest.raises(error) as caught:
-        publish._gate(
-            slow, world.job(), replace(world.context(), workspace=Workspace(tmp_path / "w")), {"README.md": b"x"}
-        )
-    assert "half as fast" in caught.value.why  # type: ignore[attr-defined]
-    assert "private draft" in caught.value.hint  # type: ignore[attr-defined]
+    refusal = publish._refusal(slow)
+    assert isinstance(refusal, error)
+    kept = publish._withheld(
+        slow, refusal, world.job(), replace(world.context(), workspace=Workspace(tmp_path / "w")), {}
+    )
+    assert "half as fast" in kept.why
+    assert "private draft" in kept.hint
 
 
 def test_the_hint_of_an_undecided_speed_is_to_run_again(world: World) -> None:
@@ -650,10 +658,11 @@ def test_the_hint_of_an_undecided_speed_is_to_run_again(world: World) -> None:
     ):
         other = speed_results.OtherWork(seconds=1.0, cores=2, others=others, stolen=0.0)
         undecided = replace(made, speed=replace(made.speed, verdict="INCONCLUSIVE", other_work=other))
-        with pytest.raises(Inconclusive) as caught:
-            publish._gate(undecided, world.job(), world.context(), {"README.md": b"x"})
-        assert caught.value.hint.startswith("run again: speed is measured further, in addition to what was measured")
-        assert text in caught.value.hint
+        refusal = publish._refusal(undecided)
+        assert isinstance(refusal, Inconclusive)
+        kept = publish._withheld(undecided, refusal, world.job(), world.context(), {})
+        assert kept.hint.startswith("run again: speed is measured further, in addition to what was measured")
+        assert text in kept.hint
 
 
 def test_results_survive_the_ledger(world: World) -> None:
