@@ -29,6 +29,8 @@ class Status:
     digest: str = ""
     """The digest of the cell's image; empty if it has none."""
     reason: str = ""
+    hint: str = ""
+    """How to unblock a cell that is `blocked`; empty for others."""
 
 
 def status(

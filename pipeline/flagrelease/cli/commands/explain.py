@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from flagrelease.cli.commands.status import current
 from flagrelease.cli.display import amount, spell
 from flagrelease.cli.shared import options
 from flagrelease.config.cell import Cell, select_one
@@ -16,7 +17,6 @@ from flagrelease.contract.handles import StageResult
 from flagrelease.contract.results import Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
 from flagrelease.errors import FlagreleaseError
-from flagrelease.run.cell_state import status
 from flagrelease.run.plan import since
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import REMEDY, STAGES
@@ -29,6 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     latest = project.latest(cell, (*STAGES, REMEDY.stage))
     rounds = project.job(cell).attributed
     now_keys = _keys(project, cell)
+    now = current(project, cell)
     if arguments.json:
         entries = {name: msgspec.to_builtins(entry) for name, entry in latest.items()}
         changed = {
@@ -39,6 +40,8 @@ def main(arguments: argparse.Namespace) -> int:
         kept = {name: msgspec.to_builtins(key.kept) for name, key in now_keys.items() if key.kept is not None}
         output = {
             "cell": cell.id,
+            "state": now.state,
+            "reason": now.reason,
             "stages": entries,
             "attributed": msgspec.to_builtins(rounds),
             "changed": changed,
@@ -46,8 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
-    now = status(cell.id, latest, excluded=cell.excluded, yanks=project.yanks(cell.id))
     print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
+    if now.hint:
+        print(f"  next      {now.hint}")
     for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()
         print("\n".join(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))

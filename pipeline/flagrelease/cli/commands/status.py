@@ -18,7 +18,7 @@ from flagrelease.stages import STAGES
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
-    statuses = [_status(project, cell) for cell in cells]
+    statuses = [current(project, cell) for cell in cells]
     if arguments.state:
         statuses = [status for status in statuses if status.state in arguments.state]
     statuses.sort(key=lambda status: STATES.index(status.state))
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _status(project: Project, cell: Cell) -> Status:
+def current(project: Project, cell: Cell) -> Status:
     """The state of a cell; that of a cell that has never run and would be refused is `blocked`."""
     shown = status(cell.id, project.latest(cell, STAGES), excluded=cell.excluded, yanks=project.yanks(cell.id))
     if shown.state != "new":
@@ -45,4 +45,4 @@ def _status(project: Project, cell: Cell) -> Status:
     from flagrelease.run.preflight import refusal  # imports what checks data, which other cells do not need
 
     refused = refusal(cell, project)
-    return shown if refused is None else replace(shown, state="blocked", reason=refused.blocked)
+    return shown if refused is None else replace(shown, state="blocked", reason=refused.blocked, hint=refused.hint)

@@ -85,3 +85,16 @@ def test_changes_since_the_last_attempt_are_named(workspace: Path, capsys: pytes
     output = json.loads(capsys.readouterr().out)
     assert output["changed"]["kernels"][-1] == "code of stages.kernels"
     assert output["kept"]["kernels"]["by"] == "ada"
+
+
+def test_a_blocked_cell_has_the_state_and_reason_of_status(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "matrix.lock").unlink()
+    assert app.main(["status", CELL, "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["cells"]
+    assert shown["state"] == "blocked"
+    assert app.main(["explain", CELL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"{CELL} is blocked: {shown['reason']}", f"  next      {shown['hint']}"]
+    assert "flagrelease lock" in shown["hint"]
+    assert app.main(["explain", CELL, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == shown["reason"]
