@@ -31,7 +31,7 @@ MARKS = {
     "reused": "=",
     "skipped": "–",
     "failed": "✗",
-    "blocked": "·",
+    "not run": "·",
     "interrupted": "!",
     "remedied": "↻",
     "running": "▸",
@@ -41,7 +41,7 @@ _VERDICTS = {"FAIL": "✗", "INCONCLUSIVE": "?"}
 """Marks of verdicts that are not a pass: a stage with one has ended, but it is not green."""
 _COLOURS = {"done": "green", "reused": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 _COLOURS |= {"FAIL": "bold red", "INCONCLUSIVE": "yellow"}
-_URGENCY = ("running", "failed", "interrupted", "remedied", "blocked", "done", "reused", "skipped", "waiting")
+_URGENCY = ("running", "failed", "interrupted", "remedied", "not run", "done", "reused", "skipped", "waiting")
 
 
 def shown_state(outcome: Outcome) -> str:

@@ -10,7 +10,7 @@ from flagrelease.cli.display import amount, shown_state, spell
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell
 from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED
-from flagrelease.errors import FlagreleaseError, Inconclusive
+from flagrelease.errors import FlagreleaseError, Inconclusive, Interrupted
 from flagrelease.releases.states import without_cell
 from flagrelease.run.cell_run import CellRun
 from flagrelease.run.outcome import Outcome
@@ -30,9 +30,9 @@ class CellResult:
     cell: str
     """CHIP/MODEL."""
     state: str
-    """released, partial, red, inconclusive, unchanged, busy or blocked."""
+    """released, partial, red, inconclusive, interrupted, unchanged, busy or blocked."""
     stage: str
-    """The stage at which the cell stopped, or its last one."""
+    """The stage at which the cell stopped, or the last one that ran."""
     reason: str
     code: int
     """Exit code."""
@@ -56,7 +56,8 @@ class CellResult:
 def finished(run: CellRun, seconds: float) -> CellResult:
     """The result of a cell whose stages were run."""
     red = next((outcome for outcome in run.outcomes if outcome.red), None)
-    last = red or run.outcomes[-1]
+    ran = [outcome for outcome in run.outcomes if outcome.status != "skipped" or outcome.spent.seconds]
+    last = red or (ran or run.outcomes)[-1]
     done = [outcome for outcome in run.outcomes if outcome.status in ("done", "reused")]
     image, publish, root = run.result(IMAGE), run.result(PUBLISH), run.session.workspace.root
     draft = run.session.workspace.drafts / run.cell.id
@@ -66,7 +67,7 @@ def finished(run: CellRun, seconds: float) -> CellResult:
         state=_state(red, done),
         stage=last.stage,
         reason=without_cell(run.cell.id, last.reason),
-        code=red.error.code if red and red.error else 1 if red else 0,
+        code=_code(red) if red else 0,
         seconds=seconds,
         digest=image.digest if image is not None else "",
         outcomes=tuple(run.outcomes),
@@ -79,9 +80,13 @@ def finished(run: CellRun, seconds: float) -> CellResult:
     )
 
 
+def _code(red: Outcome) -> int:
+    return red.error.code if red.error is not None else FlagreleaseError.exit_code
+
+
 def _state(red: Outcome | None, done: Sequence[Outcome]) -> str:
     if red is not None:
-        return "inconclusive" if red.error is not None and red.error.code == Inconclusive.exit_code else "red"
+        return {Inconclusive.exit_code: "inconclusive", Interrupted.exit_code: "interrupted"}.get(_code(red), "red")
     return "released" if done and done[-1].stage == PUBLISH.stage else "partial"
 
 

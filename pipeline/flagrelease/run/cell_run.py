@@ -130,7 +130,7 @@ class CellRun:
         return [stage for stage in self.session.stages if stage.name not in unaffected]
 
     def advance(self, stage: AnyStage) -> Outcome:
-        """Run, reuse or skip the next stage, or mark it as blocked by an earlier one."""
+        """Run, reuse or skip the next stage, or mark it as not run because of an earlier one."""
         remedy = self.session.remedy
         try:
             outcome = self._remedy(stage) if remedy is not None and stage is remedy.stage else self._do(stage)
@@ -152,7 +152,7 @@ class CellRun:
         """Run the remedy. If it fails, the gate's failure stands and the remedy counts as skipped."""
         self._servers.close()  # attribution needs the entire chip
         outcome = self._stoppable(stage)
-        if outcome.status == "interrupted":
+        if outcome.status in ("interrupted", "not run"):
             self._mark_remedied()  # the gate is undecided again
         if outcome.status != "failed":
             return outcome
@@ -164,8 +164,8 @@ class CellRun:
     def _do(self, stage: AnyStage) -> Outcome:
         red = next((outcome for outcome in self.outcomes if outcome.red), None)
         if red is not None:
-            reason = f"{red.stage} {red.status}"
-            return Outcome(cell=self.cell.id, stage=stage.name, status="blocked", reason=reason)
+            reason = red.reason if red.status == "not run" else f"{red.stage} {red.status}"
+            return Outcome(cell=self.cell.id, stage=stage.name, status="not run", reason=reason)
         return self._stoppable(stage)
 
     def _stoppable(self, stage: AnyStage) -> Outcome:
@@ -386,4 +386,10 @@ class CellRun:
     def _stopped(self, stage: AnyStage) -> Outcome:
         stopped = Interrupted("interrupted", hint="run again: finished stages are kept")
         failure = Failure(kind="Interrupted", code=stopped.exit_code, what=stopped.what, hint=stopped.hint)
-        return Outcome(cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure)
+        last = self.session.ledger.last(self.cell.id, stage.name)
+        if last is not None and last.run == self.session.run_id and last.state in ("running", "interrupted"):
+            return Outcome(
+                cell=self.cell.id, stage=stage.name, status="interrupted", reason="interrupted", error=failure
+            )
+        reason = "the run was interrupted before this stage"
+        return Outcome(cell=self.cell.id, stage=stage.name, status="not run", reason=reason, error=failure)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from flagrelease.store.ledger import Failure, Spent
 
-Status = Literal["done", "reused", "skipped", "failed", "blocked", "interrupted", "remedied"]
+Status = Literal["done", "reused", "skipped", "failed", "not run", "interrupted", "remedied"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Outcome:
     """CHIP/MODEL."""
     stage: str
     status: Status
-    """`remedied`: the stage failed, and the cell went on without the operators at fault."""
+    """`not run`: an earlier stage failed, or the run was stopped before this one began. `remedied`: the stage failed, and the cell went on without the operators at fault."""
     reason: str
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
     error: Failure | None = None
@@ -27,4 +27,4 @@ class Outcome:
 
     @property
     def red(self) -> bool:
-        return self.status in ("failed", "blocked", "interrupted")
+        return self.status in ("failed", "not run", "interrupted")

@@ -26,6 +26,7 @@ from flagrelease.run.cell_run import CellRun
 from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.interrupt import Workers, run_stoppable
 from flagrelease.run.outcome import Outcome
+from flagrelease.run.plan import Choice
 from flagrelease.store import locks
 from flagrelease.store.evidence import Evidence
 from support import toys
@@ -63,7 +64,7 @@ def test_a_red_stage_blocks_only_its_own_cell(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TOY_TINY", "fail")
     runs = toys.run_cells(tmp_path, "cpu/tiny", "gpu/big")
     InlineExecutor().execute(runs)
-    assert [outcome.status for outcome in runs[0].outcomes] == ["done", "failed", "blocked", "blocked"]
+    assert [outcome.status for outcome in runs[0].outcomes] == ["done", "failed", "not run", "not run"]
     assert [outcome.status for outcome in runs[1].outcomes] == ["done", "done", "skipped", "done"]
     result = summary.finished(runs[0], 1.0)
     assert (result.state, result.stage, result.code) == ("red", "second", 4)
@@ -191,8 +192,9 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
 
     threading.Thread(target=stop_when_hanging).start()
     run_stoppable(lambda: InlineExecutor().execute([run]), workers, lambda: None)
-    assert [outcome.status for outcome in run.outcomes] == ["done", "interrupted", "blocked", "blocked"]
-    assert summary.finished(run, 1.0).code == 130
+    assert [outcome.status for outcome in run.outcomes] == ["done", "interrupted", "not run", "not run"]
+    ended = summary.finished(run, 1.0)
+    assert (ended.state, ended.stage, ended.code) == ("interrupted", "second", 130)
     last = shared.ledger.last("cpu/tiny", "second")
     assert last is not None
     assert last.state == "interrupted"
@@ -200,6 +202,28 @@ def test_stopping_interrupts_and_is_resumed(tmp_path: Path, monkeypatch: pytest.
     again = toys.run_cells(tmp_path, "cpu/tiny")
     InlineExecutor().execute(again)
     assert [outcome.status for outcome in again[0].outcomes] == ["reused", "done", "skipped", "done"]
+
+
+def test_stages_that_a_stopped_run_never_began_are_not_interrupted(tmp_path: Path) -> None:
+    workers = Workers()
+    run = CellRun(toys.session(tmp_path, workers=workers), toys.jobs(tmp_path)["cpu/tiny"])
+    workers.stop()
+    run.advance(run.stage("first"))
+    run.advance(run.stage("second"))
+    run.abandon()
+    assert {outcome.status for outcome in run.outcomes} == {"not run"}
+    assert {outcome.reason for outcome in run.outcomes} == {"the run was interrupted before this stage"}
+    ended = summary.finished(run, 1.0)
+    assert (ended.state, ended.stage, ended.code) == ("interrupted", "first", 130)
+    assert run.session.ledger.entries() == []
+
+
+def test_the_stage_shown_is_the_last_one_that_ran(tmp_path: Path) -> None:
+    run = CellRun(toys.session(tmp_path, Choice(only=frozenset({"first"}))), toys.jobs(tmp_path)["cpu/tiny"])
+    InlineExecutor().execute([run])
+    assert [outcome.status for outcome in run.outcomes] == ["done", "skipped", "skipped", "skipped"]
+    ended = summary.finished(run, 1.0)
+    assert (ended.state, ended.stage, ended.reason) == ("partial", "first", "one")
 
 
 def test_killed_in_a_stage_the_next_run_resumes(tmp_path: Path) -> None:
