@@ -29,7 +29,7 @@ from flagrelease.run.outcome import Outcome
 from flagrelease.run.plan import Choice, Step, decide
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.files import machine_fault
-from flagrelease.store.ledger import Entry, Failure, Ledger, Spent, State, process_id
+from flagrelease.store.ledger import BASELINE, Entry, Failure, Ledger, Spent, State, process_id
 from flagrelease.store.machine import SharedMachine
 from flagrelease.store.parts import Keep, Parts
 from flagrelease.store.workspace import Workspace
@@ -301,12 +301,12 @@ class CellRun:
     def recall(self, key: str, kind: type[T]) -> T | None:
         """Implements context.Shared: the newest baseline evaluation with this key, of any cell."""
         entries = reversed(self.session.ledger.entries())
-        entry = next((e for e in entries if e.stage == "baseline" and e.state == "done" and e.key == key), None)
+        entry = next((e for e in entries if e.stage == BASELINE and e.state == "done" and e.key == key), None)
         return None if entry is None or entry.result is None else msgspec.convert(entry.result, kind)
 
     def remember(self, key: str, value: object) -> None:
         """Implements context.Shared."""
-        self._write("baseline", "done", key=key, result=value)
+        self._write(BASELINE, "done", key=key, result=value)
 
     def _keep(self, stage: AnyStage, entry: Entry, kept: Keep | None = None) -> None:
         result = stage.result.decode(entry.result)

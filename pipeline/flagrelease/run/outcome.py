@@ -18,7 +18,8 @@ class Outcome:
     """CHIP/MODEL."""
     stage: str
     status: Status
-    """`not run`: an earlier stage failed, or the run was stopped before this one began. `remedied`: the stage failed, and the cell went on without the operators at fault."""
+    """`not run`: an earlier stage failed, or the run was stopped before this one began. `remedied`: the stage failed,
+    and the cell went on without the operators at fault."""
     reason: str
     spent: Spent = field(default_factory=lambda: Spent(seconds=0.0))
     error: Failure | None = None

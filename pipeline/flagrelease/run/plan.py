@@ -78,9 +78,7 @@ def choice(stages: Sequence[AnyStage], only: Collection[str], force: Collection[
     """Validate stage names from the command line. Raises ConfigError for an unknown one, with a suggestion, and for a
     forced one that --only leaves out."""
     names = [stage.name for stage in stages]
-    for name in (*only, *force):
-        if name not in names:
-            raise ConfigError(f"unknown stage {name!r}", hint=did_you_mean(name, names))
+    check_stages((*only, *force), names)
     if outside := [name for name in force if only and name not in only]:
         raise ConfigError(
             f"--force {outside[0]} contradicts --only {' --only '.join(only)}",
@@ -88,6 +86,13 @@ def choice(stages: Sequence[AnyStage], only: Collection[str], force: Collection[
             hint=f"add --only {outside[0]}, or remove --force {outside[0]}",
         )
     return Choice(only=frozenset(only), force=frozenset(force))
+
+
+def check_stages(chosen: Iterable[str], known: Collection[str]) -> None:
+    """Raises ConfigError for a name that is not known, with a suggestion."""
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"unknown stage {name!r}", hint=did_you_mean(name, known))
 
 
 def plan_cell(job: Job, stages: tuple[AnyStage, ...], known: Known, wanted: Choice) -> CellPlan:

@@ -21,6 +21,8 @@ from flagrelease.store.parts import Keep, Parts
 State = Literal["running", "done", "failed", "interrupted"]
 
 VERSION = 1
+BASELINE = "baseline"
+"""The stage name of what a run stores for other runs, such as a baseline evaluation."""
 KEEP = "keep"
 """The stage name of a `flagrelease keep` entry: `result` is the Keep, `key` its `to_key`."""
 

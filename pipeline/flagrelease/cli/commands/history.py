@@ -15,10 +15,10 @@ from flagrelease.contract.handles import Judged, StageResult
 from flagrelease.contract.stage import AnyStage
 from flagrelease.releases.states import without_cell
 from flagrelease.releases.yanks import YANK, parse
-from flagrelease.run.plan import choice
+from flagrelease.run.plan import check_stages
 from flagrelease.run.project import open_project
 from flagrelease.stages import REMEDY, STAGES
-from flagrelease.store.ledger import KEEP, Entry, process_lives
+from flagrelease.store.ledger import BASELINE, KEEP, Entry, process_lives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cell = select_one(project.cells, arguments.cell)
     stages = (*STAGES, REMEDY.stage)
-    choice(stages, arguments.stage, ())
-    entries = [entry for entry in project.ledger.entries() if entry.cell == cell.id]
+    check_stages(arguments.stage, [*(stage.name for stage in stages), BASELINE, KEEP, YANK])
+    entries = [entry for entry in project.ledger.entries() if entry.cell == cell.id and not _internal(entry)]
     if arguments.stage:
         entries = [entry for entry in entries if entry.stage in arguments.stage]
     shown = attempts(entries, stages)
@@ -58,6 +58,11 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print(_table(shown) if shown else f"{cell.id}: no attempt is recorded")
     return 0
+
+
+def _internal(entry: Entry) -> bool:
+    """Whether the entry is a note that a run left for later ones, not a baseline evaluation."""
+    return entry.stage == BASELINE and not (isinstance(entry.result, dict) and "score" in entry.result)
 
 
 def attempts(entries: Sequence[Entry], stages: Iterable[AnyStage]) -> list[Attempt]:

@@ -58,6 +58,19 @@ def test_a_verdict_takes_the_place_of_done(ledger: Ledger, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[1].split()[-3:] == ["✗", "FAIL", "worse"]
 
 
+def test_stored_baselines_are_shown_and_notes_for_later_runs_are_not(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(ledger, "one", "baseline", "done", result={"benchmark": "sums", "score": 0.5, "chip": "cpu"})
+    add(ledger, "one", "baseline", "done", result={"attempts": []})
+    add(ledger, "one", "baseline", "done")
+    for flags in ([], ["--stage", "baseline"]):
+        assert app.main(["history", CELL, "--json", *flags]) == 0
+        (shown,) = json.loads(capsys.readouterr().out)["attempts"]
+        assert shown["summary"] == "sums: 0.500 on cpu"
+    assert app.main(["history", CELL, "--stage", "keep"]) == 0
+
+
 def test_bad_input(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["history", CELL]) == 0
     assert capsys.readouterr().out == f"{CELL}: no attempt is recorded\n"
