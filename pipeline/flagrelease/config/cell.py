@@ -114,11 +114,18 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
     )
 
 
-def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str], models: Sequence[str]) -> list[Cell]:
+def select(
+    cells: Sequence[Cell],
+    patterns: Sequence[str],
+    chips: Sequence[str],
+    models: Sequence[str],
+    *,
+    only_excluded: bool = False,
+) -> list[Cell]:
     """The cells that match all given kinds of filters; all cells without a filter.
 
     `patterns` are cell ids or globs. Raises ConfigError for a name that matches no cell, NothingSelected if no cell
-    is left or all that are left are excluded.
+    is left or, without `only_excluded`, all that are left are excluded.
     """
     chosen = list(cells)
     filters: tuple[tuple[Sequence[str], str, Callable[[Cell], str]], ...] = (
@@ -137,7 +144,7 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
             chosen = [cell for cell in chosen if any(fnmatch.fnmatchcase(text_of(cell), text) for text in texts)]
     if not chosen:
         raise NothingSelected("no cell matches all of the filters", hint="`flagrelease plan` lists all cells")
-    if all(cell.excluded for cell in chosen):
+    if not only_excluded and all(cell.excluded for cell in chosen):
         lines = [f"{cell.id}: {cell.excluded}" for cell in chosen]
         raise NothingSelected(
             "all selected cells are excluded" if len(chosen) > 1 else f"{chosen[0].id} is excluded",
@@ -148,9 +155,10 @@ def select(cells: Sequence[Cell], patterns: Sequence[str], chips: Sequence[str],
     return chosen
 
 
-def select_one(cells: Sequence[Cell], pattern: str) -> Cell:
-    """The cell that `pattern` names. Raises the errors of `select`, and ConfigError if it matches several."""
-    chosen = select(cells, [pattern], [], [])
+def select_one(cells: Sequence[Cell], pattern: str, *, excluded: bool = False) -> Cell:
+    """The cell that `pattern` names, which may be excluded with `excluded`. Raises the errors of `select`, and
+    ConfigError if it matches several."""
+    chosen = select(cells, [pattern], [], [], only_excluded=excluded)
     if len(chosen) > 1:
         names = ", ".join(cell.id for cell in chosen)
         raise ConfigError(f"{pattern!r} matches {len(chosen)} cells", why=names, hint="name one of them")

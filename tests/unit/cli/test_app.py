@@ -113,7 +113,7 @@ def test_plan_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_plan_shows_how_to_unblock_a_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "matrix.lock").unlink()
-    assert app.main(["plan", "cpu/smollm2-135m"]) == 0
+    assert app.main(["plan", "cpu/smollm2-135m"]) == 2
     assert "is not locked: matrix.lock has no entry; run `flagrelease lock`" in capsys.readouterr().out
 
 
@@ -174,7 +174,7 @@ def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixt
 def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert app.main(["init"]) == 0
-    assert app.main(["plan"]) == 0
+    assert app.main(["plan"]) == 2, "nothing is locked yet"
     assert "cpu/smollm2-135m" in capsys.readouterr().out
     assert app.main(["init"]) == 2
     assert "matrix.yaml exists" in capsys.readouterr().err

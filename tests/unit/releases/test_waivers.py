@@ -140,7 +140,7 @@ def test_an_expired_waiver_is_an_error_that_names_it(
     opened = open_project(Options())
     (planned,) = opened.plan([opened.cells[0]], STAGES, Choice())  # also if nothing has to run
     assert planned.blocked == said
-    assert app.main(["plan"]) == 0
+    assert app.main(["plan"]) == 2
     assert said in capsys.readouterr().out
     assert app.main(["status"]) == 0
     assert said in capsys.readouterr().out

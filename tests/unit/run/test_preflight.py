@@ -53,7 +53,7 @@ def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.Capt
     assert f"data folder {nowhere} does not exist" in refused
     assert " blocked " in rows
     assert f"data folder {nowhere} does not exist; benchmark ifeval is read from its ifeval" in rows
-    assert main(["plan", cell, "--json", *flags]) == 0
+    assert main(["plan", cell, "--json", *flags]) == ConfigError.exit_code
     (planned,) = json.loads(capsys.readouterr().out)["cells"]
     assert {step["action"] for step in planned["stages"]} == {"skip"}
     assert main(["plan", cell, "--only", "weights", *flags]) == 0

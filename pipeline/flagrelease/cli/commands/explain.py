@@ -25,7 +25,7 @@ from flagrelease.store.ledger import Entry, evidence_of
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cell = select_one(project.cells, arguments.cell)
+    cell = select_one(project.cells, arguments.cell, excluded=True)
     latest = project.latest(cell, (*STAGES, REMEDY.stage))
     rounds = project.job(cell).attributed
     now_keys = _keys(project, cell)

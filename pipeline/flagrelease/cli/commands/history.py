@@ -43,7 +43,7 @@ class Attempt:
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cell = select_one(project.cells, arguments.cell)
+    cell = select_one(project.cells, arguments.cell, excluded=True)
     stages = (*STAGES, REMEDY.stage)
     check_stages(arguments.stage, [*(stage.name for stage in stages), BASELINE, KEEP, YANK])
     entries = [entry for entry in project.ledger.entries() if entry.cell == cell.id and not _internal(entry)]

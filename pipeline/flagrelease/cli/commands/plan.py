@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from flagrelease.cli.shared import PLAN_STATES, options
 from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import select
+from flagrelease.errors import ConfigError
 from flagrelease.run.plan import CellPlan, as_json, choice
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import open_project
@@ -31,6 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
             print(power.table(jobs, pace))
         return 0
     plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
+    refused = all(plan.blocked for plan in plans if not plan.cell.excluded)
     if states := getattr(arguments, "state", ()):
         plans = [plan for plan in plans if _state(plan) in states]
     plans.sort(key=lambda plan: PLAN_STATES.index(_state(plan)))
@@ -38,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_json(plans), indent=2, ensure_ascii=False))
     else:
         print(table(plans, terminal_width()))
-    return 0
+    return ConfigError.exit_code if refused else 0
 
 
 def table(plans: Sequence[CellPlan], width: int | None = None) -> str:

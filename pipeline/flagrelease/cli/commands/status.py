@@ -17,7 +17,7 @@ from flagrelease.stages import STAGES
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model, only_excluded=True)
     statuses = [current(project, cell) for cell in cells]
     if arguments.state:
         statuses = [status for status in statuses if status.state in arguments.state]

@@ -55,3 +55,19 @@ def test_a_cell_that_would_be_refused_is_blocked(here: Path, capsys: pytest.Capt
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     assert cell["state"] == "blocked"
     assert "is not locked" in cell["reason"]
+
+
+def test_an_excluded_cell_can_be_looked_at(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "cpu/qwen3-8b"
+    assert app.main(["status", cell]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 cell: 1 excluded"
+    assert app.main(["explain", cell]) == 0
+    assert capsys.readouterr().out.startswith(f"{cell} is excluded: 8.2 billion parameters")
+    assert app.main(["history", cell]) == 0
+    assert app.main(["plan", cell]) == app.main(["run", cell]) == 3
+
+
+def test_a_plan_in_which_every_cell_is_blocked_ends_as_run_would(here: Path) -> None:
+    (here / "matrix.lock").unlink()
+    assert app.main(["plan", CELL]) == app.main(["run", CELL]) == 2
+    assert app.main(["plan", "--json"]) == 2
