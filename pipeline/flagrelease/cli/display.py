@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
@@ -287,6 +287,28 @@ class LiveBoard:
         shown.sort(key=lambda labelled: _URGENCY.index(labelled[1].state))
         states = Counter(row.state for _, row in shown[room:])
         return shown[:room], ", ".join(f"{count} more {state}" for state, count in states.items())
+
+
+@contextmanager
+def announced(
+    say: Callable[[str], None], doing: str, remark: str, *, every: float = _PLAIN_EVERY_SECONDS
+) -> Iterator[None]:
+    """Say that the block begins, that it still runs, and how long it took."""
+    ended, start = threading.Event(), time.monotonic()
+
+    def remind() -> None:
+        while not ended.wait(every):
+            say(f"still {doing} after {spell(time.monotonic() - start)}")
+
+    say(f"{doing} ({remark})")
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reminder.join()
+    say(f"{doing}: done in {spell(time.monotonic() - start)}")
 
 
 def board(cells: Sequence[str], stages: Sequence[str]) -> PlainBoard | LiveBoard:

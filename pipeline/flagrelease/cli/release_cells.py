@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 
 from flagrelease.cli import summary
-from flagrelease.cli.display import PlainBoard, board
+from flagrelease.cli.display import PlainBoard, announced, board
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
@@ -176,9 +176,10 @@ def _execute(
     """Run the cells; after a stop, return whether everything of theirs was taken away."""
 
     def work() -> None:
-        if executor_name == "prefect":
-            shown.say("starting Prefect (`--engine inline` runs without it)")
-        with opened(executor_name, project.workspace.prefect, run_id) as executor:
+        with ExitStack() as stack:
+            starting = announced(shown.say, "starting Prefect", "`--engine inline` runs without it")
+            with starting if executor_name == "prefect" else nullcontext():
+                executor = stack.enter_context(opened(executor_name, project.workspace.prefect, run_id))
             executor.execute(runs)
 
     run_stoppable(work, workers, unblock)
