@@ -33,8 +33,8 @@ README = (SOURCE / "README.md").read_text().partition("## Extend")[2].partition(
 
 
 def recipe(thing: str) -> str:
-    """What the README says one does to add `thing`."""
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| {thing} |")]
+    """What the README says one does to add `thing`, which it may explain in parentheses."""
+    (row,) = [line for line in README.splitlines() if line.startswith((f"| {thing} |", f"| {thing} ("))]
     return row
 
 

@@ -62,7 +62,8 @@ class Copy:
 
 
 def recipe(what: str, name: str) -> set[str]:
-    """The files that the README's table names for adding `what`, where NAME is `name`."""
-    rows = re.findall(rf"(?m)^\| {what} \| (.*) \|$", (ROOT / "README.md").read_text())
+    """The files that the README's table names for adding `what`, which may be explained in parentheses, where NAME is
+    `name`."""
+    rows = re.findall(rf"(?m)^\| {what}(?: \([^|]+\))? \| (.*) \|$", (ROOT / "README.md").read_text())
     assert len(rows) == 1, f"the README has {len(rows)} recipes for {what}"
     return {one.replace("NAME", name) for one in re.findall(r"`([\w/]+\.py)`", rows[0])}
