@@ -88,7 +88,8 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("argument VERB: invalid choice: "):
             word = message.split("invalid choice: ")[1].split("'")[1]
             names = [name for name, _ in VERBS]
-            raise ConfigError(f"unknown verb {word!r}", hint=did_you_mean(word, names))
+            hint = "`flagrelease --help` describes the verbs, `flagrelease VERB --help` one of them"
+            raise ConfigError(f"unknown verb {word!r}", hint=hint if word == "help" else did_you_mean(word, names))
         if message.startswith("unrecognized arguments: -"):
             flag = message.split()[2].partition("=")[0]
             hint = did_you_mean(flag, [name for name in self._option_string_actions if name.startswith("--")])

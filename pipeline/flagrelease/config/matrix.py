@@ -263,13 +263,13 @@ class Defaults:
     kernels: KernelSettings = field(default_factory=KernelSettings)
     """The settings of operators."""
     rounds: int = 3
-    """The most rounds of operator attribution after a failed gate."""
+    """How many times, at most, a cell goes on after a failed gate without the operators at fault."""
     unverified_files: Literal["trust", "refuse"] = "trust"
     """Whether to use files for which the hub lists no checksum: they can only be compared with their first download."""
 
     def __post_init__(self) -> None:
         if self.rounds < 0:
-            raise ValueError("rounds must be >= 0 (0 disables operator attribution)")
+            raise ValueError("rounds must be >= 0 (with 0, no operators are looked for after a failed gate)")
 
 
 @dataclass(frozen=True, kw_only=True)

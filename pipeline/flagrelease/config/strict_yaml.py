@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,7 +115,10 @@ def loads(raw: bytes, cls: type[T], name: str = "matrix.yaml") -> T:
         raise ConfigError(f"{name} is not UTF-8", why=str(error)) from None
     if root is None:
         raise ConfigError(f"{name} is empty", hint=f"delete it, then run `flagrelease init --matrix {name}`")
-    return typing.cast(T, _decode(root, cls, name, ""))
+    try:
+        return typing.cast(T, _decode(root, cls, name, ""))
+    except _Lacking as first:
+        raise _all_lacking(list(_lacking(root, cls, "")), name) or first from None
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
@@ -135,9 +138,19 @@ def _compose(text: str, name: str) -> yaml.Node | None:
                 raise _error(name, event.start_mark, f"tag {tag!r} is not allowed", "remove it")
         return yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        raise _error(name, error.problem_mark, error.problem or "not valid YAML", "") from None
+        raise _error(name, error.problem_mark, *_syntax(text, error)) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{name} is not valid YAML", why=str(error).splitlines()[0]) from None
+
+
+def _syntax(text: str, error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """What is wrong with the syntax, and a hint."""
+    lines, mark = text.splitlines(), error.problem_mark
+    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return "a tab, with which YAML does not indent", "indent with blanks"
+    what = error.problem or "not valid YAML"
+    return what, "check the indentation, colons, quotes and brackets of this line and of the one before"
 
 
 class _Mark(typing.Protocol):
@@ -183,10 +196,8 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
         if key not in fields:
             raise _error(name, key_node.start_mark, f"unknown key {_at(where, key)!r}", did_you_mean(key, fields))
         values[key] = _decode(value, hints[key], name, _at(where, key))
-    for key, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and key not in values:
-            raise _error(name, node.start_mark, f"{where or 'the file'} lacks {key!r}", "")
+    if any(key not in values for key in _required(kind)):
+        raise _Lacking(f"{where or 'the file'} lacks a key")
     try:
         return kind(**values)
     except FieldError as error:
@@ -194,6 +205,53 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
         raise _error(name, mark, f"{_joined(where, error.path)} {error.text}", "") from None
     except ValueError as error:
         raise _error(name, node.start_mark, f"{where}: {error}" if where else str(error), "") from None
+
+
+class _Lacking(ConfigError):
+    """A required key is missing."""
+
+
+def _required(kind: type[Any]) -> list[str]:
+    """The keys without which there is no `kind`."""
+    missing = dataclasses.MISSING
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    return [field.name for field in fields if field.default is missing and field.default_factory is missing]
+
+
+def _lacking(node: yaml.Node, kind: Any, where: str) -> Iterator[tuple[_Mark, str, list[str]]]:
+    """The required keys that are missing at `node` and below it, as far as it has the form of a `kind`."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        yield from _lacking(node, args[0], where)
+    elif origin in (typing.Union, types.UnionType):
+        options = [option for option in args if option is not type(None)]
+        yield from _lacking(node, options[0], where) if len(options) == 1 else ()
+    elif origin is tuple and isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            yield from _lacking(child, args[0], f"{where}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        children = {str(key.value): value for key, value in node.value}
+        if origin in (dict, Mapping):
+            kinds = dict.fromkeys(children, args[1])
+        elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            kinds = typing.get_type_hints(kind, include_extras=True)
+            if missing := [key for key in _required(kind) if key not in children]:
+                yield node.start_mark, where or "the file", missing
+        else:
+            return
+        for key, child in children.items():
+            if key in kinds:
+                yield from _lacking(child, kinds[key], _at(where, key))
+
+
+def _all_lacking(found: Sequence[tuple[_Mark, str, list[str]]], name: str) -> ConfigError | None:
+    """One error for all keys that are missing in the file, so that it need not be run once for each."""
+    if not found:
+        return None
+    lines = [f"{where} lacks {', '.join(map(repr, keys))}" for _, where, keys in found]
+    further = [f"; {line} (line {mark.line + 1})" for line, (mark, _, _) in zip(lines[1:], found[1:], strict=True)]
+    hint = "docs/matrix.md lists the keys and has a minimal stanza of a chip and of a model"
+    return _error(name, found[0][0], lines[0] + "".join(further), hint)
 
 
 def _node_at(node: yaml.Node, path: tuple[str | int, ...]) -> yaml.Node:

@@ -132,3 +132,58 @@ def test_a_scalar_of_another_type_is_not_converted(scalar: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loads(f"name: x\nlist: [{scalar}]\nshare: 'text'".encode(), Document)
     assert re.match(r"matrix\.yaml:[23]", caught.value.what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stanza:
+    """Required keys at several depths."""
+
+    name: str
+    inner: Inner
+    more: Inner | None = None
+    each: tuple[Inner, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stanzas:
+    """Several stanzas."""
+
+    title: str
+    all: Mapping[str, Stanza]
+
+
+def test_all_missing_keys_are_reported_at_once() -> None:
+    text = b"""all:
+  one: {}
+  two: {name: x, inner: {flag: true},
+    more: {}, each: [{text: t}, {}]}
+  three: {name: x, inner: {text: t}}
+"""
+    with pytest.raises(ConfigError) as caught:
+        loads(text, Stanzas)
+    assert caught.value.what == (
+        "matrix.yaml:1: the file lacks 'title'; all.one lacks 'name', 'inner' (line 2); all.two.inner lacks 'text' "
+        "(line 3); all.two.more lacks 'text' (line 4); all.two.each[1] lacks 'text' (line 4)"
+    )
+    assert "docs/matrix.md" in caught.value.hint
+
+
+def test_a_misspelt_key_is_named_before_the_missing_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(b"titel: x\nall: {one: {}}", Stanzas)
+    assert (caught.value.what, caught.value.hint) == ("matrix.yaml:1: unknown key 'titel'", "did you mean 'title'?")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what", "hint"),
+    [
+        (b"name: x\n\tcount: 1", 2, "a tab, with which YAML does not indent", "indent with blanks"),
+        (b"parts:\n\tone: {text: t}", 2, "a tab, with which YAML does not indent", "indent with blanks"),
+        (b"name: x\nlist: [a", 3, "did not find expected", "brackets of this line and of the one before"),
+    ],
+)
+def test_bad_syntax_has_a_hint(text: bytes, line: int, what: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text, Document)
+    assert caught.value.what.startswith(f"matrix.yaml:{line}: {what}")
+    assert hint in caught.value.hint

@@ -21,7 +21,7 @@ from flagrelease.stages import STAGES
 
 def main(arguments: argparse.Namespace) -> int:
     if arguments.rounds is not None and arguments.rounds < 0:
-        raise ConfigError("--rounds must be >= 0", hint="0 disables operator attribution")
+        raise ConfigError("--rounds must be >= 0", hint="with 0, no operators are looked for after a failed gate")
     if arguments.dry_run:
         return plan_verb.main(arguments)
     project = open_project(options(arguments))
