@@ -10,6 +10,7 @@ from flagrelease.cli.display import amount, shown_state, spell
 from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell
 from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED
+from flagrelease.contract.units import time_text
 from flagrelease.errors import FlagreleaseError, Inconclusive, Interrupted
 from flagrelease.releases.states import without_cell
 from flagrelease.run.cell_run import CellRun
@@ -104,7 +105,7 @@ def unchanged(plan: CellPlan, ledger: Ledger, workspace: Workspace) -> CellResul
     image = IMAGE.of(ledger.last_done(plan.cell.id, IMAGE.stage)) if reused else None
     publish = PUBLISH.of(entries.get(PUBLISH.stage))
     gates = [ACCURACY.of(entries.get(ACCURACY.stage)), SPEED.of(entries.get(SPEED.stage))]
-    since = max((step.entry.at for step in reused if step.entry), default="")[:16].replace("T", " ")
+    since = time_text(max((step.entry.at for step in reused if step.entry), default=""))
     return CellResult(
         cell=plan.cell.id,
         state="unchanged",

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from flagrelease.config.cell import Cell
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import AnyStage, Key, keys
+from flagrelease.contract.units import time_text
 from flagrelease.errors import ConfigError, FlagreleaseError, did_you_mean
 from flagrelease.store.ledger import Entry
 from flagrelease.store.parts import Change, Keep, changes, in_line
@@ -198,7 +199,7 @@ def since(last: Entry, key: Key) -> tuple[Change, ...]:
 def _why_reused(entry: Entry, key: Key) -> str:
     if key.kept is not None:
         return f"kept: {key.kept.reason} (by {key.kept.by})"
-    return f"unchanged since {entry.at[:16].replace('T', ' ')}"
+    return f"unchanged since {time_text(entry.at)}"
 
 
 def _why_no_entry(last: Entry | None, key: Key, changed: tuple[Change, ...]) -> str:

@@ -107,8 +107,8 @@ def _holder(path: Path) -> str:
             os.close(handle)
         holder = {name: _shown(text) for name, text in said.items()}
         place = f" ({holder['cell']} in {holder['workspace']})" if {"cell", "workspace"} <= holder.keys() else ""
-        since = holder["since"][:19]
-        return f"held by run {holder['run']}{place}, pid {holder['pid']} on {holder['host']}, since {since}Z"
+        since = holder["since"][:19].replace("T", " ")
+        return f"held by run {holder['run']}{place}, pid {holder['pid']} on {holder['host']}, since {since} UTC"
     except (OSError, ValueError, KeyError, AttributeError, RecursionError):
         return "held by another run that has just started"
 

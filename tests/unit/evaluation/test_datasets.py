@@ -124,7 +124,7 @@ def test_a_missing_manifest_is_an_error_with_the_command(tmp_path: Path, capsys:
         loaded("data://x.jsonl", tmp_path)
     assert f"python -m flagrelease.evaluation {tmp_path}" in caught.value.hint
     assert main([str(tmp_path)]) == 0
-    assert "1 files" in capsys.readouterr().out
+    assert ": 1 file\n" in capsys.readouterr().out
     assert len(loaded("data://x.jsonl", tmp_path).files) == 1
 
 

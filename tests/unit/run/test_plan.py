@@ -100,7 +100,7 @@ def test_a_released_cell_is_reused(tmp_path: Path) -> None:
     release(tmp_path)
     found = steps(tmp_path)
     assert actions(found) == "reuse reuse skip reuse"
-    assert re.fullmatch(r"unchanged since \d{4}-\d\d-\d\d \d\d:\d\d", found["first"][1])
+    assert re.fullmatch(r"unchanged since \d{4}-\d\d-\d\d \d\d:\d\d UTC", found["first"][1])
 
 
 def test_force_runs_what_reads_it_too(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_second_holder_is_told_who_holds_it(tmp_path: Path) -> None:
             pytest.fail("held twice")
         assert re.fullmatch(
             rf"held by run run-1, pid {os.getpid()} on {re.escape(socket.gethostname())}, "
-            r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
+            r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC",
             caught.value.why,
         )
     with hold(path, "the cell", "run-2"):

@@ -15,6 +15,7 @@ from flagrelease.cli.text_table import aligned
 from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
+from flagrelease.contract.units import minute
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation import baselines
 from flagrelease.evaluation.import_baseline import Fitting, answers_of, fit
@@ -133,8 +134,8 @@ def _table(known: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
             f"{stored.score:.3f}",
             str(stored.errors),
             stored.source or "evaluated here",
-            entry.at[:16].replace("T", " "),
+            minute(entry.at),
         ]
         for entry, stored in known
     ]
-    return aligned(["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at"], rows)
+    return aligned(["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at, UTC"], rows)

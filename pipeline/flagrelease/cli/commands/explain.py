@@ -16,6 +16,7 @@ from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import StageResult
 from flagrelease.contract.results import Attribution, Kernels, Smoke
 from flagrelease.contract.stage import AnyStage, Key, keys
+from flagrelease.contract.units import time_text
 from flagrelease.errors import FlagreleaseError
 from flagrelease.run.plan import since
 from flagrelease.run.project import Project, open_project
@@ -87,7 +88,7 @@ def _stage(project: Project, cell: Cell, stage: AnyStage, entry: Entry | None, k
     cost = f" in {spell(entry.spent.seconds)}" if entry.spent else ""
     if entry.spent and entry.spent.moved:
         cost += f", {amount(entry.spent.moved, 'B')} moved"
-    lines = [f"{stage.name}: {entry.state}{cost}, {entry.at}, run {entry.run}", f"  key       {entry.key}"]
+    lines = [f"{stage.name}: {entry.state}{cost}, {time_text(entry.at)}, run {entry.run}", f"  key       {entry.key}"]
     lines += _since(entry, key)
     if entry.error is not None:
         lines += [f"  what      {entry.error.what}", f"  exit code {entry.error.code} ({entry.error.kind})"]
@@ -113,7 +114,7 @@ def _since(entry: Entry, key: Key | None) -> list[str]:
         return ["  changed   its inputs; which of them was not recorded at the time"]
     lines = [f"  changed   {change}" for change in since(entry, key)]
     kept = key.kept
-    return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {kept.at})"]
+    return lines if kept is None else [*lines, f"  kept      {kept.reason} (by {kept.by}, {time_text(kept.at)})"]
 
 
 def _parts(result: StageResult) -> list[str]:

@@ -13,6 +13,7 @@ from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import select_one
 from flagrelease.contract.handles import Judged, StageResult
 from flagrelease.contract.stage import AnyStage
+from flagrelease.contract.units import minute
 from flagrelease.releases.states import without_cell
 from flagrelease.releases.yanks import YANK, parse
 from flagrelease.run.plan import check_stages
@@ -119,8 +120,7 @@ def _table(shown: Sequence[Attempt]) -> str:
     for each in shown:
         state = each.state if each.state in (KEEP, YANK) else marked(each.state)
         took = "" if each.seconds is None else spell(each.seconds)
-        at = each.at[:16].replace("T", " ")
-        rows.append([each.run if each.run != run else "", at, each.stage, state, took, each.summary])
+        rows.append([each.run if each.run != run else "", minute(each.at), each.stage, state, took, each.summary])
         run = each.run
     heading = ["run", "ended, UTC", "stage", "state", "time", "result"]
     return aligned(heading, rows, right=[4], width=terminal_width(), cut=True)

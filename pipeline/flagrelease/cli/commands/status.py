@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, counts, terminal_width
 from flagrelease.config.cell import Cell, select
+from flagrelease.contract.units import minute
 from flagrelease.releases.states import STATES
 from flagrelease.run.cell_state import Status, status
 from flagrelease.run.project import Project, open_project
@@ -25,8 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"cells": [asdict(s) for s in statuses]}, indent=2, ensure_ascii=False))
     else:
-        rows = [[s.cell, s.state, s.stage, s.at[:16].replace("T", " "), s.digest[7:19], s.reason] for s in statuses]
-        heading = ["cell", "state", "stage", "last attempt", "digest", "reason"]
+        rows = [[s.cell, s.state, s.stage, minute(s.at), s.digest[7:19], s.reason] for s in statuses]
+        heading = ["cell", "state", "stage", "last attempt, UTC", "digest", "reason"]
         if rows:
             print(aligned(heading, rows, width=terminal_width(), cut=True) + "\n")
         cells_text = f"{len(statuses)} cell{'s' * (len(statuses) != 1)}"

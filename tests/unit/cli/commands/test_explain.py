@@ -80,7 +80,7 @@ def test_changes_since_the_last_attempt_are_named(workspace: Path, capsys: pytes
     decision = Keep(stage="kernels", from_key="1" * 64, to_key=now.key, reason="so", by="ada", at="2026")
     project.ledger.append(replace(last, stage=KEEP, key=now.key, result=msgspec.to_builtins(decision)))
     assert app.main(explain(workspace)) == 0
-    assert "  kept      so (by ada, 2026)" in capsys.readouterr().out
+    assert "  kept      so (by ada, 2026 UTC)" in capsys.readouterr().out
     assert app.main(explain(workspace, "--json")) == 0
     output = json.loads(capsys.readouterr().out)
     assert output["changed"]["kernels"][-1] == "code of stages.kernels"

@@ -48,6 +48,7 @@ def test_each_attempt_is_shown_once_with_its_end(ledger: Ledger, capsys: pytest.
     assert app.main(["history", CELL, "--stage", "smoke", "--last", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
+    assert lines[0].split()[:3] == ["run", "ended,", "UTC"]
     assert lines[1].split()[:5] == ["two", "2026-01-02", "03:04", "smoke", "▸"]
 
 

@@ -24,6 +24,7 @@ def test_the_cells_that_need_somebody_come_first(here: Path, capsys: pytest.Capt
     failed(here, 4)
     assert app.main(["status"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert "last attempt, UTC" in lines[0]
     assert lines[1].split(maxsplit=5)[:4] == [CELL, "red", "publish", "2026"]
     assert lines[1].endswith("  not published"), "the cell is named once"
     assert lines[-1] == "6 cells: 1 red, 3 blocked, 2 excluded"
