@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.display import spell
+from flagrelease.cli.text_table import figures, wrapped
 from flagrelease.config.sources import Generated
 from flagrelease.contract.job import Job
 from flagrelease.verdict.attempts import level
@@ -22,6 +23,21 @@ LOSSES = (0.02, 0.05, 0.10)
 """True losses (fractions of the score) that the forecast covers."""
 GREEDY = 0.10
 """The variance of a pair of greedy answers: of ten requests, at most one is graded differently by the two stacks."""
+
+_WORST = f"{100 * LOSSES[-1]:g} pt"
+_NOTES = (
+    "pt: percentage points of the score.",
+    "maximum: the candidate's answers if all questions are asked.",
+    f"expected: its answers until a sequential evaluation stops, if it is equal and if it is {_WORST} worse.",
+    "PASS, detects: the probability that an equal candidate passes, and that a loss of this size is significant.",
+    f"needed for {POWER:.0%}: the answers with which an evaluation of fixed size passes an equal candidate so often.",
+    (
+        "The variance of a pair is assumed to be 0.25, the largest possible, and 0.10 for greedy answers; stacks that "
+        "mostly agree need fewer answers. PASS also requires the baseline's score to be more than twice the margin "
+        "above the chance level."
+    ),
+)
+"""What the columns of the table mean."""
 
 
 def forecasts(job: Job) -> list[Forecast]:
@@ -85,7 +101,7 @@ def seconds_per_answer(ledger: Ledger, cell: str) -> float | None:
     return seconds / asked if asked else None
 
 
-def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
+def table(jobs: Sequence[Job], pace: Mapping[str, float | None], width: int | None = None) -> str:
     """One row per benchmark: the maximum number of answers of each side; with a sequential profile, the expected
     number of the candidate's answers; the probabilities of PASS and of detecting a loss; the fixed sample size
     needed. A row for the cell, and its time by `pace`, the seconds per answer by cell."""
@@ -110,20 +126,15 @@ def table(jobs: Sequence[Job], pace: Mapping[str, float | None]) -> str:
             ]
             rows.append(["", "all of them", "", *answers, f"{cell_power(job, results):.1%}", "", "", "", ""])
         if (seconds := pace.get(job.cell.id)) is not None:
-            usual, longest = hours(job, results, seconds)
+            usual, longest = (spell(3600 * each) for each in hours(job, results, seconds))
             times.append(
-                f"\n{job.cell.id}: {seconds:.2g} s per answer in its last evaluation: {usual:.1f} h for the "
-                f"candidate's answers if equal, at most {longest:.1f} h"
+                f"{job.cell.id}: {seconds:.2g} s per answer in its last evaluation: {usual} for the "
+                f"candidate's answers if equal, at most {longest}"
             )
-    heading = ["cell", "benchmark", "margin", "maximum", "expected if equal", f"at {100 * LOSSES[-1]:g} pt"]
+    heading = ["cell", "benchmark", "margin", "maximum", "expected if equal", f"if {_WORST} worse"]
     heading += ["PASS if equal", *(f"detects {100 * loss:g} pt" for loss in LOSSES), f"needed for {POWER:.0%}"]
-    note = (
-        "maximum, expected: answers of the candidate, if all are collected or until a sequential evaluation stops.\n"
-        "The variance of a pair is assumed to be 0.25, the largest possible, and 0.10 for greedy answers; stacks that\n"
-        "mostly agree need fewer. PASS also requires the baseline's score to be more than twice the margin above the\n"
-        "chance level."
-    )
-    return aligned(heading, rows, right=range(2, 11)) + f"\n\n{note}" + "".join(times)
+    lines = [wrapped(line, width) for line in (*_NOTES, *times)]
+    return "\n".join([figures(heading, rows, right=range(2, 11), width=width), "", *lines])
 
 
 def expected_answers(results: Sequence[Forecast], loss: float) -> float:

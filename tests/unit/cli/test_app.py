@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -162,7 +163,11 @@ def test_the_hours_of_an_evaluation_follow_from_the_last_one(here: Path, capsys:
     (told,) = json.loads(capsys.readouterr().out)["cells"]
     assert told["hours"] == pytest.approx([3.6 * told["expected"] / 3600, 3.6 * told["answers"] / 3600], abs=0.01)
     assert app.main(["plan", "cpu/smollm2-135m", "--power"]) == 0
-    assert "3.6 s per answer in its last evaluation" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "3.6 s per answer in its last evaluation" in shown
+    assert re.search(r"evaluation: \d min \d\d s for the candidate's answers if equal, at most \d min \d\d s\n", shown)
+    for column in ("pt", "maximum", "expected", "PASS, detects", "needed for 80%"):
+        assert f"\n{column}: " in shown, "each column is explained"
 
 
 def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from flagrelease.cli.shared import options
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.text_table import figures, terminal_width, wrapped
 from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
@@ -114,7 +114,8 @@ def _list(project: Project, *, as_json: bool) -> int:
     elif known:
         print(_table(known))
     else:
-        print("no baseline is stored; run a cell of the baseline's chip, or use `baseline import`")
+        text = "no baseline is stored; run a cell of the baseline's chip, or use `baseline import`"
+        print(wrapped(text, terminal_width()))
     return 0
 
 
@@ -138,4 +139,5 @@ def _table(known: Sequence[tuple[Entry, baselines.StoredBaseline]]) -> str:
         ]
         for entry, stored in known
     ]
-    return aligned(["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at, UTC"], rows)
+    heading = ["benchmark", "model", "baseline", "n", "repeats", "score", "errors", "from", "at, UTC"]
+    return figures(heading, rows, right=[], width=terminal_width())

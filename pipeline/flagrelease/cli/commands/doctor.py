@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flagrelease.cli.shared import options
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.text_table import aligned, terminal_width, wrapped
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.evaluation.harnesses import choose
@@ -54,9 +54,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"ok": not failing, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        print(aligned(["", "what", "found"], [["✓" if f.ok else "✗", f.name, f.found] for f in findings]))
+        rows = [["✓" if f.ok else "✗", f.name, f.found] for f in findings]
+        print(aligned(["", "what", "found"], rows, width=terminal_width()))
         for finding in failing:
-            print(f"{finding.name}\n  → {finding.hint}")
+            print(finding.name + "\n" + wrapped(f"  → {finding.hint}", terminal_width()))
     return EnvironmentFault.exit_code if failing else 0
 
 

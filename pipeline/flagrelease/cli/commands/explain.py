@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from flagrelease.cli.commands.status import current
 from flagrelease.cli.display import amount, spell
 from flagrelease.cli.shared import options
+from flagrelease.cli.text_table import terminal_width, wrapped
 from flagrelease.config.cell import Cell, select_one
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import StageResult
@@ -50,16 +52,26 @@ def main(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(output, indent=2, ensure_ascii=False))
         return 0
-    print(f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else ""))
+    _show([f"{cell.id} is {now.state}" + (f": {now.reason}" if now.reason else "")])
     if now.hint:
-        print(f"  next      {now.hint}")
+        _show([f"  next      {now.hint}"])
     for stage in (*STAGES, *(stage for stage in (REMEDY.stage,) if stage.name in latest)):
         print()
-        print("\n".join(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name))))
+        _show(_stage(project, cell, stage, latest.get(stage.name), now_keys.get(stage.name)))
     for attribution in rounds:
         print()
-        print("\n".join(_round(project, attribution)))
+        _show(_round(project, attribution))
     return 0
+
+
+_WHOLE = ("  key ", "  evidence ", "  | ")
+"""Beginnings of lines that are not broken on a terminal, since somebody copies what they have."""
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines:
+        indent = 12 if re.match(r"  \w+ ?\w* {2,}", line) else 4
+        print(line if line.startswith(_WHOLE) else wrapped(line, terminal_width(), indent))
 
 
 def _keys(project: Project, cell: Cell) -> Mapping[str, Key]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from flagrelease.cli.shared import PLAN_STATES, options
-from flagrelease.cli.text_table import aligned, counts, terminal_width
+from flagrelease.cli.text_table import aligned, counts, terminal_width, wrapped
 from flagrelease.config.cell import select
 from flagrelease.errors import ConfigError
 from flagrelease.run.plan import CellPlan, as_json, choice
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
             output = {"cells": [{"cell": job.cell.id, **power.as_json(job, pace[job.cell.id])} for job in jobs]}
             print(json.dumps(output, indent=2, ensure_ascii=False))
         else:
-            print(power.table(jobs, pace))
+            print(power.table(jobs, pace, terminal_width()))
         return 0
     plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
     refused = all(plan.blocked for plan in plans if not plan.cell.excluded)
@@ -55,7 +55,7 @@ def table(plans: Sequence[CellPlan], width: int | None = None) -> str:
         for number, step in enumerate(plan.steps):
             rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
     count = f"{len(plans)} cell{'s' * (len(plans) != 1)}: {counts(map(_state, plans), PLAN_STATES)}"
-    return f"{aligned(['cell', 'stage', 'action', 'reason'], rows, width=width)}\n\n{count}"
+    return f"{aligned(['cell', 'stage', 'action', 'reason'], rows, width=width)}\n\n{wrapped(count, width)}"
 
 
 _ACTIONS = {"blocked": "blocked", "unchanged": "reuse", "excluded": "skip"}

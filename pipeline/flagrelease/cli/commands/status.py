@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, replace
 
 from flagrelease.cli.shared import options
-from flagrelease.cli.text_table import aligned, counts, terminal_width
+from flagrelease.cli.text_table import aligned, counts, terminal_width, wrapped
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract.units import minute
 from flagrelease.releases.states import STATES
@@ -31,7 +31,8 @@ def main(arguments: argparse.Namespace) -> int:
         if rows:
             print(aligned(heading, rows, width=terminal_width(), cut=True) + "\n")
         cells_text = f"{len(statuses)} cell{'s' * (len(statuses) != 1)}"
-        print(f"{cells_text}: {counts([s.state for s in statuses], STATES)}" if statuses else "no cell in this state")
+        total = f"{cells_text}: {counts([s.state for s in statuses], STATES)}" if statuses else "no cell in this state"
+        print(wrapped(total, terminal_width()))
         if project.ledger.damaged:
             lines = "1 damaged line" if project.ledger.damaged == 1 else f"{project.ledger.damaged} damaged lines"
             print(f"\nignored: {lines} of {project.ledger.path}")

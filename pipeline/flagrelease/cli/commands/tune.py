@@ -14,7 +14,7 @@ import msgspec
 from flagrelease.cli.release_cells import run_cells
 from flagrelease.cli.shared import options, show_error
 from flagrelease.cli.summary import CellResult, as_error
-from flagrelease.cli.text_table import aligned
+from flagrelease.cli.text_table import aligned, terminal_width
 from flagrelease.config.cell import Cell, select
 from flagrelease.contract import results
 from flagrelease.contract.stage import AnyStage, keys
@@ -125,7 +125,7 @@ def _text(project: Project, result: CellResult, made: results.Kernels | None) ->
     heading = [result.cell, "verdict", "in effect", "faster at", "of limit", "vendor's", "why not"]
     candidates = f"{tuning.candidates:,} candidates"
     lines = [
-        aligned(heading, sorted(rows), right=[3, 4, 5]),
+        aligned(heading, sorted(rows), right=[3, 4, 5], width=terminal_width()),
         "",
         f"policy  {made.policy}",
         f"tuned   {tuning.kernels} kernels, {tuning.keys} sizes, {candidates}, {tuning.seconds:.0f} s",
