@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from flagrelease.contract.results import PUBLISH, Publish
 from flagrelease.contract.stage import AnyStage
 from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.docker.local_images import LocalImages
 from flagrelease.ports.retry import Backoff
 from flagrelease.releases import facts, yanks
 from flagrelease.releases.lineage import Previous
@@ -77,6 +78,8 @@ class Project:
     data_dir: Path | None
     """Folder with the user's own benchmark data."""
     runner: RunnerKind = "docker"
+    images: LocalImages = field(default_factory=LocalImages)
+    """The images that this machine's Docker Engine has."""
 
     def job(self, cell: Cell) -> Job:
         """The cell's job, without the operators that attribution in earlier runs has removed."""
