@@ -14,7 +14,7 @@ from flagrelease.evaluation.datasets import promised_digest
 from flagrelease.packaging.base_image import check_base
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
-from flagrelease.run.project import Project, impatient_registry
+from flagrelease.run.project import Project, check_registry
 from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
 
@@ -115,7 +115,7 @@ def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> 
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()
     if will_run & _NEEDS_REGISTRY and project.runner == "docker":
-        impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
+        check_registry(project.registry)
     if "publish" in will_run and project.matrix.targets and project.runner == "docker":
         from flagrelease.stages.publish import deliver
 

@@ -19,7 +19,7 @@ from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import PUBLISH, Publish
 from flagrelease.contract.stage import AnyStage
-from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.docker.local_images import LocalImages
 from flagrelease.ports.retry import Backoff
@@ -239,6 +239,15 @@ def real_ports(workspace: Workspace, registry: str, kind: RunnerKind = "docker")
         registry=OciRegistry(known=logins),
         hubs=RealHubs(),
     )
+
+
+def check_registry(registry: str) -> None:
+    """Raise RegistryUnavailable or RegistryDenied, soon, unless releases can be pushed to `registry`."""
+    try:
+        impatient_registry(registry).check_push(f"{registry}/preflight")
+    except RegistryUnavailable as error:
+        error.hint += ", or choose another one with --registry HOST/NAME"
+        raise
 
 
 def impatient_registry(registry: str) -> Registry:

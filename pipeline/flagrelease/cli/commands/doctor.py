@@ -26,7 +26,7 @@ from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import checked
-from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
+from flagrelease.run.project import Project, check_registry, open_project, real_ports
 from flagrelease.stages import STAGES
 from flagrelease.stages.publish import deliver
 from flagrelease.store.files import free_bytes
@@ -126,7 +126,7 @@ def _docker(ports: Ports) -> Finding:
 
 
 def _registry(project: Project) -> Finding:
-    impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
+    check_registry(project.registry)
     return Finding("registry", True, f"{project.registry} answers")
 
 
