@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> int:
         if not all(licenses.values()):
             raise ConfigError("a licence must be given as PATH=LICENCE", hint="for example gpqa=CC-BY-4.0")
         path = write_manifest(Path(arguments[0]), licenses)
-        print(f"{path}: {len(read_manifest(path.parent).files)} files")  # noqa: T201  the output of this program
+        count = len(read_manifest(path.parent).files)
+        print(f"{path}: {count} file{'s' * (count != 1)}")  # noqa: T201  the output of this program
     except FlagreleaseError as error:
         print(error.line(), error.hint, sep="\n", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -10,7 +10,7 @@ from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
-from flagrelease.evaluation.datasets import promised_digest
+from flagrelease.evaluation import datasets
 from flagrelease.packaging.base_image import check_base
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
@@ -65,8 +65,7 @@ def _check_data(cell: Cell, project: Project) -> None:
 
         choose.check(cell, benchmarks)
         asked = choose.asked_here(cell, benchmarks)
-    for name in asked:
-        promised_digest(name, benchmarks[name], project.lock, project.data_dir)
+    datasets.check(asked, benchmarks, project.lock, project.data_dir)
 
 
 def _check_speed(cell: Cell) -> None:

@@ -41,7 +41,17 @@ def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, expected
     plan, project = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
     with pytest.raises(ConfigError, match=expected) as caught:
         check_cell(plan, project)
-    assert caught.value.hint
+    assert caught.value.hint.endswith("lacks: ifeval, gsm8k/test.jsonl, arc, mmlu"), "all are named at once"
+
+
+def test_data_that_is_there_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k/test.jsonl").write_text("{}\n")
+    (tmp_path / "arc").mkdir()
+    write_manifest(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=tmp_path))
+    assert caught.value.hint.endswith(f"; all that {tmp_path} lacks: ifeval, mmlu")
 
 
 def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
