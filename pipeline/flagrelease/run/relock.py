@@ -82,9 +82,7 @@ class _Attempts:
         try:
             self._results[name] = work()
         except FlagreleaseError as error:
-            # A command line contains paths of this machine, which do not belong in a committed file.
-            reason = error.why if isinstance(error, CommandFailed) else error.line()
-            self.unresolved[name] = " ".join(reason.split())
+            self.unresolved[name] = _reason(error)
             self.failed[name] = error
 
     def results(self, kind: type[T]) -> dict[str, T]:
@@ -95,6 +93,13 @@ class _Attempts:
         """The new failures, and those earlier ones that were not resolved now."""
         untried = {name: why for name, why in unresolved.items() if name not in self._results}
         return {**untried, **self.unresolved}
+
+
+def _reason(error: FlagreleaseError) -> str:
+    """One line for matrix.lock. A command line contains paths of this machine, which do not belong in a committed
+    file."""
+    reason = error.why if isinstance(error, CommandFailed) else error.line()
+    return " ".join(reason.split()).removeprefix("cause: ").removesuffix(".")
 
 
 def _resolve(matrix: Matrix, source: str, hubs: Hubs, progress: Progress) -> Listing:

@@ -45,7 +45,10 @@ def main(arguments: argparse.Namespace) -> int:
         output = {"changes": list(changed), "unresolved": dict(new.unresolved), "failed": [*failed, *absent]}
         print(json.dumps(output, indent=2, ensure_ascii=False))
         return code
-    print("\n".join(changed) if changed else f"{project.lock_path.name} is up to date")
+    repeated = tuple(f"{sign} unresolved.{name} " for sign in "+~" for name in failed)  # with the sign `!` below
+    told = [line for line in changed if not line.startswith(repeated)]
+    for line in told if changed else [f"{project.lock_path.name} is up to date"]:
+        print(line)
     for name in failed:
         print(f"! {name} could not be pinned: {new.unresolved[name]}")
     for name, error in absent.items():

@@ -51,6 +51,7 @@ def test_what_was_not_tried_has_not_failed_now(project: Path, capsys: pytest.Cap
     assert main(["lock", "cpu/tiny"]) == CommandFailed.exit_code
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in shown if line.startswith("! ")] == ["wheels.cpu-llama_cpp"]
+    assert not [line for line in shown if "unresolved.wheels" in line], "a failure is shown once"
     assert shown[-1] == "still not pinned, and not selected: models.big"
     assert any(line.startswith("+ models.tiny ") for line in shown)
     assert main(["lock", "cpu/tiny", "--json"]) == CommandFailed.exit_code
