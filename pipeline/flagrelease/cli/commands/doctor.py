@@ -98,14 +98,17 @@ def _checked(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def _waiting(findings: list[Finding]) -> list[Finding]:
-    """No cell can run before Docker Engine answers, which planning does not ask for."""
+    """No cell can run before Docker Engine answers, which planning does not ask for; and it is named once."""
     engine = next((finding for finding in findings if finding.name == "docker engine"), None)
     if engine is None or engine.ok:
         return findings
-    hint = "see `docker engine`"
+    told = {
+        "base images": "not known before Docker Engine answers",
+        "cells": "none before Docker Engine answers; then {}",
+    }
     return [
-        replace(each, ok=False, found=f"none before Docker Engine answers; then {each.found}", hint=hint)
-        if each.name == "cells"
+        replace(each, ok=False, found=told[each.name].format(each.found), hint="see `docker engine`")
+        if each.name in told
         else each
         for each in findings
     ]

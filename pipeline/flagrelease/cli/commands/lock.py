@@ -51,8 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(line)
     for name in failed:
         print(f"! {name} could not be pinned: {new.unresolved[name]}")
-    for name, error in absent.items():
-        print(f"! {name} is not pinned: {error.line()}\n  → {error.hint}")
+    for name, fault in absent.items():
+        print(f"! {name} is not pinned: {fault.line()}\n  → {fault.hint}")
     if others := [name for name in new.unresolved if name not in failed]:
         print(f"still not pinned, and not selected: {', '.join(others)}")
     return code

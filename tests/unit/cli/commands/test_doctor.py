@@ -54,7 +54,8 @@ def test_no_cell_can_run_without_docker(here: Path, capsys: pytest.CaptureFixtur
     findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
     assert not findings["cells"]["ok"]
     assert findings["cells"]["found"].startswith("none before Docker Engine answers; then 1 of 4 can run")
-    assert findings["cells"]["hint"] == "see `docker engine`"
+    assert findings["cells"]["hint"] == findings["base images"]["hint"] == "see `docker engine`"
+    assert findings["docker engine"]["hint"].startswith("tried unix:///nonexistent/docker.sock, from DOCKER_HOST: ")
 
 
 def test_a_port_of_cells_that_cannot_run_may_be_in_use(
