@@ -266,7 +266,8 @@ def _folder(name: str, benchmark: Benchmark, data_dir: Path | None) -> Path:
         raise ConfigError(
             f"benchmark {name} has no data",
             why=f"{benchmark.data} is in your data folder, and none was given",
-            hint=f"put the {benchmark.title} data at DIR/{path} and run with --data-dir DIR",
+            hint=f"put the {benchmark.title} data at DIR/{path}, write its manifest by `{_program(Path('DIR'))}`,"
+            " and run with --data-dir DIR",
         )
     if not data_dir.is_dir():
         raise ConfigError(f"data folder {data_dir} does not exist", hint=f"benchmark {name} is read from its {path}")
