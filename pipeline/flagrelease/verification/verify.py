@@ -72,9 +72,8 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
             found += statements.checks(release, options.key, options.reference, registry)
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
-            where = (
-                " of the machine that made it" if is_loopback(release.record.image.repository.partition("/")[0]) else ""
-            )
+            host = release.record.image.repository.partition("/")[0]
+            where = " of the machine that made it" if is_loopback(host) else ""
             how = f"`flagrelease verify {release.record.image.repository}:{release.tag}` asks the registry{where}"
             found.append(not_checked("image", release.record.image.digest[:19], how))
     finally:

@@ -55,6 +55,8 @@ def test_no_cell_can_run_without_docker(here: Path, capsys: pytest.CaptureFixtur
     assert not findings["cells"]["ok"]
     assert findings["cells"]["found"].startswith("none before Docker Engine answers; then 1 of 4 can run")
     assert findings["cells"]["hint"] == findings["base images"]["hint"] == "see `docker engine`"
+    assert findings["registry"]["hint"].startswith("start it: ")
+    assert findings["registry"]["hint"].endswith(", or choose another one with --registry HOST/NAME")
     assert findings["docker engine"]["hint"].startswith("tried unix:///nonexistent/docker.sock, from DOCKER_HOST: ")
 
 
