@@ -61,6 +61,7 @@ __all__ = [
     "RegistryUnavailable",
     "SmokeFailed",
     "UpstreamRefused",
+    "also",
     "crash_report",
     "did_you_mean",
     "error_words",
@@ -190,6 +191,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"known: {', '.join(names)}" if names else "nothing is defined there"
+
+
+def also(first: str, then: str) -> str:
+    """Two hints in one line."""
+    return f"{first} {then[:1].upper()}{then[1:]}" if first.endswith(("?", ".")) else f"{first}; {then}"
 
 
 REPORT = "this is a bug in flagrelease: report it with all lines above, in which known secrets are replaced"

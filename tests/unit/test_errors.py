@@ -35,6 +35,11 @@ def test_worst(codes: tuple[int, ...], worst: int) -> None:
     assert errors.worst(codes) == worst
 
 
+def test_two_hints_are_one_line() -> None:
+    assert errors.also("known: cpu, metax", "a new one is added") == "known: cpu, metax; a new one is added"
+    assert errors.also("did you mean 'cpu'?", "a new one is added") == "did you mean 'cpu'? A new one is added"
+
+
 def test_did_you_mean() -> None:
     assert errors.did_you_mean("metx", ["metax", "cpu"]) == "did you mean 'metax'?"
     assert errors.did_you_mean("zzz", ["metax", "cpu"]) == "known: cpu, metax"

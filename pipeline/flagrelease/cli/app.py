@@ -72,6 +72,7 @@ VERBS = (
     ("completion", "print a completion script for a shell"),
 )
 _WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff")
+_WITH_STAGES = ("run", "tune", "fetch")
 _WITHOUT_JSON = ("init", "completion")
 
 
@@ -366,7 +367,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _run(argv)
         except KeyboardInterrupt:
-            show_error(Interrupted("interrupted", hint="run again: finished stages are kept"))
+            words = [word for word in (sys.argv[1:] if argv is None else argv) if word in _WITH_STAGES]
+            show_error(Interrupted("interrupted", hint="run again: finished stages are kept" if words else ""))
             code = Interrupted.exit_code
         if signals.stuck:
             interrupt.leave_stuck(code)

@@ -12,15 +12,15 @@ from flagrelease.config.engines import Execution
 from flagrelease.config.strict_yaml import Checked, FieldError, not_empty
 from flagrelease.config.value_types import Python, Reference, Size, Version
 from flagrelease.config.vendors import VENDORS
-from flagrelease.errors import ConfigError, did_you_mean
+from flagrelease.errors import ConfigError, also, did_you_mean
 
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 
 
 def _check_vendor(name: str) -> None:
     if name not in VENDORS:
-        hint = f"{did_you_mean(name, VENDORS)} A new vendor is an entry of flagkernels/vendors.json (docs/kernels.md)"
-        raise ConfigError(f"unknown vendor {name!r}", hint=hint)
+        new = "a new vendor is an entry of flagkernels/vendors.json (docs/kernels.md)"
+        raise ConfigError(f"unknown vendor {name!r}", hint=also(did_you_mean(name, VENDORS), new))
 
 
 VendorName = Annotated[str, Checked(_check_vendor)]

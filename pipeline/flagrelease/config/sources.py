@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flagrelease.config.lockfile import LockedFile
-from flagrelease.errors import ConfigError, HubRefused, did_you_mean
+from flagrelease.errors import ConfigError, HubRefused, also, did_you_mean
 
 OWN_DATA = "data"
 """The scheme of files in the operator's data folder. Only benchmarks may use it; evaluation/data.py reads them."""
@@ -149,9 +149,8 @@ def check_data(text: str) -> None:
 def _unknown(text: str, forms: Iterable[str], schemes: Iterable[str]) -> ConfigError:
     scheme, separator, _ = text.partition("://")
     written = f"write one of {', '.join(forms)}"
-    return ConfigError(
-        f"{text!r} is not a source", hint=f"{did_you_mean(scheme, schemes)} {written}" if separator else written
-    )
+    hint = also(did_you_mean(scheme, schemes), written) if separator else written
+    return ConfigError(f"{text!r} is not a source", hint=hint)
 
 
 def _modelscope(source: Source, revision: str, folder: str) -> str:

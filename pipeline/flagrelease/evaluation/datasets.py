@@ -16,8 +16,11 @@ import csv
 import io
 import json
 import os
+import shlex
+import shutil
+import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -178,6 +181,22 @@ def promised_digest(name: str, benchmark: Benchmark, lock: Lock, data_dir: Path 
     return _set_digest(_entries(name, _folder(name, benchmark, data_dir), relative), member)
 
 
+def check(asked: Iterable[str], benchmarks: Mapping[str, Benchmark], lock: Lock, data_dir: Path | None) -> None:
+    """Raise ConfigError for the first benchmark without data; its hint names the paths of all that are missing."""
+    names = list(asked)
+    try:
+        for name in names:
+            promised_digest(name, benchmarks[name], lock, data_dir)
+    except ConfigError as error:
+        own = [benchmarks[name].data for name in names if is_own(benchmarks[name])]
+        paths = dict.fromkeys(data.removeprefix(_SCHEME).partition("#")[0] for data in own)
+        missing = [path for path in paths if data_dir is None or not (data_dir / path).exists()]
+        if error.hint and len(missing) > 1:
+            folder = "DIR" if data_dir is None else data_dir
+            error.hint += f"; all that {folder} lacks: {', '.join(missing)}"
+        raise
+
+
 def _locked(name: str, benchmark: Benchmark, lock: Lock) -> LockedData:
     lock.require("benchmarks", name)
     locked = lock.benchmarks[name]
@@ -196,7 +215,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ConfigError(
             f"{folder} has no {MANIFEST}",
             why="every file of benchmark data is verified by its sha256",
-            hint=f"`python -m flagrelease.evaluation {folder} [PATH=LICENCE …]` writes one for its files",
+            hint=f"`{_program(folder)} [PATH=LICENCE …]` writes one for its files",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read", why=str(error)) from None
@@ -206,6 +225,17 @@ def read_manifest(folder: Path) -> Manifest:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ConfigError(f"{path} names {name!r}", why="a data file must be inside the folder")
     return manifest
+
+
+def _program(folder: Path) -> str:
+    """The command that writes the folder's manifest, with the Python that has flagrelease: in a checkout, that is
+    another one than `python`."""
+    python = sys.executable
+    if shutil.which("python") == python:
+        python = "python"
+    elif Path(python).is_relative_to(here := Path.cwd()):
+        python = str(Path(python).relative_to(here))
+    return shlex.join([python, "-m", "flagrelease.evaluation", str(folder)])
 
 
 def write_manifest(folder: Path, licenses: Mapping[str, str] | None = None) -> Path:
@@ -236,7 +266,8 @@ def _folder(name: str, benchmark: Benchmark, data_dir: Path | None) -> Path:
         raise ConfigError(
             f"benchmark {name} has no data",
             why=f"{benchmark.data} is in your data folder, and none was given",
-            hint=f"put the {benchmark.title} data at DIR/{path} and run with --data-dir DIR",
+            hint=f"put the {benchmark.title} data at DIR/{path}, write its manifest by `{_program(Path('DIR'))}`,"
+            " and run with --data-dir DIR",
         )
     if not data_dir.is_dir():
         raise ConfigError(f"data folder {data_dir} does not exist", hint=f"benchmark {name} is read from its {path}")
@@ -251,9 +282,9 @@ def _entries(name: str, folder: Path, relative: str) -> dict[str, ManifestEntry]
     entries = {path: entry for path, entry in files if path == relative or path.startswith(prefix)}
     if not entries:
         why = f"{folder / MANIFEST} has nothing at {relative}"
-        hint = f"put it at {folder / relative}, then run `python -m flagrelease.evaluation {folder}`"
+        hint = f"put it at {folder / relative}, then run `{_program(folder)}`"
         if (folder / relative).exists():
-            hint = f"`python -m flagrelease.evaluation {folder}` adds it"
+            hint = f"`{_program(folder)}` adds it"
         elif files:
             hint += f"; {did_you_mean(relative, {each.partition('/')[0] for each, _ in files})}"
         raise ConfigError(f"benchmark {name} has no data", why=why, hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flagrelease.config.lockfile import LockedChip
@@ -33,21 +34,52 @@ def pinned_base(job: Job) -> dict[str, str]:
     return {"base image": locked.digest or locked.base, "base image name": locked.base}
 
 
-def how_to_make(base: str) -> str:
-    """The hint for a missing base image that no registry has."""
-    return (
-        f"`docker build --tag {base} base` builds it from the Dockerfile that `flagrelease init` wrote; "
-        "in a checkout of flagrelease, run `make base`"
-    )
+OWN_BASE = "flagrelease-base:bookworm"
+"""The base image that the Dockerfile of `flagrelease init` makes, and `make base`."""
+
+
+def registry_name(base: str) -> tuple[str, str] | None:
+    """HOST/REPOSITORY and tag of a base image; None if its name has no registry, so that nothing can pull it."""
+    repository, tag = base.rsplit(":", 1) if ":" in base.rpartition("/")[2] else (base, "latest")
+    host = repository.partition("/")[0]
+    if "/" not in repository or not ("." in host or ":" in host or host == "localhost"):
+        return None
+    return repository, tag
+
+
+def not_here(base: str) -> EnvironmentFault:
+    """The error for a base image without a registry that is not on this machine."""
+    if base == OWN_BASE:
+        hint = (
+            f"`docker build --tag {base} base` builds it from the Dockerfile that `flagrelease init` wrote; "
+            "in a checkout of flagrelease, run `make base`"
+        )
+    else:
+        hint = (
+            f"check the name (`docker images` lists what is here); build or load an image {base} on this machine, "
+            "or write `base` in matrix.yaml with its registry, HOST/NAME:TAG"
+        )
+    why = "its name has no registry to pull it from"
+    return EnvironmentFault(f"the base image {base} is not on this machine", why=why, hint=hint)
 
 
 def absent_base(job: Job) -> EnvironmentFault:
     """The error for a base image without digest that is not on this machine."""
+    base = locked_base(job).base
+    if registry_name(base) is None:
+        return not_here(base)
+    unresolved = job.lock.unresolved.get(f"chips.{job.cell.chip_name}")
+    why = "matrix.lock has no digest to pull it by" + (f": {unresolved}" if unresolved else "")
+    hint = f"run `flagrelease lock {job.cell.id}`"
+    return EnvironmentFault(f"the base image {base} is not on this machine", why=why, hint=hint)
+
+
+def check_base(job: Job, has: Callable[[str], bool | None]) -> None:
+    """Raise EnvironmentFault if the job's base image can be neither pulled nor found here. `has` says whether this
+    machine has an image; None if that is not known."""
     locked = locked_base(job)
-    why, hint = locked.why, how_to_make(locked.base)
-    if unresolved := job.lock.unresolved.get(f"chips.{job.cell.chip_name}"):
-        why, hint = f"matrix.lock has no digest to pull it by: {unresolved}", f"run `flagrelease lock {job.cell.id}`"
-    return EnvironmentFault(f"the base image {locked.base} is not on this machine", why=why, hint=hint)
+    if not locked.digest and has(locked.base) is False:
+        raise absent_base(job)
 
 
 def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:

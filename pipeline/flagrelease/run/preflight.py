@@ -10,10 +10,11 @@ from flagrelease.config.harness_names import DEFAULT_HARNESS
 from flagrelease.config.waivers import check_days
 from flagrelease.contract.context import Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
-from flagrelease.evaluation.datasets import promised_digest
+from flagrelease.evaluation import datasets
+from flagrelease.packaging.base_image import check_base
 from flagrelease.ports.clock import SystemClock
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
-from flagrelease.run.project import Project, impatient_registry
+from flagrelease.run.project import Project, check_registry
 from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
 
@@ -27,13 +28,15 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """Check the requirements of the cell's evaluation and speed measurement, and of signing and publishing its release.
+    """Check the requirements of the cell's evaluation and speed measurement, of signing and publishing its release, and
+    of its base image.
 
     Raises ConfigError for an expired waiver, for a benchmark without data, for one that its harness or a load that its
     generator does not support, for a signing key that cannot be used, and for a target without what it needs;
-    EnvironmentFault for a harness or load generator that is not set up.
+    EnvironmentFault for a harness or load generator that is not set up, and for a base image that is neither here nor
+    can be pulled.
     """
-    cell, benchmarks = plan.cell, project.matrix.benchmarks
+    cell = plan.cell
     check_days(cell.waivers, SystemClock().now().date().isoformat())
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:
@@ -46,16 +49,23 @@ def check_cell(plan: CellPlan, project: Project) -> None:
         from flagrelease.stages.publish import deliver  # `plan` comes here, and many matrices have no targets
 
         deliver.configured(project.matrix.targets)
-    if "accuracy" not in will_run:
-        return
+    if "accuracy" in will_run:
+        _check_data(cell, project)
+    if project.runner == "docker":
+        job = project.job(cell)
+        if any(stage.name in will_run and "base image" in stage.inputs(job) for stage in STAGES):
+            check_base(job, project.images.has)
+
+
+def _check_data(cell: Cell, project: Project) -> None:
+    benchmarks = project.matrix.benchmarks
     asked: Iterable[str] = cell.profile.benchmarks
     if any((benchmarks[name].harness or cell.profile.harness) != DEFAULT_HARNESS for name in asked):
         from flagrelease.evaluation.harnesses import choose
 
         choose.check(cell, benchmarks)
         asked = choose.asked_here(cell, benchmarks)
-    for name in asked:
-        promised_digest(name, benchmarks[name], project.lock, project.data_dir)
+    datasets.check(asked, benchmarks, project.lock, project.data_dir)
 
 
 def _check_speed(cell: Cell) -> None:
@@ -104,7 +114,7 @@ def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> 
     if will_run & _NEEDS_RUNNER:
         ports.runner.version()
     if will_run & _NEEDS_REGISTRY and project.runner == "docker":
-        impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
+        check_registry(project.registry)
     if "publish" in will_run and project.matrix.targets and project.runner == "docker":
         from flagrelease.stages.publish import deliver
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,9 @@ from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import PUBLISH, Publish
 from flagrelease.contract.stage import AnyStage
-from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError
+from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, RegistryUnavailable
 from flagrelease.ports.clock import SystemClock
+from flagrelease.ports.docker.local_images import LocalImages
 from flagrelease.ports.retry import Backoff
 from flagrelease.releases import facts, yanks
 from flagrelease.releases.lineage import Previous
@@ -77,6 +78,8 @@ class Project:
     data_dir: Path | None
     """Folder with the user's own benchmark data."""
     runner: RunnerKind = "docker"
+    images: LocalImages = field(default_factory=LocalImages)
+    """The images that this machine's Docker Engine has."""
 
     def job(self, cell: Cell) -> Job:
         """The cell's job, without the operators that attribution in earlier runs has removed."""
@@ -236,6 +239,15 @@ def real_ports(workspace: Workspace, registry: str, kind: RunnerKind = "docker")
         registry=OciRegistry(known=logins),
         hubs=RealHubs(),
     )
+
+
+def check_registry(registry: str) -> None:
+    """Raise RegistryUnavailable or RegistryDenied, soon, unless releases can be pushed to `registry`."""
+    try:
+        impatient_registry(registry).check_push(f"{registry}/preflight")
+    except RegistryUnavailable as error:
+        error.hint += ", or choose another one with --registry HOST/NAME"
+        raise
 
 
 def impatient_registry(registry: str) -> Registry:

@@ -17,6 +17,7 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.datasets import is_fetched
 from flagrelease.packaging import wheelhouse
+from flagrelease.packaging.base_image import registry_name
 from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.hub import Hubs, Listing
 from flagrelease.ports.meter import Meter
@@ -25,7 +26,7 @@ from flagrelease.ports.registry import Registry
 
 T = TypeVar("T")
 
-_LOCAL_BASE = "made on the machine that builds; the record of each image names what it was built on"
+_LOCAL_BASE = "not pinned, since its name has no registry; each release records the id of the one it was built on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,7 @@ class _Attempts:
         try:
             self._results[name] = work()
         except FlagreleaseError as error:
-            # A command line contains paths of this machine, which do not belong in a committed file.
-            reason = error.why if isinstance(error, CommandFailed) else error.line()
-            self.unresolved[name] = " ".join(reason.split())
+            self.unresolved[name] = _reason(error)
             self.failed[name] = error
 
     def results(self, kind: type[T]) -> dict[str, T]:
@@ -94,6 +93,13 @@ class _Attempts:
         """The new failures, and those earlier ones that were not resolved now."""
         untried = {name: why for name, why in unresolved.items() if name not in self._results}
         return {**untried, **self.unresolved}
+
+
+def _reason(error: FlagreleaseError) -> str:
+    """One line for matrix.lock. A command line contains paths of this machine, which do not belong in a committed
+    file."""
+    reason = error.why if isinstance(error, CommandFailed) else error.line()
+    return " ".join(reason.split()).removeprefix("cause: ").removesuffix(".")
 
 
 def _resolve(matrix: Matrix, source: str, hubs: Hubs, progress: Progress) -> Listing:
@@ -138,10 +144,10 @@ def _data(matrix: Matrix, source: str, ports: Ports, progress: Progress) -> Lock
 
 
 def _chip(base: str, registry: Registry) -> LockedChip:
-    repository, tag = base.rsplit(":", 1) if ":" in base.rpartition("/")[2] else (base, "latest")
-    host = repository.partition("/")[0]
-    if "/" not in repository or not ("." in host or ":" in host or host == "localhost"):
+    named = registry_name(base)
+    if named is None:
         return LockedChip(base=base, why=_LOCAL_BASE)
+    repository, tag = named
     digest = registry.digest(repository, tag)
     if digest is None:
         raise HubRefused(f"{base} is not in its registry", hint="check `base` in matrix.yaml")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from flagrelease.errors import ConfigError, UpstreamRefused
+from flagrelease.ports.http import is_loopback
 from flagrelease.ports.registry import Registry, referrers
 from flagrelease.ports.registry.referrers import VERSION, Attached
 from flagrelease.stages.publish.attach import RELEASE
@@ -23,7 +24,7 @@ def download(reference: Reference, registry: Registry, into: Path) -> Path:
     errors, and ConfigError for an image without a release, or with several where the reference does not say which."""
     digest = registry.digest(reference.repository, reference.name)
     if digest is None:
-        raise UpstreamRefused(f"the registry does not have {reference}")
+        raise UpstreamRefused(f"the registry does not have {reference}", hint=_elsewhere(reference))
     found = _chosen(reference, referrers.attached(registry, reference.repository, digest))
     tag = found.annotations.get(VERSION, "")
     folder = into / (tag if _TAG.fullmatch(tag) else "release")
@@ -35,6 +36,15 @@ def download(reference: Reference, registry: Registry, into: Path) -> Path:
             )
         write_atomic(folder / path, file.data)
     return folder
+
+
+def _elsewhere(reference: Reference) -> str:
+    """What to do about an image that the registry does not have."""
+    host = reference.repository.partition("/")[0]
+    folder = "give the folder of the release instead"
+    if is_loopback(host):
+        return f"{host} is a registry of this machine: verify where the release was made, or {folder}"
+    return f"check the name and the tag, or {folder}"
 
 
 def _chosen(reference: Reference, attached: tuple[Attached, ...]) -> Attached:

@@ -11,6 +11,7 @@ from typing import Any
 from flagrelease import __version__
 from flagrelease.contract import code_version
 from flagrelease.errors import FlagreleaseError
+from flagrelease.ports.http import is_loopback
 from flagrelease.ports.registry import Registry
 from flagrelease.stages.card.files import RECORD
 from flagrelease.store.digests import sha256_of
@@ -71,7 +72,9 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
             found += statements.checks(release, options.key, options.reference, registry)
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
-            how = f"`flagrelease verify {release.record.image.repository}:{release.tag}` asks the registry"
+            host = release.record.image.repository.partition("/")[0]
+            where = " of the machine that made it" if is_loopback(host) else ""
+            how = f"`flagrelease verify {release.record.image.repository}:{release.tag}` asks the registry{where}"
             found.append(not_checked("image", release.record.image.digest[:19], how))
     finally:
         gc.enable()

@@ -207,7 +207,8 @@ def test_a_base_that_is_missing_says_how_to_get_it(started: Started) -> None:
     job = replace(started.job, cell=cell, lock=replace(started.job.lock, chips=absent))
     with pytest.raises(EnvironmentFault, match="flagrelease-absent:1 is not on this machine") as caught:
         image.run(job, started.context)
-    assert "make base" in caught.value.hint
+    hint = caught.value.hint
+    assert "build or load an image flagrelease-absent:1 on this machine" in hint, "`make base` makes another"
 
 
 @pytest.mark.slow  # three servers of the real model

@@ -180,6 +180,8 @@ def test_status_and_explain_of_a_new_cell(here: Path, capsys: pytest.CaptureFixt
 def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert app.main(["init"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("docker build") < said.index("flagrelease lock") < said.index("flagrelease doctor"), said
     assert app.main(["plan"]) == 2, "nothing is locked yet"
     assert "cpu/smollm2-135m" in capsys.readouterr().out
     assert app.main(["init"]) == 2
@@ -354,3 +356,15 @@ def test_tune_says_why_a_chip_has_nothing_to_tune(here: Path, capsys: pytest.Cap
     assert "cpu/smollm2-135m has no operators to prepare: no Triton backend" in err
     assert "`flagrelease run cpu/smollm2-135m` releases it without FlagGems operators; `tune` is for nvidia-h100" in err
     assert not (here / ".flagrelease").exists(), "no weights are fetched for it"
+
+
+@pytest.mark.parametrize(("verb", "hint"), [("plan", ""), ("run", "  → run again: finished stages are kept\n")])
+def test_only_verbs_with_stages_keep_some_when_interrupted(
+    verb: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"flagrelease.cli.commands.{verb}.main", interrupted)
+    assert app.main([verb]) == 130
+    assert capsys.readouterr().err == f"flagrelease: interrupted\n{hint}"

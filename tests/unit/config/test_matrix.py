@@ -84,7 +84,7 @@ def test_a_good_one() -> None:
         (
             "source: file:///tmp/tiny",
             "source: ftp://x",
-            "matrix.yaml:13: models.tiny.source: 'ftp://x' is not a source|write one of pypi://",
+            "matrix.yaml:13: models.tiny.source: 'ftp://x' is not a source|modelscope, pypi; write one of pypi://",
         ),
         ("source: file:///tmp/tiny", "source: modelscop://a/b", "did you mean 'modelscope'?"),
         ("source: file:///tmp/tiny", "source: hf://one", "models.tiny.source: 'hf://one' is not a hf source"),

@@ -52,7 +52,17 @@ def test_where_nothing_answers_the_hint_names_the_address(monkeypatch: pytest.Mo
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     with pytest.raises(DockerUnavailable, match="does not answer") as caught:
         Engine().version()
-    assert caught.value.hint.startswith("tried tcp://127.0.0.1:9, from DOCKER_HOST: start it")
+    assert caught.value.hint.startswith("tried tcp://127.0.0.1:9, from DOCKER_HOST: start it, or unset DOCKER_HOST")
+    assert caught.value.why == "Connection refused", "not the nested errors of three libraries"
+    assert "--runner process" in caught.value.hint
+    assert "finished stages" not in caught.value.hint, "none has begun"
+
+
+def test_a_socket_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(DockerUnavailable) as caught:
+        Engine(f"unix://{tmp_path}/none").version()
+    assert caught.value.why == "No such file or directory"
+    assert "start it (`make setup` in a checkout, or `systemctl start docker`)" in caught.value.hint
 
 
 def test_certificates_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,3 +17,4 @@ def test_an_engine_that_is_away(doing: str, what: str) -> None:
     with pytest.raises(DockerUnavailable) as caught, translated(doing):
         raise ConnectionRefusedError(111, "Connection refused")
     assert caught.value.what == what
+    assert caught.value.hint.endswith("finished stages are kept") is ("while" in what)

@@ -13,6 +13,7 @@ from flagrelease.errors import ConfigError, RegistryDenied, RegistryUnavailable,
 from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins, docker_login
 from flagrelease.ports.docker import config_file
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
+from flagrelease.ports.registry.answers import unavailable
 from flagrelease.ports.retry import Backoff
 from flagrelease.redact import redact
 from flagrelease.run.relock import _chip
@@ -82,6 +83,9 @@ def test_nothing_listens(client: OciRegistry) -> None:
         client.check_push("127.0.0.1:9/a")
     assert caught.value.exit_code == 6
     assert "make setup" in caught.value.hint
+    elsewhere = unavailable("registry.example/a", None, "no such host").hint
+    assert elsewhere == "check the name, and that this machine reaches it", "nobody starts that one here"
+    assert "--registry" not in caught.value.hint + elsewhere, "`verify` has no such option"
 
 
 @pytest.mark.parametrize("status", [401, 403])

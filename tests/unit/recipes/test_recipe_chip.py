@@ -27,6 +27,7 @@ def added(project: NewcomerProject, name: str, vendor: str) -> str:
 
 def test_a_chip_is_a_stanza(project: NewcomerProject) -> None:
     assert "matrix.yaml" in recipe("a chip")
+    assert "`flagrelease lock CHIP/MODEL`" in recipe("a chip"), "without a cell, it pins every chip and model"
     cell = added(project, "ascend-910", "ascend")
     lock = project.relock(cell)
     assert lock.chips["ascend-910"].digest == DIGEST

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import expand, fingerprint, select, select_one
 from flagrelease.config.lockfile import Lock, LockedChip
 from flagrelease.contract.context import Look
 from flagrelease.errors import ConfigError, NothingSelected
-from flagrelease.packaging.base_image import absent_base, pinned_base
+from flagrelease.packaging.base_image import OWN_BASE, absent_base, not_here, pinned_base
 from flagrelease.packaging.requirements import locked_wheels
 from flagrelease.run.executors.inline import InlineExecutor
 from flagrelease.run.history import History
@@ -90,8 +91,14 @@ def test_a_lock_for_another_base_image_blocks(tmp_path: Path) -> None:
 def test_an_absent_base_image_is_built_or_pinned(tmp_path: Path) -> None:
     """A base image that a registry has cannot be built, and one that is only local cannot be pinned."""
     project = NewcomerProject(tmp_path)
+    (shipped,) = matrices.load(Path(__file__).parents[3] / "templates/matrix.yaml").chips.values()
     local, remote = (absent_base(project.job(cell)) for cell in ("cpu/smollm2-135m", "nvidia-h100/smollm2-135m"))
     assert "docker build --tag flagrelease-base:bookworm base" in local.hint
+    assert local.why == "its name has no registry to pull it from"
+    assert OWN_BASE == "flagrelease-base:bookworm" == shipped.base
+    other = not_here("ascend-base:1").hint
+    assert "docker build" not in other, "base/Dockerfile makes the CPU's"
+    assert "build or load an image ascend-base:1" in other
     assert remote.why.startswith("matrix.lock has no digest to pull it by: no registry answers at ")
     assert remote.hint == "run `flagrelease lock nvidia-h100/smollm2-135m`"
 

@@ -8,12 +8,14 @@ import pytest
 
 from flagrelease.cli.app import main
 from flagrelease.config.cell import select
+from flagrelease.config.lockfile import LockedChip
 from flagrelease.errors import ConfigError
 from flagrelease.evaluation.datasets import write_manifest
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import check_cell, checked
 from flagrelease.run.project import Options, Project, open_project
 from flagrelease.stages import STAGES
+from support.listing_engine import listing
 
 MATRIX = Path(__file__).parents[3] / "matrix.yaml"
 CELL = "nvidia-h100/qwen3-8b"
@@ -39,7 +41,17 @@ def test_a_benchmark_without_data(tmp_path: Path, data_dir: str | None, expected
     plan, project = planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=folder)
     with pytest.raises(ConfigError, match=expected) as caught:
         check_cell(plan, project)
-    assert caught.value.hint
+    assert caught.value.hint.endswith("lacks: ifeval, gsm8k/test.jsonl, arc, mmlu"), "all are named at once"
+
+
+def test_data_that_is_there_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k/test.jsonl").write_text("{}\n")
+    (tmp_path / "arc").mkdir()
+    write_manifest(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        check_cell(*planned(tmp_path, "nvidia-h100/smollm2-135m", data_dir=tmp_path))
+    assert caught.value.hint.endswith(f"; all that {tmp_path} lacks: ifeval, mmlu")
 
 
 def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,4 +101,26 @@ def test_run_fails_before_anything_is_downloaded(tmp_path: Path, capsys: pytest.
     flags = ["--matrix", str(MATRIX), "--workspace", str(tmp_path), "--engine", "inline"]
     assert main(["run", "nvidia-h100/smollm2-135m", *flags]) == ConfigError.exit_code
     assert "--data-dir DIR" in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_base_image_that_is_nowhere_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be missed after the download of the weights."""
+    cell, other = "cpu/smollm2-135m", "nvidia-h100/smollm2-135m"
+    with listing(tmp_path, "flagrelease-base:bookworm") as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        assert checked(*planned(tmp_path, cell)).blocked == ""
+        plan = checked(*planned(tmp_path, other, "weights"))  # its conversion to safetensors runs in the base image
+        assert "is not on this machine: matrix.lock has no digest to pull it by" in plan.blocked
+        assert plan.hint == f"run `flagrelease lock {other}`"
+        plan, project = planned(tmp_path, other, "weights")
+        assert checked(plan, replace(project, runner="process")).blocked == ""
+        digest = LockedChip(base=plan.cell.chip.base, digest=f"sha256:{'d' * 64}")
+        lock = replace(project.lock, chips={**project.lock.chips, "nvidia-h100": digest})
+        assert checked(plan, replace(project, lock=lock)).blocked == ""
+    with listing(tmp_path) as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        assert checked(*planned(tmp_path, cell)).hint.startswith("`docker build --tag flagrelease-base:bookworm base`")
+        assert checked(*planned(tmp_path, cell, "weights")).blocked == "", "GGUF files are not converted"
+        assert main(["run", cell, "--engine", "inline", "--matrix", str(MATRIX), "--workspace", str(tmp_path)]) == 6
     assert not (tmp_path / "weights").exists()

@@ -126,6 +126,12 @@ def test_reasons_name_no_path_of_the_program_that_failed(world: World) -> None:
     assert world.relock().unresolved["wheels.metax-vllm"] == "no version of flag-gems==3.0"
 
 
+def test_a_reason_continues_in_a_line() -> None:
+    """It is followed by what to do."""
+    error = CommandFailed("uv failed", why="cause: Because there is no a==3,\n  it is unsatisfiable.")
+    assert relock._reason(error) == "Because there is no a==3, it is unsatisfiable"
+
+
 def test_reasons_are_redacted_and_the_same_reason_is_no_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "version of flag-gems")
     first = world.relock()

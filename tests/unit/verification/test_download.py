@@ -63,5 +63,9 @@ def test_an_image_without_a_release_says_what_to_do(tmp_path: Path) -> None:
         taken(shelf("one", kind="text/else"), tmp_path)
     assert caught.value.why == "its registry lists 1 referrers of other kinds"
     assert caught.value.hint == "give the folder of the release with --folder"
-    with pytest.raises(UpstreamRefused, match="does not have h/r:gone"):
+    with pytest.raises(UpstreamRefused, match="does not have h/r:gone") as refused:
         taken(shelf(), tmp_path, "gone")
+    assert refused.value.hint == "check the name and the tag, or give the folder of the release instead"
+    with pytest.raises(UpstreamRefused) as refused:
+        download(Reference(repository="localhost:5000/r", name="gone"), shelf(), tmp_path)
+    assert refused.value.hint.startswith("localhost:5000 is a registry of this machine: verify where the release was")

@@ -104,6 +104,8 @@ def test_an_untouched_release_is_verified(published: Path, tmp_path: Path, capsy
     }
     unchecked = {check["check"] for check in made["checks"] if check["state"] == "not checked"}
     assert unchecked == {"tokens", "speed", "weights", "smoke", "image"}
+    (image,) = [check["detail"] for check in made["checks"] if check["check"] == "image"]
+    assert image.endswith("` asks the registry of the machine that made it"), "its address is that machine's localhost"
 
 
 def flip(row: dict[str, Any]) -> None:

@@ -8,8 +8,9 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from flagrelease.cli.shared import options
@@ -17,15 +18,15 @@ from flagrelease.cli.text_table import aligned, terminal_width, wrapped
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.evaluation.harnesses import choose
-from flagrelease.packaging.base_image import how_to_make
+from flagrelease.packaging.base_image import not_here, registry_name
 from flagrelease.ports.credentials import docker_login
 from flagrelease.ports.docker import config_file
 from flagrelease.ports.docker.endpoint import endpoint
 from flagrelease.ports.http import is_loopback
 from flagrelease.ports.processes.runner import ProcessRunner
-from flagrelease.run.plan import Choice
+from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import checked
-from flagrelease.run.project import Project, impatient_registry, open_project, real_ports
+from flagrelease.run.project import Project, check_registry, open_project, real_ports
 from flagrelease.stages import STAGES
 from flagrelease.stages.publish import deliver
 from flagrelease.store.files import free_bytes
@@ -44,17 +45,23 @@ class Finding:
     """What the check saw, in a few words."""
     hint: str = ""
     """What to do if it is not `ok`."""
+    limited: bool = False
+    """Whether it is `ok` for some cells only."""
+
+    @property
+    def mark(self) -> str:
+        return "✗" if not self.ok else "–" if self.limited else "✓"
 
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     ports = real_ports(project.workspace, project.registry, project.runner)
-    findings = [_checked(name, check) for name, check in _checks(project, ports)]
+    findings = _waiting([_checked(name, check) for name, check in _checks(project, ports)])
     failing = [finding for finding in findings if not finding.ok]
     if arguments.json:
         print(json.dumps({"ok": not failing, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        rows = [["✓" if f.ok else "✗", f.name, f.found] for f in findings]
+        rows = [[f.mark, f.name, f.found] for f in findings]
         print(aligned(["", "what", "found"], rows, width=terminal_width()))
         for finding in failing:
             print(finding.name + "\n" + wrapped(f"  → {finding.hint}", terminal_width()))
@@ -62,12 +69,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _checks(project: Project, ports: Ports) -> list[tuple[str, Callable[[], Finding]]]:
+    plans = cache(lambda: [checked(plan, project) for plan in project.plan(project.cells, STAGES, Choice())])
     common: list[tuple[str, Callable[[], Finding]]] = [
         ("disk", lambda: _disk(project)),
         ("memory", _memory),
-        ("ports", lambda: _ports(project)),
+        ("ports", lambda: _ports(plans())),
         ("matrix.lock", lambda: _lock(project)),
-        ("cells", lambda: _cells(project)),
+        ("cells", lambda: _cells(plans())),
         ("harnesses", lambda: _harnesses(project, ports)),
     ]
     if project.runner == "process":
@@ -90,6 +98,23 @@ def _checked(name: str, check: Callable[[], Finding]) -> Finding:
         return Finding(name, False, error.line(), error.hint or "see `flagrelease doctor --help`")
 
 
+def _waiting(findings: list[Finding]) -> list[Finding]:
+    """No cell can run before Docker Engine answers, which planning does not ask for; and it is named once."""
+    engine = next((finding for finding in findings if finding.name == "docker engine"), None)
+    if engine is None or engine.ok:
+        return findings
+    told = {
+        "base images": "not known before Docker Engine answers",
+        "cells": "none before Docker Engine answers; then {}",
+    }
+    return [
+        replace(each, ok=False, found=told[each.name].format(each.found), hint="see `docker engine`")
+        if each.name in told
+        else each
+        for each in findings
+    ]
+
+
 def _python(project: Project) -> Finding:
     """Without Docker, this machine takes the place of the base images."""
     machine = ProcessRunner(project.workspace).machine
@@ -105,18 +130,20 @@ def _docker(ports: Ports) -> Finding:
 
 
 def _registry(project: Project) -> Finding:
-    impatient_registry(project.registry).check_push(f"{project.registry}/preflight")
+    check_registry(project.registry)
     return Finding("registry", True, f"{project.registry} answers")
 
 
 def _bases(project: Project, ports: Ports) -> Finding:
     chips = project.matrix.chips
     local = [name for name, chip in chips.items() if ports.docker.image(chip.base) is not None]
-    # A name without a registry cannot be pulled; such an image is built on this machine.
-    absent = [chip.base for name, chip in chips.items() if "/" not in chip.base and name not in local]
-    if absent:
-        return Finding("base images", False, f"{absent[0]} is not on this machine", how_to_make(absent[0]))
-    return Finding("base images", True, bases_found(chips, local, project.lock.chips))
+    for name, chip in chips.items():
+        if name not in local and registry_name(chip.base) is None:
+            error = not_here(chip.base)
+            return Finding("base images", False, error.what, error.hint)
+    pinned = [name for name, chip in project.lock.chips.items() if chip.digest]
+    limited = not set(chips) <= {*local, *pinned}
+    return Finding("base images", True, bases_found(chips, local, pinned), limited=limited)
 
 
 def bases_found(chips: Collection[str], local: Collection[str], pinned: Collection[str]) -> str:
@@ -157,19 +184,16 @@ def _memory() -> Finding:
     return Finding("memory", available >= _MEMORY_BYTES, f"{available / 1e9:.1f} GB available", hint)
 
 
-def _ports(project: Project) -> Finding:
-    """Chips with host networking serve on their model's own port, bridged ones on any free port."""
-    wanted = {
-        model.serve.port
-        for model in project.matrix.models.values()
-        for chip in project.matrix.chips.values()
-        if chip.container.network == "host"
-    }
+def _ports(plans: Sequence[CellPlan]) -> Finding:
+    """Of the cells that can run here: those with host networking serve on their own port, bridged ones on any free
+    port."""
+    ready = [plan.cell for plan in plans if not plan.blocked and not plan.cell.excluded]
+    wanted = {cell.model.serve.port for cell in ready if cell.chip.container.network == "host"}
     taken = [port for port in sorted(wanted) if _taken(port)]
     listed = ", ".join(map(str, taken or sorted(wanted)))
     if taken:
         return Finding("ports", False, f"{listed} in use", "stop the program that listens there: `ss -ltnp` names it")
-    return Finding("ports", True, f"{listed} free" if listed else "no fixed port needed")
+    return Finding("ports", True, f"{listed} free" if listed else "no cell that can run needs a fixed port")
 
 
 def _taken(port: int) -> bool:
@@ -239,13 +263,12 @@ def _lock(project: Project) -> Finding:
     return Finding("matrix.lock", True, f"pinned: {pinned}{suffix}")
 
 
-def _cells(project: Project) -> Finding:
+def _cells(plans: Sequence[CellPlan]) -> Finding:
     """The cells that `plan` shows as blocked. One that can run is enough: a machine rarely serves every chip."""
-    plans = [checked(plan, project) for plan in project.plan(project.cells, STAGES, Choice())]
     selected = [plan for plan in plans if not plan.cell.excluded]
     blocked = [plan for plan in selected if plan.blocked]
     found = f"{len(selected) - len(blocked)} of {len(selected)} can run"
     if blocked:
         found += f"; blocked: {', '.join(plan.cell.id for plan in blocked)} (`flagrelease plan` says why)"
     hint = f"{blocked[0].cell.id}: {blocked[0].hint or blocked[0].blocked}" if blocked else ""
-    return Finding("cells", len(blocked) < len(selected), found, hint)
+    return Finding("cells", len(blocked) < len(selected), found, hint, limited=bool(blocked))

@@ -27,6 +27,6 @@ def main(arguments: argparse.Namespace) -> int:
         dockerfile.parent.mkdir(exist_ok=True)
         write_atomic(dockerfile, (starters / "base.Dockerfile").read_bytes())
     print(f"{target} written: one cell, cpu/smollm2-135m; {dockerfile} builds the chip's base image")
-    print(f"next: `docker build --tag {chip.base} {dockerfile.parent}`, `flagrelease doctor`, `flagrelease lock`,")
+    print(f"next: `docker build --tag {chip.base} {dockerfile.parent}`, `flagrelease lock`, `flagrelease doctor`,")
     print("      `flagrelease run`; add a stanza for each further chip or model")
     return 0

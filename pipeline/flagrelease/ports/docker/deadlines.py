@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from flagrelease.errors import ConfigError, DockerUnavailable
 from flagrelease.ports.docker.endpoint import Endpoint, connect
-from flagrelease.ports.docker.errors import RESTART, translated
+from flagrelease.ports.docker.errors import AGAIN, RESTART, translated
 
 T = TypeVar("T")
 
@@ -161,5 +161,5 @@ def _silent(doing: str, seconds: float) -> DockerUnavailable:
     return DockerUnavailable(
         f"Docker Engine does not get on while {doing}",
         why=f"it answers, but has said nothing about it for {seconds:.0f} s",
-        hint=f"{RESTART}, or set {_SILENCE} to more seconds if its disk or network is that slow",
+        hint=f"{RESTART}{AGAIN}, or set {_SILENCE} to more seconds if its disk or network is that slow",
     )

@@ -42,10 +42,9 @@ def endpoint() -> Endpoint:
 
     Raises DockerUnavailable if its address cannot be used.
     """
-    from docker.utils import kwargs_from_env
-
     if os.environ.get("DOCKER_HOST"):
         from docker.errors import DockerException
+        from docker.utils import kwargs_from_env
 
         try:
             given = kwargs_from_env()

@@ -20,8 +20,10 @@ from flagrelease.errors import (
 )
 from flagrelease.redact import redact
 
-RESTART = "restart it (`systemctl restart docker`) and run again: finished stages are kept"
+RESTART = "restart it (`systemctl restart docker`)"
 """What to do about an engine that hangs."""
+AGAIN = " and run again: finished stages are kept"
+"""What to do then, after work has begun."""
 
 _DENIED = ("unauthorized", "authentication required", "denied", "no basic auth credentials", "forbidden")
 _BROKEN = (
@@ -100,13 +102,34 @@ def translated(doing: str, tried: str = "") -> Iterator[None]:
 
 def _unavailable(doing: str, error: Exception, tried: str) -> DockerUnavailable:
     during = "" if doing.endswith("Docker Engine") else f" while {doing}"
-    why = redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__
-    start = "start it (`make setup`, or `systemctl start docker`) and run again: finished stages are kept"
+    hint = (RESTART if _timed_out(error) else _start(tried)) + (AGAIN if during else "")
     return DockerUnavailable(
         f"Docker Engine does not answer{during}",
-        why=why,
-        hint=(f"tried {tried}: " if tried else "") + (RESTART if _timed_out(error) else start),
+        why=_reported(error),
+        hint=(f"tried {tried}: " if tried else "") + hint,
     )
+
+
+def _start(tried: str) -> str:
+    """What to do about an engine that is away; if a setting names its address, that may be wrong."""
+    named_by = tried.partition(", from ")[2]
+    if not named_by:
+        start = "start it (`make setup` in a checkout, or `systemctl start docker`)"
+    else:
+        start = f"start it, or {'unset DOCKER_HOST' if named_by == 'DOCKER_HOST' else 'set DOCKER_CONTEXT=default'}"
+    return f"{start}, or use `--runner process`, which needs no Docker and publishes nothing"
+
+
+def _reported(error: Exception) -> str:
+    """The system's words for the error of the socket, which is inside those of urllib3, requests and docker-py; without
+    one, the last line of what these say."""
+    inside: BaseException | None = error
+    while inside is not None:
+        if isinstance(inside, OSError) and inside.strerror:
+            return inside.strerror
+        inner = next((part for part in inside.args if isinstance(part, BaseException)), None)
+        inside = inner or getattr(inside, "reason", None) or inside.__cause__ or inside.__context__
+    return redact(str(error)).splitlines()[-1][:300] if str(error) else type(error).__name__
 
 
 def _timed_out(error: Exception) -> bool:

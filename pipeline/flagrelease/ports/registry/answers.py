@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flagrelease.errors import FlagreleaseError, RegistryDenied, RegistryUnavailable, UpstreamRefused
 from flagrelease.ports.credentials import TOKEN_SERVER
-from flagrelease.ports.http import Origin, retry_after
+from flagrelease.ports.http import Origin, is_loopback, retry_after
 from flagrelease.redact import redact
 
 if TYPE_CHECKING:
@@ -50,15 +50,16 @@ def accepted(
     raise UpstreamRefused(f"the registry refused {answer.request.method} of {repository}", why=why, hint=hint)
 
 
+_START_HINT = "start it: `make setup` in a checkout, or `docker run --detach --publish PORT:5000 registry:2`"
+_REACH_HINT = "check the name, and that this machine reaches it"
+
+
 def unavailable(repository: str, answer: httpx.Response | None, trouble: str) -> FlagreleaseError:
     """The error for a registry that did not answer, or with a failure that may pass."""
     host = repository.partition("/")[0]
     if answer is None:
         return RegistryUnavailable(
-            f"no registry answers at {host}",
-            why=trouble,
-            hint="start it (`make setup`, or `docker run --detach --publish PORT:5000 registry:2`), or choose "
-            "--registry HOST/NAME",
+            f"no registry answers at {host}", why=trouble, hint=_START_HINT if is_loopback(host) else _REACH_HINT
         )
     why = f"HTTP {answer.status_code}{_reported(answer)}"
     error = RegistryUnavailable(f"the registry at {host} is failing", why=why, hint="check its log, then run again")

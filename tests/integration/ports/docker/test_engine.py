@@ -26,6 +26,7 @@ from flagrelease.errors import (
 )
 from flagrelease.ports.credentials import Logins
 from flagrelease.ports.docker.engine import Engine
+from flagrelease.ports.docker.local_images import LocalImages
 from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
@@ -47,6 +48,13 @@ def tiny(engine: Engine) -> Iterator[str]:
     engine.build(packed({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}), tag=name, args={}, line=ignore)
     yield name
     engine.untag(name)
+
+
+def test_the_quick_question_agrees_with_the_engine(tiny: str, engine: Engine) -> None:
+    if not engine.address.startswith("unix://"):
+        pytest.skip("only an engine on a socket of this machine is asked")
+    images = LocalImages()
+    assert [images.has(name) for name in (tiny, "flagrelease-test-tiny:2")] == [True, False]
 
 
 @pytest.mark.parametrize(

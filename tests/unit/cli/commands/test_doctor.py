@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,36 @@ def test_base_images_that_nothing_pulls_are_named() -> None:
         "local: cpu; pulled when needed: gpu; not pinned, so never pulled: metax (`flagrelease lock` pins)"
     )
     assert bases_found(["cpu"], [], ["cpu"]) == "local: none; pulled when needed: cpu"
+
+
+def test_no_cell_can_run_without_docker(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--registry", "localhost:1/x"]) == EnvironmentFault.exit_code
+    findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert not findings["cells"]["ok"]
+    assert findings["cells"]["found"].startswith("none before Docker Engine answers; then 1 of 4 can run")
+    assert findings["cells"]["hint"] == findings["base images"]["hint"] == "see `docker engine`"
+    assert findings["registry"]["hint"].startswith("start it: ")
+    assert findings["registry"]["hint"].endswith(", or choose another one with --registry HOST/NAME")
+    assert findings["docker engine"]["hint"].startswith("tried unix:///nonexistent/docker.sock, from DOCKER_HOST: ")
+
+
+def test_a_port_of_cells_that_cannot_run_may_be_in_use(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here only the cell of the CPU can run, which serves on any free port."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        text, port = (here / "matrix.yaml").read_text(), taken.getsockname()[1]
+        (here / "matrix.yaml").write_text(text.replace("\n    serve:\n", f"\n    serve:\n      port: {port}\n"))
+        main(["doctor", "--json", "--runner", "process"])
+    findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["ports"]["ok"]
+    assert findings["ports"]["found"] == "no cell that can run needs a fixed port"
+
+
+def test_what_holds_for_some_cells_only_has_a_mark_of_its_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--runner", "process"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if " cells " in line] == ["–"]
 
 
 def test_a_workspace_that_cannot_be_written_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from flagrelease.cli.app import main
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
-from flagrelease.errors import CommandFailed, ConfigError
+from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault
+from support.listing_engine import listing
 from support.model_files import gguf
 
 MATRIX = """\
@@ -50,6 +51,7 @@ def test_what_was_not_tried_has_not_failed_now(project: Path, capsys: pytest.Cap
     assert main(["lock", "cpu/tiny"]) == CommandFailed.exit_code
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in shown if line.startswith("! ")] == ["wheels.cpu-llama_cpp"]
+    assert not [line for line in shown if "unresolved.wheels" in line], "a failure is shown once"
     assert shown[-1] == "still not pinned, and not selected: models.big"
     assert any(line.startswith("+ models.tiny ") for line in shown)
     assert main(["lock", "cpu/tiny", "--json"]) == CommandFailed.exit_code
@@ -85,3 +87,22 @@ def test_other_entries_stay(project: Path, capsys: pytest.CaptureFixture[str]) -
     main(["lock", "cpu/tiny"])
     assert "models.big" not in capsys.readouterr().out
     assert locks.load(project / "matrix.lock").models["big"] == big
+
+
+def test_a_base_image_that_is_nowhere_is_reported(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a registry in its name it is not pinned; mistyped, it would count as locked."""
+    with listing(project, "base:1") as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        main(["lock", "cpu/tiny"])
+    assert "chips.cpu is not pinned" not in capsys.readouterr().out
+    with listing(project) as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        assert main(["lock", "cpu/tiny"]) == EnvironmentFault.exit_code
+        shown = capsys.readouterr().out
+        assert "! chips.cpu is not pinned: the base image base:1 is not on this machine: its name has no" in shown
+        assert "build or load an image base:1" in shown
+        main(["lock", "cpu/tiny", "--json"])
+    assert "chips.cpu" in json.loads(capsys.readouterr().out)["failed"]
+    assert "chips.cpu" not in locks.load(project / "matrix.lock").unresolved, "other machines may have it"
