@@ -62,6 +62,7 @@ def gone(url: str) -> bool:
     return False
 
 
+@pytest.mark.slow  # four flows; the release of tests/e2e is one too
 def test_green_red_and_killed(tmp_path: Path) -> None:
     with start(tmp_path, TOY_BIG="fail") as first:
         out, err = first.communicate(timeout=120)

@@ -41,7 +41,10 @@ def paced(root: Path, **options: float) -> None:
     path.write_text(json.dumps(options))
 
 
-@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "PASS"), (3.0, "FAIL")])
+@pytest.mark.parametrize(
+    ("slower", "verdict"),
+    [(1.0, "PASS"), pytest.param(3.0, "FAIL", marks=pytest.mark.slow)],  # a second measurement
+)
 def test_the_served_stacks_are_compared(
     engine: Engine, image: results.Image, tmp_path: Path, slower: float, verdict: str
 ) -> None:
