@@ -17,7 +17,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -231,9 +230,7 @@ def _program(folder: Path) -> str:
     """The command that writes the folder's manifest, with the Python that has flagrelease: in a checkout, that is
     another one than `python`."""
     python = sys.executable
-    if shutil.which("python") == python:
-        python = "python"
-    elif Path(python).is_relative_to(here := Path.cwd()):
+    if Path(python).is_relative_to(here := Path.cwd()):
         python = str(Path(python).relative_to(here))
     return shlex.join([python, "-m", "flagrelease.evaluation", str(folder)])
 
