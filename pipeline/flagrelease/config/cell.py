@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from flagrelease.config.chip import Chip, KernelSettings
+from flagrelease.config.globs import matches
 from flagrelease.config.matrix import Baseline, Matrix, Model, OnChip, Profile, Stack
 from flagrelease.config.strict_yaml import check_name
 from flagrelease.config.vendors import VENDORS
@@ -88,14 +89,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
     baseline = model.baseline or matrix.defaults.baseline
     if baseline.chip == "same":
         baseline = Baseline(chip=chip_name, stack=baseline.stack)
-    excluded = next(
-        (
-            rule.reason
-            for rule in matrix.exclude
-            if fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
-        ),
-        "",
-    )
+    excluded = next((rule.reason for rule in matrix.exclude if matches(rule, chip_name, model_name)), "")
     vendor, kernels = VENDORS[chip.vendor], own.kernels or chip.kernels or matrix.defaults.kernels
     device = replace(chip.device, query=chip.device.query or shlex.join(vendor.query))
     profile_name = profile or own.profile or chip.profile or matrix.defaults.profile

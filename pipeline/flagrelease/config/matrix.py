@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from flagrelease.config import strict_yaml
 from flagrelease.config.chip import Chip, KernelSettings
 from flagrelease.config.engines import ENGINES, LoadToolName
+from flagrelease.config.globs import check_globs, matches
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.names import REPOSITORY, check_repository, of_cell
 from flagrelease.config.sources import Source, check_data
@@ -359,10 +359,7 @@ class Matrix:
     def _check_exclusions(self) -> None:
         """A rule that matches nothing would release a cell that somebody meant to exclude."""
         for index, rule in enumerate(self.exclude):
-            for kind, pattern, names in (("chip", rule.chip, self.chips), ("model", rule.model, self.models)):
-                if not fnmatch.filter(names, pattern):
-                    matches = f"is {pattern!r}, which matches no {kind}"
-                    raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "exclude", index, kind)
+            check_globs(rule, self.chips, self.models, "exclude", index)
 
     def _check_lengths(self) -> None:
         for name, model in self.models.items():
@@ -376,10 +373,7 @@ class Matrix:
             f"{chip_name}/{model_name}": of_cell(chip_name, chip, model_name, model.title)
             for chip_name, chip in self.chips.items()
             for model_name, model in self.models.items()
-            if not any(
-                fnmatch.fnmatchcase(chip_name, rule.chip) and fnmatch.fnmatchcase(model_name, rule.model)
-                for rule in self.exclude
-            )
+            if not any(matches(rule, chip_name, model_name) for rule in self.exclude)
         }
         check_names(self.repository, self.targets, cells)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
 
+from flagrelease.config.globs import check_globs, matches
 from flagrelease.config.strict_yaml import FieldError
 from flagrelease.config.value_types import Date, Line
 from flagrelease.errors import ConfigError, did_you_mean
@@ -39,10 +39,7 @@ def check_matches(
     """Raise FieldError for a waiver that matches no cell, or whose gate there is not: a mistake in a name."""
     gates = (SPEED_GATE, *benchmarks)
     for index, rule in enumerate(waivers):
-        for kind, pattern, names in (("chip", rule.chip, chips), ("model", rule.model, models)):
-            if not fnmatch.filter(names, pattern):
-                matches = f"is {pattern!r}, which matches no {kind}"
-                raise FieldError(f"{matches}; {did_you_mean(pattern, names)}", "waivers", index, kind)
+        check_globs(rule, chips, models, "waivers", index)
         if rule.gate not in gates:
             hint = did_you_mean(rule.gate, gates)
             raise FieldError(f"is {rule.gate!r}, not {SPEED_GATE} or a benchmark; {hint}", "waivers", index, "gate")
@@ -50,9 +47,7 @@ def check_matches(
 
 def of_cell(waivers: Iterable[Waiver], chip: str, model: str) -> tuple[Waiver, ...]:
     """The waivers for a cell, expired ones included."""
-    return tuple(
-        rule for rule in waivers if fnmatch.fnmatchcase(chip, rule.chip) and fnmatch.fnmatchcase(model, rule.model)
-    )
+    return tuple(rule for rule in waivers if matches(rule, chip, model))
 
 
 def check_days(waivers: Iterable[Waiver], today: str) -> None:
