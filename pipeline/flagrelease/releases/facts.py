@@ -15,7 +15,7 @@ import msgspec
 from flagrelease.errors import ConfigError
 from flagrelease.releases.lineage import Lineage
 from flagrelease.verdict import rule
-from flagrelease.verdict.types import Verdict, worst_verdict
+from flagrelease.verdict.types import Verdict
 
 VERSION = 1
 
@@ -305,13 +305,15 @@ class Facts:
     def verdict(self) -> Verdict:
         """The worst verdict of the gates that are not waived; one without a verdict counts as INCONCLUSIVE."""
         waived = {waiver.gate for waiver in self.waivers}
-        accuracy, gate = self.accuracy.verdict, self.accuracy.token_gate
-        rows = [row for row in self.accuracy.benchmarks if row.benchmark not in waived]
-        if len(rows) < len(self.accuracy.benchmarks):
-            accuracy = rule.decide_cell(rows, None if gate is None else gate.verdict)
-        speed = [] if self.speed is None or "speed" in waived else [self.speed.verdict]
-        unfinished = [Verdict.INCONCLUSIVE for name in self.unfinished if name not in waived]
-        return worst_verdict([accuracy, *speed, *unfinished])
+        gate = self.accuracy.token_gate
+        gates = rule.gates_that_count(
+            accuracy=self.accuracy.verdict,
+            benchmarks=self.accuracy.benchmarks,
+            tokens=None if gate is None else gate.verdict,
+            speed=None if self.speed is None else self.speed.verdict,
+            waived=waived,
+        )
+        return rule.decide_release(gates, self.unfinished, waived)
 
     @property
     def components(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ All designs, fixed-sample and group-sequential, the release and `flagrelease com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from flagrelease.verdict.stats.token_distance import TokenDistance
 from flagrelease.verdict.types import (
@@ -20,7 +20,17 @@ from flagrelease.verdict.types import (
     worst_verdict,
 )
 
-__all__ = ["PASS_TOKENS", "SENSITIVE", "TOKEN_LOOKS", "decide", "decide_cell", "decide_speed", "decide_tokens"]
+__all__ = [
+    "PASS_TOKENS",
+    "SENSITIVE",
+    "TOKEN_LOOKS",
+    "decide",
+    "decide_cell",
+    "decide_release",
+    "decide_speed",
+    "decide_tokens",
+    "gates_that_count",
+]
 
 SENSITIVE = 2.0
 """How far above the chance level a baseline has to be for PASS, in margins: a candidate without the skill is then
@@ -123,6 +133,30 @@ def decide_cell(benchmarks: Iterable[Judged], tokens: Verdict | None = None) -> 
     if tokens is Verdict.FAIL or (tokens is Verdict.PASS and not decisive):
         return tokens
     return worst_verdict(decisive)
+
+
+def gates_that_count(
+    *,
+    accuracy: Verdict,
+    benchmarks: Sequence[Judged],
+    tokens: Verdict | None,
+    speed: Verdict | None,
+    waived: Collection[str],
+) -> dict[str, Verdict]:
+    """The verdicts that decide a release, by gate, without those that are waived (`speed`, or names of benchmarks).
+
+    `accuracy` is that of all benchmarks. What remains of it still has to pass by itself.
+    """
+    left = [each for each in benchmarks if each.benchmark not in waived]
+    found = {"accuracy": accuracy if len(left) == len(benchmarks) else decide_cell(left, tokens)}
+    if speed is not None and "speed" not in waived:
+        found["speed"] = speed
+    return found
+
+
+def decide_release(gates: Mapping[str, Verdict], unfinished: Iterable[str], waived: Collection[str]) -> Verdict:
+    """The worst verdict of the gates that count; an unfinished one that is not waived counts as INCONCLUSIVE."""
+    return worst_verdict([*gates.values(), *(Verdict.INCONCLUSIVE for name in unfinished if name not in waived)])
 
 
 def decide_speed(interval: tuple[float, float], gate: float) -> Verdict:

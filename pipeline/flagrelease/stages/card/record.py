@@ -19,7 +19,7 @@ from flagrelease.config.cell import Cell
 from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels
 from flagrelease.config.matrix import Baseline, Benchmark, Model, Profile, Stack
-from flagrelease.config.waivers import SPEED_GATE, Waiver
+from flagrelease.config.waivers import Waiver
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult, VerdictName
 from flagrelease.contract.job import Job
@@ -45,7 +45,7 @@ from flagrelease.recipe.container import model_path
 from flagrelease.releases.lineage import Lineage, lineage
 from flagrelease.store.parts import Keep
 from flagrelease.verdict import rule
-from flagrelease.verdict import types as verdicts
+from flagrelease.verdict.types import Verdict
 
 VERSION = 1
 COMPONENTS: Mapping[str, str] = {
@@ -132,8 +132,7 @@ class Record:
     @property
     def verdict(self) -> VerdictName:
         """The worst verdict of the gates that are not waived; one without a verdict counts as INCONCLUSIVE."""
-        open_gates = [verdicts.Verdict.INCONCLUSIVE for name in self.unfinished if name not in self.waived]
-        return verdicts.worst_verdict([*self._verdicts.values(), *open_gates]).value
+        return rule.decide_release(self._verdicts, self.unfinished, self.waived).value
 
     @property
     def reason(self) -> str:
@@ -155,18 +154,16 @@ class Record:
         return frozenset(waiver.gate for waiver in self.waivers)
 
     @property
-    def _verdicts(self) -> dict[str, verdicts.Verdict]:
-        """The verdicts that count, by gate. What remains of the accuracy gate still has to pass by itself."""
-        found = {"accuracy": verdicts.Verdict(self.accuracy.verdict)}
-        rows = [row for row in self.accuracy.benchmarks if row.benchmark not in self.waived]
-        if len(rows) < len(self.accuracy.benchmarks):
-            gate = self.accuracy.token_gate
-            found["accuracy"] = rule.decide_cell(
-                rows, verdicts.Verdict(gate.verdict) if gate and gate.verdict else None
-            )
-        if self.speed is not None and SPEED_GATE not in self.waived:
-            found["speed"] = verdicts.Verdict(self.speed.verdict)
-        return found
+    def _verdicts(self) -> dict[str, Verdict]:
+        """The verdicts that count, by gate."""
+        gate = self.accuracy.token_gate
+        return rule.gates_that_count(
+            accuracy=Verdict(self.accuracy.verdict),
+            benchmarks=self.accuracy.benchmarks,
+            tokens=Verdict(gate.verdict) if gate and gate.verdict else None,
+            speed=None if self.speed is None else Verdict(self.speed.verdict),
+            waived=self.waived,
+        )
 
     @property
     def name(self) -> str:
