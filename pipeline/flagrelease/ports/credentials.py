@@ -75,6 +75,16 @@ def token_for(endpoint: str, name: str) -> str | None:
     return text
 
 
+def required_token(hub: str, endpoint: str, name: str, hint: str) -> str:
+    """The token for writing to the hub at `endpoint`, which needs one. Raises ConfigError, with `hint`, if there is
+    none or if it cannot be sent there."""
+    token = token_for(endpoint, name)
+    if not token:
+        why = f"{endpoint} is plain http, where others could read it" if token is None else "it is not set"
+        raise ConfigError(f"{hub} needs {name}", why=why, hint=hint)
+    return token
+
+
 def docker_login(host: str) -> tuple[Credentials | None, str]:
     """What `docker login` stored, in the file or by a credential helper; and why it cannot be read, if so.
 

@@ -43,7 +43,7 @@ def checks(release: Release, templates: Path) -> Iterator[Check]:
         if text == expected:
             yield agrees(_CHECK, name, f"rendered again from the record, all {len(text.splitlines())} lines are equal")
         elif same_code:
-            yield from _cut(list(_lines(name, text, expected)))
+            yield from _cut(name, list(_lines(name, text, expected)))
         else:
             yield from _numbers(name, text, expected, release)
     if same_code:
@@ -89,7 +89,7 @@ def _numbers(name: str, text: str, expected: str, release: Release) -> Iterator[
     """The tables of numbers field by field; numbers in other lines only as far as today's template has them."""
     page = Page(text, release.record, {})
     found = list(lint.findings(page, _EQUAL_TO_THE_RECORD))
-    yield from _cut([differs(_CHECK, f"{name}:{finding.line}", finding.text) for finding in found])
+    yield from _cut(name, [differs(_CHECK, f"{name}:{finding.line}", finding.text) for finding in found])
     known = set(_NUMBER.findall(expected))
     unknown = [
         (at, number)
@@ -110,10 +110,10 @@ def _numbers(name: str, text: str, expected: str, release: Release) -> Iterator[
     yield not_checked(_CHECK, name, f"{why}; numbers that today's card has not: {listed}" if listed else why)
 
 
-def _cut(found: list[Check]) -> Iterator[Check]:
+def _cut(name: str, found: list[Check]) -> Iterator[Check]:
     yield from found[:_MOST]
     if len(found) > _MOST:
-        yield differs(_CHECK, README, f"{len(found) - _MOST} more lines differ")
+        yield differs(_CHECK, name, f"{len(found) - _MOST} more lines differ")
 
 
 def pictures(release: Release) -> Iterator[Check]:

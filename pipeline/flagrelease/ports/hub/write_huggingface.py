@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.errors import ConfigError, FlagreleaseError, HubRefused, HubUnavailable
-from flagrelease.ports.credentials import token_for
+from flagrelease.errors import FlagreleaseError, HubRefused, HubUnavailable
+from flagrelease.ports.credentials import required_token
 from flagrelease.ports.http import origin, retry_after
 from flagrelease.ports.hub.writer import Content, HubWriter, Upload
 from flagrelease.ports.retry import retriable
@@ -39,10 +39,7 @@ class HuggingFaceWriter:
 
     def __init__(self) -> None:
         self._endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or _ENDPOINT).rstrip("/")
-        token = token_for(self._endpoint, _TOKEN)
-        if not token:
-            why = f"{self._endpoint} is plain http, where others could read it" if token is None else "it is not set"
-            raise ConfigError(f"Hugging Face needs {_TOKEN}", why=why, hint=_TOKEN_HINT)
+        token = required_token("Hugging Face", self._endpoint, _TOKEN, _TOKEN_HINT)
         remember(_TOKEN, token)
         self._token = token
         self._client: HfApi | None = None

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flagrelease.errors import ConfigError, FlagreleaseError, HubRefused, HubUnavailable
-from flagrelease.ports.credentials import token_for
+from flagrelease.errors import FlagreleaseError, HubRefused, HubUnavailable
+from flagrelease.ports.credentials import required_token
 from flagrelease.ports.hub.modelscope import guarded_client, reason
 from flagrelease.ports.hub.writer import Content, HubWriter, Upload
 from flagrelease.store.digests import file_sha256
@@ -38,10 +38,7 @@ class ModelScopeWriter:
 
     def __init__(self) -> None:
         self._endpoint = (os.environ.get("MODELSCOPE_ENDPOINT", "").strip() or _ENDPOINT).rstrip("/")
-        token = token_for(self._endpoint, _TOKEN)
-        if not token:
-            why = f"{self._endpoint} is plain http, where others could read it" if token is None else "it is not set"
-            raise ConfigError(f"ModelScope needs {_TOKEN}", why=why, hint=_TOKEN_HINT)
+        required_token("ModelScope", self._endpoint, _TOKEN, _TOKEN_HINT)
         self._client: HubApi | None = None
 
     @property
