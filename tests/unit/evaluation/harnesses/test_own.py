@@ -129,7 +129,7 @@ def test_a_server_that_hangs_ends_the_evaluation_soon_and_keeps_the_answers(tmp_
             released.wait(60)
         return echo(request, n)
 
-    patience = replace(QUICK, request_seconds=3600.0, least_seconds=0.5)
+    patience = replace(QUICK, request_seconds=3600.0, least_seconds=2.0)  # a busy machine may hold an answer up
     silent: list[float] = []
     began = time.monotonic()
     with serving(hanging) as server:
