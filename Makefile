@@ -31,8 +31,10 @@ mutants: ## change the code in small ways and count the changes that no test not
 	$(MACHINE) venv
 	@.venv/bin/python scripts/mutants $(ARGS)
 
-check: ## run ruff and mypy --strict
+check: ## run ruff, mypy --strict, and the linters of the workflows
 	$(MACHINE) venv kernels
+	@found=$$(.venv/bin/zizmor --offline --quiet --no-progress .github/workflows) || { echo "$$found"; exit 1; }
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/ruff check --quiet --output-format concise .
 	@.venv/bin/mypy --no-error-summary scripts/machine scripts/newcomer.py scripts/example.py scripts/seed_card.py
 	@if .venv/bin/python -c "import importlib.util as i; exit(not i.find_spec('torch'))"; then \

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.nights import night
 from support.project import CELL, UserProject
 from support.wheels import distributions, install
 
@@ -126,3 +127,13 @@ def test_what_users_ask_afterwards(user: UserProject) -> None:
     code, out, err = user.call("compare", str(folder), str(folder), "--margin", "0.15", "--json")
     assert code == 0, err
     assert json.loads(out)["verdict"] == "PASS"
+
+
+def test_a_night_without_changes_starts_no_job(user: UserProject) -> None:
+    """The workflow's own shell, for the cell that was released before."""
+    code, before, err = user.call("status", "--json")
+    assert code == 0, err
+    (plan,) = night(user)
+    assert (plan.job, plan.code) == ("plan", 0), plan.printed
+    assert "1 unchanged" in plan.summary
+    assert user.call("status", "--json")[1] == before

@@ -8,7 +8,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,10 @@ _PROFILE_HELP = "a profile of the matrix: which benchmarks to run, and how many 
 
 VERBS = (
     ("run", "release all cells, or the selected ones"),
+    (
+        "night",
+        "release what has changed in the whole matrix, a first cell of each chip before the others; for a schedule",
+    ),
     ("plan", "show what `run` would do, and why"),
     ("tune", "qualify and tune a chip's operators for a model, without the rest of a release"),
     ("fetch", "download everything that cells need, for a host without network access"),
@@ -72,7 +76,7 @@ VERBS = (
     ("completion", "print a completion script for a shell"),
 )
 _WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff")
-_WITH_STAGES = ("run", "tune", "fetch")
+_WITH_STAGES = ("run", "night", "tune", "fetch")
 _WITHOUT_JSON = ("init", "completion")
 
 
@@ -114,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
             _common(verb)
         if name not in _WITHOUT_JSON:
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    for name in ("run", "plan", "tune", "fetch", "status", "lock"):
+    for name in ("run", "night", "plan", "tune", "fetch", "status", "lock"):
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
@@ -127,34 +131,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="STATE",
             help=f"only cells in this state: {', '.join(states)}; repeatable",
         )
-    for name in ("run", "plan", "tune", "doctor"):
-        made[name].add_argument(
-            "--runner",
-            choices=("docker", "process"),
-            default="docker",
-            help="process: serve without containers, for a host without Docker; nothing is published",
-        )
-    for name, default in (("run", "prefect"), ("tune", "inline")):
-        made[name].add_argument(
-            "--engine",
-            type=_engine,
-            default=os.environ.get("FLAGRELEASE_ENGINE") or default,
-            metavar="{prefect,inline}",
-            help=f"the executor that runs the stages; default: {default}",
-        )
-    made["plan"].add_argument(
-        "--power", action="store_true", help="forecast the cost and the statistical power of the evaluation instead"
-    )
-    made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
-    made["run"].add_argument(
-        "--reason", default="", metavar="TEXT", help="why a new release is made; for its record and card"
-    )
-    made["run"].add_argument(
-        "--rounds",
-        type=int,
-        metavar="N",
-        help="after a failed gate, find the operators at fault and go on without them, at most N times; 0: never",
-    )
+    _releasing(made)
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])
@@ -218,6 +195,45 @@ def _choice(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="STAGE",
         help="run this stage even if it is up to date; repeatable",
+    )
+
+
+def _releasing(made: Mapping[str, argparse.ArgumentParser]) -> None:
+    """The flags of the verbs that take cells through stages, or show how that would be."""
+    for name in ("run", "night", "plan", "tune", "doctor"):
+        made[name].add_argument(
+            "--runner",
+            choices=("docker", "process"),
+            default="docker",
+            help="process: serve without containers, for a host without Docker; nothing is published",
+        )
+    for name, default in (("run", "prefect"), ("night", "prefect"), ("tune", "inline")):
+        made[name].add_argument(
+            "--engine",
+            type=_engine,
+            default=os.environ.get("FLAGRELEASE_ENGINE") or default,
+            metavar="{prefect,inline}",
+            help=f"the executor that runs the stages; default: {default}",
+        )
+    made["plan"].add_argument(
+        "--power", action="store_true", help="forecast the cost and the statistical power of the evaluation instead"
+    )
+    made["plan"].add_argument(
+        "--github", action="store_true", help="print outputs of a GitHub Actions step: one job for each chip with work"
+    )
+    made["run"].add_argument("--dry-run", action="store_true", help="the same as `plan`")
+    for name in ("run", "night"):
+        made[name].add_argument(
+            "--reason", default="", metavar="TEXT", help="why a new release is made; for its record and card"
+        )
+        made[name].add_argument(
+            "--rounds",
+            type=int,
+            metavar="N",
+            help="after a failed gate, find the operators at fault and go on without them, at most N times; 0: never",
+        )
+    made["night"].add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder of its page; default: night in the workspace"
     )
 
 

@@ -44,7 +44,7 @@ def run_cells(
     plans = [plan for plan in project.plan(cells, stages, wanted, ports.registry) if not plan.cell.excluded]
     if len(plans) == 1 and plans[0].blocked:
         raise ConfigError(f"{plans[0].cell.id} cannot run: {plans[0].blocked}", hint=plans[0].hint)
-    results = [_blocked(plan) for plan in plans if plan.blocked]
+    results = [blocked_cell(plan) for plan in plans if plan.blocked]
     ready = [plan for plan in plans if not plan.blocked]
     if all(plan.idle for plan in ready):
         results += [summary.unchanged(plan, project.ledger, project.workspace) for plan in ready]
@@ -220,5 +220,6 @@ def _unblock(runs: Sequence[CellRun], ports: Ports) -> Callable[[], bool]:
     return unblock
 
 
-def _blocked(plan: CellPlan) -> CellResult:
+def blocked_cell(plan: CellPlan) -> CellResult:
+    """The result of a cell that cannot be planned."""
     return summary.refused(plan.cell, ConfigError(plan.blocked, hint=plan.hint))

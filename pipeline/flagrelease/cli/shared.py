@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from flagrelease.errors import FlagreleaseError
+from flagrelease.errors import ConfigError, FlagreleaseError
 from flagrelease.redact import redact
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def options(arguments: argparse.Namespace) -> Options:
         data_dir=arguments.data_dir,
         runner=getattr(arguments, "runner", "docker"),
     )
+
+
+def check_rounds(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for a negative --rounds."""
+    if arguments.rounds is not None and arguments.rounds < 0:
+        raise ConfigError("--rounds must be >= 0", hint="with 0, no operators are looked for after a failed gate")
 
 
 def user() -> str:

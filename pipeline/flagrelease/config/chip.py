@@ -154,6 +154,8 @@ class Chip:
     hosts: Annotated[tuple[str, ...], Checked(not_empty)] = ("local",)
     """The first one names the machine that stages on the chip lock. flagrelease runs on that machine; nothing is sent
     to it."""
+    runs_on: tuple[str, ...] = ()
+    """The labels of the GitHub Actions runner on that machine; by default `self-hosted` and the chip's name."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """By component that is `none`, the reason, for the card."""
     profile: str | None = None

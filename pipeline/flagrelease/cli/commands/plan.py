@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from flagrelease.cli.github_jobs import outputs
 from flagrelease.cli.shared import PLAN_STATES, options
 from flagrelease.cli.text_table import aligned, counts, terminal_width, wrapped
 from flagrelease.config.cell import select
@@ -33,6 +34,9 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     plans = [checked(plan, project) for plan in project.plan(cells, STAGES, wanted)]
     refused = all(plan.blocked for plan in plans if not plan.cell.excluded)
+    if getattr(arguments, "github", False):
+        print(outputs(plans))
+        return 0
     if states := getattr(arguments, "state", ()):
         plans = [plan for plan in plans if _state(plan) in states]
     plans.sort(key=lambda plan: PLAN_STATES.index(_state(plan)))

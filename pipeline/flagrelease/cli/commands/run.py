@@ -10,18 +10,17 @@ from collections.abc import Sequence
 from flagrelease.cli import summary
 from flagrelease.cli.commands import plan as plan_verb
 from flagrelease.cli.release_cells import run_cells
-from flagrelease.cli.shared import options, show_error
+from flagrelease.cli.shared import check_rounds, options, show_error
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
-from flagrelease.errors import ConfigError, worst
+from flagrelease.errors import worst
 from flagrelease.run.plan import choice
 from flagrelease.run.project import open_project
 from flagrelease.stages import STAGES
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.rounds is not None and arguments.rounds < 0:
-        raise ConfigError("--rounds must be >= 0", hint="with 0, no operators are looked for after a failed gate")
+    check_rounds(arguments)
     if arguments.dry_run:
         return plan_verb.main(arguments)
     project = open_project(options(arguments))

@@ -1,0 +1,103 @@
+"""`flagrelease night`: run the whole matrix by schedule, carefully, and report it on one page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flagrelease.cli import summary
+from flagrelease.cli.night_page import page
+from flagrelease.cli.release_cells import blocked_cell, run_cells
+from flagrelease.cli.shared import check_rounds, options, show_error
+from flagrelease.cli.summary import CellResult
+from flagrelease.config.cell import Cell, select
+from flagrelease.errors import FlagreleaseError, Interrupted, worst
+from flagrelease.ports.clock import SystemClock
+from flagrelease.redact import redact
+from flagrelease.run.night import Turn, holds_others_back, turns
+from flagrelease.run.plan import CellPlan, Choice
+from flagrelease.run.preflight import checked
+from flagrelease.run.project import Project, open_project
+from flagrelease.stages import STAGES
+from flagrelease.store.files import write_atomic
+
+PAGE, RESULT = "summary.md", "result.json"
+
+
+def main(arguments: argparse.Namespace) -> int:
+    check_rounds(arguments)
+    project = open_project(options(arguments))
+    cells = select(project.cells, arguments.cells, arguments.chip, arguments.model)
+    plans = [checked(plan, project) for plan in project.plan(cells, STAGES, Choice())]
+
+    def release(chosen: Sequence[CellPlan]) -> list[CellResult]:
+        try:
+            return run_cells(project, [plan.cell for plan in chosen], STAGES, Choice(), arguments) if chosen else []
+        except Interrupted:
+            raise
+        except FlagreleaseError as error:  # of the machine: the page says it for each cell
+            return [summary.refused(plan.cell, error) for plan in chosen]
+
+    results = [blocked_cell(plan) for plan in plans if plan.blocked]
+    results += release([plan for plan in plans if plan.idle and not plan.cell.excluded])
+    results += _in_turns(turns(plans, lambda cell: _last_seconds(project, cell)), release)
+    return _finish(project, results, [cell for cell in cells if cell.excluded], arguments)
+
+
+def _in_turns(by_chip: Sequence[Turn], release: Callable[[Sequence[CellPlan]], list[CellResult]]) -> list[CellResult]:
+    """Release the canaries, and then the other cells of those chips whose canary did not meet a fault of the machine,
+    a registry or a hub."""
+    canaries = {result.cell: result for result in release([turn.canary for turn in by_chip])}
+    held = {turn.chip for turn in by_chip if holds_others_back(canaries[turn.canary.cell.id].code)}
+    others = release([plan for turn in by_chip if turn.chip not in held for plan in turn.others])
+    waiting = [
+        _waiting(plan.cell, canaries[turn.canary.cell.id])
+        for turn in by_chip
+        if turn.chip in held
+        for plan in turn.others
+    ]
+    return [*canaries.values(), *others, *waiting]
+
+
+def _waiting(cell: Cell, canary: CellResult) -> CellResult:
+    """The result of a cell that was not started, because the first one of its chip failed."""
+    return CellResult(
+        cell=cell.id,
+        state="waiting",
+        stage="",
+        reason=f"not started: {canary.cell} failed for a reason that is not its own",
+        code=canary.code,
+        seconds=0.0,
+    )
+
+
+def _last_seconds(project: Project, cell: str) -> float | None:
+    """The seconds of the last finished attempt at each stage, in sum; None if no stage was ever finished."""
+    spent = [entry.spent for stage in STAGES if (entry := project.ledger.last_done(cell, stage.name)) is not None]
+    return sum(cost.seconds for cost in spent if cost is not None) if spent else None
+
+
+def _finish(
+    project: Project, results: Sequence[CellResult], excluded: Sequence[Cell], arguments: argparse.Namespace
+) -> int:
+    """Write the page and the result, print them, and return the exit code."""
+    code = worst(result.code for result in results)
+    into: Path = arguments.output or project.workspace.root / "night"
+    into.mkdir(parents=True, exist_ok=True)
+    text = redact(page(results, f"{SystemClock().now():%Y-%m-%d}"))
+    shown = json.dumps(summary.as_json(results, excluded, code), indent=2, ensure_ascii=False)
+    write_atomic(into / PAGE, text.encode())
+    write_atomic(into / RESULT, redact(shown).encode())
+    if arguments.json:
+        print(shown)
+    else:
+        print(summary.text(results, excluded))
+        for result in results:
+            if result.failure is not None and result.code:
+                show_error(summary.as_error(result))
+        print(f"\n{into / PAGE}")
+    sys.stdout.flush()
+    return code
