@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,8 @@ class Status:
     """Operators captured in a CUDA graph, which replays them without a call."""
     capturing: Callable[[], bool] = lambda: False
     """Reports whether a graph is being captured."""
+    device: Callable[[], int | None] = lambda: None
+    """Returns the number of the device that this process uses; None before it uses one."""
     tuned: Counter[str] = field(default_factory=Counter)
     """Candidates timed, by kernel."""
     filled: int = 0
@@ -122,6 +124,7 @@ class Status:
             "captured": sorted(set(self.captured)),
             "tuned": sorted(tuned),
             "compiled": sorted(compiled)[:100],
+            "device": self.device(),
             "program": " ".join(sys.argv)[:200],
         }
 
@@ -184,11 +187,11 @@ def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, .
     import torch
 
     from flagkernels.operators.override import kernels
-    from flagkernels.operators.registry import capturing, dispatch_key, quiet_override
+    from flagkernels.operators.registry import capturing, device_index, dispatch_key, quiet_override
 
     device = torch.device(_device_of(source))
     dispatch = dispatch_key(device)
-    status.capturing = capturing(device)
+    status.capturing, status.device = capturing(device), device_index(device)
     replaced = kernels(source, chosen, dispatch, status.call)
     status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for key, kernel in replaced.items():
@@ -252,6 +255,8 @@ class Effective:
     filled: int
     """Keys that took the nearest tuned key's choice."""
     compilations: int
+    devices: tuple[int, ...]
+    """Numbers of the devices on which operators were called or captured, as the engine counts them."""
 
 
 _MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", "tuned", "filled", "compilations")
@@ -265,7 +270,7 @@ def effective(folder: Path) -> Effective:
     for file in files_of(folder):
         try:
             row = json.loads(file.read_text())
-            rows.append({name: row[name] for name in _MERGED})
+            rows.append({name: row[name] for name in _MERGED} | {"device": row.get("device")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             hint = "restart the engine; each process then rewrites its status file"
             raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
@@ -288,7 +293,13 @@ def effective(folder: Path) -> Effective:
         tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
         filled=sum(row["filled"] for row in rows),
         compilations=sum(row["compilations"] for row in rows),
+        devices=tuple(sorted(_devices(rows))),
     )
+
+
+def _devices(rows: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The devices of the processes that compute."""
+    return {row["device"] for row in rows if row.get("device") is not None and (row["called"] or row["captured"])}
 
 
 def check(path: Path, probe: compat.Probe | None = None) -> Bundle:

@@ -23,6 +23,7 @@ __all__ = [
     "active",
     "capturing",
     "device_here",
+    "device_index",
     "dispatch_key",
     "native_kernel",
     "open_source",
@@ -206,6 +207,19 @@ def capturing(device: torch.device) -> Callable[[], bool]:
     module = torch.get_device_module(device)
     is_capturing: Callable[[], bool] = getattr(module, "is_current_stream_capturing", lambda: False)
     return is_capturing
+
+
+def device_index(device: torch.device) -> Callable[[], int | None]:
+    """A function that returns the number of the device that this process uses; None before it uses one. It opens none:
+    an engine's processes that compute nothing would take memory of the device."""
+    module = torch.get_device_module(device)
+    initialised: Callable[[], bool] = getattr(module, "is_initialized", lambda: False)
+
+    def index() -> int | None:
+        number = module.current_device() if initialised() else None
+        return number if isinstance(number, int) else None  # a processor has none
+
+    return index
 
 
 def dispatch_key(device: torch.device) -> str:

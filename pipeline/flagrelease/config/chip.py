@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import Checked, FieldError, not_empty
+from flagrelease.config.strict_yaml import Checked, FieldError, at_least, not_empty
 from flagrelease.config.value_types import Python, Reference, Size, Version
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, also, did_you_mean
@@ -154,6 +154,9 @@ class Chip:
     hosts: Annotated[tuple[str, ...], Checked(not_empty)] = ("local",)
     """The first one names the machine that stages on the chip lock. flagrelease runs on that machine; nothing is sent
     to it."""
+    host_devices: Annotated[int, at_least(1)] | None = None
+    """How many devices that machine has. Cells then hold as many as they need and share the machine; by default each
+    cell holds the machine."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """By component that is `none`, the reason, for the card."""
     profile: str | None = None
@@ -164,6 +167,9 @@ class Chip:
     def __post_init__(self) -> None:
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
+        if self.host_devices is not None and self.container.gpus not in ("", "all"):
+            rule = "with host_devices it must be `all`: each cell gets the devices that it holds"
+            raise FieldError(f"is {self.container.gpus!r}; {rule}", "container", "gpus")
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:

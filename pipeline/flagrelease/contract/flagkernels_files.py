@@ -129,6 +129,8 @@ class Effective:
     """Keys that use the choice of the nearest tuned key."""
     compilations: int
     """Kernels compiled since the start."""
+    devices: tuple[int, ...] = ()
+    """Numbers of the devices on which operators were called; empty for a processor."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,17 @@ def called(container: Inside, bench: Bench, kernels: results.Kernels) -> str:
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
 
 
+def on_every_device(container: Inside) -> str:
+    """Check that the operators were called on every device of the model, by an engine that has answered requests. Of
+    several groups of layers, only the last one computes logits: one group with operators is enough."""
+    serve, found = container.cell.model.serve, operator_status.effective(container).devices
+    wanted = serve.devices
+    if len(found) < (wanted if serve.ranks.pipeline == 1 else serve.ranks.tensor):
+        on = f"devices {', '.join(map(str, found))}" if found else "none"
+        raise CheckFailed(f"the model has {wanted} devices, and operators were called on {on}")
+    return f"called on devices {', '.join(map(str, found))}"
+
+
 def _steps_of_two(most: int) -> list[int]:
     """The batch sizes at which operators are qualified and selected: 1, 2, 4 … and the largest."""
     return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
@@ -93,3 +104,5 @@ def all_of(container: Inside, bench: Bench, kernels: results.Kernels) -> Iterato
     yield "operators in effect", lambda: in_effect(container, kernels)
     yield "no tuning", lambda: no_tuning(container, bench)
     yield "operators called", lambda: called(container, bench, kernels)
+    if bench.model.serve.devices > 1:
+        yield "operators on every device", lambda: on_every_device(container)
