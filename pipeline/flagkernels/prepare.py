@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--out", help="output folder of the bundle")
     add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: detected by the vendor's tool")
     add_option(parser, "--device")
+    add_option(parser, "--devices")
     add_option(parser, "--policy", default="express")
     add_option(parser, "--budget", default="10m")
     add_option(parser, "--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
@@ -190,12 +191,12 @@ def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _stop)
     parse_budget(args.budget)
     trace.parse_points(args.loads)
+    # Reject a bad config, or a missing chip, before any work.
+    shard.sharded(architecture.read_config(args.config), shard.share_of(args))
+    device_here(args.device, args.devices)
     known = catalogue.load()
     excluded = dict(text.partition("=")[::2] for text in args.exclude)
     known.require(excluded)
-    # Reject a bad config, or a missing chip, before any work.
-    shard.sharded(architecture.read_config(args.config), shard.share_of(args))
-    device_here(args.device)
     machine = SystemProbe().compat(args.vendor or _vendor_here())
     work = Work(args.work)
     make_folder(work.root)

@@ -190,15 +190,21 @@ def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tenso
     return torch.tensor(number)
 
 
-def device_here(name: str) -> torch.device:
-    """torch's device of that name. Raises ChipFault if it is not available in this process."""
+def device_here(name: str, devices: int = 1) -> torch.device:
+    """torch's device of that name. Raises ChipFault if fewer than `devices` of it are available in this process."""
     try:
         device = torch.device(name)
-        present = device.type == "cpu" or torch.get_device_module(device).is_available()
+        module = torch.get_device_module(device)
+        present = 1 if device.type == "cpu" else module.device_count() if module.is_available() else 0
     except (RuntimeError, AttributeError):
-        present = False
+        present = 0
     if not present:
         raise ChipFault(f"device {name!r} is not available", hint="run on the chip, or with --device cpu")
+    if present < devices:
+        raise ChipFault(
+            f"the model needs {devices} devices, and {present} {'is' if present == 1 else 'are'} available here",
+            hint="make more of the chip's devices visible, or serve the model with fewer --devices",
+        )
     return device
 
 

@@ -63,9 +63,10 @@ def share(job: Job) -> dict[str, Any]:
 
 
 def _share(job: Job) -> list[str]:
-    given = share(job)
+    given, devices = share(job), job.cell.model.serve.devices
+    needed = ["--devices", str(devices)] if devices > 1 else []
     sizes = [text for name in ("tensor", "pipeline") for text in (f"--{name}", str(given[name])) if given[name] > 1]
-    return [*sizes, *(["--whole-experts"] if given["whole_experts"] else [])]
+    return [*needed, *sizes, *(["--whole-experts"] if given["whole_experts"] else [])]
 
 
 def argv(job: Job, folders: KernelFolders, config: Path) -> list[str]:

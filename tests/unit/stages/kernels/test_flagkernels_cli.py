@@ -69,6 +69,6 @@ def test_hints_name_settings_of_the_matrix() -> None:
 def test_every_matrix_name_of_an_option_is_a_key_of_the_matrix() -> None:
     names = flagkernels_cli.matrix_names()
     keys = {f"kernels.{field.name}" for field in fields(KernelSettings)}
-    keys |= {f"serve.parallel.{field.name}" for field in fields(Parallel)}
+    keys |= {"serve.devices"} | {f"serve.parallel.{field.name}" for field in fields(Parallel)}
     assert {name for name in names.values() if not name.startswith("serve.args.")} <= keys
     assert keys - set(names.values()) == {"kernels.limit"}, "a limit of the stage, not an option of flagkernels"
