@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import Checked, FieldError, at_least, not_empty
+from flagrelease.config.strict_yaml import Checked, FieldError, at_least, between, not_empty
 from flagrelease.config.value_types import Python, Reference, Size, Version
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, also, did_you_mean
@@ -37,6 +38,8 @@ class Device:
     """Its code in FlagOS, such as nvidia004."""
     query: str = ""
     """The command that prints the driver's version; by default the vendor's."""
+    memory: Annotated[float, between(0, math.inf, without=(0,))] | None = None
+    """The least memory that it reports, GiB; by default not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
+from flagrelease.config.cell import Cell
 from flagrelease.config.chip import Chip, Container
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError
+
+_WEIGHTS = (".safetensors", ".gguf", ".bin")
+"""Endings of files with weights, of which the first that a model has is served."""
 
 Devices = tuple[int, ...]
 """Numbers of devices of a machine, from 0."""
@@ -41,6 +48,35 @@ def check_chip(chip: Chip, chip_name: str, devices: int) -> None:
             why=f"no environment variable that does so is known for {chip.vendor}",
             hint=f"remove chips.{chip_name}.host_devices: each cell then holds the whole machine",
         )
+
+
+def check_memory(cell: Cell, files: Iterable[LockedFile]) -> None:
+    """Raise ConfigError if the weights among `files` are larger than the memory of the cell's devices, as far as it is
+    known. What fits may still lack room for the cache of a long context."""
+    memory, serve = cell.chip.device.memory, cell.model.serve
+    if memory is None:
+        return
+    used = serve.args.get("gpu_memory_utilization", 1.0)
+    share = used if isinstance(used, float) and 0 < used < 1 else 1.0
+    room, size = serve.devices * memory * 2**30 * share, weight_bytes(files)
+    if size > room:
+        one = f"{serve.devices} × {memory:g} GiB" + (f", of which {share:.0%} are used" if share < 1 else "")
+        raise ConfigError(
+            f"{cell.model_name} is too large for {cell.chip_name}",
+            why=f"its weights have {size / 2**30:,.1f} GiB, and its devices {one}",
+            hint=f"set serve.devices to {math.ceil(size / (memory * 2**30 * share))} or more under "
+            f"per_chip.{cell.chip_name} in matrix.yaml, or exclude the cell with this reason",
+        )
+
+
+def weight_bytes(files: Iterable[LockedFile]) -> int:
+    """The size of the weights, without those in a second format."""
+    by_kind: dict[str, int] = {}
+    for file in files:
+        kind = next((kind for kind in _WEIGHTS if file.path.endswith(kind)), "")
+        if kind and not file.path.rpartition("/")[2].startswith("consolidated"):
+            by_kind[kind] = by_kind.get(kind, 0) + file.size
+    return next((by_kind[kind] for kind in _WEIGHTS if kind in by_kind), 0)
 
 
 def on_card(chip: Chip, devices: int) -> Devices | None:

@@ -11,11 +11,12 @@ import support.served_cell as given
 from flagrelease.config import strict_yaml
 from flagrelease.config.cell import Cell
 from flagrelease.config.engines import Parallel, Ranks
+from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.container import Placement, for_serving
-from flagrelease.recipe.devices import Devices, check_chip, limited, on_card
+from flagrelease.recipe.devices import Devices, check_chip, check_memory, limited, on_card, weight_bytes
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages.kernels import stage as kernels
 
@@ -160,3 +161,37 @@ def test_operators_are_prepared_for_the_share_of_one_device() -> None:
     assert parts(devices=2) == {"tensor": 2, "pipeline": 1, "whole_experts": False}
     assert parts(devices=2, args={"enable_expert_parallel": True})["whole_experts"]
     assert parts() == {"tensor": 1, "pipeline": 1, "whole_experts": False}
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("devices", "memory", "refused"), [(1, 80.0, True), (2, 80.0, False), (2, 60.0, True), (1, None, False)]
+)
+def test_weights_that_are_larger_than_the_devices_are_refused(
+    devices: int, memory: float | None, refused: bool
+) -> None:
+    """From the listing in matrix.lock: nothing has been fetched."""
+    one = cell(devices=devices, args={"gpu_memory_utilization": 0.9})
+    one = replace(one, chip=replace(one.chip, device=replace(one.chip.device, memory=memory)))
+    files = [LockedFile(path=f"model-{n}.safetensors", size=30 * GIB, sha256="a") for n in range(4)]
+    files += [LockedFile(path=name, size=120 * GIB, sha256="a") for name in ("consolidated.safetensors", "model.bin")]
+    if not refused:
+        check_memory(one, files)
+        return
+    with pytest.raises(ConfigError, match="qwen3-8b is too large for nvidia-h100") as caught:
+        check_memory(one, files)
+    assert caught.value.why == (
+        f"its weights have 120.0 GiB, and its devices {devices} × {memory:g} GiB, of which 90% are used"
+    )
+    assert f"serve.devices to {2 if memory == 80 else 3} or more" in caught.value.hint
+
+
+def test_a_second_format_of_the_weights_does_not_count() -> None:
+    files = [
+        LockedFile(path=name, size=size, sha256="a") for name, size in (("a.bin", 5), ("b/c.gguf", 7), ("d.json", 9))
+    ]
+    assert weight_bytes(files) == 7
+    assert weight_bytes(files[:1]) == 5
+    assert weight_bytes([]) == 0
