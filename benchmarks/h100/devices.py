@@ -32,9 +32,10 @@ from flagkernels import cli  # noqa: E402
 from flagkernels.engine.process_file import files_of  # noqa: E402
 from flagkernels.files import read_json, write_json, write_text  # noqa: E402
 from flagkernels.model import trace  # noqa: E402
-from flagkernels.operators.calls import Call, shape_class  # noqa: E402
+from flagkernels.operators.calls import Call  # noqa: E402
 
-PRODUCTS = ("mm", "mm.out", "addmm", "addmm.out", "bmm", "bmm.out")
+PRODUCTS = {"mm": 1, "mm.out": 1, "bmm": 1, "bmm.out": 1, "addmm": 2, "addmm.out": 2}
+"""Matrix products, with the position of the weight among their tensors."""
 WITHOUT_MULTICAST = {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
@@ -45,7 +46,7 @@ WITHOUT_MULTICAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The matrix products that one device called, by shape class."""
+    """The matrix products that one device called, by their weights."""
 
     number: int
     foreseen: tuple[str, ...]
@@ -57,10 +58,10 @@ class Device:
 
 def compared(found: trace.Trace, calls: Mapping[int, Iterable[Call]], part: int) -> list[Device]:
     """The products of each device against the trace. `part`: the device's part of the vocabulary."""
-    predicted = {_name(traced.call, found) for traced in found.calls}
+    predicted = {_name(traced.call) for traced in found.calls if traced.call.overload in PRODUCTS}
     devices = []
     for number, rows in sorted(calls.items()):
-        products = {_name(call, found): call for call in rows if call.overload in PRODUCTS}
+        products = {_name(call): call for call in rows if call.overload in PRODUCTS}
         logits = [name for name, call in products.items() if any(part in spec.shape for spec in call.tensors)]
         foreseen, unforeseen = sorted(products.keys() & predicted), sorted(products.keys() - predicted)
         devices.append(
@@ -69,8 +70,10 @@ def compared(found: trace.Trace, calls: Mapping[int, Iterable[Call]], part: int)
     return devices
 
 
-def _name(call: Call, found: trace.Trace) -> str:
-    return f"{call.overload} {shape_class(call, found.static)}"
+def _name(call: Call) -> str:
+    """A product with its weight. The rows are those of a step, of which the trace and the warm-up have different ones."""
+    weight = call.tensors[PRODUCTS[call.overload]]
+    return f"{call.overload} {' × '.join(map(str, weight.shape[-2:]))}"
 
 
 def faults(devices: Sequence[Device], expected: int) -> list[str]:

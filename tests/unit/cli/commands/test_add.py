@@ -15,7 +15,7 @@ from flagrelease.cli.stanza import inserted
 from flagrelease.config import matrix as matrices
 from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
-from support.hub_stand_in import HubStandIn
+from support.hub_stand_in import Fault, HubStandIn
 from support.model_files import safetensors_of
 
 ROOT = Path(__file__).parents[4]
@@ -84,9 +84,9 @@ def test_flags_prevail_over_the_hub(path: Path, hub: HubStandIn) -> None:
 
 
 def test_without_its_hub_a_model_is_added_from_flags(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: Path, hub: HubStandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.faults = [Fault(where="", status=404, times=99)]
     model = added(path, "model", "toy", "--source", "hf://ORG/Toy-1B", "--license", "mit").models["toy"]
     assert (model.license, model.sampling.temperature) == ("mit", 0.0)
     assert "note: the hub was not read: " in capsys.readouterr().out
