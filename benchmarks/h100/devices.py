@@ -71,7 +71,7 @@ def compared(found: trace.Trace, calls: Mapping[int, Iterable[Call]], part: int)
 
 
 def _name(call: Call) -> str:
-    """A product with its weight. The rows are those of a step, of which the trace and the warm-up have different ones."""
+    """A product with its weight; the rows are those of a step, and the engine's warm-up has others than the trace."""
     weight = call.tensors[PRODUCTS[call.overload]]
     return f"{call.overload} {' × '.join(map(str, weight.shape[-2:]))}"
 

@@ -41,7 +41,8 @@ def in_effect(container: Inside, kernels: results.Kernels) -> str:
 
 
 def no_tuning(container: Inside, bench: Bench) -> str:
-    """Check that no kernel is tuned while serving, with concurrent prompts of many lengths, half of them sampled."""
+    """Check that no kernel is tuned while serving, with concurrent prompts of many lengths, half of them sampled, and
+    that all processes use the same configurations."""
     longest = max(1, min(bench.long_tokens // 4, _MAX_WORDS))
     lengths = [1 + round((longest - 1) * (number / (REQUESTS - 1)) ** 2) for number in range(REQUESTS)]
     with ThreadPoolExecutor(min(_AT_ONCE, bench.model.serve.concurrency)) as pool:
@@ -52,6 +53,8 @@ def no_tuning(container: Inside, bench: Bench) -> str:
     events = found.tuning_events
     if events:
         raise CheckFailed(f"{events} candidates of {', '.join(found.tuned)} were timed since startup")
+    if found.differing:
+        raise CheckFailed(f"two processes use different configurations of {', '.join(found.differing)}")
     details = f"{found.filled} sizes used the nearest tuned configuration, {found.compilations} kernels were compiled"
     return f"0 tuning events after {REQUESTS} requests; {details}"
 

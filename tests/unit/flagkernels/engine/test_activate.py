@@ -121,6 +121,17 @@ def test_devices_are_those_of_processes_that_compute(tmp_path: Path) -> None:
     assert effective(tmp_path).devices == (0, 1)
 
 
+def test_ranks_that_use_different_configurations_are_found(tmp_path: Path) -> None:
+    ranks = [status(), status()]
+    for rank, own in enumerate(ranks):
+        own.choose("mm_kernel", (32, 64), "BLOCK: 32")
+        own.choose("bmm_kernel", (64,), f"BLOCK: {rank}")
+    ranks[0].choose("softmax_kernel", (1,), "BLOCK: 1")  # one rank alone calls it
+    for pid, own in enumerate(ranks):
+        (tmp_path / f"{pid}.json").write_text(json.dumps({"pid": pid, **own.snapshot()}))
+    assert effective(tmp_path).differing == ("bmm_kernel",)
+
+
 def test_no_device_is_opened_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Module:
         opened = False

@@ -74,6 +74,13 @@ def test_what_differs_is_named(changes: dict[str, Any], message: str) -> None:
         operator_checks.in_effect(reporting(**changes), KERNELS)
 
 
+def test_ranks_with_different_configurations_fail() -> None:
+    bench = Asked({})
+    bench.long_tokens = 8  # type: ignore[attr-defined]
+    with pytest.raises(CheckFailed, match="two processes use different configurations of mm_kernel"):
+        operator_checks.no_tuning(reporting(differing=["mm_kernel"]), bench)  # type: ignore[arg-type]
+
+
 def test_a_device_on_which_nothing_is_called_is_found() -> None:
     def on(*devices: int, pipeline: int = 1) -> Inside:
         at = reporting(devices=devices)
