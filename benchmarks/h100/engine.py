@@ -35,6 +35,8 @@ from flagkernels.files import read_json, write_json, write_text  # noqa: E402
 from flagkernels.measure.timing import Ratio, ratio  # noqa: E402
 
 PROMPT, ANSWER = 512, 128
+LONGEST, MOST = 2048, 64
+"""The limits of the engine: tokens of a request, and requests at once."""
 MARK = "engine.py answers "
 """Prefix of the lines for the parent process, among the engine's other output."""
 
@@ -47,7 +49,7 @@ def serve(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(args.config, Path(folder) / "config.json")
         # A fixed cache size instead of all free memory, since two engines start on one chip.
-        limits = {"max_model_len": 2048, "max_num_seqs": 64, "kv_cache_memory_bytes": args.cache << 30}
+        limits = {"max_model_len": LONGEST, "max_num_seqs": MOST, "kv_cache_memory_bytes": args.cache << 30}
         engine = vllm.LLM(
             model=folder,
             load_format="dummy",
@@ -55,6 +57,7 @@ def serve(args: argparse.Namespace) -> None:
             enable_prefix_caching=False,
             gpu_memory_utilization=0.4,
             seed=0,
+            tensor_parallel_size=args.tensor,
             **limits,
         )
         greedy = vllm.SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True, detokenize=False)
@@ -73,7 +76,7 @@ class Engine:
 
     def __init__(self, name: str, before: list[str], args: argparse.Namespace) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "serve", "--config", str(args.config)]
-        argv = [*before, *command, "--cache", str(args.cache)]
+        argv = [*before, *command, "--cache", str(args.cache), "--tensor", str(args.tensor)]
         self.name = name
         self.log = (args.out / f"{name}.log").open("w")
         pipe = subprocess.PIPE
@@ -193,6 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="pairs: output folder")
     parser.add_argument("--config", type=Path, default=HERE / "qwen3-8b.json")
     parser.add_argument("--cache", type=int, default=4, metavar="GIB", help="size of each engine's KV cache")
+    parser.add_argument("--tensor", type=int, default=1, metavar="N", help="devices of each engine (tensor parallel)")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--batches", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8, 32])
     args = parser.parse_args()

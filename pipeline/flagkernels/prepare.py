@@ -33,7 +33,7 @@ from flagkernels.errors import BundleCorrupt, DatabaseLocked, KernelsError, Noth
 from flagkernels.files import make_folder, read_json, write_json
 from flagkernels.measure.figures import figures_of
 from flagkernels.measure.select import FLOOR
-from flagkernels.model import architecture, trace
+from flagkernels.model import architecture, shard, trace
 from flagkernels.model.sampling import REQUESTS
 from flagkernels.operators import catalogue
 from flagkernels.operators.inductor import EXECUTIONS
@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--out", help="output folder of the bundle")
     add_option(parser, "--vendor", help="FlagGems vendor name of this chip; default: detected by the vendor's tool")
     add_option(parser, "--device")
+    add_option(parser, "--devices")
     add_option(parser, "--policy", default="express")
     add_option(parser, "--budget", default="10m")
     add_option(parser, "--exclude", action="append", default=[], metavar="OPERATOR[=REASON]", help="repeatable")
@@ -110,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--execution", choices=EXECUTIONS)
     add_option(parser, "--requests", choices=REQUESTS)
     add_option(parser, "--loads")
+    shard.add_arguments(parser)
     add_option(parser, "--floor", default=FLOOR)
     add_option(parser, "--real")
     add_option(parser, "--classes")
@@ -189,11 +191,12 @@ def main(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _stop)
     parse_budget(args.budget)
     trace.parse_points(args.loads)
+    # Reject a bad config, or a missing chip, before any work.
+    shard.sharded(architecture.read_config(args.config), shard.share_of(args))
+    device_here(args.device, args.devices)
     known = catalogue.load()
     excluded = dict(text.partition("=")[::2] for text in args.exclude)
     known.require(excluded)
-    architecture.read_config(args.config)  # reject a bad config or a missing chip before any work
-    device_here(args.device)
     machine = SystemProbe().compat(args.vendor or _vendor_here())
     work = Work(args.work)
     make_folder(work.root)
@@ -294,7 +297,11 @@ def _failed(name: str, code: int) -> StepFailed:
 def _trace(args: argparse.Namespace, work: Work) -> Step:
     limits = ("--max-len", args.max_len, "--max-batch", args.max_batch, "--max-tokens", args.max_tokens)
     points = ("--points", args.points) if args.points else tuple(map(str, limits))
-    how = ("--execution", args.execution, "--requests", args.requests)
+    how = ["--execution", args.execution, "--requests", args.requests]
+    share = shard.share_of(args)
+    for name, size in (("--tensor", share.tensor), ("--pipeline", share.pipeline)):
+        how += [name, str(size)] if size > 1 else []
+    how += ["--whole-experts"] if share.whole_experts else []
     argv = ("--config", str(args.config.resolve()), "--out", str(work.trace), *how, *points)
     return Step(name="trace", argv=argv, made=work.trace, partial=(work.verdicts,))
 

@@ -48,6 +48,7 @@ def build(
         "policy": choice["policy"],
         "execution": found.execution,
         "requests": found.requests,
+        "share": asdict(found.share),
         "operators": operators,
         "verdicts": dict(Counter(row.verdict for row in rows)),
         "excluded": _excluded(rows, operators, choice, by_hand),

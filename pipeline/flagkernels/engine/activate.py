@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,10 +84,14 @@ class Status:
     """Operators captured in a CUDA graph, which replays them without a call."""
     capturing: Callable[[], bool] = lambda: False
     """Reports whether a graph is being captured."""
+    device: Callable[[], int | None] = lambda: None
+    """Returns the number of the device that this process uses; None before it uses one."""
     tuned: Counter[str] = field(default_factory=Counter)
     """Candidates timed, by kernel."""
     filled: int = 0
     """Keys that took the nearest tuned key's choice (nearest.py)."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """The configuration in use, by kernel and key."""
     compiled: Counter[str] = field(default_factory=Counter)
     """Compilations by kernel."""
     library: Any = None
@@ -104,12 +108,15 @@ class Status:
     def fill(self, kernel: str) -> None:  # noqa: ARG002 -- same signature as the other events
         self.filled += 1
 
+    def choose(self, kernel: str, key: tuple[Any, ...], config: str) -> None:
+        self.choices[f"{kernel} {key}"] = config
+
     def compilation(self, kernel: str) -> None:
         self.compiled[kernel] += 1
 
     def events(self) -> int:
         counted = sum(counter.total() for counter in (self.called, self.tuned, self.compiled))
-        return counted + len(self.captured) + self.filled
+        return counted + len(self.captured) + self.filled + len(self.choices)
 
     def snapshot(self) -> dict[str, Any]:
         # Copied first: the engine's threads continue counting.
@@ -122,6 +129,8 @@ class Status:
             "captured": sorted(set(self.captured)),
             "tuned": sorted(tuned),
             "compiled": sorted(compiled)[:100],
+            "device": self.device(),
+            "choices": dict(self.choices),
             "program": " ".join(sys.argv)[:200],
         }
 
@@ -166,7 +175,7 @@ def activate(path: Path | None = None, *, probe: compat.Probe | None = None) -> 
     )
     _count_events(status, () if libentry is None else libentry.LibTuner)
     if libentry is not None:
-        use_nearest(libentry.LibTuner, status.fill)
+        use_nearest(libentry.LibTuner, status.fill, status.choose)
     status.keys = _register(source, bundle.operators, status)
     ProcessFile(effective_folder(), status)
     _state = status
@@ -184,11 +193,11 @@ def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, .
     import torch
 
     from flagkernels.operators.override import kernels
-    from flagkernels.operators.registry import capturing, dispatch_key, quiet_override
+    from flagkernels.operators.registry import capturing, device_index, dispatch_key, quiet_override
 
     device = torch.device(_device_of(source))
     dispatch = dispatch_key(device)
-    status.capturing = capturing(device)
+    status.capturing, status.device = capturing(device), device_index(device)
     replaced = kernels(source, chosen, dispatch, status.call)
     status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for key, kernel in replaced.items():
@@ -252,6 +261,10 @@ class Effective:
     filled: int
     """Keys that took the nearest tuned key's choice."""
     compilations: int
+    devices: tuple[int, ...]
+    """Numbers of the devices on which operators were called or captured, as the engine counts them."""
+    differing: tuple[str, ...]
+    """Kernels that have different configurations for the same key in two processes, such as the ranks of a model."""
 
 
 _MERGED = ("pid", "bundle", "operators", "called", "captured", "tuning_events", "tuned", "filled", "compilations")
@@ -265,7 +278,9 @@ def effective(folder: Path) -> Effective:
     for file in files_of(folder):
         try:
             row = json.loads(file.read_text())
-            rows.append({name: row[name] for name in _MERGED})
+            rows.append(
+                {name: row[name] for name in _MERGED} | {"device": row.get("device"), "choices": row.get("choices", {})}
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             hint = "restart the engine; each process then rewrites its status file"
             raise UsageError(f"{file} cannot be read", why=repr(error), hint=hint) from error
@@ -288,7 +303,22 @@ def effective(folder: Path) -> Effective:
         tuned=tuple(sorted({name for row in rows for name in row["tuned"]})),
         filled=sum(row["filled"] for row in rows),
         compilations=sum(row["compilations"] for row in rows),
+        devices=tuple(sorted(_devices(rows))),
+        differing=_differing(rows),
     )
+
+
+def _devices(rows: Iterable[Mapping[str, Any]]) -> set[int]:
+    """The devices of the processes that compute."""
+    return {row["device"] for row in rows if row.get("device") is not None and (row["called"] or row["captured"])}
+
+
+def _differing(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        for key, config in row["choices"].items():
+            found.setdefault(key, set()).add(config)
+    return tuple(sorted({key.split(" ")[0] for key, configs in found.items() if len(configs) > 1}))
 
 
 def check(path: Path, probe: compat.Probe | None = None) -> Bundle:

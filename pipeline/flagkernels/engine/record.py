@@ -35,8 +35,8 @@ _state: _Calls | None = None
 class _Calls:
     """The counters of this process's calls. Implements StatusSource."""
 
-    def __init__(self, capturing: Callable[[], bool]) -> None:
-        self.capturing = capturing
+    def __init__(self, capturing: Callable[[], bool], device: Callable[[], int | None] = lambda: None) -> None:
+        self.capturing, self.device = capturing, device
         self.depth = threading.local()
         self.library: Any = None
         """torch's Library; its kernels are unregistered when it is freed."""
@@ -50,13 +50,13 @@ class _Calls:
         return self.launched.total() + self.captured.total()
 
     def snapshot(self) -> dict[str, Any]:
-        """`calls`: a row for each distinct call, launched or captured."""
+        """`calls`: a row for each distinct call, launched or captured; `device`: the number of the process's device."""
         rows = [
             {"call": call.to_json(), how: count}
             for how in ("launched", "captured")
             for call, count in list(getattr(self, how).items())
         ]
-        return {"calls": rows}
+        return {"calls": rows, "device": self.device()}
 
     def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a native kernel to count its outermost calls, not those that another kernel makes."""
@@ -91,10 +91,10 @@ def start() -> None:
         return
     import torch
 
-    from flagkernels.operators.registry import capturing, dispatch_key, native_kernel, quiet_override
+    from flagkernels.operators.registry import capturing, device_index, dispatch_key, native_kernel, quiet_override
 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    _state = _Calls(capturing(device))
+    _state = _Calls(capturing(device), device_index(device))
     _state.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call,unused-ignore]
     dispatch = dispatch_key(device)
     for key in catalogue.load(_catalogue()).overloads:

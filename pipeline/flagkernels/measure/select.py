@@ -279,4 +279,5 @@ def _served(args: argparse.Namespace, found: Trace) -> Served:
         execution=found.execution,
         requests=found.requests,
         layers=args.layers,
+        share=found.share,
     )

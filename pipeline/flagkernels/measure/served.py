@@ -23,6 +23,7 @@ from flagkernels.measure.timing import Clock, Ratio, ratio
 from flagkernels.model import architecture
 from flagkernels.model.architecture import Architecture, text_of
 from flagkernels.model.sampling import LastPositions, sample, temperatures
+from flagkernels.model.shard import ALL, Share, gathered, sharded, split_embedding
 from flagkernels.model.trace import Point
 from flagkernels.operators.listing import Operators
 from flagkernels.operators.override import installed
@@ -61,8 +62,9 @@ class ServedModel:
     """A model on one device, with its native steps prepared for every load.
 
     `execution`: one of inductor.EXECUTIONS; `requests`: one of sampling.REQUESTS; `pairs`: measurements per load;
-    `engine_s`: seconds of the engine's host work per step. Raises torch.OutOfMemoryError if the model does not fit (cut
-    it with `layers`), ChipFault if torch cannot compile it."""
+    `share`: of one of several devices, without the time of their communication; `engine_s`: seconds of the engine's
+    host work per step. Raises torch.OutOfMemoryError if the model does not fit (cut it with `layers`), ChipFault if
+    torch cannot compile it."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class ServedModel:
         execution: str = "compiled",
         requests: str = "mixed",
         layers: int | None = None,
+        share: Share = ALL,
         pairs: int = 21,
         engine_s: float = ENGINE_S,
     ) -> None:
@@ -82,8 +85,11 @@ class ServedModel:
         self.engine_s = engine_s
         self.loads = tuple(loads)
         self.clock = Clock(device)
-        self.model: Any = architecture.build(arch, str(device), layers=layers)
+        self.parts, self.vocabulary = share.tensor, int(text_of(arch.config).vocab_size)
+        self.model: Any = architecture.build(sharded(arch, share), str(device), layers=layers)
         architecture.fuse_projections(self.model)
+        if self.parts > 1:
+            split_embedding(self.model)
         self.layers = _Layers(architecture.decoder(self.model))
         self.last = LastPositions(self.model)
         with torch.inference_mode():
@@ -121,7 +127,8 @@ class ServedModel:
 
         def run(**inputs: Any) -> Any:
             self.last.rows = rows
-            return sample(model(**inputs).logits.flatten(0, -2), temperature)
+            logits = gathered(model(**inputs).logits.flatten(0, -2), self.parts, self.vocabulary)
+            return sample(logits, temperature)
 
         if load.phase == "prefill":
             return lambda: run(input_ids=ids, use_cache=False)

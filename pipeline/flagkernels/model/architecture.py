@@ -21,6 +21,7 @@ __all__ = [
     "Architecture",
     "build",
     "cache_name",
+    "cut",
     "decoder",
     "fuse_projections",
     "meta_cannot",
@@ -130,7 +131,7 @@ def build(
     config = copy.deepcopy(architecture.config)
     make = _maker(architecture)
     if layers is not None:
-        _cut(text_of(config), layers)
+        cut(text_of(config), layers)
     torch.manual_seed(seed)
     try:
         with torch.device(device), contextlib.ExitStack() as stack:
@@ -192,7 +193,7 @@ def _cheap_init() -> Any:
         yield
 
 
-def _cut(config: Any, layers: int) -> None:
+def cut(config: Any, layers: int) -> None:
     """Keep the first layers, and as many more as needed to have one of each kind (attention, sliding, linear …)."""
     kinds = list(getattr(config, "layer_types", None) or ())
     layers = max([layers, *(kinds.index(kind) + 1 for kind in set(kinds))])

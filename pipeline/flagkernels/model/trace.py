@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from torch import nn
 from flagkernels.arguments import add_option
 from flagkernels.errors import NothingToDo, UsageError
 from flagkernels.files import read_json, write_json
-from flagkernels.model import architecture
+from flagkernels.model import architecture, shard
 from flagkernels.model.architecture import Architecture
 from flagkernels.model.recorder import Recorder, recording, unrecorded
 from flagkernels.model.sampling import REQUESTS, LastPositions, sample, temperatures
+from flagkernels.model.shard import ALL, Share, gathered, sharded, share_of, split_embedding
 from flagkernels.operators import catalogue
 from flagkernels.operators.calls import Call, shape_class
 from flagkernels.operators.catalogue import Catalogue
@@ -91,6 +92,8 @@ class Trace:
     """`meta`, or `cpu` if the meta device could not run the model."""
     requests: str = "mixed"
     """One of sampling.REQUESTS."""
+    share: Share = ALL
+    """What one device has of the model; these are its calls."""
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -113,6 +116,7 @@ class Trace:
             "view": self.view,
             "execution": self.execution,
             "requests": self.requests,
+            "share": asdict(self.share),
             "dtype": self.dtype,
             "layers": self.layers,
             "device": self.device,
@@ -137,6 +141,7 @@ def read(path: Path) -> Trace:
             view=data["view"],
             execution=data["execution"],
             requests=data.get("requests", "mixed"),  # older traces lack the field and are mixed
+            share=Share(**data.get("share", {})),
             dtype=data["dtype"],
             layers=data["layers"],
             device=data["device"],
@@ -200,17 +205,19 @@ def trace(
     execution: str = "compiled",
     requests: str = "mixed",
     layers: int | None = None,
+    share: Share = ALL,
     progress: Progress | None = None,
 ) -> Trace:
     """Trace every point on the meta device, or on the CPU with random weights and two layers if meta cannot run it.
 
     `view`: `module` is the unmodified transformers model; `engine` fuses the projections that serving engines fuse,
     computes logits of the last position only, and samples from them. `execution`: one of EXECUTIONS; `requests`: one of
-    REQUESTS. Raises NothingToDo if FlagGems has an operator for none of the calls, UsageError if transformers cannot
-    run the model.
+    REQUESTS; `share`: of one of several devices. Raises NothingToDo if FlagGems has an operator for none of the calls,
+    UsageError if transformers cannot run the model or devices cannot share it.
     """
-    how = _How(known, view, execution, requests, layers)
-    model, recorders, device = _recorded(arch, points, how, progress)
+    vocabulary = int(architecture.text_of(arch.config).vocab_size)
+    how = _How(known, view, execution, requests, layers, share, vocabulary)
+    model, recorders, device = _recorded(sharded(arch, share), points, how, progress)
     calls, native_only = _counted(recorders, known)
     if not calls:
         raise NothingToDo(f"{arch.name} calls no operator of FlagGems {known.version}", hint="serve it natively")
@@ -226,9 +233,10 @@ def trace(
         device=device,
         versions=_versions(known),
         points=tuple(points),
-        static=architecture.static_sizes(model),
+        static=architecture.static_sizes(model) | _whole(share, vocabulary),
         calls=calls,
         native_only=native_only,
+        share=share,
     )
 
 
@@ -262,6 +270,11 @@ def _counted(recorders: Sequence[Recorder], known: Catalogue) -> tuple[tuple[Tra
     return tuple(calls), dict(sorted(native_only.items()))
 
 
+def _whole(share: Share, vocabulary: int) -> frozenset[int]:
+    """The sizes of gathered logits, which no weight of one device has."""
+    return frozenset() if share.tensor == 1 else frozenset({vocabulary, shard.padded(vocabulary)})
+
+
 def _versions(known: Catalogue) -> dict[str, str]:
     import transformers
 
@@ -275,6 +288,9 @@ class _How:
     execution: str
     requests: str
     layers: int | None
+    share: Share
+    vocabulary: int
+    """Of the complete model."""
 
 
 def _run(
@@ -285,6 +301,8 @@ def _run(
     if how.view == "engine":
         architecture.fuse_projections(model)
         last = LastPositions(model)
+        if how.share.tensor > 1:
+            split_embedding(model)
     recorders = []
     for point in points:
         if progress:
@@ -312,7 +330,7 @@ def _forward(model: nn.Module, point: Point, how: _How, device: str, last: LastP
         with recording(how.known, compiled) as recorder:
             logits = model(input_ids=ids, **extra).logits
             if last is not None:
-                sample(logits.flatten(0, -2), temperature)
+                sample(gathered(logits.flatten(0, -2), how.share.tensor, how.vocabulary), temperature)
     return recorder
 
 
@@ -326,6 +344,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--execution", choices=EXECUTIONS)
     add_option(parser, "--requests", choices=REQUESTS)
     add_option(parser, "--layers", help="cut the model to its first layers (call counts shrink too)")
+    shard.add_arguments(parser)
     add_option(parser, "--max-len")
     add_option(parser, "--max-batch")
     add_option(parser, "--max-tokens")
@@ -342,6 +361,6 @@ def main(args: argparse.Namespace) -> int:
     known = catalogue.load(args.catalogue)
     with Progress("trace", total=len(tuple(points))) as progress:
         how = {"view": args.view, "execution": args.execution, "requests": args.requests, "layers": args.layers}
-        traced = trace(arch, tuple(points), known, **how, progress=progress)
+        traced = trace(arch, tuple(points), known, **how, share=share_of(args), progress=progress)
     write_json(args.out, traced.to_json())
     return 0

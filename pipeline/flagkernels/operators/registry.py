@@ -23,6 +23,7 @@ __all__ = [
     "active",
     "capturing",
     "device_here",
+    "device_index",
     "dispatch_key",
     "native_kernel",
     "open_source",
@@ -189,15 +190,21 @@ def _as_tensor(number: int | float | bool, args: tuple[Any, ...]) -> torch.Tenso
     return torch.tensor(number)
 
 
-def device_here(name: str) -> torch.device:
-    """torch's device of that name. Raises ChipFault if it is not available in this process."""
+def device_here(name: str, devices: int = 1) -> torch.device:
+    """torch's device of that name. Raises ChipFault if fewer than `devices` of it are available in this process."""
     try:
         device = torch.device(name)
-        present = device.type == "cpu" or torch.get_device_module(device).is_available()
+        module = torch.get_device_module(device)
+        present = 1 if device.type == "cpu" else module.device_count() if module.is_available() else 0
     except (RuntimeError, AttributeError):
-        present = False
+        present = 0
     if not present:
         raise ChipFault(f"device {name!r} is not available", hint="run on the chip, or with --device cpu")
+    if present < devices:
+        raise ChipFault(
+            f"the model needs {devices} devices, and {present} {'is' if present == 1 else 'are'} available here",
+            hint="make more of the chip's devices visible, or serve the model with fewer --devices",
+        )
     return device
 
 
@@ -206,6 +213,19 @@ def capturing(device: torch.device) -> Callable[[], bool]:
     module = torch.get_device_module(device)
     is_capturing: Callable[[], bool] = getattr(module, "is_current_stream_capturing", lambda: False)
     return is_capturing
+
+
+def device_index(device: torch.device) -> Callable[[], int | None]:
+    """A function that returns the number of the device that this process uses; None before it uses one. It opens none:
+    an engine's processes that compute nothing would take memory of the device."""
+    module = torch.get_device_module(device)
+    initialised: Callable[[], bool] = getattr(module, "is_initialized", lambda: False)
+
+    def index() -> int | None:
+        number = module.current_device() if initialised() else None
+        return number if isinstance(number, int) else None  # a processor has none
+
+    return index
 
 
 def dispatch_key(device: torch.device) -> str:

@@ -18,8 +18,9 @@ from flagkernels.tuning.candidates import Key, nearest
 __all__ = ["tuned_keys", "use_nearest"]
 
 
-def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
-    """Patch FlagGems' tuner for the rest of the process; calls `note` with the kernel's name for each filled key."""
+def use_nearest(tuner_class: Any, note: Callable[[str], None], chosen: Callable[[str, Key, str], None]) -> None:
+    """Patch FlagGems' tuner for the rest of the process; calls `note` with the kernel's name for each filled key, and
+    `chosen` with that of each key that has a choice, the key and the choice."""
     original = tuner_class.get_key
     settled: set[tuple[str, Key]] = set()
     filling = threading.Lock()  # a second thread must not look a key up before the first has written it
@@ -32,6 +33,8 @@ def use_nearest(tuner_class: Any, note: Callable[[str], None]) -> None:
         with filling:
             if name not in settled and key not in tuner.cache and _fill(tuner, key):
                 note(str(tuner.base_fn.__name__))
+            if name not in settled and (config := tuner.cache.get(key)) is not None:
+                chosen(str(tuner.base_fn.__name__), key, str(config))
             settled.add(name)
         return key
 

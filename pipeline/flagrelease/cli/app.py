@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flagrelease import __version__
 from flagrelease.cli.redacted_output import redacted_output
@@ -72,10 +73,11 @@ VERBS = (
     ("card", "print a cell's model card, or list the defects of any card"),
     ("lock", "pin everything that can change upstream, and show the difference"),
     ("doctor", "check whether this machine can run a release, and say what to fix"),
+    ("add", "write the stanza of a chip or a model into matrix.yaml"),
     ("init", "write an initial matrix.yaml and the Dockerfile of its base image"),
     ("completion", "print a completion script for a shell"),
 )
-_WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff")
+_WITHOUT_PROJECT = ("init", "compare", "completion", "verify", "diff", "add")
 _WITH_STAGES = ("run", "night", "tune", "fetch")
 _WITHOUT_JSON = ("init", "completion")
 
@@ -153,7 +155,8 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="DIR", help="the folder to write; default: CHIP-MODEL-TAG.bundle"
     )
     made["bundle"].add_argument("--weights", action="store_true", help="add the files of the weights")
-    for name in ("init", "completion"):
+    _add(made["add"])
+    for name in ("add", "init", "completion"):
         made[name].add_argument("--matrix", type=Path, default=Path("matrix.yaml"), metavar="FILE", help=_MATRIX_HELP)
     made["completion"].add_argument(
         "shell",
@@ -261,6 +264,33 @@ def _card(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write README.md, release.json and the chart to DIR"
     )
+
+
+def _add(verb: argparse.ArgumentParser) -> None:
+    kinds = verb.add_subparsers(dest="kind", metavar="chip|model", required=True, parser_class=type(verb))
+    made = {kind: kinds.add_parser(kind, help=f"add a {kind}", allow_abbrev=False) for kind in ("chip", "model")}
+    for kind, flags in (
+        ("chip", "vendor device-name code base python flagscale flaggems gpus shm ipc"),
+        ("model", "source title upstream license"),
+    ):
+        made[kind].add_argument("name", metavar="NAME", help=f"the {kind}'s name in the matrix")
+        for flag in flags.split():
+            made[kind].add_argument(f"--{flag}", metavar="TEXT", help="its key in matrix.yaml: docs/matrix.md")
+        made[kind].add_argument("--dry-run", action="store_true", help="print the stanza and write nothing")
+        later: dict[str, Any] = {"default": argparse.SUPPRESS}  # keep what was given before the kind
+        made[kind].add_argument("--matrix", type=Path, metavar="FILE", help=_MATRIX_HELP, **later)
+        made[kind].add_argument("--json", action="store_true", help="print JSON on stdout", **later)
+    made["chip"].add_argument("--host-devices", type=_number, metavar="N", help="devices of its machine")
+    made["chip"].add_argument("--memory", type=float, metavar="GIB", help="memory of a device")
+    model = made["model"]
+    model.add_argument("--engine", default="vllm", metavar="NAME", help="the serving engine; default: vllm")
+    for flag in ("max-model-len", "devices", "max-tokens", "top-k"):
+        model.add_argument(f"--{flag}", type=_number, metavar="N", help="its key in matrix.yaml: docs/matrix.md")
+    for flag in ("temperature", "top-p"):
+        model.add_argument(f"--{flag}", type=float, metavar="X", help="instead of the model's own")
+    model.add_argument("--thinking", action="store_true", help="the model reasons before it answers")
+    model.add_argument("--languages", nargs="+", metavar="CODE", help="ISO 639 codes, instead of those of its card")
+    model.add_argument("--offline", action="store_true", help="do not read the model's hub")
 
 
 def _history(verb: argparse.ArgumentParser) -> None:

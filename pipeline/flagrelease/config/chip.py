@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import Checked, FieldError, not_empty
+from flagrelease.config.strict_yaml import Checked, FieldError, at_least, between, not_empty
 from flagrelease.config.value_types import Python, Reference, Size, Version
 from flagrelease.config.vendors import VENDORS
 from flagrelease.errors import ConfigError, also, did_you_mean
@@ -37,6 +38,8 @@ class Device:
     """Its code in FlagOS, such as nvidia004."""
     query: str = ""
     """The command that prints the driver's version; by default the vendor's."""
+    memory: Annotated[float, between(0, math.inf, without=(0,))] | None = None
+    """The least memory that it reports, GiB; by default not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,9 @@ class Chip:
     to it."""
     runs_on: tuple[str, ...] = ()
     """The labels of the GitHub Actions runner on that machine; by default `self-hosted` and the chip's name."""
+    host_devices: Annotated[int, at_least(1)] | None = None
+    """How many devices that machine has. Cells then hold as many as they need and share the machine; by default each
+    cell holds the machine."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """By component that is `none`, the reason, for the card."""
     profile: str | None = None
@@ -166,6 +172,9 @@ class Chip:
     def __post_init__(self) -> None:
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
+        if self.host_devices is not None and self.container.gpus not in ("", "all"):
+            rule = "with host_devices it must be `all`: each cell gets the devices that it holds"
+            raise FieldError(f"is {self.container.gpus!r}; {rule}", "container", "gpus")
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:

@@ -1,4 +1,4 @@
-"""The table of serving engines and all their differences. Data only.
+"""The table of serving engines and all their differences, and how several devices share a model. Pure.
 
 A new engine is one entry of ENGINES. matrix.py validates `serve.engine` against the table, so that it cannot import the
 layout of images: paths inside an image contain the placeholder `{packages}`.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from flagrelease.config.strict_yaml import FieldError
+from flagrelease.config.value_types import Count
 
 Execution = Literal["compiled", "captured", "eager"]
 """How an engine runs the layers: compiled and in CUDA graphs, in CUDA graphs only, or operator by operator."""
@@ -54,6 +57,12 @@ class ServingEngine:
     """The default execution of the layers."""
     eager_argument: str = ""
     """The boolean argument in `serve.args` for eager execution."""
+    parallel_arguments: Mapping[str, str] = field(default_factory=dict)
+    """Its arguments for the sizes of `serve.parallel`, by their names there; empty for an engine of one device."""
+    device_arguments: tuple[str, ...] = ()
+    """All its arguments that determine how many devices it uses, which `serve.args` must not have."""
+    expert_argument: str = ""
+    """The boolean argument in `serve.args` by which each rank holds some of the experts, instead of a part of each."""
     own_kernels: bool = False
     """Whether it does not use PyTorch's operators, so that FlagGems cannot have an effect."""
     load_tool: LoadToolName = "own"
@@ -77,6 +86,9 @@ class ServingEngine:
         return tuple(filter(None, (self.batch_argument, self.tokens_argument)))
 
 
+_PARALLEL = {"tensor": "tensor_parallel_size", "pipeline": "pipeline_parallel_size"}
+"""vLLM's names, which SGLang has as well: vllm/engine/arg_utils.py, sglang/srt/server_args.py."""
+
 ENGINES: Mapping[str, ServingEngine] = {
     "vllm": ServingEngine(
         title="vLLM",
@@ -85,6 +97,9 @@ ENGINES: Mapping[str, ServingEngine] = {
         machine_programs=("vllm",),
         tokens_argument="max_num_batched_tokens",
         eager_argument="enforce_eager",
+        parallel_arguments=_PARALLEL,
+        device_arguments=(*_PARALLEL.values(), "data_parallel_size"),
+        expert_argument="enable_expert_parallel",
         load_tool="vllm",
     ),
     # FlagScale translates only `max_model_len` and `max_num_seqs`; other arguments have SGLang's own names.
@@ -96,6 +111,8 @@ ENGINES: Mapping[str, ServingEngine] = {
         tokens_argument="chunked_prefill_size",
         execution="captured",
         eager_argument="disable_cuda_graph",
+        parallel_arguments=_PARALLEL,
+        device_arguments=(*_PARALLEL.values(), "data_parallel_size", "tp_size", "pp_size", "dp_size"),
     ),
     "llama_cpp": ServingEngine(
         title="llama.cpp",
@@ -117,3 +134,53 @@ ENGINES: Mapping[str, ServingEngine] = {
         uncached={"cache_prompt": False},
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """How several devices share a model: `tensor` × `pipeline` is `devices`."""
+
+    tensor: Count | None = None
+    """Devices that each hold a part of every layer; by default all that `pipeline` leaves."""
+    pipeline: Count = 1
+    """Groups of devices that each hold some of the layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The resolved sizes, both at least 1."""
+
+    tensor: int
+    pipeline: int
+
+
+def ranks(devices: int, parallel: Parallel | None) -> Ranks:
+    """How `devices` share a model. Raises FieldError, relative to `serve`, if the sizes do not fit together."""
+    given = parallel or Parallel()
+    tensor = given.tensor or devices // given.pipeline
+    if tensor * given.pipeline != devices:
+        raise FieldError(
+            f"gives {max(tensor, 1)} × {given.pipeline} devices (tensor × pipeline), but devices is {devices}",
+            "parallel",
+        )
+    return Ranks(tensor=tensor, pipeline=given.pipeline)
+
+
+def check_serve(engine: str, devices: int, parallel: Parallel | None, args: Mapping[str, Any]) -> None:
+    """Check the part of `serve` that is about devices. Raises FieldError, relative to `serve`."""
+    if engine not in ENGINES:  # reported as a wrong name of an engine
+        return
+    known = ENGINES[engine]
+    for name in args:
+        if name.replace("-", "_") in known.device_arguments:
+            raise FieldError("is about devices; set serve.devices and serve.parallel instead", "args", name)
+    if devices > 1 and not known.device_arguments:
+        raise FieldError(f"is {devices}, but {known.title} is started for one device", "devices")
+    ranks(devices, parallel)
+
+
+def parallel_options(engine: str, given: Ranks) -> dict[str, int]:
+    """The engine's arguments for its devices; none for one device."""
+    sizes = (("tensor", given.tensor), ("pipeline", given.pipeline))
+    names = ENGINES[engine].parallel_arguments
+    return {names[name]: size for name, size in sizes if size > 1}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.chip import Chip, KernelSettings
-from flagrelease.config.engines import ENGINES, LoadToolName
+from flagrelease.config.engines import ENGINES, LoadToolName, Parallel, Ranks, check_serve, ranks
 from flagrelease.config.globs import check_globs, matches
 from flagrelease.config.harness_names import DEFAULT_HARNESS, HarnessName
 from flagrelease.config.names import REPOSITORY, check_repository, of_cell
@@ -65,6 +65,10 @@ class Serve:
     """The most requests at once."""
     ready_seconds: Seconds = 1800.0
     """Deadline for the server to become ready."""
+    devices: Count = 1
+    """How many of the chip's devices serve the model."""
+    parallel: Parallel | None = None
+    """How they share it; by default each has a part of every layer (tensor parallel)."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the engine."""
 
@@ -75,6 +79,12 @@ class Serve:
         for path, value in counts.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise FieldError(f"is {value!r}; it must be an integer of 1 or more", *path)
+        check_serve(self.engine, self.devices, self.parallel, self.args)
+
+    @property
+    def ranks(self) -> Ranks:
+        """How its devices share the model."""
+        return ranks(self.devices, self.parallel)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
+    from flagrelease.recipe.devices import Devices
 
 T = TypeVar("T")
 
@@ -97,6 +98,8 @@ class Context:
     """Values shared by all cells."""
     server_pool: ServerPool | None = None
     """The cell's servers that earlier stages left running."""
+    devices: Devices | None = None
+    """The devices of the machine that the stage holds; None for all, and for a stage that is not on the chip."""
 
     def result(self, handle: ResultOf[R]) -> R:
         """A declared result. Raises ResultUnavailable if it is not declared or does not exist."""

@@ -129,6 +129,10 @@ class Effective:
     """Keys that use the choice of the nearest tuned key."""
     compilations: int
     """Kernels compiled since the start."""
+    devices: tuple[int, ...] = ()
+    """Numbers of the devices on which operators were called; empty for a processor."""
+    differing: tuple[str, ...] = ()
+    """Kernels that have different configurations for the same key in two processes."""
 
 
 @dataclass(frozen=True, kw_only=True)

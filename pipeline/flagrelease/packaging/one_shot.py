@@ -13,6 +13,7 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import CommandFailed, FlagreleaseError
 from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.recipe.container import ContainerRun, Placement
+from flagrelease.recipe.devices import limited
 
 KEPT_LINES = 200
 _POLL = 0.1
@@ -37,13 +38,14 @@ def of(
     For plain processes, a mount must have the same path inside as outside.
     """
     cell = job.cell
+    flags = limited(cell.chip, context.devices, processes=job.runner == "process")
     return ContainerRun(
         image=image,
         entrypoint=tuple(argv[:1]),
         command=tuple(argv[1:]),
         mounts=tuple(mounts),
-        env={**cell.chip.container.env, **(env or {})},
-        flags=cell.chip.container,
+        env={**flags.env, **(env or {})},
+        flags=flags,
         offline=True,
         placement=Placement(
             name=f"flagrelease-{cell.slug}-{name}-{context.run_id}",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flagrelease.config.chip import Chip, Container
 from flagrelease.config.matrix import Model, Stack
+from flagrelease.recipe.devices import Devices, limited
 
 MODELS = "/nfs/models"
 """The parent of all models' folders, in the container and in the card's commands."""
@@ -133,11 +134,21 @@ class ContainerRun:
 
 
 def for_serving(
-    chip: Chip, model: Model, image_reference: str, model_dir: str, stack: Stack, placement: Placement
+    chip: Chip,
+    model: Model,
+    image_reference: str,
+    model_dir: str,
+    stack: Stack,
+    placement: Placement,
+    devices: Devices | None = None,
+    *,
+    processes: bool = False,
 ) -> ContainerRun:
-    """The container that serves `model` on `chip` from the host's folder `model_dir`."""
-    env = dict(chip.container.env)
-    if chip.container.network == "host":
+    """The container that serves `model` on `chip` from the host's folder `model_dir`, on `devices` of the machine; None
+    for all. `processes`: it is started without Docker."""
+    flags = limited(chip, devices, processes=processes)
+    env = dict(flags.env)
+    if flags.network == "host":
         # The host's network has no port mapping: the engine itself must listen on the host's address and port.
         env |= {"FLAGOS_HOST": placement.address} if placement.address else {}
         env |= {"FLAGOS_PORT": str(placement.port)} if placement.port not in (None, PORT) else {}
@@ -146,7 +157,7 @@ def for_serving(
         command=() if stack == "flagos" else (stack,),
         mounts=(f"{model_dir}:{model_path(model)}:ro",),
         env=env,
-        flags=chip.container,
+        flags=flags,
         placement=placement,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.engines import ENGINES
+from flagrelease.config.engines import ENGINES, parallel_options
 from flagrelease.recipe import container
 from flagrelease.recipe.image_paths import Layout
 
@@ -21,6 +21,7 @@ def common(cell: Cell, layout: Layout) -> dict[str, Any]:
         "port": container.PORT,
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.concurrency,
+        **parallel_options(serve.engine, serve.ranks),
     }
     return {**arguments, **serve.args} if ENGINES[serve.engine].translated else arguments
 

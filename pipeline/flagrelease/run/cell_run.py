@@ -19,6 +19,7 @@ from flagrelease.contract.server_pool import ServerPool
 from flagrelease.contract.stage import AnyStage, Remedy, keys
 from flagrelease.errors import REPORT, FlagreleaseError, Interrupted, crash_report
 from flagrelease.ports.meter import Meter
+from flagrelease.recipe.devices import Devices
 from flagrelease.redact import redact
 from flagrelease.run import cleanup
 from flagrelease.run import remedy as remedies
@@ -87,6 +88,7 @@ class CellRun:
         self._steps: dict[str, Step] = {}
         self._done: dict[str, Done[StageResult]] = {}
         self._servers = ServerPool()
+        self._devices: Devices | None = None
         self._set_job(job)
         look = Look(workspace=session.workspace, evidence=session.evidence, registry=session.ports.registry)
         self._past = History(session.ledger, look)
@@ -270,17 +272,26 @@ class CellRun:
             self._lock_host(stack, stage)
 
     def _lock_host(self, stack: ExitStack, stage: AnyStage) -> None:
-        session, host = self.session, self.cell.chip.hosts[0]
+        """Hold the devices that the cell needs, or the whole machine if it is not known how many it has."""
+        session, chip = self.session, self.cell.chip
+        host, devices = chip.hosts[0], self.cell.model.serve.devices
         progress = session.board.progress(self.cell.id, stage.name)
-        stack.enter_context(
-            session.machine.chip(
-                host,
-                session.run_id,
-                {"cell": self.cell.id, "workspace": str(session.workspace.root)},
-                lambda holder: progress.doing(f"waiting for the chip of {host}, {holder}"),
-                self._clock.sleep,
+        names = {"cell": self.cell.id, "workspace": str(session.workspace.root)}
+        sleep = self._clock.sleep
+        if chip.host_devices is None:
+            said = f"waiting for the chip of {host}"
+            held = session.machine.chip(
+                host, session.run_id, names, lambda holder: progress.doing(f"{said}, {holder}"), sleep
             )
-        )
+            stack.enter_context(held)
+        else:
+            said = f"waiting for {devices} device{'s' * (devices > 1)} of {host}"
+            taken = session.machine.devices(
+                *(host, devices, chip.host_devices, session.run_id, names),
+                lambda holder: progress.doing(f"{said}: {holder}"),
+                sleep,
+            )
+            self._devices = stack.enter_context(taken)
         cleanup.dead_runs(session.machine, session.ports.runner, progress.note)
 
     def _context(self, stage: AnyStage, meter: Meter) -> Context:
@@ -296,6 +307,7 @@ class CellRun:
             finished=self._finished,
             shared=self,
             server_pool=self._servers,
+            devices=self._devices if stage.on_chip else None,
         )
 
     def recall(self, key: str, kind: type[T]) -> T | None:

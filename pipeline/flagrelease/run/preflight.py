@@ -13,6 +13,7 @@ from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation import datasets
 from flagrelease.packaging.base_image import check_base
 from flagrelease.ports.clock import SystemClock
+from flagrelease.recipe.devices import check_chip, check_memory
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
 from flagrelease.run.project import Project, check_registry
 from flagrelease.stages import STAGES
@@ -28,15 +29,18 @@ _LEAST_FREE_BYTES = 2_000_000_000
 
 
 def check_cell(plan: CellPlan, project: Project) -> None:
-    """Check the requirements of the cell's evaluation and speed measurement, of signing and publishing its release, and
-    of its base image.
+    """Check the requirements of the cell's devices, evaluation and speed measurement, of signing and publishing its
+    release, and of its base image.
 
-    Raises ConfigError for an expired waiver, for a benchmark without data, for one that its harness or a load that its
-    generator does not support, for a signing key that cannot be used, and for a target without what it needs;
-    EnvironmentFault for a harness or load generator that is not set up, and for a base image that is neither here nor
-    can be pulled.
+    Raises ConfigError for devices that the chip does not have or share, for weights larger than their memory, for an
+    expired waiver, for a benchmark without data, for one that its harness or a load that its generator does not
+    support, for a signing key that cannot be used, and for a target without what it needs; EnvironmentFault for a
+    harness or load generator that is not set up, and for a base image that is neither here nor can be pulled.
     """
     cell = plan.cell
+    check_chip(cell.chip, cell.chip_name, cell.model.serve.devices)
+    if (locked := project.lock.models.get(cell.model_name)) is not None:
+        check_memory(cell, locked.files)
     check_days(cell.waivers, SystemClock().now().date().isoformat())
     will_run = {step.stage for step in plan.steps if step.action == "run"}
     if "speed" in will_run:

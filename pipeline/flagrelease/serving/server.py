@@ -169,7 +169,16 @@ def _placed(job: Job, context: Context, request: ServeRequest) -> container.Cont
         labels=labels(context.run_id, cell.id, context.workspace.root),
     )
     folder = context.workspace.weights.resolve() / request.weights.folder
-    return container.for_serving(cell.chip, cell.model, request.image.reference, str(folder), request.stack, placement)
+    return container.for_serving(
+        cell.chip,
+        cell.model,
+        request.image.reference,
+        str(folder),
+        request.stack,
+        placement,
+        context.devices,
+        processes=job.runner == "process",
+    )
 
 
 def _free_port(job: Job) -> int:

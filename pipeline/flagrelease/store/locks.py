@@ -19,7 +19,7 @@ Opened = Callable[[Path], AbstractContextManager[int]]
 
 _READ_BYTES = 4096
 _SHOWN_LETTERS = 200
-_POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def hold(path: Path, what: str, run_id: str) -> Iterator[None]:
     """Hold the lock `path` for the block. Raises Busy, naming the holder, if another process holds it."""
     with _opened(path) as handle:
         if not locked(handle, path):
-            raise Busy(f"{what} is busy", why=_holder(path), hint="wait for that run, or stop it")
+            raise Busy(f"{what} is busy", why=holder(path), hint="wait for that run, or stop it")
         _sign(handle, run_id, {})
         yield
 
@@ -41,19 +41,35 @@ def wait_for(
     *,
     names: Mapping[str, str] | None = None,
     opened: Opened | None = None,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Hold the lock `path` for the block, waiting without a limit; `waiting` is called with the holder, whose `names`
-    (such as its cell) others see."""
+    (such as its cell) others see. Those that hold it `shared` do not sign it."""
     while True:
         with (opened or _opened)(path) as handle:
-            if locked(handle, path):
+            if locked(handle, path, shared=shared):
                 if not current(handle, path):  # somebody tidied up in between
                     continue
-                _sign(handle, run_id, names or {})
+                if not shared:
+                    _sign(handle, run_id, names or {})
                 yield
                 return
-        waiting(_holder(path))
-        sleep(_POLL_SECONDS)
+        waiting(holder(path))
+        sleep(POLL_SECONDS)
+
+
+@contextmanager
+def taken(path: Path, run_id: str, names: Mapping[str, str], opened: Opened) -> Iterator[bool]:
+    """Hold the lock `path` for the block if it is free; yields whether it is."""
+    while True:
+        with opened(path) as handle:
+            free = locked(handle, path)
+            if free and not current(handle, path):
+                continue
+            if free:
+                _sign(handle, run_id, names)
+            yield free
+            return
 
 
 @contextmanager
@@ -67,11 +83,11 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def locked(handle: int, path: Path) -> bool:
-    """Lock the file, unless another process has locked it."""
+def locked(handle: int, path: Path, *, shared: bool = False) -> bool:
+    """Lock the file, unless another process has locked it; those that lock it `shared` hold it together."""
     with translate_disk_errors(f"locking {path}"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
@@ -97,7 +113,7 @@ def _sign(handle: int, run_id: str, names: Mapping[str, str]) -> None:
         os.pwrite(handle, signature(run_id, names), 0)
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
     """The holder by its own words, which on a shared folder any user may have written."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -105,10 +121,10 @@ def _holder(path: Path) -> str:
             said = json.loads(os.read(handle, _READ_BYTES))
         finally:
             os.close(handle)
-        holder = {name: _shown(text) for name, text in said.items()}
-        place = f" ({holder['cell']} in {holder['workspace']})" if {"cell", "workspace"} <= holder.keys() else ""
-        since = holder["since"][:19].replace("T", " ")
-        return f"held by run {holder['run']}{place}, pid {holder['pid']} on {holder['host']}, since {since} UTC"
+        by = {name: _shown(text) for name, text in said.items()}
+        place = f" ({by['cell']} in {by['workspace']})" if {"cell", "workspace"} <= by.keys() else ""
+        since = by["since"][:19].replace("T", " ")
+        return f"held by run {by['run']}{place}, pid {by['pid']} on {by['host']}, since {since} UTC"
     except (OSError, ValueError, KeyError, AttributeError, RecursionError):
         return "held by another run that has just started"
 

@@ -12,8 +12,8 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,17 +72,80 @@ class SharedMachine:
         waiting: Callable[[str], None],
         sleep: Callable[[float], None],
     ) -> Iterator[None]:
-        """Hold the chip of `host` for the block, waiting without a limit; `waiting` is called with the holder.
+        """Hold the chip of `host` with all its devices for the block, waiting without a limit; `waiting` is called with
+        the holder.
 
         Raises EnvironmentFault if the folder cannot be used.
         """
-        path = self.chip_path(host)
-        with locks.wait_for(path, run_id, waiting, sleep, names=names, opened=self._opened):
+
+        def held(holder: str) -> None:
+            waiting("; ".join(self._device_holders(host)) or holder)
+
+        with locks.wait_for(self.chip_path(host), run_id, held, sleep, names=names, opened=self._opened):
             yield
+
+    @contextmanager
+    def devices(
+        self,
+        host: str,
+        count: int,
+        of: int,
+        run_id: str,
+        names: Mapping[str, str],
+        waiting: Callable[[str], None],
+        sleep: Callable[[float], None],
+    ) -> Iterator[tuple[int, ...]]:
+        """Hold `count` of the `of` devices of `host` for the block, and yield their numbers. Waits without a limit;
+        `waiting` is called with the holders of the devices that are taken. Those who ask first get theirs first: a cell
+        that needs all devices is not overtaken for ever by cells that need one.
+
+        Raises EnvironmentFault if the folder cannot be used.
+        """
+        chip, queue = self.chip_path(host), self._lock_path(host, ".queue")
+        with ExitStack() as held:
+            # Shared with other holders of devices, so that nobody holds the chip as a whole.
+            held.enter_context(locks.wait_for(chip, run_id, waiting, sleep, opened=self._opened, shared=True))
+            got: list[int] = []
+            with locks.wait_for(queue, run_id, waiting, sleep, names=names, opened=self._opened):
+                while True:
+                    for number in range(of):
+                        wanted = len(got) < count and number not in got
+                        if wanted and self._take(held, host, number, run_id, names):
+                            got.append(number)
+                    if len(got) == count:
+                        break
+                    waiting("; ".join(self._device_holders(host, but=got)))
+                    sleep(locks.POLL_SECONDS)
+            yield tuple(sorted(got))
+
+    def _take(self, held: ExitStack, host: str, number: int, run_id: str, names: Mapping[str, str]) -> bool:
+        """Hold a device until `held` ends, if it is free."""
+        with ExitStack() as attempt:
+            path = self._lock_path(host, f".device-{number}")
+            free = attempt.enter_context(locks.taken(path, run_id, names, self._opened))
+            if free:
+                held.enter_context(attempt.pop_all())
+            return free
+
+    def _device_holders(self, host: str, but: Collection[int] = ()) -> list[str]:
+        """A text for each device that is held, by its number."""
+        found: dict[int, str] = {}
+        prefix = self._lock_path(host, ".device-").name.removesuffix(".lock")
+        for path in self.folder.glob(f"{prefix}*.lock"):
+            number = path.name.removeprefix(prefix).removesuffix(".lock")
+            if not number.isdecimal() or int(number) in but:
+                continue
+            with suppress(FlagreleaseError), self._opened(path) as handle:
+                if not locks.locked(handle, path, shared=True):
+                    found[int(number)] = f"device {number} is {locks.holder(path)}"
+        return [found[number] for number in sorted(found)]
 
     def chip_path(self, host: str) -> Path:
         """The lock of the chip of `host`, which is the name that the matrix gives this machine."""
-        return self.folder / f"chip-{re.sub('[^A-Za-z0-9.-]', '_', host)}.lock"
+        return self._lock_path(host, "")
+
+    def _lock_path(self, host: str, part: str) -> Path:
+        return self.folder / f"chip-{re.sub('[^A-Za-z0-9.-]', '_', host)}{part}.lock"
 
     @contextmanager
     def running(self, run_id: str, names: Mapping[str, str]) -> Iterator[Registration]:

@@ -166,6 +166,9 @@ def test_rows_between_those_that_were_tuned_take_the_nearest_choice(bundle: Path
     status = start(bundle, tmp_path / "effective", tmp_path / "cache", MORE_ROWS="96 300 96")
     assert status["tuning_events"] == 0
     assert status["filled"] == 2  # once in the engine; the worker finds them in the database
+    assert status["differing"] == []
+    (engine, worker) = (json.loads(file.read_text())["choices"] for file in (tmp_path / "effective").glob("*.json"))
+    assert len(engine) == len(worker) == 3  # the keys at 7, 96 and 300 rows
     overlay = next((tmp_path / "cache").glob("*/flaggems"))
     done = python(FIRST_CALLS, 96, 128, 320, FLAGGEMS_CACHE_DIR=str(overlay), TRITON_CACHE_DIR=str(tmp_path / "triton"))
     assert json.loads(done.stdout)["chosen"] == [report(bundle.parent / "tuned")["tuned"][-1]["config"]] * 3

@@ -53,6 +53,7 @@ def test_what_is_in_effect() -> None:
         tuned=("mm_kernel",),
         filled=2,
         compilations=1,
+        devices=(0, 1),
     )
     assert files.decode_effective(printed) == expected
     assert files.decode_effective(f"[ACL] {{device}} warning\n{printed}\nbye\n") == expected

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the steps import torch")
 
-from flagkernels import prepare
+from flagkernels import cli, prepare
 from flagkernels.bundle import report
 from flagkernels.bundle.compat import Compat
 from flagkernels.errors import ChipFault, UsageError
@@ -20,6 +20,7 @@ from flagkernels.model import trace
 from flagkernels.prepare import Step, Work
 from flagkernels.progress import Progress, report_failure
 from flagkernels.qualify.rows import Row
+from support.small_model import config
 
 
 class Runs:
@@ -185,6 +186,14 @@ def test_progress_is_one_json_object_a_line_for_a_program(monkeypatch: pytest.Mo
     assert lines[1] == {"step": "qualify", "done": 1, "total": 2, "text": "mm correct"}
     assert lines[-1] == {"failed": "qualify", "code": 6, "what": "no chip", "why": "it is gone", "hint": "look"}
     assert len(lines) == 4
+
+
+def test_fewer_devices_than_the_model_needs_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is traced or tuned."""
+    argv = ["prepare", "--config", str(config(tmp_path, "llama")), "--work", str(tmp_path / "work"), "--device", "cpu"]
+    assert cli.main([*argv, "--out", str(tmp_path / "out"), "--devices", "2", "--tensor", "2"]) == 6
+    assert "the model needs 2 devices, and 1 is available here" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_an_unknown_chip_is_an_error_that_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from flagrelease.cli import summary
 from flagrelease.cli.display import LiveBoard, PlainBoard, amount, spell
 from flagrelease.cli.summary import CellResult
 from flagrelease.contract import results
+from flagrelease.contract.context import Context
 from flagrelease.contract.handles import Done
+from flagrelease.contract.job import Job
 from flagrelease.errors import Busy
 from flagrelease.ports.progress import Count
 from flagrelease.run.cell_run import CellRun
@@ -279,6 +282,36 @@ def test_waiting_for_the_chip_is_not_time_of_the_stage(tmp_path: Path) -> None:
     spent = next(outcome.spent for outcome in run.outcomes if outcome.stage == "second")
     assert spent is not None
     assert spent.seconds < 1
+
+
+@pytest.mark.parametrize(("host_devices", "together"), [(2, True), (None, False)])
+def test_cells_that_fit_on_a_machines_devices_run_at_once(
+    tmp_path: Path, host_devices: int | None, together: bool
+) -> None:
+    runs = toys.run_cells(tmp_path, "gpu/tiny", "gpu/big")
+    seen: dict[str, set[tuple[int, ...] | None]] = {}
+    running = 0
+    most = 0
+    for run in runs:
+        run.job = replace(run.job, cell=replace(run.cell, chip=replace(run.cell.chip, host_devices=host_devices)))
+
+    def on_chip(job: Job, context: Context) -> toys.Made:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        seen.setdefault(job.cell.id, set()).add(context.devices)
+        time.sleep(0.5)
+        running -= 1
+        return toys.second(job, context)
+
+    stages = tuple(replace(stage, run=on_chip) if stage.on_chip else stage for stage in runs[0].session.stages)
+    for run in runs:
+        run.session = replace(run.session, stages=stages)
+    InlineExecutor().execute(runs)
+    assert all(outcome.status in ("done", "skipped") for run in runs for outcome in run.outcomes)
+    assert (most == 2) == together
+    expected: set[tuple[int, ...] | None] = {(0,), (1,)} if together else {None}
+    assert set().union(*seen.values()) == expected
 
 
 def test_plain_lines_show_the_progress(tmp_path: Path) -> None:

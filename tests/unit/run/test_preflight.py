@@ -72,6 +72,25 @@ def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.Capt
     assert " blocked " not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("code: nvidia004}", "code: nvidia004, memory: 0.05}", "smollm2-135m is too large for nvidia-h100"),
+        ("vendor: nvidia\n", "vendor: nvidia\n    host_devices: 2\n", "but a machine of nvidia-h100 has 2"),
+    ],
+)
+def test_devices_that_cannot_hold_the_model_block_the_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, expected: str
+) -> None:
+    text = MATRIX.read_text().replace(old, new)
+    if "host_devices" in new:
+        text = text.replace("          colocate: true", "          devices: 4\n          colocate: true")
+    (tmp_path / "matrix.yaml").write_text(text)
+    (tmp_path / "matrix.lock").write_text((MATRIX.parent / "matrix.lock").read_text())
+    assert main(["plan", "--matrix", str(tmp_path / "matrix.yaml"), "--json"]) == 0
+    assert expected in capsys.readouterr().out
+
+
 def test_a_profile_whose_loads_are_too_long_is_refused(tmp_path: Path) -> None:
     plan, project = planned(tmp_path, "cpu/smollm2-135m")
     check_cell(plan, project)

@@ -67,9 +67,8 @@ class World:
         (folder / "test.jsonl").write_text('{"question": "1"}\n{"question": "2"}\n')
         self.folder = folder
         matrix = matrices.load(MATRIX)
-        models = dict(matrix.models)
+        models = {name: replace(model, source=f"file://{folder}/absent") for name, model in matrix.models.items()}
         models["smollm2-135m"] = replace(models["smollm2-135m"], source=f"file://{folder}/model")
-        models["qwen3-8b"] = replace(models["qwen3-8b"], source=f"file://{folder}/absent")
         benchmarks = dict(matrix.benchmarks)
         benchmarks["short-tasks"] = replace(benchmarks["short-tasks"], data=f"file://{folder}/test.jsonl")
         self.matrix: Matrix = replace(matrix, models=models, benchmarks=benchmarks)
@@ -105,7 +104,7 @@ def test_available_sources_are_pinned_and_others_are_listed_with_the_reason(worl
     assert lock.chips["cpu"].why
     assert lock.chips["cpu"].digest == ""
     assert set(lock.unresolved) == {
-        "models.qwen3-8b",
+        *(f"models.{name}" for name in {cell.model_name for cell in world.cells()} - {"smollm2-135m"}),
         "chips.metax",
         "chips.nvidia-h100",
         "wheels.cpu-llama_cpp",

@@ -69,6 +69,76 @@ def test_every_host_has_its_own_chip(machine: SharedMachine) -> None:
         assert sorted(path.name for path in machine.folder.iterdir()) == ["chip-local.lock", "chip-ssh___gpu-1.lock"]
 
 
+HOLDER = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from flagrelease.store.machine import SharedMachine
+with SharedMachine(folder=Path({folder!r})).devices(
+    "gpus", {count}, 4, {run!r}, {names!r}, lambda text: print("waits:", text, flush=True), time.sleep
+) as numbers:
+    print("holds:", *numbers, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(machine: SharedMachine, run: str, count: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds devices of a machine with four until its input is closed."""
+    code = HOLDER.format(path=sys.path, folder=str(machine.folder), count=count, run=run, names=NAMES)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_cells_on_disjoint_devices_run_at_once(machine: SharedMachine) -> None:
+    with holder(machine, "one", 2) as one, holder(machine, "other", 2) as other:
+        assert {said(one), said(other)} == {"holds: 0 1", "holds: 2 3"}
+
+
+def test_who_wants_a_taken_device_is_told_its_holder_and_gets_it_after_that(machine: SharedMachine) -> None:
+    with holder(machine, "small", 1) as small:
+        assert said(small) == "holds: 0"
+        with holder(machine, "large", 4) as large:
+            told = said(large)
+            assert told.startswith(
+                f"waits: device 0 is held by run small (gpu/big in /home/other/ws), pid {small.pid} "
+            )
+            with holder(machine, "late", 1) as late:
+                assert said(late).startswith(f"waits: held by run large (gpu/big in /home/other/ws), pid {large.pid} ")
+                small.kill()  # its devices go with it, to the one that asked first
+                while (told := said(large)).startswith("waits:"):
+                    pass
+                assert told == "holds: 0 1 2 3"
+                large.kill()
+                while (told := said(late)).startswith("waits:"):
+                    pass
+                assert told == "holds: 0"
+
+
+def test_the_whole_chip_and_a_device_of_it_exclude_each_other(machine: SharedMachine) -> None:
+    seen: list[str] = []
+    with holder(machine, "small", 1) as small:
+        assert said(small) == "holds: 0"
+
+        def waiting(text: str) -> None:
+            seen.append(text)
+            small.kill()
+
+        with machine.chip("gpus", "mine", NAMES, waiting, time.sleep):
+            assert seen[0].startswith("device 0 is held by run small (gpu/big in ")
+            with holder(machine, "late", 1) as late:
+                assert said(late).startswith("waits: held by run mine (gpu/big in ")
+
+
 def test_a_lock_that_was_removed_while_it_was_opened_is_not_held(machine: SharedMachine) -> None:
     """A program that tidies /tmp would else give the chip to two."""
     path, times = machine.chip_path("local"), 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from flagrelease.config.cell import Cell
 from flagrelease.contract.stage import AnyStage
 from flagrelease.run.cell_run import CellRun
 
@@ -17,16 +18,34 @@ class Executor(Protocol):
         ...
 
 
-def by_host(runs: Sequence[CellRun]) -> dict[str, list[CellRun]]:
-    """The cells, in order, grouped by the host that serves their chip. Each host gets one thread."""
+Lane = Iterator[tuple[CellRun, AnyStage]]
+"""The steps of cells that run one after another, in one thread. Request the next only after the previous one has
+ended."""
+
+
+def lanes(runs: Sequence[CellRun]) -> list[Lane]:
+    """The lanes of all hosts. A host has as many as cells fit on its devices at once, which take its cells in turns."""
     grouped: dict[str, list[CellRun]] = {}
     for run in runs:
         grouped.setdefault(run.cell.chip.hosts[0], []).append(run)
-    return grouped
+    found: list[Lane] = []
+    for group in grouped.values():
+        cells = iter(group)  # `next` on the iterator of a list is atomic
+        found += [_route(cells) for _ in range(at_once([run.cell for run in group]))]
+    return found
 
 
-def route(runs: Sequence[CellRun]) -> Iterator[tuple[CellRun, AnyStage]]:
-    """The steps of one host. Request the next only after the previous one has ended."""
+def at_once(cells: Sequence[Cell]) -> int:
+    """How many of one host's cells run at once: one, unless all chips say how many devices the host has."""
+    sizes = [cell.chip.host_devices for cell in cells]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return 1
+    smallest = min(cell.model.serve.devices for cell in cells)
+    return max(1, min(len(cells), min(known) // smallest))
+
+
+def _route(runs: Iterable[CellRun]) -> Lane:
     for run in runs:
         for stage in run.route():
             yield run, stage

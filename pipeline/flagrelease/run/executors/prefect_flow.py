@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,9 +16,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flagrelease.contract.stage import AnyStage
 from flagrelease.run.cell_run import CellRun
-from flagrelease.run.executors.base import by_host, route
+from flagrelease.run.executors.base import Lane, lanes
 from flagrelease.run.outcome import Outcome
 
 
@@ -27,14 +26,14 @@ class PrefectExecutor:
 
     def execute(self, runs: Sequence[CellRun]) -> None:
         by_id = {run.cell.id: run for run in runs}
-        groups = by_host(runs)
+        found = lanes(runs)
 
         @task(task_run_name="{cell}:{stage}", cache_policy=NO_CACHE, persist_result=False, retries=0)
         def stage_task(cell: str, stage: str) -> State[None]:
             run = by_id[cell]
             return _state(run.advance(run.stage(stage)))
 
-        threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(groups))
+        threads: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(found))
 
         @flow(
             name="flagrelease",
@@ -44,18 +43,18 @@ class PrefectExecutor:
             retries=0,
         )
         def release(cells: list[str]) -> State[None]:
-            # One thread per host: a host's cells form one chain, and a red stage does not break it. The next stage is
-            # known only when the previous one has ended.
-            waiting: dict[PrefectFuture[State[None]], Iterator[tuple[CellRun, AnyStage]]] = {}
+            # One thread per lane: its cells form one chain, and a red stage does not break it. The next stage is known
+            # only when the previous one has ended.
+            waiting: dict[PrefectFuture[State[None]], Lane] = {}
 
-            def submit_next(chain: Iterator[tuple[CellRun, AnyStage]], *before: PrefectFuture[State[None]]) -> None:
+            def submit_next(chain: Lane, *before: PrefectFuture[State[None]]) -> None:
                 if (step := next(chain, None)) is not None:
                     waits = [allow_failure(future) for future in before]
                     future = stage_task.submit(step[0].cell.id, step[1].name, wait_for=waits)  # type: ignore[call-overload]
                     waiting[future] = chain
 
-            for group in groups.values():
-                submit_next(route(group))
+            for lane in found:
+                submit_next(lane)
             while waiting:
                 ended = next(as_completed(list(waiting)))
                 submit_next(waiting.pop(ended), ended)

@@ -99,7 +99,7 @@ class Record:
     chip_name: str
     model_name: str
     chip: Chip
-    """The chip's entry in the matrix, with empty `hosts`: records are public."""
+    """The chip's entry in the matrix, without `hosts` and `host_devices`: records are public."""
     model: Model
     stack: Stack
     baseline: Baseline
@@ -213,7 +213,7 @@ def build(job: Job, finished: Finished, rendered_by: str, unfinished: Mapping[st
         cell=cell.id,
         chip_name=cell.chip_name,
         model_name=cell.model_name,
-        chip=replace(cell.chip, hosts=()),
+        chip=replace(cell.chip, hosts=(), host_devices=None),
         model=cell.model,
         stack=cell.stack,
         baseline=cell.baseline,

@@ -9,7 +9,7 @@ from flagrelease.contract import flagkernels_files, results
 from flagrelease.contract.context import Context
 from flagrelease.contract.flagkernels_files import AttributionReport, Round
 from flagrelease.contract.job import Job
-from flagrelease.errors import FlagreleaseError, GateFailed
+from flagrelease.errors import EnvironmentFault, FlagreleaseError, GateFailed
 from flagrelease.stages.kernels import flagkernels_cli
 from flagrelease.stages.kernels.attribution_text import TEXT
 from flagrelease.store.evidence import Evidence
@@ -19,7 +19,13 @@ _DIGEST_LETTERS = 12
 
 
 def attribute(job: Job, context: Context, tokens: int) -> results.Attribution:
-    """Raises EnvironmentFault if chip or base image lack a requirement, CommandFailed on timeout."""
+    """Raises EnvironmentFault if chip or base image lack a requirement or the model needs several devices,
+    CommandFailed on timeout."""
+    if (devices := job.cell.model.serve.devices) > 1:
+        raise EnvironmentFault(
+            f"operators at fault are looked for on one device, and the model needs {devices}",
+            hint="leave operators out by hand with kernels.exclude in matrix.yaml, and run again",
+        )
     weights = context.result(results.WEIGHTS)
     prepared = context.result(results.KERNELS)
     folders = flagkernels_cli.KernelFolders(context.workspace.scratch(job.cell.slug, "kernels").resolve())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flagrelease.config.chip import duration
 from flagrelease.config.engines import ENGINES
@@ -54,6 +54,21 @@ def requests(job: Job) -> str:
     return "mixed" if job.cell.model.sampling.temperature else "greedy"
 
 
+def share(job: Job) -> dict[str, Any]:
+    """The share of one device of the model: its parts of each layer, its layers, and whether its experts are whole."""
+    serve: Serve = job.cell.model.serve
+    ranks, argument = serve.ranks, ENGINES[serve.engine].expert_argument
+    whole = bool(argument) and bool(serve.args.get(argument, False))
+    return {"tensor": ranks.tensor, "pipeline": ranks.pipeline, "whole_experts": whole}
+
+
+def _share(job: Job) -> list[str]:
+    given, devices = share(job), job.cell.model.serve.devices
+    needed = ["--devices", str(devices)] if devices > 1 else []
+    sizes = [text for name in ("tensor", "pipeline") for text in (f"--{name}", str(given[name])) if given[name] > 1]
+    return [*needed, *sizes, *(["--whole-experts"] if given["whole_experts"] else [])]
+
+
 def argv(job: Job, folders: KernelFolders, config: Path) -> list[str]:
     """The command line of `flagkernels prepare`."""
     plan, largest = job.cell.kernels, limits(job)
@@ -67,5 +82,6 @@ def argv(job: Job, folders: KernelFolders, config: Path) -> list[str]:
         *("--seconds", str(duration(plan.operator_limit)), "--classes", str(plan.classes)),
         *(text for name, value in largest.items() for text in (f"--{name.replace('_', '-')}", str(value))),
         *("--loads", ",".join(loads)),
+        *_share(job),
         *(text for name, reason in plan.exclude.items() for text in ("--exclude", f"{name}={reason}")),
     ]

@@ -49,6 +49,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "limits": options.limits(job),
         "execution": options.execution(job),
         "requests": options.requests(job),
+        "share": options.share(job),
         "runner": job.runner,
     }
 

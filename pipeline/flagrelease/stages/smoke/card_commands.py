@@ -21,6 +21,7 @@ from flagrelease.contract import results
 from flagrelease.ports.openai_client import Client
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
+from flagrelease.recipe.devices import Devices
 from flagrelease.redact import PIP, secrets_for
 from flagrelease.serving.inside import EXEC_SECONDS, CheckFailed, Inside
 from flagrelease.stages.smoke.endpoint_checks import Skipped
@@ -106,23 +107,24 @@ class CardCommands:
         return json.dumps(made, indent=1, ensure_ascii=False).encode()
 
 
-def card_run(cell: Cell, image: results.Image) -> ContainerRun:
-    """The container as the card starts it on a user's machine."""
-    return for_serving(
-        cell.chip, cell.model, image.reference, user_commands.model_dir(cell.model), cell.stack, Placement()
-    )
+def card_run(cell: Cell, image: results.Image, devices: Devices | None) -> ContainerRun:
+    """The container as the card starts it on a user's machine, on `devices` of that."""
+    folder = user_commands.model_dir(cell.model)
+    return for_serving(cell.chip, cell.model, image.reference, folder, cell.stack, Placement(), devices)
 
 
 def docker_run(card: CardCommands) -> str:
-    """Check that the card's `docker run` line, with our name, port and folder, gives the running container."""
+    """Check that the card's `docker run` line, with our name, port, folder and devices, gives the running container."""
     container = card.container
     if container.image.runner == "process":
         card.skip("served by processes, without Docker")
     name = f"{container.server.run.placement.name}-card"
     placed = replace(container.server.run, placement=replace(container.server.run.placement, name=name))
-    shown = card_run(container.cell, container.image)
+    shown = card_run(container.cell, container.image, container.context.devices)
     if replace(shown, mounts=placed.mounts, placement=placed.placement, env=placed.env) != placed:
-        raise CheckFailed(f"the card's line differs beyond name, port and folder: {shown.argv()} and {placed.argv()}")
+        raise CheckFailed(
+            f"the card's line differs beyond name, port, folder and devices: {shown.argv()} and {placed.argv()}"
+        )
     command = container.context.ports.command
     identity = command(["docker", "create", *placed.argv()[3:]], seconds=_COMMAND_SECONDS).stdout.strip()
     try:

@@ -41,7 +41,8 @@ def in_effect(container: Inside, kernels: results.Kernels) -> str:
 
 
 def no_tuning(container: Inside, bench: Bench) -> str:
-    """Check that no kernel is tuned while serving, with concurrent prompts of many lengths, half of them sampled."""
+    """Check that no kernel is tuned while serving, with concurrent prompts of many lengths, half of them sampled, and
+    that all processes use the same configurations."""
     longest = max(1, min(bench.long_tokens // 4, _MAX_WORDS))
     lengths = [1 + round((longest - 1) * (number / (REQUESTS - 1)) ** 2) for number in range(REQUESTS)]
     with ThreadPoolExecutor(min(_AT_ONCE, bench.model.serve.concurrency)) as pool:
@@ -52,6 +53,8 @@ def no_tuning(container: Inside, bench: Bench) -> str:
     events = found.tuning_events
     if events:
         raise CheckFailed(f"{events} candidates of {', '.join(found.tuned)} were timed since startup")
+    if found.differing:
+        raise CheckFailed(f"two processes use different configurations of {', '.join(found.differing)}")
     details = f"{found.filled} sizes used the nearest tuned configuration, {found.compilations} kernels were compiled"
     return f"0 tuning events after {REQUESTS} requests; {details}"
 
@@ -78,6 +81,17 @@ def called(container: Inside, bench: Bench, kernels: results.Kernels) -> str:
     return "; ".join([part for part in parts if part] + ([f"not {', '.join(idle)}"] if idle else []))
 
 
+def on_every_device(container: Inside) -> str:
+    """Check that the operators were called on every device of the model, by an engine that has answered requests. Of
+    several groups of layers, only the last one computes logits: one group with operators is enough."""
+    serve, found = container.cell.model.serve, operator_status.effective(container).devices
+    wanted = serve.devices
+    if len(found) < (wanted if serve.ranks.pipeline == 1 else serve.ranks.tensor):
+        on = f"devices {', '.join(map(str, found))}" if found else "none"
+        raise CheckFailed(f"the model has {wanted} devices, and operators were called on {on}")
+    return f"called on devices {', '.join(map(str, found))}"
+
+
 def _steps_of_two(most: int) -> list[int]:
     """The batch sizes at which operators are qualified and selected: 1, 2, 4 … and the largest."""
     return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]
@@ -93,3 +107,5 @@ def all_of(container: Inside, bench: Bench, kernels: results.Kernels) -> Iterato
     yield "operators in effect", lambda: in_effect(container, kernels)
     yield "no tuning", lambda: no_tuning(container, bench)
     yield "operators called", lambda: called(container, bench, kernels)
+    if bench.model.serve.devices > 1:
+        yield "operators on every device", lambda: on_every_device(container)

@@ -16,6 +16,7 @@ from flagrelease.contract.job import Job
 from flagrelease.errors import DockerUnavailable, FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
+from flagrelease.recipe.devices import on_card
 from flagrelease.redact import redact
 from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, served
@@ -58,7 +59,7 @@ def check_image(job: Job, context: Context) -> results.Smoke:
     return results.Smoke(
         ready_seconds=server.ready_seconds,
         checks=checks,
-        docker_run=card_run(cell, image).argv(),
+        docker_run=card_run(cell, image, on_card(cell.chip, cell.model.serve.devices)).argv(),
         commands=card.commands(),
         not_run=card.not_run,
         environment=environment(job, context),

@@ -106,6 +106,31 @@ def test_the_line_and_the_api_make_the_same_container(
         by_line.remove()
 
 
+@pytest.mark.parametrize("name", ["nvidia-h100/qwen3-8b", "metax/qwen3-8b"])
+def test_a_container_has_the_devices_of_its_cell_alone(engine: Engine, tiny: str, name: str) -> None:
+    cell = given.cell(name, devices=2)
+    chip = replace(cell.chip, container=replace(cell.chip.container, devices=("/dev/null",)))
+    run = container.for_serving(chip, cell.model, tiny, "/tmp", "native", Placement(name=""), (2, 5))
+    client = docker.from_env()
+    by_api = client.containers.create(**run.sdk())
+    created = subprocess.run(["docker", "create", *run.argv()[3:]], capture_output=True, text=True, check=True)
+    by_line = client.containers.get(created.stdout.strip())
+    try:
+        assert container.effective(by_api.attrs) == container.effective(by_line.attrs)
+        host = by_line.attrs["HostConfig"]
+        requests, env = host["DeviceRequests"], by_line.attrs["Config"]["Env"]
+        if chip.container.gpus:
+            assert [request["DeviceIDs"] for request in requests] == [["2", "5"]]
+            assert not any(text.startswith("CUDA_VISIBLE_DEVICES") for text in env)
+        else:
+            assert not requests
+            assert "CUDA_VISIBLE_DEVICES=2,5" in env
+        assert host["ShmSize"] >= 32 << 30
+    finally:
+        by_api.remove()
+        by_line.remove()
+
+
 def test_different_flags_give_different_configurations(engine: Engine, tiny: str) -> None:
     cell = given.cell()
     client = docker.from_env()

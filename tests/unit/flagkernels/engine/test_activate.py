@@ -112,6 +112,48 @@ def test_an_operator_is_in_effect_only_where_every_process_has_it(tmp_path: Path
     assert (found.processes, found.called, found.captured) == ((1, 2), {"mm": 4}, ("add",))
 
 
+def test_devices_are_those_of_processes_that_compute(tmp_path: Path) -> None:
+    same: dict[str, Any] = {"bundle": "ab", "operators": ["mm"], "tuned": [], "tuning_events": 0, "filled": 0}
+    rows = [({"mm": 1}, [], 1), ({}, ["mm"], 0), ({}, [], 2), ({"mm": 1}, [], None)]
+    for pid, (called, captured, device) in enumerate(rows):
+        row = {**same, "pid": pid, "called": called, "captured": captured, "compilations": 0, "device": device}
+        (tmp_path / f"{pid}.json").write_text(json.dumps(row))
+    assert effective(tmp_path).devices == (0, 1)
+
+
+def test_ranks_that_use_different_configurations_are_found(tmp_path: Path) -> None:
+    ranks = [status(), status()]
+    for rank, own in enumerate(ranks):
+        own.choose("mm_kernel", (32, 64), "BLOCK: 32")
+        own.choose("bmm_kernel", (64,), f"BLOCK: {rank}")
+    ranks[0].choose("softmax_kernel", (1,), "BLOCK: 1")  # one rank alone calls it
+    for pid, own in enumerate(ranks):
+        (tmp_path / f"{pid}.json").write_text(json.dumps({"pid": pid, **own.snapshot()}))
+    assert effective(tmp_path).differing == ("bmm_kernel",)
+
+
+def test_no_device_is_opened_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        opened = False
+
+        def is_initialized(self) -> bool:
+            return self.opened
+
+        def current_device(self) -> int:
+            assert self.opened, "asking opens the device"
+            return 3
+
+    torch = pytest.importorskip("torch", reason="the chip side needs torch")
+    from flagkernels.operators.registry import device_index
+
+    module = Module()
+    monkeypatch.setattr(torch, "get_device_module", lambda _device: module)
+    number = device_index(torch.device("cuda"))
+    assert number() is None
+    module.opened = True
+    assert number() == 3
+
+
 def test_nothing_written_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no process reported"):
         effective(tmp_path)

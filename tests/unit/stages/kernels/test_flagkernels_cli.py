@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 
 from flagrelease.config.chip import KernelSettings
+from flagrelease.config.engines import Parallel
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, FlagreleaseError, GateFailed
 from flagrelease.ports.progress import Silent
 from flagrelease.stages.kernels import flagkernels_cli
@@ -68,5 +69,6 @@ def test_hints_name_settings_of_the_matrix() -> None:
 def test_every_matrix_name_of_an_option_is_a_key_of_the_matrix() -> None:
     names = flagkernels_cli.matrix_names()
     keys = {f"kernels.{field.name}" for field in fields(KernelSettings)}
+    keys |= {"serve.devices"} | {f"serve.parallel.{field.name}" for field in fields(Parallel)}
     assert {name for name in names.values() if not name.startswith("serve.args.")} <= keys
     assert keys - set(names.values()) == {"kernels.limit"}, "a limit of the stage, not an option of flagkernels"

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
+from flagrelease.config.engines import Parallel
 from flagrelease.config.lockfile import Lock, LockedFile, LockedModel, set_digest
 from flagrelease.contract.context import Look
 from flagrelease.contract.job import Job
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.run.history import History
 from flagrelease.run.plan import Choice, plan_cell
 from flagrelease.stages import STAGES
-from flagrelease.stages.kernels import flagkernels_cli, options
+from flagrelease.stages.kernels import attribute_run, flagkernels_cli, options
 from flagrelease.stages.kernels import stage as kernels
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.ledger import Ledger
@@ -105,3 +106,20 @@ def test_operators_are_chosen_for_the_sampling_of_the_evaluation(
     assert kernels.inputs(made)["requests"] == expected
     argv = options.argv(made, flagkernels_cli.KernelFolders(tmp_path), tmp_path / "config.json")
     assert argv[argv.index("--requests") + 1] == expected
+
+
+def test_operators_are_chosen_for_the_share_of_one_of_several_devices(tmp_path: Path) -> None:
+    def argv(**serve: Any) -> str:
+        return " ".join(options.argv(job("config.json", **serve), flagkernels_cli.KernelFolders(tmp_path), tmp_path))
+
+    assert not {"--devices", "--tensor", "--pipeline", "--whole-experts"} & set(argv(args={}).split())
+    several = argv(devices=4, parallel=Parallel(pipeline=2), args={"enable_expert_parallel": True})
+    assert several.endswith("--devices 4 --tensor 2 --pipeline 2 --whole-experts")
+
+
+def test_operators_at_fault_are_not_looked_for_on_several_devices() -> None:
+    """The search computes log-probabilities with the real weights, which one device cannot hold."""
+    nothing: Any = None
+    with pytest.raises(EnvironmentFault, match="on one device, and the model needs 2") as caught:
+        attribute_run.attribute(job("config.json", devices=2, args={}), nothing, 1)
+    assert "kernels.exclude" in caught.value.hint

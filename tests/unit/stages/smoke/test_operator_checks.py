@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import support.finished_cell as given
+from flagrelease.config.engines import Parallel
 from flagrelease.contract.results import WEIGHTS
 from flagrelease.serving import operator_status
 from flagrelease.serving.inside import CheckFailed, Inside
@@ -71,6 +72,26 @@ def test_other_output_of_a_vendors_library_is_ignored() -> None:
 def test_what_differs_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckFailed, match=message):
         operator_checks.in_effect(reporting(**changes), KERNELS)
+
+
+def test_ranks_with_different_configurations_fail() -> None:
+    bench = Asked({})
+    bench.long_tokens = 8  # type: ignore[attr-defined]
+    with pytest.raises(CheckFailed, match="two processes use different configurations of mm_kernel"):
+        operator_checks.no_tuning(reporting(differing=["mm_kernel"]), bench)  # type: ignore[arg-type]
+
+
+def test_a_device_on_which_nothing_is_called_is_found() -> None:
+    def on(*devices: int, pipeline: int = 1) -> Inside:
+        at = reporting(devices=devices)
+        serve = replace(at.cell.model.serve, engine="vllm", devices=2, parallel=Parallel(pipeline=pipeline), args={})
+        return replace(at, cell=replace(at.cell, model=replace(at.cell.model, serve=serve)))
+
+    assert operator_checks.on_every_device(on(0, 1)) == "called on devices 0, 1"
+    assert operator_checks.on_every_device(on(1, pipeline=2)) == "called on devices 1"
+    for devices, named in (((0,), "devices 0"), ((), "none")):
+        with pytest.raises(CheckFailed, match=f"the model has 2 devices, and operators were called on {named}"):
+            operator_checks.on_every_device(on(*devices))
 
 
 class Asked:
