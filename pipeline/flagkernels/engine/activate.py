@@ -84,8 +84,10 @@ class Status:
     """Operators captured in a CUDA graph, which replays them without a call."""
     capturing: Callable[[], bool] = lambda: False
     """Reports whether a graph is being captured."""
-    device: Callable[[], int | None] = lambda: None
-    """Returns the number of the device that this process uses; None before it uses one."""
+    current_device: Callable[[], int | None] = lambda: None
+    """Returns the number of the device that the calling thread uses; None before it uses one."""
+    device: int | None = None
+    """The number of the device on which operators were called."""
     tuned: Counter[str] = field(default_factory=Counter)
     """Candidates timed, by kernel."""
     filled: int = 0
@@ -99,6 +101,8 @@ class Status:
 
     def call(self, operator: str) -> None:
         self.called[operator] += 1
+        if self.device is None:  # asked here: the thread that writes the file has a current device of its own
+            self.device = self.current_device()
         if operator not in self.captured and self.capturing():
             self.captured.add(operator)
 
@@ -129,13 +133,13 @@ class Status:
             "captured": sorted(set(self.captured)),
             "tuned": sorted(tuned),
             "compiled": sorted(compiled)[:100],
-            "device": self.device(),
+            "device": self.device,
             "choices": dict(self.choices),
             "program": " ".join(sys.argv)[:200],
         }
 
     def reset(self) -> None:
-        self.called, self.captured = Counter(), set()
+        self.called, self.captured, self.device = Counter(), set(), None
         self.tuned, self.compiled, self.filled = Counter(), Counter(), 0
 
 
@@ -197,7 +201,7 @@ def _register(source: Source, chosen: Operators, status: Status) -> tuple[str, .
 
     device = torch.device(_device_of(source))
     dispatch = dispatch_key(device)
-    status.capturing, status.device = capturing(device), device_index(device)
+    status.capturing, status.current_device = capturing(device), device_index(device)
     replaced = kernels(source, chosen, dispatch, status.call)
     status.library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     for key, kernel in replaced.items():

@@ -35,8 +35,8 @@ _state: _Calls | None = None
 class _Calls:
     """The counters of this process's calls. Implements StatusSource."""
 
-    def __init__(self, capturing: Callable[[], bool], device: Callable[[], int | None] = lambda: None) -> None:
-        self.capturing, self.device = capturing, device
+    def __init__(self, capturing: Callable[[], bool], current_device: Callable[[], int | None] = lambda: None) -> None:
+        self.capturing, self.current_device = capturing, current_device
         self.depth = threading.local()
         self.library: Any = None
         """torch's Library; its kernels are unregistered when it is freed."""
@@ -45,18 +45,20 @@ class _Calls:
     def reset(self) -> None:
         self.launched: Counter[Call] = Counter()
         self.captured: Counter[Call] = Counter()
+        self.device: int | None = None
 
     def events(self) -> int:
         return self.launched.total() + self.captured.total()
 
     def snapshot(self) -> dict[str, Any]:
-        """`calls`: a row for each distinct call, launched or captured; `device`: the number of the process's device."""
+        """`calls`: a row for each distinct call, launched or captured; `device`: the number of the device that made
+        them."""
         rows = [
             {"call": call.to_json(), how: count}
             for how in ("launched", "captured")
             for call, count in list(getattr(self, how).items())
         ]
-        return {"calls": rows, "device": self.device()}
+        return {"calls": rows, "device": self.device}
 
     def counted(self, key: str, native: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a native kernel to count its outermost calls, not those that another kernel makes."""
@@ -82,6 +84,8 @@ class _Calls:
             return
         if call in counts or len(counts) < MOST:
             counts[call] += 1
+        if self.device is None:  # asked here: the thread that writes the file has a current device of its own
+            self.device = self.current_device()
 
 
 def start() -> None:

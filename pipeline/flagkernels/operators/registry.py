@@ -216,8 +216,9 @@ def capturing(device: torch.device) -> Callable[[], bool]:
 
 
 def device_index(device: torch.device) -> Callable[[], int | None]:
-    """A function that returns the number of the device that this process uses; None before it uses one. It opens none:
-    an engine's processes that compute nothing would take memory of the device."""
+    """A function that returns the number of the device that the calling thread uses: torch has a current one for each
+    thread. None before the process uses one. It opens none: an engine's processes that compute nothing would take
+    memory of the device."""
     module = torch.get_device_module(device)
     initialised: Callable[[], bool] = getattr(module, "is_initialized", lambda: False)
 

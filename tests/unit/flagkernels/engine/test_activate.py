@@ -154,6 +154,22 @@ def test_no_device_is_opened_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert number() == 3
 
 
+def test_the_device_is_that_of_the_thread_that_calls_and_not_of_the_one_that_writes() -> None:
+    """As in torch, each thread has a current device of its own, at first number 0."""
+    current = threading.local()
+    own = status()
+    own.current_device = lambda: getattr(current, "device", 0)
+
+    def computes() -> None:
+        current.device = 1
+        own.call("mm")
+
+    engine = threading.Thread(target=computes)
+    engine.start()
+    engine.join()
+    assert own.snapshot()["device"] == 1
+
+
 def test_nothing_written_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no process reported"):
         effective(tmp_path)
