@@ -28,8 +28,8 @@ HEADS = ("num_attention_heads", "linear_num_key_heads", "linear_num_value_heads"
 """Sizes that must be divisible: a head is computed on one device."""
 WIDTHS = ("intermediate_size", "shared_expert_intermediate_size")
 EXPERT_WIDTHS = ("moe_intermediate_size",)
-UNKNOWN = ("mamba_", "ssm_", "state_size")
-"""Prefixes of a config's keys for layers whose split is not described here."""
+UNKNOWN = ("mamba_d_", "mamba_n_", "mamba_num_", "mamba_expand", "ssm_state", "state_size")
+"""Prefixes of a config's keys for layers whose split is not described here: Mamba's."""
 
 
 @dataclass(frozen=True, kw_only=True)

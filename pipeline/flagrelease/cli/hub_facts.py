@@ -26,15 +26,20 @@ _LARGEST = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The values for a stanza, and where each comes from. What the files do not say is missing."""
+    """The values for a stanza. What the files do not say is empty."""
 
     license: str = ""
+    """Of the card's front matter."""
     languages: tuple[str, ...] = ()
+    """Of the card's front matter."""
     max_model_len: int | None = None
+    """The positions that config.json has."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Of generation_config.json; empty if the model is greedy by default."""
     weight_bytes: int = 0
-    """0 if the listing has no weights."""
+    """Of the listing."""
     architecture: str = ""
+    """The model_type of config.json."""
 
 
 def read(source: str, hubs: Hubs, progress: Progress) -> Facts:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,16 @@ def _glob(kind: str, name: str) -> str:
 def _asked(kind: str, given: Mapping[str, Any], ask: Callable[[str], str] = input) -> dict[str, Any]:
     """`given` with answers for what is required and missing. Raises ConfigError if nobody can be asked."""
     missing = {name: question for name, question in _REQUIRED[kind].items() if not given.get(name)}
-    if not missing:
-        return dict(given)
-    if not sys.stdin.isatty():
+    answers: dict[str, str] = {}
+    with suppress(EOFError):  # nobody answers any more
+        if missing and sys.stdin.isatty():
+            for name, question in missing.items():
+                answers[name] = ask(f"{question}: ").strip()
+    missing = {name: question for name, question in missing.items() if not answers.get(name)}
+    if missing:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ConfigError(f"a {kind} also needs {flags}", why="; ".join(missing.values()))
-    return {**given, **{name: ask(f"{question}: ").strip() for name, question in missing.items()}}
+    return {**given, **answers}
 
 
 def _chip(given: Mapping[str, Any]) -> dict[str, Any]:

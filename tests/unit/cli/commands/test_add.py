@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -109,6 +110,23 @@ def test_a_chip_is_added(path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (chip.container.gpus, chip.container.shm, chip.components.flaggems) == ("all", "32gb", "5.0.2")
     assert kept(before, path.read_text())
     assert shown["stanza"] in path.read_text()
+
+
+def test_what_is_missing_is_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    argv = ["add", "chip", "new", *CHIP.split()[:8], "--matrix", str(path)]
+    monkeypatch.setattr("sys.stdin", Terminal("NVIDIA H200\n"))
+    assert main(argv) == 2, "the answers end before all is known"
+    assert "a chip also needs --flaggems" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", Terminal("NVIDIA H200\n5.0.2\n"))
+    assert main(argv) == 0
+    chip = matrices.load(path).chips["new"]
+    assert (chip.device.name, chip.components.flaggems) == ("NVIDIA H200", "5.0.2")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,25 @@ def test_gathered_parts_are_side_by_side() -> None:
     assert [padded(size) for size in (151936, 500, 1)] == [151936, 512, 64]
 
 
+def test_latent_attention_is_split_by_its_heads(tmp_path: Path) -> None:
+    """DeepSeek: ColumnParallelLinear of q_b and kv_b, RowParallelLinear of o; q_a and kv_a are whole."""
+    ranks = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12}
+    experts = {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1}
+    more = {"head_dim": 8, "num_key_value_heads": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
+    found = products(traced(tmp_path, "deepseek_v3", Share(tensor=2), **ranks, **experts, **more))
+    assert {(24, 2 * (16 + 8)), (16, 2 * (16 + 12)), (2 * 12, 64), (64, 24), (64, 16 + 8)} <= found
+
+
+def test_linear_attention_is_split_by_its_heads(tmp_path: Path) -> None:
+    """Qwen3.5 has mamba_ssm_dtype in its config, and no layer of Mamba."""
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "mamba_ssm_dtype": "float32"}
+    arch = architecture.read_config(config(tmp_path, "qwen3_5_text", num_hidden_layers=4, **heads))
+    part = sharded(arch, Share(tensor=2)).config
+    assert (part.linear_num_key_heads, part.linear_num_value_heads) == (1, 2)
+    with pytest.raises(UsageError, match="cannot be divided among 4"):
+        sharded(arch, Share(tensor=4))
+
+
 def test_a_group_has_its_layers_only(tmp_path: Path) -> None:
     arch = architecture.read_config(config(tmp_path, "llama", num_hidden_layers=7))
     assert sharded(arch, Share(pipeline=3)).config.num_hidden_layers == 3
