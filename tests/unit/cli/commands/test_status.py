@@ -27,14 +27,17 @@ def test_the_cells_that_need_somebody_come_first(here: Path, capsys: pytest.Capt
     assert "last attempt, UTC" in lines[0]
     assert lines[1].split(maxsplit=5)[:4] == [CELL, "red", "publish", "2026"]
     assert lines[1].endswith("  not published"), "the cell is named once"
-    assert lines[-1] == "6 cells: 1 red, 3 blocked, 2 excluded"
+    assert lines[-1] == "36 cells: 1 red, 18 blocked, 17 excluded"
     states = [line.split()[1] for line in lines[1:-2]]
     assert states == sorted(states, key=STATES.index)
     assert app.main(["plan"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed, _, unknown = capsys.readouterr().out.partition("\n\nNo source says")
+    assert "zhenwu: vendor.driver" not in unknown
+    assert "arm: vendor.container, device.memory, base" in " ".join(unknown.split())
+    lines = printed.splitlines()
     assert lines[1].startswith(CELL)
-    assert lines[-1] == "6 cells: 1 run, 3 blocked, 2 excluded"
-    assert lines[-3].startswith("metax/smollm2-135m"), "excluded cells come last"
+    assert lines[-1] == "36 cells: 1 run, 18 blocked, 17 excluded"
+    assert lines[-3].startswith("arm/qwen3-8b"), "excluded cells come last"
 
 
 def test_a_state_selects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +47,7 @@ def test_a_state_selects(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert app.main(["status", "--state", "red"]) == 0
     assert capsys.readouterr().out == "no cell in this state\n"
     assert app.main(["plan", "--state", "blocked", "--state", "run", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["cells"]) == 4
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 19
     assert app.main(["plan", "--state", "unchanged"]) == 0
     assert capsys.readouterr().out == "no cell in this state\n"
     assert app.main(["status", "--state", "read"]) == 2
