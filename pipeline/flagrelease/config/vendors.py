@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from flagrelease.config.devices.check import Patterns
-
 TABLE = Path(__file__).parents[2] / "flagkernels" / "vendors.json"
 """Shared as data because neither package imports the other."""
 FACTS = Path(__file__).with_name("vendor_facts.json")
@@ -62,11 +60,6 @@ class Vendor:
     def on_host(self) -> bool:
         """Whether it is the host's processor, where servers share the host's memory and a long prompt takes minutes."""
         return self.torch_device == "cpu"
-
-    @property
-    def patterns(self) -> Patterns:
-        """The regular expressions for the output of `query`."""
-        return Patterns(device=self.device, driver=self.driver, memory=self.memory, unit=self.memory_unit)
 
     def row(self, printed: str) -> tuple[str, str]:
         """The card's table row for the query's output `printed`: title and value, empty if it was not found."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flagrelease.config.devices.check import Found
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import ResultOf
 from flagrelease.contract.speed_results import Speed
 from flagrelease.recipe.container import RunnerKind
+from flagrelease.recipe.device_check import Found
 from flagrelease.store.evidence import Evidence
 
 

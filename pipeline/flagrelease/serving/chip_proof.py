@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.devices import check
-from flagrelease.config.devices.check import Found, Wanted
-from flagrelease.config.vendors import VENDORS
+from flagrelease.config.vendors import VENDORS, Vendor
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault
+from flagrelease.recipe import device_check as check
+from flagrelease.recipe.device_check import Found, Patterns, Wanted
 
 QUERY_SECONDS = 60.0
 """For the vendor's tool; some take ten seconds to wake eight devices."""
 _MARGIN_SECONDS = 10.0
-_MOST_BYTES = 65536
 _SHOWN = 300
-
-# Whatever the tool prints, and however long it takes, the answer is short: the last line is its exit code.
-_BOUNDED = f'{{ "$@" 2>&1; echo "= $?"; }} | head -c {_MOST_BYTES}'
-_CODE = re.compile(r"(?:\A|\n)= (\d+)\s*\Z")
-_MISSING = (126, 127)
-_KILLED = (124, 137, -9)
 
 
 class Execute(Protocol):
     """Runs a program in a container; returns its exit code and its output."""
 
     def __call__(self, argv: Sequence[str], *, seconds: float) -> tuple[int, str]: ...
+
+
+def patterns(vendor: Vendor) -> Patterns:
+    """How the output of the vendor's tool is read."""
+    return Patterns(device=vendor.device, driver=vendor.driver, memory=vendor.memory, unit=vendor.memory_unit)
 
 
 def wanted(cell: Cell) -> Wanted:
@@ -54,7 +51,7 @@ def prove(job: Job, execute: Execute, note: Callable[[str], None]) -> Found | No
         note(f"{cell.chip_name} is not proven: no source has what `{cell.chip.device.query}` prints")
         return None
     printed = ask(cell, execute)
-    found = check.read(vendor.patterns, printed)
+    found = check.read(patterns(vendor), printed)
     if not found.names:
         raise EnvironmentFault(
             f"`{cell.chip.device.query}` in the container reports no device of {cell.chip.vendor}",
@@ -73,41 +70,29 @@ def prove(job: Job, execute: Execute, note: Callable[[str], None]) -> Found | No
 
 def ask(cell: Cell, execute: Execute) -> str:
     """What the chip's query prints in the container. Raises EnvironmentFault if it is missing, fails or hangs."""
-    query = shlex.split(cell.chip.device.query)
-    limit = ("timeout", "-s", "KILL", f"{QUERY_SECONDS:.0f}")
-    argv = [*limit, "sh", "-c", _BOUNDED, "query", "env", "LC_ALL=C", *query]
-    code, printed = execute(argv, seconds=QUERY_SECONDS + _MARGIN_SECONDS)
-    ended = _CODE.search(printed)
-    if ended is not None:
-        code, printed = int(ended[1]), printed[: ended.start()]
-    elif code == 0:
-        raise EnvironmentFault(
-            f"`{cell.chip.device.query}` in the container prints without end",
-            why=f"its first {_MOST_BYTES // 1024} KiB are {_excerpt(printed)}",
-            hint="check that it is the vendor's tool",
-        )
+    argv = check.command(shlex.split(cell.chip.device.query), QUERY_SECONDS)
+    code, printed = check.answer(*execute(argv, seconds=QUERY_SECONDS + _MARGIN_SECONDS))
     if code == 0:
         return printed
     raise _failed(cell, code, printed)
 
 
 def _failed(cell: Cell, code: int, printed: str) -> EnvironmentFault:
-    query = cell.chip.device.query
-    if code in _MISSING:
-        return EnvironmentFault(
-            f"`{shlex.split(query)[0]}` is not in the container",
-            why=f"it reports the devices of {cell.chip.vendor}, and {cell.chip_name} cannot be proven without it",
-            hint="mount it with `container.mounts` in matrix.yaml, or choose a base image that has it",
-        )
-    if code in _KILLED:
-        return EnvironmentFault(
-            f"`{query}` in the container did not end within {QUERY_SECONDS:.0f} s",
-            why="it was stopped",
-            hint="run it on the host; a device that does not answer usually needs a reset by its administrator",
-        )
-    why = f"it printed {_excerpt(printed)}" if printed.strip() else "it printed nothing"
-    hint = f"run it on the host, and check that the container may use the devices ({_options(cell)})"
-    return EnvironmentFault(f"`{query}` in the container ended with {code}", why=why, hint=hint)
+    query, failure = cell.chip.device.query, check.failure(code)
+    if code == check.HUNG:
+        failure = f"did not end within {QUERY_SECONDS:.0f} s and was stopped"
+        why, hint = "", "run it on the host; a device that does not answer usually needs a reset by its administrator"
+    elif code == check.ENDLESS:
+        why = f"its first {check.MOST_BYTES // 1024} KiB are {_excerpt(printed)}"
+        hint = "check that it is the vendor's tool"
+    elif failure == check.failure(127):
+        why = f"it reports the devices of {cell.chip.vendor}, and {cell.chip_name} cannot be proven without it"
+        hint = "mount it with `container.mounts` in matrix.yaml, or choose a base image that has it"
+        return EnvironmentFault(f"`{shlex.split(query)[0]}` {failure}", why=why, hint=hint)
+    else:
+        why = f"it printed {_excerpt(printed)}" if printed.strip() else "it printed nothing"
+        hint = f"run it on the host, and check that the container may use the devices ({_options(cell)})"
+    return EnvironmentFault(f"`{query}` in the container {failure}", why=why, hint=hint)
 
 
 def _fitting(job: Job, found: Found) -> str:

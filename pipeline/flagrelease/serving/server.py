@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from flagrelease.config.devices.check import Found
 from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
@@ -26,6 +25,7 @@ from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.recipe import container, image_paths
+from flagrelease.recipe.device_check import Found
 from flagrelease.serving import chip_proof
 from flagrelease.serving.first_pace import token_seconds
 from flagrelease.store.workspace import Workspace

@@ -9,9 +9,10 @@ import pytest
 
 from flagrelease.config import matrix as matrices
 from flagrelease.config.chip import FACTS, UNKNOWN, Chip
-from flagrelease.config.devices import check
-from flagrelease.config.devices.check import Found, Wanted
 from flagrelease.config.vendors import VENDORS, Fact
+from flagrelease.recipe import device_check as check
+from flagrelease.recipe.device_check import Found, Wanted
+from flagrelease.serving import chip_proof
 
 ROOT = Path(__file__).parents[3]
 CHIPS = matrices.load(ROOT / "matrix.yaml").chips
@@ -97,7 +98,7 @@ def test_a_fact_has_one_kind_of_source() -> None:
 
 @pytest.mark.parametrize("sample", PRINTED)
 def test_what_a_vendors_tool_prints_is_understood(sample: str) -> None:
-    found = check.read(VENDORS[vendor_of(sample)].patterns, (SAMPLES / f"{sample}.txt").read_text())
+    found = check.read(chip_proof.patterns(VENDORS[vendor_of(sample)]), (SAMPLES / f"{sample}.txt").read_text())
     assert found == PRINTED[sample]
     if sample in OTHER_BOARD:
         assert check.refusals(wanted(CHIPS[sample if sample in CHIPS else sample.partition("-")[0]]), found)

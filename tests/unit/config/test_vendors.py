@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease.config.devices.check import Found
 from flagrelease.config.vendors import VENDORS
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.ports.container_runner import Host
+from flagrelease.recipe.device_check import Found
 from flagrelease.stages.smoke import run as smoke
 from support.contexts import Executing, served
 from support.hub_cases import Seen

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import support.served_cell as given
-from flagrelease.config.devices.check import Found
 from flagrelease.errors import EnvironmentFault
+from flagrelease.recipe.device_check import Found
 from flagrelease.serving import chip_proof
 
 SAMPLES = given.ROOT / "tests/data/devices"
@@ -108,7 +108,7 @@ def test_a_tool_that_prints_something_else_is_named(tool: Tool, script: str, wha
 def test_a_tool_that_hangs_is_stopped_and_named(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chip_proof, "QUERY_SECONDS", 1.0)
     error = refused("metax/qwen3-8b", tool("mx-smi", "trap '' TERM; while :; do sleep 0.1; done"))
-    assert error.what == "`mx-smi` in the container did not end within 1 s"
+    assert error.what == "`mx-smi` in the container did not end within 1 s and was stopped"
 
 
 def test_a_missing_tool_is_named_with_what_to_mount(tool: Tool) -> None:

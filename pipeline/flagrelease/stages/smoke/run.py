@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import chain
 
 import msgspec
@@ -141,7 +142,8 @@ def environment(job: Job, context: Context, server: Served) -> dict[str, str]:
     if not driver:
         driver = f"not found in the output of {chip.device.query.split()[0]}"
         context.progress.note(f"driver of {job.cell.chip_name}: {driver}; the card says so")
-    return ({"Accelerator": str(server.found)} if server.found else {}) | rows | {"Driver": driver}
+    found = {"Accelerator": str(replace(server.found, driver=""))} if server.found else {}  # it has a row of its own
+    return found | rows | {"Driver": driver}
 
 
 def _processor(job: Job, context: Context, server: Served) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from flagkernels.bundle import compat
 from flagkernels.bundle.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError
 from flagkernels.vendors import vendors
@@ -112,6 +114,26 @@ def test_device_and_driver_are_read_from_what_the_vendors_tool_prints(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("flagkernels.bundle.compat._nvidia_proc", lambda _root: None)
     assert SystemProbe()._device(vendor) == (device, driver)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("while :; do sleep 0.1; done", "mx-smi did not end within 1 s"),
+        ("while :; do echo garbage; done", "mx-smi did not report device and driver"),
+        ("exit 3", "mx-smi did not report device and driver"),
+    ],
+)
+def test_a_tool_that_hangs_or_prints_without_end_is_named(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mx-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "mx-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(compat, "_SECONDS", 1.0)
+    with pytest.raises(ChipFault, match=said) as refused:
+        SystemProbe()._device("metax")
+    assert len(refused.value.why) <= 300
 
 
 def test_every_vendor_that_can_be_asked_has_a_report_here() -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 GIB = 1024.0**3
 UNITS: Mapping[str, float] = {"B": 1.0, "MiB": 1024.0**2, "GiB": GIB}
 """Bytes of the units in which tools report memory."""
+MOST_BYTES = 65536
+"""Of a tool's output, that are read."""
+ENDLESS, HUNG = -1, -2
+_ENDED = re.compile(r"(?:\A|\n)= (\d+)\s*\Z")
+_KILLED = (124, 137, -9)
+_MISSING = (126, 127)
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 _BOUND = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
 
@@ -46,6 +52,11 @@ class Wanted:
     driver: str = ""
     """Versions of the driver, as `in_range` compares them; empty: not compared."""
 
+    def __str__(self) -> str:
+        parts = [f"{self.count} × {self.title}" if self.count > 1 else self.title]
+        parts += [f"at least {self.memory:g} GiB"] if self.memory is not None else []
+        return ", ".join([*parts, *([f"driver {self.driver}"] if self.driver else [])])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -59,12 +70,38 @@ class Found:
     """The driver's version; empty if the tool does not report it."""
 
     def __str__(self) -> str:
+        many = len(self.names) > 1
         kinds = [f"{self.names.count(name)} × {name}" for name in dict.fromkeys(self.names)]
-        parts = [" and ".join(kinds) if len(self.names) > 1 else "".join(self.names) or "no device"]
-        parts += [f"{self.memory:.1f} GiB each" if len(self.names) > 1 else f"{self.memory:.1f} GiB"] * bool(
-            self.memory
-        )
+        parts = [" and ".join(kinds) if many else "".join(self.names) or "no device"]
+        if self.memory is not None:
+            parts.append(f"{self.memory:.1f} GiB" + " each" * many)
+        if self.driver:
+            parts.append(f"driver {self.driver}")
         return ", ".join(parts)
+
+
+def command(query: Sequence[str], seconds: float) -> list[str]:
+    """The command that runs the vendor's tool. Whatever that prints, and however long it takes, the answer is short:
+    its last line is the tool's exit code, which `answer` takes off."""
+    bounded = f'{{ "$@" 2>&1; echo "= $?"; }} | head -c {MOST_BYTES}'
+    return ["timeout", "-s", "KILL", f"{seconds:g}", "sh", "-c", bounded, "query", "env", "LC_ALL=C", *query]
+
+
+def answer(code: int, printed: str) -> tuple[int, str]:
+    """The tool's exit code and output, from those of `command`; ENDLESS for a tool that printed more than is read, HUNG
+    for one that was stopped."""
+    ended = _ENDED.search(printed)
+    if ended is not None:
+        return int(ended[1]), printed[: ended.start()]
+    return (ENDLESS if code == 0 else HUNG if code in _KILLED else code), printed
+
+
+def failure(code: int) -> str:
+    """What is wrong with a tool that ended with `code`, after its name; empty for 0."""
+    if code in _MISSING:
+        return "is not in the container"
+    said = {0: "", ENDLESS: "prints without end", HUNG: "does not end and was stopped"}
+    return said.get(code, f"ended with {code}")
 
 
 def read(patterns: Patterns, printed: str) -> Found:
