@@ -28,6 +28,11 @@ from flagrelease.store.ledger import Ledger
 from flagrelease.store.workspace import Workspace
 
 SOURCE = Path(__file__).parents[2]
+ONE_PER_VENDOR = """\
+  - {chip: nvidia-a100, model: "*", reason: a target names releases by vendor and model}
+  - {chip: "nvidia-h2*", model: "*", reason: a target names releases by vendor and model}
+"""
+"""Rules at the end of the shipped matrix, for targets with their default names."""
 DIGEST = f"sha256:{'d' * 64}"
 README = (SOURCE / "README.md").read_text().partition("## Extend")[2].partition("\n## ")[0]
 

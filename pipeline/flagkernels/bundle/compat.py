@@ -15,6 +15,8 @@ import platform
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +30,11 @@ __all__ = ["ACCEPT", "Compat", "Probe", "SystemProbe", "check", "differences", "
 
 ACCEPT = "FLAGKERNELS_ACCEPT"
 """Environment variable: comma-separated fields that may differ, for instance after a tested driver update."""
+
+
+_SECONDS = 60.0
+_MOST_CHARACTERS = 65536
+"""Of what a vendor's tool prints, that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +96,12 @@ class SystemProbe:
                 why=f"it reports the name and driver of a {vendor} chip",
                 hint="run on the chip's host or in its base image, with the vendor's tools mounted",
             )
-        done = subprocess.run(row.query, capture_output=True, text=True, timeout=60, check=False)
-        matches = [re.search(pattern, done.stdout, re.MULTILINE) for pattern in (row.device, row.driver)]
-        if done.returncode or None in matches:
+        code, printed = _ask(row.query)
+        matches = [re.search(pattern, printed, re.MULTILINE) for pattern in (row.device, row.driver)]
+        if code or None in matches:
             raise ChipFault(
                 f"{' '.join(row.query)} did not report device and driver",
-                why=(done.stderr or done.stdout).strip()[-300:],
+                why=printed.strip()[-300:],
                 hint="check that the chip is visible to this process",
             )
         device, driver = (match.group(1).strip() for match in matches if match)
@@ -103,6 +110,28 @@ class SystemProbe:
     def _triton(self) -> str:
         # FlagTree replaces the triton package; its local version label identifies the compiler.
         return _distribution("triton", "triton", "flagtree")
+
+
+def _ask(query: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a vendor's tool, and the beginning of what it prints. Raises ChipFault if it does not end."""
+    ended = threading.Event()
+    with subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as tool:
+        timer = threading.Timer(_SECONDS, lambda: (ended.set(), tool.kill()))
+        timer.start()
+        try:
+            printed = tool.stdout.read(_MOST_CHARACTERS) if tool.stdout else ""
+            if len(printed) == _MOST_CHARACTERS:
+                tool.kill()
+            code = tool.wait()
+        finally:
+            timer.cancel()
+    if ended.is_set():
+        raise ChipFault(
+            f"{' '.join(query)} did not end within {_SECONDS:.0f} s",
+            why="it was stopped",
+            hint="run it by itself; a device that does not answer usually needs a reset by its administrator",
+        )
+    return code, printed
 
 
 def _nvidia_proc(root: Path) -> tuple[str, str] | None:

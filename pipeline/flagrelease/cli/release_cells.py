@@ -24,7 +24,7 @@ from flagrelease.run.cell_run import CellRun, Session, new_run_id
 from flagrelease.run.executors.open import opened
 from flagrelease.run.interrupt import UNBLOCK_SECONDS, Workers, all_within, run_stoppable
 from flagrelease.run.plan import CellPlan, Choice
-from flagrelease.run.preflight import check_cell, check_machine
+from flagrelease.run.preflight import check_cell, check_chip, check_machine
 from flagrelease.run.project import Project, real_ports
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.stages.image import old_images
@@ -93,6 +93,11 @@ def _release(
         )
         cells = [plan.cell for plan in free]
         alive = stack.enter_context(_alive(run_id, cells, project, ports, shown, builds=builds))
+        free, refused = _on_their_chips(free, project, ports, run_id, shown)
+        results += refused
+        if not free:
+            alive.gone = True
+            return results
         session = _session(project, stages, wanted, ports, run_id, shown, workers, _rounds(project, arguments))
         runs = [CellRun(session, _job(project, plan.cell, arguments)) for plan in free]
         start = time.monotonic()
@@ -104,6 +109,20 @@ def _release(
             red = any(outcome.red for run in runs for outcome in run.outcomes)
             alive.gone = not red or _nothing_left(run_id, project, ports)
         return results + [summary.finished(run, time.monotonic() - start) for run in runs]
+
+
+def _on_their_chips(
+    plans: Sequence[CellPlan], project: Project, ports: Ports, run_id: str, shown: Board
+) -> tuple[list[CellPlan], list[CellResult]]:
+    """The plans whose chip this machine has, as far as that can be asked now, and the refusals of the others."""
+    fitting, refused = [], []
+    for plan in plans:
+        try:
+            check_chip(plan, project, ports, run_id, shown.say)
+            fitting.append(plan)
+        except FlagreleaseError as error:
+            refused.append(summary.refused(plan.cell, error))
+    return fitting, refused
 
 
 _ANSWER_SECONDS = 2.0

@@ -29,7 +29,7 @@ class Cell:
     model_name: str
     """The model's name in matrix.yaml."""
     chip: Chip
-    """The chip, with the vendor's query command as the default."""
+    """The chip, with the vendor's query command and options of `docker run` as the defaults, without its facts."""
     model: Model
     """The model with its settings for this chip."""
     stack: Stack
@@ -96,7 +96,7 @@ def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) 
     return Cell(
         chip_name=chip_name,
         model_name=model_name,
-        chip=replace(chip, device=device),
+        chip=replace(chip, device=device, container=chip.options(), facts={}),
         model=model,
         stack=matrix.defaults.stack,
         baseline=baseline,

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
+import msgspec
+
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
-from flagrelease.config.strict_yaml import Checked, FieldError, at_least, between, not_empty
-from flagrelease.config.value_types import Python, Reference, Size, Version
-from flagrelease.config.vendors import VENDORS
+from flagrelease.config.strict_yaml import Checked, FieldError, at_least, between, matching, not_empty
+from flagrelease.config.value_types import Python, Reference, Size, Text, Version
+from flagrelease.config.vendors import VENDORS, Fact
 from flagrelease.errors import ConfigError, also, did_you_mean
 
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
@@ -28,18 +30,41 @@ VendorName = Annotated[str, Checked(_check_vendor)]
 """FlagGems' name for a vendor, a key of VENDORS."""
 
 
+UNKNOWN = "unknown"
+"""What no source says, for a base image and a device's code."""
+
+_COMPARISON = r"(?:>=|<=|==|<|>) *[0-9]+(?:\.[0-9]+)*"
+DriverRange = Annotated[
+    str,
+    matching(
+        rf"(?:{_COMPARISON}(?:, *{_COMPARISON})*)?",
+        "a range of versions",
+        'write comparisons of numbers, such as ">=570.86, <600"',
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """The accelerator."""
 
-    name: str
+    name: Text
     """The vendor's name for it."""
     code: str
     """Its code in FlagOS, such as nvidia004."""
     query: str = ""
-    """The command that prints the driver's version; by default the vendor's."""
+    """The command that reports the devices and their driver; by default the vendor's."""
+    reported: tuple[Text, ...] = ()
+    """Its name in the output of `query`: globs of the complete name or of its first words; by default `name`."""
     memory: Annotated[float, between(0, math.inf, without=(0,))] | None = None
     """The least memory that it reports, GiB; by default not compared."""
+    driver: DriverRange = ""
+    """The versions of the driver; by default not compared."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The globs of its name."""
+        return self.reported or (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +117,24 @@ class Container:
     """--volume"""
     tmpfs: tuple[str, ...] = ()
     """--tmpfs"""
+
+
+def vendor_options(vendor: str) -> Container:
+    """The options of `docker run` that the sources name for a vendor's chips."""
+    return msgspec.convert(VENDORS[vendor].container, Container)
+
+
+FACTS = (
+    "device.name",
+    "device.code",
+    "device.reported",
+    "device.memory",
+    "device.driver",
+    "base",
+    "components",
+    "container",
+)
+"""What `facts` of a chip may name the source of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +190,13 @@ class Chip:
     device: Device
     """The accelerator."""
     base: Reference
-    """The reference of the base image."""
+    """The reference of the base image, or UNKNOWN."""
     components: Components
     """Versions of the FlagOS components."""
     python: Python = "3.11"
     """The Python version of the base image."""
     container: Container = field(default_factory=Container)
-    """The options of `docker run`."""
+    """The options of `docker run`; without any, those of the vendor."""
     hosts: Annotated[tuple[str, ...], Checked(not_empty)] = ("local",)
     """The first one names the machine that stages on the chip lock. flagrelease runs on that machine; nothing is sent
     to it."""
@@ -168,13 +211,28 @@ class Chip:
     """The profile of its cells, instead of the default one."""
     kernels: KernelSettings | None = None
     """The settings of its operators, instead of the default ones."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    """By key of this stanza, such as device.memory, who says so. Not part of a release."""
+
+    @property
+    def unknown(self) -> Mapping[str, str]:
+        """What is not known of it and of its vendor: the reasons, by fact."""
+        facts = {**{f"vendor.{name}": fact for name, fact in VENDORS[self.vendor].facts.items()}, **self.facts}
+        return {name: fact.unknown for name, fact in facts.items() if fact.unknown}
+
+    def options(self) -> Container:
+        """The options of `docker run`: its own, or those of its vendor."""
+        return self.container if self.container != Container() else vendor_options(self.vendor)
 
     def __post_init__(self) -> None:
+        for name in self.facts:
+            if name not in FACTS:
+                raise FieldError(f"is not a fact of a chip; {did_you_mean(name, FACTS)}", "facts", name)
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
-        if self.host_devices is not None and self.container.gpus not in ("", "all"):
+        if self.host_devices is not None and (gpus := self.options().gpus) not in ("", "all"):
             rule = "with host_devices it must be `all`: each cell gets the devices that it holds"
-            raise FieldError(f"is {self.container.gpus!r}; {rule}", "container", "gpus")
+            raise FieldError(f"is {gpus!r}; {rule}", "container", "gpus")
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:

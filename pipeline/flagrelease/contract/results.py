@@ -10,6 +10,7 @@ from flagrelease.contract.accuracy_results import Accuracy
 from flagrelease.contract.handles import ResultOf
 from flagrelease.contract.speed_results import Speed
 from flagrelease.recipe.container import RunnerKind
+from flagrelease.recipe.device_check import Found
 from flagrelease.store.evidence import Evidence
 
 
@@ -221,7 +222,10 @@ class Smoke:
     commands: Mapping[str, str]
     """The card's other commands that were run, by name."""
     environment: Mapping[str, str]
-    """Versions of the host's OS, Docker and driver, by the row of the card's table."""
+    """What was found, by the row of the card's table: the devices, and the versions of the host's OS, Docker and
+    driver."""
+    device: Found | None = None
+    """The devices that the container saw; None for a processor, and for a tool whose output is not known."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """By name of a check that was not made, the reason."""
     not_run: Mapping[str, str] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from flagrelease.config.chip import UNKNOWN
 from flagrelease.config.lockfile import LockedChip
 from flagrelease.errors import ConfigError, EnvironmentFault
 from flagrelease.ports.container_runner import LocalImage
@@ -21,11 +22,22 @@ def locked_base(job: Job) -> LockedChip:
     """The base image in matrix.lock; the unpinned one of matrix.yaml if the lock has none. Raises ConfigError if the
     lock has another one."""
     name, base = job.cell.chip_name, job.cell.chip.base
+    check_known(name, base)
     locked = job.lock.chips.get(name) or LockedChip(base=base)
     if locked.base != base:
         why = f"matrix.yaml says {base}, matrix.lock {locked.base}"
         raise ConfigError(f"chips.{name} is locked for another base image", why=why, hint="run `flagrelease lock`")
     return locked
+
+
+def check_known(chip: str, base: str) -> None:
+    """Raise ConfigError for a chip whose base image no source names."""
+    if base == UNKNOWN:
+        raise ConfigError(
+            f"chips.{chip} has no base image",
+            why="its `base` in matrix.yaml is unknown",
+            hint="write the vendor's image with torch and the engine as its `base`, HOST/NAME:TAG",
+        )
 
 
 def pinned_base(job: Job) -> dict[str, str]:
@@ -97,14 +109,28 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
         if image is None:
             raise absent_base(job)
         return locked.base, image
-    name, _, tag = locked.base.rpartition(":")
-    name = name if name and "/" not in tag else locked.base
-    reference = f"{name}@{locked.digest}"
+    reference = _reference(locked)
     image = docker.image(reference)
     if image is None:
         with context.meter.waiting():
+            name = reference.partition("@")[0]
             image = docker.pull(name, locked.digest, counted(context, "pulling the base"), context.progress.note)
     return reference, image
+
+
+def base_here(job: Job, context: Context) -> str | None:
+    """The base image's reference, without containers this machine; None if it would have to be pulled first."""
+    if job.runner == "process":
+        return processes(context).machine.name
+    reference = _reference(locked_base(job))
+    return None if context.ports.docker.image(reference) is None else reference
+
+
+def _reference(locked: LockedChip) -> str:
+    if not locked.digest:
+        return locked.base
+    name, _, tag = locked.base.rpartition(":")
+    return f"{name if name and '/' not in tag else locked.base}@{locked.digest}"
 
 
 def processes(context: Context) -> ProcessRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,9 @@ from flagrelease.recipe.devices import limited
 
 KEPT_LINES = 200
 _POLL = 0.1
+_ENDED = re.compile(r"ended with (\d+)$")
+_LATE = 124
+"""The exit code of `timeout` for a program that took too long."""
 _DRAIN_SECONDS = 10.0
 
 Printed = queue.SimpleQueue[str | None]
@@ -53,6 +57,21 @@ def of(
             labels=labels(context.run_id, cell.id, context.workspace.root),
         ),
     )
+
+
+def executing(job: Job, context: Context, image: str, name: str) -> Callable[..., tuple[int, str]]:
+    """A function that runs a program in a container of `image` with the chip's flags, and returns its exit code and its
+    last lines."""
+
+    def execute(argv: Sequence[str], *, seconds: float) -> tuple[int, str]:
+        run = of(job, context, name=name, image=image, argv=argv)
+        try:
+            return 0, finish(context, run, seconds=seconds, line=lambda _text: None)
+        except CommandFailed as error:
+            ended = _ENDED.search(error.what)
+            return int(ended[1]) if ended else _LATE, error.detail or error.why
+
+    return execute
 
 
 def finish(context: Context, run: ContainerRun, *, seconds: float, line: Callable[[str], None]) -> str:

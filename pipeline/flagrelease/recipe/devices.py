@@ -19,7 +19,7 @@ Devices = tuple[int, ...]
 """Numbers of devices of a machine, from 0."""
 
 
-def check_chip(chip: Chip, chip_name: str, devices: int) -> None:
+def check_devices(chip: Chip, chip_name: str, devices: int) -> None:
     """Raise ConfigError if a cell on the chip cannot have so many devices, or cannot be limited to them."""
     vendor = VENDORS[chip.vendor]
     if devices > 1 and vendor.on_host:

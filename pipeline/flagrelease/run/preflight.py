@@ -7,15 +7,21 @@ from collections.abc import Iterable, Sequence
 
 from flagrelease.config.cell import Cell
 from flagrelease.config.harness_names import DEFAULT_HARNESS
+from flagrelease.config.vendors import VENDORS
 from flagrelease.config.waivers import check_days
-from flagrelease.contract.context import Ports
+from flagrelease.contract.context import Context, Ports
 from flagrelease.errors import ConfigError, FlagreleaseError, NoSpace
 from flagrelease.evaluation import datasets
-from flagrelease.packaging.base_image import check_base
+from flagrelease.packaging import one_shot
+from flagrelease.packaging.base_image import base_here, check_base
 from flagrelease.ports.clock import SystemClock
-from flagrelease.recipe.devices import check_chip, check_memory
+from flagrelease.ports.container_runner import Note
+from flagrelease.ports.meter import Meter
+from flagrelease.ports.progress import Silent
+from flagrelease.recipe.devices import check_devices, check_memory
 from flagrelease.run.plan import CellPlan, Step, blocked, unplannable
 from flagrelease.run.project import Project, check_registry
+from flagrelease.serving import chip_proof
 from flagrelease.stages import STAGES
 from flagrelease.store.files import free_bytes
 
@@ -38,7 +44,7 @@ def check_cell(plan: CellPlan, project: Project) -> None:
     harness or load generator that is not set up, and for a base image that is neither here nor can be pulled.
     """
     cell = plan.cell
-    check_chip(cell.chip, cell.chip_name, cell.model.serve.devices)
+    check_devices(cell.chip, cell.chip_name, cell.model.serve.devices)
     if (locked := project.lock.models.get(cell.model_name)) is not None:
         check_memory(cell, locked.files)
     check_days(cell.waivers, SystemClock().now().date().isoformat())
@@ -106,6 +112,29 @@ def refusal(cell: Cell, project: Project) -> CellPlan | None:
     steps = tuple(Step(stage=s.name, action="run", reason="never run") for s in STAGES if not s.skip(job))
     plan = checked(CellPlan(cell=cell, steps=steps), project)
     return plan if plan.blocked else None
+
+
+def check_chip(plan: CellPlan, project: Project, ports: Ports, run_id: str, note: Note) -> None:
+    """Ask the vendor's tool in the chip's base image whether this machine has the devices that the cell needs, if a
+    stage on the chip will run and the image is here: to pull it may take longer than the check saves, and the stages
+    ask as well.
+
+    Raises EnvironmentFault, with the reasons.
+    """
+    if not any(step.action == "run" and step.stage in _ON_CHIP for step in plan.steps):
+        return
+    job = project.job(plan.cell)
+    context = Context(
+        run_id=run_id,
+        workspace=project.workspace,
+        evidence=project.evidence,
+        ports=ports,
+        progress=Silent(),
+        meter=Meter(ports.clock),
+    )
+    if VENDORS[plan.cell.chip.vendor].on_host or (image := base_here(job, context)) is None:
+        return
+    chip_proof.prove(job, one_shot.executing(job, context, image, "devices"), note)
 
 
 def check_machine(plans: Sequence[CellPlan], project: Project, ports: Ports) -> None:

@@ -17,7 +17,7 @@ from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
 from flagrelease.evaluation.datasets import is_fetched
 from flagrelease.packaging import wheelhouse
-from flagrelease.packaging.base_image import registry_name
+from flagrelease.packaging.base_image import check_known, registry_name
 from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.hub import Hubs, Listing
 from flagrelease.ports.meter import Meter
@@ -55,7 +55,7 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
     for name, inputs in {cell.wheels_entry: wanted(cell) for cell in cells}.items():
         attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
-        attempts(f"chips.{name}", partial(_chip, matrix.chips[name].base, ports.registry))
+        attempts(f"chips.{name}", partial(_chip, name, matrix.chips[name].base, ports.registry))
     new = Lock(
         models=attempts.results(LockedModel),
         chips=attempts.results(LockedChip),
@@ -143,7 +143,8 @@ def _data(matrix: Matrix, source: str, ports: Ports, progress: Progress) -> Lock
         return replace(locked, rows=len(DataFile(name=file.path, path=path).rows()))
 
 
-def _chip(base: str, registry: Registry) -> LockedChip:
+def _chip(name: str, base: str, registry: Registry) -> LockedChip:
+    check_known(name, base)
     named = registry_name(base)
     if named is None:
         return LockedChip(base=base, why=_LOCAL_BASE)

@@ -12,11 +12,21 @@ from flagrelease.config.matrix import Stack
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.errors import DiedBeforeReady, DiedLater, FlagreleaseError, NeverReady, PortInUse, SmokeFailed
+from flagrelease.errors import (
+    DiedBeforeReady,
+    DiedLater,
+    EnvironmentFault,
+    FlagreleaseError,
+    NeverReady,
+    PortInUse,
+    SmokeFailed,
+)
 from flagrelease.ports.container_runner import Ended, Running, labels
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.recipe import container, image_paths
+from flagrelease.recipe.device_check import Found
+from flagrelease.serving import chip_proof
 from flagrelease.serving.first_pace import token_seconds
 from flagrelease.store.workspace import Workspace
 
@@ -41,6 +51,8 @@ class Served:
     """From the start of the container to the first answer."""
     run: container.ContainerRun
     running: Running = field(repr=False)
+    found: Found | None = None
+    """The devices that it sees; None if they cannot be asked for."""
 
     def check(self) -> None:
         """Raise DiedLater, with the last log lines, if the container no longer runs."""
@@ -88,8 +100,10 @@ def served(job: Job, context: Context, request: ServeRequest) -> Iterator[Served
 
     If the matrix allows colocated stacks, a server whose block succeeded stays up in the pool for the next stage.
 
-    Raises DiedBeforeReady, NeverReady; DiedLater if the container ended during the block;
-    PortInUse, DockerUnavailable, RegistryUnavailable. On the first three the last log lines are kept as evidence.
+    Raises EnvironmentFault, before it waits, if the container sees other devices than those of the matrix;
+    DiedBeforeReady, NeverReady; DiedLater if the container ended during the block;
+    PortInUse, DockerUnavailable, RegistryUnavailable. On the three of SmokeFailed the last log lines are kept as
+    evidence.
     """
     pool = context.server_pool if job.cell.model.serve.colocate else None
     key = (request.image.reference, request.weights.digest, request.stack)
@@ -107,7 +121,9 @@ def served(job: Job, context: Context, request: ServeRequest) -> Iterator[Served
     try:
         if server is None:
             with context.meter.waiting():
+                found = _proven(job, context, running)
                 server = _wait(job, context, run, running, start, layout_of(request.image, context.workspace))
+            server = replace(server, found=found)
         try:
             yield server
         except (FlagreleaseError, NoAnswer):
@@ -138,6 +154,18 @@ def _start(job: Job, context: Context, request: ServeRequest) -> tuple[Running, 
     with context.meter.waiting():
         start = context.ports.clock.monotonic()
         return runner.start(run), run, start
+
+
+def _proven(job: Job, context: Context, running: Running) -> Found | None:
+    """The devices that the container sees. Raises DiedBeforeReady if it ended meanwhile, for that explains all else."""
+    context.progress.doing("asking for the devices")
+    try:
+        return chip_proof.prove(job, running.execute, context.progress.note)
+    except EnvironmentFault:
+        ended = running.ended()
+        if ended is None:
+            raise
+        raise _died_early(job.cell.id, ended, running.logs(LOG_LINES)) from None
 
 
 def _raise_if_ended(context: Context, server: Served) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flagrelease.config import matrix as matrices
 from flagrelease.config.matrix import Sampling
-from flagrelease.recipe.devices import check_chip
+from flagrelease.recipe.devices import check_devices
 
 PATH = Path(__file__).parents[3] / "matrix.yaml"
 MATRIX = matrices.load(PATH)
@@ -33,4 +33,4 @@ def test_sampling_parameters_have_their_source_or_are_left_out(name: str) -> Non
 def test_cells_on_several_devices_are_possible_on_the_chips_of_this_matrix() -> None:
     for name in ("nvidia-h100", "metax"):
         for model in MATRIX.models.values():
-            check_chip(MATRIX.chips[name], name, model.on_chip(name).serve.devices)
+            check_devices(MATRIX.chips[name], name, model.on_chip(name).serve.devices)

@@ -7,9 +7,9 @@ import pytest
 from flagrelease.config import matrix as matrices
 from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
-from support.newcomer_project import SOURCE
+from support.newcomer_project import ONE_PER_VENDOR, SOURCE
 
-SHIPPED = (SOURCE / "matrix.yaml").read_text()
+SHIPPED = (SOURCE / "matrix.yaml").read_text() + ONE_PER_VENDOR
 
 
 def read(tmp_path: Path, targets: str) -> Matrix:

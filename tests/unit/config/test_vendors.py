@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ import support.served_cell as given
 from flagrelease.config.vendors import VENDORS
 from flagrelease.contract.code_version import PACKAGE
 from flagrelease.ports.container_runner import Host
+from flagrelease.recipe.device_check import Found
 from flagrelease.stages.smoke import run as smoke
+from support.contexts import Executing, served
 from support.hub_cases import Seen
 
 
@@ -27,10 +28,11 @@ from support.hub_cases import Seen
             "| NVIDIA-SMI 570.86.15    Driver Version: 570.86.15    CUDA Version: 12.8 |",
             ("Driver", "570.86.15"),
         ),
-        ("metax", "MetaX C550\nKernel Mode Driver Version: 3.0.11\n", ("Driver", "3.0.11")),
+        ("metax", "| 0 MetaX C550 |\nKernel Mode Driver Version: 3.0.11\n", ("Driver", "3.0.11")),
         ("cpu", "Architecture: x86_64\nModel name:          AMD EPYC 9654\n", ("Processor", "AMD EPYC 9654")),
         ("metax", "no devices\n", ("Driver", "")),
         ("enflame", "Driver Version: 1.2\n", ("Driver", "")),
+        ("sunrise", "Driver Version: 1.2\n", ("Driver", "")),
     ],
 )
 def test_what_a_tool_prints_is_a_row(vendor: str, printed: str, row: tuple[str, str]) -> None:
@@ -40,7 +42,7 @@ def test_what_a_tool_prints_is_a_row(vendor: str, printed: str, row: tuple[str, 
 def test_every_entry_can_be_used() -> None:
     for vendor in VENDORS.values():
         assert vendor.query
-        for pattern in filter(None, (vendor.device, vendor.driver)):
+        for pattern in filter(None, (vendor.device, vendor.driver, vendor.memory)):
             assert re.compile(pattern).groups == 1
 
 
@@ -51,29 +53,50 @@ def test_nothing_else_knows_a_vendor_by_name() -> None:
 
 
 class Machine:
-    """A runner and a command port, on a host whose vendor's tool prints `printed`."""
+    """A runner on a host."""
 
-    def __init__(self, printed: str) -> None:
-        self.printed, self.asked = printed, ""
+    def __init__(self) -> None:
         self.runner = self
 
     def version(self) -> Host:
         return Host(name="Docker Engine", version="28", os="Debian", kernel="6.1")
 
-    def command(self, argv: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
-        self.asked = " ".join(argv)
-        return subprocess.CompletedProcess(argv, 0, stdout=self.printed)
 
-
-def shown(tmp_path: Path, host: Machine, progress: Seen) -> dict[str, str]:
-    ports: Any = host
+def shown(tmp_path: Path, cell: str, progress: Seen, found: Found | None = None, printed: str = "") -> dict[str, str]:
+    """The card's table of the machine, whose container sees `found`, and in which programs print `printed`."""
+    ports: Any = Machine()
     context = replace(given.context(tmp_path), ports=ports, progress=progress)
-    return smoke.environment(given.job(given.cell("metax/qwen3-8b")), context)
+    server = replace(served(Executing(lambda argv: printed if "lscpu" in argv else MEMORY)), found=found)
+    return smoke.environment(given.job(given.cell(cell)), context, server)
+
+
+MEMORY = "MemTotal:       16384000 kB\nMemFree: 1 kB\n"
+METAX = Found(names=("MetaX C550",) * 8, memory=64.0, driver="3.8.30")
+
+
+def test_the_table_has_the_devices_that_were_found(tmp_path: Path) -> None:
+    progress = Seen()
+    rows = shown(tmp_path, "metax/qwen3-8b", progress, METAX)
+    assert rows["Accelerator"] == "8 × MetaX C550, 64.0 GiB each"
+    assert rows["Driver"] == "3.8.30"
+    assert progress.notes == []
 
 
 def test_a_driver_that_is_not_found_is_said_on_the_card_and_in_the_run(tmp_path: Path) -> None:
-    host, progress = Machine("Kernel Mode Driver Version: 3.0.11\n"), Seen()
-    assert shown(tmp_path, host, progress)["Driver"] == "3.0.11"
-    assert (host.asked, progress.notes) == ("mx-smi", [])
-    assert shown(tmp_path, Machine("mx-smi has changed"), progress)["Driver"] == "not found in the output of mx-smi"
+    progress = Seen()
+    rows = shown(tmp_path, "metax/qwen3-8b", progress, replace(METAX, driver=""))
+    assert rows["Driver"] == "not found in the output of mx-smi"
     assert progress.notes == ["driver of metax: not found in the output of mx-smi; the card says so"]
+
+
+def test_of_a_processor_the_table_has_what_lscpu_prints(tmp_path: Path) -> None:
+    printed = "Architecture:  x86_64\nCPU(s):   16\nModel name:  AMD EPYC 9654\n= 0\n"
+    rows = shown(tmp_path, "cpu/smollm2-135m", Seen(), printed=printed)
+    assert {name: rows[name] for name in ("Processor", "Architecture", "Cores", "Memory")} == {
+        "Processor": "AMD EPYC 9654",
+        "Architecture": "x86_64",
+        "Cores": "16",
+        "Memory": "15.6 GiB",
+    }
+    assert "Accelerator" not in rows
+    assert "Driver" not in rows

@@ -16,7 +16,7 @@ from flagrelease.config.matrix import Matrix
 from flagrelease.errors import ConfigError
 from flagrelease.recipe import engine_config
 from flagrelease.recipe.container import Placement, for_serving
-from flagrelease.recipe.devices import Devices, check_chip, check_memory, limited, on_card, weight_bytes
+from flagrelease.recipe.devices import Devices, check_devices, check_memory, limited, on_card, weight_bytes
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages.kernels import stage as kernels
 
@@ -141,17 +141,17 @@ def test_the_cards_line_names_the_first_devices() -> None:
 )
 def test_devices_that_a_chip_does_not_have_are_refused(change: dict[str, Any], devices: int, expected: str) -> None:
     chip = cell().chip
-    check_chip(chip, "chip", devices)
+    check_devices(chip, "chip", devices)
     flags = replace(chip.container, **change.pop("container", {}))
     with pytest.raises(ConfigError) as caught:
-        check_chip(replace(chip, container=flags, **change), "chip", devices)
+        check_devices(replace(chip, container=flags, **change), "chip", devices)
     assert caught.value.what == expected
     assert "matrix.yaml" in caught.value.hint or "chips.chip." in caught.value.hint
 
 
 def test_the_whole_machine_needs_no_variable() -> None:
     chip = replace(cell().chip, vendor="sunrise", host_devices=1)
-    check_chip(replace(chip, container=replace(chip.container, gpus="")), "chip", 1)
+    check_devices(replace(chip, container=replace(chip.container, gpus="")), "chip", 1)
 
 
 def test_operators_are_prepared_for_the_share_of_one_device() -> None:

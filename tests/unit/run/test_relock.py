@@ -24,6 +24,7 @@ from support.hub_cases import Seen
 from support.model_files import gguf
 
 MATRIX = Path(__file__).parents[3] / "matrix.yaml"
+ACCELERATORS = set(matrices.load(MATRIX).chips) - {"cpu", "arm"}
 DIGEST = f"sha256:{'d' * 64}"
 
 
@@ -105,12 +106,14 @@ def test_available_sources_are_pinned_and_others_are_listed_with_the_reason(worl
     assert lock.chips["cpu"].digest == ""
     assert set(lock.unresolved) == {
         *(f"models.{name}" for name in {cell.model_name for cell in world.cells()} - {"smollm2-135m"}),
-        "chips.metax",
-        "chips.nvidia-h100",
         "wheels.cpu-llama_cpp",
-        "wheels.metax-vllm",
-        "wheels.nvidia-h100-vllm",
+        "wheels.arm-llama_cpp",
+        "chips.arm",
+        *(f"chips.{name}" for name in ACCELERATORS),
+        *(f"wheels.{name}-vllm" for name in ACCELERATORS),
     }
+    assert {"metax", "nvidia-h100"} <= ACCELERATORS
+    assert lock.unresolved["chips.zhenwu"] == "chips.zhenwu has no base image: its `base` in matrix.yaml is unknown"
     assert "does not exist" in lock.unresolved["models.qwen3-8b"]
     assert all("\n" not in why for why in lock.unresolved.values())
 

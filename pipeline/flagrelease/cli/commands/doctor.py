@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, terminal_width, wrapped
+from flagrelease.config.chip import UNKNOWN
 from flagrelease.contract.context import Ports
 from flagrelease.errors import EnvironmentFault, FlagreleaseError
 from flagrelease.evaluation.harnesses import choose
@@ -135,15 +136,17 @@ def _registry(project: Project) -> Finding:
 
 
 def _bases(project: Project, ports: Ports) -> Finding:
-    chips = project.matrix.chips
+    chips = {name: chip for name, chip in project.matrix.chips.items() if chip.base != UNKNOWN}
     local = [name for name, chip in chips.items() if ports.docker.image(chip.base) is not None]
     for name, chip in chips.items():
         if name not in local and registry_name(chip.base) is None:
             error = not_here(chip.base)
             return Finding("base images", False, error.what, error.hint)
     pinned = [name for name, chip in project.lock.chips.items() if chip.digest]
+    unknown = [name for name in project.matrix.chips if name not in chips]
     limited = not set(chips) <= {*local, *pinned}
-    return Finding("base images", True, bases_found(chips, local, pinned), limited=limited)
+    found = bases_found(chips, local, pinned) + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+    return Finding("base images", True, found, limited=limited)
 
 
 def bases_found(chips: Collection[str], local: Collection[str], pinned: Collection[str]) -> str:

@@ -13,6 +13,7 @@ from flagrelease.cli.display import PlainBoard
 from flagrelease.cli.shared import options
 from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import Cell, select
+from flagrelease.config.chip import UNKNOWN
 from flagrelease.config.lockfile import Lock
 from flagrelease.errors import ConfigError, worst
 from flagrelease.packaging.base_image import not_here, registry_name
@@ -60,7 +61,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _is_absent(cell: Cell, project: Project) -> bool:
     """Whether the cell's base image has no registry, and this machine's Docker Engine says that it does not have it."""
-    return registry_name(cell.chip.base) is None and project.images.has(cell.chip.base) is False
+    base = cell.chip.base
+    return base != UNKNOWN and registry_name(base) is None and project.images.has(base) is False
 
 
 def _read_lock(damaged: list[ConfigError], path: Path) -> Lock:

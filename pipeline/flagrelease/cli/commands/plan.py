@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flagrelease.cli.github_jobs import outputs
 from flagrelease.cli.shared import PLAN_STATES, options
@@ -40,10 +40,12 @@ def main(arguments: argparse.Namespace) -> int:
     if states := getattr(arguments, "state", ()):
         plans = [plan for plan in plans if _state(plan) in states]
     plans.sort(key=lambda plan: PLAN_STATES.index(_state(plan)))
+    shown = [plan.cell.chip_name for plan in plans if not plan.cell.excluded]
+    unknown = {name: chip.unknown for name, chip in project.matrix.chips.items() if name in shown and chip.unknown}
     if arguments.json:
-        print(json.dumps(as_json(plans), indent=2, ensure_ascii=False))
+        print(json.dumps({**as_json(plans), "unknown": unknown}, indent=2, ensure_ascii=False))
     else:
-        print(table(plans, terminal_width()))
+        print(table(plans, terminal_width()) + _not_known(unknown, terminal_width()))
     return ConfigError.exit_code if refused else 0
 
 
@@ -60,6 +62,15 @@ def table(plans: Sequence[CellPlan], width: int | None = None) -> str:
             rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
     count = f"{len(plans)} cell{'s' * (len(plans) != 1)}: {counts(map(_state, plans), PLAN_STATES)}"
     return f"{aligned(['cell', 'stage', 'action', 'reason'], rows, width=width)}\n\n{wrapped(count, width)}"
+
+
+def _not_known(unknown: Mapping[str, Mapping[str, str]], width: int | None) -> str:
+    """What is not known of the chips, if anything."""
+    if not unknown:
+        return ""
+    chips = "; ".join(f"{name}: {', '.join(facts)}" for name, facts in unknown.items())
+    text = f"No source says, and nothing is compared with it: {chips} (docs/chips.md has the reasons, and --json)"
+    return f"\n\n{wrapped(text, width)}"
 
 
 _ACTIONS = {"blocked": "blocked", "unchanged": "reuse", "excluded": "skip"}

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""flagos-serve [flagos|native] [--host ADDRESS] [--port N]: serve the model of this image, in the foreground.
+"""flagos-serve [flagos|native|doctor] [--host ADDRESS] [--port N]: serve the model of this image, in the foreground.
 
+`doctor` starts nothing: it says whether this machine has the devices that the release is for, and ends with 6 if not.
 `flagos` starts the engine through FlagScale, `native` starts it directly with the same arguments. The program exits
 when the engine does, and terminates the engine on SIGTERM. FlagScale runs the engine in the background, writes its
 output to a file and returns 0 even if it fails, so this program prints that file and watches the process.
@@ -23,6 +24,10 @@ from typing import Any
 CONFIG = Path(__file__).resolve().parents[3] / "etc/flagos"
 """Relative to opt/flagos/bin, so that it also works below another root."""
 
+QUERY_SECONDS = 60.0
+REFUSED = 6
+"""The exit code of `doctor`, as of flagrelease for a machine that lacks something."""
+
 POLL = 0.1
 GRACE = 8.0
 PR_SET_CHILD_SUBREAPER = 36
@@ -34,11 +39,14 @@ class Stop(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="flagos-serve", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("stack", nargs="?", choices=["flagos", "native"], default="flagos")
+    parser.add_argument("stack", nargs="?", choices=["flagos", "native", "doctor"], default="flagos")
     parser.add_argument("--port", type=int, default=int(os.environ.get("FLAGOS_PORT", "8000")))
     parser.add_argument("--host", default=os.environ.get("FLAGOS_HOST", ""))
     arguments = parser.parse_args()
-    serve = json.loads((CONFIG / "manifest.json").read_text())["serve"]
+    manifest = json.loads((CONFIG / "manifest.json").read_text())
+    if arguments.stack == "doctor":
+        return doctor(manifest["device"])
+    serve = manifest["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
     # Engines and FlagScale's shell leave orphans: adopt them, as an init process would.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -60,6 +68,40 @@ def main() -> int:
         end_descendants()
         if "FLAGKERNELS_CACHE" in os.environ:
             shutil.rmtree(os.environ["FLAGKERNELS_CACHE"], ignore_errors=True)
+
+
+def doctor(device: dict[str, Any]) -> int:
+    """Say what the vendor's tool reports, and the reason of each refusal."""
+    import device_check  # beside this program; the servers do not need it
+
+    if device["on_host"]:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / device_check.GIB
+        say(f"found    {os.uname().machine}, {os.cpu_count()} cores, {memory:.1f} GiB")
+        return 0
+    query, patterns, wanted = device_check.from_json(device)
+    if patterns.device is None:
+        say(f"unknown  nobody has published what `{' '.join(query)}` prints, so nothing is compared")
+        return 0
+    done = subprocess.run(
+        device_check.command(query, QUERY_SECONDS), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    code, printed = device_check.answer(done.returncode, done.stdout.decode(errors="replace"))
+    found = device_check.read(patterns, printed)
+    say(f"needed   {wanted}")
+    say(f"found    {found}")
+    if failure := device_check.failure(code):
+        say(f"refused  `{' '.join(query)}` {failure}: {' '.join(printed.split())[:300]}")
+        return REFUSED
+    for name in device_check.unproven(wanted, found):
+        say(f"unknown  `{query[0]}` does not report the {name}")
+    reasons = device_check.refusals(wanted, found)
+    for reason in reasons:
+        say(f"refused  {reason}")
+    return REFUSED if reasons else 0
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
 
 
 def through_flagscale(serve: dict[str, Any], host: str, port: int) -> int:

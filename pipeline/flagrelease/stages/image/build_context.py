@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from flagrelease.contract.job import Job
 from flagrelease.packaging import wheelhouse
 from flagrelease.packaging.operator_bundle import Shipped
 from flagrelease.recipe import container, engine_config, user_commands
+from flagrelease.recipe import device_check as check
 from flagrelease.recipe.image_paths import DOCKER, Layout
+from flagrelease.serving import chip_proof
 from flagrelease.store.digests import sha256_of
 
 
@@ -62,7 +65,10 @@ def draw(
 
 def programs(cell: Cell) -> dict[str, bytes]:
     """flagrelease's own programs, by path in the image."""
-    contents = {f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py")}
+    contents = {
+        f"{DOCKER.programs}/flagos-serve": _inside("flagos_serve.py"),
+        f"{DOCKER.programs}/device_check.py": Path(check.__file__).read_bytes(),
+    }
     engine = ENGINES[cell.model.serve.engine]
     if engine.launcher:
         contents[engine.argv(DOCKER.packages)[0]] = _inside(engine.launcher)
@@ -191,6 +197,7 @@ def _manifest(
         "packages": [msgspec.to_builtins(wheel) for wheel in wheels.installed],
         "programs": own,
         "remarks": list(remarks),
+        "device": _device(cell),
         "serve": engine_config.for_entrypoint(cell, layout, operators is not None),
     }
     if operators is not None:
@@ -200,6 +207,17 @@ def _manifest(
             "operators": [operator.name for operator in operators.result.operators],
         }
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1) + b"\n"
+
+
+def _device(cell: Cell) -> dict[str, Any]:
+    """What `doctor` compares, in the form that `check.from_json` reads."""
+    vendor = VENDORS[cell.chip.vendor]
+    return {
+        "on_host": vendor.on_host,
+        "query": shlex.split(cell.chip.device.query),
+        "patterns": msgspec.to_builtins(chip_proof.patterns(vendor)),
+        "wanted": msgspec.to_builtins(chip_proof.wanted(cell)),
+    }
 
 
 def _inside(name: str) -> bytes:

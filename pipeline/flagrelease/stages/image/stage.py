@@ -68,6 +68,11 @@ STAGE = Stage(
     run=run,
     intact=intact,
     reads=(results.KERNELS,),
-    programs=("packaging/payload/flagos_serve.py", *_LAUNCHERS, "packaging/payload/gguf_to_safetensors.py"),
+    programs=(
+        "packaging/payload/flagos_serve.py",
+        "recipe/device_check.py",
+        *_LAUNCHERS,
+        "packaging/payload/gguf_to_safetensors.py",
+    ),
     templates=("Dockerfile.j2", "serve.yaml.j2"),
 )

@@ -20,6 +20,7 @@ from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault, Fla
 from flagrelease.packaging import base_image, one_shot, wheelhouse
 from flagrelease.packaging.operator_bundle import FLAGKERNELS, SOURCES
 from flagrelease.ports.progress import Count, Progress
+from flagrelease.serving import chip_proof
 from flagrelease.store.files import translate_disk_errors
 
 __all__ = ["KernelFolders", "call"]
@@ -81,6 +82,8 @@ def call(
     if job.runner == "process":
         base_image.check_python(base_image.processes(context).machine, job.cell.chip.python)
     image, _ = base_image.base_image(job, context)
+    context.progress.doing("asking for the devices")
+    chip_proof.prove(job, one_shot.executing(job, context, image, "devices"), context.progress.note)
     packages = _packages(job, context, folders, image)
     output = _Output(context.progress)
     try:

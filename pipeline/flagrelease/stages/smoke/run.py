@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import chain
 
 import msgspec
@@ -13,17 +14,20 @@ from flagrelease.config.vendors import VENDORS
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.errors import DockerUnavailable, FlagreleaseError, SmokeFailed
+from flagrelease.errors import DockerUnavailable, EnvironmentFault, FlagreleaseError, SmokeFailed
 from flagrelease.ports.openai_client import Client, NoAnswer
 from flagrelease.ports.progress import Count
 from flagrelease.recipe.devices import on_card
 from flagrelease.redact import redact
+from flagrelease.serving import chip_proof
 from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.serving.server import Served, ServeRequest, served
 from flagrelease.stages.smoke import container_checks, endpoint_checks, operator_checks
 from flagrelease.stages.smoke.card_commands import CardCommands, card_run
 
 _QUERY_SECONDS = 30.0
+_PROCESSOR = {"Architecture": r"^Architecture:\s+(\S+)", "Cores": r"^CPU\(s\):\s+(\d+)"}
+"""By row of the card's table, where lscpu prints it."""
 _REQUEST_SECONDS = 300.0
 
 
@@ -62,7 +66,8 @@ def check_image(job: Job, context: Context) -> results.Smoke:
         docker_run=card_run(cell, image, on_card(cell.chip, cell.model.serve.devices)).argv(),
         commands=card.commands(),
         not_run=card.not_run,
-        environment=environment(job, context),
+        environment=environment(job, context, server),
+        device=server.found,
         skipped=skipped,
         evidence=evidence,
     )
@@ -127,17 +132,37 @@ def _perform(
     return tuple(done), skipped
 
 
-def environment(job: Job, context: Context) -> dict[str, str]:
-    """The card's table of the machine. If the vendor's tool does not report the driver, the row says so."""
-    host = context.ports.runner.version()
-    chip = job.cell.chip
-    argv = shlex.split(chip.device.query)
-    printed = context.ports.command(argv, seconds=_QUERY_SECONDS, env={"LC_ALL": "C"}).stdout
-    name, value = VENDORS[chip.vendor].row(printed)
-    if not value:
-        value = f"not found in the output of {argv[0]}"
-        context.progress.note(f"{name.lower()} of {job.cell.chip_name}: {value}; the card says so")
-    return {"Operating system": host.os, "Kernel": host.kernel, host.name: host.version, name: value}
+def environment(job: Job, context: Context, server: Served) -> dict[str, str]:
+    """The card's table of the machine, as the container sees it. If the vendor's tool does not report the driver, the
+    row says so."""
+    host, chip = context.ports.runner.version(), job.cell.chip
+    rows = {"Operating system": host.os, "Kernel": host.kernel, host.name: host.version}
+    if VENDORS[chip.vendor].on_host:
+        return rows | _processor(job, context, server)
+    driver = server.found.driver if server.found else ""
+    if not driver:
+        driver = f"not found in the output of {chip.device.query.split()[0]}"
+        context.progress.note(f"driver of {job.cell.chip_name}: {driver}; the card says so")
+    found = {"Accelerator": str(replace(server.found, driver=""))} if server.found else {}  # it has a row of its own
+    return found | rows | {"Driver": driver}
+
+
+def _processor(job: Job, context: Context, server: Served) -> dict[str, str]:
+    """The rows of the host's processor: model, architecture, cores and memory."""
+    try:
+        printed = chip_proof.ask(job.cell, server.running.execute)
+    except EnvironmentFault as error:
+        context.progress.note(f"{error.line()}; the card says so")
+        printed = ""
+    name, model = VENDORS[job.cell.chip.vendor].row(printed)
+    rows = {name: model or f"not found in the output of {job.cell.chip.device.query.split()[0]}"}
+    for row, pattern in _PROCESSOR.items():
+        if match := re.search(pattern, printed, re.MULTILINE):
+            rows[row] = match[1]
+    _code, memory = server.running.execute(["cat", "/proc/meminfo"], seconds=_QUERY_SECONDS)
+    if match := re.search(r"^MemTotal:\s+(\d+) kB", memory, re.MULTILINE):
+        rows["Memory"] = f"{int(match[1]) / 1024**2:.1f} GiB"
+    return rows
 
 
 def _line(check: results.Check) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from flagkernels.bundle import compat
 from flagkernels.bundle.compat import Compat, SystemProbe, _nvidia_proc, check, differences, read_compat, source_hash
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError
 from flagkernels.vendors import vendors
@@ -87,14 +89,15 @@ def test_a_missing_vendor_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 REPORTS = {
     "nvidia": ("NVIDIA H100 80GB HBM3, 580.159.04\n", "NVIDIA H100 80GB HBM3", "580.159.04"),
-    "metax": ("Kernel Mode Driver Version: 3.3.12\n| 0  MetaX C550  Off |\n", "C550", "3.3.12"),
+    "metax": ("Kernel Mode Driver Version: 3.3.12\n| 0  MetaX C550  Off |\n", "MetaX C550", "3.3.12"),
     "ascend": ("| npu-smi 25.5.0  Version: 25.5.0 |\n| 0     910B3  | OK |\n", "910B3", "25.5.0"),
     "cambricon": ("| CNMON v6.2.15   Driver v6.2.15 |\n| 0 / MLU590-M9 |\n", "MLU590-M9", "6.2.15"),
     "mthreads": ("mthreads-gmi:1.14   Driver Version:5.2.0-server\n0  MTT S5000 |\n", "MTT S5000", "5.2.0-server"),
-    "iluvatar": ("IX-ML: 4.4.0  Driver Version: 4.4.0\n| 0  Iluvatar BI-V150 |\n", "BI-V150", "4.4.0"),
-    "kunlunxin": ("XPU-SMI  Driver Version: 5.37.1\n| 0  P800 OAM |\n", "P800", "5.37.1"),
+    "iluvatar": ("IX-ML: 4.4.0  Driver Version: 4.4.0\n| 0  Iluvatar BI-V150 |\n", "Iluvatar BI-V150", "4.4.0"),
+    "kunlunxin": ("XPU-SMI  Driver Version: 5.37.1\n| 0  P800 OAM |\n", "P800 OAM", "5.37.1"),
     "hygon": ("Driver Version: 6.3.30-V1.4.1a\nHCU[0] : Card series: BW1000\n", "BW1000", "6.3.30-V1.4.1a"),
-    "tsingmicro": ("tsm_smi 260610164501.01 REX1032\n", "REX1032", "260610164501.01"),
+    "enflame": ("|EFSMI  Driver Ver: 1.6.3.12 |\n| 0  Enflame S60G  | 31.5.3 |\n", "Enflame S60G", "1.6.3.12"),
+    "thead": ("PPU-ZW810E, 1.3.2-d7f5a2, 98304 MiB\n", "PPU-ZW810E", "1.3.2-d7f5a2"),
     "amd": ("GPU[0] : Card Series: AMD Instinct MI300X\nDriver version: 6.7.0\n", "AMD Instinct MI300X", "6.7.0"),
 }
 
@@ -113,6 +116,26 @@ def test_device_and_driver_are_read_from_what_the_vendors_tool_prints(
     assert SystemProbe()._device(vendor) == (device, driver)
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("while :; do sleep 0.1; done", "mx-smi did not end within 1 s"),
+        ("while :; do echo garbage; done", "mx-smi did not report device and driver"),
+        ("exit 3", "mx-smi did not report device and driver"),
+    ],
+)
+def test_a_tool_that_hangs_or_prints_without_end_is_named(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mx-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "mx-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(compat, "_SECONDS", 1.0)
+    with pytest.raises(ChipFault, match=said) as refused:
+        SystemProbe()._device("metax")
+    assert len(refused.value.why) <= 300
+
+
 def test_every_vendor_that_can_be_asked_has_a_report_here() -> None:
     assert {name for name, vendor in vendors().items() if vendor.device and vendor.driver} == set(REPORTS)
 
@@ -124,7 +147,7 @@ def test_the_drivers_pattern_reads_the_tools_usual_table_as_well() -> None:
     assert found[1] == "580.159.04"
 
 
-@pytest.mark.parametrize("vendor", ["enflame", "thead"])
+@pytest.mark.parametrize("vendor", ["aipu", "tsingmicro"])
 def test_a_vendor_without_a_parser_says_where_it_belongs(vendor: str) -> None:
     with pytest.raises(ChipFault, match=vendor) as refused:
         SystemProbe().compat(vendor)

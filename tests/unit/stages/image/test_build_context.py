@@ -80,7 +80,11 @@ def test_the_manifest_lists_packages_and_own_programs(tmp_path: Path) -> None:
     assert manifest["weights"]["digest"] == WEIGHTS.digest
     assert "llama-server" in " ".join(manifest["remarks"])
     assert "one 1.0" in " ".join(manifest["remarks"]), "packages built from source are listed"
-    assert set(manifest["programs"]) == {"/opt/flagos/bin/flagos-serve", LLAMA_SERVER}
+    assert set(manifest["programs"]) == {
+        "/opt/flagos/bin/flagos-serve",
+        "/opt/flagos/bin/device_check.py",
+        LLAMA_SERVER,
+    }
 
 
 def packed(plan: build_context.Plan) -> bytes:
@@ -128,7 +132,7 @@ def test_every_path_in_the_config_follows_the_layout(tmp_path: Path) -> None:
         moved, usual = here.files[name][0].decode(), there.files[name][0].decode()
         places = ("/etc/flagos", "/var/lib/flagos", "/nfs/models", "/opt/flagos")
         assert sum(moved.count(f"/srv/images/one{place}") for place in places) == sum(map(usual.count, places)) - (
-            2 if name.endswith(".json") else 0  # our own programs are listed by their path in the image
+            3 if name.endswith(".json") else 0  # our own programs are listed by their path in the image
         )
     assert serve_yaml(here)["serve"][0]["engine_args"]["host"] == "127.0.0.1"
     assert set(here.files) == set(there.files)

@@ -29,7 +29,7 @@ from flagrelease.stages.publish.publisher import Shipment, Steps
 from flagrelease.stages.publish.targets import PUBLISHERS
 from flagrelease.store.evidence import Evidence
 from support.contexts import Shown
-from support.newcomer_project import SOURCE
+from support.newcomer_project import ONE_PER_VENDOR, SOURCE
 from support.pushed import finished, job
 from support.registry_stand_in import Store, standing_in
 
@@ -114,7 +114,8 @@ def test_the_long_name_has_the_versions_of_what_is_inside(tmp_path: Path, source
 
 
 def project(tmp_path: Path, registry: str, targets: str) -> Project:
-    (tmp_path / "matrix.yaml").write_text(f"{(SOURCE / 'matrix.yaml').read_text()}\ntargets:\n  {targets}\n")
+    shipped = (SOURCE / "matrix.yaml").read_text()
+    (tmp_path / "matrix.yaml").write_text(f"{shipped}{ONE_PER_VENDOR}\ntargets:\n  {targets}\n")
     (tmp_path / "matrix.lock").write_text((SOURCE / "matrix.lock").read_text())
     return open_project(Options(matrix=tmp_path / "matrix.yaml", registry=registry))
 
