@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from flagrelease.config import strict_yaml
 from flagrelease.config.engines import Execution
@@ -51,6 +51,12 @@ class Components:
     """Replaces Triton."""
     flagcx: Version = "none"
     """Communication between devices."""
+
+
+ComponentName = Literal["flagscale", "flaggems", "flagtree", "flagcx"]
+"""A key of `components`."""
+_NEVER_INSTALLED = ("flagtree", "flagcx")
+"""No package index has them for every chip: only a base image brings them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +153,8 @@ class Chip:
     """The reference of the base image."""
     components: Components
     """Versions of the FlagOS components."""
+    from_base: tuple[ComponentName, ...] = ()
+    """Components that the base image brings: nothing is installed, and the version in `components` is read there."""
     python: Python = "3.11"
     """The Python version of the base image."""
     container: Container = field(default_factory=Container)
@@ -164,7 +172,29 @@ class Chip:
     def __post_init__(self) -> None:
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
+        self._check_flagcx()
+        for at, name in enumerate(self.from_base):
+            if getattr(self.components, name) == "none":
+                raise FieldError(f"is {name}, which `components` has as none", "from_base", at)
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:
                 raise FieldError(f"is not a component; {did_you_mean(name, known)}", "reasons", name)
+
+    @property
+    def brought(self) -> tuple[ComponentName, ...]:
+        """The components that are read in the base image, in the order of Components."""
+        return tuple(
+            name
+            for name in get_args(ComponentName)
+            if name in self.from_base or (name in _NEVER_INSTALLED and getattr(self.components, name) != "none")
+        )
+
+    def _check_flagcx(self) -> None:
+        """An empty FLAGCX_PATH still selects FlagCX (vllm_fl/distributed of vllm-plugin-FL)."""
+        path = self.container.env.get("FLAGCX_PATH")
+        where = ("container", "env", "FLAGCX_PATH")
+        if path is not None and not path.strip():
+            raise FieldError("is empty, which selects FlagCX all the same; write its folder, or remove it", *where)
+        if path is not None and self.components.flagcx == "none":
+            raise FieldError("selects FlagCX, and components.flagcx is none; write its version, or remove it", *where)

@@ -40,6 +40,8 @@ def main() -> int:
     arguments = parser.parse_args()
     serve = json.loads((CONFIG / "manifest.json").read_text())["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
+    if not os.environ.get("FLAGCX_PATH"):
+        os.environ.pop("FLAGCX_PATH", None)  # vllm-plugin-FL selects FlagCX even if it is empty
     # Engines and FlagScale's shell leave orphans: adopt them, as an init process would.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _stop)
