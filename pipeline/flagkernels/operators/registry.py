@@ -86,7 +86,7 @@ class FlagGems:
             return known  # type: ignore[no-any-return]
         from flagkernels.operators import catalogue
 
-        listed = catalogue.load(Path(self.gems.__file__).parent)
+        listed = catalogue.load(Path(str(self.gems.__file__)).parent)
         return {
             name: [(key, getattr(self.gems, name)) for key in listed.of(name)]
             for name in listed.operators

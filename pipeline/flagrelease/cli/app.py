@@ -52,6 +52,7 @@ _PROFILE_HELP = "a profile of the matrix: which benchmarks to run, and how many 
 VERBS = (
     ("run", "release all cells, or the selected ones"),
     ("plan", "show what `run` would do, and why"),
+    ("rehearse", "rehearse cells without their chips: everything else is real, and nothing is published"),
     ("tune", "qualify and tune a chip's operators for a model, without the rest of a release"),
     ("fetch", "download everything that cells need, for a host without network access"),
     ("status", "show the state of every cell"),
@@ -114,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
             _common(verb)
         if name not in _WITHOUT_JSON:
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    for name in ("run", "plan", "tune", "fetch", "status", "lock"):
+    for name in ("run", "plan", "rehearse", "tune", "fetch", "status", "lock"):
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
@@ -154,6 +155,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="after a failed gate, find the operators at fault and go on without them, at most N times; 0: never",
+    )
+    made["rehearse"].add_argument(
+        "--keep", action="store_true", help="keep weights, answers and logs, not only card and report"
     )
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])

@@ -173,9 +173,9 @@ class Chip:
         if self.components.flagscale == "none":
             raise FieldError("is none, but FlagScale starts every engine; write a version", "components", "flagscale")
         self._check_flagcx()
-        for at, name in enumerate(self.from_base):
-            if getattr(self.components, name) == "none":
-                raise FieldError(f"is {name}, which `components` has as none", "from_base", at)
+        for at, part in enumerate(self.from_base):
+            if getattr(self.components, part) == "none":
+                raise FieldError(f"is {part}, which `components` has as none", "from_base", at)
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:
@@ -184,9 +184,10 @@ class Chip:
     @property
     def brought(self) -> tuple[ComponentName, ...]:
         """The components that are read in the base image, in the order of Components."""
+        names: tuple[ComponentName, ...] = get_args(ComponentName)
         return tuple(
             name
-            for name in get_args(ComponentName)
+            for name in names
             if name in self.from_base or (name in _NEVER_INSTALLED and getattr(self.components, name) != "none")
         )
 
