@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "pipeline"
 ENVIRONMENTS = {"environ", "env", "_env"}
 """Names under which the code passes the environment on."""
-IN_IMAGES = {"FLAGOS_HOST", "FLAGOS_PORT", "OMP_WAIT_POLICY"}
+IN_IMAGES = {"FLAGCX_PATH", "FLAGOS_HOST", "FLAGOS_PORT", "OMP_WAIT_POLICY"}
 """Read by the programs that are copied into images."""
 
 

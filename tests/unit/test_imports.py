@@ -42,6 +42,7 @@ ROOMS: dict[str, tuple[Room, ...]] = {
         Room("stages"),
         Room("verification"),
         Room("run"),
+        Room("rehearsal"),
         Room("site"),
         Room("cli"),
     ),

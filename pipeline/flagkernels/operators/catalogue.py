@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -63,11 +65,17 @@ def load(source: Path | None = None) -> Catalogue:
             )
         source = Path(spec.origin).parent
     try:
-        text = _init_of(source)
+        text = _text_of(source, "__init__.py")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         hint = "name FlagGems' wheel or source folder"
         raise UsageError(f"no flag_gems/__init__.py in {source}", why=str(error), hint=hint) from error
-    return parse(text)
+    found = parse(text)
+    if found.version == "unknown":
+        with suppress(OSError, KeyError):  # written when the package is built; a source folder has none
+            text = _text_of(source, "_version.py")
+            stated = re.search(r"^(?:__version__ = )?version = ['\"](.+)['\"]", text, re.MULTILINE)
+            found = replace(found, version=stated[1] if stated else "unknown")
+    return found
 
 
 def require_here(names: Iterable[str]) -> None:
@@ -77,32 +85,49 @@ def require_here(names: Iterable[str]) -> None:
         load().require(names)
 
 
-def _init_of(source: Path) -> str:
+def _text_of(source: Path, name: str) -> str:
     if source.suffix == ".whl":
         with zipfile.ZipFile(source) as wheel:
-            return wheel.read("flag_gems/__init__.py").decode()
-    for path in (source / "__init__.py", source / "flag_gems/__init__.py", source / "src/flag_gems/__init__.py"):
+            return wheel.read(f"flag_gems/{name}").decode()
+    for path in (source / name, source / "flag_gems" / name, source / "src/flag_gems" / name):
         if path.exists():
             return path.read_text(encoding="utf-8")
-    raise FileNotFoundError(source / "__init__.py")
+    raise FileNotFoundError(source / name)
 
 
 def parse(text: str) -> Catalogue:
-    """Read `_FULL_CONFIG` and `__version__` from the source of flag_gems/__init__.py, without running it.
+    """Read the operator list and `__version__` from the source of flag_gems/__init__.py, without running it.
 
-    Raises UsageError if it has no operator list."""
-    version, overloads = "unknown", {}
+    Since 4.2.1 the list is `_FULL_CONFIG`; before, in 3.0 and 4.2.0, it is the first argument of the registrar that
+    `enable` calls. Since 5.3.1 the version is not written there. Raises UsageError if there is no operator list."""
+    version, overloads = "unknown", dict[str, str]()
     for node in ast.parse(text).body:
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
-            continue
-        name = node.targets[0].id
-        if name == "__version__" and isinstance(node.value, ast.Constant):
-            version = str(node.value.value)
-        if name == "_FULL_CONFIG" and isinstance(node.value, ast.Tuple | ast.List):
-            for entry in node.value.elts:
-                match entry:
-                    case ast.Tuple(elts=[ast.Constant(value=str(key)), ast.Name(id=operator), *_]):
-                        overloads[key] = operator
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=str(stated))):
+                version = stated
+            case ast.Assign(targets=[ast.Name(id="_FULL_CONFIG")], value=ast.Tuple() | ast.List() as listed):
+                overloads = dict(_entries(listed))
+            case ast.FunctionDef(name="enable") if not overloads:
+                overloads = dict(_registered(node))
     if not overloads:
-        raise UsageError("no operator list in flag_gems/__init__.py", hint="this FlagGems is not supported; use 5.0.2")
+        raise UsageError(
+            "no operator list in flag_gems/__init__.py",
+            hint="this layout of FlagGems is not known; 3.0, 4.2, 5.0 and 5.3 are",
+        )
     return Catalogue(version, MappingProxyType(overloads))
+
+
+def _registered(enable: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """The entries of the list that `enable` passes to its registrar."""
+    for node in ast.walk(enable):
+        match node:
+            case ast.Call(func=ast.Name(id="registrar"), args=[ast.Tuple() | ast.List() as listed, *_]):
+                yield from _entries(listed)
+
+
+def _entries(listed: ast.Tuple | ast.List) -> Iterator[tuple[str, str]]:
+    """Registration key and operator name of each entry."""
+    for entry in listed.elts:
+        match entry:
+            case ast.Tuple(elts=[ast.Constant(value=str(key)), ast.Name(id=operator), *_]):
+                yield key, operator

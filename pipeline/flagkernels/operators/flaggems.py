@@ -59,7 +59,25 @@ def load() -> FlagGems:
             why=f"{type(error).__name__}: {error}",
             hint="run in the chip's base image with the chip visible; without a Triton backend, serve natively",
         ) from error
+    _check_layout(package, libentry)
     return FlagGems(package, libentry)
+
+
+def _check_layout(package: Any, libentry: Any) -> None:
+    """Raise ChipFault if this FlagGems cannot be tuned: before 4.2 its database holds texts without SQLAlchemy, and
+    before 4.2.1 it does not offer its operator list."""
+    version = getattr(package, "__version__", "unknown")
+    if not hasattr(getattr(libentry, "libcache", None), "model"):
+        why = "its tuned configurations are in a table of texts for each kernel, which only FlagGems before 4.2 reads"
+    elif not hasattr(package, "_FULL_CONFIG"):
+        why = "it does not offer its operator list (FlagGems before 4.2.1)"
+    else:
+        return
+    raise ChipFault(
+        f"FlagGems {version} cannot be tuned ahead of serving",
+        why=why,
+        hint="take a base image with FlagGems 4.2.1 or newer, or serve natively with `flaggems: none`",
+    )
 
 
 def device_module(device: str) -> Any:

@@ -7,8 +7,9 @@ import importlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -71,17 +72,27 @@ class FlagGems:
             _few_configs(configs)
 
     def implementations(self, operator: str) -> Mapping[str, Implementation]:
-        implementations = {
-            entry[0]: entry[1]
-            for entry in self.gems.FULL_CONFIG_BY_FUNC.get(operator, [])
-            if len(entry) < 3 or entry[2]()
-        }
+        offered = self._offered
+        implementations = {entry[0]: entry[1] for entry in offered.get(operator, []) if len(entry) < 3 or entry[2]()}
         if not implementations:
-            raise NotOffered(
-                f"FlagGems has no operator {operator!r} on this chip",
-                hint=did_you_mean(operator, self.gems.FULL_CONFIG_BY_FUNC),
-            )
+            hint = did_you_mean(operator, offered)
+            raise NotOffered(f"FlagGems has no operator {operator!r} on this chip", hint=hint)
         return implementations
+
+    @property
+    def _offered(self) -> Mapping[str, Sequence[tuple[Any, ...]]]:
+        """The entries of FlagGems' list by operator. Before 5.0 the list is only in its source; the functions are names
+        of the package, which a vendor's own have replaced."""
+        if (known := getattr(self.gems, "FULL_CONFIG_BY_FUNC", None)) is not None:
+            return known  # type: ignore[no-any-return]
+        from flagkernels.operators import catalogue
+
+        listed = catalogue.load(Path(str(self.gems.__file__)).parent)
+        return {
+            name: [(key, getattr(self.gems, name)) for key in listed.of(name)]
+            for name in listed.operators
+            if callable(getattr(self.gems, name, None))
+        }
 
 
 def _few_configs(count: int) -> None:

@@ -57,6 +57,7 @@ VERBS = (
         "release what has changed in the whole matrix, a first cell of each chip before the others; for a schedule",
     ),
     ("plan", "show what `run` would do, and why"),
+    ("rehearse", "rehearse cells without their chips: everything else is real, and nothing is published"),
     ("tune", "qualify and tune a chip's operators for a model, without the rest of a release"),
     ("fetch", "download everything that cells need, for a host without network access"),
     ("status", "show the state of every cell"),
@@ -120,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
             _common(verb)
         if name not in _WITHOUT_JSON:
             verb.add_argument("--json", action="store_true", help="print JSON on stdout")
-    for name in ("run", "night", "plan", "tune", "fetch", "status", "lock"):
+    for name in ("run", "night", "plan", "tune", "fetch", "status", "lock", "rehearse"):
         _selection(made[name])
     for name in ("run", "plan"):
         _choice(made[name])
@@ -134,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
             help=f"only cells in this state: {', '.join(states)}; repeatable",
         )
     _releasing(made)
+    made["rehearse"].add_argument(
+        "--keep", action="store_true", help="keep weights, answers and logs, not only card and report"
+    )
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])

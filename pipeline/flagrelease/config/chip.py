@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -79,6 +79,12 @@ class Components:
     """Replaces Triton."""
     flagcx: Version = "none"
     """Communication between devices."""
+
+
+ComponentName = Literal["flagscale", "flaggems", "flagtree", "flagcx"]
+"""A key of `components`."""
+_NEVER_INSTALLED = ("flagtree", "flagcx")
+"""No package index has them for every chip: only a base image brings them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +199,8 @@ class Chip:
     """The reference of the base image, or UNKNOWN."""
     components: Components
     """Versions of the FlagOS components."""
+    from_base: tuple[ComponentName, ...] = ()
+    """Components that the base image brings: nothing is installed, and the version in `components` is read there."""
     python: Python = "3.11"
     """The Python version of the base image."""
     container: Container = field(default_factory=Container)
@@ -233,7 +241,30 @@ class Chip:
         if self.host_devices is not None and (gpus := self.options().gpus) not in ("", "all"):
             rule = "with host_devices it must be `all`: each cell gets the devices that it holds"
             raise FieldError(f"is {gpus!r}; {rule}", "container", "gpus")
+        self._check_flagcx()
+        for at, part in enumerate(self.from_base):
+            if getattr(self.components, part) == "none":
+                raise FieldError(f"is {part}, which `components` has as none", "from_base", at)
         known = [each.name for each in fields(Components)]
         for name in self.reasons:
             if name not in known:
                 raise FieldError(f"is not a component; {did_you_mean(name, known)}", "reasons", name)
+
+    @property
+    def brought(self) -> tuple[ComponentName, ...]:
+        """The components that are read in the base image, in the order of Components."""
+        names: tuple[ComponentName, ...] = get_args(ComponentName)
+        return tuple(
+            name
+            for name in names
+            if name in self.from_base or (name in _NEVER_INSTALLED and getattr(self.components, name) != "none")
+        )
+
+    def _check_flagcx(self) -> None:
+        """An empty FLAGCX_PATH still selects FlagCX (vllm_fl/distributed of vllm-plugin-FL)."""
+        path = self.container.env.get("FLAGCX_PATH")
+        where = ("container", "env", "FLAGCX_PATH")
+        if path is not None and not path.strip():
+            raise FieldError("is empty, which selects FlagCX all the same; write its folder, or remove it", *where)
+        if path is not None and self.components.flagcx == "none":
+            raise FieldError("selects FlagCX, and components.flagcx is none; write its version, or remove it", *where)

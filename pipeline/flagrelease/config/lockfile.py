@@ -70,6 +70,18 @@ class LockedData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Brought:
+    """A component that a base image brings."""
+
+    version: str
+    """As its metadata state it; empty if they state none."""
+    source: str = ""
+    """Where it was installed from, with the commit; empty for a published package."""
+    place: str = ""
+    """The folder in the image that it is imported from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LockedChip:
     """The base image of a chip."""
 
@@ -79,6 +91,8 @@ class LockedChip:
     """sha256:… of its manifest; empty if the image is built locally."""
     why: str = ""
     """Why there is no digest."""
+    components: Mapping[str, Brought] = field(default_factory=dict)
+    """What it brings, by component; empty if it was not on the machine that locked it, or nothing of it is expected."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,10 @@ _FLAGSCALE_NEEDS = ("aiohttp", "click", "hydra-core", "numpy", "packaging", "pan
 def wanted(cell: Cell) -> tuple[str, ...]:
     """The inputs of the resolution: first the Python of the base image, then the requirements."""
     parts, engine = cell.chip.components, ENGINES[cell.model.serve.engine]
-    requirements = [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS, *engine.requirements, "pip"]
-    if parts.flaggems != "none":
+    requirements = [*engine.requirements, "pip"]
+    if "flagscale" not in cell.chip.brought:
+        requirements += [f"flag-scale=={parts.flagscale}", *_FLAGSCALE_NEEDS]
+    if parts.flaggems != "none" and "flaggems" not in cell.chip.brought:
         requirements.append(f"flag-gems=={parts.flaggems}")
     return (f"python=={cell.chip.python}", *sorted(requirements))
 

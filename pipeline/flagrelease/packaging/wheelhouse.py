@@ -114,8 +114,9 @@ def of(job: Job, context: Context) -> Wheelhouse:
         return gather(locked, context.workspace.wheels, context.ports.command)
 
 
-def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
-    """The wheelhouse of `locked` below `root`: reused if it is intact, else fetched and built.
+def gather(locked: LockedWheels, root: Path, command: Command, *, newer: Sequence[str] = ()) -> Wheelhouse:
+    """The wheelhouse of `locked` below `root`: reused if it is intact, else fetched and built. `newer` has platforms
+    that are newer than MANYLINUX and fit as well.
 
     pip checks every download against the lock. Raises CommandFailed, Corrupt, NoSpace, EnvironmentFault, ConfigError.
     """
@@ -128,7 +129,7 @@ def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
         with tempfile.TemporaryDirectory(dir=root, prefix=unfinished()) as scratch:
             work = Path(scratch, "wheels")
             work.mkdir()
-            _fetch(locked, work, command)
+            _fetch(locked, work, command, newer)
             _build(work, command)
             _write_index(locked, work)
             if folder.exists():
@@ -140,11 +141,12 @@ def gather(locked: LockedWheels, root: Path, command: Command) -> Wheelhouse:
     return wheelhouse
 
 
-def _fetch(locked: LockedWheels, work: Path, command: Command) -> None:
+def _fetch(locked: LockedWheels, work: Path, command: Command, newer: Sequence[str]) -> None:
     python = locked.inputs[0].removeprefix("python==")
     requirements = work / "requirements.txt"
     requirements.write_text("".join(f"{line}\n" for line in locked.requirements))
-    tags = [MANYLINUX, "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64"]
+    older = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64")
+    tags = [*newer, MANYLINUX, *older]
     argv: list[str | Path] = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--no-build-isolation"),
         *("--dest", work, "--requirement", requirements, "--implementation", "cp", "--python-version", python),

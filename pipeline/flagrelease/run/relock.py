@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from flagrelease.config import lockfile as locks
 from flagrelease.config.cell import Cell, expand
+from flagrelease.config.chip import Chip
 from flagrelease.config.lockfile import Lock, LockedChip, LockedData, LockedModel, LockedWheels, merged, set_digest
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
-from flagrelease.errors import CommandFailed, FlagreleaseError, HubRefused
+from flagrelease.errors import CommandFailed, DockerUnavailable, FlagreleaseError, HubRefused
 from flagrelease.evaluation.datasets import is_fetched
-from flagrelease.packaging import wheelhouse
+from flagrelease.packaging import base_components, wheelhouse
 from flagrelease.packaging.base_image import check_known, registry_name
 from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.hub import Hubs, Listing
@@ -55,7 +56,7 @@ def relock(matrix: Matrix, old: Lock, ports: Ports, cells: Sequence[Cell], progr
     for name, inputs in {cell.wheels_entry: wanted(cell) for cell in cells}.items():
         attempts(f"wheels.{name}", partial(wheelhouse.resolve, inputs, ports.command))
     for name in dict.fromkeys(cell.chip_name for cell in cells):
-        attempts(f"chips.{name}", partial(_chip, name, matrix.chips[name].base, ports.registry))
+        attempts(f"chips.{name}", partial(_chip, name, matrix.chips[name], ports))
     new = Lock(
         models=attempts.results(LockedModel),
         chips=attempts.results(LockedChip),
@@ -143,8 +144,27 @@ def _data(matrix: Matrix, source: str, ports: Ports, progress: Progress) -> Lock
         return replace(locked, rows=len(DataFile(name=file.path, path=path).rows()))
 
 
-def _chip(name: str, base: str, registry: Registry) -> LockedChip:
-    check_known(name, base)
+def _chip(name: str, chip: Chip, ports: Ports) -> LockedChip:
+    """The base image of a chip, and what it brings if this machine has it. Raises EnvironmentFault if that is not what
+    matrix.yaml expects."""
+    check_known(name, chip.base)
+    locked = _base(chip.base, ports.registry)
+    reference = f"{chip.base.rpartition(':')[0]}@{locked.digest}" if locked.digest else chip.base
+    if not chip.brought or not _is_here(reference, ports):
+        return locked
+    found = base_components.in_image(ports.runner, reference, {})
+    base_components.check(name, chip, found)
+    return replace(locked, components=found)
+
+
+def _is_here(reference: str, ports: Ports) -> bool:
+    try:
+        return ports.runner.image(reference) is not None
+    except DockerUnavailable:  # what the base brings is then read when the image is built
+        return False
+
+
+def _base(base: str, registry: Registry) -> LockedChip:
     named = registry_name(base)
     if named is None:
         return LockedChip(base=base, why=_LOCAL_BASE)

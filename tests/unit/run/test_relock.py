@@ -12,7 +12,7 @@ import pytest
 from flagrelease.config import lockfile as locks
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
-from flagrelease.config.lockfile import Lock, LockedChip, LockedFile, LockedModel, LockedWheels
+from flagrelease.config.lockfile import Brought, Lock, LockedChip, LockedFile, LockedModel, LockedWheels
 from flagrelease.config.matrix import Matrix
 from flagrelease.contract.context import Ports
 from flagrelease.errors import CommandFailed, HubUnavailable, RegistryUnavailable
@@ -55,6 +55,19 @@ class Unverified:
         raise HubUnavailable("it went away")
 
 
+class Images:
+    """An engine with the given images; what their Python prints is their value."""
+
+    def __init__(self, printed: Mapping[str, str]) -> None:
+        self._printed = printed
+
+    def image(self, reference: str) -> object:
+        return reference if reference in self._printed else None
+
+    def output(self, image: str, _argv: object, _labels: object) -> str:
+        return self._printed[image]
+
+
 def no_resolver(*_argv: object, **_options: object) -> Any:
     raise CommandFailed("`/home/me/python -m uv` ended with 1", why="no version of flag-gems==3.0")
 
@@ -75,6 +88,7 @@ class World:
         self.matrix: Matrix = replace(matrix, models=models, benchmarks=benchmarks)
         self.registry = Registry({})
         self.hubs: Any = RealHubs()
+        self.images: Any = Images({})
         self.progress = Seen()
 
     def cells(self, prefix: str = "") -> list[Cell]:
@@ -87,7 +101,12 @@ class World:
         unused: Any = None
         registry: Any = self.registry
         ports = Ports(
-            clock=SystemClock(), command=no_resolver, docker=unused, runner=unused, registry=registry, hubs=self.hubs
+            clock=SystemClock(),
+            command=no_resolver,
+            docker=unused,
+            runner=self.images,
+            registry=registry,
+            hubs=self.hubs,
         )
         return relock.relock(self.matrix, old or Lock(), ports, self.cells(prefix), self.progress)
 
@@ -169,6 +188,19 @@ def test_a_base_image_is_pinned_to_its_digest(world: World) -> None:
     lock = world.relock()
     assert lock.chips["metax"] == LockedChip(base=base, digest=DIGEST)
     assert "chips.metax" not in lock.unresolved
+
+
+@pytest.mark.parametrize(("version", "pinned"), [("3.0", True), ("5.3.3", False)])
+def test_what_a_base_image_on_this_machine_brings_is_read_in_it(world: World, version: str, pinned: bool) -> None:
+    base = world.matrix.chips["metax"].base
+    world.registry = Registry({base: DIGEST})
+    printed = f'a warning\n{{"flaggems": {{"version": "{version}", "source": "", "place": "/opt/site"}}}}\n'
+    world.images = Images({f"{base.rpartition(':')[0]}@{DIGEST}": printed})
+    lock = world.relock()
+    if pinned:
+        assert lock.chips["metax"].components == {"flaggems": Brought(version="3.0", place="/opt/site")}
+    else:
+        assert "has FlagGems 5.3.3: matrix.yaml says 3.0" in lock.unresolved["chips.metax"]
 
 
 def test_a_base_image_that_is_gone_is_unresolved(world: World) -> None:

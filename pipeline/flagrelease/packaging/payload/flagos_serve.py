@@ -48,6 +48,8 @@ def main() -> int:
         return doctor(manifest["device"])
     serve = manifest["serve"]
     os.environ.update(serve["env"].get(arguments.stack, {}))
+    if not os.environ.get("FLAGCX_PATH"):
+        os.environ.pop("FLAGCX_PATH", None)  # vllm-plugin-FL selects FlagCX even if it is empty
     # Engines and FlagScale's shell leave orphans: adopt them, as an init process would.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _stop)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, replace
 
+import msgspec
+
 from flagrelease.config.engines import ENGINES
+from flagrelease.config.lockfile import Brought
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
 from flagrelease.errors import EnvironmentFault, UpstreamRefused
-from flagrelease.packaging import operator_bundle, wheelhouse
+from flagrelease.packaging import base_components, operator_bundle, wheelhouse
 from flagrelease.packaging.base_image import base_image, check_python, processes
 from flagrelease.ports import python_probe
 from flagrelease.ports.container_runner import labels
@@ -45,10 +49,12 @@ def _built(job: Job, context: Context) -> results.Image:
     with context.meter.waiting():
         context.ports.registry.check_push(job.repository)
     base, found = base_image(job, context)
+    brought = _brought(job, context, base)
     wheels = _packages(job, context)
     plan = build_context.draw(job, wheels, base, found.id, operators=_operators(context))
     # Before the build, since a secret in one of them would be in the image that is pushed.
     written = (context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]), *_written(context, plan))
+    written += _brought_evidence(context, brought)
     image_id = _build(job, context, plan, base)
     inside = _inspect(job, context, plan.wheels, image_id)
     tag = build_tag(image_id)
@@ -66,9 +72,28 @@ def _built(job: Job, context: Context) -> results.Image:
         pushed_bytes=pushed,
         labels=plan.labels,
         versions=_shown(inside),
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *base_components.remarks(job.cell.chip, brought)),
         evidence=(*written, _packages_inside(context, inside), _system_packages(context, inside)),
     )
+
+
+def _brought(job: Job, context: Context, base: str) -> dict[str, Brought]:
+    """What the base image brings, if something is expected of it. Raises EnvironmentFault if that is not there."""
+    chip = job.cell.chip
+    if not chip.brought:
+        return {}
+    context.progress.doing("reading the components of the base image")
+    with context.meter.waiting():
+        ours = labels(context.run_id, job.cell.id, context.workspace.root)
+        found = base_components.in_image(context.ports.runner, base, ours)
+    base_components.check(job.cell.chip_name, chip, found)
+    return found
+
+
+def _brought_evidence(context: Context, brought: Mapping[str, Brought]) -> tuple[Evidence, ...]:
+    if not brought:
+        return ()
+    return (context.evidence.put("base-components.json", msgspec.json.format(msgspec.json.encode(brought), indent=1)),)
 
 
 def _laid_out(job: Job, context: Context) -> results.Image:
@@ -83,6 +108,8 @@ def _laid_out(job: Job, context: Context) -> results.Image:
     written = _written(context, plan)
     with context.meter.waiting():
         made = process_root.make(root, digest, plan, machine, job.cell.model.serve.engine, context.ports.command)
+    brought = _brought(job, context, f"{job.repository}@{digest}")
+    written += _brought_evidence(context, brought)
     inside = _inspect(job, context, wheels, f"{job.repository}@{digest}")
     return results.Image(
         repository=job.repository,
@@ -94,7 +121,7 @@ def _laid_out(job: Job, context: Context) -> results.Image:
         pushed_bytes=0,
         labels=plan.labels,
         versions=_shown(inside),
-        remarks=plan.remarks,
+        remarks=(*plan.remarks, *base_components.remarks(job.cell.chip, brought)),
         runner="process",
         evidence=(*written, _packages_inside(context, inside)),
     )

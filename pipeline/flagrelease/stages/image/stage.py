@@ -28,6 +28,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
         **pinned_base(job),
         "python": cell.chip.python,
         "components": cell.chip.components,
+        **({"from the base": cell.chip.brought} if cell.chip.brought else {}),
         "device": cell.chip.device,
         "vendor": cell.chip.vendor,
         "wheels": locked_wheels(job),

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+import support.served_cell as given
 from flagrelease.cli.app import main
 from flagrelease.config import lockfile as locks
 from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.errors import CommandFailed, ConfigError, EnvironmentFault
+from flagrelease.packaging.requirements import wanted
+from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry, scratch
+from support.hub_stand_in import HubStandIn, wheel_of
 from support.listing_engine import listing
-from support.model_files import gguf
+from support.model_files import gguf, safetensors_of
 
 MATRIX = """\
 version: 1
@@ -106,3 +110,42 @@ def test_a_base_image_that_is_nowhere_is_reported(
         main(["lock", "cpu/tiny", "--json"])
     assert "chips.cpu" in json.loads(capsys.readouterr().out)["failed"]
     assert "chips.cpu" not in locks.load(project / "matrix.lock").unresolved, "other machines may have it"
+
+
+def test_the_seed_s_cell_is_pinned_and_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hub and registry are on loopback, packages in a folder; the base image brings FlagGems, which no index has."""
+    hub, needed = HubStandIn(), wanted(given.cell("metax/qwen3-8b"))
+    (tmp_path / "index").mkdir()
+    hub.files = {
+        "config.json": b'{"architectures": ["Qwen3ForCausalLM"]}',
+        "model.safetensors": safetensors_of(bytes(2000)),
+    }
+    for requirement in needed[1:]:
+        name, _, version = requirement.partition("==")
+        file, content = wheel_of(name, version or "1.0", {f"{name.replace('-', '_')}.py": b""})
+        (tmp_path / "index" / file).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UV_NO_CACHE", "1")
+    with hub.running(), scratch.serving(tmp_path / "registry") as host:
+        offline = {"UV_FIND_LINKS": str(tmp_path / "index"), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"}
+        for name, value in {"MODELSCOPE_ENDPOINT": hub.url, **offline}.items():
+            monkeypatch.setenv(name, value)
+        base = f"{host}/flagos-base/metax"
+        body = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}).encode()
+        digest = OciRegistry().put_manifest(base, "2.1.2", body, MANIFEST_TYPES[0])
+        text = (given.ROOT / "matrix.yaml").read_text()
+        theirs = given.cell("metax/qwen3-8b").chip.base
+        (tmp_path / "matrix.yaml").write_text(text.replace(theirs, f"{base}:2.1.2"))
+        assert main(["lock", "metax/qwen3-8b", "--profile", "embedded"]) == 0, capsys.readouterr()
+    locked = locks.load(tmp_path / "matrix.lock")
+    assert locked.chips["metax"].digest == digest
+    assert [file.path for file in locked.models["qwen3-8b"].files] == ["config.json", "model.safetensors"]
+    pinned = {line.partition("==")[0] for line in locked.wheels["metax-vllm"].requirements}
+    assert "flag-scale" in pinned
+    assert "flag-gems" not in pinned
+    capsys.readouterr()
+    assert main(["plan", "metax/qwen3-8b", "--profile", "embedded", "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)["cells"]
+    assert {step["action"] for step in planned["stages"]} == {"run"}

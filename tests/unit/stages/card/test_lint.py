@@ -149,6 +149,15 @@ def test_the_served_folder_is_the_downloaded_one() -> None:
     assert any("docker run mounts /data/models/SmolLM2-135M-Instruct" in text for text in found)
 
 
+def test_a_base_image_is_named_by_its_digest_too() -> None:
+    """As it is for every chip whose base image is pinned."""
+    base = f"harbor.example.org/flagos-base/metax@sha256:{'b' * 64}"
+    made = given.record(image=replace(given.image(), base=base))
+    assert findings(render.render(made, given.TEMPLATES), made) == []
+    other = render.render(made, given.TEMPLATES).replace(base, base.replace("metax", "hygon"))
+    assert any("is not" in text and "hygon" in text for text in findings(other, made))
+
+
 def test_an_image_is_a_picture() -> None:
     found = lint.lint(GOOD, RECORD, {"scores.png": b"<svg/>"})
     assert [finding.text for finding in found] == ["scores.png is not a PNG image"]

@@ -122,7 +122,7 @@ def references(page: Page, record: Record) -> Iterator[Finding]:
             if digest not in known
         )
         for reference in re.findall(r"[\w./:-]+@sha256:[0-9a-f]*", line):
-            if reference != image.reference:
+            if reference not in (image.reference, image.base):
                 yield Finding(number, f"image reference {reference} is not {image.reference}")
         for tag in re.findall(r"tree_[\w.-]+", line):
             if tag != record.tag:

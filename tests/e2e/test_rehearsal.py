@@ -1,0 +1,65 @@
+"""A cell is rehearsed from the command line: everything but its chip is real, and nothing of it counts as a release."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.project import CELL, UserProject, project
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.integration,
+    pytest.mark.slow,  # serves two stacks and, of the other cell, builds a base image of 2.9 GB once
+    pytest.mark.timeout(2400),
+    pytest.mark.usefixtures("base"),
+]
+STAGES = ["lock", "plan", "packages", "base", "weights", "image", "container", "smoke", "accuracy", "speed", "card"]
+
+
+def rehearsed(user: UserProject, cell: str, seconds: float) -> tuple[int, dict[str, object]]:
+    code, out, err = user.call("rehearse", cell, "--json", seconds=seconds)
+    (report,) = json.loads(out)["cells"]
+    assert report["cell"] == cell, err
+    return code, report
+
+
+def nothing_counts(user: UserProject) -> None:
+    workspace = user.root / ".flagrelease"
+    assert not (workspace / "ledger.jsonl").exists()
+    assert not (workspace / "releases").exists()
+    assert sorted(path.name for path in (workspace / "rehearsal").iterdir()) == [
+        "locks",
+        "registry",
+        "reports",
+        "wheels",
+    ]
+    assert user.leftovers() == []
+
+
+def test_the_cell_of_this_machine_with_its_real_weights(tmp_path: Path, own_registry: str) -> None:
+    user = project(tmp_path, f"{own_registry}/rehearsed")
+    code, report = rehearsed(user, CELL, 900)
+    assert report["failed"] == []
+    assert code == 0
+    assert {each["part"] for each in report["exercised"]} >= set(STAGES)  # type: ignore[index, union-attr]
+    folder = Path(str(report["folder"]))
+    assert "dress rehearsal without the chip" in (folder / "README.md").read_text()
+    assert "PASS" not in json.loads((folder / "release.json").read_text())["accuracy"]["verdict"]
+    nothing_counts(user)
+
+
+def test_the_seed_s_cell(tmp_path: Path) -> None:
+    """Its registry and its hub do not answer from here, and its target is another one: all three are told."""
+    user = project(tmp_path)
+    code, report = rehearsed(user, "metax/qwen3-8b", 1800)
+    assert report["failed"] == []
+    assert code == 0
+    told = {each["what"] for each in report["left_out"]}  # type: ignore[index, union-attr]
+    assert "--device=/dev/mxcd" in told
+    card = (Path(str(report["folder"])) / "README.md").read_text()
+    for row in ("| Driver | 2.3.0 |", "| FlagScale | 0.8.0 |", "| FlagGems | 3.0 |", "--device=/dev/mxcd"):
+        assert row in card
+    nothing_counts(user)
