@@ -60,6 +60,7 @@ class Docker(Protocol):
     def tag(self, image: str, repository: str, tag: str) -> None: ...
     def untag(self, reference: str) -> None: ...
     def tags(self, repository: str) -> tuple[str, ...]: ...
+    def digests(self, repository: str) -> tuple[str, ...]: ...
     def remove_untagged(self, labels: Sequence[str], *, before: float) -> int: ...
     def logged_in(self, repository: str) -> AbstractContextManager[Mapping[str, str]]: ...
 
@@ -220,6 +221,12 @@ class Engine:
         """The names NAME:TAG of the repository's images on this engine."""
         with translated(f"looking for images of {repository}"):
             return tuple(name for image in self._clients.ask.api.images(repository) for name in image["RepoTags"] or ())
+
+    def digests(self, repository: str) -> tuple[str, ...]:
+        """The names NAME@DIGEST of the repository's images on this engine: those that were pulled or pushed."""
+        with translated(f"looking for images of {repository}"):
+            images = self._clients.ask.api.images(repository)
+        return tuple(name for image in images for name in image["RepoDigests"] or ())
 
     def remove_untagged(self, labels: Sequence[str], *, before: float) -> int:
         """Remove the images without a name that have one of these labels (NAME or NAME=VALUE) and were made before that
