@@ -64,7 +64,7 @@ class Proxy:
     calls: list[str] = field(default_factory=list)
     """Each call with its fault."""
     received: int = 0
-    """The bytes of the bodies of all calls whose length is known."""
+    """The bytes of the bodies of all calls; of those that are sent in chunks, with their frames."""
     returned: int = 0
     """The bytes of all answers, with their headers."""
     url: str = ""
@@ -137,7 +137,6 @@ class Proxy:
             await writer.drain()
             return
         length = _length(head)
-        self.received += length or 0
         if kind in ("duplicate", "lost") and length is not None and length <= _REPEATED_BYTES:
             head += await reader.readexactly(length)
             await self._answered(head)
@@ -147,7 +146,7 @@ class Proxy:
         async with self._upstream() as (source, sink):
             sink.write(head)
             most = fault.bytes if fault and kind == "cut" else None
-            sending = asyncio.create_task(_copy(reader, sink, None))
+            sending = asyncio.create_task(_copy(reader, sink, None, self._count_body))
             try:
                 if not await _copy(source, writer, most, self._count):
                     writer.transport.abort()
@@ -156,6 +155,9 @@ class Proxy:
 
     def _count(self, moved: int) -> None:
         self.returned += moved
+
+    def _count_body(self, moved: int) -> None:
+        self.received += moved
 
     async def _answered(self, request: bytes) -> None:
         """Send a whole request and read its answer, or for a stream its beginning."""

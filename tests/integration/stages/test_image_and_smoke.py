@@ -28,7 +28,7 @@ from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.serving.server import ServeRequest, served
-from flagrelease.stages.image import build_context
+from flagrelease.stages.image import build_context, old_images
 from flagrelease.stages.image import stage as image
 from flagrelease.stages.smoke import card_commands
 from flagrelease.stages.smoke import stage as smoke
@@ -121,6 +121,37 @@ def test_if_only_the_kernels_changed_the_registry_gets_their_layer_and_the_docum
     assert sent < 1 << 20, "the runtime, the bundle and the documents; the packages are 90 MB"
     written = [call.split()[1] for call in proxy.calls[calls:] if call.split()[1] in ("PATCH", "PUT")]
     assert written == ["PATCH", "PUT", "PUT", "PUT"], "a layer, the configuration and the manifest"
+
+
+def test_with_what_was_kept_no_docker_is_needed_and_the_base_is_mounted_instead_of_pulled(started: Started) -> None:
+    host, _, port = started.job.registry.partition("/")[0].partition(":")
+    proxy, cell = Proxy((host, int(port))), started.job.cell
+    nothing: Any = None
+    with proxy.running():
+        name = f"{proxy.url}/{started.job.registry.partition('/')[2]}/flagrelease-base"
+        tag = old_images.build_tag(started.image.base_id)
+        digest = OciRegistry().digest(name, tag)
+        assert digest is not None, "a base image without registry was pushed to that of the releases"
+        locked = replace(started.job.lock, chips={"cpu": LockedChip(base=f"{name}:{tag}", digest=digest)})
+        job = replace(
+            started.job,
+            cell=replace(cell, chip=replace(cell.chip, base=f"{name}:{tag}")),
+            lock=locked,
+            registry=f"{proxy.url}/mounted",
+        )
+        ports = replace(started.context.ports, docker=nothing, runner=nothing, registry=OciRegistry())
+        proxy.calls.clear()
+        received, returned = proxy.received, proxy.returned
+        made = image.run(job, replace(started.context, ports=ports))
+        received, returned = proxy.received - received, proxy.returned - returned
+        assert OciRegistry().digest(made.repository, made.digest) == made.digest
+        assert made.base == f"{name}@{digest}"
+    layers = json.loads(OciRegistry().manifest(f"{host}:{port}/{name.partition('/')[2]}", digest).body)["layers"]
+    for layer in layers:
+        assert [call for call in proxy.calls if f"mount={layer['digest'].replace(':', '%3A')}" in call]
+        assert not [call for call in proxy.calls if f"GET /v2/{name.partition('/')[2]}/blobs/{layer['digest']}" in call]
+    assert returned < 100_000, "manifest, configuration and headers; the base has 60 MB"
+    assert received == made.pushed_bytes
 
 
 @pytest.mark.slow  # builds the image with Docker, and reads all files of both

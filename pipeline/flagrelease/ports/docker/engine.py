@@ -43,18 +43,9 @@ class Pushed:
 
 
 class Docker(Protocol):
-    """Builds, tags, pushes and pulls images. The real one, Engine, is a Runner too."""
+    """Tags, pushes and pulls images. The real one, Engine, is a Runner too."""
 
     def image(self, reference: str) -> LocalImage | None: ...
-    def build(
-        self,
-        context: IO[bytes],
-        *,
-        tag: str,
-        args: Mapping[str, str],
-        line: Callable[[str], None],
-        note: Note = unheard,
-    ) -> str: ...
     def push(self, repository: str, tag: str, moved: Moved, note: Note = unheard) -> Pushed: ...
     def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage: ...
     def tag(self, image: str, repository: str, tag: str) -> None: ...
@@ -125,6 +116,7 @@ class Engine:
         note: Note = unheard,
     ) -> str:
         """Build the tar `context` without network and return the image's id. `line` gets each step as it starts.
+        Releases are assembled instead; this checks that their Dockerfile says the same.
 
         Raises EnvironmentFault with the last lines of output if a step fails, NoSpace.
         """

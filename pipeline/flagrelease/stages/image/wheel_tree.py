@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -59,17 +59,24 @@ def unpack(wheels: Wheelhouse, target: Path, interpreter: str) -> None:
                 install(source, destination, _INSTALLER)
         except (InstallerError, BadZipFile, zlib.error, *_BAD) as error:
             raise UpstreamRefused(f"{wheel.file} cannot be unpacked", why=str(error)) from error
+    _let_read(target)
+
+
+def _let_read(folder: Path) -> None:
+    """Let the base image's user read the folder, whatever this user's umask is."""
+    for parent, _folders, names in os.walk(folder):
+        Path(parent).chmod(0o755)
+        for name in names:
+            path = Path(parent, name)
+            path.chmod(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """Of a file's mode only whether it is a program counts: this user's umask decides the rest."""
+    return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
 
 def entries(folder: Path, inside: str) -> dict[str, Entry]:
-    """The regular files below `folder` as entries of a layer, below the path `inside`. Of the modes only whether a file
-    is a program counts, since this user's umask decides the rest."""
-    found: dict[str, Entry] = {}
-    for path in _files(folder):
-        mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-        found[f"{inside}/{path.relative_to(folder).as_posix()}"] = File(content=path, mode=mode)
-    return found
-
-
-def _files(folder: Path) -> Sequence[Path]:
-    return [Path(parent, name) for parent, _folders, names in os.walk(folder) for name in names]
+    """The regular files below `folder` as entries of a layer, below the path `inside`."""
+    paths = [Path(parent, name) for parent, _folders, names in os.walk(folder) for name in names]
+    return {f"{inside}/{path.relative_to(folder).as_posix()}": File(content=path, mode=_mode(path)) for path in paths}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -44,7 +45,14 @@ def wheelhouse(folder: Path, files: dict[str, str], name: str = "one") -> Wheelh
 
 
 def test_a_wheel_lies_where_an_installer_puts_it(tmp_path: Path) -> None:
-    wheel_tree.unpack(wheelhouse(tmp_path / "wheels", FILES), tmp_path / "lib", "/usr/bin/python3.12")
+    before = os.umask(0o077)
+    try:
+        wheel_tree.unpack(wheelhouse(tmp_path / "wheels", FILES), tmp_path / "lib", "/usr/bin/python3.12")
+    finally:
+        os.umask(before)
+    others = {path.stat().st_mode & 0o005 for path in (tmp_path / "lib").rglob("*") if path.is_dir()}
+    assert others == {0o005}, "the base image's user reads them when it compiles"
+    assert (tmp_path / "lib/one/__init__.py").stat().st_mode & 0o004
     entries = wheel_tree.entries(tmp_path / "lib", "opt/lib")
     info = "one-1.0.dist-info"
     modes = {name.removeprefix("opt/lib/"): entry.mode for name, entry in entries.items() if isinstance(entry, File)}
