@@ -63,6 +63,10 @@ class Proxy:
     plan: Plan = lambda _number, _method, _path: None
     calls: list[str] = field(default_factory=list)
     """Each call with its fault."""
+    received: int = 0
+    """The bytes of the bodies of all calls; of those that are sent in chunks, with their frames."""
+    returned: int = 0
+    """The bytes of all answers, with their headers."""
     url: str = ""
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -142,12 +146,18 @@ class Proxy:
         async with self._upstream() as (source, sink):
             sink.write(head)
             most = fault.bytes if fault and kind == "cut" else None
-            sending = asyncio.create_task(_copy(reader, sink, None))
+            sending = asyncio.create_task(_copy(reader, sink, None, self._count_body))
             try:
-                if not await _copy(source, writer, most):
+                if not await _copy(source, writer, most, self._count):
                     writer.transport.abort()
             finally:
                 sending.cancel()
+
+    def _count(self, moved: int) -> None:
+        self.returned += moved
+
+    def _count_body(self, moved: int) -> None:
+        self.received += moved
 
     async def _answered(self, request: bytes) -> None:
         """Send a whole request and read its answer, or for a stream its beginning."""
@@ -169,7 +179,12 @@ class Proxy:
                 sink.close()
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, most: int | None) -> bool:
+async def _copy(
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    most: int | None,
+    count: Callable[[int], None] = lambda _moved: None,
+) -> bool:
     """Pass bytes on until the end, or until `most` have been; False in the latter case."""
     moved = 0
     with suppress(OSError):
@@ -179,6 +194,7 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, most: 
                 await sink.drain()
                 return False
             moved += len(data)
+            count(len(data))
             sink.write(data)
             await sink.drain()
         if sink.can_write_eof():

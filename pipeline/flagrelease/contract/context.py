@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flagrelease.ports.hub import Hubs
     from flagrelease.ports.progress import Progress
     from flagrelease.ports.registry import Registry
+    from flagrelease.ports.registry.transfer import Target
     from flagrelease.recipe.devices import Devices
 
 T = TypeVar("T")
@@ -33,11 +34,11 @@ class Ports:
     command: Command
     """Runs programs on this host."""
     docker: Docker
-    """Builds and pushes images."""
+    """Knows the base images of this machine."""
     runner: Runner
     """Starts served images, as containers or processes."""
-    registry: Registry
-    """Reads and tags pushed images."""
+    registry: Target
+    """Has the base images and those that are made."""
     hubs: Hubs
     """Downloads weights and data."""
 

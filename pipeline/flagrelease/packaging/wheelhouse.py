@@ -31,6 +31,9 @@ MANYLINUX = "manylinux_2_28_x86_64"
 EPOCH = "946684800"
 """Date of the files in wheels that we build (2000-01-01), so that builds are reproducible."""
 
+_USUAL_UMASK = ("sh", "-c", 'umask 022; exec "$@"', "sh")
+"""A wheel has the modes of the files that it is built of, and these those that the user's umask leaves."""
+
 _COMPILE_SECONDS = 300.0
 _FETCH_SECONDS = 1800.0
 _NO_INDEX = (
@@ -171,17 +174,9 @@ def _build(work: Path, command: Command) -> None:
         with tempfile.TemporaryDirectory(dir=work) as made:
             # Use our own, locked setuptools: an isolated build would fetch the newest.
             argv: list[str | Path] = [
-                *(
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "wheel",
-                    "--quiet",
-                    "--no-deps",
-                    "--no-build-isolation",
-                    "--no-cache-dir",
-                ),
-                *("--no-index", "--wheel-dir", made, source),
+                *_USUAL_UMASK,
+                *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+                *("--no-cache-dir", "--no-index", "--wheel-dir", made, source),
             ]
             command(argv, seconds=_FETCH_SECONDS, env={"SOURCE_DATE_EPOCH": EPOCH, "PYTHONHASHSEED": "0"})
             (wheel,) = Path(made).glob("*.whl")

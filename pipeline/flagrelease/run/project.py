@@ -40,6 +40,7 @@ _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9
 if TYPE_CHECKING:
     from flagrelease.contract.context import Ports
     from flagrelease.ports.registry import Registry
+    from flagrelease.ports.registry.transfer import Target
     from flagrelease.recipe.container import RunnerKind
 
 
@@ -250,7 +251,7 @@ def check_registry(registry: str) -> None:
         raise
 
 
-def impatient_registry(registry: str) -> Registry:
+def impatient_registry(registry: str) -> Target:
     """A registry client for checks before a run: it retries for 3 s only. `registry` is that of the releases."""
     from flagrelease.ports.credentials import Logins
     from flagrelease.ports.registry import OciRegistry

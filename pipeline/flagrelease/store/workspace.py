@@ -36,6 +36,11 @@ class Workspace:
         return self.root / "wheels"
 
     @property
+    def layers(self) -> Path:
+        """Layers of images, and what is known of base images, by what they are made of."""
+        return self.root / "layers"
+
+    @property
     def images(self) -> Path:
         """Root folders that replace images on hosts without containers."""
         return self.root / "images"

@@ -1,5 +1,6 @@
-"""The real thing: real weights, an image built and pushed, served by FlagScale, and asked."""
+"""The real thing: real weights, an image assembled and pushed, served by FlagScale, and asked."""
 
+import io
 import json
 import re
 import uuid
@@ -19,6 +20,7 @@ from flagrelease.contract import results
 from flagrelease.contract.context import Context, Look
 from flagrelease.errors import DiedBeforeReady, EnvironmentFault, GateFailed, RegistryDenied, SmokeFailed
 from flagrelease.evaluation import token_gate
+from flagrelease.packaging import wheelhouse
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.ports.hub import RealHubs
 from flagrelease.ports.logprobs import ServedProbabilities
@@ -26,15 +28,19 @@ from flagrelease.ports.processes.runner import ProcessRunner
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.serving.server import ServeRequest, served
+from flagrelease.stages.image import build_context, old_images
 from flagrelease.stages.image import stage as image
 from flagrelease.stages.smoke import card_commands
 from flagrelease.stages.smoke import stage as smoke
 from flagrelease.stages.weights import stage as weights
+from flagrelease.store.digests import sha256_of
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
+from support import finished_cell, image_tree
 from support.contexts import after
 from support.registry_blobs import blob
 from support.registry_stand_in import Store, standing_in
+from support.unreliable_proxy import Proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -50,6 +56,11 @@ class Started:
         ports = replace(self.context.ports, hubs=RealHubs())
         self.weights = weights.run(self.job, replace(self.context, ports=ports))
         self.image = image.run(self.job, self.context)
+
+    def repository(self, prefix: str) -> str:
+        """The image's repository under another prefix of the registry."""
+        host = self.job.registry.partition("/")[0]
+        return replace(self.job, registry=f"{host}/{prefix}").repository
 
     def after(self, image: results.Image | None = None) -> Context:
         return after(self.context, weights=self.weights, image=image or self.image)
@@ -68,29 +79,116 @@ def test_the_image_is_in_the_registry_by_its_digest(started: Started) -> None:
     config = json.loads(blob(made.repository, manifest["config"]["digest"]))
     assert config["config"]["Labels"] == made.labels
     assert config["config"]["Entrypoint"] == ["flagos-serve"]
-    assert made.pushed_bytes == sum(layer["size"] for layer in manifest["layers"]), "a new registry got all layers"
+    parts = (manifest["config"], *manifest["layers"])
+    documents = len(registry.manifest(made.repository, made.digest).body)
+    assert made.pushed_bytes == sum(part["size"] for part in parts) + documents, "a new registry got all layers"
+    assert made.size == Engine().pull(made.repository, made.digest, lambda _done, _total: None).size
     assert made.versions["flag-scale"] == "0.8.0"
     assert any("llama-server" in remark for remark in made.remarks)
 
 
-def test_building_again_gives_the_same_digest_and_sends_nothing(started: Started) -> None:
-    again = image.run(started.job, started.context)
+def test_assembling_again_gives_the_same_digest_sends_nothing_and_starts_no_container(started: Started) -> None:
+    nothing: Any = None
+    ports = replace(started.context.ports, runner=nothing)
+    again = image.run(started.job, replace(started.context, ports=ports))
     assert (again.digest, again.pushed_bytes) == (started.image.digest, 0)
 
 
-class Unbuilt(Engine):
-    """An engine on which nothing may be built."""
+def test_if_only_the_kernels_changed_the_registry_gets_their_layer_and_the_documents(started: Started) -> None:
+    def made(bundle: str) -> tuple[results.Image, Context]:
+        (root / bundle).mkdir(parents=True)
+        (root / bundle / "operators.yaml").write_text(bundle)
+        kernels = finished_cell.kernels(folder=f"kernels/{bundle}", content=sha256_of(bundle.encode()))
+        context = after(started.context, kernels=kernels)
+        ports = replace(context.ports, registry=OciRegistry())
+        return image.run(replace(started.job, registry=f"{proxy.url}/kernels"), replace(context, ports=ports)), context
 
-    def build(self, *_arguments: Any, **_options: Any) -> Any:
-        raise AssertionError("an image with a secret is built")
+    root = started.context.workspace.kernels
+    host, _, port = started.job.registry.partition("/")[0].partition(":")
+    proxy = Proxy((host, int(port)))
+    with proxy.running():
+        first, _ = made("mm")
+        before, calls = proxy.received, len(proxy.calls)
+        second, _ = made("mm-and-neg")
+    assert first.digest != second.digest
+    old, new = (
+        json.loads(OciRegistry().manifest(started.repository("kernels"), one.digest).body) for one in (first, second)
+    )
+    assert old["layers"][:-1] == new["layers"][:-1]
+    body = len(OciRegistry().manifest(started.repository("kernels"), second.digest).body)
+    sent = new["layers"][-1]["size"] + new["config"]["size"] + body
+    assert proxy.received - before == second.pushed_bytes == sent
+    assert sent < 1 << 20, "the runtime, the bundle and the documents; the packages are 90 MB"
+    written = [call.split()[1] for call in proxy.calls[calls:] if call.split()[1] in ("PATCH", "PUT")]
+    assert written == ["PATCH", "PUT", "PUT", "PUT"], "a layer, the configuration and the manifest"
 
 
-def test_a_secret_in_a_file_of_the_image_is_refused_before_it_is_built(
+def test_with_what_was_kept_no_docker_is_needed_and_the_base_is_mounted_instead_of_pulled(started: Started) -> None:
+    host, _, port = started.job.registry.partition("/")[0].partition(":")
+    proxy, cell = Proxy((host, int(port))), started.job.cell
+    nothing: Any = None
+    with proxy.running():
+        name = f"{proxy.url}/{started.job.registry.partition('/')[2]}/flagrelease-base"
+        tag = old_images.build_tag(started.image.base_id)
+        digest = OciRegistry().digest(name, tag)
+        assert digest is not None, "a base image without registry was pushed to that of the releases"
+        locked = replace(started.job.lock, chips={"cpu": LockedChip(base=f"{name}:{tag}", digest=digest)})
+        job = replace(
+            started.job,
+            cell=replace(cell, chip=replace(cell.chip, base=f"{name}:{tag}")),
+            lock=locked,
+            registry=f"{proxy.url}/mounted",
+        )
+        ports = replace(started.context.ports, docker=nothing, runner=nothing, registry=OciRegistry())
+        proxy.calls.clear()
+        received, returned = proxy.received, proxy.returned
+        made = image.run(job, replace(started.context, ports=ports))
+        received, returned = proxy.received - received, proxy.returned - returned
+        assert OciRegistry().digest(made.repository, made.digest) == made.digest
+        assert made.base == f"{name}@{digest}"
+    layers = json.loads(OciRegistry().manifest(f"{host}:{port}/{name.partition('/')[2]}", digest).body)["layers"]
+    for layer in layers:
+        assert [call for call in proxy.calls if f"mount={layer['digest'].replace(':', '%3A')}" in call]
+        assert not [call for call in proxy.calls if f"GET /v2/{name.partition('/')[2]}/blobs/{layer['digest']}" in call]
+    assert returned < 100_000, "manifest, configuration and headers; the base has 60 MB"
+    assert received == made.pushed_bytes
+
+
+@pytest.mark.slow  # builds the image with Docker, and reads all files of both
+def test_the_dockerfile_that_readers_get_gives_the_same_files(started: Started, engine: Engine) -> None:
+    wheels = wheelhouse.of(started.job, started.context)
+    plan = build_context.draw(started.job, wheels, started.image.base, started.image.base_id)
+    context, tag = io.BytesIO(), f"flagrelease-test-dockerfile:{uuid.uuid4().hex[:8]}"
+    build_context.write(plan, context)
+    context.seek(0)
+    engine.build(context, tag=tag, args={"BASE": started.image.base}, line=lambda _line: None)
+    try:
+        built, assembled = image_tree.tree(engine, tag), image_tree.tree(engine, started.image.reference)
+        compiled = [image_tree.bytecode(engine, one, "cpython-311") for one in (tag, started.image.reference)]
+    finally:
+        engine.untag(tag)
+    differing = {path for path in built.keys() | assembled.keys() if built.get(path) != assembled.get(path)}
+    assert {path: (built.get(path), assembled.get(path)) for path in sorted(differing)[:20]} == {}
+    assert len(built) > 10_000, "all of the base and of the packages"
+    assert compiled[0] == compiled[1]
+    assert len(compiled[0]) > 1000
+
+
+class Unsent(OciRegistry):
+    """A registry to which nothing of an image may be sent."""
+
+    def write_blob(self, *_arguments: Any) -> Any:
+        raise AssertionError("an image with a secret is sent")
+
+    put_manifest = push_blob = write_blob  # type: ignore[assignment]
+
+
+def test_a_secret_in_a_file_of_the_image_is_refused_before_anything_is_sent(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "a-very-long-canary")
     cell = given.cell(args={"threads": 1, "api_key": "a-very-long-canary"}, max_model_len=2048)
-    ports = replace(started.context.ports, docker=Unbuilt())
+    ports = replace(started.context.ports, registry=Unsent())
     with pytest.raises(GateFailed, match=r"serve\.yaml contains the value of \$SOME_TOKEN"):
         image.run(replace(started.job, cell=cell), replace(started.context, ports=ports))
 
@@ -191,12 +289,12 @@ def test_an_image_that_is_gone_is_not_intact(started: Started) -> None:
     assert image.intact(started.image, replace(look, registry=None)) == "", "nothing is asked"
 
 
-def test_a_registry_that_refuses_costs_no_build(started: Started) -> None:
-    class NoBuild(Engine):
-        def build(self, *_: object, **__: object) -> str:
-            raise AssertionError("it was built")
+def test_a_registry_that_refuses_costs_no_work(started: Started) -> None:
+    class Unasked(Engine):
+        def image(self, _reference: str) -> Any:
+            raise AssertionError("the base image is looked for")
 
-    context = replace(started.context, ports=replace(started.context.ports, docker=NoBuild()))
+    context = replace(started.context, ports=replace(started.context.ports, docker=Unasked()))
     with standing_in(Store(login=("a", "b"))) as host, pytest.raises(RegistryDenied):
         image.run(replace(started.job, registry=f"{host}/x"), context)
 

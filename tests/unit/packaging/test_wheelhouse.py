@@ -1,7 +1,10 @@
 """The packages of an image, and the wheelhouse that holds them."""
 
+import io
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import support.served_cell as given
 from flagrelease.config.lockfile import LockedWheels
 from flagrelease.errors import CommandFailed, ConfigError, Corrupt
 from flagrelease.packaging import requirements, wheelhouse
-from flagrelease.ports.command import Completed
+from flagrelease.ports.command import Completed, run
 from flagrelease.run.cleanup import leftovers
 from flagrelease.store.workspace import Workspace
 
@@ -122,3 +125,28 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
 def test_the_list_of_wheels_is_plain_json(tmp_path: Path) -> None:
     gathered = wheelhouse.gather(LOCKED, tmp_path, Pip("one-1.0-py3-none-any.whl"))
     assert msgspec.json.decode((gathered.folder / "wheels.json").read_bytes())[0]["file"] == "one-1.0-py3-none-any.whl"
+
+
+def test_a_wheel_of_our_own_does_not_depend_on_the_user_s_umask(tmp_path: Path) -> None:
+    project = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    files = {
+        "pyproject.toml": project
+        + '[project]\nname = "one"\nversion = "1.0"\n[tool.setuptools]\npy-modules = ["one"]\n',
+        "one.py": "x = 1\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: one\nVersion: 1.0\n",
+    }
+    with tarfile.open(tmp_path / "one-1.0.tar.gz", "w:gz") as tar:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"one-1.0/{name}")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    before = os.umask(0o077)
+    try:
+        wheelhouse._build(tmp_path, run)
+    finally:
+        os.umask(before)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        modes = {entry.filename: oct(entry.external_attr >> 16 & 0o777) for entry in archive.infolist()}
+    assert modes["one.py"] == "0o644"
+    assert set(modes.values()) <= {"0o644", "0o664"}, "setuptools gives RECORD a mode of its own"

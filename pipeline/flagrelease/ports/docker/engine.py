@@ -43,23 +43,15 @@ class Pushed:
 
 
 class Docker(Protocol):
-    """Builds, tags, pushes and pulls images. The real one, Engine, is a Runner too."""
+    """Tags, pushes and pulls images. The real one, Engine, is a Runner too."""
 
     def image(self, reference: str) -> LocalImage | None: ...
-    def build(
-        self,
-        context: IO[bytes],
-        *,
-        tag: str,
-        args: Mapping[str, str],
-        line: Callable[[str], None],
-        note: Note = unheard,
-    ) -> str: ...
     def push(self, repository: str, tag: str, moved: Moved, note: Note = unheard) -> Pushed: ...
     def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage: ...
     def tag(self, image: str, repository: str, tag: str) -> None: ...
     def untag(self, reference: str) -> None: ...
     def tags(self, repository: str) -> tuple[str, ...]: ...
+    def digests(self, repository: str) -> tuple[str, ...]: ...
     def remove_untagged(self, labels: Sequence[str], *, before: float) -> int: ...
     def logged_in(self, repository: str) -> AbstractContextManager[Mapping[str, str]]: ...
 
@@ -124,6 +116,7 @@ class Engine:
         note: Note = unheard,
     ) -> str:
         """Build the tar `context` without network and return the image's id. `line` gets each step as it starts.
+        Releases are assembled instead; this checks that their Dockerfile says the same.
 
         Raises EnvironmentFault with the last lines of output if a step fails, NoSpace.
         """
@@ -220,6 +213,12 @@ class Engine:
         """The names NAME:TAG of the repository's images on this engine."""
         with translated(f"looking for images of {repository}"):
             return tuple(name for image in self._clients.ask.api.images(repository) for name in image["RepoTags"] or ())
+
+    def digests(self, repository: str) -> tuple[str, ...]:
+        """The names NAME@DIGEST of the repository's images on this engine: those that were pulled or pushed."""
+        with translated(f"looking for images of {repository}"):
+            images = self._clients.ask.api.images(repository)
+        return tuple(name for image in images for name in image["RepoDigests"] or ())
 
     def remove_untagged(self, labels: Sequence[str], *, before: float) -> int:
         """Remove the images without a name that have one of these labels (NAME or NAME=VALUE) and were made before that

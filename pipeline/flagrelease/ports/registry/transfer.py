@@ -57,7 +57,7 @@ class Transfer:
         for part in document.get("manifests", []):
             self.image(str(part["digest"]))
         for blob in (*([document["config"]] if "config" in document else []), *document.get("layers", [])):
-            self._blob(str(blob["digest"]), int(blob["size"]))
+            self.blob(str(blob["digest"]), int(blob["size"]))
         self._put(manifest)
 
     def attached(self, digest: str, depth: int = 1) -> None:
@@ -74,7 +74,8 @@ class Transfer:
     def _put(self, manifest: Manifest) -> None:
         self.target.put_manifest(self.target_repository, manifest.digest, manifest.body, manifest.media_type)
 
-    def _blob(self, digest: str, size: int) -> None:
+    def blob(self, digest: str, size: int) -> None:
+        """Copy a blob, or take it over within one registry."""
         if self.target.has_blob(self.target_repository, digest):
             return
         same = self.source_repository.partition("/")[0] == self.target_repository.partition("/")[0]

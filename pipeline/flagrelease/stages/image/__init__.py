@@ -1,1 +1,1 @@
-"""image: build the serving image and push it by digest."""
+"""image: assemble the serving image and send it by digest."""

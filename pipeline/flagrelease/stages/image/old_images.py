@@ -1,4 +1,4 @@
-"""Remove from this host what earlier builds left there. The registry keeps every image that was pushed."""
+"""Remove from this host what earlier runs left there. The registry keeps every image that was pushed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from flagrelease.ports.docker.engine import Docker
 
 _OURS = ("io.flagos.part", "io.flagos.stack")
-"""Labels of what is built here: of the first stage in templates/Dockerfile.j2, and of images."""
+"""Labels of what earlier versions built here: of the first stage of the Dockerfile, and of images."""
 _KEPT_SECONDS = 24 * 3600
-"""Until then, an image without a name may save the next build from installing all packages again."""
+"""Until then, an image without a name may be that of somebody who is still building."""
 
 
-def build_tag(image_id: str) -> str:
-    """The tag under which an image is pushed; by its content, so that it never names another one."""
-    return f"build-{image_id.removeprefix('sha256:')[:12]}"
+def build_tag(digest: str) -> str:
+    """The tag under which the image with this digest or id is pushed, so that it never names another one."""
+    return f"build-{digest.removeprefix('sha256:')[:12]}"
 
 
 def remove(docker: Docker, ledger: Ledger, say: Callable[[str], None], *, kept_seconds: float = _KEPT_SECONDS) -> None:
     """Remove the names of images that the ledger has replaced, and old images without a name.
 
-    The caller is the only run on this machine: another one may be building from them.
+    The caller is the only run on this machine: another one may be serving them.
     """
     made: dict[str, list[results.Image]] = {}
     for entry in ledger.entries():
@@ -40,7 +40,8 @@ def remove(docker: Docker, ledger: Ledger, say: Callable[[str], None], *, kept_s
     old = [image for images in made.values() for image in images[:-1] if image.image_id not in needed]
     for repository in sorted({image.repository for image in old}):
         names = {f"{repository}:{build_tag(image.image_id)}" for image in old}
-        for name in sorted(names.intersection(docker.tags(repository))):
+        names |= {f"{repository}@{image.digest}" for image in old}
+        for name in sorted(names.intersection((*docker.tags(repository), *docker.digests(repository)))):
             docker.untag(name)
     if count := docker.remove_untagged(_OURS, before=time.time() - kept_seconds):
         say(f"removed {count} images without a name that earlier builds left")

@@ -1,4 +1,4 @@
-"""Push the image, again after failures that may pass, and confirm that the registry has it."""
+"""Push an image of the engine, again after failures that may pass, and confirm that the registry has it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 
 from flagrelease.contract.context import Context
-from flagrelease.contract.job import Job
 from flagrelease.errors import RegistryUnavailable, UpstreamRefused
 from flagrelease.packaging.base_image import counted
 from flagrelease.ports.container_runner import LocalImage
@@ -17,10 +16,10 @@ BACKOFF = Backoff(first=1.0, most=60.0, budget=600.0)
 _BUSY = re.compile(r"(?i)too ?many ?requests|\b429\b")
 
 
-def push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, int]:
-    """Push under a tag derived from the image id, so that the tag can never name a different image."""
+def push(context: Context, where: str, image: LocalImage, tag: str) -> tuple[str, int]:
+    """Push to the repository `where`, under a tag that can never name a different image. Its digest, and the bytes that
+    were sent."""
     docker, clock = context.ports.docker, context.ports.clock
-    where = job.repository
     docker.tag(image.id, where, tag)
     before = context.meter.moved
     context.progress.doing("pushing")
@@ -43,7 +42,8 @@ def push(job: Job, context: Context, image: LocalImage, tag: str) -> tuple[str, 
             why=f"pushed {pushed.digest}, found {confirmed or 'nothing'}",
             hint="a proxy between this machine and the registry changes manifests; do not publish through it",
         )
-    context.meter.moved = before + _sent(job, context, image, pushed)
+    context.meter.moved = before + _sent(context, where, image, pushed)
+    docker.untag(f"{where}:{tag}")
     return pushed.digest, context.meter.moved - before
 
 
@@ -57,9 +57,9 @@ def _asked_to_wait(context: Context, where: str) -> float | None:
     return None
 
 
-def _sent(job: Job, context: Context, image: LocalImage, pushed: Pushed) -> int:
+def _sent(context: Context, where: str, image: LocalImage, pushed: Pushed) -> int:
     """Bytes sent to the registry. Docker counts uncompressed bytes, so use the compressed sizes of the manifest."""
-    manifest = json.loads(context.ports.registry.manifest(job.repository, pushed.digest).body)
+    manifest = json.loads(context.ports.registry.manifest(where, pushed.digest).body)
     sizes = [int(layer["size"]) for layer in manifest["layers"]]
     return sum(
         size

@@ -1,9 +1,8 @@
-"""Build or lay out the image from locked packages."""
+"""Assemble or lay out the image from locked packages."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, replace
 
@@ -14,17 +13,16 @@ from flagrelease.config.lockfile import Brought
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.job import Job
-from flagrelease.errors import EnvironmentFault, UpstreamRefused
+from flagrelease.errors import UpstreamRefused
 from flagrelease.packaging import base_components, operator_bundle, wheelhouse
 from flagrelease.packaging.base_image import base_image, check_python, processes
 from flagrelease.ports import python_probe
 from flagrelease.ports.container_runner import labels
 from flagrelease.recipe import image_paths
-from flagrelease.stages.image import build_context, process_root
-from flagrelease.stages.image.old_images import build_tag
-from flagrelease.stages.image.push import push
+from flagrelease.stages.image import assemble, base_python, build_context, process_root
+from flagrelease.stages.image import base as bases
+from flagrelease.stages.image.documents import documents
 from flagrelease.store.evidence import Evidence
-from flagrelease.store.files import translate_disk_errors
 
 # Packages in the card's version table besides the FlagOS components; the image's manifest lists all packages.
 _SHOWN = (
@@ -38,7 +36,7 @@ _SHOWN = (
 
 
 def build(job: Job, context: Context) -> results.Image:
-    """Raises RegistryDenied before the build if pushing is not allowed, and the errors of its steps; without Docker,
+    """Raises RegistryDenied before any work if pushing is not allowed, and the errors of its steps; without Docker,
     EnvironmentFault if this machine has a different Python version than the chip."""
     job.lock.require("models", job.cell.model_name)
     return _built(job, context) if job.runner == "docker" else _laid_out(job, context)
@@ -48,28 +46,28 @@ def _built(job: Job, context: Context) -> results.Image:
     context.progress.doing("checking push access to the registry")
     with context.meter.waiting():
         context.ports.registry.check_push(job.repository)
-    base, found = base_image(job, context)
-    brought = _brought(job, context, base)
+    # Asked of the base itself, which is pulled for it: most chips have all components installed.
+    brought = _brought(job, context, base_image(job, context)[0]) if job.cell.chip.brought else {}
+    base = bases.find(job, context)
     wheels = _packages(job, context)
-    plan = build_context.draw(job, wheels, base, found.id, operators=_operators(context))
-    # Before the build, since a secret in one of them would be in the image that is pushed.
+    plan = build_context.draw(job, wheels, base.reference, base.id, operators=_operators(context))
+    # Before anything is sent, since a secret in one of them would be in the image.
     written = (context.evidence.put("Dockerfile", plan.files["Dockerfile"][0]), *_written(context, plan))
     written += _brought_evidence(context, brought)
-    image_id = _build(job, context, plan, base)
-    inside = _inspect(job, context, plan.wheels, image_id)
-    tag = build_tag(image_id)
-    built = context.ports.docker.image(image_id)
-    if built is None:
-        raise EnvironmentFault("the image disappeared right after the build", why=image_id, hint="run again")
-    digest, pushed = push(job, context, built, tag)
+    found = base_python.facts(job, context, base.id)
+    with context.meter.waiting():
+        parts = assemble.parts(job, context, plan, base, found)
+    made = documents(base, parts, plan.labels)
+    pushed = assemble.send(job, context, base, parts, made)
+    inside = replace(found.seen, packages=found.packages({wheel.name: wheel.version for wheel in wheels.installed}))
     return results.Image(
         repository=job.repository,
-        digest=digest,
-        image_id=image_id,
-        base=base,
-        base_id=found.id,
-        size=built.size,
-        pushed_bytes=pushed,
+        digest=made.digest,
+        image_id=made.image_id,
+        base=base.reference,
+        base_id=base.id,
+        size=found.size + sum(part.layer.unpacked for part in parts),
+        pushed_bytes=base.sent + pushed,
         labels=plan.labels,
         versions=_shown(inside),
         remarks=(*plan.remarks, *base_components.remarks(job.cell.chip, brought)),
@@ -151,25 +149,6 @@ def _operators(context: Context) -> operator_bundle.Shipped | None:
 def _packages(job: Job, context: Context) -> wheelhouse.Wheelhouse:
     context.progress.doing("gathering Python packages")
     return wheelhouse.of(job, context)
-
-
-def _build(job: Job, context: Context, plan: build_context.Plan, base: str) -> str:
-    context.progress.doing("packing the build context")
-    with translate_disk_errors("building the image"), tempfile.TemporaryFile(dir=_scratch(job, context)) as packed:
-        build_context.write(plan, packed)
-        packed.seek(0)
-        with context.meter.waiting():
-            return context.ports.docker.build(
-                packed,
-                tag=f"{job.repository}:building",
-                args={"BASE": base},
-                line=lambda text: context.progress.doing(text[:70]),
-                note=context.progress.note,
-            )
-
-
-def _scratch(job: Job, context: Context) -> str:
-    return str(context.workspace.scratch(job.cell.slug, "image"))
 
 
 def _inspect(job: Job, context: Context, wheels: wheelhouse.Wheelhouse, image: str) -> python_probe.Seen:

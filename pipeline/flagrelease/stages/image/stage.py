@@ -1,4 +1,4 @@
-"""image: build without network, push by digest, read the digest back from the registry.
+"""image: assemble the layers, send what the registry lacks, read the digest back from it.
 
 Without Docker the same files are laid out in a workspace folder, and nothing is pushed.
 """
@@ -43,7 +43,7 @@ def inputs(job: Job) -> Mapping[str, Any]:
 
 
 def run(job: Job, context: Context) -> results.Image:
-    """Raises RegistryDenied before the build if pushing is not allowed, and the errors of its steps; without Docker,
+    """Raises RegistryDenied before any work if pushing is not allowed, and the errors of its steps; without Docker,
     EnvironmentFault if this machine has a different Python version than the chip."""
     # `plan` needs the declaration only, and importing the work takes longer than planning.
     from flagrelease.stages.image import run as work

@@ -34,8 +34,8 @@ def built(engine: Engine, text: str, tag: str = "building") -> str:
     return image
 
 
-def entry(image: str, cell: str) -> Entry:
-    result = replace(given.image(REPOSITORY, image), image_id=image)
+def entry(image: str, cell: str, repository: str = REPOSITORY, digest: str = "") -> Entry:
+    result = replace(given.image(repository, digest or image), image_id=image)
     return Entry(
         at="2026-01-01T00:00:00+00:00", run="r", cell=cell, stage="image", state="done", key="k", process="1@boot",
         result=msgspec.to_builtins(result),
@@ -81,3 +81,26 @@ def test_an_image_that_is_known_by_its_digest_only_is_left(engine: Engine, ledge
     engine.remove_untagged(["test.old"], before=time.time() + 60)
     assert engine.image(f"{own_registry}/old@{digest}") is not None
     engine.untag(f"{own_registry}/old@{digest}")
+
+
+@pytest.mark.slow  # builds, pushes and pulls two images
+def test_what_was_pulled_by_digest_goes_when_the_ledger_has_replaced_it(
+    engine: Engine, ledger: Ledger, own_registry: str
+) -> None:
+    repository = f"{own_registry}/replaced"
+    images = [built(engine, f"pulled-{number}", f"pulled-{number}") for number in (1, 2)]
+    digests = []
+    for image in images:
+        engine.tag(image, repository, "1")
+        digests.append(engine.push(repository, "1", lambda _done, _total: None).digest)
+        ledger.append(entry(image, "cpu/a", repository, digests[-1]))
+    engine.untag(f"{repository}:1")
+    for name in engine.tags(REPOSITORY):
+        engine.untag(name)
+    for digest in digests:
+        engine.pull(repository, digest, lambda _done, _total: None)
+    assert sorted(engine.digests(repository)) == sorted(f"{repository}@{digest}" for digest in digests)
+    old_images.remove(engine, ledger, lambda _text: None)
+    assert engine.digests(repository) == (f"{repository}@{digests[1]}",)
+    assert engine.image(images[0]) is None
+    engine.untag(f"{repository}@{digests[1]}")

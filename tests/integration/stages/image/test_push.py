@@ -56,8 +56,8 @@ class Pushing:
     def push(self) -> str:
         image = self.engine.image("flagrelease-test-push:1")
         assert isinstance(image, LocalImage)
-        digest, _ = push(self.job, self.context(), image, "1")
-        self.engine.untag(f"{self.job.repository}:1")
+        digest, _ = push(self.context(), self.job.repository, image, "1")
+        assert self.engine.tags(self.job.repository) == (), "the name was for the push only"
         assert OciRegistry().digest(self.job.repository, "1") == digest
         return digest
 
