@@ -42,6 +42,7 @@ ROOMS: dict[str, tuple[Room, ...]] = {
         Room("stages"),
         Room("verification"),
         Room("run"),
+        Room("watching"),
         Room("site"),
         Room("cli"),
     ),
