@@ -59,6 +59,7 @@ def publish(job: Job, context: Context) -> results.Publish:
         for artifact in (whole, *statements):
             referrers.attach(context.ports.registry, image.repository, image.digest, artifact)
         signature.attach_signed(context.ports.registry, image.repository, image.digest, statements, os.environ)
+        signature.attach_weights(context.ports.registry, release, os.environ)
         for name in (tag, LATEST):
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)
