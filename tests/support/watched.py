@@ -14,6 +14,7 @@ import pytest
 from flagrelease.cli import app
 from flagrelease.config.lockfile import LockedFile, set_digest
 from flagrelease.config.targets import Target
+from flagrelease.contract.context import Context
 from flagrelease.contract.results import Publish, Weights
 from flagrelease.ports.registry import OciRegistry
 from flagrelease.stages.publish import stage as publish
@@ -38,6 +39,8 @@ class Watched:
     targets: dict[str, Target]
     results: list[Publish]
     """The releases, oldest first."""
+    context: Context | None = None
+    """In which the newest one was published."""
 
     @property
     def tag(self) -> str:
@@ -60,6 +63,7 @@ class Watched:
         """Publish a release, as `run` does, and write it to the ledger."""
         own = OciRegistry()
         context = finished(self.root / ".flagrelease", own, self.repository, weights=weights(), **made)
+        self.context = context
         result = publish.run(job(self.targets), context)
         entry = Entry(
             at=f"2026-01-0{len(self.results) + 1}T00:00:00+00:00",

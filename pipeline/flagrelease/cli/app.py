@@ -59,7 +59,7 @@ VERBS = (
     ("explain", "explain the state of a cell, stage by stage"),
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
-    ("yank", "say that a published release is not to be used, and why; nothing published is changed"),
+    ("yank", "say that a published release is not to be used, and why; of what is published, only `latest` is moved"),
     ("watch", "check whether published releases are still there as published: images, tags, copies, weights"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("bundle", "write a published release to one folder, for a machine without network"),

@@ -114,7 +114,8 @@ class _Image:
         if named is None:
             return self._lost("latest", f"the tag {LATEST} is missing", "the registry does not have it")
         why = f"it names {_short(named)}, and the newest release that is not yanked is {_short(self._subject.latest)}"
-        return rotten("latest", self._repository, f"the tag {LATEST} names something else", why=why, hint=_WHO)
+        hint = f"find out who moved it; `oras tag {self._repository}@{self._subject.latest} {LATEST}` moves it back"
+        return rotten("latest", self._repository, f"the tag {LATEST} names something else", why=why, hint=hint)
 
     def attached(self) -> Check:
         """Whether a stranger can verify the release: what is attached to the image is complete."""

@@ -71,7 +71,7 @@ class _Registry:
             else:
                 way.attached(image.digest)
             steps.begin("tag")
-            for name in (tag,) if place.private else (tag, LATEST):
+            for name in (tag, LATEST) if shipment.latest and not place.private else (tag,):
                 target.tag(repository, image.digest, name)
         except RegistryDenied as error:
             if error.what.endswith(repository):
