@@ -19,8 +19,9 @@ FlagreleaseError                 1    unexpected; also the base of all below
 ├── UpstreamRefused              7    a hub or registry refused, or sent something unexpected
 │   ├── RegistryDenied           7    401 or 403
 │   ├── HubUnavailable           7    retriable: no answer, 5xx, 429
-│   ├── HubRefused               7    not found, denied, or an unsafe listing
-│   └── Corrupt                  7    bytes that do not match their sha256, twice
+│   ├── HubRefused           7    denied, or an unsafe listing
+│   │   └── HubAbsent        7    no such repository, revision or file
+│   └── Corrupt              7    bytes that do not match their sha256
 ├── Busy                         75   another run holds the cell or the host
 └── Interrupted                  130  Ctrl-C, SIGTERM or SIGHUP
 
@@ -49,6 +50,7 @@ __all__ = [
     "EnvironmentFault",
     "FlagreleaseError",
     "GateFailed",
+    "HubAbsent",
     "HubRefused",
     "HubUnavailable",
     "Inconclusive",
@@ -168,6 +170,10 @@ class HubUnavailable(UpstreamRefused):
 
 
 class HubRefused(UpstreamRefused):
+    pass
+
+
+class HubAbsent(HubRefused):
     pass
 
 

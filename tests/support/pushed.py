@@ -38,9 +38,9 @@ def push(registry: OciRegistry, repository: str, layer: bytes = LAYER) -> str:
     return registry.put_manifest(repository, f"sha256:{hashlib.sha256(body).hexdigest()}", body, MANIFEST_TYPE)
 
 
-def finished(root: Path, registry: OciRegistry, repository: str, **made: Any) -> Context:
+def finished(root: Path, registry: OciRegistry, repository: str, *, layer: bytes = LAYER, **made: Any) -> Context:
     """A context after `card`, of a cell whose image is pushed to the repository. The card has one line."""
-    pushed = given.image(repository=repository, digest=push(registry, repository))
+    pushed = given.image(repository=repository, digest=push(registry, repository, layer))
     context = given.context(root, registry, image=pushed, smoke=given.smoke(pushed.reference), **made)
     context = replace(context, progress=Shown())
     kept = context.evidence.put

@@ -43,6 +43,7 @@ ROOMS: dict[str, tuple[Room, ...]] = {
         Room("verification"),
         Room("run"),
         Room("rehearsal"),
+        Room("watching"),
         Room("site"),
         Room("cli"),
     ),

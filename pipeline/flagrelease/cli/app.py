@@ -34,8 +34,9 @@ exit codes:
   1    unexpected: a bug in flagrelease
   2    usage or configuration
   3    nothing selected
-  4    a gate failed; `verify`: the release differs from its record; `card --lint`: the card has errors
-  5    inconclusive: the evidence does not decide; `verify`: what decides is missing
+  4    a gate failed; `verify`: the release differs from its record; `card --lint`: the card has errors;
+       `watch`: something is no longer as published
+  5    inconclusive: the evidence does not decide; `verify`: what decides is missing; `watch`: a place did not answer
   6    environment: docker, registry, disk, chip
   7    upstream: a hub or registry refused
   75   busy: another run holds the cell
@@ -64,7 +65,8 @@ VERBS = (
     ("explain", "explain the state of a cell, stage by stage"),
     ("history", "show every attempt at a cell's stages, oldest first"),
     ("keep", "declare that changed code cannot change a stage's result, so that the stage is not run again"),
-    ("yank", "say that a published release is not to be used, and why; nothing published is changed"),
+    ("yank", "say that a published release is not to be used, and why; of what is published, only `latest` is moved"),
+    ("watch", "check whether published releases are still there as published: images, tags, copies, weights"),
     ("verify", "check a published release again, without inference: files, card, grades, verdicts, image"),
     ("bundle", "write a published release to one folder, for a machine without network"),
     ("compare", "compare two answer sets without running anything"),
@@ -141,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     _tuning(made["tune"])
     _answers(made["compare"], made["baseline"])
     _verification(made["verify"])
+    _watch(made["watch"])
     for name, text in (("a", "a release (folder, release.json or image) or a matrix"), ("b", "the same, later")):
         made["diff"].add_argument(name, metavar=name.upper(), help=text)
     for name in ("explain", "history", "bundle"):
@@ -322,6 +325,16 @@ def _yank(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--reason", required=True, metavar="TEXT", help="why; shown by `status`, the index and the card")
     verb.add_argument("--tag", metavar="TAG", help="the release; default: the cell's newest")
     verb.add_argument("--undo", action="store_true", help="take the yank of the release back")
+
+
+def _watch(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "cells", nargs="*", metavar="CHIP/MODEL", help="cells, or globs that match cells; default: all published ones"
+    )
+    verb.add_argument("--all", action="store_true", help="every release; default: the newest that is not yanked")
+    verb.add_argument("--deep", action="store_true", help="read and hash all bytes of images, copies and weights")
+    verb.add_argument("--key", type=Path, metavar="FILE", help="public key (PEM) that has to have signed the releases")
+    verb.add_argument("--seconds", type=_number, metavar="N", help="time for each place; default: 60, with --deep 3600")
 
 
 def _answers(compare: argparse.ArgumentParser, baseline: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from flagrelease.config.value_types import (
     Line,
     Margin,
     ModelTitle,
+    PublicKey,
     Seconds,
     ServeName,
     Text,
@@ -153,6 +154,8 @@ class Model:
     """Facts about the weights that the card must state."""
     languages: tuple[Language, ...] = ()
     """ISO 639 codes, for the card's front matter."""
+    signed_by: PublicKey = ""
+    """The public key (PEM) that has to have signed the weights, in the source's `model.sig` (OpenSSF model signing)."""
     per_chip: Mapping[str, OnChip] = field(default_factory=dict, metadata=strict_yaml.formerly("on"))
     """Settings that differ on a chip, by its name."""
 

@@ -79,6 +79,14 @@ def _check_date(value: str) -> None:
 Date = Annotated[str, Checked(_check_date)]
 """A day, in UTC."""
 Language = Annotated[str, matching(r"[a-z]{2,3}", "an ISO 639 code", "hubs know languages by codes such as en and zh")]
+PublicKey = Annotated[
+    str,
+    matching(
+        r"(?s)(-----BEGIN PUBLIC KEY-----\n.+\n-----END PUBLIC KEY-----\s*)?",
+        "a public key",
+        "write `signed_by: |` and the PEM text below it, as `openssl pkey -in PRIVATE -pubout` prints it",
+    ),
+]
 ServeName = Annotated[str, matching(r"\w[\w.-]*", "a name", "write letters, digits and . _ -")]
 Version = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import math
@@ -74,6 +75,19 @@ def is_loopback(host: str) -> bool:
     found = origin(f"http://{host}")
     # A host has no user: what is before an @ is not where the request goes.
     return found is not None and "@" not in host and "/" not in host and _is_loopback(found.host)
+
+
+def public_authorities(*, trust_env: bool = True) -> ssl.SSLContext:
+    """The context that httpx makes for a client: making one takes 65 ms, and many clients can share it."""
+    known = tuple(os.environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")) if trust_env else ()
+    return _context(trust_env, known)
+
+
+@functools.cache
+def _context(trust_env: bool, _known: tuple[str, ...]) -> ssl.SSLContext:
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=trust_env)
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ import msgspec
 
 from flagrelease.errors import ConfigError
 from flagrelease.releases.facts import Facts
+from flagrelease.releases.rot import Rot
 
 VERSION = 1
 
@@ -29,6 +30,8 @@ class Published:
     """Its record; none if that is lost or of a newer version."""
     yanked: str = ""
     """Why it was yanked; empty if it was not."""
+    rot: Rot | None = None
+    """What a watch found that is no longer as it was published; none if nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 STATES = (
     "running",
     "red",
+    "rotten",
     "yanked",
     "inconclusive",
     "interrupted",

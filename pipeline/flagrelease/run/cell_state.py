@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from flagrelease.contract.results import IMAGE, PUBLISH, Publish
 from flagrelease.errors import Inconclusive
+from flagrelease.releases.rot import Rot
 from flagrelease.releases.states import without_cell
 from flagrelease.releases.yanks import Yank
 from flagrelease.stages import STAGES
 from flagrelease.store.ledger import Entry, process_lives
 
 NO_YANKS: Mapping[str, Yank] = {}
+NO_ROT: Mapping[str, Rot] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,18 @@ class Status:
     """The digest of the cell's image; empty if it has none."""
     reason: str = ""
     hint: str = ""
-    """How to unblock a cell that is `blocked`; empty for others."""
+    """How to unblock a cell that is `blocked`, or to mend one that is `rotten`; empty for others."""
 
 
 def status(
-    cell: str, latest: Mapping[str, Entry], *, excluded: str = "", yanks: Mapping[str, Yank] = NO_YANKS
+    cell: str,
+    latest: Mapping[str, Entry],
+    *,
+    excluded: str = "",
+    yanks: Mapping[str, Yank] = NO_YANKS,
+    rot: Mapping[str, Rot] = NO_ROT,
 ) -> Status:
-    """A cell's state from the newest entry of each of its stages, and its yanked releases by tag. Pure, except for
+    """A cell's state from the newest entry of each of its stages; `yanks` and `rot` are by tag. Pure, except for
     checking whether a run is alive."""
     if excluded:
         return Status(cell=cell, state="excluded", reason=excluded)
@@ -61,6 +68,12 @@ def status(
         return Status(cell=cell, state="partial", stage=reached, at=latest[reached].at, digest=digest)
     if yank := yanks.get(own_tag(published)):
         return Status(cell=cell, state="yanked", stage=reached, at=yank.at, digest=digest, reason=yank.reason)
+    if found := rot.get(own_tag(published)):
+        first = found.findings[0]
+        reason = first.line + (f"; and {len(found.findings) - 1} more" if found.findings[1:] else "")
+        return Status(
+            cell=cell, state="rotten", stage=reached, at=found.at, digest=digest, reason=reason, hint=first.hint
+        )
     return Status(cell=cell, state="released", stage=reached, at=latest[reached].at, digest=digest)
 
 

@@ -10,9 +10,10 @@ import msgspec
 
 from flagrelease.contract.results import ACCURACY, IMAGE, PUBLISH, SPEED, Publish
 from flagrelease.errors import FlagreleaseError
-from flagrelease.releases import facts, yanks
+from flagrelease.releases import facts, rot, yanks
 from flagrelease.releases.facts import Facts, Gate, Speed
 from flagrelease.releases.matrix import CellState, Published
+from flagrelease.releases.rot import WATCH, Rot
 from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run.cell_state import image_of, own_tag, status
 from flagrelease.stages import STAGES
@@ -40,6 +41,8 @@ class CellLog:
     """By tag, the time and the result of the publication, oldest first."""
     yanks: list[Yank | None] = field(default_factory=list)
     """Statements about yanked releases, oldest first."""
+    rots: list[Rot | None] = field(default_factory=list)
+    """What watches found, oldest first."""
     failures: list[Line] = field(default_factory=list)
     """Attempts that failed, oldest first."""
 
@@ -52,6 +55,8 @@ def read_ledger(path: Path) -> dict[str, CellLog]:
             _note(logs.setdefault(line.cell, CellLog(cell=line.cell)), line)
         elif line.stage == YANK:
             logs.setdefault(line.cell, CellLog(cell=line.cell)).yanks.append(yanks.parse(line.entry().result))
+        elif line.stage == WATCH:
+            logs.setdefault(line.cell, CellLog(cell=line.cell)).rots.append(rot.parse(line.entry().result))
     return logs
 
 
@@ -72,7 +77,7 @@ def _note(log: CellLog, line: Line) -> None:
 
 def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
     """The cell's releases with their records, oldest first."""
-    standing = yanks.standing(log.yanks)
+    standing, found = yanks.standing(log.yanks), rot.standing(log.rots)
     for tag, (at, result) in log.publications.items():
         yield Published(
             tag=tag,
@@ -81,6 +86,7 @@ def published(log: CellLog, workspace: Workspace) -> Iterator[Published]:
             folder=result.folder,
             facts=_facts(result, workspace),
             yanked=standing[tag].reason if tag in standing else "",
+            rot=found.get(tag),
         )
 
 
@@ -136,7 +142,7 @@ def evaluation(log: CellLog, workspace: Workspace) -> Evaluation | None:
 def cell_state(log: CellLog, releases: Iterable[Published], *, excluded: str = "") -> CellState:
     """The cell's state now, with the newest of its `releases`."""
     entries = {name: line.entry(result=name in _WITH_RESULT) for name, line in log.latest.items()}
-    now = status(log.cell, entries, excluded=excluded, yanks=yanks.standing(log.yanks))
+    now = status(log.cell, entries, excluded=excluded, yanks=yanks.standing(log.yanks), rot=rot.standing(log.rots))
     newest = None
     for newest in releases:  # noqa: B007 - the last one
         pass

@@ -23,8 +23,9 @@ from flagrelease.errors import ConfigError, EnvironmentFault, FlagreleaseError, 
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.docker.local_images import LocalImages
 from flagrelease.ports.retry import Backoff
-from flagrelease.releases import facts, yanks
+from flagrelease.releases import facts, rot, yanks
 from flagrelease.releases.lineage import Previous
+from flagrelease.releases.rot import WATCH, Rot
 from flagrelease.releases.yanks import YANK, Yank
 from flagrelease.run import remedy
 from flagrelease.run.cell_state import image_of, own_tag
@@ -101,6 +102,11 @@ class Project:
         """The yanked releases of a cell, by tag."""
         entries = (entry for entry in self.ledger.entries() if entry.stage == YANK and entry.cell == cell)
         return yanks.standing(yanks.parse(entry.result) for entry in entries)
+
+    def rot(self, cell: str) -> Mapping[str, Rot]:
+        """What a watch found last of the releases of a cell, by tag."""
+        entries = (entry for entry in self.ledger.entries() if entry.stage == WATCH and entry.cell == cell)
+        return rot.standing(rot.parse(entry.result) for entry in entries)
 
     def publications(self, cell: str) -> dict[str, Publish]:
         """The published releases of a cell by their tags, oldest first."""

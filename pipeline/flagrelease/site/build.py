@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from flagrelease.errors import ConfigError
-from flagrelease.releases import matrix
+from flagrelease.releases import matrix, rot
 from flagrelease.releases.facts import Gate
 from flagrelease.releases.matrix import CellState
 from flagrelease.releases.states import STATES, without_cell
@@ -88,7 +88,7 @@ def _build(
         later = [cells[start : start + IN_FILE] for start in range(ON_FRONT, len(cells), IN_FILE)]
         for number, chunk in enumerate(later):
             _write(output / f"rows/{number}.js", f"flagreleaseRows({number}, {json.dumps(pages.rows(chunk))});\n")
-        until = max((line.at for log in logs.values() for line in log.latest.values()), default="")
+        until = max((at for log in logs.values() for at in _times(log)), default="")
         front = pages.front(cells, len(later), until)
         _write(output / "feed.xml", feed.render(feed.newest(e for cell in cells for e in _events(cell)), url))
         _write(output / "cells.json", matrix.dumps([cell.state for cell in cells]).decode())
@@ -133,7 +133,19 @@ def _cell(log: CellLog, workspace: Workspace, excluded: str | None) -> Cell:
     tried = evaluation(log, workspace) if state.state in _UNDECIDED else None
     if tried is not None and state.release is not None and tried.at <= state.release.at:
         tried = None
-    return Cell(state=state, releases=releases, failures=failures, tried=tried, in_matrix=excluded is not None)
+    return Cell(
+        state=state,
+        releases=releases,
+        failures=failures,
+        rots=tuple(log.rots),
+        tried=tried,
+        in_matrix=excluded is not None,
+    )
+
+
+def _times(log: CellLog) -> Iterator[str]:
+    yield from (line.at for line in log.latest.values())
+    yield from (each.at for each in log.rots if each is not None)
 
 
 def _order(cell: Cell) -> tuple[int, str]:
@@ -170,7 +182,7 @@ def _write_answers(
 
 
 def _events(cell: Cell) -> Iterator[Event]:
-    """Releases, the yank of the newest one, and the newest failure of a cell that has been released."""
+    """Releases, the yank of the newest one, what watches found, and failures of a cell that has been released."""
     name = cell.state.cell
     for each in cell.releases:
         verdict = "" if each.facts is None else f"{each.facts.verdict.value}; "
@@ -181,6 +193,12 @@ def _events(cell: Cell) -> Iterator[Event]:
         title = f"{name} yanked"
         yanked = cell.state
         yield Event(at=yanked.at, title=title, text=yanked.reason, link=cell.page, name=f"yank {name} {yanked.at}")
+    for found, new, mended in rot.changes(cell.rots):
+        text = "; ".join([*(each.line for each in new), *(f"holds again: {each.what}" for each in mended)])
+        title = f"{name} is no longer as published" if new else f"{name} holds again"
+        if mended and not new and found.findings:
+            title = f"{name} holds again in part"
+        yield Event(at=found.at, title=title, text=text, link=cell.page, name=f"watch {name} {found.tag} {found.at}")
     first = min((each.at for each in cell.releases if each.at), default="")
     for failure in cell.failures:
         if first and failure.at > first:

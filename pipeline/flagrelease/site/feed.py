@@ -1,4 +1,4 @@
-"""The Atom feed: releases, yanks, and failures of cells that have been released before."""
+"""The Atom feed: releases, yanks, what watches found, and failures of cells that have been released before."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from flagrelease.releases import diff
 from flagrelease.releases.facts import Facts, Gate, Point, Score, Speed
 from flagrelease.releases.matrix import CellState, Published
 from flagrelease.releases.maturity import Maturity, maturity
+from flagrelease.releases.rot import Rot
 from flagrelease.releases.states import STATES
 from flagrelease.run.matrix_state import Evaluation
 from flagrelease.site import plots
@@ -57,6 +58,8 @@ class Cell:
     """All of its releases, oldest first."""
     failures: tuple[Failure, ...] = ()
     """Failed attempts, oldest first."""
+    rots: tuple[Rot | None, ...] = ()
+    """What watches found, oldest first."""
     tried: Evaluation | None = None
     """The newest evaluation, if no release came of it."""
     in_matrix: bool = True

@@ -27,7 +27,7 @@ from flagrelease.verification import (
     tokens,
 )
 from flagrelease.verification.answers import Answers, Asked
-from flagrelease.verification.attached import signatures, statements
+from flagrelease.verification.attached import signatures, statements, weights
 from flagrelease.verification.findings import Check, differs, exit_code, not_checked
 from flagrelease.verification.image import Reference
 from flagrelease.verification.release import Release
@@ -66,10 +66,12 @@ def verify(release: Release, options: Options, registry: Registry | None = None)
         found += page()
         found += _guarded("tokens", "token gate", lambda: tokens.checks(release))
         found += _guarded("speed", "all load points", lambda: speed.checks(release))
+        found += _guarded("weights", "signature of the source", lambda: weights.of_source(release))
         found += _unverifiable(release)
         found += signatures.checks(release, options.key, options.reference, registry)
         if options.reference is not None and registry is not None:
             found += statements.checks(release, options.key, options.reference, registry)
+            found += weights.checks(release, options.key, options.reference, registry)
             found += image.checks(release, options.reference, registry)
         elif release.record.image.runner == "docker":
             host = release.record.image.repository.partition("/")[0]

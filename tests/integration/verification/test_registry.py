@@ -23,6 +23,7 @@ from flagrelease.stages.publish.attestations import provenance, sbom, test_resul
 from flagrelease.stages.publish.attestations.statements import RECORD_TYPE
 from flagrelease.stages.publish.attestations.summary import TYPE as SUMMARY
 from flagrelease.stages.publish.signature import ENVELOPE
+from flagrelease.stages.weights.signature import BUNDLE
 from support import released
 from support.registry_blobs import upload
 
@@ -107,7 +108,7 @@ def test_the_registry_alone_suffices(pushed: Pushed, name: str, capsys: pytest.C
 def test_what_is_attached_once_stays_once(pushed: Pushed, registry: OciRegistry) -> None:
     attached = referrers.attached(registry, pushed.repository, pushed.digest)
     kinds = Counter(each.kind for each in attached)
-    assert kinds == {RELEASE: 1, STATEMENT: 8, **({ENVELOPE: 8} if SIGNS else {})}
+    assert kinds == {RELEASE: 1, STATEMENT: 8, **({ENVELOPE: 8, BUNDLE: 1} if SIGNS else {})}
     types = Counter(each.annotations[PREDICATE_TYPE] for each in attached if each.kind == STATEMENT)
     assert types == {RECORD_TYPE: 1, sbom.TYPE: 1, provenance.TYPE: 1, test_results.TYPE: 4, SUMMARY: 1}
     summary = next(each for each in attached if each.kind == STATEMENT and each.annotations[PREDICATE_TYPE] == SUMMARY)

@@ -55,6 +55,45 @@ def test_what_is_red_comes_first_with_its_reason(given: Given) -> None:
     assert "stays available" not in given.page("cells/a/yanked/index.html").text
 
 
+def test_what_a_watch_found_is_a_badge_a_table_and_an_event(given: Given) -> None:
+    finding = {
+        "check": "layers",
+        "place": "host/x",
+        "what": "1 of 9 blobs is missing",
+        "why": "sha256:1",
+        "hint": "push",
+    }
+    found = {"tag": "tag-1", "image": "", "at": "2026-01-05T00:00:00+00:00", "findings": [{**finding, "since": "2026"}]}
+    for cell in ("a/lost", "a/red", "a/mended"):
+        given.release(cell, "tag-1")
+        given.entry(cell, "watch", "done", result=found)
+    given.fail("a/red", "a/red is not published: smoke failed")
+    given.entry("a/mended", "watch", "done", result={**found, "at": "2026-01-06T00:00:00+00:00", "findings": []})
+    given.build()
+    page = given.page()
+    assert [(row["data-s"], row["data-m"]) for row in page.all("tr") if "data-s" in row] == [
+        ("red", "red"),
+        ("rotten", "lost"),
+        ("released", "mended"),
+    ]
+    badges = [each for each in page.all("span") if each.get("class") == "badge s-rotten"]
+    assert [each.get("title") for each in badges] == ["1 of 9 blobs is missing: sha256:1", None]
+    assert "as of 2026-01-06 00:00 UTC" in page.text
+    lost = " ".join(given.page("cells/a/lost/index.html").text.split())
+    assert "No longer as published found by a watch" in lost
+    for said in ("host/x", "1 of 9 blobs is missing", "sha256:1", "push"):
+        assert said in lost, said
+    assert "stays available" not in lost
+    assert "No longer as published" not in given.page("cells/a/mended/index.html").text
+    cells = {each.cell: each for each in matrix.loads((given.output / "cells.json").read_bytes(), "cells.json")}
+    release = cells["a/lost"].release
+    assert release is not None
+    assert release.rot is not None
+    assert release.rot.findings[0].why == "sha256:1"
+    titles = re.findall("<title>(.*?)</title>", (given.output / "feed.xml").read_text())
+    assert titles[1:3] == ["a/mended holds again", "a/red is no longer as published"]
+
+
 def test_a_row_and_a_page_have_the_figures(given: Given) -> None:
     def first(plain: dict[str, Any]) -> None:
         plain["chip"]["components"]["flaggems"] = "5.0.1"

@@ -1,5 +1,6 @@
 """A release that is taken from its registry: which one, and nothing outside its folder."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_the_release_of_the_tag_is_taken(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         taken(registry, tmp_path, "latest")
     assert (caught.value.why, caught.value.hint) == ("one, two", "give one of these tags")
+
+
+def test_latest_is_the_release_that_no_other_one_replaces(tmp_path: Path) -> None:
+    registry = shelf()
+    registry.manifests["latest"] = b"{}"
+    registry.image = registry.digest("h/r", "latest") or ""
+    for tag, parent in (("one", ""), ("three", "two"), ("two", "one")):
+        record = json.dumps({"lineage": {"revision": 1, "parent": parent}}).encode()
+        file = File(name="release.json", media_type="application/json", data=record)
+        attach(registry, "h/r", registry.image, Artifact(kind=RELEASE, files=(file,), annotations={VERSION: tag}))
+    assert taken(registry, tmp_path, "latest") == tmp_path / "three"
+    with pytest.raises(ConfigError, match="has 3 releases"):
+        taken(registry, tmp_path, registry.image)
 
 
 def test_the_only_release_is_taken_by_digest(tmp_path: Path) -> None:

@@ -14,12 +14,17 @@ from flagrelease.config.cell import select_one
 from flagrelease.contract.handles import Judged, StageResult
 from flagrelease.contract.stage import AnyStage
 from flagrelease.contract.units import minute
+from flagrelease.releases import rot
+from flagrelease.releases.rot import WATCH
 from flagrelease.releases.states import without_cell
 from flagrelease.releases.yanks import YANK, parse
 from flagrelease.run.plan import check_stages
 from flagrelease.run.project import open_project
 from flagrelease.stages import REMEDY, STAGES
 from flagrelease.store.ledger import BASELINE, KEEP, Entry, process_lives
+
+_SAID = (KEEP, YANK, WATCH)
+"""Entries that are no attempts at a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Attempt:
     stage: str
     state: str
     """done, failed, interrupted or running; the verdict of a gate that did not pass; `keep` or `yank` for what a user
-    said."""
+    said; `watch` for what a watch found."""
     seconds: float | None
     """Its duration; none if it has not ended."""
     exit_code: int | None
@@ -46,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
     cell = select_one(project.cells, arguments.cell, excluded=True)
     stages = (*STAGES, REMEDY.stage)
-    check_stages(arguments.stage, [*(stage.name for stage in stages), BASELINE, KEEP, YANK])
+    check_stages(arguments.stage, [*(stage.name for stage in stages), BASELINE, KEEP, YANK, WATCH])
     entries = [entry for entry in project.ledger.entries() if entry.cell == cell.id and not _internal(entry)]
     if arguments.stage:
         entries = [entry for entry in entries if entry.stage in arguments.stage]
@@ -97,7 +102,7 @@ def _attempt(entry: Entry, stage: AnyStage | None) -> Attempt:
 def _state(entry: Entry, result: StageResult | None) -> str:
     if isinstance(result, Judged) and result.verdict != "PASS":
         return result.verdict
-    return entry.stage if entry.stage in (KEEP, YANK) else entry.state
+    return entry.stage if entry.stage in _SAID else entry.state
 
 
 def _summary(entry: Entry, result: StageResult | None) -> str:
@@ -110,6 +115,8 @@ def _summary(entry: Entry, result: StageResult | None) -> str:
         return f"{entry.result.get('stage')}: {entry.result.get('reason')} (by {entry.result.get('by')})"
     if entry.stage == YANK and (yank := parse(entry.result)) is not None:
         return f"{yank.tag}{' is no longer yanked' if yank.undone else ''}: {yank.reason} (by {yank.by})"
+    if entry.stage == WATCH and (found := rot.parse(entry.result)) is not None:
+        return f"{found.tag}: " + ("; ".join(each.line for each in found.findings) or "everything holds again")
     if isinstance(entry.result, dict) and "score" in entry.result:
         return f"{entry.result.get('benchmark')}: {entry.result['score']:.3f} on {entry.result.get('chip')}"
     return "written by another version" if entry.state == "done" else ""
@@ -118,7 +125,7 @@ def _summary(entry: Entry, result: StageResult | None) -> str:
 def _table(shown: Sequence[Attempt]) -> str:
     rows, run = [], ""
     for each in shown:
-        state = each.state if each.state in (KEEP, YANK) else marked(each.state)
+        state = each.state if each.state in _SAID else marked(each.state)
         took = "" if each.seconds is None else spell(each.seconds)
         rows.append([each.run if each.run != run else "", minute(each.at), each.stage, state, took, each.summary])
         run = each.run

@@ -41,7 +41,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def current(project: Project, cell: Cell) -> Status:
     """The state of a cell; that of a cell that has never run and would be refused is `blocked`."""
-    shown = status(cell.id, project.latest(cell, STAGES), excluded=cell.excluded, yanks=project.yanks(cell.id))
+    shown = status(
+        cell.id,
+        project.latest(cell, STAGES),
+        excluded=cell.excluded,
+        yanks=project.yanks(cell.id),
+        rot=project.rot(cell.id),
+    )
     if shown.state != "new":
         return shown
     from flagrelease.run.preflight import refusal  # imports what checks data, which other cells do not need

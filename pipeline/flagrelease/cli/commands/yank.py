@@ -1,4 +1,7 @@
-"""`flagrelease yank CELL`: say that a published release is not to be used, and why. Nothing published is changed."""
+"""`flagrelease yank CELL`: say that a published release is not to be used, and why.
+
+Nothing published is changed, except that `latest` names the newest release that is not yanked.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +57,22 @@ def main(arguments: argparse.Namespace) -> int:
         result=msgspec.to_builtins(yank),
     )
     project.ledger.append(entry)
+    from flagrelease.run.latest import point  # imports the registry's client, which the refusals above do not need
+
+    pointed = point(project, cell)
     if arguments.json:
-        print(json.dumps({"cell": cell, "yank": msgspec.to_builtins(yank)}, indent=2, ensure_ascii=False))
-    elif yank.undone:
-        print(f"{cell} {tag} is no longer yanked")
-    else:
-        print(f"{cell} {tag} is yanked; its tag and its image stay")
+        latest = msgspec.to_builtins(pointed)
+        print(
+            json.dumps(
+                {"cell": cell, "yank": msgspec.to_builtins(yank), "latest": latest}, indent=2, ensure_ascii=False
+            )
+        )
+        return 0
+    print(f"{cell} {tag} is no longer yanked" if yank.undone else f"{cell} {tag} is yanked; its tag and its image stay")
+    for each in pointed:
+        print(f"{each.place} names {each.tag} now" if each.moved else f"{each.place} was not moved: {each.why}")
+        if each.hint:
+            print(f"  → {each.hint}")
+    if set(project.publications(cell)) <= set(project.yanks(cell)):
+        print("latest stays where it is: the cell has no other release")
     return 0

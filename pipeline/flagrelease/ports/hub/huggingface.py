@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
-from flagrelease.errors import Corrupt, HubRefused, HubUnavailable
+from flagrelease.errors import Corrupt, HubAbsent, HubRefused, HubUnavailable
 from flagrelease.ports.credentials import token_for
-from flagrelease.ports.http import retry_after
+from flagrelease.ports.http import public_authorities, retry_after
 from flagrelease.ports.hub.disk import BLOCK
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
 from flagrelease.ports.hub.watch import Watch
@@ -120,7 +120,8 @@ class HuggingFace:
 
         # httpx drops the token where a file is redirected to another origin.
         headers = {"User-Agent": "flagrelease"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
-        return httpx.Client(headers=headers, timeout=_IDLE_SECONDS, follow_redirects=True)
+        trusted = public_authorities()
+        return httpx.Client(headers=headers, timeout=_IDLE_SECONDS, follow_redirects=True, verify=trusted)
 
     def _check(self, answer: httpx.Response, what: str) -> None:
         status = answer.status_code
@@ -128,7 +129,7 @@ class HuggingFace:
         if status in (401, 403):
             raise HubRefused(f"access denied to {what}", why=why, hint=self._access_hint(status))
         if status == 404:
-            raise HubRefused(f"{what} does not exist", why=why, hint="check its name and revision")
+            raise HubAbsent(f"{what} does not exist", why=why, hint="check its name and revision")
         if retriable(status):
             unavailable = HubUnavailable(
                 f"{what} is temporarily unavailable", why=why, hint="run again later: the download resumes"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.sources import Source
-from flagrelease.errors import Corrupt, FlagreleaseError, HubRefused, HubUnavailable
+from flagrelease.errors import Corrupt, FlagreleaseError, HubAbsent, HubRefused, HubUnavailable
 from flagrelease.ports.credentials import token_for
 from flagrelease.ports.http import Origin, origin
 from flagrelease.ports.hub.listing import Listing, check_names, is_commit
@@ -199,7 +199,7 @@ def _translated(error: Exception, what: str, endpoint: str) -> BaseException | N
                 hint="set MODELSCOPE_API_TOKEN to a token with access, and accept the model's terms on its page",
             )
         case client.NotExistError():
-            return HubRefused(
+            return HubAbsent(
                 f"{what} does not exist on {endpoint}",
                 why=why,
                 hint="check its name and revision; `flagrelease lock` updates the revision",

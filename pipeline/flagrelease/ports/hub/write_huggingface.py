@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import FlagreleaseError, HubRefused, HubUnavailable
-from flagrelease.ports.credentials import required_token
+from flagrelease.ports.credentials import required_token, token_for
 from flagrelease.ports.http import origin, retry_after
 from flagrelease.ports.hub.writer import Content, HubWriter, Upload
 from flagrelease.ports.retry import retriable
@@ -35,11 +36,14 @@ _TOKEN_HINT = f"set {_TOKEN} to a token with the right to write to that account 
 
 
 class HuggingFaceWriter:
-    """Raises ConfigError without a token that can be sent."""
+    """Raises ConfigError without a token that can be sent, unless it is only for reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_only: bool = False) -> None:
         self._endpoint = (os.environ.get("HF_ENDPOINT", "").strip() or _ENDPOINT).rstrip("/")
-        token = required_token("Hugging Face", self._endpoint, _TOKEN, _TOKEN_HINT)
+        if reads_only:
+            token = token_for(self._endpoint, _TOKEN) or ""
+        else:
+            token = required_token("Hugging Face", self._endpoint, _TOKEN, _TOKEN_HINT)
         remember(_TOKEN, token)
         self._token = token
         self._client: HfApi | None = None
@@ -105,6 +109,10 @@ class HuggingFaceWriter:
     def page(self, repository: str, tag: str) -> str:
         return f"{self._endpoint}/{repository}/tree/{tag}"
 
+    def repository(self, page: str) -> str:
+        found = re.fullmatch(rf"{re.escape(self._endpoint)}/([^/]+/[^/]+)/tree/.+", page)
+        return found[1] if found else ""
+
     def _api(self) -> HfApi:
         if self._client is None:
             import huggingface_hub
@@ -119,7 +127,8 @@ class HuggingFaceWriter:
                 if self._endpoint not in _GUARDED:
                     huggingface_hub.set_client_factory(self._http)
                     _GUARDED[:] = [self._endpoint]
-            self._client = huggingface_hub.HfApi(endpoint=self._endpoint, token=self._token)
+            # False: without a token, the client would look for one that its own program has stored.
+            self._client = huggingface_hub.HfApi(endpoint=self._endpoint, token=self._token or False)
         return self._client
 
     def _http(self) -> httpx2.Client:
@@ -190,6 +199,6 @@ class _Upload:
         self._writer.commit(self._repository, self._added, delete, message, parent)
 
 
-def opened() -> HubWriter:
-    """Raises ConfigError without a token that can be sent."""
-    return HuggingFaceWriter()
+def opened(*, reads_only: bool = False) -> HubWriter:
+    """Raises ConfigError without a token that can be sent, unless it `reads_only`."""
+    return HuggingFaceWriter(reads_only=reads_only)

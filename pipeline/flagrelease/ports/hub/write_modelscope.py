@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,11 +35,12 @@ _TOKEN_HINT = f"set {_TOKEN} to a token of an account that may write to that acc
 
 
 class ModelScopeWriter:
-    """Raises ConfigError without a token that can be sent."""
+    """Raises ConfigError without a token that can be sent, unless it is only for reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_only: bool = False) -> None:
         self._endpoint = (os.environ.get("MODELSCOPE_ENDPOINT", "").strip() or _ENDPOINT).rstrip("/")
-        required_token("ModelScope", self._endpoint, _TOKEN, _TOKEN_HINT)
+        if not reads_only:
+            required_token("ModelScope", self._endpoint, _TOKEN, _TOKEN_HINT)
         self._client: HubApi | None = None
 
     @property
@@ -107,6 +109,10 @@ class ModelScopeWriter:
     def page(self, repository: str, tag: str) -> str:
         return f"{self._endpoint}/models/{repository}/files?version={tag}"
 
+    def repository(self, page: str) -> str:
+        found = re.fullmatch(rf"{re.escape(self._endpoint)}/models/([^/]+/[^/]+)/files\?version=.+", page)
+        return found[1] if found else ""
+
     @staticmethod
     def _large(path: str, file: Path) -> bool:
         """Whether the hub wants the file as a blob: the rule is the client's."""
@@ -172,6 +178,6 @@ class _Upload:
         self._writer.commit(self._repository, [*self._actions, *removed], message)
 
 
-def opened() -> HubWriter:
-    """Raises ConfigError without a token that can be sent."""
-    return ModelScopeWriter()
+def opened(*, reads_only: bool = False) -> HubWriter:
+    """Raises ConfigError without a token that can be sent, unless it `reads_only`."""
+    return ModelScopeWriter(reads_only=reads_only)

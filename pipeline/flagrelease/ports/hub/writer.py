@@ -58,6 +58,10 @@ class HubWriter(Protocol):
         """The URL of a release."""
         ...
 
+    def repository(self, page: str) -> str:
+        """The repository that a `page` is of; empty for a page of another hub."""
+        ...
+
 
 def differing(content: Content, files: Mapping[str, Path], sha256: Mapping[str, str]) -> list[str]:
     """The paths of `files` that the hub does not have with the same content; `sha256` has their sums (hex)."""

@@ -6,15 +6,15 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from flagrelease.errors import UpstreamRefused
+from flagrelease.errors import Corrupt, RegistryDenied, UpstreamRefused
 from flagrelease.ports.clock import Clock, SystemClock
 from flagrelease.ports.credentials import TOKEN_SERVER, Credentials, Logins
-from flagrelease.ports.http import Origin, challenges, is_loopback, origin, trusting
+from flagrelease.ports.http import Origin, challenges, is_loopback, origin, public_authorities, trusting
 from flagrelease.ports.registry.answers import CA_HINT, accepted, described, media_type, unavailable
 from flagrelease.ports.registry.manifests import (
     INDEX_TYPE,
@@ -111,7 +111,7 @@ class OciRegistry:
         if reference.startswith("sha256:"):
             promised.add(reference)
         if other := sorted(promised - {digest}):
-            raise UpstreamRefused(
+            raise Corrupt(
                 f"{repository} sent a manifest other than {other[0]}", why=f"its digest is {digest}", hint=_TAMPERED
             )
         return Manifest(digest=digest, media_type=stored_as, body=body)
@@ -121,11 +121,23 @@ class OciRegistry:
         answer = self._call("GET", repository, f"blobs/{digest}")
         if _sha256(answer.content) != digest:
             why = f"its digest is {_sha256(answer.content)}"
-            raise UpstreamRefused(f"{repository} sent a blob other than {digest}", why=why, hint=_TAMPERED)
+            raise Corrupt(f"{repository} sent a blob other than {digest}", why=why, hint=_TAMPERED)
         return answer.content
 
     def has_blob(self, repository: str, digest: str) -> bool:
         return self._call("HEAD", repository, f"blobs/{digest}", missing=True).status_code == 200
+
+    def lost_blob(self, repository: str, digest: str) -> bool:
+        """Whether the registry says that it does not have the blob. Raises UpstreamRefused if it does not say."""
+        answer = self._call("HEAD", repository, f"blobs/{digest}", missing=True)
+        if answer.status_code == 405:
+            raise UpstreamRefused(f"{repository} does not say which blobs it has", why=described(answer))
+        return answer.status_code == 404
+
+    def check_answers(self, repository: str) -> None:
+        """Raise unless a registry answers at the host of `repository`: a 404 of anything else means nothing."""
+        with suppress(RegistryDenied):  # which is an answer of a registry
+            self._call("GET", repository, "/v2/")
 
     def push_blob(self, repository: str, data: bytes) -> str:
         """Store a blob, unless the registry has it; return its digest."""
@@ -251,7 +263,7 @@ class OciRegistry:
                 timeout=timeout,
                 trust_env=not loopback,
                 follow_redirects=True,
-                verify=True if authority is None else trusting(authority),
+                verify=public_authorities(trust_env=not loopback) if authority is None else trusting(authority),
             )
         return self._clients[loopback, authority]
 

@@ -49,16 +49,17 @@ class Transfer:
     backoff: Backoff = _BACKOFF
 
     def image(self, digest: str) -> None:
-        """Copy the manifest with this digest, after everything that it refers to. It gets no tag."""
-        if self.target.digest(self.target_repository, digest) == digest:
-            return
+        """Copy the manifest with this digest, after everything that it refers to. It gets no tag. Blobs that the target
+        has lost since are sent again."""
+        there = self.target.digest(self.target_repository, digest) == digest
         manifest = self.source.manifest(self.source_repository, digest)
         document = json.loads(manifest.body)
         for part in document.get("manifests", []):
             self.image(str(part["digest"]))
         for blob in (*([document["config"]] if "config" in document else []), *document.get("layers", [])):
             self.blob(str(blob["digest"]), int(blob["size"]))
-        self._put(manifest)
+        if not there:
+            self._put(manifest)
 
     def attached(self, digest: str, depth: int = 1) -> None:
         """Copy what is attached to the image with this digest, and what is attached to that in turn."""

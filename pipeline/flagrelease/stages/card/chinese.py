@@ -13,7 +13,7 @@ from typing import Any
 from flagrelease.contract.accuracy_results import BenchmarkScore
 from flagrelease.contract.units import size_text
 from flagrelease.recipe.container import PORT
-from flagrelease.stages.card import render
+from flagrelease.stages.card import facts, render
 from flagrelease.stages.card.files import TEMPLATE_ZH
 from flagrelease.stages.card.markdown import Markdown, code, environment
 from flagrelease.stages.card.operators_section import EFFECT_FIRST, EXCLUDED_FIRST
@@ -105,7 +105,7 @@ _TABLES = ("facts", "scores", "speed", "attempts", "tokens", "environment", "any
 def render_card(record: Record, templates: Path) -> str:
     """The card in Chinese."""
     page = environment(templates).get_template(TEMPLATE_ZH).render(view(record))
-    return page.rstrip("\n") + "\n"
+    return facts.as_published(page.rstrip("\n") + "\n", record)
 
 
 def view(record: Record) -> dict[str, Any]:

@@ -1,11 +1,16 @@
-"""Facts that a user needs before the first command: the model, the hardware, and the limits of use. Pure."""
+"""Facts that a user needs before the first command: the model, the hardware, the limits of use, and the image as
+strangers get it, a copy in a registry among the targets. Pure."""
 
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from flagrelease.config import names
 from flagrelease.config.lockfile import LockedFile
+from flagrelease.config.targets import Target
 from flagrelease.contract.units import size_text
 from flagrelease.recipe.container import PORT
 from flagrelease.stages.card.markdown import Markdown, code, escape, table
@@ -13,6 +18,9 @@ from flagrelease.stages.card.record import Record
 
 _CODE = re.compile(r"(?<!`)`([\w./-]+)`(?!`)")
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?/")
+_SDK = re.compile(r"(?:cuda|cann|dtk|ixml|xrt|maca|musa|raisa|hggc|rocm)[\d.]*\d")
+_AFTERWARDS = ("tag", "record", "arch")
+"""Fields of names that are not known before the card is written, since the card is part of the release."""
 
 
 def model_table(record: Record) -> Markdown:
@@ -70,8 +78,48 @@ def container_name(record: Record) -> str:
 
 
 def local_registry(record: Record) -> bool:
-    """Whether the image is in a registry that only the releasing machine reaches."""
-    return _LOOPBACK.match(record.image.repository) is not None
+    """Whether the image that the card names is in a registry that only the releasing machine reaches."""
+    return _LOOPBACK.match(record.public_image or record.image.repository) is not None
+
+
+def name_fields(release: Record) -> dict[str, str]:
+    """The fields of names that a release has, without those that follow from its record as a whole."""
+    versions = {name.lower(): version for name, version in release.image.versions.items()}
+    sdk = _SDK.search(release.chip.base)
+    return {
+        **names.of_cell(release.chip_name, release.chip, release.model_name, release.model.title),
+        "python": versions.get("python", "none"),
+        "torch": versions.get("torch", "none").replace("+", "_"),
+        "sdk": sdk.group() if sdk else "none",
+        "driver": release.smoke.environment.get("Driver", "none"),
+    }
+
+
+def public_image(release: Record, targets: Mapping[str, Target]) -> str:
+    """REPOSITORY@DIGEST of the copy in the first target that is a registry; empty if none gets one, or if its name
+    follows from the record."""
+    failed = any(not check.passed for check in release.smoke.checks)
+    if release.image.runner == "process" or release.verdict != "PASS" or failed:
+        return ""
+    for target in targets.values():
+        if target.kind == "registry" and not {*_fields_of(target.template)} & {*_AFTERWARDS}:
+            name = names.repository(names.render(target.template, name_fields(release)))
+            return f"{target.place(private=False)}/{name}@{release.image.digest}"
+    return ""
+
+
+def as_published(card: str, release: Record) -> str:
+    """The card with the image as strangers get it."""
+    return card.replace(release.image.reference, release.public_image) if release.public_image else card
+
+
+def as_evaluated(card: str, release: Record) -> str:
+    """The card with the image as its commands were run."""
+    return card.replace(release.public_image, release.image.reference) if release.public_image else card
+
+
+def _fields_of(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
 
 
 def unverified(record: Record) -> Markdown:

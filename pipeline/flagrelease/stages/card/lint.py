@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from flagrelease.errors import GateFailed
+from flagrelease.stages.card import facts
 from flagrelease.stages.card.checks import commands, markdown, scores
 from flagrelease.stages.card.checks import record as equality
 from flagrelease.stages.card.checks.finding import Finding
@@ -46,7 +47,7 @@ RECORD_CHECKS: Mapping[str, Callable[[Page, Record], Iterator[Finding]]] = {
 def lint(text: str, record: Record | None, images: Mapping[str, bytes]) -> list[Finding]:
     """All defects of the card `text`, by line. `images` are the files next to it, by name; `record` is None for a card
     from elsewhere."""
-    page = Page(text, record, images)
+    page = Page(text if record is None else facts.as_evaluated(text, record), record, images)
     found = set(findings(page, [*CHECKS, *RECORD_CHECKS]))
     return sorted(found, key=lambda finding: (finding.line, finding.text))
 

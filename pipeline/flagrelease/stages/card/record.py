@@ -128,6 +128,8 @@ class Record:
     """Known shortcomings that did not withhold the release."""
     lineage: Lineage | None = None
     """Its place among the releases of the cell; none in records of versions that had none."""
+    public_image: str = ""
+    """REPOSITORY@DIGEST of the copy that the card names; empty: it names the image where it was evaluated."""
 
     @property
     def verdict(self) -> VerdictName:

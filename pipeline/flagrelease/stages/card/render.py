@@ -27,7 +27,7 @@ METRIC_FIRST = "Metric"
 def render(record: Record, templates: Path) -> str:
     """Render the card as Markdown. Values of the record are escaped, so that none is read as markup."""
     page = environment(templates).get_template(TEMPLATE).render(view(record))
-    return page.rstrip("\n") + "\n"
+    return facts.as_published(page.rstrip("\n") + "\n", record)
 
 
 def view(record: Record) -> dict[str, Any]:

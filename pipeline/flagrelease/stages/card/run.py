@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flagrelease.contract import results
 from flagrelease.contract.context import Context
 from flagrelease.contract.handles import Finished
 from flagrelease.contract.job import Job
 from flagrelease.redact import redact
-from flagrelease.stages.card import charts, chinese, exports, fonts, lint, record, render
+from flagrelease.stages.card import charts, chinese, exports, facts, fonts, lint, record, render
 from flagrelease.stages.card.files import README, README_ZH, RECORD
 from flagrelease.store.files import write_atomic
 
@@ -41,6 +42,7 @@ def write(
     """The release record, and the contents of all files of the card by name. `code_version` is that of the
     card stage; `unfinished` has the state of each stage without a result."""
     release = record.build(job, finished, code_version, unfinished)
+    release = replace(release, public_image=facts.public_image(release, job.matrix.targets))
     # The card repeats the record, so redact secrets before writing either.
     release = record.loads(redact(record.dumps(release).decode()).encode())
     written = {

@@ -14,7 +14,9 @@ from flagrelease.stages.card.files import TEMPLATE, TEMPLATE_ZH
 
 def inputs(job: Job) -> Mapping[str, Any]:
     cell = job.cell
+    targets = {name: [each.to, each.template] for name, each in job.matrix.targets.items() if each.kind == "registry"}
     return {
+        **({"registries": targets} if targets else {}),  # the card names the image in the first of them
         "cell": cell.id,
         "chip": {name: getattr(cell.chip, name) for name in ("vendor", "device", "components", "reasons", "container")},
         "model": cell.model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,13 @@ from flagrelease.ports.clock import Clock
 from flagrelease.ports.meter import Meter
 from flagrelease.ports.progress import Progress
 from flagrelease.ports.registry import Registry
+from flagrelease.stages.card import facts
 from flagrelease.stages.card.record import Record
 
 __all__ = ["Place", "Publisher", "Shipment", "Step", "Steps"]
 
 Step = Literal["blobs", "evidence", "card", "tag", "index"]
 """The steps of every publisher, in this order: nothing is visible before everything that it refers to is there."""
-
-_SDK = re.compile(r"(?:cuda|cann|dtk|ixml|xrt|maca|musa|raisa|hggc|rocm)[\d.]*\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,13 @@ class Shipment:
     """Time and sleep, for retries."""
     meter: Meter
     """Counts what is sent."""
+    latest: bool = True
+    """Whether `latest` names it from now on."""
 
     def name(self, place: Place) -> str:
         """The release's name at a place, by the template of the target. Raises the registry's errors."""
         template = place.settings.template
-        fields = {**_fields(self.release), "tag": self.tag, "record": self.tag.rpartition("-")[2]}
+        fields = {**facts.name_fields(self.release), "tag": self.tag, "record": self.tag.rpartition("-")[2]}
         return names.render(template, {**fields, "arch": self._architecture() if "{arch}" in template else ""})
 
     def _architecture(self) -> str:
@@ -112,15 +112,3 @@ class Publisher(Protocol):
     def publish(self, shipment: Shipment, place: Place, steps: Steps) -> str:
         """Publish the release, and return where it is. Raises FlagreleaseError."""
         ...
-
-
-def _fields(release: Record) -> dict[str, str]:
-    versions = {name.lower(): version for name, version in release.image.versions.items()}
-    sdk = _SDK.search(release.chip.base)
-    return {
-        **names.of_cell(release.chip_name, release.chip, release.model_name, release.model.title),
-        "python": versions.get("python", "none"),
-        "torch": versions.get("torch", "none").replace("+", "_"),
-        "sdk": sdk.group() if sdk else "none",
-        "driver": release.smoke.environment.get("Driver", "none"),
-    }

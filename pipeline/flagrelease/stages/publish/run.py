@@ -46,6 +46,9 @@ def publish(job: Job, context: Context) -> results.Publish:
             withheld=f"served by processes, so there is no image to publish; the card is in {folder}",
         )
     image, tag = release.image, release.tag
+    # A yanked release that is published again stays yanked.
+    withdrawn = job.previous is not None and job.previous.tag == tag and bool(job.previous.yanked)
+    tags = (tag,) if withdrawn else (tag, LATEST)
     _check_name(image.repository)
     _check_image(image, job, context)
     context.progress.doing("writing the release folder")
@@ -59,11 +62,13 @@ def publish(job: Job, context: Context) -> results.Publish:
         for artifact in (whole, *statements):
             referrers.attach(context.ports.registry, image.repository, image.digest, artifact)
         signature.attach_signed(context.ports.registry, image.repository, image.digest, statements, os.environ)
-        for name in (tag, LATEST):
+        signature.attach_weights(context.ports.registry, release, os.environ)
+        for name in tags:
             context.progress.doing(f"tagging {name}")
             context.ports.registry.tag(image.repository, image.digest, name)
-    release_folder.point_latest(folder)
-    done, failed = _deliver(release, sources, job, context, private=False)
+    if not withdrawn:
+        release_folder.point_latest(folder)
+    done, failed = _deliver(release, sources, job, context, private=False, latest=not withdrawn)
     index.add(
         context.workspace,
         index.Release(
@@ -82,7 +87,7 @@ def publish(job: Job, context: Context) -> results.Publish:
         raise deliver.failure(job.cell.id, done, failed)
     return results.Publish(
         digest=image.digest,
-        tags=tuple(f"{image.repository}:{name}" for name in (tag, LATEST)),
+        tags=tuple(f"{image.repository}:{name}" for name in tags),
         folder=folder.relative_to(context.workspace.root).as_posix(),
         record=record_file,
         targets=done,
@@ -90,7 +95,7 @@ def publish(job: Job, context: Context) -> results.Publish:
 
 
 def _deliver(
-    release: Record, sources: Mapping[str, Path], job: Job, context: Context, *, private: bool
+    release: Record, sources: Mapping[str, Path], job: Job, context: Context, *, private: bool, latest: bool = True
 ) -> tuple[tuple[results.Delivered, ...], dict[str, FlagreleaseError]]:
     shipment = Shipment(
         release=release,
@@ -99,6 +104,7 @@ def _deliver(
         registry=context.ports.registry,
         clock=context.ports.clock,
         meter=context.meter,
+        latest=latest,
     )
     return deliver.send(shipment, deliver.places(job.matrix.targets, private=private), context.progress)
 

@@ -1,35 +1,33 @@
-"""Sign the statements about a release as DSSE envelopes, and check them."""
+"""Sign the statements about a release as DSSE envelopes, and its weights; check both."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flagrelease.errors import ConfigError, EnvironmentFault
+from flagrelease.ports import dsse
+from flagrelease.ports.dsse import InvalidSignatureError
 from flagrelease.ports.registry import Registry, referrers
 from flagrelease.ports.registry.referrers import VERSION, Artifact, File
-from flagrelease.stages.publish.attach import STATEMENT
+from flagrelease.stages.card.record import Record
+from flagrelease.stages.publish.attach import PREDICATE_TYPE
+from flagrelease.stages.weights import signature as model_signing
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, Key
 
-__all__ = ["ENVELOPE", "InvalidSignatureError", "attach_signed", "check", "opened"]
+__all__ = ["ENVELOPE", "InvalidSignatureError", "attach_signed", "attach_weights", "check", "opened", "opened_weights"]
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
-_KEY = "FLAGRELEASE_SIGNING_KEY"
-_PASSWORD = "FLAGRELEASE_SIGNING_PASSWORD"  # noqa: S105  the name of a variable
 _MOST_BYTES = 64 << 20
-
-
-class InvalidSignatureError(Exception):
-    """The envelope is not signed with the key, or is not an envelope."""
 
 
 def check(env: Mapping[str, str]) -> None:
     """Raise ConfigError or EnvironmentFault for a signing key that cannot be used."""
-    _signer(env)
+    dsse.signer(env)
 
 
 def attach_signed(
@@ -40,7 +38,7 @@ def attach_signed(
     Some kinds of keys give another signature each time, so that those of this key are looked for first. Raises the
     registry's errors.
     """
-    signer = _signer(env)
+    signer = dsse.signer(env)
     if signer is None:
         return False
     known = _known(registry, repository, image, statements, signer.public_key)
@@ -65,18 +63,14 @@ def _known(registry: Registry, repository: str, image: str, statements: Sequence
 
 
 def _envelope(file: File, signer: CryptoSigner) -> File:
-    from securesystemslib.dsse import Envelope
-
-    made = Envelope(file.data, STATEMENT, {})
-    made.sign(signer)
-    data = json.dumps(made.to_dict(), sort_keys=True).encode()
+    data = json.dumps(dsse.envelope(file.data, signer), sort_keys=True).encode()
     return File(name=f"{file.name.removesuffix('.json')}.dsse.json", media_type=ENVELOPE, data=data)
 
 
 def opened(registry: Registry, repository: str, image: str, tag: str, key: Path) -> list[bytes]:
     """The statements about a release that are signed with the public key in the file `key`. Raises ConfigError for
     another file, InvalidSignatureError if there are envelopes and none is signed with it, and the registry's errors."""
-    public = _public(key)
+    public = dsse.read_public_key(key)
     envelopes = [
         known
         for known in referrers.attached(registry, repository, image)
@@ -86,7 +80,7 @@ def opened(registry: Registry, repository: str, image: str, tag: str, key: Path)
     for known in envelopes:
         for file in referrers.files(registry, repository, known, most_bytes=_MOST_BYTES):
             try:
-                statements.append(_verified(file.data, public))
+                statements.append(dsse.payload(file.data, public))
             except InvalidSignatureError as error:
                 why = str(error)
     if envelopes and not statements:
@@ -94,59 +88,56 @@ def opened(registry: Registry, repository: str, image: str, tag: str, key: Path)
     return statements
 
 
+def attach_weights(registry: Registry, release: Record, env: Mapping[str, str]) -> bool:
+    """Attach the signature of the weights that a release serves, made with the configured key; False without one.
+    Raises the registry's errors."""
+    signer = dsse.signer(env)
+    if signer is None:
+        return False
+    image, tag = release.image, release.tag
+    made = model_signing.statement(release.model.title, release.weights.files)
+    for file in _signatures_of_weights(registry, image.repository, image.digest, tag):
+        with suppress(InvalidSignatureError):  # of another key
+            if model_signing.opened(file.data, signer.public_key) == made:
+                return True
+    file = File(name=model_signing.NAME, media_type=model_signing.BUNDLE, data=model_signing.bundle(made, signer))
+    annotations = {VERSION: tag, PREDICATE_TYPE: model_signing.TYPE}
+    artifact = Artifact(kind=model_signing.BUNDLE, files=(file,), annotations=annotations)
+    referrers.attach(registry, image.repository, image.digest, artifact)
+    return True
+
+
+def opened_weights(registry: Registry, repository: str, image: str, tag: str, key: Path | None) -> list[bytes]:
+    """The statements about the weights of a release that are signed with the public key in the file `key`; without one,
+    all signatures. Raises ConfigError for another file, InvalidSignatureError if there are signatures and none is of
+    the key, and the registry's errors."""
+    files = _signatures_of_weights(registry, repository, image, tag)
+    if key is None:
+        return [file.data for file in files]
+    public = dsse.read_public_key(key)
+    statements, why = [], ""
+    for file in files:
+        try:
+            statements.append(model_signing.opened(file.data, public))
+        except InvalidSignatureError as error:
+            why = str(error)
+    if files and not statements:
+        raise InvalidSignatureError(why)
+    return statements
+
+
+def _signatures_of_weights(registry: Registry, repository: str, image: str, tag: str) -> list[File]:
+    return [
+        file
+        for known in referrers.attached(registry, repository, image)
+        if known.kind == model_signing.BUNDLE and known.annotations.get(VERSION) == tag
+        for file in referrers.files(registry, repository, known, most_bytes=_MOST_BYTES)
+    ]
+
+
 def _signed(envelope: bytes, key: Key) -> bytes:
     """The payload if it is signed with `key`; else nothing."""
     try:
-        return _verified(envelope, key)
+        return dsse.payload(envelope, key)
     except InvalidSignatureError:
         return b""
-
-
-def _verified(envelope: bytes, key: Key) -> bytes:
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import Error
-
-    try:
-        read = Envelope.from_dict(json.loads(envelope))
-        read.verify([key], 1)
-    except (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidSignatureError(f"{type(error).__name__}: {error}") from None
-    if read.payload_type != STATEMENT:
-        raise InvalidSignatureError(f"it signs {read.payload_type}, not a statement")
-    return bytes(read.payload)
-
-
-def _signer(env: Mapping[str, str]) -> CryptoSigner | None:
-    """The signer of the configured key; None without one."""
-    path = env.get(_KEY, "")
-    if not path:
-        return None
-    _require()
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from securesystemslib.signer import CryptoSigner
-
-    password = env.get(_PASSWORD, "").encode() or None
-    try:
-        return CryptoSigner(load_pem_private_key(Path(path).read_bytes(), password))
-    except (OSError, ValueError, TypeError) as error:
-        hint = f"{_KEY} is the path of a private key in PEM, {_PASSWORD} its password"
-        raise ConfigError(f"the signing key {path} cannot be used", why=str(error), hint=hint) from None
-
-
-def _public(path: Path) -> Key:
-    _require()
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.signer import SSlibKey
-
-    try:
-        return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        hint = "give a public key in PEM: `openssl pkey -in PRIVATE -pubout`"
-        raise ConfigError(f"the key {path} cannot be used", why=str(error), hint=hint) from None
-
-
-def _require() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("securesystemslib") is None:
-        raise EnvironmentFault("signatures need securesystemslib", hint="install flagrelease[sign]")

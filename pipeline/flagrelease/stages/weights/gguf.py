@@ -47,6 +47,7 @@ def unpacked(job: Job, context: Context, fetched: results.Weights) -> results.We
         digest=manifest.digest,
         files=manifest.locked,
         bytes_moved=fetched.bytes_moved,
+        evidence=fetched.evidence,
         unpacked=results.Unpacked(
             folder=fetched.folder,
             digest=fetched.digest,

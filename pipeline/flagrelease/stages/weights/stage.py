@@ -14,10 +14,12 @@ from flagrelease.config.lockfile import LockedFile, LockedModel, set_digest, unv
 from flagrelease.contract import results
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import Stage
-from flagrelease.errors import ConfigError
+from flagrelease.errors import ConfigError, HubRefused
 from flagrelease.packaging.base_image import pinned_base
+from flagrelease.stages.weights import signature
 from flagrelease.stages.weights.folder import seal, set_aside, trouble
 from flagrelease.stages.weights.gguf import PROGRAM, unpacked
+from flagrelease.store.evidence import Evidence
 from flagrelease.store.files import write_atomic
 from flagrelease.store.locks import wait_for
 from flagrelease.store.workspace import manifest_of
@@ -48,7 +50,9 @@ def locked(job: Job) -> LockedModel:
 
 def inputs(job: Job) -> Mapping[str, object]:
     model = locked(job)
-    fetched = {"source": model.source, "revision": model.revision, "digest": model.digest}
+    fetched: dict[str, object] = {"source": model.source, "revision": model.revision, "digest": model.digest}
+    if job.cell.model.signed_by:
+        fetched["signed_by"] = job.cell.model.signed_by
     if convert := job.cell.model.serve.convert:
         return {**fetched, "convert": convert, **pinned_base(job), "runner": job.runner}
     return fetched
@@ -97,7 +101,32 @@ def _fetched(job: Job, context: Context) -> results.Weights:
         digest=model.digest,
         files=model.files,
         bytes_moved=moved,
+        evidence=_signature(job, context, model, into),
     )
+
+
+def _signature(job: Job, context: Context, model: LockedModel, into: Path) -> tuple[Evidence, ...]:
+    """The source's signature, which was checked; nothing if the matrix wants none. Raises ConfigError for a bad key,
+    HubRefused for weights that are not signed with it."""
+    if not job.cell.model.signed_by:
+        if any(file.path == signature.NAME for file in model.files):
+            name = f"models.{job.cell.model_name}.signed_by"
+            context.progress.note(f"{model.source} offers a signature; {name} names no key to check it with")
+        return ()
+    context.progress.doing("checking the signature of the weights")
+    refused = f"{model.source} is not signed with the key of models.{job.cell.model_name}.signed_by"
+    hint = "find out who changed the weights or the key; without `signed_by`, only their sha256 is checked"
+    try:
+        raw = (into / signature.NAME).read_bytes()
+    except FileNotFoundError:
+        raise HubRefused(refused, why=f"it has no {signature.NAME}", hint=hint) from None
+    try:
+        other = signature.check(raw, job.cell.model.signed_by, model.files)
+    except signature.InvalidSignatureError as error:
+        raise HubRefused(refused, why=str(error), hint=hint) from None
+    if other:
+        raise HubRefused(refused, why="; ".join(other[:3]) + (" …" if other[3:] else ""), hint=hint)
+    return (context.evidence.put(f"weights/{signature.NAME}", raw),)
 
 
 def intact(result: results.Weights, look: Look) -> str:

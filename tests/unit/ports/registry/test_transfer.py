@@ -72,6 +72,17 @@ def test_what_the_target_has_is_not_sent_again(way: Way) -> None:
     assert not [call for call in way.target.calls[calls:] if not call.startswith(("HEAD", "GET"))]
 
 
+def test_a_blob_that_the_target_has_lost_is_sent_again(way: Way) -> None:
+    digest = push(way.own, f"{way.hosts[0]}/a")
+    way.transfer().image(digest)
+    layer = next(name for name, data in way.target.blobs.items() if data == LAYER)
+    del way.target.blobs[layer]
+    puts = [call for call in way.target.calls if "/manifests/" in call and call.startswith("PUT")]
+    way.transfer().image(digest)
+    assert way.target.blobs[layer] == LAYER
+    assert [call for call in way.target.calls if "/manifests/" in call and call.startswith("PUT")] == puts
+
+
 def test_a_blob_is_taken_over_within_a_registry(way: Way) -> None:
     way.hosts = (way.hosts[0], way.hosts[0])
     digest = push(way.own, f"{way.hosts[0]}/a")

@@ -17,16 +17,19 @@ from flagrelease.contract.context import Context, Look, Ports
 from flagrelease.contract.job import Job
 from flagrelease.contract.results import Weights
 from flagrelease.errors import ConfigError, HubRefused
+from flagrelease.ports import dsse
 from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.meter import Meter
 from flagrelease.serving.inside import CheckFailed, Inside
 from flagrelease.stages.smoke import container_checks
+from flagrelease.stages.weights import signature
 from flagrelease.stages.weights import stage as weights
 from flagrelease.stages.weights.folder import seal
 from flagrelease.store.evidence import EvidenceStore
 from flagrelease.store.workspace import Workspace
 from support.hub_cases import Fetch, Seen
 from support.model_files import gguf
+from support.signing_keys import keys
 
 MATRIX = Path(__file__).parents[4] / "matrix.yaml"
 FILES = {"model.gguf": gguf(b"GGUF" * 1000), "sub/config.json": b"{}"}
@@ -236,3 +239,38 @@ def test_a_config_json_stands_in_for_weights_that_are_not_fetched(bench: Bench, 
     config.write_text("[]")
     with pytest.raises(ConfigError, match=r"is not a config\.json"):
         weights.of_config(config)
+
+
+def test_the_signature_of_the_source_is_checked_if_the_matrix_names_a_key(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("securesystemslib")
+    private, public = keys(tmp_path)
+    _, other = keys(tmp_path, "other")
+    signer = dsse.signer({"FLAGRELEASE_SIGNING_KEY": str(private)})
+    assert signer is not None
+
+    def signed_by(pem: str) -> Weights:
+        locked = bench.fetch.lock(f"file://{bench.source}")
+        model = replace(bench.job.cell.model, signed_by=pem)
+        cell, lock = replace(bench.job.cell, model=model), Lock(models={"smollm2-135m": locked})
+        bench.job = replace(bench.job, cell=cell, lock=lock)
+        return bench.run()
+
+    with pytest.raises(HubRefused, match=r"is not signed with the key of models\.smollm2-135m\.signed_by") as caught:
+        signed_by(public.read_text())
+    assert caught.value.why == "it has no model.sig"
+    statement = signature.statement("m", bench.job.lock.models["smollm2-135m"].files)
+    (bench.source / "model.sig").write_bytes(signature.bundle(statement, signer))
+    assert signed_by("").evidence == ()
+    assert "offers a signature; models.smollm2-135m.signed_by names no key" in bench.progress.notes[-1]
+    (kept,) = signed_by(public.read_text()).evidence
+    assert (kept.name, bench.context.evidence.read(kept)) == (
+        "weights/model.sig",
+        (bench.source / "model.sig").read_bytes(),
+    )
+    with pytest.raises(HubRefused):
+        signed_by(other.read_text())
+    (bench.source / "sub/config.json").write_bytes(b'{"other": 1}')
+    with pytest.raises(HubRefused) as caught:
+        signed_by(public.read_text())
+    assert caught.value.why == "sub/config.json has another sha256"
+    assert "signed_by" in weights.inputs(bench.job)

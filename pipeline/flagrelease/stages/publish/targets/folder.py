@@ -37,7 +37,7 @@ class _Folder:
         steps.begin("evidence")
         release_folder.write(folder, {n: path for n, path in shipment.files.items() if n != release_folder.SUMS})
         steps.begin("tag")
-        if not place.private:
+        if shipment.latest and not place.private:
             release_folder.point_latest(folder)
         return str(folder)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from flagrelease.config import names
 from flagrelease.errors import ConfigError, RegistryDenied
@@ -41,11 +42,11 @@ class _Registry:
             )
 
     def check(self, place: Place) -> None:
-        self._client(place, _IMPATIENT).check_push(f"{place.at}/preflight")
+        client(place, _IMPATIENT).check_push(f"{place.at}/preflight")
 
     def publish(self, shipment: Shipment, place: Place, steps: Steps) -> str:
         image, tag = shipment.release.image, shipment.tag
-        client, repository = self._client(place), f"{place.at}/{names.repository(shipment.name(place))}"
+        target, repository = client(place), f"{place.at}/{names.repository(shipment.name(place))}"
 
         def moved(count: int) -> None:
             shipment.meter.moved += count
@@ -53,7 +54,7 @@ class _Registry:
         way = Transfer(
             source=shipment.registry,
             source_repository=image.repository,
-            target=client,
+            target=target,
             target_repository=repository,
             clock=shipment.clock,
             moved=moved,
@@ -66,25 +67,26 @@ class _Registry:
             if place.private:
                 # The registry of the releases has nothing attached to an image that did not pass.
                 for artifact in attach.artifacts(shipment.release, tag, shipment.files):
-                    referrers.attach(client, repository, image.digest, artifact)
+                    referrers.attach(target, repository, image.digest, artifact)
             else:
                 way.attached(image.digest)
             steps.begin("tag")
-            for name in (tag,) if place.private else (tag, LATEST):
-                client.tag(repository, image.digest, name)
+            for name in (tag, LATEST) if shipment.latest and not place.private else (tag,):
+                target.tag(repository, image.digest, name)
         except RegistryDenied as error:
             if error.what.endswith(repository):
                 error.hint = _access_hint(place)
             raise
         return f"{repository}:{tag}"
 
-    def _client(self, place: Place, backoff: Backoff | None = None) -> OciRegistry:
-        host = place.at.partition("/")[0]
-        known = Logins(targets={host: variables(place.target)} if _bound(place) else {})
-        authorities = {host: Path(place.settings.ca)} if place.settings.ca else {}
-        if backoff is None:
-            return OciRegistry(known=known, authorities=authorities)
-        return OciRegistry(known=known, authorities=authorities, backoff=backoff)
+
+def client(place: Place, backoff: Backoff | None = None, seconds: float | None = None) -> OciRegistry:
+    """A client with the target's credentials and authority; `seconds` of silence end an attempt."""
+    host = place.at.partition("/")[0]
+    known = Logins(targets={host: variables(place.target)} if _bound(place) else {})
+    authorities = {host: Path(place.settings.ca)} if place.settings.ca else {}
+    limits: dict[str, Any] = {"backoff": backoff, "seconds": seconds}
+    return OciRegistry(known=known, authorities=authorities, **{n: limit for n, limit in limits.items() if limit})
 
 
 def variables(target: str) -> str:

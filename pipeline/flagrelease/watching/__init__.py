@@ -1,0 +1,1 @@
+"""watching: check whether published releases are still what was published."""
