@@ -43,3 +43,14 @@ def test_the_tests_that_faults_name_exist() -> None:
     for path, test in named:
         assert (ROOT / "tests" / path).is_file(), path
         assert not test or f"def {test}(" in (ROOT / "tests" / path).read_text(), f"{path}::{test}"
+
+
+def test_every_system_that_a_card_names_has_a_row_and_its_checks_exist() -> None:
+    section = (ROOT / "docs/card.md").read_text().partition("## How a release proves each system")[2]
+    rows = dict(re.findall(r"(?m)^\| (\w+) \| (.+) \|$", section.partition("\n## ")[0]))
+    systems = {"FlagScale", "FlagGems", "FlagCX", "FlagTree", "FlagEval", "ModelScope", "Harbor", "AnythingLLM"}
+    assert rows.keys() - {"System"} == systems
+    code = "".join(path.read_text() for path in (ROOT / "pipeline/flagrelease/stages/smoke").glob("*_checks.py"))
+    named = re.findall(r"`(FlagScale in effect|manifest|operators \w+(?: \w+)?|no \w+)`", "".join(rows.values()))
+    assert len(named) > 4
+    assert not [name for name in named if f'yield "{name}"' not in code]

@@ -14,13 +14,14 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from flagkernels.digests import directory_digest
 from flagkernels.errors import BundleCorrupt, BundleMismatch, ChipFault, UsageError, did_you_mean
@@ -115,13 +116,19 @@ class SystemProbe:
 def _ask(query: Sequence[str]) -> tuple[int, str]:
     """The exit code of a vendor's tool, and the beginning of what it prints. Raises ChipFault if it does not end."""
     ended = threading.Event()
-    with subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as tool:
-        timer = threading.Timer(_SECONDS, lambda: (ended.set(), tool.kill()))
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(query, start_new_session=True, **streams) as tool:
+
+        def stop() -> None:
+            ended.set()
+            os.killpg(tool.pid, signal.SIGKILL)  # also what it has started, which holds its output
+
+        timer = threading.Timer(_SECONDS, stop)
         timer.start()
         try:
             printed = tool.stdout.read(_MOST_CHARACTERS) if tool.stdout else ""
             if len(printed) == _MOST_CHARACTERS:
-                tool.kill()
+                os.killpg(tool.pid, signal.SIGKILL)
             code = tool.wait()
         finally:
             timer.cancel()

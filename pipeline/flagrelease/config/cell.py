@@ -78,25 +78,33 @@ def expand(matrix: Matrix, *, profile: str | None = None) -> tuple[Cell, ...]:
     """All cells in the order of the matrix, including excluded ones. Raises ConfigError for an unknown `profile`."""
     if profile is not None:
         check_name(profile, matrix.profiles, "profile")
+    chips = {name: _complete(chip) for name, chip in matrix.chips.items()}
     return tuple(
-        _cell(matrix, chip_name, model_name, profile) for chip_name in matrix.chips for model_name in matrix.models
+        _cell(matrix, chips[chip_name], chip_name, model_name, profile)
+        for chip_name in matrix.chips
+        for model_name in matrix.models
     )
 
 
-def _cell(matrix: Matrix, chip_name: str, model_name: str, profile: str | None) -> Cell:
-    chip, model = matrix.chips[chip_name], matrix.models[model_name].on_chip(chip_name)
+def _complete(chip: Chip) -> Chip:
+    """The chip with its vendor's defaults, and without its facts, which are no part of a release."""
+    device = replace(chip.device, query=chip.device.query or shlex.join(VENDORS[chip.vendor].query))
+    return replace(chip, device=device, container=chip.options(), facts={})
+
+
+def _cell(matrix: Matrix, chip: Chip, chip_name: str, model_name: str, profile: str | None) -> Cell:
+    model = matrix.models[model_name].on_chip(chip_name)
     own = matrix.models[model_name].per_chip.get(chip_name, OnChip())
     baseline = model.baseline or matrix.defaults.baseline
     if baseline.chip == "same":
         baseline = Baseline(chip=chip_name, stack=baseline.stack)
     excluded = next((rule.reason for rule in matrix.exclude if matches(rule, chip_name, model_name)), "")
     vendor, kernels = VENDORS[chip.vendor], own.kernels or chip.kernels or matrix.defaults.kernels
-    device = replace(chip.device, query=chip.device.query or shlex.join(vendor.query))
     profile_name = profile or own.profile or chip.profile or matrix.defaults.profile
     return Cell(
         chip_name=chip_name,
         model_name=model_name,
-        chip=replace(chip, device=device, container=chip.options(), facts={}),
+        chip=chip,
         model=model,
         stack=matrix.defaults.stack,
         baseline=baseline,

@@ -7,6 +7,7 @@ overrides silently), so a scalar that does not have the type of its field is an 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -187,7 +188,7 @@ def _decode(node: yaml.Node, kind: Any, name: str, where: str) -> Any:
 def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     former = {field.metadata.get(_FORMERLY): field.name for field in fields.values()}
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     values: dict[str, Any] = {}
     for key, key_node, value in _entries(node, name, where):
         if key in former:
@@ -205,6 +206,12 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
         raise _error(name, mark, f"{_joined(where, error.path)} {error.text}", "") from None
     except ValueError as error:
         raise _error(name, node.start_mark, f"{where}: {error}" if where else str(error), "") from None
+
+
+@functools.cache
+def _hints(kind: type[Any]) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, which are compiled from text: a matrix has thousands of entries."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 class _Lacking(ConfigError):
@@ -234,7 +241,7 @@ def _lacking(node: yaml.Node, kind: Any, where: str) -> Iterator[tuple[_Mark, st
         if origin in (dict, Mapping):
             kinds = dict.fromkeys(children, args[1])
         elif dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            kinds = typing.get_type_hints(kind, include_extras=True)
+            kinds = dict(_hints(kind))
             if missing := [key for key in _required(kind) if key not in children]:
                 yield node.start_mark, where or "the file", missing
         else:

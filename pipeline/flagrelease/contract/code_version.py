@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,13 @@ def of_function(function: Callable[..., Any]) -> str:
 
 def of_template(path: Path) -> str:
     """sha256 (hex) of a template."""
+    state = path.stat()
+    return _unchanged(path, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _unchanged(path: Path, _state: tuple[int, int, int]) -> str:
+    """The sha256 (hex) of a file that is still the same one: every cell of a matrix asks for its templates."""
     return file_sha256(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias
 
@@ -66,7 +67,9 @@ class Stage(Generic[R_co]):
 
     @property
     def _code(self) -> StageCode:
-        return of_stage(self.run, self.programs)
+        if any(Path(program).is_absolute() for program in self.programs):
+            return of_stage(self.run, self.programs)  # a file elsewhere may change while this process runs
+        return _code_of(self.run, self.programs)
 
     def _templates(self, folder: Path) -> dict[str, str]:
         return {name: of_template(folder / name) for name in self.templates}
@@ -80,8 +83,14 @@ class Stage(Generic[R_co]):
             key=fingerprint(
                 {"stage": self.name, "code": code.digest, "templates": templates, "inputs": inputs, "reads": results}
             ),
-            parts=Parts(inputs=dict(flat(inputs)), code=code.modules, templates=templates, results=results),
+            made=lambda: Parts(inputs=dict(flat(inputs)), code=code.modules, templates=templates, results=results),
         )
+
+
+@cache
+def _code_of(run: Callable[..., object], programs: tuple[str, ...]) -> StageCode:
+    """The package's code is read once in a process, and every cell of a matrix asks for it."""
+    return of_stage(run, programs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +99,15 @@ class Key:
 
     key: str
     """64 hex digits."""
-    parts: Parts = field(default_factory=Parts)
-    """The separate inputs of `key`."""
+    made: Callable[[], Parts] = field(default=Parts, repr=False, compare=False)
+    """Makes `parts`, which takes longer than the key and is needed only where something has changed or has run."""
     kept: Keep | None = None
     """The user's statement by which an earlier result counts although the code has changed."""
+
+    @property
+    def parts(self) -> Parts:
+        """The separate inputs of `key`."""
+        return self.made()
 
     @property
     def counts(self) -> str:

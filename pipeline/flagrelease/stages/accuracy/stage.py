@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flagrelease.contract import accuracy_results, results
@@ -18,8 +17,8 @@ def inputs(job: Job) -> Mapping[str, Any]:
     cell, lock = job.cell, job.lock
     benchmarks = {
         name: {
-            "benchmark": asdict(job.matrix.benchmarks[name]),
-            "share": asdict(share),
+            "benchmark": job.matrix.benchmarks[name],
+            "share": share,
             "data": digest_of(name, job.matrix.benchmarks[name], lock, job.data_dir),
         }
         for name, share in cell.profile.benchmarks.items()
@@ -28,9 +27,9 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "model": lock.models[cell.model_name].digest if cell.model_name in lock.models else "",
         "engine": cell.model.serve.engine,
         "concurrency": cell.model.serve.concurrency,
-        "sampling": asdict(cell.model.sampling),
+        "sampling": cell.model.sampling,
         "stack": cell.stack,
-        "baseline": asdict(cell.baseline),
+        "baseline": cell.baseline,
         "benchmarks": benchmarks,
         "sequential": cell.profile.sequential,
         "harness": cell.profile.harness,

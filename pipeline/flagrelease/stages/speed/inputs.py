@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flagrelease.config.cell import Cell
@@ -30,6 +29,6 @@ def inputs(job: Job) -> Mapping[str, Any]:
         "container": cell.chip.container,
         "serve": cell.model.serve,
         "stack": cell.stack,
-        "speed": [asdict(traffic) for traffic in cell.profile.speed],
+        "speed": cell.profile.speed,
         "load_tool": chosen(cell),
     }
