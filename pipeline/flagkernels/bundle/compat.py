@@ -116,8 +116,8 @@ class SystemProbe:
 def _ask(query: Sequence[str]) -> tuple[int, str]:
     """The exit code of a vendor's tool, and the beginning of what it prints. Raises ChipFault if it does not end."""
     ended = threading.Event()
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(query, start_new_session=True, **streams) as tool:
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(query, start_new_session=True, errors="replace", **streams) as tool:
 
         def stop() -> None:
             ended.set()
