@@ -275,21 +275,21 @@ def _card(verb: argparse.ArgumentParser) -> None:
 
 def _add(verb: argparse.ArgumentParser) -> None:
     kinds = verb.add_subparsers(dest="kind", metavar="chip|model", required=True, parser_class=type(verb))
-    made = {kind: kinds.add_parser(kind, help=f"add a {kind}", allow_abbrev=False) for kind in ("chip", "model")}
+    parsers = {kind: kinds.add_parser(kind, help=f"add a {kind}", allow_abbrev=False) for kind in ("chip", "model")}
     for kind, flags in (
         ("chip", "vendor device-name code base python flagscale flaggems gpus shm ipc"),
         ("model", "source title upstream license"),
     ):
-        made[kind].add_argument("name", metavar="NAME", help=f"the {kind}'s name in the matrix")
+        parsers[kind].add_argument("name", metavar="NAME", help=f"the {kind}'s name in the matrix")
         for flag in flags.split():
-            made[kind].add_argument(f"--{flag}", metavar="TEXT", help="its key in matrix.yaml: docs/matrix.md")
-        made[kind].add_argument("--dry-run", action="store_true", help="print the stanza and write nothing")
+            parsers[kind].add_argument(f"--{flag}", metavar="TEXT", help="its key in matrix.yaml: docs/matrix.md")
+        parsers[kind].add_argument("--dry-run", action="store_true", help="print the stanza and write nothing")
         later: dict[str, Any] = {"default": argparse.SUPPRESS}  # keep what was given before the kind
-        made[kind].add_argument("--matrix", type=Path, metavar="FILE", help=_MATRIX_HELP, **later)
-        made[kind].add_argument("--json", action="store_true", help="print JSON on stdout", **later)
-    made["chip"].add_argument("--host-devices", type=_number, metavar="N", help="devices of its machine")
-    made["chip"].add_argument("--memory", type=float, metavar="GIB", help="memory of a device")
-    model = made["model"]
+        parsers[kind].add_argument("--matrix", type=Path, metavar="FILE", help=_MATRIX_HELP, **later)
+        parsers[kind].add_argument("--json", action="store_true", help="print JSON on stdout", **later)
+    parsers["chip"].add_argument("--host-devices", type=_number, metavar="N", help="devices of its machine")
+    parsers["chip"].add_argument("--memory", type=float, metavar="GIB", help="memory of a device")
+    model = parsers["model"]
     model.add_argument("--engine", default="vllm", metavar="NAME", help="the serving engine; default: vllm")
     for flag in ("max-model-len", "devices", "max-tokens", "top-k"):
         model.add_argument(f"--{flag}", type=_number, metavar="N", help="its key in matrix.yaml: docs/matrix.md")

@@ -169,8 +169,10 @@ def _hardware(record: Record) -> str:
     if record.image.size and record.image.runner == "docker":
         disk += f", 镜像 {size_text(record.image.size)}"
     serve = record.model.serve
+    name, several = record.chip.device.name, serve.devices > 1
+    devices = f"{serve.devices} × {name} ({facts.parallel(serve.ranks)})" if several else f"一台 {name}"
     return (
-        f"一台 {record.chip.device.name}。磁盘: {disk}。设备内存: 权重的 {size_text(weights)}, 以及 "
+        f"{devices}。磁盘: {disk}。{'各设备内存合计' if several else '设备内存'}: 权重的 {size_text(weights)}, 以及 "
         f"{serve.concurrency} 个请求、每个至多 {serve.max_model_len:,} 个词元的缓存"
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from flagrelease.config import names
+from flagrelease.config.engines import Ranks
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.targets import Target
 from flagrelease.contract.units import size_text
@@ -47,11 +48,19 @@ def hardware(record: Record) -> str:
         disk += f", {size_text(weights)} for the unpacked ones"
     if record.image.size and record.image.runner == "docker":
         disk += f", {size_text(record.image.size)} for the image"
+    serve, name = record.model.serve, record.chip.device.name
+    several = serve.devices > 1
+    devices = f"{serve.devices} × {name} ({parallel(serve.ranks)})" if several else f"One {name}"
     return (
-        f"One {record.chip.device.name}. Disk: {disk}. Memory of the device: the {size_text(weights)} of the weights, "
-        f"and the cache of {record.model.serve.concurrency} requests of up to {record.model.serve.max_model_len:,} "
-        "tokens each"
+        f"{devices}. Disk: {disk}. Memory of the device{'s together' if several else ''}: the {size_text(weights)} of "
+        f"the weights, and the cache of {serve.concurrency} requests of up to {serve.max_model_len:,} tokens each"
     )
+
+
+def parallel(ranks: Ranks) -> str:
+    """How several devices share the model; the terms are those of the engines."""
+    sizes = (("tensor parallel", ranks.tensor), ("pipeline parallel", ranks.pipeline))
+    return ", ".join(f"{name} {size}" for name, size in sizes if size > 1)
 
 
 def limits(record: Record) -> list[Markdown]:

@@ -9,6 +9,7 @@ import yaml
 import support.finished_cell as given
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
+from flagrelease.config.engines import Parallel
 from flagrelease.config.lockfile import LockedFile
 from flagrelease.config.waivers import Waiver
 from flagrelease.contract.accuracy_results import TokenGate
@@ -16,7 +17,7 @@ from flagrelease.contract.results import WEIGHTS, Attribution, Culprit, Unpacked
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import Placement, for_serving, model_path
 from flagrelease.releases.lineage import Lineage
-from flagrelease.stages.card import record, render
+from flagrelease.stages.card import chinese, record, render
 from flagrelease.stages.card.checks.page import Page
 from flagrelease.stages.card.lint import lint
 from flagrelease.stages.card.markdown import code, escape, fenced, table
@@ -528,6 +529,16 @@ def test_a_user_learns_what_it_needs_how_to_stop_it_and_its_limits() -> None:
     limits = text.partition("## Limits of Use\n")[2].partition("\n## ")[0]
     assert "no key" in limits
     assert "were not evaluated" in limits
+
+
+def test_several_devices_are_named_in_both_languages() -> None:
+    made = given.record()
+    serve = replace(made.model.serve, engine="vllm", args={}, devices=4, parallel=Parallel(pipeline=2))
+    made = replace(made, model=replace(made.model, serve=serve))
+    shared = "4 × x86-64 CPU (tensor parallel 2, pipeline parallel 2)"
+    assert f"Hardware: {shared}. Disk: " in rendered(made)
+    assert "Memory of the devices together: the 98.4 MB" in rendered(made)
+    assert shared in chinese.render_card(made, given.TEMPLATES)
 
 
 def test_a_registry_of_one_machine_is_not_presented_as_public() -> None:
