@@ -47,6 +47,12 @@ def registry_name(base: str) -> tuple[str, str] | None:
     return repository, tag
 
 
+def repository_of(base: str) -> str:
+    """The name of a base image without its tag."""
+    name, _, tag = base.rpartition(":")
+    return name if name and "/" not in tag else base
+
+
 def not_here(base: str) -> EnvironmentFault:
     """The error for a base image without a registry that is not on this machine."""
     if base == OWN_BASE:
@@ -97,8 +103,7 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
         if image is None:
             raise absent_base(job)
         return locked.base, image
-    name, _, tag = locked.base.rpartition(":")
-    name = name if name and "/" not in tag else locked.base
+    name = repository_of(locked.base)
     reference = f"{name}@{locked.digest}"
     image = docker.image(reference)
     if image is None:
