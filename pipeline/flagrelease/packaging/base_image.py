@@ -59,6 +59,12 @@ def registry_name(base: str) -> tuple[str, str] | None:
     return repository, tag
 
 
+def repository_of(base: str) -> str:
+    """The name of a base image without its tag."""
+    name, _, tag = base.rpartition(":")
+    return name if name and "/" not in tag else base
+
+
 def not_here(base: str) -> EnvironmentFault:
     """The error for a base image without a registry that is not on this machine."""
     if base == OWN_BASE:
@@ -113,7 +119,7 @@ def base_image(job: Job, context: Context) -> tuple[str, LocalImage]:
     image = docker.image(reference)
     if image is None:
         with context.meter.waiting():
-            name = reference.partition("@")[0]
+            name = repository_of(locked.base)
             image = docker.pull(name, locked.digest, counted(context, "pulling the base"), context.progress.note)
     return reference, image
 
@@ -127,10 +133,7 @@ def base_here(job: Job, context: Context) -> str | None:
 
 
 def _reference(locked: LockedChip) -> str:
-    if not locked.digest:
-        return locked.base
-    name, _, tag = locked.base.rpartition(":")
-    return f"{name if name and '/' not in tag else locked.base}@{locked.digest}"
+    return f"{repository_of(locked.base)}@{locked.digest}" if locked.digest else locked.base
 
 
 def processes(context: Context) -> ProcessRunner:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flagrelease.errors import RegistryUnavailable, UpstreamRefused
-from flagrelease.packaging.base_image import absent_base, locked_base
+from flagrelease.packaging.base_image import absent_base, locked_base, registry_name, repository_of
 from flagrelease.ports.registry.manifests import Manifest
 from flagrelease.stages.image.old_images import build_tag
 from flagrelease.stages.image.push import push
@@ -54,8 +54,7 @@ def find(job: Job, context: Context) -> Base:
     locked = locked_base(job)
     if not locked.digest:
         return _from_engine(job, context, locked.base)
-    name, _, tag = locked.base.rpartition(":")
-    name = name if name and "/" not in tag else locked.base
+    name = repository_of(locked.base)
     reference = f"{name}@{locked.digest}"
     try:
         with context.meter.waiting():
@@ -75,10 +74,8 @@ def _from_engine(job: Job, context: Context, reference: str) -> Base:
     image = context.ports.docker.image(reference)
     if image is None:
         raise absent_base(job)
-    name = reference.partition("@")[0]
-    name = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
-    host = name.partition("/")[0]
-    name = name.removeprefix(f"{host}/") if "." in host or ":" in host or host == "localhost" else name
+    name = repository_of(reference.partition("@")[0])
+    name = name.partition("/")[2] if registry_name(name) else name
     repository, tag, sent = f"{job.registry}/{name}", build_tag(image.id), 0
     with context.meter.waiting():
         digest = context.ports.registry.digest(repository, tag)

@@ -12,11 +12,11 @@ from flagrelease.recipe.container import PORT
 from flagrelease.recipe.image_paths import DOCKER
 from flagrelease.stages.image.base import Base
 from flagrelease.stages.image.layer import Layer
+from flagrelease.stages.image.process_root import ENTRYPOINT
 from flagrelease.store.digests import sha256_of
 
-__all__ = ["ENTRYPOINT", "Documents", "Part", "documents"]
+__all__ = ["Documents", "Part", "documents"]
 
-ENTRYPOINT = ("flagos-serve",)
 _CREATED = "2000-01-01T00:00:00Z"
 """The date of an image whose base has none."""
 _OCI = ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip")

@@ -86,6 +86,7 @@ def write(entries: Mapping[str, Entry], target: Path) -> Layer:
             with os.fdopen(handle, "wb") as stream:
                 digest, diff_id, unpacked = _write(entries, stream)
             size = temporary.stat().st_size
+            temporary.chmod(0o644)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)
