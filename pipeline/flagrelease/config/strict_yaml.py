@@ -7,7 +7,6 @@ overrides silently), so a scalar that does not have the type of its field is an 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 import types
@@ -208,10 +207,14 @@ def _decode_dataclass(node: yaml.Node, kind: type[Any], name: str, where: str) -
         raise _error(name, node.start_mark, f"{where}: {error}" if where else str(error), "") from None
 
 
-@functools.cache
+_HINTS: dict[type[Any], Mapping[str, Any]] = {}
+
+
 def _hints(kind: type[Any]) -> Mapping[str, Any]:
-    """The types of a dataclass's fields, which are compiled from text: a matrix has thousands of entries."""
-    return typing.get_type_hints(kind, include_extras=True)
+    """The types of a dataclass's fields, which are compiled from text once: a matrix has thousands of entries."""
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind, include_extras=True)
+    return _HINTS[kind]
 
 
 class _Lacking(ConfigError):

@@ -67,7 +67,7 @@ class Stage(Generic[R_co]):
 
     @property
     def _code(self) -> StageCode:
-        if any(Path(program).is_absolute() for program in self.programs):
+        if any(program.startswith("/") for program in self.programs):
             return of_stage(self.run, self.programs)  # a file elsewhere may change while this process runs
         return _code_of(self.run, self.programs)
 
