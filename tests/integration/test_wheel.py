@@ -43,6 +43,7 @@ def test_the_wheel_has_every_source_file_and_the_templates(built: Distributions)
     found = {name: data for name, data in contents(built.wheel).items() if ".dist-info/" not in name}
     sources = [path for path in (ROOT / "pipeline").rglob("*.py") if path.is_file()]
     sources += (ROOT / "pipeline/flagkernels").glob("*.json")
+    sources += (ROOT / "pipeline/flagrelease/rehearsal/engines").glob("*.txt")
     expected = {path.relative_to(ROOT / "pipeline").as_posix(): path.read_bytes() for path in sources}
     templates = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
     expected |= {f"flagrelease/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in templates}

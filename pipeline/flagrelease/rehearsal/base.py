@@ -38,14 +38,19 @@ folder.mkdir()
 folder.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\\nName: vllm\\nVersion: {found.version}+cpu\\n")
 """
 _DOCKERFILE = f"""\
-FROM {OWN_BASE}
+FROM {OWN_BASE} AS packages
 LABEL io.flagos.part=rehearsal-base
 COPY wheels /wheels
 COPY alias.py /alias.py
 COPY lib /usr/local/lib
 RUN PYTHONPATH="$(echo /wheels/pip-*.whl)" python3 -m pip install --quiet --no-index --no-deps --no-cache-dir \\
       --disable-pip-version-check --root-user-action=ignore --break-system-packages /wheels/*.whl \\
- && python3 /alias.py && ldconfig && rm -rf /wheels /alias.py
+ && python3 /alias.py \\
+ && rm -rf /usr/local/lib/python3*/dist-packages/torch/include /usr/local/lib/python3*/dist-packages/torch/test
+
+FROM {OWN_BASE}
+COPY --from=packages /usr/local /usr/local
+RUN ldconfig
 """
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flagrelease.config.cell import Cell
 from flagrelease.config.lockfile import Lock, LockedChip, LockedModel, LockedWheels
+from flagrelease.config.sources import Generated
 from flagrelease.contract import results
 from flagrelease.contract.context import Ports
 from flagrelease.contract.job import Job
@@ -106,6 +107,7 @@ def _serve(
         base=named,
         source=f"file://{source}" if base.needed(cell.model.serve.engine) else cell.model.source,
         exists=lambda path: Path(path).exists(),
+        generated=next((n for n, one in project.matrix.benchmarks.items() if Generated.parse(one.data)), ""),
         env=_ENGINE_ENV.get(cell.model.serve.engine, {}),
         refused=flags.refused(stand.ports.runner, cell.chip.container, f"{named.rpartition(':')[0]}@{digest}", ours),
     )

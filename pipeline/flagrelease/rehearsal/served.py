@@ -16,6 +16,7 @@ from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult
 from flagrelease.contract.job import Job
 from flagrelease.contract.server_pool import ServerPool
 from flagrelease.ports.meter import Meter
+from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
 from flagrelease.rehearsal.report import LeftOut
 from flagrelease.rehearsal.steps import Steps
@@ -76,12 +77,15 @@ class Stand:
         self.done[handle.stage] = Done(stage=handle.stage, key="", result=result, spent=Spent(seconds=0.0))
         return result
 
-    def stage(self, handle: ResultOf[R], doing: str, run: Callable[[Context], R]) -> R:
-        """Run a stage that all later ones need. Raises Stopped if it fails."""
+    def stage(
+        self, handle: ResultOf[R], doing: str, run: Callable[[Context], R], told: Callable[[R], str] | None = None
+    ) -> R:
+        """Run a stage that all later ones need; `told` says what was observed, by default its summary. Raises Stopped
+        if it fails."""
 
         def work() -> tuple[R, str]:
             result = self.keep(handle, run(self.context(handle.stage)))
-            return result, result.summary
+            return result, result.summary if told is None else told(result)
 
         return self.steps.need(handle.stage, doing, work)
 
@@ -95,25 +99,30 @@ def stages(stand: Stand, job: Job, real: Job) -> None:
     image = stand.stage(results.IMAGE, "building the image and pushing it", partial(image_stage.run, job))
     folder = str(stand.workspace.weights / made.folder)
     stand.steps.take("container", "creating the container", lambda: created(stand, real.cell, image, folder))
-    stand.stage(results.SMOKE, "starting the pushed image", partial(_smoke, job, real.cell, image))
-    for check, why in _NOT_CHECKED.items():
+    random = job.cell.model.source != real.cell.model.source
+    unchecked = _NOT_CHECKED if random else {}
+    stand.stage(results.SMOKE, "starting the pushed image", partial(_smoke, job, real.cell, image, unchecked))
+    for check, why in unchecked.items():
         stand.steps.leave_out(LeftOut(part="smoke", what=f"the check {check}", why=why))
     if job.cell.profile.benchmarks:
-        stand.stage(results.ACCURACY, "asking questions", partial(_accuracy, job))
+        stand.stage(results.ACCURACY, "asking questions", partial(_accuracy, job), _answered)
     if job.cell.profile.speed:
         stand.steps.take("speed", "measuring two loads", lambda: _speed(job, stand.context("speed")))
     stand.pool.close()
     if job.cell.profile.benchmarks:
-        carded = replace(job, cell=replace(job.cell, chip=real.cell.chip))
+        model = replace(job.cell.model, source=real.cell.model.source)
+        carded = replace(job, cell=replace(job.cell, chip=real.cell.chip, model=model))
         version = card_stage.STAGE.code_version(job.templates)
         stand.stage(results.CARD, "writing the card", lambda context: card.make(carded, context, version))
+    else:
+        stand.steps.leave_out(LeftOut(part="card", what="the card", why="no benchmark of the profile has data here"))
 
 
 def created(stand: Stand, cell: Cell, image: results.Image, folder: str) -> tuple[bool, str]:
-    """Create, and remove, the container of the release with all its flags: Docker Engine looks for devices only when it
-    starts one. Raises CommandFailed if it refuses them."""
-    flags = replace(cell.chip.container, mounts=tuple(m for m in cell.chip.container.mounts if _exists(m)))
-    chip = replace(cell.chip, container=flags)
+    """Create, and remove, the container of the release with its flags: Docker Engine looks for devices only when it
+    starts one, but for a runtime before. Raises CommandFailed if it refuses them."""
+    mounts = tuple(mount for mount in cell.chip.container.mounts if _exists(mount))
+    chip = replace(cell.chip, container=replace(cell.chip.container, mounts=mounts, runtime=""))
     named = f"flagrelease-{cell.slug}-rehearsal-{stand.run_id}"
     run: ContainerRun = for_serving(chip, cell.model, image.reference, folder, cell.stack, Placement(name=named))
     command = stand.ports.command
@@ -123,7 +132,7 @@ def created(stand: Stand, cell: Cell, image: results.Image, folder: str) -> tupl
     finally:
         command(["docker", "rm", "--force", identity], seconds=_DOCKER_SECONDS)
     settings = [name for name, value in effective(inspected).items() if value]
-    return True, f"`docker run` of the card: created with all flags of the chip, {len(settings)} settings"
+    return True, f"`docker run` of the card: created with the flags of the chip, {len(settings)} settings"
 
 
 def _exists(mount: str) -> bool:
@@ -131,16 +140,29 @@ def _exists(mount: str) -> bool:
     return Path(mount.partition(":")[0]).exists()
 
 
-def _smoke(job: Job, real: Cell, image: results.Image, context: Context) -> results.Smoke:
-    made = smoke.check_image(job, context, _NOT_CHECKED)
-    cell = replace(real, model=job.cell.model)
-    return replace(made, docker_run=card_run(cell, image).argv())  # the card shows the flags of the chip
+def _smoke(job: Job, real: Cell, image: results.Image, unchecked: Mapping[str, str], context: Context) -> results.Smoke:
+    made = smoke.check_image(job, context, unchecked)
+    made = replace(made, docker_run=card_run(replace(real, model=job.cell.model), image).argv())  # the chip's flags
+    if job.cell.model.source == real.model.source:
+        return made
+    other = (user_commands.DOWNLOAD, user_commands.VERIFY)  # the card has those of the real weights
+    return replace(
+        made,
+        commands={name: text for name, text in made.commands.items() if name not in other},
+        not_run={**made.not_run, **dict.fromkeys(other, "a rehearsal draws its weights")},
+    )
 
 
 def _accuracy(job: Job, context: Context) -> accuracy_results.Accuracy:
     found = accuracy.evaluate(job, context)
     rows = tuple(replace(row, verdict="INCONCLUSIVE", reason=NO_VERDICT) for row in found.benchmarks)
     return replace(found, verdict="INCONCLUSIVE", reason=NO_VERDICT, benchmarks=rows)
+
+
+def _answered(made: accuracy_results.Accuracy) -> str:
+    """What was asked, without the verdict."""
+    names = ", ".join(row.benchmark for row in made.benchmarks)
+    return f"{sum(row.n for row in made.benchmarks)} questions of {names} asked and graded"
 
 
 def _speed(job: Job, context: Context) -> tuple[bool, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from flagrelease.config.cell import Cell
 from flagrelease.config.chip import Container
 from flagrelease.config.engines import ENGINES
-from flagrelease.config.matrix import Profile, Sampling, Serve, Traffic
+from flagrelease.config.matrix import Profile, Sampling, Serve, Share, Traffic
 from flagrelease.rehearsal.flags import usable
 from flagrelease.rehearsal.report import LeftOut
 
@@ -22,10 +22,12 @@ CONCURRENCY = 8
 _LOADS = Traffic(input=32, output=8, concurrency=(1, 4), requests=1)
 
 NOTE = (
-    "This page is of a dress rehearsal without the chip: the weights are random and the device is a processor, so that "
-    "nothing on it says anything of the model or the chip."
+    "This page is of a dress rehearsal without the chip: it has no verdict, and says nothing of the model's quality or "
+    "the chip's speed."
 )
 """The first note on the card of a rehearsal."""
+RANDOM = "The weights are random."
+"""The second one, unless the model's own weights were served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Here:
     """Whether a path exists on this machine."""
     env: Mapping[str, str]
     """Environment variables with which the engine runs on this machine."""
+    generated: str = ""
+    """A benchmark whose questions are drawn, asked if no other one has data here."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """The options of `docker run` that Docker Engine refuses on this machine, with the reason."""
 
@@ -54,11 +58,12 @@ def substituted(cell: Cell, here: Here, lacking: Mapping[str, str]) -> tuple[Cel
     chip = replace(cell.chip, base=here.base, python=here.python, container=replace(container, env=env))
     chip = replace(chip, components=parts, from_base=())
     serve, args = _serve(cell.model.serve)
+    notes = (NOTE,) if here.source == cell.model.source else (NOTE, RANDOM)
     sampling = _sampling(cell.model.sampling)
-    profile, asked = _profile(cell.profile, lacking)
-    model = replace(cell.model, source=here.source, serve=serve, sampling=sampling, notes=(NOTE, *cell.model.notes))
+    profile, asked = _profile(cell.profile, lacking, here.generated)
+    model = replace(cell.model, source=here.source, serve=serve, sampling=sampling, notes=(*notes, *cell.model.notes))
     left_out = [*without, *args, *asked]
-    if cell.chip.base != here.base:
+    if not here.base.endswith(f"/{cell.chip.base}"):
         what = f"the base image {cell.chip.base}: a base with this engine for processors takes its place"
         left_out.append(LeftOut(part="image", what=what, why="its packages are built for the chip"))
     if cell.chip.python != here.python:
@@ -70,7 +75,7 @@ def substituted(cell: Cell, here: Here, lacking: Mapping[str, str]) -> tuple[Cel
     if here.env:
         what = f"the environment {', '.join(f'{name}={value}' for name, value in here.env.items())} is added"
         left_out.append(LeftOut(part="container", what=what, why="the engine runs on a processor that others use"))
-    return replace(cell, chip=chip, model=model, profile=profile, kernels=cell.kernels), tuple(left_out)
+    return replace(cell, chip=chip, model=model, profile=profile), tuple(left_out)
 
 
 def _container(flags: Container, here: Here) -> tuple[Container, list[LeftOut]]:
@@ -118,7 +123,7 @@ def _sampling(sampling: Sampling) -> Sampling:
     return replace(sampling, max_tokens=min(sampling.max_tokens, ANSWER_TOKENS))
 
 
-def _profile(profile: Profile, lacking: Mapping[str, str]) -> tuple[Profile, list[LeftOut]]:
+def _profile(profile: Profile, lacking: Mapping[str, str], generated: str) -> tuple[Profile, list[LeftOut]]:
     asked = {
         name: replace(share, limit=min(share.limit or QUESTIONS, QUESTIONS), repeats=1)
         for name, share in profile.benchmarks.items()
@@ -128,8 +133,14 @@ def _profile(profile: Profile, lacking: Mapping[str, str]) -> tuple[Profile, lis
         LeftOut(part="accuracy", what=f"the questions of {', '.join(n for n in lacking if lacking[n] == why)}", why=why)
         for why in dict.fromkeys(lacking.values())
     ]
+    if not asked and generated:
+        asked = {generated: Share(limit=QUESTIONS, repeats=1)}
+        what = f"the profile's own benchmarks: {generated} is asked instead"
+        left_out.append(LeftOut(part="accuracy", what=what, why="none of them has data here"))
     what = f"all other questions, repeats and answers: {QUESTIONS} questions each, answers of {ANSWER_TOKENS} tokens"
-    left_out.append(LeftOut(part="accuracy", what=what, why="random weights have no skill to measure"))
+    left_out.append(
+        LeftOut(part="accuracy", what=what, why="a rehearsal has no verdict, and random weights have no skill")
+    )
     speed: tuple[Traffic, ...] = ()
     if profile.speed:
         speed = (replace(_LOADS, slo=profile.speed[0].slo, gate=profile.speed[0].gate),)

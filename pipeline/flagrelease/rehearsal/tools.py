@@ -14,12 +14,12 @@ from flagrelease.rehearsal.report import LeftOut
 from flagrelease.store.files import write_atomic
 
 RECORDED: Mapping[str, str] = {
-    # The rows that the vendor's parser reads, as published cards and documents show them.
-    "metax": "mx-smi  version: 2.2.3\n\nMACA Version: 3.0.0.8\nKernel Mode Driver Version: 2.3.0\n"
-    "| 0  MetaX C550 |  N/A  | 0000:0e:00.0 |\n",
-    "nvidia": "NVIDIA H100 80GB HBM3, 570.86.15\n",
+    # The values of published cards of Qwen3-8B on MetaX, in the lines that the vendor's pattern reads.
+    "metax": "MACA Version: 3.0.0.8\nKernel Mode Driver Version: 2.3.0\nMetaX C550\n",
+    # docs/proofs/h100
+    "nvidia": "NVIDIA H100 80GB HBM3, 580.159.04\n",
 }
-"""By vendor, an output of its query tool."""
+"""By vendor, what its query tool prints of device and driver."""
 
 
 def standing_in(cell: Cell, folder: Path, command: Command) -> tuple[Command, tuple[LeftOut, ...]]:

@@ -10,7 +10,7 @@ import support.served_cell as given
 from flagrelease.config.cell import Cell
 from flagrelease.rehearsal import small_model
 from flagrelease.rehearsal.report import Exercised, Failed, LeftOut, Report
-from flagrelease.rehearsal.substitute import Here, substituted
+from flagrelease.rehearsal.substitute import NOTE, RANDOM, Here, substituted
 
 HERE = Here(
     python="3.11",
@@ -66,6 +66,15 @@ def test_a_few_questions_of_every_benchmark_with_data_are_asked() -> None:
     assert len(load.concurrency) == 2
 
 
+def test_questions_are_drawn_if_no_benchmark_has_data() -> None:
+    cell = given.cell("metax/qwen3-8b")
+    lacking = dict.fromkeys(cell.profile.benchmarks, "no data")
+    played, left_out = substituted(cell, replace(HERE, generated="short-tasks"), lacking)
+    assert list(played.profile.benchmarks) == ["short-tasks"]
+    assert any("short-tasks is asked instead" in one.what for one in left_out)
+    assert not substituted(cell, HERE, lacking)[0].profile.benchmarks
+
+
 def test_a_smaller_share_stays_as_it_is() -> None:
     cell = given.cell("metax/qwen3-8b")
     share = replace(cell.profile.benchmarks["aime"], limit=2)
@@ -83,7 +92,10 @@ def test_what_the_vendor_s_base_brings_is_not_installed_from_elsewhere() -> None
 
 def test_the_card_of_a_rehearsal_says_that_it_is_one() -> None:
     cell, _ = played("metax/qwen3-8b")
-    assert cell.model.notes[0].startswith("This page is of a dress rehearsal without the chip")
+    assert cell.model.notes[:2] == (NOTE, RANDOM)
+    real = given.cell()
+    cell, _ = substituted(real, replace(HERE, source=real.model.source), {})
+    assert cell.model.notes == (NOTE, *real.model.notes), "these weights are the model's own"
 
 
 @pytest.mark.parametrize(
