@@ -33,7 +33,7 @@ except SystemExit:
 
 
 def test_a_verb(package: Copy) -> None:
-    app = "cli/app.py"
+    app = "cli/verbs.py"
     package.write("cli/commands/greet.py", VERB)
     package.insert(app, "VERBS", '    ("greet", "say hello"),')
     package.insert(app, "    made = {", '    made["greet"].add_argument("--who", help="whom to greet")')
