@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+from packaging.version import InvalidVersion, Version
 
 from flagrelease.config.cell import Cell
 from flagrelease.contract import accuracy_results, results
@@ -15,6 +18,7 @@ from flagrelease.contract.context import Context, Ports
 from flagrelease.contract.handles import Done, Finished, ResultOf, StageResult
 from flagrelease.contract.job import Job
 from flagrelease.contract.server_pool import ServerPool
+from flagrelease.errors import ConfigError
 from flagrelease.ports.meter import Meter
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
@@ -43,6 +47,7 @@ _READS: tuple[ResultOf[StageResult], ...] = (
     *(results.WEIGHTS, results.KERNELS, results.IMAGE, results.SMOKE, results.ACCURACY, results.SPEED),
 )
 _DOCKER_SECONDS = 60.0
+_TUNABLE = Version("4.2.1")
 _NOT_CHECKED = {"answers": "random weights know no answer"}
 """Checks of smoke that only trained weights pass."""
 
@@ -96,6 +101,7 @@ def stages(stand: Stand, job: Job, real: Job) -> None:
     if not kernels_stage.skip(real):
         what = "qualifying, tuning and choosing FlagGems operators; the engine's own kernels are used"
         stand.steps.leave_out(LeftOut(part="kernels", what=what, why="they are built for the chip, and measured on it"))
+        check_tunable(real.cell, stand.steps)
     image = stand.stage(results.IMAGE, "building the image and pushing it", partial(image_stage.run, job))
     folder = str(stand.workspace.weights / made.folder)
     stand.steps.take("container", "creating the container", lambda: created(stand, real.cell, image, folder))
@@ -116,6 +122,18 @@ def stages(stand: Stand, job: Job, real: Job) -> None:
         stand.stage(results.CARD, "writing the card", lambda context: card.make(carded, context, version))
     else:
         stand.steps.leave_out(LeftOut(part="card", what="the card", why="no benchmark of the profile has data here"))
+
+
+def check_tunable(cell: Cell, steps: Steps) -> None:
+    """Note that the stage `kernels` would refuse a FlagGems that it cannot tune (flagkernels/operators/flaggems)."""
+    version = cell.chip.components.flaggems
+    with suppress(InvalidVersion):
+        if Version(version) < _TUNABLE:
+            error = ConfigError(
+                f"the stage kernels tunes FlagGems {_TUNABLE} or newer, and this chip has {version}",
+                hint=f"take a base image with a newer FlagGems, or write `flaggems: none` for {cell.chip_name}",
+            )
+            steps.fail("kernels", error)
 
 
 def created(stand: Stand, cell: Cell, image: results.Image, folder: str) -> tuple[bool, str]:

@@ -19,6 +19,7 @@ from flagrelease.ports.clock import SystemClock
 from flagrelease.ports.progress import Silent
 from flagrelease.rehearsal import ahead, base, small_model, tools, weights
 from flagrelease.rehearsal.report import Report
+from flagrelease.rehearsal.served import check_tunable
 from flagrelease.rehearsal.steps import Steps, Stopped
 from flagrelease.run.project import Options, open_project
 
@@ -95,6 +96,16 @@ def test_what_plan_refuses_would_fail_on_the_chip(steps: Steps, tmp_path: Path) 
     (failed,) = steps.failed
     assert not failed.here
     assert "no load of profile full fits qwen3-8b" in failed.why
+
+
+@pytest.mark.parametrize(
+    ("version", "fails"), [("3.0", True), ("4.2.0", True), ("5.0.2", False), ("5.3.3+metax", False), ("main", False)]
+)
+def test_a_flaggems_that_cannot_be_tuned_would_fail_on_the_chip(steps: Steps, version: str, fails: bool) -> None:
+    cell = given.cell(CELL)
+    parts = replace(cell.chip.components, flaggems=version)
+    check_tunable(replace(cell, chip=replace(cell.chip, components=parts)), steps)
+    assert [(one.part, one.here, one.code) for one in steps.failed] == [("kernels", False, 2)] * fails
 
 
 def test_the_query_tool_prints_what_is_recorded(tmp_path: Path) -> None:
