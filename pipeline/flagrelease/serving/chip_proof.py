@@ -33,7 +33,13 @@ def patterns(vendor: Vendor) -> Patterns:
 def wanted(cell: Cell) -> Wanted:
     """The devices that the cell's release needs."""
     device = cell.chip.device
-    return Wanted(names=device.names, title=device.name, memory=device.memory, driver=device.driver)
+    return Wanted(
+        names=device.names,
+        title=device.name,
+        count=cell.model.serve.devices,
+        memory=device.memory,
+        driver=device.driver,
+    )
 
 
 def prove(job: Job, execute: Execute, note: Callable[[str], None]) -> Found | None:

@@ -76,6 +76,16 @@ def test_a_chip_that_the_matrix_does_not_have_has_no_cell(tool: Tool) -> None:
     assert error.hint == "run it on a machine with MetaX C550; chips.metax.device in matrix.yaml says what fits"
 
 
+def test_a_model_that_needs_several_devices_is_not_started_on_one(tool: Tool) -> None:
+    one = given.cell("nvidia-h100/smollm2-135m")
+    two = replace(one, model=replace(one.model, serve=replace(one.model.serve, devices=2)))
+    script = printing("nvidia-h100")
+    assert chip_proof.prove(given.job(one), tool("nvidia-smi", script), [].append) is not None
+    with pytest.raises(EnvironmentFault) as caught:
+        chip_proof.prove(given.job(two), tool("nvidia-smi", script), [].append)
+    assert "1 × NVIDIA H100 here, the release needs 2" in caught.value.why
+
+
 def test_a_driver_and_a_memory_out_of_range_are_refused_together(tool: Tool) -> None:
     error = refused("metax/qwen3-8b", tool("mx-smi", printing("metax")), memory=80)
     assert error.why.split("; ") == [
