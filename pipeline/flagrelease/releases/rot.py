@@ -91,30 +91,33 @@ def standing(rots: Iterable[Rot | None]) -> Mapping[str, Rot]:
     return {tag: rot for tag, rot in newest.items() if rot.findings}
 
 
-def found(checks: Iterable[Check], before: Collection[Finding], at: str) -> tuple[Finding, ...]:
+def found(checks: Collection[Check], before: Iterable[Finding], at: str) -> tuple[Finding, ...]:
     """The findings after these checks, which were made at a time (`at`).
 
-    A check that was not made says nothing: what was found before stands until somebody has looked again.
+    A check that was not made says nothing, and neither does a place that did not answer: what was found there before
+    stands until somebody has looked again.
     """
     earlier = {(each.check, each.place): each for each in before}
-    found = []
-    for check in checks:
-        known = earlier.get((check.check, check.place))
-        if check.state is State.ROTTEN:
-            since = at if known is None else known.since
-            found.append(
-                Finding(
-                    check=check.check,
-                    place=check.place,
-                    what=check.what,
-                    why=check.why,
-                    hint=check.hint,
-                    since=since,
-                )
-            )
-        elif check.state is State.NOT_CHECKED and known is not None:
-            found.append(known)
-    return tuple(found)
+    made = {(each.check, each.place): each for each in checks}
+    silent = {each.place for each in checks if each.silent}
+    found = [_finding(each, earlier.get(name), at) for name, each in made.items() if each.state is State.ROTTEN]
+    return (*found, *(each for name, each in earlier.items() if _stands(made.get(name), each.place in silent)))
+
+
+def _finding(check: Check, known: Finding | None, at: str) -> Finding:
+    return Finding(
+        check=check.check,
+        place=check.place,
+        what=check.what,
+        why=check.why,
+        hint=check.hint,
+        since=at if known is None else known.since,
+    )
+
+
+def _stands(check: Check | None, silent: bool) -> bool:
+    """Whether an earlier finding stands, by the check of now, if there is one, and whether its place was silent."""
+    return silent if check is None else check.state is State.NOT_CHECKED
 
 
 def changed(before: Sequence[Finding], after: Sequence[Finding]) -> bool:

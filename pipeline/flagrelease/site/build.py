@@ -194,10 +194,11 @@ def _events(cell: Cell) -> Iterator[Event]:
         yanked = cell.state
         yield Event(at=yanked.at, title=title, text=yanked.reason, link=cell.page, name=f"yank {name} {yanked.at}")
     for found, new, mended in rot.changes(cell.rots):
+        if not new and not mended:  # another cause of the same finding
+            continue
         text = "; ".join([*(each.line for each in new), *(f"holds again: {each.what}" for each in mended)])
-        title = f"{name} is no longer as published" if new else f"{name} holds again"
-        if mended and not new and found.findings:
-            title = f"{name} holds again in part"
+        title = f"{name} holds again in part" if found.findings else f"{name} holds again"
+        title = f"{name} is no longer as published" if new else title
         yield Event(at=found.at, title=title, text=text, link=cell.page, name=f"watch {name} {found.tag} {found.at}")
     first = min((each.at for each in cell.releases if each.at), default="")
     for failure in cell.failures:

@@ -26,16 +26,16 @@ def _copy(subject: Subject, folder: Path, root: Path, look: Look) -> Check:
         raise EnvironmentFault(f"{root} is not there", why="it may not be mounted")
     hint = f"`flagrelease run {subject.cell} --force publish` writes it again"
     try:
-        listed = (folder / SUMS).read_text()
+        listed = (folder / SUMS).read_text(errors="replace")
     except FileNotFoundError:
         return rotten("copy", str(folder), "the copy is no longer there", why=f"it has no {SUMS}", hint=hint)
     except OSError as error:
         raise EnvironmentFault(f"{folder} cannot be read", why=error.strerror or str(error)) from None
     own = subject.folder / SUMS
-    if own.is_file() and own.read_text() != listed:
+    if own.is_file() and own.read_text(errors="replace") != listed:
         hint = "find out who changed it; move it away, and it is written again"
         return rotten("copy", str(folder), "the copy was changed", why=f"its {SUMS} is another", hint=hint)
-    files = [line.split("  ", 1) for line in listed.splitlines()]
+    files = [line.split("  ", 1) for line in listed.splitlines() if "  " in line]
     wrong = [name for digest, name in files if not _there(folder / name, digest, deep=look.deep)]
     if wrong:
         what = f"{len(wrong)} of {len(files)} files are missing" + (" or changed" if look.deep else "")

@@ -86,7 +86,7 @@ def _sums(folder: Path) -> dict[str, str]:
         data = (folder / SUMS).read_bytes()
     except OSError:
         return {}
-    lines = (line.split("  ", 1) for line in data.decode(errors="replace").splitlines())
+    lines = (line.split("  ", 1) for line in data.decode(errors="replace").splitlines() if "  " in line)
     return {**{name: digest for digest, name in lines}, SUMS: sha256_of(data)}
 
 

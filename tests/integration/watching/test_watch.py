@@ -265,12 +265,12 @@ def test_a_signature_of_another_key_is_rotten(
 def test_a_registry_that_is_down_is_neither_rotten_nor_fine(
     watched: Watched, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "Look", functools.partial(Look, patience=0.1))
     repair = lose_blob(watched)
     watched.watch(capsys)
     repair()
     with monkeypatch.context() as dead:
         dead.setattr(OciRegistry, "_base", lambda _self, _host: "http://127.0.0.1:9")
+        dead.setattr(command, "Look", functools.partial(Look, patience=0.1))
         watched.hub.faults = [Fault(where="", status=503, times=1000)]
         code, releases = watched.watch(capsys)
     assert code == 4  # what was found before stands

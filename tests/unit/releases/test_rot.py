@@ -22,6 +22,14 @@ def test_silence_neither_finds_nor_mends() -> None:
     assert rot.found([check(State.HOLDS)], (GONE,), "2026-01-02") == ()
 
 
+def test_a_place_that_is_silent_as_a_whole_mends_nothing_and_one_that_is_watched_no_more_does() -> None:
+    late = replace(check(State.NOT_CHECKED, "no answer within 60 s"), silent=True)
+    layers = replace(GONE, check="layers")
+    assert rot.found([late], (layers,), "2026-01-02") == (layers,)
+    assert rot.found([replace(late, place="h/other")], (layers,), "2026-01-02") == ()
+    assert rot.found([check(State.NOT_CHECKED, "no key is given", "signature")], (layers,), "2026-01-02") == ()
+
+
 def test_a_finding_keeps_the_time_it_was_found_first() -> None:
     assert rot.found([check(State.ROTTEN)], (GONE,), "2026-01-02") == (GONE,)
     (other,) = rot.found([check(State.ROTTEN, name="tag")], (GONE,), "2026-01-02")

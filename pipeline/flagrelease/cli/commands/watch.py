@@ -12,7 +12,7 @@ import msgspec
 from flagrelease.cli.shared import options
 from flagrelease.cli.text_table import aligned, terminal_width, wrapped
 from flagrelease.contract.units import minute
-from flagrelease.errors import ConfigError, GateFailed, Inconclusive
+from flagrelease.errors import GateFailed, Inconclusive
 from flagrelease.ports.clock import SystemClock
 from flagrelease.releases import rot
 from flagrelease.releases.rot import WATCH, Check, Finding, Rot, State
@@ -23,7 +23,6 @@ from flagrelease.store.ledger import Entry, process_id
 from flagrelease.watching.published import logs_of, subjects
 from flagrelease.watching.subject import Look, Subject
 
-_MARKS = {State.HOLDS: "✓", State.ROTTEN: "✗", State.NOT_CHECKED: "–"}
 _SECONDS, _SECONDS_DEEP = 60, 3600
 
 
@@ -50,8 +49,10 @@ class Watched:
 
 def main(arguments: argparse.Namespace) -> int:
     project = open_project(options(arguments))
-    if arguments.key is not None and not arguments.key.is_file():
-        raise ConfigError(f"--key {arguments.key} is not a file", hint="give the public key in PEM")
+    if arguments.key is not None:
+        from flagrelease.ports import dsse
+
+        dsse.read_public_key(arguments.key)
     logs = logs_of(project, arguments.cells)
     chosen = [(log, each) for log in logs.values() for each in subjects(project, log, every=arguments.all)]
     look = Look(key=arguments.key, deep=arguments.deep)
