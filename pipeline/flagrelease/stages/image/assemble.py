@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -18,10 +19,9 @@ from flagrelease.ports.registry import PIECE
 from flagrelease.ports.registry.transfer import Transfer
 from flagrelease.ports.retry import retry
 from flagrelease.recipe.image_paths import BUNDLE, DOCKER
-from flagrelease.stages.image import base_python, build_context, compressed, layer, wheel_tree
+from flagrelease.stages.image import base_python, build_context, compressed, layer, old_images, wheel_tree
 from flagrelease.stages.image.base import Base
 from flagrelease.stages.image.documents import Documents, Part
-from flagrelease.stages.image.old_images import build_tag
 from flagrelease.stages.image.push import BACKOFF
 from flagrelease.store.digests import file_sha256, sha256_of
 from flagrelease.store.files import translate_disk_errors, unfinished, write_atomic
@@ -74,7 +74,9 @@ def _packages(
     code = [code_version.of_module(module.__name__) for module in _CODE]
     name = sha256_of(msgspec.json.encode([base.id, msgspec.to_builtins(found), wheels, code]))[:32]
     target = context.workspace.layers / f"{name}.tar.gz"
+    old_images.remove_layers(target.parent)
     if (kept := _kept(target)) is not None:
+        os.utime(target)
         return kept
     context.progress.doing("unpacking the packages")
     with (
@@ -121,7 +123,9 @@ def send(job: Job, context: Context, base: Base, made: list[Part], documents: Do
             if registry.digest(where, documents.digest) is None:
                 upload.layers(made)
                 upload.small(documents.config)
-                registry.put_manifest(where, build_tag(documents.digest), documents.manifest, documents.media_type)
+                registry.put_manifest(
+                    where, old_images.build_tag(documents.digest), documents.manifest, documents.media_type
+                )
                 upload.moved(len(documents.manifest))
             return registry.digest(where, documents.digest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +20,7 @@ _OURS = ("io.flagos.part", "io.flagos.stack")
 """Labels of what earlier versions built here: of the first stage of the Dockerfile, and of images."""
 _KEPT_SECONDS = 24 * 3600
 """Until then, an image without a name may be that of somebody who is still building."""
+_LAYERS_KEPT_SECONDS = 30 * 24 * 3600
 
 
 def build_tag(digest: str) -> str:
@@ -43,5 +45,19 @@ def remove(docker: Docker, ledger: Ledger, say: Callable[[str], None], *, kept_s
         names |= {f"{repository}@{image.digest}" for image in old}
         for name in sorted(names.intersection((*docker.tags(repository), *docker.digests(repository)))):
             docker.untag(name)
-    if count := docker.remove_untagged(_OURS, before=time.time() - kept_seconds):
+    if count := docker.remove_untagged(_OURS, before=_ago(kept_seconds)):
         say(f"removed {count} images without a name that earlier builds left")
+
+
+def remove_layers(folder: Path) -> None:
+    """Remove the layers in `folder` that no image was made with for a month."""
+    before = _ago(_LAYERS_KEPT_SECONDS)
+    for path in folder.glob("*.tar.gz"):
+        if path.stat().st_mtime < before:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _ago(seconds: float) -> float:
+    """The time so many seconds ago. A clock that jumps costs the work of making something again."""
+    return time.time() - seconds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,7 +22,7 @@ from flagrelease.packaging import operator_bundle
 from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.ports import python_probe
 from flagrelease.ports.registry import MANIFEST_TYPE, OciRegistry
-from flagrelease.stages.image import assemble, build_context
+from flagrelease.stages.image import assemble, build_context, old_images
 from flagrelease.stages.image.base import Base
 from flagrelease.stages.image.base_python import Facts
 from flagrelease.stages.image.documents import Documents, Part, documents
@@ -170,6 +172,17 @@ def test_a_proxy_that_stores_another_image_is_found_out(sending: Sending) -> Non
     sending.target.lie = "sha256:" + "e" * 64
     with pytest.raises(UpstreamRefused, match="other than the one sent"):
         sending.send()
+
+
+def test_a_layer_is_kept_while_images_are_made_with_it(tmp_path: Path) -> None:
+    day = 24 * 3600
+    for name, age in (("used", 29 * day), ("old", 31 * day)):
+        for path in (tmp_path / f"{name}.tar.gz", tmp_path / f"{name}.tar.json"):
+            path.write_bytes(b"")
+            os.utime(path, (0, time.time() - age))
+    (tmp_path / "base-1.json").write_bytes(b"")
+    old_images.remove_layers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"used.tar.gz", "used.tar.json", "base-1.json"}
 
 
 PYTHON = python_probe.Seen(python="3.11.2", executable="/usr/bin/python3", sites=(), system="s", packages={})
