@@ -44,6 +44,7 @@ def check_image(job: Job, context: Context) -> results.Smoke:
         card = CardCommands(container=container)
         named = chain(_checks(cell, server, client, container, kernels), card.all_of())
         checks, skipped = _perform(context, server, named)
+        rows = environment(job, context, server)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
     evidence = (
@@ -65,7 +66,7 @@ def check_image(job: Job, context: Context) -> results.Smoke:
         docker_run=card_run(cell, image).argv(),
         commands=card.commands(),
         not_run=card.not_run,
-        environment=environment(job, context, server),
+        environment=rows,
         device=server.found,
         skipped=skipped,
         evidence=evidence,
