@@ -47,6 +47,7 @@ def check_image(job: Job, context: Context, left_out: Mapping[str, str] | None =
         card = CardCommands(container=container)
         named = chain(_checks(cell, server, client, container, kernels), card.all_of())
         checks, skipped = _perform(context, server, named, left_out or {})
+        rows = environment(job, context, server)
         log = server.log()
     report = context.evidence.put("smoke.json", msgspec.json.format(msgspec.json.encode(checks), indent=1))
     evidence = (
@@ -68,7 +69,7 @@ def check_image(job: Job, context: Context, left_out: Mapping[str, str] | None =
         docker_run=card_run(cell, image, on_card(cell.chip, cell.model.serve.devices)).argv(),
         commands=card.commands(),
         not_run=card.not_run,
-        environment=environment(job, context, server),
+        environment=rows,
         device=server.found,
         skipped=skipped,
         evidence=evidence,
