@@ -121,8 +121,8 @@ def _stands(check: Check | None, silent: bool) -> bool:
 
 
 def changed(before: Sequence[Finding], after: Sequence[Finding]) -> bool:
-    """Whether `after` says something else than `before`."""
-    return [replace(each, hint="") for each in before] != [replace(each, hint="") for each in after]
+    """Whether `after` says something else than `before`, in whatever order."""
+    return {replace(each, hint="") for each in before} != {replace(each, hint="") for each in after}
 
 
 def changes(rots: Iterable[Rot | None]) -> Iterator[tuple[Rot, tuple[Finding, ...], tuple[Finding, ...]]]:

@@ -38,6 +38,8 @@ def test_a_finding_keeps_the_time_it_was_found_first() -> None:
 
 def test_other_words_of_advice_are_no_change() -> None:
     assert not rot.changed([GONE], [replace(GONE, hint="push it again")])
+    moved = replace(GONE, check="tag")
+    assert not rot.changed([GONE, moved], [moved, GONE])
     assert rot.changed([GONE], [replace(GONE, why="410")])
     assert rot.changed([GONE], [])
 

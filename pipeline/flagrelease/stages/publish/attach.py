@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from flagrelease.ports.dsse import STATEMENT
 from flagrelease.ports.registry.referrers import VERSION, Artifact, File
 from flagrelease.stages.card.files import RECORD
 from flagrelease.stages.card.record import Record
@@ -16,7 +17,6 @@ __all__ = ["PREDICATE_TYPE", "RELEASE", "STATEMENT", "artifacts"]
 
 RELEASE = "application/vnd.flagrelease.release.v1"
 """The media type of a release folder as an artifact."""
-STATEMENT = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "in-toto.io/predicate-type"
 """The annotation with the type of a statement's predicate."""
 _TYPES = {".json": "application/json", ".jsonl": "application/jsonl", ".md": "text/markdown", ".png": "image/png"}

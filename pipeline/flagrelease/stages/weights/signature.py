@@ -28,6 +28,7 @@ __all__ = [
     "bundle",
     "check",
     "differences",
+    "key_of",
     "opened",
     "read",
     "statement",
@@ -109,8 +110,12 @@ def opened(raw: bytes, key: Key) -> bytes:
 def check(raw: bytes, pem: str, files: Iterable[LockedFile]) -> list[str]:
     """How a model's files differ from those of its signature file, which the key in PEM has to have made. Raises
     InvalidSignatureError if it has not, ConfigError for something else than a key."""
-    key = dsse.public_key(pem.encode(), "the key that has to have signed the weights")
-    return differences(read(opened(raw, key)), files)
+    return differences(read(opened(raw, key_of(pem))), files)
+
+
+def key_of(pem: str) -> Key:
+    """The key that has to have signed the weights. Raises ConfigError, EnvironmentFault."""
+    return dsse.public_key(pem.encode(), "the key that has to have signed the weights")
 
 
 def read(raw: bytes) -> Signed:

@@ -87,6 +87,8 @@ def _held(job: Job, context: Context) -> AbstractContextManager[None]:
 
 def _fetched(job: Job, context: Context) -> results.Weights:
     model, folder = locked(job), _folder(job)
+    if job.cell.model.signed_by:
+        signature.key_of(job.cell.model.signed_by)  # a key that cannot be used shows before anything is fetched
     into = context.workspace.weights / folder
     moved = 0
     if trouble(into, model.digest, model.files):

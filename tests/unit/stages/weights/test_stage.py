@@ -269,6 +269,8 @@ def test_the_signature_of_the_source_is_checked_if_the_matrix_names_a_key(bench:
     )
     with pytest.raises(HubRefused):
         signed_by(other.read_text())
+    with pytest.raises(ConfigError, match="the key that has to have signed the weights cannot be used"):
+        signed_by(public.read_text().replace("M", "!", 1))
     (bench.source / "sub/config.json").write_bytes(b'{"other": 1}')
     with pytest.raises(HubRefused) as caught:
         signed_by(public.read_text())
