@@ -40,6 +40,7 @@ _ENGINE_ENV = {
     "vllm": {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # else it takes its share of all memory
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",  # sampling is compiled even in eager execution, and the base has no compiler
         "VLLM_WORKER_MULTIPROC_METHOD": "fork",
         "OMP_NUM_THREADS": "1",
     }

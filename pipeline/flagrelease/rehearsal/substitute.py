@@ -63,6 +63,10 @@ def substituted(cell: Cell, here: Here, lacking: Mapping[str, str]) -> tuple[Cel
     profile, asked = _profile(cell.profile, lacking, here.generated)
     model = replace(cell.model, source=here.source, serve=serve, sampling=sampling, notes=(*notes, *cell.model.notes))
     left_out = [*without, *args, *asked]
+    if cell.model.sampling.temperature:
+        what = f"sampling at temperature {cell.model.sampling.temperature:g}: greedy answers"
+        why = "vLLM's build for processors cannot seed a sample"
+        left_out.append(LeftOut(part="accuracy", what=what, why=why))
     if not here.base.endswith(f"/{cell.chip.base}"):
         what = f"the base image {cell.chip.base}: a base with this engine for processors takes its place"
         left_out.append(LeftOut(part="image", what=what, why="its packages are built for the chip"))
@@ -120,7 +124,9 @@ def _serve(serve: Serve) -> tuple[Serve, list[LeftOut]]:
 
 
 def _sampling(sampling: Sampling) -> Sampling:
-    return replace(sampling, max_tokens=min(sampling.max_tokens, ANSWER_TOKENS))
+    """Greedy and short: vLLM's build for processors ends at a sampled request with a seed, as questions have."""
+    greedy = {"temperature": 0.0, "top_p": 1.0, "top_k": None}
+    return replace(sampling, max_tokens=min(sampling.max_tokens, ANSWER_TOKENS), **greedy)  # type: ignore[arg-type]
 
 
 def _profile(profile: Profile, lacking: Mapping[str, str], generated: str) -> tuple[Profile, list[LeftOut]]:

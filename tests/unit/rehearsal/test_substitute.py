@@ -60,7 +60,8 @@ def test_a_few_questions_of_every_benchmark_with_data_are_asked() -> None:
     real = given.cell("metax/qwen3-8b").profile
     assert set(cell.profile.benchmarks) == set(real.benchmarks) - {"gpqa"}
     assert {(share.limit, share.repeats) for share in cell.profile.benchmarks.values()} == {(3, 1)}
-    assert cell.model.sampling.max_tokens == 32
+    assert (cell.model.sampling.max_tokens, cell.model.sampling.temperature) == (32, 0)
+    assert any("sampling at temperature 0.6: greedy" in one.what for one in left_out)
     assert LeftOut(part="accuracy", what="the questions of gpqa", why="no data") in left_out
     (load,) = cell.profile.speed
     assert len(load.concurrency) == 2
