@@ -22,6 +22,7 @@ from flagrelease.errors import ConfigError
 from flagrelease.ports.meter import Meter
 from flagrelease.recipe import user_commands
 from flagrelease.recipe.container import ContainerRun, Placement, effective, for_serving
+from flagrelease.recipe.devices import on_card
 from flagrelease.rehearsal.report import LeftOut
 from flagrelease.rehearsal.steps import Steps
 from flagrelease.run.cell_run import new_run_id
@@ -160,7 +161,9 @@ def _exists(mount: str) -> bool:
 
 def _smoke(job: Job, real: Cell, image: results.Image, unchecked: Mapping[str, str], context: Context) -> results.Smoke:
     made = smoke.check_image(job, context, unchecked)
-    made = replace(made, docker_run=card_run(replace(real, model=job.cell.model), image).argv())  # the chip's flags
+    shown = replace(real, model=job.cell.model)
+    devices = on_card(shown.chip, shown.model.serve.devices)
+    made = replace(made, docker_run=card_run(shown, image, devices).argv())  # the chip's flags
     if job.cell.model.source == real.model.source:
         return made
     other = (user_commands.DOWNLOAD, user_commands.VERIFY)  # the card has those of the real weights

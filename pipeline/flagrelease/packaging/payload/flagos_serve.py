@@ -74,7 +74,7 @@ def main() -> int:
 
 def doctor(device: dict[str, Any]) -> int:
     """Say what the vendor's tool reports, and the reason of each refusal."""
-    import device_check  # type: ignore[import-not-found]  # beside this program; the servers do not need it
+    import device_check  # beside this program; the servers do not need it
 
     if device["on_host"]:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / device_check.GIB

@@ -43,8 +43,17 @@ class Pushed:
 
 
 class Docker(Protocol):
-    """Tags, pushes and pulls images. The real one, Engine, is a Runner too."""
+    """Tags, pushes and pulls images, and builds that of a rehearsal. The real one, Engine, is a Runner too."""
 
+    def build(
+        self,
+        context: IO[bytes],
+        *,
+        tag: str,
+        args: Mapping[str, str],
+        line: Callable[[str], None],
+        note: Note = unheard,
+    ) -> str: ...
     def image(self, reference: str) -> LocalImage | None: ...
     def push(self, repository: str, tag: str, moved: Moved, note: Note = unheard) -> Pushed: ...
     def pull(self, repository: str, digest: str, moved: Moved, note: Note = unheard) -> LocalImage: ...
@@ -116,7 +125,7 @@ class Engine:
         note: Note = unheard,
     ) -> str:
         """Build the tar `context` without network and return the image's id. `line` gets each step as it starts.
-        Releases are assembled instead; this checks that their Dockerfile says the same.
+        Releases are assembled instead; rehearsals build their base, and tests what a Dockerfile says.
 
         Raises EnvironmentFault with the last lines of output if a step fails, NoSpace.
         """
