@@ -195,7 +195,7 @@ def _effective(folder: Path) -> Path:
         status.call("mm")
         status.captured.add("mm")
         status.fill("mm_kernel")
-        status.device = lambda pid=pid: pid - 101  # type: ignore[misc]
+        status.device = pid - 101
         if pid == 102:
             status.tuning("mm_kernel")
             status.compilation("mm_kernel")

@@ -20,7 +20,7 @@ from flagrelease.packaging import wheelhouse
 from flagrelease.packaging.requirements import wanted
 from flagrelease.ports.container_runner import labels
 from flagrelease.ports.registry import scratch
-from flagrelease.rehearsal import ahead, base, flags, substitute, tools, weights
+from flagrelease.rehearsal import ahead, base, flags, recorded_outputs, substitute, weights
 from flagrelease.rehearsal.report import Report
 from flagrelease.rehearsal.served import Stand, stages
 from flagrelease.rehearsal.steps import Steps, Stopped
@@ -89,9 +89,6 @@ def _rehearsed(project: Project, cell: Cell, stand: Stand, keep: bool) -> Report
 def _serve(
     project: Project, cell: Cell, lock: Lock, without: dict[str, str], stand: Stand, host: str, folder: Path
 ) -> None:
-    command, gone = tools.standing_in(cell, stand.workspace.root / "bin", stand.ports.command)
-    stand.ports = replace(stand.ports, command=command)
-    stand.steps.leave_out(*gone)
     named, digest = stand.steps.need("base", "making the rehearsal's base image", lambda: _base(stand, cell, host))
     real = Job(
         cell=cell,
@@ -108,6 +105,7 @@ def _serve(
         base=named,
         source=f"file://{source}" if base.needed(cell.model.serve.engine) else cell.model.source,
         exists=lambda path: Path(path).exists(),
+        reported=recorded_outputs.of(cell.chip_name, cell.chip.vendor),
         generated=next((n for n, one in project.matrix.benchmarks.items() if Generated.parse(one.data)), ""),
         env=_ENGINE_ENV.get(cell.model.serve.engine, {}),
         refused=flags.refused(stand.ports.runner, cell.chip.container, f"{named.rpartition(':')[0]}@{digest}", ours),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flagrelease.config.cell import Cell
-from flagrelease.config.chip import Container
+from flagrelease.config.chip import Container, Device
 from flagrelease.config.engines import ENGINES
 from flagrelease.config.matrix import Profile, Sampling, Serve, Share, Traffic
+from flagrelease.config.vendors import VENDORS
 from flagrelease.rehearsal.flags import usable
 from flagrelease.rehearsal.report import LeftOut
 
@@ -42,6 +44,8 @@ class Here:
     """Where the weights of the rehearsal are."""
     exists: Callable[[str], bool]
     """Whether a path exists on this machine."""
+    reported: str
+    """What the vendor's tool printed where it was recorded; empty if it was not."""
     env: Mapping[str, str]
     """Environment variables with which the engine runs on this machine."""
     generated: str = ""
@@ -55,14 +59,15 @@ def substituted(cell: Cell, here: Here, lacking: Mapping[str, str]) -> tuple[Cel
     container, without = _container(cell.chip.container, here)
     env = {**container.env, **here.env}
     parts = replace(cell.chip.components, **dict.fromkeys(cell.chip.brought, "none"))
+    device, unproven = _device(cell, here)
     chip = replace(cell.chip, base=here.base, python=here.python, container=replace(container, env=env))
-    chip = replace(chip, components=parts, from_base=())
+    chip = replace(chip, components=parts, from_base=(), device=device, host_devices=None)
     serve, args = _serve(cell.model.serve)
     notes = (NOTE,) if here.source == cell.model.source else (NOTE, RANDOM)
     sampling = _sampling(cell.model.sampling)
     profile, asked = _profile(cell.profile, lacking, here.generated)
     model = replace(cell.model, source=here.source, serve=serve, sampling=sampling, notes=(*notes, *cell.model.notes))
-    left_out = [*without, *args, *asked]
+    left_out = [*without, *unproven, *args, *asked]
     if cell.model.sampling.temperature:
         what = f"sampling at temperature {cell.model.sampling.temperature:g}: greedy answers"
         why = "vLLM's build for processors cannot seed a sample"
@@ -106,6 +111,17 @@ def _container(flags: Container, here: Here) -> tuple[Container, list[LeftOut]]:
     return replace(usable(flags, here.refused), devices=devices, mounts=mounts, gpus="", runtime=""), gone
 
 
+def _device(cell: Cell, here: Here) -> tuple[Device, list[LeftOut]]:
+    """A device whose tool prints the recorded output, and which any device fits."""
+    if VENDORS[cell.chip.vendor].on_host:
+        return cell.chip.device, []
+    tool = shlex.split(cell.chip.device.query)[0]
+    what = f"{tool}, which asks for device and driver: a recorded output, with which nothing is compared"
+    query = shlex.join(["printf", "%s", here.reported])
+    device = replace(cell.chip.device, query=query, reported=("*",), memory=None, driver="")
+    return device, [LeftOut(part="smoke", what=what, why="this machine has no such device")]
+
+
 def _serve(serve: Serve) -> tuple[Serve, list[LeftOut]]:
     left_out = []
     args: dict[str, Any] = dict(serve.args)
@@ -119,8 +135,12 @@ def _serve(serve: Serve) -> tuple[Serve, list[LeftOut]]:
     if window < serve.max_model_len:
         what = f"a context of {serve.max_model_len:,} tokens: {window:,}"
         left_out.append(LeftOut(part="smoke", what=what, why="a processor would read a full window for minutes"))
+    if serve.devices > 1:
+        what = f"{serve.devices} devices, {serve.ranks}: one"
+        left_out.append(LeftOut(part="smoke", what=what, why="the processor is one device"))
     # Both servers stay up: on a processor each start takes a minute.
-    return replace(serve, args=args, max_model_len=window, colocate=True), left_out
+    alone = replace(serve, devices=1, parallel=None, args=args, max_model_len=window, colocate=True)
+    return alone, left_out
 
 
 def _sampling(sampling: Sampling) -> Sampling:

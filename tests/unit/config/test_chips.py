@@ -16,7 +16,7 @@ from flagrelease.serving import chip_proof
 
 ROOT = Path(__file__).parents[3]
 CHIPS = matrices.load(ROOT / "matrix.yaml").chips
-SAMPLES = ROOT / "tests/data/devices"
+SAMPLES = ROOT / "pipeline/flagrelease/rehearsal/recorded"
 STACK = (
     *("nvidia-a100", "nvidia-h20", "nvidia-h100", "nvidia-h200", "metax", "ascend", "cambricon", "mthreads"),
     *("iluvatar", "kunlunxin", "hygon", "enflame", "tsingmicro", "sunrise", "zhenwu", "amd", "arm", "cpu"),

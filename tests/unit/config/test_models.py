@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flagrelease.config import matrix as matrices
+from flagrelease.config.cell import expand
 from flagrelease.config.matrix import Sampling
 from flagrelease.recipe.devices import check_devices
 
@@ -31,6 +32,6 @@ def test_sampling_parameters_have_their_source_or_are_left_out(name: str) -> Non
 
 
 def test_cells_on_several_devices_are_possible_on_the_chips_of_this_matrix() -> None:
-    for name in ("nvidia-h100", "metax"):
-        for model in MATRIX.models.values():
-            check_devices(MATRIX.chips[name], name, model.on_chip(name).serve.devices)
+    for cell in expand(MATRIX):
+        if cell.chip_name in ("nvidia-h100", "metax"):
+            check_devices(cell.chip, cell.chip_name, cell.model.serve.devices)

@@ -46,8 +46,9 @@ def calls() -> Calls:
 
 
 def jobs(project: Project) -> Iterator[Job]:
-    for cell in project.cells:
-        for serve in (cell.model.serve, replace(cell.model.serve, engine="llama_cpp")):
+    for cell in (cell for cell in project.cells if cell.chip_name in ("cpu", "metax", "nvidia-h100")):
+        one_device = replace(cell.model.serve, engine="llama_cpp", devices=1, parallel=None)
+        for serve in (cell.model.serve, one_device):
             changed: Cell = replace(cell, model=replace(cell.model, serve=serve))
             yield replace(project.job(cell), cell=changed)
 

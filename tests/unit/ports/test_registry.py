@@ -16,7 +16,7 @@ from flagrelease.ports.registry import MANIFEST_TYPES, OciRegistry
 from flagrelease.ports.registry.answers import unavailable
 from flagrelease.ports.retry import Backoff
 from flagrelease.redact import redact
-from flagrelease.run.relock import _chip
+from flagrelease.run.relock import _base
 from support.clocks import SimulatedClock
 from support.registry_stand_in import Store, standing_in
 
@@ -436,7 +436,7 @@ def test_an_answer_that_is_no_manifest_pins_nothing(
         assert why in caught.value.why
         assert "HTTPS_PROXY" in caught.value.hint
     with pytest.raises(UpstreamRefused, match="no manifest came from"):
-        _chip(f"{host}/a:one", client)
+        _base(f"{host}/a:one", client)
     assert digest in store.manifests
 
 
@@ -448,7 +448,7 @@ def test_a_login_page_that_stands_for_everything_is_refused(store: Store, host: 
         lambda: client.put_manifest(f"{host}/a", "one", WHOLE, IMAGE),
         lambda: client.tag(f"{host}/a", OTHER, "one"),
         lambda: client.check_push(f"{host}/a"),
-        lambda: _chip(f"{host}/a:one", client),
+        lambda: _base(f"{host}/a:one", client),
     ]
     for call in calls:
         with pytest.raises(UpstreamRefused) as caught:
@@ -470,4 +470,4 @@ def test_a_digest_that_the_body_does_not_have_is_refused(
     with pytest.raises(UpstreamRefused, match="sent a manifest other than"):
         client.digest(f"{host}/a", digest)
     with pytest.raises(UpstreamRefused):
-        _chip(f"{host}/a:one", client)
+        _base(f"{host}/a:one", client)

@@ -32,7 +32,7 @@ def read(serve: str) -> Matrix:
     """The repository's matrix with more in the `serve` of qwen3-8b."""
     text = (given.ROOT / "matrix.yaml").read_text()
     return strict_yaml.loads(
-        text.replace("      name: qwen3\n", f"      name: qwen3\n      {serve}\n").encode(), Matrix
+        text.replace("      name: qwen3\n", f"      name: qwen3\n      {serve}\n", 1).encode(), Matrix
     )
 
 
@@ -69,9 +69,11 @@ def test_sizes_that_do_not_fit_together_are_refused(serve: str, expected: str) -
 
 
 def test_a_chip_whose_devices_are_assigned_leaves_their_choice_open() -> None:
-    text = (given.ROOT / "matrix.yaml").read_text().replace("gpus: all", 'gpus: "2"')
+    stanza = "  nvidia-h100:\n    vendor: nvidia\n"
+    text = (given.ROOT / "matrix.yaml").read_text()
+    text = text.replace(stanza, stanza + '    container: {gpus: "2"}\n')
     assert strict_yaml.loads(text.encode(), Matrix)
-    text = text.replace("    vendor: nvidia\n", "    vendor: nvidia\n    host_devices: 8\n")
+    text = text.replace(stanza, f"{stanza}    host_devices: 8\n")
     with pytest.raises(ConfigError) as caught:
         strict_yaml.loads(text.encode(), Matrix)
     assert "chips.nvidia-h100.container.gpus is '2'; with host_devices it must be `all`" in caught.value.what

@@ -58,5 +58,6 @@ def test_a_target_to_publish_to(tmp_path: Path) -> None:
     package.insert(table, "PUBLISHERS: Mapping", '    "parrot": parrot.PUBLISHER,')
     kind = 'TargetKind(form="CAGE", pattern=re.compile("[a-z]+"), name="{Model}")'
     package.insert("config/targets.py", "TARGETS: Mapping", f'    "parrot": {kind},')
+    package.insert("watching/watch.py", "INSPECTORS: Mapping", '    "parrot": folder.inspect,')
     assert package.touched == recipe("a target to publish to", "parrot")
     assert package.run(USED) == "did you mean 'parrot'?\npolly cage: SmolLM2-135M-Instruct has README.md {}\n"

@@ -17,6 +17,7 @@ HERE = Here(
     base="127.0.0.1:1/rehearsal/base:vllm",
     source="file:///models/qwen3-8b",
     exists=lambda path: path in ("/dev/dri", "/here"),
+    reported="MetaX C550\n",
     env={"VLLM_CPU_KVCACHE_SPACE": "1"},
 )
 

@@ -75,8 +75,12 @@ def test_a_plan_is_blocked_where_run_refuses(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("code: nvidia004}", "code: nvidia004, memory: 0.05}", "smollm2-135m is too large for nvidia-h100"),
-        ("vendor: nvidia\n", "vendor: nvidia\n    host_devices: 2\n", "but a machine of nvidia-h100 has 2"),
+        ("code: nvidia004, memory: 79,", "code: nvidia004, memory: 0.05,", "smollm2-135m is too large for nvidia-h100"),
+        (
+            "  nvidia-h100:\n    vendor: nvidia\n",
+            "  nvidia-h100:\n    vendor: nvidia\n    host_devices: 2\n",
+            "but a machine of nvidia-h100 has 2",
+        ),
     ],
 )
 def test_devices_that_cannot_hold_the_model_block_the_cell(

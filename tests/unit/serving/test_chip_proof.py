@@ -16,7 +16,7 @@ from flagrelease.errors import EnvironmentFault
 from flagrelease.recipe.device_check import Found
 from flagrelease.serving import chip_proof
 
-SAMPLES = given.ROOT / "tests/data/devices"
+SAMPLES = given.ROOT / "pipeline/flagrelease/rehearsal/recorded"
 Tool = Callable[[str, str], chip_proof.Execute]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.cli import summary
@@ -14,10 +15,9 @@ from flagrelease.cli.release_cells import blocked_cell, run_cells
 from flagrelease.cli.shared import check_rounds, options, show_error
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
-from flagrelease.errors import FlagreleaseError, Interrupted, worst
+from flagrelease.errors import EnvironmentFault, FlagreleaseError, Interrupted, UpstreamRefused, worst
 from flagrelease.ports.clock import SystemClock
 from flagrelease.redact import redact
-from flagrelease.run.night import Turn, holds_others_back, turns
 from flagrelease.run.plan import CellPlan, Choice
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, open_project
@@ -25,6 +25,41 @@ from flagrelease.stages import STAGES
 from flagrelease.store.files import write_atomic
 
 PAGE, RESULT = "summary.md", "result.json"
+_NOT_OF_THE_CELL = (EnvironmentFault.exit_code, UpstreamRefused.exit_code)
+"""Exit codes of failures that the chip's other cells would meet as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """The cells of one chip that have something to run."""
+
+    chip: str
+    """The chip's name in the matrix."""
+    canary: CellPlan
+    """The cell that runs first."""
+    others: tuple[CellPlan, ...]
+    """The cells that run after it, in the order of the matrix."""
+
+
+def turns(plans: Iterable[CellPlan], seconds: Callable[[str], float | None]) -> tuple[Turn, ...]:
+    """The cells with something to run, by chip. The canary is the one whose last release took the least time; of cells
+    that were never released, the first. `seconds` gives a cell's last time, None if it has none."""
+    by_chip: dict[str, list[CellPlan]] = {}
+    for plan in plans:
+        if not plan.cell.excluded and not plan.blocked and not plan.idle:
+            by_chip.setdefault(plan.cell.chip_name, []).append(plan)
+    return tuple(_turn(chip, cells, seconds) for chip, cells in by_chip.items())
+
+
+def _turn(chip: str, plans: Sequence[CellPlan], seconds: Callable[[str], float | None]) -> Turn:
+    timed = {plan.cell.id: seconds(plan.cell.id) for plan in plans}
+    canary = min(plans, key=lambda plan: (timed[plan.cell.id] is None, timed[plan.cell.id] or 0.0))
+    return Turn(chip=chip, canary=canary, others=tuple(plan for plan in plans if plan is not canary))
+
+
+def holds_others_back(code: int) -> bool:
+    """Whether a canary that ended with this exit code says that the chip's other cells would fail as well."""
+    return code in _NOT_OF_THE_CELL
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def _with_operators(project: Project, cells: Sequence[Cell]) -> list[Cell]:
         f"{names} has no operators to prepare" if len(reasons) == 1 else "no selected cell has operators to prepare",
         why="; ".join(dict.fromkeys(reasons.values())),
         hint=f"`flagrelease run {next(iter(reasons))}` releases it without FlagGems operators"
-        + (f"; `tune` is for {', '.join(others)}" if others else ""),
+        + (f"; `tune` is for {others[0]} and others with FlagGems" if others else ""),
     )
 
 

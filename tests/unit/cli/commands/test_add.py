@@ -101,12 +101,12 @@ CHIP = "--vendor nvidia --code nvidia005 --base registry.example/base:1 --flagsc
 def test_a_chip_is_added(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = path.read_text()
     more = "--gpus all --shm 32gb --host-devices 8 --memory 141 --python 3.12"
-    argv = ["chip", "nvidia-h200", "--device-name", "NVIDIA H200", *CHIP.split(), *more.split()]
+    argv = ["chip", "nvidia-b200", "--device-name", "NVIDIA B200", *CHIP.split(), *more.split()]
     assert main(["add", *argv, "--dry-run", "--json", "--matrix", str(path)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["written"], path.read_text()) == (False, before)
-    chip = added(path, *argv).chips["nvidia-h200"]
-    assert (chip.device.name, chip.device.memory, chip.host_devices, chip.python) == ("NVIDIA H200", 141.0, 8, "3.12")
+    chip = added(path, *argv).chips["nvidia-b200"]
+    assert (chip.device.name, chip.device.memory, chip.host_devices, chip.python) == ("NVIDIA B200", 141.0, 8, "3.12")
     assert (chip.container.gpus, chip.container.shm, chip.components.flaggems) == ("all", "32gb", "5.0.2")
     assert kept(before, path.read_text())
     assert shown["stanza"] in path.read_text()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flagrelease.cli.commands.night import _in_turns
+from flagrelease.cli.commands.night import Turn, _in_turns
 from flagrelease.cli.summary import CellResult
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import expand
-from flagrelease.run.night import Turn
 from flagrelease.run.plan import CellPlan
 from support.project import SOURCE
 

@@ -14,7 +14,7 @@ from flagrelease.config.lockfile import Lock, LockedModel
 from flagrelease.packaging.wheelhouse import Wheelhouse
 from flagrelease.stages.image import build_context
 
-SAMPLES = given.ROOT / "tests/data/devices"
+SAMPLES = given.ROOT / "pipeline/flagrelease/rehearsal/recorded"
 WEIGHTS = LockedModel(source="s", revision="r", files=(), digest="sha256:" + "2" * 64)
 
 

@@ -31,7 +31,7 @@ SERVER = served(Executing(lambda _argv: ""))
 )
 def test_a_response_of_another_schema_is_a_failed_check(check: Callable[[], str]) -> None:
     context = without_ports(Path("nowhere"), SleeplessClock(), Shown())
-    (bad, good), skipped = _perform(context, SERVER, [("bad", check), ("good", lambda: "fine")])
+    (bad, good), skipped = _perform(context, SERVER, [("bad", check), ("good", lambda: "fine")], {})
     assert (bad.passed, good.passed, skipped) == (False, True, {})
     assert bad.detail.startswith("unexpected response schema: ")
 
@@ -41,7 +41,7 @@ def test_docker_that_goes_away_is_not_a_failed_check() -> None:
         raise DockerUnavailable("Docker Engine does not answer")
 
     with pytest.raises(DockerUnavailable):
-        _perform(without_ports(Path("nowhere"), SleeplessClock(), Shown()), SERVER, [("lost", lost)])
+        _perform(without_ports(Path("nowhere"), SleeplessClock(), Shown()), SERVER, [("lost", lost)], {})
 
 
 def test_a_server_that_does_not_answer_the_first_question_has_failed() -> None:

@@ -18,7 +18,7 @@ pytest.importorskip("securesystemslib")
 from flagrelease.ports import dsse
 from support.signing_keys import keys
 
-GOLDEN = Path(__file__).parents[3] / "support/golden"
+GOLDEN = Path(__file__).parents[3] / "support/signed_weights"
 MODEL = {"config.json": b'{"a": 1}', "model.safetensors": b"weights", "onnx/model.onnx": b"onnx"}
 """What model-signing 1.1.1 signed, with the key of which model.pub is the public one."""
 

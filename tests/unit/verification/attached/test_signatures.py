@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import support.finished_cell as given
+from flagrelease.config.lockfile import Lock
 from flagrelease.errors import ConfigError
 from flagrelease.ports.registry import referrers
 from flagrelease.ports.registry.referrers import VERSION, Artifact, File
@@ -155,7 +156,7 @@ def test_a_bad_signing_key_stops_a_run_before_it_starts(tmp_path: Path, monkeypa
     plan = CellPlan(cell=given.job().cell, steps=(Step(stage="publish", action="run", reason="never run"),))
 
     class Project:
-        matrix = given.matrix()
+        matrix, lock = given.matrix(), Lock()
 
     with pytest.raises(ConfigError, match="the signing key"):
         preflight.check_cell(plan, Project())  # type: ignore[arg-type]  only the matrix is read

@@ -28,8 +28,8 @@ pytest.importorskip("securesystemslib")
 from support.signing_keys import keys
 
 REPOSITORY = "localhost:5000/flagrelease/flagrelease-cpu-smollm2-135m"
-SIGNATURE = (Path(__file__).parents[3] / "support/golden/model.sig").read_bytes()
-SIGNED_BY = (Path(__file__).parents[3] / "support/golden/model.pub").read_text()
+SIGNATURE = (Path(__file__).parents[3] / "support/signed_weights/model.sig").read_bytes()
+SIGNED_BY = (Path(__file__).parents[3] / "support/signed_weights/model.pub").read_text()
 
 
 def opened(folder: Path, made: record.Record, sig: bytes = b"") -> Release:

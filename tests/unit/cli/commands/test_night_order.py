@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flagrelease.cli.commands.night import holds_others_back, turns
 from flagrelease.config import matrix as matrices
 from flagrelease.config.cell import Cell, expand
 from flagrelease.errors import (
@@ -16,7 +17,6 @@ from flagrelease.errors import (
     RegistryDenied,
     SmokeFailed,
 )
-from flagrelease.run.night import holds_others_back, turns
 from flagrelease.run.plan import CellPlan, Step
 from support.project import SOURCE
 
