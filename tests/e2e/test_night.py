@@ -1,6 +1,7 @@
 """The workflow of the nightly release, with the shell of its steps as it is written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_a_blocked_cell_makes_the_night_red_and_starts_nothing(tmp_path: Path) -
     assert (plan.job, plan.code) == ("plan", 0), plan.printed
     assert "is not locked" in plan.summary
     assert (blocked.job, blocked.code) == ("blocked", 2)
-    assert blocked.printed.startswith("::error::4 cells are blocked")
+    assert re.match(r"::error::\d+ cells are blocked; the summary", blocked.printed)
 
 
 @pytest.mark.slow  # a whole release
