@@ -44,6 +44,8 @@ def test_the_wheel_has_every_source_file_and_the_templates(built: Distributions)
     sources = [path for path in (ROOT / "pipeline").rglob("*.py") if path.is_file()]
     sources += (ROOT / "pipeline/flagkernels").glob("*.json")
     sources += (ROOT / "pipeline/flagrelease/rehearsal/engines").glob("*.txt")
+    sources += (ROOT / "pipeline/flagrelease/rehearsal/recorded").iterdir()
+    sources.append(ROOT / "pipeline/flagrelease/config/vendor_facts.json")
     expected = {path.relative_to(ROOT / "pipeline").as_posix(): path.read_bytes() for path in sources}
     templates = [path for path in (ROOT / "templates").rglob("*") if path.is_file()]
     expected |= {f"flagrelease/{path.relative_to(ROOT).as_posix()}": path.read_bytes() for path in templates}

@@ -13,6 +13,7 @@ import support.served_cell as given
 from flagrelease.ports.docker.engine import Engine
 from flagrelease.recipe import container
 from flagrelease.recipe.container import Placement
+from flagrelease.recipe.devices import on_card
 from flagrelease.stages.smoke.card_commands import card_run
 from support.archives import packed
 
@@ -40,7 +41,7 @@ def test_the_cards_line_makes_the_container_that_we_start(chip: str, tiny: str, 
     """Docker Engine takes devices and folders that this host lacks when it creates a container; nothing is left out."""
     cell = CELLS[chip]
     image = replace(given.image("r", "sha256:0"), repository="r")
-    line = card_run(cell, image)
+    line = card_run(cell, image, on_card(cell.chip, cell.model.serve.devices))
     ours = container.for_serving(cell.chip, cell.model, tiny, str(tmp_path), cell.stack, Placement(name=""))
     card = replace(line, image=tiny, mounts=ours.mounts, placement=Placement(name=""))
     client = docker.from_env()

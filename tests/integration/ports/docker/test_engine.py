@@ -232,7 +232,7 @@ def test_an_index_with_attestations(engine: Engine, tiny: str, own_registry: str
     image = engine.push(repository, "1", ignore).digest
     engine.untag(f"{repository}:1")
     digest = indexed(repository, image, {"architecture": "amd64", "os": "linux"})
-    chip = relock._chip(f"{repository}:of-amd64", OciRegistry())
+    chip = relock._base(f"{repository}:of-amd64", OciRegistry())
     assert chip.digest == digest != image, "the index is pinned, so that other machines pull their own"
     pulled = engine.pull(repository, chip.digest, ignore)
     assert pulled.digests == (f"{repository}@{digest}",)
