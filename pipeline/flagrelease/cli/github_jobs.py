@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from flagrelease.run.plan import CellPlan
+from flagrelease.run.plan import CellPlan, running_by_chip
 
 
 def outputs(plans: Sequence[CellPlan]) -> str:
@@ -15,17 +15,13 @@ def outputs(plans: Sequence[CellPlan]) -> str:
     runner) and `cells` (their names, separated by blanks). `jobs` is their number; `blocked` is the number of cells
     that cannot run as they are.
     """
-    by_chip: dict[str, list[CellPlan]] = {}
-    for plan in plans:
-        if not plan.cell.excluded and not plan.blocked and not plan.idle:
-            by_chip.setdefault(plan.cell.chip_name, []).append(plan)
     jobs = [
         {
             "chip": chip,
             "runs_on": list(found[0].cell.chip.runs_on) or ["self-hosted", chip],
             "cells": " ".join(plan.cell.id for plan in found),
         }
-        for chip, found in by_chip.items()
+        for chip, found in running_by_chip(plans).items()
     ]
     chips = json.dumps({"include": jobs}, separators=(",", ":"))
-    return f"chips={chips}\njobs={len(jobs)}\nblocked={sum(bool(plan.blocked) for plan in plans)}"
+    return f"chips={chips}\njobs={len(jobs)}\nblocked={sum(plan.state == 'blocked' for plan in plans)}"

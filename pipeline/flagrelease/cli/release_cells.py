@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -11,12 +13,13 @@ from functools import partial
 
 from flagrelease.cli import summary
 from flagrelease.cli.display import PlainBoard, announced, board
+from flagrelease.cli.shared import show_error
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell
 from flagrelease.contract.context import Ports
 from flagrelease.contract.job import Job
 from flagrelease.contract.stage import AnyStage
-from flagrelease.errors import ConfigError, FlagreleaseError
+from flagrelease.errors import ConfigError, FlagreleaseError, worst
 from flagrelease.ports.docker import config_file
 from flagrelease.run import cleanup
 from flagrelease.run.board import Board
@@ -51,6 +54,20 @@ def run_cells(
     else:
         results += _release(project, ready, stages, wanted, ports, arguments)
     return results
+
+
+def show(results: Sequence[CellResult], excluded: Sequence[Cell], *, as_json: bool) -> int:
+    """Print how cells ended, their errors last, and return the exit code."""
+    code = worst(result.code for result in results)
+    if as_json:
+        print(json.dumps(summary.as_json(results, excluded, code), indent=2, ensure_ascii=False))
+    else:
+        print(summary.text(results, excluded))
+        for result in results:
+            if result.failure is not None and result.code:
+                show_error(summary.as_error(result))
+    sys.stdout.flush()
+    return code
 
 
 def _job(project: Project, cell: Cell, arguments: argparse.Namespace) -> Job:

@@ -50,6 +50,13 @@ class CellPlan:
         """Whether nothing of this cell would run."""
         return not self.blocked and all(step.action != "run" for step in self.steps)
 
+    @property
+    def state(self) -> Literal["run", "blocked", "unchanged", "excluded"]:
+        """What a run would do with the cell."""
+        if self.cell.excluded:
+            return "excluded"
+        return "blocked" if self.blocked else "unchanged" if self.idle else "run"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -59,6 +66,15 @@ class Choice:
     """Run no other stages; empty: all may run."""
     force: frozenset[str] = frozenset()
     """Run these even if they are up to date."""
+
+
+def running_by_chip(plans: Iterable[CellPlan]) -> dict[str, list[CellPlan]]:
+    """The cells of which something would run, by the name of their chip."""
+    found: dict[str, list[CellPlan]] = {}
+    for plan in plans:
+        if plan.state == "run":
+            found.setdefault(plan.cell.chip_name, []).append(plan)
+    return found
 
 
 class Known(Protocol):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flagrelease.cli import summary
 from flagrelease.cli.night_page import page
-from flagrelease.cli.release_cells import blocked_cell, run_cells
-from flagrelease.cli.shared import check_rounds, options, show_error
+from flagrelease.cli.release_cells import blocked_cell, run_cells, show
+from flagrelease.cli.shared import check_rounds, options
 from flagrelease.cli.summary import CellResult
 from flagrelease.config.cell import Cell, select
 from flagrelease.errors import EnvironmentFault, FlagreleaseError, Interrupted, UpstreamRefused, worst
 from flagrelease.ports.clock import SystemClock
 from flagrelease.redact import redact
-from flagrelease.run.plan import CellPlan, Choice
+from flagrelease.run.plan import CellPlan, Choice, running_by_chip
 from flagrelease.run.preflight import checked
 from flagrelease.run.project import Project, open_project
 from flagrelease.stages import STAGES
@@ -44,11 +43,7 @@ class Turn:
 def turns(plans: Iterable[CellPlan], seconds: Callable[[str], float | None]) -> tuple[Turn, ...]:
     """The cells with something to run, by chip. The canary is the one whose last release took the least time; of cells
     that were never released, the first. `seconds` gives a cell's last time, None if it has none."""
-    by_chip: dict[str, list[CellPlan]] = {}
-    for plan in plans:
-        if not plan.cell.excluded and not plan.blocked and not plan.idle:
-            by_chip.setdefault(plan.cell.chip_name, []).append(plan)
-    return tuple(_turn(chip, cells, seconds) for chip, cells in by_chip.items())
+    return tuple(_turn(chip, cells, seconds) for chip, cells in running_by_chip(plans).items())
 
 
 def _turn(chip: str, plans: Sequence[CellPlan], seconds: Callable[[str], float | None]) -> Turn:
@@ -76,8 +71,8 @@ def main(arguments: argparse.Namespace) -> int:
         except FlagreleaseError as error:  # of the machine: the page says it for each cell
             return [summary.refused(plan.cell, error) for plan in chosen]
 
-    results = [blocked_cell(plan) for plan in plans if plan.blocked]
-    results += release([plan for plan in plans if plan.idle and not plan.cell.excluded])
+    results = [blocked_cell(plan) for plan in plans if plan.state == "blocked"]
+    results += release([plan for plan in plans if plan.state == "unchanged"])
     results += _in_turns(turns(plans, lambda cell: _last_seconds(project, cell)), release)
     return _finish(project, results, [cell for cell in cells if cell.excluded], arguments)
 
@@ -118,21 +113,14 @@ def _last_seconds(project: Project, cell: str) -> float | None:
 def _finish(
     project: Project, results: Sequence[CellResult], excluded: Sequence[Cell], arguments: argparse.Namespace
 ) -> int:
-    """Write the page and the result, print them, and return the exit code."""
-    code = worst(result.code for result in results)
+    """Write the page and the result, show them, and return the exit code."""
     into: Path = arguments.output or project.workspace.root / "night"
     into.mkdir(parents=True, exist_ok=True)
     text = redact(page(results, f"{SystemClock().now():%Y-%m-%d}"))
-    shown = json.dumps(summary.as_json(results, excluded, code), indent=2, ensure_ascii=False)
+    document = summary.as_json(results, excluded, worst(result.code for result in results))
     write_atomic(into / PAGE, text.encode())
-    write_atomic(into / RESULT, redact(shown).encode())
-    if arguments.json:
-        print(shown)
-    else:
-        print(summary.text(results, excluded))
-        for result in results:
-            if result.failure is not None and result.code:
-                show_error(summary.as_error(result))
-        print(f"\n{into / PAGE}")
-    sys.stdout.flush()
+    write_atomic(into / RESULT, redact(json.dumps(document, indent=2, ensure_ascii=False)).encode())
+    code = show(results, excluded, as_json=arguments.json)
+    if not arguments.json:
+        print(f"\n{into / PAGE}", flush=True)
     return code

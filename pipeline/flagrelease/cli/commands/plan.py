@@ -38,8 +38,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(outputs(plans))
         return 0
     if states := getattr(arguments, "state", ()):
-        plans = [plan for plan in plans if _state(plan) in states]
-    plans.sort(key=lambda plan: PLAN_STATES.index(_state(plan)))
+        plans = [plan for plan in plans if plan.state in states]
+    plans.sort(key=lambda plan: PLAN_STATES.index(plan.state))
     shown = [plan.cell.chip_name for plan in plans if not plan.cell.excluded]
     unknown = {name: chip.unknown for name, chip in project.matrix.chips.items() if name in shown and chip.unknown}
     if arguments.json:
@@ -55,12 +55,12 @@ def table(plans: Sequence[CellPlan], width: int | None = None) -> str:
         return "no cell in this state"
     rows = []
     for plan in plans:
-        if _state(plan) != "run":
-            rows.append([plan.cell.id, "", _ACTIONS[_state(plan)], _why(plan)])
+        if plan.state != "run":
+            rows.append([plan.cell.id, "", _ACTIONS[plan.state], _why(plan)])
             continue
         for number, step in enumerate(plan.steps):
             rows.append([plan.cell.id if number == 0 else "", step.stage, step.action, step.reason])
-    count = f"{len(plans)} cell{'s' * (len(plans) != 1)}: {counts(map(_state, plans), PLAN_STATES)}"
+    count = f"{len(plans)} cell{'s' * (len(plans) != 1)}: {counts([plan.state for plan in plans], PLAN_STATES)}"
     return f"{aligned(['cell', 'stage', 'action', 'reason'], rows, width=width)}\n\n{wrapped(count, width)}"
 
 
@@ -74,13 +74,6 @@ def _not_known(unknown: Mapping[str, Mapping[str, str]], width: int | None) -> s
 
 
 _ACTIONS = {"blocked": "blocked", "unchanged": "reuse", "excluded": "skip"}
-
-
-def _state(plan: CellPlan) -> str:
-    """One of PLAN_STATES."""
-    if plan.cell.excluded:
-        return "excluded"
-    return "blocked" if plan.blocked else "unchanged" if plan.idle else "run"
 
 
 def _why(plan: CellPlan) -> str:
